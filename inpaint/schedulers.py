@@ -1,0 +1,96 @@
+"""The twelve samplers by their public names, as one table.
+
+This module knows names and settings, and imports neither torch nor diffusers until a scheduler is
+made, so that ``--help``, ``inpaint schedulers`` and request checks stay instant.
+"""
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from inpaint.errors import RequestError
+
+# What SDXL was trained with. A checkpoint's own scheduler_config.json wins over these; they stand in
+# for keys that a folder lacks, because the diffusers classes' own defaults (clip_sample=True,
+# steps_offset=0, a linear beta schedule) would change the picture without a word.
+SDXL_SCHEDULE: Mapping[str, object] = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "prediction_type": "epsilon",
+    "timestep_spacing": "leading",
+    "steps_offset": 1,
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "skip_prk_steps": True,
+}
+
+# Keys of the checkpoint that describe the *model*; the rest of its config describes the sampler that it
+# happened to be saved with, and must not leak into another ("Euler" is not Karras because DPM++ was).
+_MODEL_KEYS = frozenset(SDXL_SCHEDULE) | {"trained_betas", "rescale_betas_zero_snr"}
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerSpec:
+    """One row of the table: the diffusers class behind a public name, and how its ``step`` is called."""
+
+    class_name: str
+    overrides: Mapping[str, object] = field(default_factory=dict)
+    step_takes_generator: bool = True  # written down here instead of inspected at run time
+    order: int = 1  # UNet calls a step; the last step of an order-2 sampler takes one
+
+
+SCHEDULERS: Mapping[str, SchedulerSpec] = {
+    "DDIM": SchedulerSpec("DDIMScheduler"),
+    "DPM Multi": SchedulerSpec("DPMSolverMultistepScheduler"),
+    "DPM Single": SchedulerSpec("DPMSolverSinglestepScheduler", {"lower_order_final": True}),
+    "Euler a": SchedulerSpec("EulerAncestralDiscreteScheduler"),
+    "Euler": SchedulerSpec("EulerDiscreteScheduler"),
+    "Heun": SchedulerSpec("HeunDiscreteScheduler", step_takes_generator=False, order=2),
+    "DPM2 a Karras": SchedulerSpec("KDPM2AncestralDiscreteScheduler", {"use_karras_sigmas": True}, order=2),
+    "DPM2 Karras": SchedulerSpec(
+        "KDPM2DiscreteScheduler", {"use_karras_sigmas": True}, step_takes_generator=False, order=2
+    ),
+    "LMS": SchedulerSpec("LMSDiscreteScheduler", step_takes_generator=False),
+    "PNDM": SchedulerSpec("PNDMScheduler", step_takes_generator=False),
+    "DDPM": SchedulerSpec("DDPMScheduler"),
+    "UniPC": SchedulerSpec("UniPCMultistepScheduler", step_takes_generator=False),
+}
+
+_BY_FOLDED_NAME = {name.casefold(): name for name in SCHEDULERS}
+
+
+def canonical_name(name: str) -> str:
+    """The table's spelling of ``name``, which may come in any letter case.
+
+    Raises:
+        RequestError: no such scheduler; the text lists the names.
+    """
+    found = _BY_FOLDED_NAME.get(" ".join(name.split()).casefold())
+    if found is None:
+        raise RequestError("scheduler", f"unknown name {name!r}; the names are: {', '.join(SCHEDULERS)}")
+    return found
+
+
+def make_scheduler(name: str, base_config: Mapping[str, Any]) -> Any:
+    """A fresh diffusers scheduler for one row.
+
+    Args:
+        name: a public name in any letter case.
+        base_config: the checkpoint's ``scheduler_config.json`` as a dict; keys it lacks are SDXL's.
+
+    Returns:
+        A diffusers ``SchedulerMixin``; never shared, because ``step`` keeps state on it.
+
+    Raises:
+        RequestError: unknown name.
+    """
+    import diffusers
+
+    spec = SCHEDULERS[canonical_name(name)]
+    cls = getattr(diffusers, spec.class_name)
+    config = {**SDXL_SCHEDULE, **{k: v for k, v in base_config.items() if k in _MODEL_KEYS}, **spec.overrides}
+    accepted = inspect.signature(cls.__init__).parameters
+    return cls(**{key: value for key, value in config.items() if key in accepted})
