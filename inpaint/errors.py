@@ -2,9 +2,9 @@
 
 ::
 
-    InpaintError                    something the caller can act on; its text is one sentence for a person
+    InpaintError                    its text is one sentence for a person who can act on it
     ├── RequestError(field, …)      the caller must change the request
-    ├── ModelError                  a model is missing, damaged or of an unknown kind; names the command that mends it
+    ├── ModelError                  a model is missing, damaged or unknown; names the mending command
     │   └── LockError               weights.lock itself cannot be trusted
     ├── FetchError                  the hub did not deliver; nothing half-written was left behind
     ├── DeviceError                 the device asked for is not there

@@ -30,7 +30,8 @@ class Range:
 
     def __str__(self) -> str:
         what = "a whole number" if self.kind is int else "a number"
-        return f"{what} {'above' if self.above else 'from'} {self.low:.15g} {'up ' if self.above else ''}to {self.high:.15g}"
+        low, high = f"{self.low:.15g}", f"{self.high:.15g}"
+        return f"{what} above {low}, at most {high}" if self.above else f"{what} from {low} to {high}"
 
     def check(self, name: str, value: object) -> None:
         """Raise a ``RequestError`` naming the field unless ``value`` is of the kind and inside."""

@@ -1,0 +1,158 @@
+"""A tiny SDXL inpainting checkpoint with random weights, in the genuine diffusers folder layout.
+
+It proves plumbing, not pictures: it paints coloured noise. Everything about it is real but its size:
+SDXL's text-time conditioning, two CLIP text encoders, byte-level BPE tokenizer files, a VAE of factor 8.
+"""
+
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from inpaint.schedulers import SDXL_SCHEDULE
+
+NATIVE_SIZE = 128  # pixels; the UNet's sample_size × 8
+_SPECIAL = ("<|startoftext|>", "<|endoftext|>")
+
+
+def write_standin(folder: Path, in_channels: int = 9, seed: int = 0, dtype: str = "float32") -> Path:
+    """Write the checkpoint into ``folder``, whole or not at all; an existing folder is kept as it is.
+
+    Args:
+        folder: where to; its parent is made.
+        in_channels: of the UNet, 9 (inpainting) or 4 (SDXL base).
+        seed: of the random weights.
+        dtype: of the weights on disk, a torch dtype's name.
+    """
+    if folder.exists():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".standin-") as staging:
+        ready = Path(staging) / "model"
+        _write(ready, in_channels, seed, dtype)
+        try:
+            ready.rename(folder)
+        except OSError:  # another process was faster and its folder is just as good
+            if not folder.exists():
+                raise
+    return folder
+
+
+def _write(folder: Path, in_channels: int, seed: int, dtype: str) -> None:
+    import torch
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        modules = {
+            "unet": UNet2DConditionModel(in_channels=in_channels, **_UNET),
+            "vae": AutoencoderKL(**_VAE),
+            "text_encoder": CLIPTextModel(_text_config(projection=False)),
+            "text_encoder_2": CLIPTextModelWithProjection(_text_config(projection=True)),
+        }
+    for name, module in modules.items():
+        module.to(getattr(torch, dtype)).save_pretrained(folder / name)
+    write_tokenizer(folder / "tokenizer", pad_token=_SPECIAL[1])
+    write_tokenizer(folder / "tokenizer_2", pad_token="!")  # noqa: S106 - OpenCLIP pads with token 0
+    _write_json(
+        folder / "scheduler" / "scheduler_config.json",
+        {"_class_name": "EulerDiscreteScheduler", **SDXL_SCHEDULE},
+    )
+    _write_json(folder / "model_index.json", _MODEL_INDEX)
+
+
+def _write_json(path: Path, content: Mapping[str, object]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+
+
+def write_tokenizer(folder: Path, pad_token: str, merges: tuple[str, ...] = ()) -> None:
+    """Write CLIP tokenizer files that accept any text, byte by byte but for ``merges``.
+
+    The vocabulary has CLIP's order: 256 bytes, the same at a word's end, the merges, the two specials.
+    """
+    symbols = list(_byte_symbols().values())
+    words = symbols + [s + "</w>" for s in symbols] + [m.replace(" ", "") for m in merges] + list(_SPECIAL)
+    _write_json(folder / "vocab.json", {word: i for i, word in enumerate(words)})
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), "utf-8")
+    settings = {
+        "tokenizer_class": "CLIPTokenizer",
+        "model_max_length": 77,
+        "bos_token": _SPECIAL[0],
+        "eos_token": _SPECIAL[1],
+        "unk_token": _SPECIAL[1],
+        "pad_token": pad_token,
+        "do_lower_case": True,
+        "add_prefix_space": False,
+    }
+    _write_json(folder / "tokenizer_config.json", settings)
+
+
+def _byte_symbols() -> dict[int, str]:
+    """Byte → printable character, as GPT-2's and CLIP's vocabularies spell bytes.
+
+    Source: Radford et al., "Language Models are Unsupervised Multitask Learners", 2019.
+    """
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [byte for byte in range(256) if byte not in printable]
+    return {byte: chr(byte) for byte in printable} | {b: chr(256 + i) for i, b in enumerate(hidden)}
+
+
+def _text_config(*, projection: bool) -> Any:
+    from transformers import CLIPTextConfig
+
+    vocab_size = 2 * 256 + len(_SPECIAL)
+    return CLIPTextConfig(
+        vocab_size=vocab_size,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        projection_dim=32,
+        hidden_act="gelu" if projection else "quick_gelu",
+        bos_token_id=vocab_size - 2,
+        eos_token_id=vocab_size - 1,
+        pad_token_id=0 if projection else vocab_size - 1,
+    )
+
+
+_MODEL_INDEX: Mapping[str, object] = {
+    "_class_name": "StableDiffusionXLInpaintPipeline",
+    "force_zeros_for_empty_prompt": True,
+    "requires_aesthetics_score": False,
+    "scheduler": ["diffusers", "EulerDiscreteScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "tokenizer_2": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
+_UNET: dict[str, Any] = {
+    "sample_size": NATIVE_SIZE // 8,
+    "out_channels": 4,
+    "block_out_channels": (32, 32, 64),
+    "layers_per_block": 1,
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "transformer_layers_per_block": (1, 1, 2),
+    "attention_head_dim": (2, 2, 4),
+    "norm_num_groups": 16,
+    "cross_attention_dim": 64,
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 8,
+    "projection_class_embeddings_input_dim": 6 * 8 + 32,
+}
+_VAE: dict[str, Any] = {
+    "sample_size": NATIVE_SIZE,
+    "block_out_channels": (8, 8, 16, 16),
+    "layers_per_block": 1,
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "norm_num_groups": 4,
+    "scaling_factor": 0.13025,
+    "force_upcast": False,
+}
