@@ -16,21 +16,20 @@ NATIVE_SIZE = 128  # pixels; the UNet's sample_size × 8
 _SPECIAL = ("<|startoftext|>", "<|endoftext|>")
 
 
-def write_standin(folder: Path, in_channels: int = 9, seed: int = 0, dtype: str = "float32") -> Path:
+def write_standin(folder: Path, in_channels: int = 9, seed: int = 0) -> Path:
     """Write the checkpoint into ``folder``, whole or not at all; an existing folder is kept as it is.
 
     Args:
         folder: where to; its parent is made.
         in_channels: of the UNet, 9 (inpainting) or 4 (SDXL base).
         seed: of the random weights.
-        dtype: of the weights on disk, a torch dtype's name.
     """
     if folder.exists():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".standin-") as staging:
         ready = Path(staging) / "model"
-        _write(ready, in_channels, seed, dtype)
+        _write(ready, in_channels, seed)
         try:
             ready.rename(folder)
         except OSError:  # another process was faster and its folder is just as good
@@ -39,7 +38,7 @@ def write_standin(folder: Path, in_channels: int = 9, seed: int = 0, dtype: str 
     return folder
 
 
-def _write(folder: Path, in_channels: int, seed: int, dtype: str) -> None:
+def _write(folder: Path, in_channels: int, seed: int) -> None:
     import torch
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTextModelWithProjection
@@ -53,7 +52,7 @@ def _write(folder: Path, in_channels: int, seed: int, dtype: str) -> None:
             "text_encoder_2": CLIPTextModelWithProjection(_text_config(projection=True)),
         }
     for name, module in modules.items():
-        module.to(getattr(torch, dtype)).save_pretrained(folder / name)
+        module.save_pretrained(folder / name)
     write_tokenizer(folder / "tokenizer", pad_token=_SPECIAL[1])
     write_tokenizer(folder / "tokenizer_2", pad_token="!")  # noqa: S106 - OpenCLIP pads with token 0
     _write_json(

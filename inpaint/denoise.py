@@ -1,0 +1,262 @@
+"""Rows, and the one step that advances a batch of them.
+
+A row is one sample being denoised: its latents, its own scheduler object and position, conditioning and
+generator. :func:`step` makes one UNet call for rows of any requests, schedulers, step counts and guidance,
+as long as their latents have one size; then each row takes its own scheduler's step. A row's picture does
+not depend on its neighbours, to within rounding.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from inpaint.latents import draw
+from inpaint.models import Model
+from inpaint.prompts import PromptEmbeds
+from inpaint.schedulers import SCHEDULERS, make_scheduler
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Conditioning:
+    """What all rows of one request share."""
+
+    prompt: PromptEmbeds
+    negative: PromptEmbeds
+    image: Any  # VAE posterior of the picture
+    masked_image: Any | None  # VAE posterior of the picture without its hole; 9 channels only
+    mask: torch.Tensor  # (1, 1, h, w), 1 = repaint
+    soft_mask: torch.Tensor | None = None  # (1, 1, h, w), strength per cell
+
+
+@dataclass(slots=True, eq=False)
+class Row:
+    """The moving state of one sample."""
+
+    conditioning: Conditioning
+    scheduler: Any  # this row's own diffusers scheduler
+    scheduler_name: str
+    timesteps: torch.Tensor  # (calls,), on the CPU so that indexing with them never waits for the GPU
+    num_steps: int
+    guidance_scale: float
+    generator: torch.Generator
+    latents: torch.Tensor  # (1, 4, h, w), fp32
+    noise: torch.Tensor  # (1, 4, h, w), fp32, the initial noise
+    image_latents: torch.Tensor | None  # (1, 4, h, w), for blending the original back
+    masked_latents: torch.Tensor | None  # (1, 4, h, w), 9 channels only
+    position: int = field(default=0)  # UNet calls done
+
+    @property
+    def done(self) -> bool:
+        """Every step is taken."""
+        return self.position >= len(self.timesteps)
+
+    @property
+    def step(self) -> int:
+        """Steps taken of ``num_steps``, as a person counts them: two calls of an order-2 sampler are one."""
+        return self.num_steps * self.position // len(self.timesteps)
+
+    @property
+    def guided(self) -> bool:
+        """Whether the row takes two slots of a batch, with and without its prompt."""
+        return self.guidance_scale > 1.0
+
+    @property
+    def bucket(self) -> tuple[int, int]:
+        """(h, w) of the latents; rows of one bucket can share a UNet call."""
+        return self.latents.shape[-2], self.latents.shape[-1]
+
+
+def start_row(
+    model: Model,
+    conditioning: Conditioning,
+    *,
+    scheduler: str,
+    num_inference_steps: int,
+    strength: float,
+    guidance_scale: float,
+    seed: int,
+) -> Row:
+    """A row ready for its first step.
+
+    Random numbers are drawn in stock diffusers' order from one CPU generator: the picture's latents
+    (only where they are used), the noise, the masked picture's latents, then whatever the scheduler draws.
+    """
+    generator = torch.Generator("cpu").manual_seed(seed)
+    sampler = make_scheduler(scheduler, model.scheduler_config)
+    timesteps, num_steps = _set_timesteps(sampler, num_inference_steps, strength)
+    image_latents = None
+    if strength < 1.0 or model.in_channels == 4:
+        image_latents = draw(model, conditioning.image, generator)
+    noise = _noise(model, conditioning, generator)
+    # Stock encodes a masked picture for 4 channels too and never uses it, but its draw moves the generator.
+    masked_latents = draw(model, conditioning.masked_image or conditioning.image, generator)
+    row = Row(
+        conditioning=conditioning,
+        scheduler=sampler,
+        scheduler_name=scheduler,
+        timesteps=timesteps,
+        num_steps=num_steps,
+        guidance_scale=guidance_scale,
+        generator=generator,
+        latents=_initial_latents(sampler, image_latents, noise, timesteps, strength),
+        noise=noise,
+        image_latents=image_latents,
+        masked_latents=masked_latents if model.in_channels == 9 else None,
+    )
+    if row.image_latents is None and conditioning.soft_mask is not None:
+        # Drawn last, so that a soft mask does not change which numbers a hard one would see.
+        row.image_latents = draw(model, conditioning.image, generator)
+    return row
+
+
+def _set_timesteps(sampler: Any, num_inference_steps: int, strength: float) -> tuple[torch.Tensor, int]:
+    """The timesteps left at ``strength`` and the number of steps, as diffusers' ``get_timesteps`` counts."""
+    sampler.set_timesteps(num_inference_steps, device="cpu")
+    num_steps = min(int(num_inference_steps * strength), num_inference_steps)
+    begin = (num_inference_steps - num_steps) * sampler.order
+    if hasattr(sampler, "set_begin_index"):
+        sampler.set_begin_index(begin)
+    return sampler.timesteps[begin:], num_steps
+
+
+def _noise(model: Model, conditioning: Conditioning, generator: torch.Generator) -> torch.Tensor:
+    height, width = conditioning.mask.shape[-2:]
+    noise = torch.randn((1, 4, height, width), generator=generator, dtype=torch.float32)
+    return noise.to(model.device)
+
+
+def _initial_latents(
+    sampler: Any,
+    image_latents: torch.Tensor | None,
+    noise: torch.Tensor,
+    timesteps: torch.Tensor,
+    strength: float,
+) -> torch.Tensor:
+    if image_latents is None or strength == 1.0:
+        return noise * sampler.init_noise_sigma
+    noisy: torch.Tensor = sampler.add_noise(image_latents, noise, timesteps[:1])
+    return noisy
+
+
+def step(model: Model, rows: Sequence[Row]) -> None:
+    """Advance every row by one UNet call: its next timestep, its guidance, its scheduler.
+
+    Rows must share a bucket and must not be done.
+    """
+    with torch.inference_mode():
+        predictions = _predict(model, rows)
+        for row, prediction in zip(rows, predictions, strict=True):
+            _advance(model, row, prediction)
+
+
+def _predict(model: Model, rows: Sequence[Row]) -> list[torch.Tensor]:
+    """One UNet call; the guided noise prediction (1, 4, h, w) of each row, fp32.
+
+    A guided row takes two slots, the negative prompt first; the others take one.
+    """
+    slots = [(row, embeds) for row in rows for embeds in _slots(row)]
+    sample = torch.cat([_unet_input(row) for row in rows for _ in _slots(row)])
+    hidden, keep = _stacked([embeds.hidden for _, embeds in slots])
+    out = model.unet(
+        sample.to(model.device, model.dtype),
+        # One dtype for all schedulers (their own: int64, fp32, fp64), so that compiled code is not traced again.
+        torch.tensor([float(row.timesteps[row.position]) for row, _ in slots]).to(model.device),
+        encoder_hidden_states=hidden.to(model.device, model.dtype),
+        encoder_attention_mask=None if keep is None else keep.to(model.device),
+        added_cond_kwargs={
+            "text_embeds": torch.stack([embeds.pooled for _, embeds in slots]).to(model.device, model.dtype),
+            "time_ids": _time_ids(model, slots),
+        },
+        return_dict=False,
+    )[0].float()
+    return _guided(rows, out)
+
+
+def _slots(row: Row) -> tuple[PromptEmbeds, ...]:
+    shared = row.conditioning
+    return (shared.negative, shared.prompt) if row.guided else (shared.prompt,)
+
+
+def _unet_input(row: Row) -> torch.Tensor:
+    """(1, 9 or 4, h, w): the scaled latents, then mask and masked picture where the UNet sees them."""
+    latents = row.scheduler.scale_model_input(row.latents, row.timesteps[row.position])
+    if row.masked_latents is None:
+        return torch.as_tensor(latents)
+    return torch.cat([latents, row.conditioning.mask.to(latents), row.masked_latents], dim=1)
+
+
+def _stacked(hidden: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Embeddings of unlike length as one (slots, T, width), and a (slots, T) mask of the real tokens.
+
+    No mask where all lengths agree, which is nearly always: attention is faster without.
+    """
+    longest = max(h.shape[0] for h in hidden)
+    if all(h.shape[0] == longest for h in hidden):
+        return torch.stack(hidden), None
+    padded = [torch.nn.functional.pad(h, (0, 0, 0, longest - h.shape[0])) for h in hidden]
+    keep = torch.stack([torch.arange(longest) < h.shape[0] for h in hidden])
+    return torch.stack(padded), keep
+
+
+def _time_ids(model: Model, slots: Sequence[tuple[Row, PromptEmbeds]]) -> torch.Tensor:
+    """SDXL's size conditioning (slots, 6): original size, crop corner, target size, in pixels.
+
+    Source: Podell et al., "SDXL", 2023, section 2.2. The refiner-like checkpoints that want an aesthetic
+    score get (slots, 5), 6.0 with the prompt and 2.5 without it, as in diffusers.
+    """
+    ids = []
+    for row, embeds in slots:
+        height, width = (side * model.vae_factor for side in row.bucket)
+        size = [height, width, 0, 0]
+        if model.requires_aesthetics_score:
+            ids.append([*size, 2.5 if embeds is row.conditioning.negative else 6.0])
+        else:
+            ids.append([*size, height, width])
+    return torch.tensor(ids, dtype=model.dtype, device=model.device)
+
+
+def _guided(rows: Sequence[Row], out: torch.Tensor) -> list[torch.Tensor]:
+    """Classifier-free guidance. Source: Ho & Salimans, "Classifier-Free Diffusion Guidance", 2022."""
+    predictions, slot = [], 0
+    for row in rows:
+        if row.guided:
+            negative, positive = out[slot : slot + 1], out[slot + 1 : slot + 2]
+            predictions.append(negative + row.guidance_scale * (positive - negative))
+        else:
+            predictions.append(out[slot : slot + 1])
+        slot += 2 if row.guided else 1
+    return predictions
+
+
+def _advance(model: Model, row: Row, prediction: torch.Tensor) -> None:
+    takes_generator = SCHEDULERS[row.scheduler_name].step_takes_generator
+    extra = {"generator": row.generator} if takes_generator else {}
+    timestep = row.timesteps[row.position]
+    stepped = row.scheduler.step(prediction, timestep, row.latents, **extra, return_dict=False)[0]
+    row.position += 1
+    row.latents = _blend(model, row, stepped.float())
+
+
+def _blend(model: Model, row: Row, latents: torch.Tensor) -> torch.Tensor:
+    """The original, re-noised to the row's level, where the mask does not (yet) repaint.
+
+    A 4-channel UNet knows no mask and needs this each step. With a soft mask it is how grey means strength:
+    a cell of strength s is set free for the last s of the steps.
+    Source: Levin & Fried, "Differential Diffusion: Giving Each Pixel Its Strength", 2023.
+    """
+    shared = row.conditioning
+    if shared.soft_mask is not None:
+        free = (shared.soft_mask > 0) & (shared.soft_mask >= 1 - row.position / len(row.timesteps))
+        mask = free.to(latents)
+    elif model.in_channels == 4:
+        mask = shared.mask.to(latents)
+    else:
+        return latents
+    assert row.image_latents is not None
+    original = row.image_latents
+    if not row.done:
+        next_timestep = row.timesteps[row.position : row.position + 1]
+        original = row.scheduler.add_noise(original, row.noise, next_timestep)
+    return (1 - mask) * original + mask * latents

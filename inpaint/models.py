@@ -1,0 +1,252 @@
+"""Loading: from a local diffusers folder or a single .safetensors file to a :class:`Model`.
+
+Nothing here knows where files come from (``weights``) or what is done with the model (``engine``).
+Everything is loaded by local path; the hub is never asked.
+"""
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from inpaint.errors import DeviceError, ModelError, RequestError
+from inpaint.memory import MemoryPlan, choose_plan, free_bytes, place
+
+DTYPES: Mapping[str, torch.dtype] = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Model:
+    """A loaded SDXL checkpoint and where it lives. Its modules belong to one thread at a time."""
+
+    name: str
+    unet: Any  # UNet2DConditionModel, 9 or 4 input channels
+    vae: Any  # AutoencoderKL
+    text_encoders: tuple[Any, Any]  # CLIPTextModel, CLIPTextModelWithProjection
+    tokenizers: tuple[Any, Any]
+    scheduler_config: Mapping[str, Any]
+    force_zeros_for_empty_prompt: bool
+    requires_aesthetics_score: bool
+    device: torch.device
+    dtype: torch.dtype
+    plan: MemoryPlan
+
+    @property
+    def in_channels(self) -> int:
+        """9: the UNet sees the mask; 4: it does not, and the original is blended back each step."""
+        return int(self.unet.config.in_channels)
+
+    @property
+    def vae_factor(self) -> int:
+        """Pixels per latent cell and side, 8 for SDXL."""
+        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
+
+    @property
+    def native_size(self) -> int:
+        """The side in pixels of the square that the UNet was trained on."""
+        return int(self.unet.config.sample_size) * self.vae_factor
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device called ``name``: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
+
+    Raises:
+        DeviceError: it is not on this machine, or is not a device's name.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cpu":
+        return torch.device("cpu")
+    kind, _, index = name.partition(":")
+    if kind != "cuda" or (index and not index.isdecimal()):
+        raise DeviceError(f"device: must be auto, cpu, cuda or cuda:N, not {name!r}")
+    if not torch.cuda.is_available():
+        raise DeviceError(f"device: {name} was asked for, but torch sees no CUDA GPU here; use --device cpu")
+    if int(index or 0) >= torch.cuda.device_count():
+        raise DeviceError(
+            f"device: {name} was asked for, but this machine has {torch.cuda.device_count()} GPU(s)"
+        )
+    return torch.device(name)
+
+
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The dtype called ``name``; ``auto`` is fp16 on CUDA, as SDXL's files are, and fp32 on a CPU.
+
+    Raises:
+        RequestError: no such dtype.
+    """
+    if name == "auto":
+        return torch.float16 if device.type == "cuda" else torch.float32
+    if name not in DTYPES:
+        raise RequestError("dtype", f"must be auto or one of {', '.join(DTYPES)}, not {name!r}")
+    return DTYPES[name]
+
+
+def load_model(
+    path: Path,
+    name: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    memory: str = "auto",
+    configs: Path | None = None,
+) -> Model:
+    """Load a checkpoint and place it by its memory plan.
+
+    Args:
+        path: a diffusers folder, or a single ``.safetensors`` file in the original SDXL layout.
+        name: what to call it in answers and messages.
+        device: where it computes.
+        dtype: what it computes in; a VAE that overflows in 16 bit stays in fp32.
+        memory: a plan's name, or ``auto`` to choose by the free memory.
+        configs: for a single file, a local diffusers folder with SDXL's configs and tokenizers.
+
+    Raises:
+        ModelError: a part is missing, damaged, or not SDXL's.
+    """
+    plan = choose_plan(free_bytes(device), memory)
+    with _quiet(), _explained(path):
+        parts = _single_file(path, dtype, configs) if path.is_file() else _folder(path, dtype)
+    unet, vae = parts["unet"], parts["vae"]
+    _check_unet(path, unet)
+    encoders = (parts["text_encoder"], parts["text_encoder_2"])
+    place(plan, device, dtype, unet, vae, list(encoders))
+    return Model(
+        name=name,
+        unet=unet.eval().requires_grad_(False),
+        vae=vae.eval().requires_grad_(False),
+        text_encoders=(encoders[0].eval().requires_grad_(False), encoders[1].eval().requires_grad_(False)),
+        tokenizers=(parts["tokenizer"], parts["tokenizer_2"]),
+        scheduler_config=parts["scheduler"],
+        force_zeros_for_empty_prompt=bool(parts["index"].get("force_zeros_for_empty_prompt", True)),
+        requires_aesthetics_score=bool(parts["index"].get("requires_aesthetics_score", False)),
+        device=device,
+        dtype=dtype,
+        plan=plan,
+    )
+
+
+def _folder(path: Path, dtype: torch.dtype) -> dict[str, Any]:
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+    upcast = _read_json(path / "vae" / "config.json").get("force_upcast", True)
+    return {
+        "index": _read_json(path / "model_index.json"),
+        "scheduler": _read_json(path / "scheduler" / "scheduler_config.json"),
+        "unet": _part(UNet2DConditionModel, path / "unet", dtype),
+        "vae": _part(AutoencoderKL, path / "vae", torch.float32 if upcast else dtype),
+        "text_encoder": _part(CLIPTextModel, path / "text_encoder", dtype),
+        "text_encoder_2": _part(CLIPTextModelWithProjection, path / "text_encoder_2", dtype),
+        **_tokenizers(path),
+    }
+
+
+def _part(cls: Any, folder: Path, dtype: torch.dtype) -> Any:
+    """One component; the fp16 variant of its files where there is one."""
+    variant = "fp16" if any(folder.glob("*.fp16*.safetensors*")) else None
+    return cls.from_pretrained(
+        folder, dtype=dtype, variant=variant, use_safetensors=True, local_files_only=True
+    )
+
+
+def _tokenizers(folder: Path) -> dict[str, Any]:
+    from transformers import CLIPTokenizer
+
+    return {
+        part: CLIPTokenizer.from_pretrained(folder / part, local_files_only=True)
+        for part in ("tokenizer", "tokenizer_2")
+    }
+
+
+def _single_file(path: Path, dtype: torch.dtype, configs: Path | None) -> dict[str, Any]:
+    from diffusers import AutoencoderKL, StableDiffusionXLInpaintPipeline, UNet2DConditionModel
+    from safetensors import safe_open
+
+    if configs is None:
+        raise ModelError(
+            f"{path.name} is a single file and needs SDXL's configs and tokenizers beside it; "
+            "run: inpaint models fetch sdxl-configs"
+        )
+    with safe_open(path, framework="pt") as file:
+        key = "model.diffusion_model.input_blocks.0.0.weight"
+        if key not in file.keys():  # noqa: SIM118 - safe_open is no mapping
+            raise ModelError(f"{path.name} is not an SDXL checkpoint: it has no {key}")
+        in_channels = file.get_slice(key).get_shape()[1]
+    local = {"config": str(configs), "local_files_only": True, "torch_dtype": dtype}
+    unet = UNet2DConditionModel.from_single_file(
+        str(path), subfolder="unet", in_channels=in_channels, **local
+    )
+    # A single file does not say whether its VAE is the one that overflows in 16 bit: keep it in 32.
+    vae = AutoencoderKL.from_single_file(
+        str(path), subfolder="vae", force_upcast=True, **{**local, "torch_dtype": torch.float32}
+    )
+    pipe = StableDiffusionXLInpaintPipeline.from_single_file(
+        str(path), unet=unet, vae=vae, add_watermarker=False, **_tokenizers(configs), **local
+    )
+    return {
+        "index": _read_json(configs / "model_index.json"),
+        "scheduler": _read_json(configs / "scheduler" / "scheduler_config.json"),
+        **{part: getattr(pipe, part) for part in _PARTS},
+    }
+
+
+_PARTS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
+
+
+def _check_unet(path: Path, unet: Any) -> None:
+    if unet.config.in_channels not in (4, 9) or unet.config.addition_embed_type != "text_time":
+        raise ModelError(
+            f"{path} is not an SDXL model for inpainting: its UNet must have 9 or 4 input channels and "
+            f"text_time conditioning, but has {unet.config.in_channels} and {unet.config.addition_embed_type}"
+        )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    content = json.loads(path.read_text("utf-8"))
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} is damaged: it should hold a JSON object")
+    return content
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn what the loaders raise on a broken checkpoint into one sentence."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(
+            f"the model in {path} is missing a part or damaged ({type(error).__name__}: {reason}); "
+            "check it with: inpaint models verify --deep"
+        ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the loaders' progress bars and advice for the length of the block."""
+    import diffusers.utils.logging as diffusers_logging
+    import transformers.utils.logging as transformers_logging
+
+    levels = [(lib, lib.get_verbosity()) for lib in (diffusers_logging, transformers_logging)]
+    for lib, _ in levels:
+        lib.set_verbosity(logging.CRITICAL)
+        lib.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for lib, level in levels:
+            lib.set_verbosity(level)
+            lib.enable_progress_bar()
