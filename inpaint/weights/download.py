@@ -1,0 +1,241 @@
+"""One file from the hub into one ``.part`` file, continuing where an earlier attempt stopped.
+
+huggingface_hub is the transport (addresses, mirrors, tokens, proxies, its error answers), but not the
+writer: since 1.18 it cannot resume in a new process, and it compares sizes only. This module hashes what it
+writes; it does not decide what the digest should be.
+"""
+
+import errno
+import hashlib
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from inpaint.errors import FetchError, ModelError
+from inpaint.weights.lock import LockedFile, Source
+from inpaint.weights.verify import digest_of
+
+if TYPE_CHECKING:
+    import httpx2
+
+FRUITLESS_ATTEMPTS = 3  # connections in a row that end before a single byte came, then we give up
+_PAUSE_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """One file on the hub, and whom to name in an error."""
+
+    name: str  # of the model
+    source: Source
+    file: LockedFile
+
+    @property
+    def url(self) -> str:
+        """Its address at the pinned commit; a mirror named by HF_ENDPOINT takes the hub's place."""
+        from huggingface_hub import hf_hub_url
+
+        # Read here and not by huggingface_hub, which looks at the environment only once, when imported.
+        endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
+        return str(
+            hf_hub_url(self.source.repo, self.file.path, revision=self.source.commit, endpoint=endpoint)
+        )
+
+    def wrong(self, what: str) -> ModelError:
+        """The error for a hub that serves something else than the lock names."""
+        return ModelError(
+            f"{self.name}: {self.file.path} {what}; nothing was installed: "
+            "the mirror or proxy in HF_ENDPOINT may alter files, or weights.lock is wrong"
+        )
+
+
+def check_offer(remote: Remote) -> None:
+    """Compare what the hub says about a file with the lock, before gigabytes of it are fetched.
+
+    Raises:
+        FetchError: the hub did not answer, or has no such file or revision.
+        ModelError: commit, size or digest differ from the lock's.
+    """
+    from huggingface_hub import get_hf_file_metadata
+
+    with hub_errors(remote.name):
+        offer = get_hf_file_metadata(remote.url)
+    commit, size = remote.source.commit, remote.file.size
+    # A plain mirror may leave these headers out; the digest of what arrives decides in the end.
+    if offer.commit_hash is not None and offer.commit_hash != commit:
+        raise remote.wrong(f"is offered at revision {offer.commit_hash} instead of {commit}")
+    if offer.size is not None and offer.size != size:
+        raise remote.wrong(f"is offered with {offer.size} bytes instead of {size}")
+    # Large files carry their sha256 as the entity tag; small ones git's sha1, which says nothing to us.
+    if offer.etag is not None and len(offer.etag) == 64 and offer.etag != remote.file.sha256:
+        raise remote.wrong(f"is offered with sha256 {offer.etag} instead of {remote.file.sha256}")
+
+
+def download(remote: Remote, part: Path, report: Callable[[int], None]) -> str:
+    """Complete ``part`` and return its sha256; bytes that are already there are not asked for again.
+
+    Args:
+        remote: what to fetch.
+        part: the file to continue or begin; it stays when this fails, for the next attempt.
+        report: called with the bytes of this file that are there.
+
+    Raises:
+        FetchError: the connection kept failing, or the disk did not take the bytes.
+        ModelError: the hub's file has another size than the lock says.
+    """
+    with disk_errors(part), part.open("a+b", buffering=0) as file:
+        written = Written(file)
+        fruitless = 0
+        while written.size < remote.file.size:
+            before = written.size
+            report(before)
+            cut = _attempt(remote, written, report)
+            fruitless = 0 if written.size > before else fruitless + 1
+            if fruitless == FRUITLESS_ATTEMPTS:
+                raise resumable(remote.name, f"{remote.file.path} stopped arriving ({cut})")
+            if fruitless:
+                time.sleep(_PAUSE_S)
+        os.fsync(file.fileno())  # before its final name: a power cut must not leave a full-sized hole
+    return written.sha256
+
+
+class Written:
+    """A file being appended to, its size, and the digest of all that it holds."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        file.seek(0)
+        self._file = file
+        self._digest = digest_of(file)
+        self.size = file.tell()
+
+    @property
+    def sha256(self) -> str:
+        """64 hex digits over everything in the file so far."""
+        return self._digest.hexdigest()
+
+    def append(self, chunk: bytes) -> None:
+        """Write all of ``chunk``; OSError when the disk does not take it, what fitted stays and counts."""
+        rest = memoryview(chunk)
+        while rest:
+            count = self._file.write(rest)
+            self._digest.update(rest[:count])
+            self.size += count
+            rest = rest[count:]
+
+    def restart(self) -> None:
+        """Forget everything; the next byte appended is the first."""
+        self._file.seek(0)
+        self._file.truncate()
+        self._digest = hashlib.sha256()
+        self.size = 0
+
+
+def _attempt(remote: Remote, written: Written, report: Callable[[int], None]) -> str:
+    """One connection's worth of bytes; returns why it ended."""
+    from huggingface_hub.constants import HF_HUB_DOWNLOAD_TIMEOUT
+    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_stream_backoff
+
+    # Compressed bodies have no ranges, and their length is not the file's.
+    headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
+    if written.size:
+        headers["Range"] = f"bytes={written.size}-"
+    try:
+        with (
+            hub_errors(remote.name, cuts_pass=True),
+            http_stream_backoff(
+                "GET",
+                remote.url,
+                headers=headers,
+                timeout=HF_HUB_DOWNLOAD_TIMEOUT,
+                retry_on_exceptions=(),
+                retry_on_status_codes=(408, 429),
+            ) as response,
+        ):
+            if response.status_code == 416:  # nothing from there on
+                raise remote.wrong(f"ends after {written.size} bytes instead of {remote.file.size}")
+            hf_raise_for_status(response)
+            _check_answer(remote, response, written)
+            for chunk in response.iter_bytes():
+                written.append(chunk)
+                report(written.size)
+                if written.size > remote.file.size:
+                    written.restart()
+                    raise remote.wrong(f"goes on after its {remote.file.size} bytes")
+    except _cuts() as error:
+        return str(error) or type(error).__name__
+    return "the hub ended it early"
+
+
+def _check_answer(remote: Remote, response: "httpx2.Response", written: Written) -> None:
+    """Make ``written`` fit what the answer continues from, and refuse a file of another size."""
+    if response.status_code == 206:
+        given, _, total = response.headers.get("Content-Range", "").partition("/")
+        if not given.startswith(f"bytes {written.size}-"):
+            raise resumable(remote.name, f"the hub answered with another part of {remote.file.path}")
+    else:  # a server without ranges sends all of it again
+        written.restart()
+        encoded = "Content-Encoding" in response.headers
+        total = "*" if encoded else response.headers.get("Content-Length", "*")
+    if total.isdecimal() and int(total) != remote.file.size:
+        raise remote.wrong(f"has {total} bytes instead of {remote.file.size}")
+
+
+def _cuts() -> "tuple[type[Exception], ...]":
+    """What a connection that breaks raises; trying again may help."""
+    import httpx2
+
+    return (httpx2.TimeoutException, httpx2.NetworkError, httpx2.RemoteProtocolError)
+
+
+@contextmanager
+def hub_errors(name: str, *, cuts_pass: bool = False) -> Iterator[None]:
+    """Turn the transport's errors into FetchError; with ``cuts_pass`` broken connections stay as they are."""
+    import httpx2
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except errors.OfflineModeIsEnabled as error:
+        raise FetchError(f"{name}: HF_HUB_OFFLINE is set; unset it for `inpaint models fetch`") from error
+    except (errors.RevisionNotFoundError, errors.RemoteEntryNotFoundError) as error:
+        raise FetchError(
+            f"{name}: the hub has no {error.response.request.url} any more; "
+            "look for a newer sdxl-inpaint, or set HF_ENDPOINT to a mirror that has it"
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise FetchError(
+            f"{name}: the hub refuses this repository; if it is gated, accept its licence on the hub and "
+            "set HF_TOKEN"
+        ) from error
+    except (httpx2.HTTPError, httpx2.InvalidURL, ValueError) as error:
+        if cuts_pass and isinstance(error, _cuts()):
+            raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = re.sub(r"\?[^\s']*", "", reason)  # a CDN's address carries a signature in its query
+        raise resumable(name, f"the hub did not deliver ({reason})") from error
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn a disk that does not take the bytes into FetchError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            remedy = "the disk is full; free some space, or set INPAINT_MODELS to a folder on another disk"
+        else:
+            remedy = f"{error.strerror or error}; set INPAINT_MODELS to a folder that can be written"
+        raise FetchError(f"cannot write {path}: {remedy}, then run the same command again") from error
+
+
+def resumable(name: str, what: str) -> FetchError:
+    """The error for an interruption that running the same command again continues from."""
+    return FetchError(
+        f"{name}: {what}; check the network or set HF_ENDPOINT to a mirror, then run the same command again: "
+        "it continues where this one stopped"
+    )

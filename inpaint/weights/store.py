@@ -1,0 +1,156 @@
+"""The models folder: what is in it, and which checkpoint a name or a path stands for."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from inpaint.errors import ModelError
+from inpaint.weights.importer import BUILT_IN, imported_entry
+from inpaint.weights.lock import Entry, load_lock
+from inpaint.weights.safety import check_folder, check_single_file, refuse
+from inpaint.weights.verify import find_files, not_installed, read_stamp, verify, walk
+
+State = Literal["installed", "unverified", "partial", "not installed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint that passed its checks: a diffusers folder, or a single ``.safetensors`` file."""
+
+    name: str
+    path: Path
+    kind: Literal["folder", "file"]
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """One row of ``inpaint models list``."""
+
+    entry: Entry
+    state: State
+    path: Path  # of the folder, also when it is not there yet
+    present_bytes: int
+
+
+def models_dir() -> Path:
+    """Where models live: ``INPAINT_MODELS``, else the user's data folder; not made here."""
+    if chosen := os.environ.get("INPAINT_MODELS"):
+        return Path(chosen).expanduser()
+    import platformdirs
+
+    return Path(platformdirs.user_data_dir("inpaint", appauthor=False)) / "models"
+
+
+def resolve(name_or_path: str | Path, root: Path | None = None) -> Checkpoint:
+    """The checkpoint that ``name_or_path`` stands for, checked as cheaply as is safe.
+
+    A name wins over a file of the same name in the working folder; write ``./name`` for that. The name
+    ``demo`` is the caller's business.
+
+    Args:
+        name_or_path: a name of the lock, an imported name, a diffusers folder or a ``.safetensors`` file.
+        root: the models folder; ``models_dir()`` when None.
+
+    Raises:
+        ModelError: not installed, damaged, unsafe, or unknown; says what to run instead.
+    """
+    root = models_dir() if root is None else root
+    if isinstance(name_or_path, str):
+        entry = find_entry(name_or_path, root)
+        if entry is not None:
+            folder = root / entry.target
+            verify(entry, folder)
+            return _in_store(entry, folder)
+    path = Path(name_or_path).expanduser()
+    if path.is_dir():
+        check_folder(path)
+        return Checkpoint(path.resolve().name, path, "folder")
+    if path.is_file():
+        check_single_file(path)
+        return Checkpoint(path.stem, path, "file")
+    if isinstance(name_or_path, Path) or len(path.parts) > 1 or path.suffix == ".safetensors":
+        refuse(path, "there is no such file or folder")
+    raise unknown(name_or_path, root)
+
+
+def find_entry(name: str, root: Path) -> Entry | None:
+    """The entry of that name, from the lock or imported into ``root``."""
+    entry = load_lock().get(name)
+    if entry is None and not name.startswith(".") and Path(name).name == name:
+        entry = imported_entry(root / name)
+    return entry
+
+
+def unknown(name: str, root: Path) -> ModelError:
+    """The error for a name that nobody knows; lists those that are known."""
+    known = [*BUILT_IN, *(listing.entry.name for listing in listings(root))]
+    return ModelError(
+        f"there is no model {name!r}; known are {', '.join(known)}, or give the path of a diffusers folder "
+        "or a .safetensors file"
+    )
+
+
+def config_folder(root: Path | None = None) -> Path:
+    """A verified folder with SDXL's configurations and tokenizers, for loading a single file offline.
+
+    Raises:
+        ModelError: none is installed, or the installed one is damaged.
+    """
+    root = models_dir() if root is None else root
+    lock = load_lock()
+    entries = [entry for name in ("sdxl-configs", "sdxl-inpainting") if (entry := lock.get(name)) is not None]
+    for entry in entries:
+        if (root / entry.target).is_dir():
+            verify(entry, root / entry.target)
+            return root / entry.target
+    raise not_installed(entries[0])
+
+
+def listings(root: Path) -> list[Listing]:
+    """Every model that has a name, the lock's first; hashes nothing."""
+    entries = [*load_lock().entries, *_imported(root)]
+    return [_listing(entry, root) for entry in entries]
+
+
+def _imported(root: Path) -> Iterator[Entry]:
+    if not root.is_dir():
+        return
+    names = load_lock().names
+    for folder in sorted(root.iterdir()):
+        if folder.name.startswith(".") or folder.name in names or not folder.is_dir():
+            continue
+        if (entry := imported_entry(folder)) is not None:
+            yield entry
+
+
+def _listing(entry: Entry, root: Path) -> Listing:
+    folder = root / entry.target
+    staging = root / f".{entry.target}.partial"
+    if folder.is_dir():
+        return Listing(entry, "installed" if _is_stamped(entry, folder) else "unverified", folder, entry.size)
+    if staging.is_dir():
+        return Listing(entry, "partial", folder, sum(status.st_size for _, status in walk(staging)))
+    return Listing(entry, "not installed", folder, 0)
+
+
+def _is_stamped(entry: Entry, folder: Path) -> bool:
+    stamp = read_stamp(folder)
+    try:
+        found = find_files(entry, folder)
+    except ModelError:
+        return False
+    return stamp is not None and all(stamp.vouches_for(file, found[file.path]) for file in entry.files)
+
+
+def _in_store(entry: Entry, folder: Path) -> Checkpoint:
+    """A verified folder as a checkpoint; companions such as a LoRA or a VAE are none."""
+    paths = [file.path for file in entry.files]
+    weights = [path for path in paths if path.endswith(".safetensors")]
+    if not weights:
+        raise ModelError(f"{entry.name} holds no weights, so it cannot paint; try sdxl-inpainting")
+    if "model_index.json" in paths:
+        return Checkpoint(entry.name, folder, "folder")
+    check_single_file(folder / weights[0])
+    return Checkpoint(entry.name, folder / weights[0], "file")

@@ -1,0 +1,168 @@
+"""Whether a folder holds exactly the files of an entry, and the stamp that makes asking again cheap.
+
+The stamp is a file beside the weights that remembers which size and modification time each file had when its
+digest was last computed. It saves hashing 7 GB at every start; it is not a proof: whoever can change a
+weight file and set its time back is found by ``deep`` only.
+"""
+
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from inpaint.errors import LockError, ModelError
+from inpaint.weights.lock import Entry, LockedFile, parse_file
+
+STAMP_NAME = ".inpaint-stamp.json"
+_CHUNK_BYTES = 1 << 20
+
+Progress = Callable[[str, int, int], None]  # the file's path, bytes done and bytes in all, over every file
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What was true when the digests were computed: each file, and its modification time in nanoseconds."""
+
+    imported: bool
+    files: tuple[LockedFile, ...]
+    mtimes_ns: Mapping[str, int]
+
+    def vouches_for(self, file: LockedFile, found: os.stat_result) -> bool:
+        """Whether ``file`` was hashed to its digest while it had the time that it has now."""
+        return file in self.files and self.mtimes_ns[file.path] == found.st_mtime_ns
+
+
+def verify(entry: Entry, folder: Path, *, deep: bool = False, progress: Progress | None = None) -> None:
+    """Compare ``folder`` with ``entry``: the set of files, their sizes, their digests.
+
+    Files that the stamp vouches for are not hashed again unless ``deep``. When a file had to be hashed, the
+    stamp is renewed if the folder can be written.
+
+    Raises:
+        ModelError: names the first file that is wrong and the command that mends it.
+    """
+    found = find_files(entry, folder)
+    stamp = read_stamp(folder)
+    imported = stamp is not None and stamp.imported
+    done = 0
+    renew = False
+    for file in entry.files:
+        if deep or stamp is None or not stamp.vouches_for(file, found[file.path]):
+            _check_digest(entry, file, folder)
+            renew = True
+        done += file.size
+        if progress is not None:
+            progress(file.path, done, entry.size)
+    if renew:
+        with suppress(OSError):  # a read-only store: every start hashes again, which is slow but right
+            write_stamp(entry, folder, found, imported=imported)
+
+
+def _check_digest(entry: Entry, file: LockedFile, folder: Path) -> None:
+    try:
+        sha256 = sha256_of(folder / file.path)
+    except OSError as error:
+        raise damaged(entry, f"{file.path} cannot be read ({error.strerror})") from error
+    if sha256 != file.sha256:
+        raise damaged(entry, f"{file.path} differs from its recorded sha256")
+
+
+def find_files(entry: Entry, folder: Path) -> dict[str, os.stat_result]:
+    """The status of every file of ``entry``, having checked all that needs no hashing.
+
+    Raises:
+        ModelError: a file is missing, extra, a link, or of another size.
+    """
+    if not folder.is_dir():
+        raise not_installed(entry)
+    expected = {file.path: file.size for file in entry.files}
+    found = dict(walk(folder))
+    found.pop(STAMP_NAME, None)
+    for path in expected:
+        if path not in found:
+            raise damaged(entry, f"{path} is missing")
+    for path, status in found.items():
+        if path not in expected:
+            raise damaged(entry, f"{path} does not belong to it", remedy="delete that file, or run")
+        if not stat.S_ISREG(status.st_mode):
+            raise damaged(entry, f"{path} is a link or a special file, not a file")
+        if status.st_size != expected[path]:
+            raise damaged(entry, f"{path} has {status.st_size} bytes instead of {expected[path]}")
+    return {path: found[path] for path in expected}
+
+
+def walk(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
+    """Everything below ``folder`` that is not a folder: relative path with forward slashes, own status."""
+    for here, folders, names in os.walk(folder):
+        folders.sort()
+        links = [name for name in folders if (Path(here) / name).is_symlink()]  # never followed, so listed
+        for name in sorted(names + links):
+            path = Path(here) / name
+            yield path.relative_to(folder).as_posix(), path.lstat()
+
+
+def sha256_of(path: Path) -> str:
+    """64 hex digits, read in pieces of 1 MiB."""
+    with path.open("rb") as file:
+        return digest_of(file).hexdigest()
+
+
+def digest_of(file: BinaryIO) -> "hashlib._Hash":
+    """The running SHA-256 of the rest of ``file``, so that a resumed download can go on from it."""
+    digest = hashlib.sha256()
+    while chunk := file.read(_CHUNK_BYTES):
+        digest.update(chunk)
+    return digest
+
+
+def read_stamp(folder: Path) -> Stamp | None:
+    """The folder's stamp; None when there is none or it cannot be understood, which only costs a hashing."""
+    try:
+        document = json.loads((folder / STAMP_NAME).read_text("utf-8"))
+        rows = [dict(row) for row in document["files"]]
+        mtimes = {str(row["path"]): int(row.pop("mtime_ns")) for row in rows}
+        files = tuple(parse_file(row, "the stamp") for row in rows)
+        return Stamp(bool(document["imported"]), files, mtimes)
+    except (OSError, ValueError, TypeError, KeyError, RecursionError, LockError):
+        return None
+
+
+def write_stamp(entry: Entry, folder: Path, found: Mapping[str, os.stat_result], *, imported: bool) -> None:
+    """Record that every file of ``entry`` was hashed to its digest after ``found`` was taken."""
+    rows = [
+        {
+            "path": file.path,
+            "size": file.size,
+            "mtime_ns": found[file.path].st_mtime_ns,
+            "digest": file.digest,
+        }
+        for file in entry.files
+    ]
+    # Drafted beside the folder: inside it, another process would take the draft for an extra file.
+    draft = folder.parent / f".{folder.name.lstrip('.')}.stamp-{os.getpid()}"
+    try:
+        draft.write_text(json.dumps({"version": 1, "imported": imported, "files": rows}, indent=1), "utf-8")
+        draft.replace(folder / STAMP_NAME)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def damaged(entry: Entry, what: str, remedy: str = "run") -> ModelError:
+    """The error for a folder whose content is wrong: what, and the command that mends it."""
+    return ModelError(f"{entry.name} is damaged: {what}; {remedy}: {_command(entry)}")
+
+
+def not_installed(entry: Entry) -> ModelError:
+    """The error for a model that can be had but is not there."""
+    return ModelError(f"{entry.name} is not installed; run: {_command(entry)}")
+
+
+def _command(entry: Entry) -> str:
+    if entry.source is None:
+        return f"inpaint models import PATH --name {entry.name}"
+    return f"inpaint models fetch {entry.name}"
