@@ -93,13 +93,14 @@ def check_folder(folder: Path, *, pickles_beside: bool = True) -> None:
     Raises:
         ModelError: names the first file or class that is refused.
     """
+    components = check_index(folder)  # first: somebody's home folder is not walked for code
     for name, _ in walk(folder):
         suffix = PurePosixPath(name).suffix.lower()
         if suffix in {".py", ".pyc", ".so"}:
             refuse(folder / name, "a model folder must not hold code; delete it if you do not need it")
         if suffix in CODE_SUFFIXES and not pickles_beside:
             refuse(folder / name, "pickles run code when opened; keep the .safetensors files only")
-    for component in check_index(folder):
+    for component in components:
         _check_config(folder, component)
         if component in WEIGHT_STEMS:
             for weights in find_weights(folder, component):
@@ -116,8 +117,9 @@ def check_index(folder: Path) -> tuple[str, ...]:
     if not path.is_file():
         refuse(folder, "there is no model_index.json, so it is not a diffusers model folder")
     index = read_json(path)
-    if index.get("_class_name") not in PIPELINES:
-        refuse(path, f"_class_name {index.get('_class_name')!r} is none of {', '.join(sorted(PIPELINES))}")
+    pipeline = index.get("_class_name")
+    if not isinstance(pipeline, str) or pipeline not in PIPELINES:
+        refuse(path, f"_class_name {pipeline!r} is none of {', '.join(sorted(PIPELINES))}")
     components = {name: pair for name, pair in index.items() if isinstance(pair, list)}
     present = {name: pair for name, pair in components.items() if any(part is not None for part in pair)}
     for name, pair in present.items():
@@ -144,7 +146,7 @@ def find_weights(folder: Path, component: str) -> tuple[Path, ...]:
 
 def check_in_channels(path: Path, in_channels: object) -> None:
     """Accept a UNet with 4 or 9 input channels."""
-    if in_channels not in IN_CHANNELS or isinstance(in_channels, bool):
+    if type(in_channels) is not int or in_channels not in IN_CHANNELS:
         refuse(path, f"its UNet has {in_channels} input channels; 9 (inpainting) or 4 (SDXL base) would do")
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 from inpaint.errors import ModelError
 from inpaint.weights.importer import BUILT_IN, imported_entry
 from inpaint.weights.lock import Entry, load_lock
-from inpaint.weights.safety import check_folder, check_single_file, refuse
+from inpaint.weights.safety import check_folder, check_single_file
 from inpaint.weights.verify import find_files, not_installed, read_stamp, verify, walk
 
 State = Literal["installed", "unverified", "partial", "not installed"]
@@ -63,6 +63,8 @@ def resolve(name_or_path: str | Path, root: Path | None = None) -> Checkpoint:
             folder = root / entry.target
             verify(entry, folder)
             return _in_store(entry, folder)
+        if not _looks_like_path(name_or_path):
+            raise unknown(name_or_path, root)
     path = Path(name_or_path).expanduser()
     if path.is_dir():
         check_folder(path)
@@ -70,9 +72,12 @@ def resolve(name_or_path: str | Path, root: Path | None = None) -> Checkpoint:
     if path.is_file():
         check_single_file(path)
         return Checkpoint(path.stem, path, "file")
-    if isinstance(name_or_path, Path) or len(path.parts) > 1 or path.suffix == ".safetensors":
-        refuse(path, "there is no such file or folder")
-    raise unknown(name_or_path, root)
+    raise ModelError(f"{path}: there is no such file or folder")
+
+
+def _looks_like_path(text: str) -> bool:
+    separated = any(separator in text for separator in (os.sep, os.altsep, "~") if separator)
+    return bool(text) and (separated or text.endswith(".safetensors") or Path(text).exists())
 
 
 def find_entry(name: str, root: Path) -> Entry | None:
