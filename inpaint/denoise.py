@@ -7,7 +7,7 @@ not depend on its neighbours, to within rounding.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -45,7 +45,9 @@ class Row:
     noise: torch.Tensor  # (1, 4, h, w), fp32, the initial noise
     image_latents: torch.Tensor | None  # (1, 4, h, w), for blending the original back
     masked_latents: torch.Tensor | None  # (1, 4, h, w), 9 channels only
-    position: int = field(default=0)  # UNet calls done
+    position: int = 0  # UNet calls done
+    watched: bool = False  # whether to keep an estimate at the next step
+    estimate: torch.Tensor | None = None  # (1, 4, h, w), the finished latents as far as they can be guessed
 
     @property
     def done(self) -> bool:
@@ -135,9 +137,8 @@ def _initial_latents(
     strength: float,
 ) -> torch.Tensor:
     if image_latents is None or strength == 1.0:
-        return noise * sampler.init_noise_sigma
-    noisy: torch.Tensor = sampler.add_noise(image_latents, noise, timesteps[:1])
-    return noisy
+        return noise * float(sampler.init_noise_sigma)
+    return torch.as_tensor(sampler.add_noise(image_latents, noise, timesteps[:1]))
 
 
 def step(model: Model, rows: Sequence[Row]) -> None:
@@ -161,7 +162,7 @@ def _predict(model: Model, rows: Sequence[Row]) -> list[torch.Tensor]:
     hidden, keep = _stacked([embeds.hidden for _, embeds in slots])
     out = model.unet(
         sample.to(model.device, model.dtype),
-        # One dtype for all schedulers (their own: int64, fp32, fp64), so that compiled code is not traced again.
+        # One dtype for all schedulers (their own: int64, fp32, fp64), so that compiled code is not retraced.
         torch.tensor([float(row.timesteps[row.position]) for row, _ in slots]).to(model.device),
         encoder_hidden_states=hidden.to(model.device, model.dtype),
         encoder_attention_mask=None if keep is None else keep.to(model.device),
@@ -234,9 +235,24 @@ def _advance(model: Model, row: Row, prediction: torch.Tensor) -> None:
     takes_generator = SCHEDULERS[row.scheduler_name].step_takes_generator
     extra = {"generator": row.generator} if takes_generator else {}
     timestep = row.timesteps[row.position]
+    row.estimate = _estimate(row, prediction) if row.watched else None
     stepped = row.scheduler.step(prediction, timestep, row.latents, **extra, return_dict=False)[0]
     row.position += 1
     row.latents = _blend(model, row, stepped.float())
+
+
+def _estimate(row: Row, prediction: torch.Tensor) -> torch.Tensor:
+    """The clean latents that a noise (or velocity) prediction stands for.
+
+    ``scale_model_input`` gives every sampler's latents in the variance-preserving form that the UNet was
+    trained on, so one formula serves all. Source: Ho et al., "DDPM", 2020, eq. 15; Salimans & Ho, 2022.
+    """
+    timestep = row.timesteps[row.position]
+    noisy = row.scheduler.scale_model_input(row.latents, timestep)
+    signal = row.scheduler.alphas_cumprod[int(timestep)]
+    if row.scheduler.config.prediction_type == "v_prediction":
+        return torch.as_tensor(signal.sqrt() * noisy - (1 - signal).sqrt() * prediction)
+    return torch.as_tensor((noisy - (1 - signal).sqrt() * prediction) / signal.sqrt())
 
 
 def _blend(model: Model, row: Row, latents: torch.Tensor) -> torch.Tensor:

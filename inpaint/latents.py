@@ -40,7 +40,7 @@ def draw(model: Model, posterior: Any, generator: torch.Generator) -> torch.Tens
     # seed would paint another picture on another device.
     noise = torch.randn(posterior.mean.shape, generator=generator, dtype=torch.float32)
     sample: torch.Tensor = posterior.mean.float() + posterior.std.float() * noise.to(posterior.mean.device)
-    return sample * model.vae.config.scaling_factor
+    return sample * float(model.vae.config.scaling_factor)
 
 
 def decode(model: Model, latents: torch.Tensor) -> torch.Tensor:

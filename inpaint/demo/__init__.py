@@ -1,1 +1,20 @@
 """The model that needs no download: what the name ``demo`` means."""
+
+from pathlib import Path
+
+from inpaint.demo.standin import NATIVE_SIZE, write_standin
+from inpaint.weights import Checkpoint, models_dir
+
+__all__ = ["DEMO_NOTICE", "NATIVE_SIZE", "demo_checkpoint"]
+
+DEMO_NOTICE = "the model 'demo' is a stand-in with random weights: it paints coloured noise, not your prompt"
+
+
+def demo_checkpoint() -> Checkpoint:
+    """The demo model's folder, written beside the other models at first use.
+
+    Raises:
+        OutputError: the models folder is not writable.
+    """
+    folder = Path(models_dir()) / ".demo-standin"
+    return Checkpoint("demo", write_standin(folder), "folder")

@@ -1,0 +1,46 @@
+"""The ``inpaint`` command. The only place that turns errors into exit codes.
+
+0 ok · 1 failure · 2 usage, or an input that must change · 3 some pictures failed · 4 model missing or
+damaged · 5 out of memory after every fallback · 130 interrupted
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+
+from inpaint.errors import DeviceError, InpaintError, ModelError, OutOfMemoryError, RequestError
+
+SOME_FAILED = 3
+INTERRUPTED = 130
+_EXIT_CODES: tuple[tuple[type[InpaintError], int], ...] = (
+    (RequestError, 2),
+    (DeviceError, 2),
+    (ModelError, 4),
+    (OutOfMemoryError, 5),
+)
+
+
+def exit_code(error: InpaintError) -> int:
+    """The documented exit code of an error; 1 for what has no code of its own."""
+    return next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), 1)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with its code; ``arguments`` are the process's own when None."""
+    from inpaint.cli.app import app
+
+    try:
+        app(args=None if arguments is None else list(arguments), prog_name="inpaint", standalone_mode=True)
+    except InpaintError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(exit_code(error))
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:  # `inpaint … | head` is no error; keep Python from complaining at its exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""The commands, and what they share: one console for people on stderr, JSON on stdout."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import inpaint
+from inpaint.cli import models
+from inpaint.cli.run import run
+from inpaint.schedulers import SCHEDULERS
+
+app = typer.Typer(
+    help="Repaint part of a picture with SDXL, on your own GPU.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(models.app)
+app.command(no_args_is_help=True)(run)
+
+
+def _version(*, wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"inpaint {inpaint.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=lambda v: _version(wanted=v), is_eager=True, help="Print it."),
+    ] = False,
+) -> None:
+    """Repaint part of a picture with SDXL, on your own GPU."""
+
+
+@app.command()
+def schedulers(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per scheduler.")] = False,
+) -> None:
+    """List the schedulers by the names that --scheduler takes."""
+    width = max(map(len, SCHEDULERS))
+    for name, spec in SCHEDULERS.items():
+        if as_json:
+            typer.echo(json.dumps({"name": name, "class": spec.class_name, "calls_per_step": spec.order}))
+        else:
+            twice = "  (two model calls a step)" if spec.order == 2 else ""
+            typer.echo(f"{name:<{width}}  {spec.class_name}{twice}")
+
+
+@app.command()
+def info(
+    picture: Annotated[Path, typer.Argument(help="A PNG, JPEG or WebP file.", show_default=False)],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Print what a picture file holds, as inpaint reads it."""
+    from inpaint.cli.info import describe
+
+    facts = describe(picture)
+    if as_json:
+        typer.echo(json.dumps(facts))
+    else:
+        for key, value in facts.items():
+            typer.echo(f"{key:<12} {value}")
+
+
+@app.command()
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Check this machine: versions, GPU, memory plan, installed models."""
+    from inpaint.cli.doctor import examine
+
+    findings = examine()
+    if as_json:
+        typer.echo(json.dumps({finding.what: finding.found for finding in findings}))
+    else:
+        for finding in findings:
+            typer.echo(f"{'ok ' if finding.fine else '!! '} {finding.what:<14} {finding.found}")
+            if finding.advice:
+                typer.echo(f"                   → {finding.advice}")
+    if not all(finding.fine for finding in findings):
+        raise typer.Exit(1)

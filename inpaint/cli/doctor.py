@@ -1,0 +1,65 @@
+"""What ``inpaint doctor`` looks at."""
+
+import platform
+from dataclasses import dataclass
+from importlib import metadata
+
+from inpaint.weights import listings, models_dir
+
+_LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "pillow")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report."""
+
+    what: str
+    found: str
+    fine: bool = True
+    advice: str = ""
+
+
+def examine() -> list[Finding]:
+    """Everything worth knowing before the first picture, most basic first."""
+    versions = [f"{name} {metadata.version(name)}" for name in _LIBRARIES]
+    return [
+        Finding("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
+        Finding("libraries", ", ".join(versions)),
+        *_device(),
+        *_models(),
+    ]
+
+
+def _device() -> list[Finding]:
+    import torch
+
+    from inpaint.memory import GIB, choose_plan, free_bytes
+    from inpaint.models import pick_device, pick_dtype
+
+    device = pick_device()
+    free = free_bytes(device)
+    dtype = str(pick_dtype("auto", device)).removeprefix("torch.")
+    if free is None:
+        advice = "SDXL takes minutes a picture on a CPU; the demo model takes seconds"
+        return [
+            Finding("device", f"cpu, {torch.get_num_threads()} threads, {dtype}; no CUDA GPU", advice=advice)
+        ]
+    plan = choose_plan(free)
+    return [
+        Finding("device", f"{torch.cuda.get_device_name(device)}, {free / GIB:.1f} GiB free, {dtype}"),
+        Finding("memory plan", f"{plan.name} (for SDXL; force another with --memory)"),
+    ]
+
+
+def _models() -> list[Finding]:
+    root = models_dir()
+    rows = [Finding("models folder", str(root))]
+    for listing in listings(root):
+        if listing.state == "not installed":
+            continue
+        damaged = listing.state == "partial"
+        advice = f"run: inpaint models fetch {listing.entry.name}" if damaged else ""
+        rows.append(Finding("model", f"{listing.entry.name}: {listing.state}", not damaged, advice))
+    if len(rows) == 1:
+        rows.append(Finding("model", "demo only", advice="run: inpaint models fetch sdxl-inpainting"))
+    return rows

@@ -1,0 +1,96 @@
+"""Fixtures: tiny real checkpoints, engines on them, and pictures."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+# One thread a worker: xdist runs as many workers as there are cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import pytest
+import torch
+from filelock import FileLock
+from PIL import Image
+
+from inpaint import Engine, InpaintRequest
+from inpaint.demo.standin import write_standin
+from inpaint.models import Model, load_model
+
+ROOT = Path(__file__).parents[1]
+PORTRAIT = ROOT / "docs" / "images" / "portrait.jpg"
+EYES_MASK = ROOT / "docs" / "images" / "portrait_eyes_mask.png"
+CPU = torch.device("cpu")
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def shared_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all xdist workers of this run, so that a checkpoint is written once."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
+def checkpoint(shared_dir: Path) -> Callable[[int], Path]:
+    """in_channels → the folder of a tiny random SDXL checkpoint with so many."""
+
+    def write(in_channels: int) -> Path:
+        with FileLock(shared_dir / "checkpoint.lock"):
+            return write_standin(shared_dir / f"standin-{in_channels}", in_channels)
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def models(checkpoint: Callable[[int], Path]) -> Callable[[int], Model]:
+    """in_channels → the loaded model, fp32 on the CPU; shared, because nothing may change it."""
+    loaded: dict[int, Model] = {}
+
+    def load(in_channels: int) -> Model:
+        if in_channels not in loaded:
+            path = checkpoint(in_channels)
+            loaded[in_channels] = load_model(path, f"tiny-{in_channels}", CPU, torch.float32)
+        return loaded[in_channels]
+
+    return load
+
+
+@pytest.fixture
+def model(models: Callable[[int], Model]) -> Model:
+    """The tiny inpainting model, 9 channels."""
+    return models(9)
+
+
+@pytest.fixture
+def engine(model: Model) -> Iterator[Engine]:
+    """An engine of the tiny inpainting model."""
+    with Engine(model) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def photo() -> Image.Image:
+    """A smooth colourful picture of the tiny model's native 128×128."""
+    colours = np.random.default_rng(1).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    return Image.fromarray(colours).resize((128, 128), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture(scope="session")
+def grid_mask() -> Image.Image:
+    """A mask for ``photo`` whose edges lie on the latent grid."""
+    mask = np.zeros((128, 128), np.uint8)
+    mask[32:96, 40:104] = 255
+    return Image.fromarray(mask)
+
+
+@pytest.fixture
+def request_for(photo: Image.Image, grid_mask: Image.Image) -> Callable[..., InpaintRequest]:
+    """Settings → a request to paint ``photo`` quickly."""
+
+    def make(**settings: object) -> InpaintRequest:
+        quick = {"prompt": "a red circle", "scheduler": "DDIM", "num_inference_steps": 4, "seed": 5}
+        return InpaintRequest(**{"image": photo, "mask": grid_mask, **quick, **settings})
+
+    return make
