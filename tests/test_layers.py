@@ -1,0 +1,62 @@
+"""Imports go up the list only, and starting costs nothing."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import inpaint
+
+PACKAGE = Path(inpaint.__file__).parent
+
+# Lowest first; a module may import what stands before it. docs/architecture.md explains the layers.
+ORDER = (
+    "errors", "schedulers", "request",
+    "image", "fills", "blend", "canvas", "weights", "demo",
+    "memory", "models", "prompts", "latents", "denoise",
+    "job", "painter", "engine",
+    "cli", "__main__",
+)  # fmt: skip
+
+
+def imports_of(path: Path) -> set[str]:
+    """The modules of ``inpaint`` that a file imports, at its top or inside functions, less its own."""
+    own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        modules += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names |= {m.split(".")[1] for m in modules if m.startswith("inpaint.")}
+    return names - {own}
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_go_up_the_list_only(path: Path) -> None:
+    """Whoever reads a module need not know the ones above it."""
+    own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    if own == "__init__":
+        return
+    assert own in ORDER, f"put {own} into ORDER and docs/architecture.md"
+    assert all(ORDER.index(name) < ORDER.index(own) for name in imports_of(path)), imports_of(path)
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_the_engine_knows_no_server(path: Path) -> None:
+    """``pip install sdxl-inpaint`` without the server's extra must work."""
+    text = path.read_text("utf-8")
+    for word in ("import server", "from server", "import fastapi", "from fastapi", "pydantic"):
+        assert word not in text
+
+
+LIGHT = ["inpaint", "inpaint.cli", "inpaint.cli.app", "inpaint.weights", "inpaint.image"]
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_torch_is_imported_late(module: str) -> None:
+    """``--help`` must not wait seconds for torch."""
+    heavy = "{'torch', 'diffusers', 'transformers', 'huggingface_hub', 'cv2'}"
+    code = f"import sys, {module}; sys.exit(', '.join({heavy} & set(sys.modules)) or None)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

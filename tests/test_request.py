@@ -1,0 +1,106 @@
+"""A request is checked once, completely, and says what would be right."""
+
+from collections.abc import Callable
+from dataclasses import FrozenInstanceError
+
+import pytest
+from PIL import Image
+
+from inpaint import InpaintRequest, RequestError
+from inpaint.request import RANGES, check_settings
+
+Make = Callable[..., InpaintRequest]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("samples", 0, "a whole number from 1 to 64"),
+        ("samples", 1.0, "a whole number"),
+        ("samples", True, "a whole number"),
+        ("num_inference_steps", 151, "from 1 to 150"),
+        ("num_inference_steps", "20", "from 1 to 150, not '20'"),
+        ("guidance_scale", -0.1, "from 0 to 50"),
+        ("guidance_scale", float("nan"), "from 0 to 50"),
+        ("strength", 0.0, "above 0, at most 1"),
+        ("strength", 1.01, "above 0, at most 1"),
+        ("strength", float("inf"), "above 0"),
+        ("seed", -2, "from -1 to 999999999999999"),
+        ("padding", -1, "from 0 to 1024"),
+        ("grow", 257, "from 0 to 256"),
+        ("feather", 2.5, "a whole number from 0 to 256"),
+        ("area", "box", "one of auto, whole"),
+        ("fill", "black", "one of original, telea, blur, neutral, noise"),
+        ("color_match", 1, "true or false"),
+        ("soft", "yes", "true or false"),
+        ("prompt", None, "must be text"),
+        ("prompt", b"x", "must be text"),
+        ("negative_prompt", 3, "must be text"),
+        ("image", "photo.png", "must be a PIL picture, not str"),
+        ("mask", None, "must be a PIL picture"),
+    ],
+)
+def test_a_bad_value_is_named_with_what_would_be_right(
+    field: str, value: object, says: str, request_for: Make
+) -> None:
+    """One sentence that names the field is all a caller should need."""
+    with pytest.raises(RequestError) as caught:
+        request_for(**{field: value})
+    assert caught.value.field == field
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize("field", RANGES)
+def test_both_ends_of_every_range_are_accepted(field: str, request_for: Make) -> None:
+    """The table prints the ends, so they must work."""
+    limits = RANGES[field]
+    steps = {"num_inference_steps": 150} if field == "strength" else {}
+    low = 0.01 if limits.above else limits.low
+    for end in (low, limits.high):
+        strength = {"strength": 1.0} if field == "num_inference_steps" else {}
+        request_for(**{**steps, **strength, field: limits.kind(end)})
+
+
+def test_too_few_steps_name_both_numbers(request_for: Make) -> None:
+    """9 steps at strength 0.1 paint nothing; the caller learns why and how many it takes."""
+    with pytest.raises(RequestError, match=r"9 steps × strength 0\.1 .* at least 10 steps"):
+        request_for(num_inference_steps=9, strength=0.1)
+    assert request_for(num_inference_steps=10, strength=0.1).steps_to_run == 1
+
+
+def test_a_mask_of_another_size_names_both_sizes(request_for: Make) -> None:
+    """The commonest mistake of all."""
+    with pytest.raises(RequestError, match=r"mask: .*128×128, but is 64×128"):
+        request_for(mask=Image.new("L", (64, 128)))
+
+
+def test_sizes_are_compared_upright(request_for: Make) -> None:
+    """A phone's sideways JPEG and a mask painted on what the viewer showed belong together."""
+    sideways = Image.new("RGB", (64, 128))
+    sideways.getexif()[0x0112] = 6
+    request_for(image=sideways, mask=Image.new("L", (128, 64)))
+    with pytest.raises(RequestError, match="mask"):
+        request_for(image=sideways, mask=Image.new("L", (64, 128)))
+
+
+@pytest.mark.parametrize("size", [(1, 500), (500, 15), (8193, 600), (16, 272), (5001, 5001)])
+def test_pictures_too_small_large_or_narrow_are_refused(size: tuple[int, int], request_for: Make) -> None:
+    """They could not be painted, or would cost memory out of proportion."""
+    picture = Image.new("1", size)
+    with pytest.raises(RequestError, match=f"image: .*{size[0]}×{size[1]}"):
+        request_for(image=picture, mask=picture)
+
+
+def test_it_is_frozen_and_spells_the_scheduler_right(request_for: Make) -> None:
+    """What was checked stays as it was checked."""
+    request = request_for(scheduler="euler A")
+    assert request.scheduler == "Euler a"
+    with pytest.raises(FrozenInstanceError):
+        request.strength = 5.0  # type: ignore[misc]
+
+
+def test_settings_can_be_checked_before_pictures_are_read() -> None:
+    """A server answers a wrong number without decoding a 20 MB picture first."""
+    check_settings({"samples": 4})
+    with pytest.raises(RequestError, match="samples"):
+        check_settings({"samples": 400})
