@@ -37,6 +37,9 @@ class Hub:
     commit_header: str | None = None  # announce another commit than the one asked for
     honest_headers: bool = True  # False: no sizes or digests announced, as by a plain mirror
     ranges: bool = True
+    range_shift: int = 0  # answer a range with another one
+    announce_length: bool = True  # False: a body ends when the connection does
+    cdn_status: int = 0  # an error of the CDN instead of a body
     swaps: dict[str, list[bytes]] = field(default_factory=dict)  # bodies to serve instead, one a GET
     cuts: dict[str, list[int]] = field(default_factory=dict)  # hang up after so many bytes, one a GET
     holds: dict[str, int] = field(default_factory=dict)  # wait for `release` after so many bytes
@@ -136,12 +139,17 @@ class _Handler(BaseHTTPRequestHandler):
         hub.gets.append(get)
         body = hub.swaps[path].pop(0) if hub.swaps.get(path) else hub.files[path]
         start = int(get.range.removeprefix("bytes=").removesuffix("-")) if get.range and hub.ranges else 0
+        start += hub.range_shift if start else 0
+        if hub.cdn_status and self.path.startswith("/cdn/"):
+            self._head(hub.cdn_status, {"Content-Length": "0"})
+            return
         if start >= len(body) > 0 and get.range:
             self._head(416, {"Content-Range": f"bytes */{len(body)}", "Content-Length": "0"})
             return
         if start:
             headers = {**headers, "Content-Range": f"bytes {start}-{len(body) - 1}/{len(body)}"}
-        self._head(206 if start else 200, {**headers, "Content-Length": str(len(body) - start)})
+        length = {"Content-Length": str(len(body) - start)} if hub.announce_length else {}
+        self._head(206 if start else 200, {**headers, **length})
         end = start + hub.cuts[path].pop(0) if hub.cuts.get(path) else len(body)
         pause = hub.holds.get(path)
         if pause is not None and start < pause < end:

@@ -201,6 +201,40 @@ def test_a_file_of_another_size_is_refused(
     assert len(hub.gets) == (0 if honest else 3 - 1)  # an honest hub is refused before the first byte
 
 
+@pytest.mark.parametrize(
+    ("body", "what"),
+    [(BODY[:-1], f"ends after {len(BODY) - 1} bytes"), (BODY + b"x", f"goes on after its {len(BODY)} bytes")],
+    ids=["shorter", "longer"],
+)
+def test_a_wrong_size_that_is_not_announced_is_refused(hub: Hub, root: Path, body: bytes, what: str) -> None:
+    """A server that sends no lengths cannot pass a cut file off as whole, nor fill the disk."""
+    entry = hub.entry()
+    hub.files[BIG] = body
+    hub.honest_headers = hub.announce_length = False
+    with pytest.raises(ModelError, match=f"{BIG} {what}"):
+        fetch(entry, root)
+    assert not (root / "tiny").exists()
+
+
+def test_another_range_than_asked_for_is_not_appended(hub: Hub, root: Path) -> None:
+    """A confused proxy cannot make a file with a gap, and what was right is kept."""
+    entry = hub.entry()
+    hub.cuts[BIG] = [300_000]
+    hub.range_shift = 10
+    with pytest.raises(FetchError, match="answered with another part"):
+        fetch(entry, root)
+    assert part_of(entry, root).read_bytes() == BODY[:300_000]
+
+
+@pytest.mark.parametrize("status", [403, 500])
+def test_an_error_of_the_cdn_does_not_show_its_signature(hub: Hub, root: Path, status: int) -> None:
+    """A signed address in a log would let its reader fetch with the user's rights."""
+    hub.cdn_status = status
+    with pytest.raises(FetchError, match=str(status)) as caught:
+        fetch(hub.entry(), root)
+    assert "secret" not in str(caught.value)
+
+
 def test_other_bytes_of_the_same_size_are_refused_before_the_first(hub: Hub, root: Path) -> None:
     """A wrong row of the lock shows at once and not after five gigabytes."""
     entry = hub.entry()
@@ -280,15 +314,18 @@ def test_an_interrupt_leaves_what_was_fetched(hub: Hub, root: Path) -> None:
     assert hub.gets_of(BIG)[-1].range == f"bytes={there}-"
 
 
-def test_a_part_that_was_altered_meanwhile_is_fetched_anew(hub: Hub, root: Path) -> None:
+@pytest.mark.parametrize(("length", "ranges"), [(1000, ["bytes=1000-", None]), (len(BODY) + 1, [None])])
+def test_a_part_that_was_altered_meanwhile_is_fetched_anew(
+    hub: Hub, root: Path, length: int, ranges: list[str | None]
+) -> None:
     """Damage to an unfinished download is found by its digest and mended in the same run."""
     entry = hub.entry()
     part = part_of(entry, root)
     part.parent.mkdir(parents=True)
-    part.write_bytes(b"?" * 1000)
+    part.write_bytes(b"?" * length)
     fetch(entry, root)
     assert_whole(entry, root)
-    assert [get.range for get in hub.gets_of(BIG)] == ["bytes=1000-", None]
+    assert [get.range for get in hub.gets_of(BIG)] == ranges
 
 
 def test_two_fetches_at_once_fetch_once(hub: Hub, root: Path) -> None:

@@ -285,6 +285,27 @@ def test_a_killed_import_leaves_nothing_in_the_way(folder: Path, root: Path) -> 
     assert "unet/evil.py" not in files_in(import_model(folder, "mine", root))
 
 
+def test_an_original_that_changes_while_it_is_copied_is_refused(folder: Path, root: Path) -> None:
+    """What counts is the copy: swapping a file after its check gains nothing."""
+
+    def swap(path: str, _done: int, _total: int) -> None:
+        if path == "model_index.json":
+            (folder / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(pickle.dumps([0] * 99))
+
+    with pytest.raises(ModelError, match="it is a pickle under a safetensors name"):
+        import_model(folder, "mine", root, swap)
+    assert {path.name for path in root.iterdir()} == {".mine.lock"}
+
+
+def test_a_name_does_not_reach_out_of_the_models_folder(folder: Path, root: Path, tmp_path: Path) -> None:
+    """A name with dots and slashes is a path, and is checked as one, stamp or no stamp."""
+    import_model(folder, "mine", root)
+    assert find_entry("mine", root) is not None
+    (tmp_path / "other").mkdir()
+    assert find_entry("../models/mine", tmp_path / "other") is None
+    assert find_entry(".mine", root) is None
+
+
 def test_a_path_is_resolved_to_its_kind(folder: Path, tmp_path: Path, root: Path) -> None:
     """A folder or a file works without importing it."""
     assert resolve(str(folder), root).kind == "folder"

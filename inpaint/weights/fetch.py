@@ -190,9 +190,6 @@ class _Fetch:
     def _complete(self, remote: Remote) -> None:
         file = remote.file
         part = self._staging / part_name(file)
-        with disk_errors(part):
-            if part.exists() and part.stat().st_size > file.size:
-                part.unlink()
         for _ in range(_ATTEMPTS):
             sha256 = download(remote, part, lambda there: self._report(file, there))
             with disk_errors(part):
