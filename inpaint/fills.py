@@ -84,13 +84,11 @@ def _telea(image: Pixels, hole: NDArray[np.bool_]) -> Pixels:
     if scale == 1 or hole.sum() <= _TELEA_SIDE**2 // 16:
         return np.asarray(cv2.inpaint(image, marks, _TELEA_RADIUS, cv2.INPAINT_TELEA), np.uint8)
     size = (max(1, round(w * scale)), max(1, round(h * scale)))
-    # The hole's own colours must not bleed into the small picture's rim, so that they are filled first.
-    prepared = image.copy()
-    prepared[hole] = _surroundings(image, hole)[hole]
-    small = cv2.resize(prepared, size, interpolation=cv2.INTER_AREA)
+    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    # Any share of the hole marks the pixel, so that the hole's own colours cannot bleed into its rim.
     small_marks = (cv2.resize(marks, size, interpolation=cv2.INTER_AREA) > 0).astype(np.uint8) * 255
     if small_marks.all():
-        return prepared
+        return _surroundings(image, hole)
     painted = cv2.inpaint(small, small_marks, _TELEA_RADIUS, cv2.INPAINT_TELEA)
     return np.asarray(cv2.resize(painted, (w, h), interpolation=cv2.INTER_CUBIC), np.uint8)
 

@@ -212,6 +212,18 @@ def test_a_strip_gets_a_box_at_most_twice_as_long_as_high() -> None:
     assert (right - left) / (bottom - top) < 2.1
 
 
+def test_the_box_takes_the_working_shape_where_the_picture_allows() -> None:
+    """Nothing is squeezed on its way to the model unless the picture is too small for anything else."""
+    image = Image.new("L", (3000, 2500))
+    for w, h in ((600, 700), (640, 900), (333, 512), (1000, 777)):
+        mask = Image.new("L", image.size)
+        mask.paste(255, (1000, 800, 1000 + w, 800 + h))
+        canvas = cut(request(image, mask))
+        left, top, right, bottom = canvas.box
+        squeezed = (right - left) / (bottom - top) * canvas.size[1] / canvas.size[0]
+        assert squeezed == pytest.approx(1, abs=0.002)
+
+
 def test_a_large_picture_is_cut_without_being_copied_or_converted_whole() -> None:
     """24 megapixels and a small mask cost what the box costs."""
     image, mask = Image.new("RGB", (6000, 4000)), Image.new("L", (6000, 4000))
