@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
 
 from inpaint.errors import RequestError
-from inpaint.request import EXIF_ORIENTATION, MAX_PIXELS, check_size
+from inpaint.request import EXIF_ORIENTATION, MAX_PIXELS, check_size, orientation
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MODES = ("L", "LA", "RGB", "RGBA", "I;16")
@@ -154,7 +154,7 @@ def upright(image: Image.Image, field: str = "image") -> Image.Image:
     """
     try:
         image.load()
-        turn = _TURNS.get(_orientation(image))
+        turn = _TURNS.get(orientation(image))
         plain = _to_mode(image, field)
     except _DAMAGED as error:
         raise RequestError(field, "cannot be decoded: the file behind it is damaged or gone") from error
@@ -164,14 +164,6 @@ def upright(image: Image.Image, field: str = "image") -> Image.Image:
     for key in _ORIENTED_INFO:  # else the next reader would turn it again
         turned.info.pop(key, None)
     return turned
-
-
-def _orientation(image: Image.Image) -> int:
-    try:
-        value = image.getexif().get(EXIF_ORIENTATION, 1)
-    except _DAMAGED:
-        return 1
-    return value if isinstance(value, int) else 1
 
 
 def _to_mode(image: Image.Image, field: str) -> Image.Image:

@@ -153,9 +153,17 @@ def _folder(path: Path, dtype: torch.dtype) -> dict[str, Any]:
 def _part(cls: Any, folder: Path, dtype: torch.dtype) -> Any:
     """One component; the fp16 variant of its files where there is one."""
     variant = "fp16" if any(folder.glob("*.fp16*.safetensors*")) else None
-    return cls.from_pretrained(
-        folder, dtype=dtype, variant=variant, use_safetensors=True, local_files_only=True
+    part, info = cls.from_pretrained(
+        folder,
+        dtype=dtype,
+        variant=variant,
+        use_safetensors=True,
+        local_files_only=True,
+        output_loading_info=True,
     )
+    if info["missing_keys"]:  # the loaders only log this, and leave random numbers in their place
+        raise ModelError(f"{folder} is damaged: it lacks {len(info['missing_keys'])} of its weights")
+    return part
 
 
 def _tokenizers(folder: Path) -> dict[str, Any]:
@@ -220,17 +228,15 @@ def _read_json(path: Path) -> dict[str, Any]:
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
     """Turn what the loaders raise on a broken checkpoint into one sentence."""
-    from safetensors import SafetensorError
-
     try:
         yield
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
+    except (ModelError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # the loaders of three libraries raise anything, even bare Exception
         reason = " ".join(str(error).split())[:200]
         raise ModelError(
             f"the model in {path} is missing a part or damaged ({type(error).__name__}: {reason}); "
-            "check it with: inpaint models verify --deep"
+            "check it with: inpaint models verify NAME --deep"
         ) from error
 
 

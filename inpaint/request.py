@@ -1,6 +1,7 @@
 """What a caller wants and what a caller gets: two frozen values and one table of ranges."""
 
 import math
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
@@ -61,9 +62,11 @@ RANGES: Mapping[str, Range] = {
 class InpaintRequest:
     """One picture to repaint where its mask is white.
 
-    The mask is read as luminance: 128 and above is repainted; it has the size of the picture. Both are
-    turned upright by their own EXIF orientation first. ``seed=-1`` draws a random one. ``padding``,
-    ``grow`` and ``feather`` are pixels at a 1024-pixel working size and scale with it.
+    The mask is read as luminance: 128 and above is repainted (with ``soft``, grey from 8 on is strength). It
+    has the size of the picture. Both are turned upright by their own EXIF orientation first.
+
+    ``seed=-1`` draws a random one. ``padding``, ``grow`` and ``feather`` are pixels at a 1024-pixel working
+    size and scale with it.
 
     Raises:
         RequestError: a field is out of its range (see ``RANGES``), or two fields do not fit together.
@@ -187,7 +190,16 @@ def check_size(name: str, size: tuple[int, int]) -> None:
         raise RequestError(name, f"must not be narrower than 1:{MAX_ASPECT}, but it is {width}×{height}")
 
 
+def orientation(image: Image.Image) -> int:
+    """The picture's EXIF orientation, 1 to 8; 1 where it has none or its EXIF is broken."""
+    try:
+        value = image.getexif().get(EXIF_ORIENTATION, 1)
+    except (OSError, ValueError, SyntaxError, KeyError, TypeError, OverflowError, struct.error):
+        return 1
+    return value if isinstance(value, int) else 1
+
+
 def upright_size(image: Image.Image) -> tuple[int, int]:
     """(width, height) after the picture's EXIF orientation is applied."""
     width, height = image.size
-    return (height, width) if image.getexif().get(EXIF_ORIENTATION, 1) in (5, 6, 7, 8) else (width, height)
+    return (height, width) if orientation(image) in (5, 6, 7, 8) else (width, height)

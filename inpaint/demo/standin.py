@@ -105,11 +105,11 @@ def _text_config(*, projection: bool) -> Any:
     vocab_size = 2 * 256 + len(_SPECIAL)
     return CLIPTextConfig(
         vocab_size=vocab_size,
-        hidden_size=32,
+        hidden_size=48 if projection else 32,  # unlike, as SDXL's 768 and 1280: loaders go by it
         intermediate_size=64,
         num_hidden_layers=3,
         num_attention_heads=2,
-        projection_dim=32,
+        projection_dim=48,
         hidden_act="gelu" if projection else "quick_gelu",
         bos_token_id=vocab_size - 2,
         eos_token_id=vocab_size - 1,
@@ -139,11 +139,11 @@ _UNET: dict[str, Any] = {
     "transformer_layers_per_block": (1, 1, 2),
     "attention_head_dim": (2, 2, 4),
     "norm_num_groups": 16,
-    "cross_attention_dim": 64,
+    "cross_attention_dim": 32 + 48,
     "use_linear_projection": True,
     "addition_embed_type": "text_time",
     "addition_time_embed_dim": 8,
-    "projection_class_embeddings_input_dim": 6 * 8 + 32,
+    "projection_class_embeddings_input_dim": 6 * 8 + 48,
 }
 _VAE: dict[str, Any] = {
     "sample_size": NATIVE_SIZE,
