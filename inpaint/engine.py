@@ -161,6 +161,8 @@ class Engine:
             self._join()
             self._step(self._next_batch())
             self._leave()
+            if self._broken is not None:
+                self._end_all(self._broken)
         self._end_all(CancelledError("the engine was closed before this was finished"))
 
     def _wait_for_work(self) -> bool:

@@ -34,9 +34,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except InpaintError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(exit_code(error))
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
-        sys.exit(INTERRUPTED)
+    except SystemExit as ended:  # typer's answer to Ctrl-C is this code and no word
+        if ended.code == INTERRUPTED:
+            sys.stderr.write("interrupted\n")
+        raise
     except BrokenPipeError:  # `inpaint … | head` is no error; keep Python from complaining at its exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

@@ -1,0 +1,105 @@
+"""What the README says works."""
+
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+README = (ROOT / "README.md").read_text("utf-8")
+
+
+def test_the_python_example_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Copied into a file and run, as a newcomer does."""
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    (tmp_path / "docs").symlink_to(ROOT / "docs")
+    (tmp_path / "example.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("INPAINT_MODELS", str(tmp_path / "models"))
+    runpy.run_path("example.py")
+    assert (tmp_path / "painted.png").stat().st_size > 1000
+    assert "[1, 2]" in capsys.readouterr().out
+
+
+def commands() -> list[str]:
+    return [
+        line.split("  #")[0].strip()
+        for block in re.findall(r"```\n(.*?)```", README, re.DOTALL)
+        for line in block.splitlines()
+        if line.startswith("inpaint ")
+    ]
+
+
+def test_the_readme_shows_commands() -> None:
+    """Else the test below would check nothing."""
+    assert len(commands()) >= 5
+
+
+@pytest.mark.parametrize("command", [c for c in commands() if c.startswith("inpaint run")])
+def test_every_run_command_is_understood(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With --dry-run, on pictures of the names that it uses."""
+    from PIL import Image
+
+    from inpaint.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    for folder in ("photos", "masks"):
+        (tmp_path / folder).mkdir()
+    for path in ("photo.jpg", "photos/a.jpg"):
+        Image.new("RGB", (640, 480), "grey").save(path)
+    for path in ("mask.png", "masks/a.png"):
+        Image.new("L", (640, 480), 255).save(path)
+    arguments = [a.replace("photos/*.jpg", "photos/a.jpg") for a in shlex.split(command)[1:]]
+    with pytest.raises(SystemExit) as ended:
+        main([*arguments, "--dry-run"])
+    assert ended.value.code == 0
+
+
+def test_every_file_in_the_tree_exists() -> None:
+    """A file tree that is wrong is worse than none."""
+    tree = re.search(r"## Where things are\n\n```\n(.*?)```", README, re.DOTALL)
+    assert tree is not None
+    names = re.findall(r"\b[\w/]+\.py\b", tree[1])
+    assert len(names) > 10
+    for name in names:
+        assert (ROOT / "inpaint" / name).exists(), name
+
+
+def test_links_and_pictures_exist() -> None:
+    """In the README and in docs/."""
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text("utf-8")):
+            assert (page.parent / target).exists(), f"{page.name} → {target}"
+
+
+def test_the_wheel_holds_the_lock(tmp_path: Path) -> None:
+    """Somebody who installs the wheel, not the repository, can fetch models too."""
+    build = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        str(tmp_path),
+        str(ROOT),
+    ]
+    subprocess.run(build, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("sdxl_inpaint-*.whl")
+    with zipfile.ZipFile(wheel) as file:
+        names = file.namelist()
+    assert "inpaint/weights.lock" in names
+    assert "inpaint/cli/run.py" in names
+    assert not any(name.startswith(("tests/", "bench/")) for name in names)
