@@ -7,6 +7,8 @@ from pathlib import Path
 # One thread a worker: xdist runs as many workers as there are cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Imported before any test runs the command line, which switches the hub off for what it imports later.
+import huggingface_hub  # noqa: F401
 import numpy as np
 import pytest
 import torch

@@ -43,6 +43,10 @@ def inpaint(
     """Run ``inpaint ARGUMENTS`` in this process, in an empty folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("INPAINT_MODELS", str(tmp_path / "models"))
+    for switch in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "DIFFUSERS_DISABLE_REMOTE_CODE"):
+        monkeypatch.delenv(
+            switch, raising=False
+        )  # the command sets them; this puts them back for other tests
 
     def run(*arguments: object) -> Done:
         with pytest.raises(SystemExit) as ended:
@@ -379,6 +383,32 @@ def test_help_is_there_for_every_command(inpaint: Run) -> None:
         assert done.code == 0
         assert "Usage" in done.out
     assert inpaint("--version").out.startswith("inpaint 0.")
+
+
+def test_a_bug_of_ours_is_a_sentence_too(paint: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody but a developer wants the traceback, and a developer can ask for it."""
+    import inpaint.cli.work
+
+    def bug(*_: object) -> None:
+        raise ZeroDivisionError("oops")
+
+    monkeypatch.setattr(inpaint.cli.work, "encode", bug)
+    done = paint()
+    assert done.code == 1
+    assert "error: this is a bug in inpaint, please report it: ZeroDivisionError: oops" in done.err
+    assert not Path("photo_inpainted.png").exists()
+    monkeypatch.setenv("INPAINT_TRACEBACK", "1")
+    with pytest.raises(ZeroDivisionError):
+        inpaint.cli.main(["run", "photo.png", "--mask", "mask.png", "-p", "x", *QUICK])
+
+
+def test_a_models_folder_that_cannot_be_written_says_so(paint: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The demo model is written at its first use."""
+    Path("file").write_text("x")
+    monkeypatch.setenv("INPAINT_MODELS", "file/models")
+    done = paint("--model", "demo")
+    assert done.code == 1
+    assert "set INPAINT_MODELS to a folder that can be written" in done.err
 
 
 def test_python_dash_m_is_the_command() -> None:

@@ -41,6 +41,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # `inpaint … | head` is no error; keep Python from complaining at its exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except Exception as bug:
+        if os.environ.get("INPAINT_TRACEBACK"):
+            raise
+        detail = " ".join(f"{type(bug).__name__}: {bug}".split())
+        sys.stderr.write(f"error: this is a bug in inpaint, please report it: {detail}\n")
+        sys.stderr.write("(run it again with INPAINT_TRACEBACK=1 for the details)\n")
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
 """What ``inpaint run`` does: check every input, load the model once, paint, write, report."""
 
 import json
+import os
 import random
-import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,9 +13,9 @@ import typer
 from PIL import Image
 
 from inpaint.canvas import cut, extend
-from inpaint.cli import SOME_FAILED
 from inpaint.cli.output import FORMATS, Output, write_whole
-from inpaint.errors import InpaintError, RequestError
+from inpaint.cli.report import Failures, ProgressBar, note, progress
+from inpaint.errors import RequestError
 from inpaint.image import Picture, decode, encode
 from inpaint.request import InpaintRequest, InpaintResult, check_settings
 
@@ -35,6 +34,9 @@ class Machine:
 
     def load(self) -> "Engine":
         """The engine, with a word about it on stderr."""
+        # Read when those libraries are imported: whatever a checkpoint says, the hub is not asked.
+        for switch in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "DIFFUSERS_DISABLE_REMOTE_CODE"):
+            os.environ[switch] = "1"
         from inpaint.demo import DEMO_NOTICE
         from inpaint.engine import Engine
 
@@ -71,7 +73,7 @@ class Work:
 
     def rehearse(self) -> None:
         """Check everything and say what would be painted, without loading a model."""
-        with self._failures() as failures:
+        with Failures.of(len(self.images), self.as_json) as failures:
             for path in self.images:
                 with failures.about(path):
                     picked = self._pick(path)
@@ -98,7 +100,11 @@ class Work:
             self._paint_all(None)
 
     def _paint_all(self, picked: list[Picked] | None) -> None:
-        with self._failures() as failures, self.machine.load() as engine, progress() as bar:
+        with (
+            Failures.of(len(self.images), self.as_json) as failures,
+            self.machine.load() as engine,
+            progress() as bar,
+        ):
             for index, path in enumerate(self.images):
                 with failures.about(path):
                     one = picked[index] if picked else self._pick(path)
@@ -135,7 +141,7 @@ class Work:
             raise RequestError("mask", f"the folder {self.mask} has no {path.stem}.png for {path.name}")
         return same_stem[0]
 
-    def _paint(self, engine: "Engine", picked: Picked, bar: "ProgressBar") -> None:
+    def _paint(self, engine: "Engine", picked: Picked, bar: ProgressBar) -> None:
         job = engine.submit(picked.request)
         try:
             for event in job.events():
@@ -173,68 +179,6 @@ class Work:
                 "timings": {stage: round(value, 4) for stage, value in result.timings.items()},
             }
             typer.echo(json.dumps(answer, ensure_ascii=False))
-
-    @contextmanager
-    def _failures(self) -> Iterator["Failures"]:
-        failures = Failures(alone=len(self.images) == 1, as_json=self.as_json)
-        yield failures
-        if failures.count:
-            note(f"{failures.count} of {len(self.images)} pictures failed")
-            raise typer.Exit(SOME_FAILED)
-
-
-class Failures:
-    """Counts pictures that failed; the error of an only picture goes on to the caller."""
-
-    def __init__(self, *, alone: bool, as_json: bool) -> None:
-        self.count = 0
-        self._alone = alone
-        self._as_json = as_json
-
-    @contextmanager
-    def about(self, path: Path) -> Iterator[None]:
-        """Report an error inside the block as this picture's."""
-        try:
-            yield
-        except InpaintError as error:
-            if self._as_json:
-                typer.echo(json.dumps({"image": str(path), "error": str(error)}, ensure_ascii=False))
-            if self._alone:
-                raise
-            self.count += 1
-            note(f"error: {path}: {error}")
-
-
-class ProgressBar:
-    """Steps of the picture being painted, on a terminal; silent elsewhere."""
-
-    def __init__(self, bar: Any) -> None:
-        self._bar = bar
-        self._task = bar.add_task("", total=None) if bar else None
-
-    def show(self, name: str, step: int, steps: int) -> None:
-        """Step ``step`` of ``steps`` of the picture called ``name``."""
-        if self._bar:
-            self._bar.update(self._task, description=name, completed=step, total=steps or None)
-
-
-@contextmanager
-def progress() -> Iterator[ProgressBar]:
-    """A progress bar on stderr where that is a terminal."""
-    if not sys.stderr.isatty():
-        yield ProgressBar(None)
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"))
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
-        yield ProgressBar(bar)
-
-
-def note(text: str) -> None:
-    """A line for the person at the terminal."""
-    typer.echo(text, err=True)
 
 
 def parse_extend(text: str | None) -> tuple[int, int, int, int]:

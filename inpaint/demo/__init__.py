@@ -1,8 +1,7 @@
 """The model that needs no download: what the name ``demo`` means."""
 
-from pathlib import Path
-
 from inpaint.demo.standin import NATIVE_SIZE, write_standin
+from inpaint.errors import OutputError
 from inpaint.weights import Checkpoint, models_dir
 
 __all__ = ["DEMO_NOTICE", "NATIVE_SIZE", "demo_checkpoint"]
@@ -16,5 +15,11 @@ def demo_checkpoint() -> Checkpoint:
     Raises:
         OutputError: the models folder is not writable.
     """
-    folder = Path(models_dir()) / ".demo-standin"
-    return Checkpoint("demo", write_standin(folder), "folder")
+    folder = models_dir() / ".demo-standin"
+    try:
+        return Checkpoint("demo", write_standin(folder), "folder")
+    except OSError as error:
+        raise OutputError(
+            f"the demo model could not be written to {folder.parent} ({error.strerror}); "
+            "set INPAINT_MODELS to a folder that can be written"
+        ) from error
