@@ -104,7 +104,7 @@ def test_the_cli_and_python_paint_the_same(
     """Try it on the command line, then build it into a program."""
     assert paint().code == 0
     ours = engine.paint(request_for(num_inference_steps=3, prompt="a red circle")).images[0]
-    assert np.array_equal(np.asarray(Image.open("photo_inpainted.png")), np.asarray(ours))
+    assert np.array_equal(pixels("photo_inpainted.png"), np.asarray(ours))
 
 
 def test_several_pictures_one_model_load_and_exit_3_when_some_fail(paint: Run, photo: Image.Image) -> None:
@@ -139,8 +139,7 @@ def test_extend_needs_no_mask(inpaint: Run, checkpoint: Callable[[int], Path], p
     photo.save("photo.png")
     done = inpaint("run", "photo.png", "-p", "sky", "--extend", "0,64,32,0", "--model", checkpoint(9), *QUICK)
     assert done.code == 0, done.err
-    wide = Image.open("photo_inpainted.png")
-    assert wide.size == (160, 192)
+    assert pixels("photo_inpainted.png").shape == (192, 160, 3)
 
 
 def test_dry_run_checks_and_paints_nothing(paint: Run) -> None:
@@ -361,11 +360,17 @@ def test_the_hosted_apis_example_runs_on_a_real_photograph(
     request = InpaintRequest(image=Image.open(PORTRAIT), mask=Image.open(EYES_MASK), **settings)
     with Engine.load(checkpoint(9), device="cpu") as engine:
         result = engine.paint(request)
-    painted, original = np.asarray(Image.open("out.png")), np.asarray(Image.open(PORTRAIT))
+    painted, original = pixels("out.png"), pixels(PORTRAIT)
     assert np.array_equal(painted, np.asarray(result.images[0]))
-    far = distance_to(np.asarray(Image.open(EYES_MASK)) > 0) > cut(request, 128).reach_px
+    far = distance_to(pixels(EYES_MASK) > 0) > cut(request, 128).reach_px
     assert np.array_equal(painted[far], original[far])
     assert np.abs(painted.astype(int) - original)[~far].mean() > 5, "something was painted"
+
+
+def pixels(path: Path | str) -> np.ndarray:
+    """A picture file's pixels."""
+    with Image.open(path) as image:
+        return np.asarray(image)
 
 
 def distance_to(mask: np.ndarray) -> np.ndarray:
