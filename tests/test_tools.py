@@ -11,6 +11,7 @@ import torch
 
 from inpaint.errors import OutputError
 from inpaint.models import Model, load_model
+from tools import measure_full_size
 from tools.make_full_size import build, expected_parameters, write_checkpoint, write_components
 
 ROOT = Path(__file__).parents[1]
@@ -57,6 +58,17 @@ def test_a_small_disk_is_told_before_writing(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"1\.0 GB free, but the checkpoint needs 7\.0 GB"):
         write_checkpoint(tmp_path / "new", free_bytes=10**9)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells resident from anonymous")
+def test_loading_and_one_step_are_measured(
+    checkpoint: Callable[[int], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Run by hand a few times a year, so only a test notices when the engine moves on without it."""
+    measure_full_size.main([str(checkpoint(9)), "--dtype", "bfloat16"])
+    figures = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert figures["seconds"].keys() == {"load", "prompts", "vae encode", "step"}
+    assert 0 < figures["peak_anonymous_bytes"] <= figures["peak_bytes"]
 
 
 def test_the_bench_ends_in_one_json_line(checkpoint: Callable[[int], Path], tmp_path: Path) -> None:
