@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test check lint types fix clean install
+.PHONY: demo test check lint types fix bench clean install
 
 demo: $(READY)
 	@$(BIN)/inpaint run docs/images/portrait.jpg --mask docs/images/portrait_patch_mask.png \
@@ -25,6 +25,9 @@ types: $(READY)
 fix: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+bench: $(READY)
+	$(BIN)/python bench/overhead.py --json bench/results/overhead-cpu.json
 
 install: $(READY)
 

@@ -1,7 +1,7 @@
 """Pixels to latents and back through the VAE, and the cheap latent → RGB preview."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from inpaint.errors import PaintError
-from inpaint.memory import tile, visiting
+from inpaint.memory import tiled, visiting
 from inpaint.models import Model
 
 
@@ -43,24 +43,35 @@ def draw(model: Model, posterior: Any, generator: torch.Generator) -> torch.Tens
     return sample * float(model.vae.config.scaling_factor)
 
 
-def decode(model: Model, latents: torch.Tensor) -> torch.Tensor:
+def decode(model: Model, latents: torch.Tensor, *, smaller: bool = False) -> torch.Tensor:
     """Latents (1, 4, h, w) to pixels (1, 3, H, W) in 0 … 1, fp32.
+
+    Args:
+        model: whose VAE decodes.
+        latents: as the UNet leaves them.
+        smaller: in tiles, for when the whole picture did not fit into memory.
 
     Raises:
         PaintError: the pixels are not finite even when decoded in fp32.
     """
-    pixels = _decode(model, latents, model.vae.dtype)
+    in_tiles = smaller or model.plan.vae_tiled
+    pixels = _decode(model, latents, model.vae.dtype, in_tiles)
     if not torch.isfinite(pixels).all() and model.vae.dtype != torch.float32:
         # SDXL's own VAE overflows in fp16 and gives a black picture: decode this one again in fp32.
-        pixels = _decode(model, latents, torch.float32)
+        pixels = _decode(model, latents, torch.float32, in_tiles)
     if not torch.isfinite(pixels).all():
         raise PaintError("the model painted NaN instead of a picture; try another seed, or --dtype float32")
     return (pixels / 2 + 0.5).clamp(0, 1)
 
 
-def _decode(model: Model, latents: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def _decode(model: Model, latents: torch.Tensor, dtype: torch.dtype, in_tiles: bool) -> torch.Tensor:
     z = _unscaled(model.vae.config, latents.float())
-    with torch.inference_mode(), visiting(model.vae, model.device), _computing_in(model.vae, dtype):
+    with ExitStack() as settings:
+        settings.enter_context(torch.inference_mode())
+        settings.enter_context(visiting(model.vae, model.device))
+        settings.enter_context(_computing_in(model.vae, dtype))
+        if in_tiles:
+            settings.enter_context(tiled(model.vae))
         pixels: torch.Tensor = model.vae.decode(z.to(model.device, dtype), return_dict=False)[0].float()
     return pixels
 
@@ -119,13 +130,3 @@ class Previewer:
 def _with_one(latents: torch.Tensor) -> np.ndarray[Any, Any]:
     flat = latents[0].float().flatten(1).T.cpu().numpy()
     return np.concatenate([flat, np.ones((len(flat), 1), flat.dtype)], axis=1)
-
-
-def decode_smaller(model: Model, latents: torch.Tensor) -> torch.Tensor:
-    """:func:`decode` in tiles, for when the whole picture did not fit into memory."""
-    tile(model.vae)
-    try:
-        return decode(model, latents)
-    finally:
-        if not model.plan.vae_tiled:
-            model.vae.disable_tiling()

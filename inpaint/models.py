@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 
 from inpaint.errors import DeviceError, ModelError, RequestError
-from inpaint.memory import MemoryPlan, choose_plan, free_bytes, place
+from inpaint.memory import MemoryPlan, choose_plan, free_bytes, place, recast
 
 DTYPES: Mapping[str, torch.dtype] = {
     "float32": torch.float32,
@@ -142,7 +143,7 @@ def _folder(path: Path, dtype: torch.dtype) -> dict[str, Any]:
     return {
         "index": _read_json(path / "model_index.json"),
         "scheduler": _read_json(path / "scheduler" / "scheduler_config.json"),
-        "unet": _part(UNet2DConditionModel, path / "unet", dtype),
+        "unet": _large_part(UNet2DConditionModel, path / "unet", dtype),
         "vae": _part(AutoencoderKL, path / "vae", torch.float32 if upcast else dtype),
         "text_encoder": _part(CLIPTextModel, path / "text_encoder", dtype),
         "text_encoder_2": _part(CLIPTextModelWithProjection, path / "text_encoder_2", dtype),
@@ -166,6 +167,19 @@ def _part(cls: Any, folder: Path, dtype: torch.dtype) -> Any:
     return part
 
 
+def _large_part(cls: Any, folder: Path, dtype: torch.dtype) -> Any:
+    """:func:`_part` for the one component whose file must not be held twice while it is cast."""
+    files = sorted(folder.glob("*.fp16.safetensors")) or sorted(folder.glob("*.safetensors"))
+    if len(files) != 1:  # in shards: each is small
+        return _part(cls, folder, dtype)
+    with safe_open(files[0], framework="pt") as pages:
+        stored = pages.get_tensor(next(iter(pages.keys()))).dtype
+    part = _part(cls, folder, stored)
+    if stored != dtype:
+        recast(part, files[0], dtype)
+    return part
+
+
 def _tokenizers(folder: Path) -> dict[str, Any]:
     from transformers import CLIPTokenizer
 
@@ -177,7 +191,6 @@ def _tokenizers(folder: Path) -> dict[str, Any]:
 
 def _single_file(path: Path, dtype: torch.dtype, configs: Path | None) -> dict[str, Any]:
     from diffusers import AutoencoderKL, StableDiffusionXLInpaintPipeline, UNet2DConditionModel
-    from safetensors import safe_open
 
     if configs is None:
         raise ModelError(

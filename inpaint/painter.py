@@ -12,7 +12,7 @@ from PIL import Image
 from inpaint.canvas import Canvas, latent_mask, latent_soft_mask, paste
 from inpaint.denoise import Conditioning, Row, start_row
 from inpaint.job import Job
-from inpaint.latents import Previewer, decode, decode_smaller, encode, to_mask, to_pixels
+from inpaint.latents import Previewer, decode, encode, to_mask, to_pixels
 from inpaint.models import Model
 from inpaint.prompts import CHUNK_TOKENS, MAX_CHUNKS, PromptEncoder
 from inpaint.request import InpaintRequest, InpaintResult
@@ -116,7 +116,7 @@ class Painter:
         except torch.OutOfMemoryError:
             pass  # outside the except block, so that the failed attempt's tensors are free before the next
         empty_cache(self.model.device)
-        return decode_smaller(self.model, latents)
+        return decode(self.model, latents, smaller=True)
 
     def preview(self, row: Row) -> Image.Image | None:
         """A small rough picture of where a row is heading, None before its first watched step."""
