@@ -44,9 +44,7 @@ def inpaint(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("INPAINT_MODELS", str(tmp_path / "models"))
     for switch in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "DIFFUSERS_DISABLE_REMOTE_CODE"):
-        monkeypatch.delenv(
-            switch, raising=False
-        )  # the command sets them; this puts them back for other tests
+        monkeypatch.setenv(switch, "")  # the command sets them; this puts them back for the other tests
 
     def run(*arguments: object) -> Done:
         with pytest.raises(SystemExit) as ended:
