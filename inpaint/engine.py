@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Self
 
 import torch
+from PIL import Image
 
 from inpaint.canvas import cut
 from inpaint.demo import demo_checkpoint
@@ -156,14 +157,18 @@ class Engine:
     # Below here: the engine's own thread.
 
     def _run(self) -> None:
-        while self._wait_for_work():
-            self._drop_cancelled()
-            self._join()
-            self._step(self._next_batch())
-            self._leave()
-            if self._broken is not None:
-                self._end_all(self._broken)
-        self._end_all(CancelledError("the engine was closed before this was finished"))
+        try:
+            while self._wait_for_work():
+                self._drop_cancelled()
+                self._join()
+                self._step(self._next_batch())
+                self._leave()
+                if self._broken is not None:
+                    self._end_all(self._broken)
+        finally:  # also where this loop itself is at fault: nobody may wait for a thread that is gone
+            with self._wake:
+                self._accepting = False
+            self._end_all(CancelledError("the engine was closed before this was finished"))
 
     def _wait_for_work(self) -> bool:
         with self._wake:
@@ -228,15 +233,22 @@ class Engine:
                 self._max_rows = half
             for part in (batch[:half], batch[half:]):
                 # A row that took its step before the failure is simply one step ahead of its neighbours.
-                self._step([(task, row) for task, row in part if not row.done])
+                # One whose task has just failed by a sample in the other half has nowhere to go.
+                self._step([(task, row) for task, row in part if not row.done and task in self._running])
 
     def _report(self, task: Task) -> None:
         if task.steps == task.reported:
             return
         task.reported = task.steps
-        watched = next((row for row in task.rows if row.estimate is not None), None)
-        preview = None if watched is None else self._painter.preview(watched)
-        task.job.emit(Event("step", *task.steps, preview=preview))
+        task.job.emit(Event("step", *task.steps, preview=self._preview(task)))
+
+    def _preview(self, task: Task) -> Image.Image | None:
+        """What the first watched sample looks like; a preview that fails is one that is left out."""
+        previews: list[Image.Image] = []
+        estimates = [row.estimate for row in task.rows if row.estimate is not None]
+        if estimates:
+            self._attempt(lambda: previews.append(self._painter.preview(estimates[0])))
+        return previews[0] if previews else None
 
     def _leave(self) -> None:
         """Decode rows that are done and answer the tasks that are complete."""

@@ -118,13 +118,11 @@ class Painter:
         empty_cache(self.model.device)
         return decode(self.model, latents, smaller=True)
 
-    def preview(self, row: Row) -> Image.Image | None:
-        """A small rough picture of where a row is heading, None before its first watched step."""
-        if row.estimate is None:
-            return None
+    def preview(self, estimate: torch.Tensor) -> Image.Image:
+        """A small rough picture of latents (1, 4, h, w), one pixel a cell."""
         if self._previewer is None:
             self._previewer = Previewer.fit(self.model)
-        return self._previewer(row.estimate)
+        return self._previewer(estimate)
 
 
 def first_line(error: BaseException) -> str:

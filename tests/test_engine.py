@@ -290,6 +290,50 @@ def test_an_idle_engine_counts_nothing(engine: Engine) -> None:
     assert engine.stats() == EngineStats(0, 0, 0, 0, 0, 0, 0, 8)
 
 
+def test_samples_that_fail_one_by_one_fail_their_job_once(engine: Engine, request_for: Make) -> None:
+    """Three variations that do not fit are one failure, and the engine lives on."""
+
+    def never(sample: torch.Tensor) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with intercepted(engine.model.unet, never), pytest.raises(OutOfMemoryError):
+        engine.paint(request_for(samples=3))
+    assert engine.stats().failures == 1
+    assert engine.paint(request_for()).images
+
+
+def test_a_preview_that_fails_is_left_out(
+    engine: Engine, request_for: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A picture is worth more than its preview."""
+
+    def fail(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(engine._painter, "preview", fail)
+    job = engine.submit(request_for())
+    assert all(event.preview is None for event in job.events(preview=True))
+    assert job.result().images
+
+
+def test_nobody_waits_for_a_thread_that_is_gone(
+    model: Model, request_for: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Should the loop itself ever break, its jobs end, and no new ones are taken."""
+    monkeypatch.setattr(threading, "excepthook", lambda *_: None)
+    engine = Engine(model)
+
+    def broken() -> None:
+        raise RuntimeError("a bug in the loop")
+
+    monkeypatch.setattr(engine, "_drop_cancelled", broken)
+    with pytest.raises(CancelledError):
+        engine.submit(request_for()).result(WAIT_S)
+    engine._thread.join(WAIT_S)
+    with pytest.raises(ClosedError):
+        engine.submit(request_for())
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_the_same_seed_paints_the_same_on_a_gpu(checkpoint: Callable[[int], Any], request_for: Make) -> None:
