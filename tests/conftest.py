@@ -16,8 +16,8 @@ from filelock import FileLock
 from PIL import Image
 
 from inpaint import Engine, InpaintRequest
-from inpaint.demo.standin import write_standin
 from inpaint.models import Model, load_model
+from tests.standin import write_standin
 
 ROOT = Path(__file__).parents[1]
 PORTRAIT = ROOT / "docs" / "images" / "portrait.jpg"

@@ -405,15 +405,6 @@ def test_a_bug_of_ours_is_a_sentence_too(paint: Run, monkeypatch: pytest.MonkeyP
         inpaint.cli.main(["run", "photo.png", "--mask", "mask.png", "-p", "x", *QUICK])
 
 
-def test_a_models_folder_that_cannot_be_written_says_so(paint: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The demo model is written at its first use."""
-    Path("file").write_text("x")
-    monkeypatch.setenv("INPAINT_MODELS", "file/models")
-    done = paint("--model", "demo")
-    assert done.code == 1
-    assert "set INPAINT_MODELS to a folder that can be written" in done.err
-
-
 def test_python_dash_m_is_the_command() -> None:
     """For a machine where the script is not on the PATH."""
     done = subprocess.run(

@@ -83,7 +83,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "a hidden target": (entry_with(target=".tiny"), "target must be lower-case"),
     "a target outside": (entry_with(target=".."), "target must be lower-case"),
     "an absolute target": (entry_with(target="/etc"), "target must be lower-case"),
-    "no source": (entry_with(sources=[]), "exactly one source"),
+    "two sources": (entry_with(sources=2 * GOOD["weights"][0]["sources"]), "at most one source, not 2"),
     "a source elsewhere": (source_with(uri="https://example.org/x"), "uri must be hf://"),
     "a source that climbs": (source_with(uri="hf://somebody/.."), "uri must be hf://"),
     "a branch": (source_with(fingerprint="main"), "fingerprint must be commit: and 40"),
@@ -208,3 +208,8 @@ def test_importing_weights_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_every_model_of_the_lock_can_be_fetched() -> None:
+    """An entry without a source is for files that come with the package; here it would be a dead end."""
+    assert all(entry.source is not None for entry in load_lock().entries)

@@ -19,9 +19,9 @@ from typing import Any
 
 import torch
 
-from inpaint.demo.standin import write_tokenizer
 from inpaint.errors import InpaintError, OutputError
 from inpaint.schedulers import SDXL_SCHEDULE
+from tools.tokenizer import write_tokenizer
 
 # The configs of diffusers/stable-diffusion-xl-1.0-inpainting-0.1; keys not named are the classes' defaults.
 UNET: Mapping[str, Any] = {

@@ -37,11 +37,11 @@ class Machine:
         # Read when those libraries are imported: whatever a checkpoint says, the hub is not asked.
         for switch in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "DIFFUSERS_DISABLE_REMOTE_CODE"):
             os.environ[switch] = "1"
-        from inpaint.demo import DEMO_NOTICE
+        from inpaint.demo import NOTICE
         from inpaint.engine import Engine
 
         if self.model == "demo":
-            note(DEMO_NOTICE)
+            note(NOTICE)
         started = time.monotonic()
         engine = Engine.load(self.model, device=self.device, dtype=self.dtype, memory=self.memory)
         model = engine.model

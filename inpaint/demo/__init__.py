@@ -1,25 +1,37 @@
-"""The model that needs no download: what the name ``demo`` means."""
+"""The model that ships with the package and is called ``demo``; MODEL_CARD.md says what it can paint."""
 
-from inpaint.demo.standin import NATIVE_SIZE, write_standin
-from inpaint.errors import OutputError
-from inpaint.weights import Checkpoint, models_dir
+from pathlib import Path
 
-__all__ = ["DEMO_NOTICE", "NATIVE_SIZE", "demo_checkpoint"]
+from inpaint.errors import ModelError
+from inpaint.weights import Checkpoint, Entry, parse_lock, verify_bundled
 
-DEMO_NOTICE = "the model 'demo' is a stand-in with random weights: it paints coloured noise, not your prompt"
+_HERE = Path(__file__).parent
+_LOCK = _HERE / "demo.lock"
+
+NATIVE_SIZE = 128  # pixels
+NOTICE = (
+    "the demo model paints coloured shapes (try: a red circle, a big blue star, background); "
+    "for anything else: inpaint models fetch sdxl-inpainting"
+)
 
 
 def demo_checkpoint() -> Checkpoint:
-    """The demo model's folder, written beside the other models at first use.
+    """The demo model's folder, every file compared with its own lock.
 
     Raises:
-        OutputError: the models folder is not writable.
+        ModelError: a file of this installation is missing or changed.
     """
-    folder = models_dir() / ".demo-standin"
     try:
-        return Checkpoint("demo", write_standin(folder), "folder")
-    except OSError as error:
-        raise OutputError(
-            f"the demo model could not be written to {folder.parent} ({error.strerror}); "
-            "set INPAINT_MODELS to a folder that can be written"
+        folder = _HERE / demo_entry().target
+        verify_bundled(demo_entry(), folder)
+    except (ModelError, OSError) as error:
+        raise ModelError(
+            f"the demo model of this installation is damaged ({error}); install sdxl-inpaint again"
         ) from error
+    return Checkpoint("demo", folder, "folder")
+
+
+def demo_entry() -> Entry:
+    """The demo model's entry of its lock: every file with its size and SHA-256."""
+    (entry,) = parse_lock(_LOCK.read_text("utf-8")).entries
+    return entry

@@ -18,7 +18,7 @@ from inpaint.weights.store import (
     resolve,
     unknown,
 )
-from inpaint.weights.verify import Progress, verify
+from inpaint.weights.verify import Progress, verify, verify_bundled
 
 __all__ = [
     "BUILT_IN",
@@ -44,4 +44,5 @@ __all__ = [
     "sha256sums",
     "unknown",
     "verify",
+    "verify_bundled",
 ]

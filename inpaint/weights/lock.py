@@ -62,7 +62,7 @@ class Entry:
 
     name: str
     target: str
-    source: Source | None  # None: imported by the user, there is no hub to ask again
+    source: Source | None  # None: imported or part of the package, there is no hub to ask
     license: str
     license_url: str
     size: int  # bytes, all files together
@@ -177,10 +177,12 @@ def _entry(item: object, where: str) -> Entry:
     )
 
 
-def _source(items: object, where: str) -> Source:
+def _source(items: object, where: str) -> Source | None:
     sources = _list(items, "sources", where)
-    if len(sources) != 1:
-        _refuse(where, f"sources must hold exactly one source, not {len(sources)}")
+    if not sources:
+        return None
+    if len(sources) > 1:
+        _refuse(where, f"sources must hold at most one source, not {len(sources)}")
     fields = _fields(sources[0], {"uri", "fingerprint"}, where)
     uri = _text(fields["uri"], "uri", where)
     if not _HUB_URI.fullmatch(uri):

@@ -4,16 +4,15 @@ It proves plumbing, not pictures: it paints coloured noise. Everything about it 
 SDXL's text-time conditioning, two CLIP text encoders, byte-level BPE tokenizer files, a VAE of factor 8.
 """
 
-import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from inpaint.schedulers import SDXL_SCHEDULE
+from tools.tokenizer import SPECIAL, write_json, write_tokenizer
 
 NATIVE_SIZE = 128  # pixels; the UNet's sample_size × 8
-_SPECIAL = ("<|startoftext|>", "<|endoftext|>")
 
 
 def write_standin(folder: Path, in_channels: int = 9, seed: int = 0) -> Path:
@@ -53,56 +52,19 @@ def _write(folder: Path, in_channels: int, seed: int) -> None:
         }
     for name, module in modules.items():
         module.save_pretrained(folder / name)
-    write_tokenizer(folder / "tokenizer", pad_token=_SPECIAL[1])
-    write_tokenizer(folder / "tokenizer_2", pad_token="!")  # noqa: S106 - OpenCLIP pads with token 0
-    _write_json(
+    write_tokenizer(folder / "tokenizer", pad_token=SPECIAL[1])
+    write_tokenizer(folder / "tokenizer_2", pad_token="!")
+    write_json(
         folder / "scheduler" / "scheduler_config.json",
         {"_class_name": "EulerDiscreteScheduler", **SDXL_SCHEDULE},
     )
-    _write_json(folder / "model_index.json", _MODEL_INDEX)
-
-
-def _write_json(path: Path, content: Mapping[str, object]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
-
-
-def write_tokenizer(folder: Path, pad_token: str, merges: tuple[str, ...] = ()) -> None:
-    """Write CLIP tokenizer files that accept any text, byte by byte but for ``merges``.
-
-    The vocabulary has CLIP's order: 256 bytes, the same at a word's end, the merges, the two specials.
-    """
-    symbols = list(_byte_symbols().values())
-    words = symbols + [s + "</w>" for s in symbols] + [m.replace(" ", "") for m in merges] + list(_SPECIAL)
-    _write_json(folder / "vocab.json", {word: i for i, word in enumerate(words)})
-    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), "utf-8")
-    settings = {
-        "tokenizer_class": "CLIPTokenizer",
-        "model_max_length": 77,
-        "bos_token": _SPECIAL[0],
-        "eos_token": _SPECIAL[1],
-        "unk_token": _SPECIAL[1],
-        "pad_token": pad_token,
-        "do_lower_case": True,
-        "add_prefix_space": False,
-    }
-    _write_json(folder / "tokenizer_config.json", settings)
-
-
-def _byte_symbols() -> dict[int, str]:
-    """Byte → printable character, as GPT-2's and CLIP's vocabularies spell bytes.
-
-    Source: Radford et al., "Language Models are Unsupervised Multitask Learners", 2019.
-    """
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    hidden = [byte for byte in range(256) if byte not in printable]
-    return {byte: chr(byte) for byte in printable} | {b: chr(256 + i) for i, b in enumerate(hidden)}
+    write_json(folder / "model_index.json", _MODEL_INDEX)
 
 
 def _text_config(*, projection: bool) -> Any:
     from transformers import CLIPTextConfig
 
-    vocab_size = 2 * 256 + len(_SPECIAL)
+    vocab_size = 2 * 256 + len(SPECIAL)
     return CLIPTextConfig(
         vocab_size=vocab_size,
         hidden_size=48 if projection else 32,  # unlike, as SDXL's 768 and 1280: loaders go by it

@@ -1,0 +1,218 @@
+"""The trained demo model: what random weights cannot show.
+
+That a scheduler is configured right, that guidance guides, that a mask means what it should. Every scene
+here has an odd seed, and the model was trained on even ones.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import inpaint.denoise
+import inpaint.painter
+import inpaint.schedulers
+from inpaint import SCHEDULERS, Engine
+from inpaint.demo import demo_checkpoint, demo_entry
+from inpaint.latents import decode, encode, to_pixels
+from inpaint.prompts import PromptEncoder
+from tools.train_demo.judge import distance, unseen
+from tools.train_demo.paint import mean_distance, paint, share, verdicts
+
+SCENES = unseen(32, start=100)
+NEAR = SCENES[:16]  # enough for a mean distance
+
+# Mean distance inside the mask to the same seed's fine-stepped solution, of full scale: what was measured
+# (model card) and a margin. Three draw fresh noise at each step and have no one solution to come near to.
+FARTHEST: Mapping[str, float] = {
+    "DDIM": 0.009,
+    "DPM Multi": 0.008,
+    "DPM Single": 0.0125,
+    "Euler a": 0.08,
+    "Euler": 0.008,
+    "Heun": 0.0045,
+    "DPM2 a Karras": 0.085,
+    "DPM2 Karras": 0.0085,
+    "LMS": 0.036,
+    "PNDM": 0.046,
+    "DDPM": 0.08,
+    "UniPC": 0.008,
+}
+# The colour in 95 % of the cases, but for two whose first steps at strength 0.9 lack the history they want.
+COLOURED: Mapping[str, float] = {"LMS": 0.9, "PNDM": 0.75}
+
+
+@pytest.fixture(scope="session")
+def demo() -> Iterator[Engine]:
+    """The demo model, as users load it."""
+    with Engine.load("demo", device="cpu", max_rows=16) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def fine(demo: Engine) -> list[Image.Image]:
+    """``NEAR`` in four times as many steps: where the same noise leads when no step is too long.
+
+    100 steps at strength 0.85 begin at timestep 841, where 25 steps at 0.9 begin under "leading" spacing.
+    """
+    return paint(demo, NEAR, scheduler="Euler", num_inference_steps=100, strength=0.85)
+
+
+@pytest.fixture
+def is_right(demo: Engine, fine: list[Image.Image]) -> Callable[..., bool]:
+    """Scheduler, changes to the checkpoint's schedule → whether its pictures pass as this model's."""
+
+    def check(scheduler: str, **schedule: object) -> bool:
+        config = {**demo.model.scheduler_config, **schedule}
+        with Engine(replace(demo.model, scheduler_config=config), max_rows=16) as engine:
+            pictures = paint(engine, NEAR, scheduler=scheduler)
+        near = mean_distance(NEAR, pictures, fine) <= FARTHEST[scheduler]
+        return near and share(verdicts(NEAR, pictures), "colour_right") >= 0.9
+
+    return check
+
+
+def test_it_is_small_whole_and_in_the_genuine_layout() -> None:
+    """It ships inside the wheel, and is loaded by the code that loads the real one."""
+    entry = demo_entry()
+    assert entry.size <= 16_000_000
+    from diffusers import StableDiffusionXLInpaintPipeline
+
+    pipe = StableDiffusionXLInpaintPipeline.from_pretrained(demo_checkpoint().path, add_watermarker=False)
+    assert pipe.unet.config.in_channels == 9
+    assert pipe.unet.config.addition_embed_type == "text_time"
+    assert pipe.vae_scale_factor == 8
+
+
+def test_the_vae_round_trip_is_30_db_on_unseen_scenes(demo: Engine) -> None:
+    """Whatever lies in the box but is not repainted goes through it."""
+    found = []
+    for scene in unseen(48):
+        pixels = to_pixels(scene.target)
+        scaled = encode(demo.model, pixels).mode() * demo.model.vae.config.scaling_factor
+        error = (decode(demo.model, scaled) - (pixels / 2 + 0.5)).square().mean()
+        found.append(-10 * torch.log10(error).item())
+    assert np.mean(found) >= 30
+
+
+def test_it_paints_what_the_prompt_names(demo: Engine) -> None:
+    """96 unseen (scene, colour, shape) cases at the API's default parameters."""
+    scenes = unseen(96)
+    found = verdicts(scenes, paint(demo, scenes))
+    assert share(found, "colour_right") >= 0.95
+    assert share(found, "shape_right") >= 0.75  # 79 % reached; the aim is 80
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_every_scheduler_paints_it(scheduler: str, demo: Engine, fine: list[Image.Image]) -> None:
+    """The colour in 25 steps, and as near to the fine-stepped solution as this sampler comes."""
+    pictures = paint(demo, SCENES, scheduler=scheduler)
+    assert share(verdicts(SCENES, pictures), "colour_right") >= COLOURED.get(scheduler, 0.95)
+    assert mean_distance(NEAR, pictures[: len(NEAR)], fine) <= FARTHEST[scheduler]
+
+
+@pytest.mark.parametrize("scheduler", ["DDIM", "Euler", "DPM Multi"])
+def test_a_wrong_prediction_type_is_caught(scheduler: str, is_right: Callable[..., bool]) -> None:
+    """The commonest way to paint mud."""
+    assert not is_right(scheduler, prediction_type="v_prediction")
+
+
+@pytest.mark.parametrize("scheduler", ["DDIM", "Euler", "DPM Multi"])
+def test_a_wrong_beta_schedule_is_caught(scheduler: str, is_right: Callable[..., bool]) -> None:
+    """It looks plausible, which is why it must be measured."""
+    assert not is_right(scheduler, beta_schedule="linear")
+
+
+@pytest.mark.parametrize("scheduler", ["DDIM", "Euler", "UniPC"])
+def test_a_wrong_spacing_is_caught(scheduler: str, is_right: Callable[..., bool]) -> None:
+    """The classes' own default differs from the checkpoint's."""
+    assert not is_right(scheduler, timestep_spacing="trailing")
+
+
+@pytest.mark.filterwarnings("ignore:The `scale_model_input` function:UserWarning")  # the point of it
+@pytest.mark.parametrize("scheduler", ["Euler", "LMS", "DPM2 Karras"])
+def test_a_missing_scale_model_input_is_caught(
+    scheduler: str, is_right: Callable[..., bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The samplers that work in sigmas need it."""
+    monkeypatch.setattr(
+        inpaint.denoise,
+        "_unet_input",
+        lambda row: torch.cat([row.latents, row.conditioning.mask, row.masked_latents], dim=1),
+    )
+    assert not is_right(scheduler)
+
+
+def test_an_inverted_mask_is_caught(is_right: Callable[..., bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    """White and black mean opposite things in other tools."""
+    reduce = inpaint.painter.latent_mask
+    monkeypatch.setattr(inpaint.painter, "latent_mask", lambda mask, factor: 1 - reduce(mask, factor))
+    assert not is_right("DDIM")
+
+
+def test_dropped_masked_latents_are_caught(
+    is_right: Callable[..., bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without them the model does not see what the hole lies in."""
+    whole = inpaint.denoise._unet_input
+
+    def without(row: Any) -> torch.Tensor:
+        return torch.cat([whole(row)[:, :5], torch.zeros_like(row.masked_latents)], dim=1)
+
+    monkeypatch.setattr(inpaint.denoise, "_unet_input", without)
+    assert not is_right("DDIM")
+
+
+def test_zeroed_pooled_embeddings_are_caught(
+    is_right: Callable[..., bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second path by which SDXL hears its prompt."""
+    pair = PromptEncoder.pair
+
+    def without(self: PromptEncoder, prompt: str, negative: str | None) -> Any:
+        positive, other = pair(self, prompt, negative)
+        return replace(positive, pooled=torch.zeros_like(positive.pooled)), other
+
+    monkeypatch.setattr(PromptEncoder, "pair", without)
+    assert not is_right("DDIM")
+
+
+def test_swapped_prompts_are_caught(is_right: Callable[..., bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guidance away from the prompt."""
+    pair = PromptEncoder.pair
+    monkeypatch.setattr(PromptEncoder, "pair", lambda self, a, b: pair(self, a, b)[::-1])
+    assert not is_right("DDIM")
+
+
+def test_guidance_guides(demo: Engine) -> None:
+    """At 7.5 the prompt is followed more often than at 1."""
+    scenes = unseen(32, start=200)
+    weak, strong = (
+        verdicts(scenes, paint(demo, scenes, scheduler="DDIM", guidance_scale=scale)) for scale in (1.0, 7.5)
+    )
+    right = [share(found, "colour_right") + share(found, "shape_right") for found in (weak, strong)]
+    assert right[1] > right[0]
+
+
+def test_strength_is_how_much_changes(demo: Engine) -> None:
+    """0.2 stays close to the original, 0.9 does not."""
+    scenes = unseen(8, start=500)
+    originals = [scene.clean for scene in scenes]
+    near, far = (
+        mean_distance(scenes, paint(demo, scenes, scheduler="DDIM", strength=strength), originals)
+        for strength in (0.2, 0.9)
+    )
+    assert near < 0.05 < 0.1 < far
+
+
+def test_seeds_paint_different_pictures(demo: Engine) -> None:
+    """Four variations are four pictures."""
+    (scene,) = unseen(1, start=600)
+    pictures = [paint(demo, [scene], scheduler="DDIM", seed=seed)[0] for seed in range(4)]
+    for i, one in enumerate(pictures):
+        for other in pictures[:i]:
+            assert distance(one, other, scene.mask) > 0.005

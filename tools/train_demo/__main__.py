@@ -1,0 +1,111 @@
+"""The command: scenes → VAE → UNet and text encoders → a diffusers folder, with sample sheets on the way."""
+
+import argparse
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from transformers import CLIPTokenizer
+
+from tools.tokenizer import write_tokenizer
+from tools.train_demo.export import export
+from tools.train_demo.sheet import draw_sheet
+from tools.train_demo.unet import Networks, Trainer, encode_scenes, merges
+from tools.train_demo.vae import CONFIG, psnr, train_vae
+
+CHECKPOINT_EVERY = 250
+SHEET_EVERY = 2000
+
+
+def main() -> None:
+    options = parse()
+    torch.manual_seed(options.seed)
+    options.work.mkdir(parents=True, exist_ok=True)
+    with progress() as bar:
+        vae = the_vae(options, bar)
+        networks = the_networks(options, vae, bar)
+    export(options.output, networks.modules(), vae, options.work)
+    draw_sheet(options.output, options.work / "sheet.png")
+    print(f"the model: {options.output}; what it paints: {options.work / 'sheet.png'}")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tools.train_demo", description="Train the demo model.")
+    parser.add_argument("--work", type=Path, required=True, help="checkpoints and sheets; run again to go on")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write the model to")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--vae-steps", type=int, default=4000)
+    parser.add_argument("--unet-steps", type=int, default=6000)
+    parser.add_argument("--scenes", type=int, default=8000)
+    return parser.parse_args()
+
+
+def progress() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, TextColumn("{task.fields[loss]}"))
+
+
+def the_vae(options: argparse.Namespace, bar: Progress) -> AutoencoderKL:
+    """Trained, or read back from an earlier run."""
+    path = options.work / "vae.pt"
+    if not path.exists():
+        task = bar.add_task("VAE", total=options.vae_steps, loss="")
+
+        def report(step: int, loss: float) -> None:
+            bar.update(task, completed=step, loss=f"loss {loss:.4f}")
+            if step % CHECKPOINT_EVERY == 0:
+                bar.console.print(f"VAE step {step}: loss {loss:.4f}")
+
+        scenes = min(options.scenes, 3000)
+        vae = train_vae(options.vae_steps, batch=16, seed=options.seed, scenes=scenes, report=report)
+        torch.save({"state": vae.state_dict(), "scaling_factor": vae.config.scaling_factor}, path)
+        bar.console.print(f"VAE round trip on unseen scenes: {psnr(vae, range(1, 129, 2)):.1f} dB")
+    saved = torch.load(path, weights_only=True)
+    vae = AutoencoderKL(**CONFIG, scaling_factor=saved["scaling_factor"])
+    vae.load_state_dict(saved["state"])
+    return vae.eval().requires_grad_(False)
+
+
+def the_networks(options: argparse.Namespace, vae: AutoencoderKL, bar: Progress) -> Networks:
+    """Trained to the last step, from wherever an earlier run stopped."""
+    tokenizers = the_tokenizers(options.work)
+    torch.manual_seed(options.seed)
+    networks = Networks.fresh(tokenizers[0])
+    task = bar.add_task("encode scenes", total=options.scenes, loss="")
+    data = encode_scenes(vae, options.scenes, lambda done: bar.update(task, completed=done))
+    trainer = Trainer(networks, data, tokenizers, steps=options.unet_steps, batch=32, seed=options.seed)
+    path = options.work / "unet.pt"
+    if path.exists():
+        trainer.resume(torch.load(path, weights_only=True))
+    task = bar.add_task("UNet", total=options.unet_steps, completed=trainer.step, loss="")
+    mean = 1.0
+    while trainer.step < options.unet_steps:
+        mean += 0.01 * (trainer.run_step() - mean)
+        bar.update(task, completed=trainer.step, loss=f"loss {mean:.4f}")
+        if trainer.step % CHECKPOINT_EVERY == 0 or trainer.step == options.unet_steps:
+            save_whole(trainer.state(), path)
+            bar.console.print(f"step {trainer.step}: loss {mean:.4f}")
+        if trainer.step % SHEET_EVERY == 0 and trainer.step < options.unet_steps:
+            export(options.work / "model", networks.modules(), vae, options.work)
+            draw_sheet(options.work / "model", options.work / f"sheet-{trainer.step}.png")
+    return networks
+
+
+def the_tokenizers(work: Path) -> tuple[CLIPTokenizer, CLIPTokenizer]:
+    """Both, with the captions' words as single tokens; their files are what ships."""
+    for part, pad in (("tokenizer", "<|endoftext|>"), ("tokenizer_2", "!")):
+        if not (work / part).exists():
+            write_tokenizer(work / part, pad_token=pad, merges=merges())
+    return tuple(CLIPTokenizer.from_pretrained(work / part) for part in ("tokenizer", "tokenizer_2"))
+
+
+def save_whole(state: object, path: Path) -> None:
+    """So that a killed run never leaves half a checkpoint."""
+    aside = path.with_suffix(".part")
+    torch.save(state, aside)
+    aside.replace(path)
+
+
+if __name__ == "__main__":
+    main()

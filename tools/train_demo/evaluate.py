@@ -1,0 +1,103 @@
+"""The full tables of the model card: ``python -m tools.train_demo.evaluate [--model demo]``.
+
+Unseen scenes only. Takes some minutes; the tests take smaller samples of the same figures.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from PIL import Image
+
+from inpaint import SCHEDULERS, Engine
+from inpaint.latents import decode, encode, to_pixels
+from tools.train_demo.judge import unseen
+from tools.train_demo.paint import mean_distance, paint, share, verdicts
+from tools.train_demo.scenes import Scene
+
+CASES = 32
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tools.train_demo.evaluate", description=__doc__)
+    parser.add_argument("--model", default="demo")
+    with Engine.load(parser.parse_args().model, device="cpu", max_rows=16) as engine:
+        figures = {
+            "vae_db": round(vae_db(engine), 2),
+            "defaults": row(unseen(96), paint(engine, unseen(96))),
+            "schedulers": by_scheduler(engine),
+            "guidance": by_guidance(engine),
+            "removal": round(removal(engine), 3),
+        }
+    print(table(figures))
+    print(json.dumps(figures))
+
+
+def vae_db(engine: Engine) -> float:
+    """Mean PSNR of a round trip through the VAE."""
+    found = []
+    for scene in unseen(64):
+        pixels = to_pixels(scene.target)
+        scaled = encode(engine.model, pixels).mode() * engine.model.vae.config.scaling_factor
+        error = (decode(engine.model, scaled) - (pixels / 2 + 0.5)).square().mean()
+        found.append(-10 * torch.log10(error).item())
+    return float(np.mean(found))
+
+
+def row(scenes: Sequence[Scene], pictures: Sequence[Image.Image]) -> dict[str, float]:
+    """Colour and shape, as shares."""
+    found = verdicts(scenes, pictures)
+    return {what: round(share(found, f"{what}_right"), 3) for what in ("colour", "shape")}
+
+
+def by_scheduler(engine: Engine) -> dict[str, dict[str, float]]:
+    """25 steps of each, and how far from a fine-stepped solution of the same seeds."""
+    scenes = unseen(CASES, start=100)
+    fine = paint(engine, scenes, scheduler="Euler", num_inference_steps=100, strength=0.85)
+    found = {}
+    for name in SCHEDULERS:
+        pictures = paint(engine, scenes, scheduler=name)
+        found[name] = row(scenes, pictures) | {"to_fine": round(mean_distance(scenes, pictures, fine), 4)}
+    return found
+
+
+def by_guidance(engine: Engine) -> dict[str, dict[str, float]]:
+    """DDIM at several guidance scales."""
+    scenes = unseen(CASES, start=200)
+    return {
+        str(g): row(scenes, paint(engine, scenes, scheduler="DDIM", guidance_scale=g))
+        for g in (1.0, 3.0, 7.5)
+    }
+
+
+def removal(engine: Engine) -> float:
+    """Error to the clean background after "background", as a share of the untouched object's."""
+    scenes = unseen(CASES, start=400)
+    clean, untouched = [s.clean for s in scenes], [s.target for s in scenes]
+    occupied = [replace(scene, clean=scene.target) for scene in scenes]
+    removed = paint(engine, occupied, prompt="background", fill="telea")
+    return mean_distance(scenes, removed, clean) / mean_distance(scenes, untouched, clean)
+
+
+def table(figures: dict[str, object]) -> str:
+    """As Markdown."""
+    lines = ["| | colour | shape | distance to the fine solution |", "|---|---:|---:|---:|"]
+    defaults, schedulers, guidance = (figures[key] for key in ("defaults", "schedulers", "guidance"))
+    assert isinstance(defaults, dict)
+    assert isinstance(schedulers, dict)
+    assert isinstance(guidance, dict)
+    lines.append(f"| API defaults, 96 cases | {defaults['colour']:.1%} | {defaults['shape']:.1%} | |")
+    for name, found in schedulers.items():
+        lines.append(
+            f"| {name}, 25 steps | {found['colour']:.1%} | {found['shape']:.1%} | {found['to_fine']:.4f} |"
+        )
+    for scale, found in guidance.items():
+        lines.append(f"| DDIM, guidance {scale} | {found['colour']:.1%} | {found['shape']:.1%} | |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""Judges what the demo model painted: which colour, which shape, and how far from a finer solution.
+
+No model here: pictures in, verdicts out. Used by the tests and by ``python -m tools.train_demo.evaluate``.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+from scipy.ndimage import label
+
+from tools.train_demo.scenes import COLOURS, SHAPES, Scene, make_scene, outline
+
+_SIDE = 32  # pixels of a normalised silhouette
+_MIDDLE = 0.15  # radius of a mask's middle, of its shorter side
+_ALIKE = 0.45  # colour distance within one painted object, of full scale
+_CHANGED = 0.11  # of full scale, mean over the channels: above the VAE's own error
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What one painted picture shows, against what was asked for."""
+
+    colour: str | None  # nearest named colour of what was painted, None if nothing was
+    shape: str | None
+    colour_right: bool
+    shape_right: bool
+
+
+def unseen(count: int, *, start: int = 0, background: bool = False) -> list[Scene]:
+    """``count`` scenes that were never trained on, going round all colours and shapes."""
+    colours, shapes = list(COLOURS), list(SHAPES)
+    return [
+        make_scene(
+            2 * (start + i) + 1,
+            colour=colours[i % len(colours)],
+            shape=shapes[(i + i // len(colours)) % len(shapes)],
+            background=background,
+        )
+        for i in range(count)
+    ]
+
+
+def judge(scene: Scene, painted: Image.Image) -> Verdict:
+    """The verdict on a picture painted for an unseen scene."""
+    own = painted_pixels(scene, painted)
+    if own.sum() < 30:
+        return Verdict(None, None, colour_right=False, shape_right=False)
+    mean = as_floats(painted)[own].mean(axis=0)
+    names = list(COLOURS)
+    distances = [np.linalg.norm(mean - np.array(COLOURS[name]) / 255) for name in names]
+    colour = names[int(np.argmin(distances))]
+    shape = recognise(own)
+    return Verdict(colour, shape, colour == scene.colour, shape == scene.shape)
+
+
+def painted_pixels(scene: Scene, painted: Image.Image) -> NDArray[np.bool_]:
+    """(H, W): inside the mask, and nearer to the colour painted at its middle than to the background."""
+    picture, clean = as_floats(painted), as_floats(scene.clean)
+    inside = np.asarray(scene.mask) > 0
+    changed = inside & (np.abs(picture - clean).mean(axis=2) > _CHANGED)
+    middle = changed & _middle(inside)
+    if middle.sum() < 10:
+        return np.zeros_like(inside)
+    colour = np.median(picture[middle], axis=0)
+    nearer = np.linalg.norm(picture - colour, axis=2) < np.linalg.norm(picture - clean, axis=2)
+    alike = np.linalg.norm(picture - colour, axis=2) < _ALIKE
+    return _largest(inside & nearer & alike)
+
+
+def _largest(own: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The largest connected part: specks of a like colour in a photograph are no object."""
+    parts, count = label(own)
+    if not count:
+        return own
+    largest: NDArray[np.bool_] = parts == 1 + int(np.argmax(np.bincount(parts.ravel())[1:]))
+    return largest
+
+
+def _middle(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """(H, W): the middle of the mask's box, where its object is asked for."""
+    rows, columns = (np.flatnonzero(inside.any(axis=axis)) for axis in (1, 0))
+    y, x = (rows[0] + rows[-1]) / 2, (columns[0] + columns[-1]) / 2
+    radius = _MIDDLE * min(len(rows), len(columns))
+    grid_y, grid_x = np.ogrid[: inside.shape[0], : inside.shape[1]]
+    disc: NDArray[np.bool_] = (grid_y - y) ** 2 + (grid_x - x) ** 2 <= radius**2
+    return disc
+
+
+def recognise(own: NDArray[np.bool_]) -> str:
+    """The shape whose silhouette, in its own bounding box, overlaps most with this one's."""
+    silhouette = _normalised(own)
+    overlaps = {
+        shape: max(_overlap(silhouette, template) for template in _templates(shape)) for shape in SHAPES
+    }
+    return max(overlaps, key=lambda shape: overlaps[shape])
+
+
+def _overlap(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    return float(np.minimum(one, other).sum() / np.maximum(one, other).sum())
+
+
+def _normalised(own: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """The silhouette cut to its box; a few stray pixels must not widen the box."""
+    rows, columns = (np.flatnonzero(own.sum(axis=axis) > 1) for axis in (1, 0))
+    if not len(rows) or not len(columns):
+        return np.zeros((_SIDE, _SIDE), np.float32)
+    cut = own[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    picture = Image.fromarray((cut * 255).astype(np.uint8)).resize((_SIDE, _SIDE), Image.Resampling.BOX)
+    return np.asarray(picture, np.float32) / 255
+
+
+@lru_cache(maxsize=len(SHAPES))
+def _templates(shape: str) -> tuple[NDArray[np.float32], ...]:
+    found = []
+    for angle in (-0.12, -0.06, 0.0, 0.06, 0.12):
+        picture = Image.new("L", (256, 256))
+        points = [(128 + 120 * x, 128 + 120 * y) for x, y in outline(shape, angle)]
+        ImageDraw.Draw(picture).polygon(points, fill=255)
+        found.append(_normalised(np.asarray(picture) > 127))
+    return tuple(found)
+
+
+def distance(one: Image.Image, other: Image.Image, mask: Image.Image) -> float:
+    """Mean absolute difference inside the mask, of full scale."""
+    inside = np.asarray(mask) > 0
+    return float(np.abs(as_floats(one) - as_floats(other))[inside].mean())
+
+
+def as_floats(image: Image.Image) -> NDArray[np.float32]:
+    """(H, W, 3) in 0 … 1."""
+    return np.asarray(image.convert("RGB"), np.float32) / 255

@@ -1,0 +1,222 @@
+"""The demo model's UNet and both text encoders, trained together on pre-encoded scenes."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from inpaint.schedulers import SDXL_SCHEDULE
+from tools.train_demo.scenes import BACKGROUND_CAPTIONS, COLOURS, SHAPES, SIZE, make_scene
+from tools.train_demo.vae import pixels
+
+WIDTHS = (64, 80)  # of the two text encoders: unlike, so that single-file loaders can tell them apart
+_LATENT = SIZE // 8
+CONFIG: dict[str, Any] = {
+    "sample_size": _LATENT,
+    "in_channels": 9,
+    "out_channels": 4,
+    "block_out_channels": (48, 96, 128),
+    "layers_per_block": 1,
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "transformer_layers_per_block": (1, 1, 2),
+    "attention_head_dim": (2, 3, 4),
+    "norm_num_groups": 16,
+    "cross_attention_dim": sum(WIDTHS),
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 16,
+    "projection_class_embeddings_input_dim": 6 * 16 + WIDTHS[1],
+}
+_LEARNING_RATE = 1e-3
+_OUTSIDE = 0.1  # weight of a cell outside the mask, in the second half
+_NO_PROMPT, _EMPTY_PROMPT = 0.06, 0.05  # trained as all zeros, and as the encoded empty text
+
+
+def merges() -> tuple[str, ...]:
+    """BPE merges that make each word of the captions one token; every other text stays bytes."""
+    words = {
+        word
+        for text in (*BACKGROUND_CAPTIONS, *COLOURS, *SHAPES, "a", "an", "small", "big")
+        for word in re.findall(r"\w+", text)
+    }
+    found: dict[str, None] = {}
+    for word in sorted(words):
+        parts = [*word[:-1], word[-1] + "</w>"]
+        while len(parts) > 1:
+            found[f"{parts[0]} {parts[1]}"] = None
+            parts[:2] = [parts[0] + parts[1]]
+    return tuple(found)
+
+
+@dataclass(slots=True)
+class Networks:
+    """What is trained together."""
+
+    unet: UNet2DConditionModel
+    encoders: tuple[CLIPTextModel, CLIPTextModelWithProjection]
+
+    @classmethod
+    def fresh(cls, tokenizer: CLIPTokenizer) -> "Networks":
+        """Untrained, from the torch seed."""
+        first, second = (_text_config(tokenizer, side) for side in (0, 1))
+        return cls(
+            UNet2DConditionModel(**CONFIG), (CLIPTextModel(first), CLIPTextModelWithProjection(second))
+        )
+
+    def modules(self) -> dict[str, torch.nn.Module]:
+        """By the names of a diffusers folder."""
+        return {"unet": self.unet, "text_encoder": self.encoders[0], "text_encoder_2": self.encoders[1]}
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """All of them."""
+        return [p for module in self.modules().values() for p in module.parameters()]
+
+    def embed(self, ids: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Token ids (n, 77) of both tokenizers → hidden (n, 77, 144) and pooled (n, 80), as SDXL does it."""
+        outs = [encoder(i, output_hidden_states=True) for encoder, i in zip(self.encoders, ids, strict=True)]
+        return torch.cat([out.hidden_states[-2] for out in outs], dim=-1), outs[1].text_embeds
+
+
+def _text_config(tokenizer: CLIPTokenizer, side: int) -> CLIPTextConfig:
+    return CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=WIDTHS[side],
+        intermediate_size=2 * WIDTHS[side],
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        projection_dim=WIDTHS[1],
+        hidden_act="gelu" if side else "quick_gelu",
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=0 if side else tokenizer.eos_token_id,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Scenes as the UNet takes them."""
+
+    target: torch.Tensor  # (n, 4, 16, 16), scaled latents
+    masked: torch.Tensor  # (n, 4, 16, 16)
+    mask: torch.Tensor  # (n, 1, 16, 16)
+    captions: list[str]
+
+
+@torch.inference_mode()
+def encode_scenes(vae: AutoencoderKL, count: int, report: Callable[[int], None]) -> Encoded:
+    """Training scenes through the VAE, the hole grey and the mask reduced by max, as the engine does it."""
+    targets, masked, masks, captions = [], [], [], []
+    for start in range(0, count, 64):
+        scenes = [make_scene(2 * i) for i in range(start, min(start + 64, count))]
+        pictures = torch.stack([pixels(scene.target) for scene in scenes])
+        holes = torch.stack([torch.from_numpy(np.asarray(scene.mask) >= 128) for scene in scenes])[:, None]
+        posterior = vae.encode(torch.cat([pictures, pictures.masked_fill(holes, 0)])).latent_dist
+        scaled = posterior.mean * vae.config.scaling_factor
+        targets.append(scaled[: len(scenes)])
+        masked.append(scaled[len(scenes) :])
+        masks.append(F.max_pool2d(holes.float(), 8))
+        captions += [scene.caption for scene in scenes]
+        report(start + len(scenes))
+    return Encoded(torch.cat(targets), torch.cat(masked), torch.cat(masks), captions)
+
+
+class Trainer:
+    """One-cycle epsilon training that can stop and go on at any step."""
+
+    def __init__(
+        self,
+        networks: Networks,
+        data: Encoded,
+        tokenizers: tuple[CLIPTokenizer, CLIPTokenizer],
+        *,
+        steps: int,
+        batch: int,
+        seed: int,
+    ) -> None:
+        self.networks, self.data, self.steps, self.batch, self.step = networks, data, steps, batch, 0
+        self._generator = torch.Generator().manual_seed(seed)
+        self._optimiser = torch.optim.AdamW(networks.parameters(), lr=_LEARNING_RATE, weight_decay=1e-3)
+        self._schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self._optimiser, _LEARNING_RATE, total_steps=steps, pct_start=0.05
+        )
+        self._noising = DDPMScheduler(**{k: v for k, v in SDXL_SCHEDULE.items() if k.startswith("beta")})
+        padded = {"padding": "max_length", "max_length": 77, "return_tensors": "pt"}
+        unique = {text: i for i, text in enumerate(["", *dict.fromkeys(data.captions)])}
+        self._which = torch.tensor([unique[text] for text in data.captions])
+        self._ids = tuple(tokenizer(list(unique), **padded).input_ids for tokenizer in tokenizers)
+
+    def run_step(self) -> float:
+        """One optimiser step; its loss."""
+        index = torch.randint(0, len(self._which), (self.batch,), generator=self._generator)
+        target = self.data.target[index]
+        noise = torch.randn(target.shape, generator=self._generator)
+        timesteps = torch.randint(0, 1000, (self.batch,), generator=self._generator)
+        noisy = self._noising.add_noise(target, noise, timesteps)
+        hidden, pooled = self._conditioning(index)
+        out = self.networks.unet(
+            torch.cat([noisy, self.data.mask[index], self.data.masked[index]], dim=1),
+            timesteps,
+            encoder_hidden_states=hidden,
+            added_cond_kwargs={"text_embeds": pooled, "time_ids": self._time_ids()},
+        ).sample
+        loss = ((out - noise).square() * self._weight(index)).mean()
+        self._optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.networks.parameters(), 1.0)
+        self._optimiser.step()
+        self._schedule.step()
+        self.step += 1
+        return loss.item()
+
+    def _weight(self, index: torch.Tensor) -> torch.Tensor:
+        """(batch, 1, 16, 16), of mean 1: how much each cell's error counts.
+
+        First everything, then mostly the hole: what lies around it is shown to the UNet and learnt soon.
+        """
+        inside = self.data.mask[index]
+        outside = 1.0 if self.step < self.steps // 2 else _OUTSIDE
+        weight = inside + outside * (1 - inside)
+        return weight / weight.mean()
+
+    def _conditioning(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Embeddings of the captions; some dropped, both ways that a request can lack a prompt."""
+        chance = torch.rand(self.batch, generator=self._generator)
+        which = self._which[index].masked_fill(chance > 1 - _EMPTY_PROMPT, 0)
+        unique, inverse = which.unique(return_inverse=True)
+        hidden, pooled = self.networks.embed((self._ids[0][unique], self._ids[1][unique]))
+        keep = (chance >= _NO_PROMPT).float()
+        return hidden[inverse] * keep[:, None, None], pooled[inverse] * keep[:, None]
+
+    def _time_ids(self) -> torch.Tensor:
+        """(batch, 6): mostly the native size, now and then another: working sizes vary at inference."""
+        ids = torch.tensor([[SIZE, SIZE, 0, 0, SIZE, SIZE]], dtype=torch.float32).repeat(self.batch, 1)
+        other = torch.rand(self.batch, generator=self._generator) < 0.3
+        sizes = 64.0 * torch.randint(1, 5, (self.batch, 2), generator=self._generator)
+        ids[other] = torch.cat([sizes, torch.zeros_like(sizes), sizes], dim=1)[other]
+        return ids
+
+    def state(self) -> dict[str, Any]:
+        """Everything needed to go on."""
+        return {
+            "step": self.step,
+            "modules": {name: module.state_dict() for name, module in self.networks.modules().items()},
+            "optimiser": self._optimiser.state_dict(),
+            "schedule": self._schedule.state_dict(),
+            "generator": self._generator.get_state(),
+        }
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Go on from a :meth:`state`."""
+        self.step = state["step"]
+        for name, module in self.networks.modules().items():
+            module.load_state_dict(state["modules"][name])
+        self._optimiser.load_state_dict(state["optimiser"])
+        self._schedule.load_state_dict(state["schedule"])
+        self._generator.set_state(state["generator"])
