@@ -5,12 +5,10 @@ SDXL's text-time conditioning, two CLIP text encoders, byte-level BPE tokenizer 
 """
 
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from inpaint.schedulers import SDXL_SCHEDULE
-from tools.tokenizer import SPECIAL, write_json, write_tokenizer
+from tools.layout import SPECIAL, write_index, write_tokenizer
 
 NATIVE_SIZE = 128  # pixels; the UNet's sample_size × 8
 
@@ -54,11 +52,7 @@ def _write(folder: Path, in_channels: int, seed: int) -> None:
         module.save_pretrained(folder / name)
     write_tokenizer(folder / "tokenizer", pad_token=SPECIAL[1])
     write_tokenizer(folder / "tokenizer_2", pad_token="!")
-    write_json(
-        folder / "scheduler" / "scheduler_config.json",
-        {"_class_name": "EulerDiscreteScheduler", **SDXL_SCHEDULE},
-    )
-    write_json(folder / "model_index.json", _MODEL_INDEX)
+    write_index(folder)
 
 
 def _text_config(*, projection: bool) -> Any:
@@ -79,18 +73,6 @@ def _text_config(*, projection: bool) -> Any:
     )
 
 
-_MODEL_INDEX: Mapping[str, object] = {
-    "_class_name": "StableDiffusionXLInpaintPipeline",
-    "force_zeros_for_empty_prompt": True,
-    "requires_aesthetics_score": False,
-    "scheduler": ["diffusers", "EulerDiscreteScheduler"],
-    "text_encoder": ["transformers", "CLIPTextModel"],
-    "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
-    "tokenizer": ["transformers", "CLIPTokenizer"],
-    "tokenizer_2": ["transformers", "CLIPTokenizer"],
-    "unet": ["diffusers", "UNet2DConditionModel"],
-    "vae": ["diffusers", "AutoencoderKL"],
-}
 _UNET: dict[str, Any] = {
     "sample_size": NATIVE_SIZE // 8,
     "out_channels": 4,

@@ -20,8 +20,7 @@ from typing import Any
 import torch
 
 from inpaint.errors import InpaintError, OutputError
-from inpaint.schedulers import SDXL_SCHEDULE
-from tools.tokenizer import write_tokenizer
+from tools.layout import write_index, write_tokenizer
 
 # The configs of diffusers/stable-diffusion-xl-1.0-inpainting-0.1; keys not named are the classes' defaults.
 UNET: Mapping[str, Any] = {
@@ -70,20 +69,6 @@ TEXT_2: Mapping[str, Any] = {
     "num_attention_heads": 20,
     "projection_dim": 1280,
     "hidden_act": "gelu",
-}
-MODEL_INDEX: Mapping[str, object] = {
-    "_class_name": "StableDiffusionXLInpaintPipeline",
-    "feature_extractor": [None, None],
-    "force_zeros_for_empty_prompt": True,
-    "image_encoder": [None, None],
-    "requires_aesthetics_score": False,
-    "scheduler": ["diffusers", "EulerDiscreteScheduler"],
-    "text_encoder": ["transformers", "CLIPTextModel"],
-    "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
-    "tokenizer": ["transformers", "CLIPTokenizer"],
-    "tokenizer_2": ["transformers", "CLIPTokenizer"],
-    "unet": ["diffusers", "UNet2DConditionModel"],
-    "vae": ["diffusers", "AutoencoderKL"],
 }
 # Published counts. A wrong config would still load and paint, and every measurement on it would be wrong.
 PARAMETERS: Mapping[str, int] = {
@@ -162,10 +147,7 @@ def write_components(folder: Path, components: Mapping[str, Any], generator: tor
     merges = _merges(TEXT["vocab_size"])
     write_tokenizer(folder / "tokenizer", pad_token="<|endoftext|>", merges=merges)
     write_tokenizer(folder / "tokenizer_2", pad_token="!", merges=merges)
-    (folder / "scheduler").mkdir()
-    scheduler = {"_class_name": "EulerDiscreteScheduler", **SDXL_SCHEDULE}
-    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler, indent=2), "utf-8")
-    (folder / "model_index.json").write_text(json.dumps(MODEL_INDEX, indent=2), "utf-8")
+    write_index(folder)
 
 
 def _named_as_published(component: str, module: Any) -> dict[str, torch.Tensor]:

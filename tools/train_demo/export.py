@@ -10,22 +10,9 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL
 
-from inpaint.schedulers import SDXL_SCHEDULE
-from tools.tokenizer import write_json
+from tools.layout import write_index, write_json
 
 LOCK_NAME = "demo.lock"
-_INDEX: Mapping[str, object] = {
-    "_class_name": "StableDiffusionXLInpaintPipeline",
-    "force_zeros_for_empty_prompt": True,
-    "requires_aesthetics_score": False,
-    "scheduler": ["diffusers", "EulerDiscreteScheduler"],
-    "text_encoder": ["transformers", "CLIPTextModel"],
-    "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
-    "tokenizer": ["transformers", "CLIPTokenizer"],
-    "tokenizer_2": ["transformers", "CLIPTokenizer"],
-    "unet": ["diffusers", "UNet2DConditionModel"],
-    "vae": ["diffusers", "AutoencoderKL"],
-}
 
 
 def export(
@@ -48,9 +35,7 @@ def export(
             weights.chmod(0o644)  # else nobody but the one who installed the package could read them
         for part in ("tokenizer", "tokenizer_2"):
             shutil.copytree(tokenizers / part, ready / part)
-        schedule = {"_class_name": "EulerDiscreteScheduler", **SDXL_SCHEDULE}
-        write_json(ready / "scheduler" / "scheduler_config.json", schedule)
-        write_json(ready / "model_index.json", _INDEX)
+        write_index(ready)
         shutil.rmtree(folder, ignore_errors=True)
         ready.rename(folder)
     write_json(folder.parent / LOCK_NAME, lock_of(folder))

@@ -1,8 +1,10 @@
-"""CLIP tokenizer files without CLIP's vocabulary: any text, byte by byte, plus the words that one names."""
+"""What every SDXL checkpoint written here shares: tokenizers, model_index.json, the scheduler's config."""
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
+
+from inpaint.schedulers import SDXL_SCHEDULE
 
 SPECIAL = ("<|startoftext|>", "<|endoftext|>")
 
@@ -43,3 +45,24 @@ def write_json(path: Path, content: Mapping[str, object]) -> None:
     """Write ``content`` to ``path``, making its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+
+
+def write_index(folder: Path) -> None:
+    """Write ``model_index.json`` and the scheduler's config of a diffusers folder."""
+    schedule = {"_class_name": "EulerDiscreteScheduler", **SDXL_SCHEDULE}
+    write_json(folder / "scheduler" / "scheduler_config.json", schedule)
+    write_json(folder / "model_index.json", _MODEL_INDEX)
+
+
+_MODEL_INDEX: Mapping[str, object] = {
+    "_class_name": "StableDiffusionXLInpaintPipeline",
+    "force_zeros_for_empty_prompt": True,
+    "requires_aesthetics_score": False,
+    "scheduler": ["diffusers", "EulerDiscreteScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "tokenizer_2": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
