@@ -35,8 +35,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, required=True, help="checkpoints and sheets; run again to go on")
     parser.add_argument("--output", type=Path, required=True, help="folder to write the model to")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--vae-steps", type=int, default=4000)
-    parser.add_argument("--unet-steps", type=int, default=6000)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--vae-steps", type=int, default=8000)
+    parser.add_argument("--unet-steps", type=int, default=8000)
     parser.add_argument("--scenes", type=int, default=8000)
     return parser.parse_args()
 
@@ -58,13 +59,20 @@ def the_vae(options: argparse.Namespace, bar: Progress) -> AutoencoderKL:
                 bar.console.print(f"VAE step {step}: loss {loss:.4f}")
 
         scenes = min(options.scenes, 3000)
-        vae = train_vae(options.vae_steps, batch=16, seed=options.seed, scenes=scenes, report=report)
+        vae = train_vae(
+            options.vae_steps,
+            batch=16,
+            seed=options.seed,
+            scenes=scenes,
+            device=options.device,
+            report=report,
+        ).cpu()
         torch.save({"state": vae.state_dict(), "scaling_factor": vae.config.scaling_factor}, path)
         bar.console.print(f"VAE round trip on unseen scenes: {psnr(vae, range(1, 129, 2)):.1f} dB")
     saved = torch.load(path, weights_only=True)
     vae = AutoencoderKL(**CONFIG, scaling_factor=saved["scaling_factor"])
     vae.load_state_dict(saved["state"])
-    return vae.eval().requires_grad_(False)
+    return vae.eval().requires_grad_(False).to(options.device)
 
 
 def the_networks(options: argparse.Namespace, vae: AutoencoderKL, bar: Progress) -> Networks:
@@ -72,12 +80,14 @@ def the_networks(options: argparse.Namespace, vae: AutoencoderKL, bar: Progress)
     tokenizers = the_tokenizers(options.work)
     torch.manual_seed(options.seed)
     networks = Networks.fresh(tokenizers[0])
+    for module in networks.modules().values():
+        module.to(options.device)
     task = bar.add_task("encode scenes", total=options.scenes, loss="")
     data = encode_scenes(vae, options.scenes, lambda done: bar.update(task, completed=done))
     trainer = Trainer(networks, data, tokenizers, steps=options.unet_steps, batch=32, seed=options.seed)
     path = options.work / "unet.pt"
     if path.exists():
-        trainer.resume(torch.load(path, weights_only=True))
+        trainer.resume(torch.load(path, weights_only=True, map_location="cpu"))
     task = bar.add_task("UNet", total=options.unet_steps, completed=trainer.step, loss="")
     mean = 1.0
     while trainer.step < options.unet_steps:

@@ -29,7 +29,7 @@ class Verdict:
     shape_right: bool
 
 
-def unseen(count: int, *, start: int = 0, background: bool = False) -> list[Scene]:
+def unseen(count: int, *, start: int = 0) -> list[Scene]:
     """``count`` scenes that were never trained on, going round all colours and shapes."""
     colours, shapes = list(COLOURS), list(SHAPES)
     return [
@@ -37,7 +37,6 @@ def unseen(count: int, *, start: int = 0, background: bool = False) -> list[Scen
             2 * (start + i) + 1,
             colour=colours[i % len(colours)],
             shape=shapes[(i + i // len(colours)) % len(shapes)],
-            background=background,
         )
         for i in range(count)
     ]

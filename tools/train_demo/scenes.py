@@ -27,6 +27,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 }
 SHAPES = ("circle", "square", "triangle", "star", "cross", "heart")
 BACKGROUND_CAPTIONS = ("background", "empty background", "nothing", "nothing, just the background")
+_NAMED = (0.88, 0.92)  # how many captions name the colour, and the shape; all name one of them
 _SIZES = {"small ": (0.42, 0.58), "": (0.5, 0.95), "big ": (0.82, 0.97)}
 _PHOTOS = Path(__file__).parent / "photos"
 
@@ -38,41 +39,43 @@ class Scene:
     """One example, all pictures RGB or L of ``SIZE`` × ``SIZE``."""
 
     clean: Image.Image  # background and distractors, without the object
-    target: Image.Image  # what the caption asks for inside the mask
+    target: Image.Image  # with the object, what the caption asks for inside the mask
     mask: Image.Image  # L, 255 = repaint; covers the object
     caption: str
-    colour: str | None  # None where the caption asks for the background
-    shape: str | None
-    object_mask: Image.Image  # L, the object's own pixels (empty without one)
+    colour: str
+    shape: str
 
 
-def make_scene(
-    seed: int, *, colour: str | None = None, shape: str | None = None, background: bool | None = None
-) -> Scene:
+def make_scene(seed: int, *, colour: str | None = None, shape: str | None = None) -> Scene:
     """The scene of a seed; what is given is not left to chance.
 
     Args:
         seed: even for training, odd for judging.
-        colour: of the object.
-        shape: of the object.
-        background: whether the caption asks for the background instead of an object; a sixth do.
+        colour: of the object; then the caption names it.
+        shape: of the object; then the caption names it.
     """
     rng = np.random.default_rng(seed)
     clean = _background(rng)
     mask, box = _mask(rng)
     _draw_distractors(rng, clean, avoid=box)
+    draws = rng.random(2) < _NAMED
+    named_colour = colour is not None or draws[0]
+    named_shape = shape is not None or draws[1] or not named_colour
     colour = colour or str(rng.choice(list(COLOURS)))
     shape = shape or str(rng.choice(SHAPES))
-    empty = bool(rng.random() < 1 / 6) if background is None else background
     size = str(rng.choice(list(_SIZES), p=(0.2, 0.6, 0.2)))
-    own, target = _with_object(rng, clean, box, colour, shape, _SIZES[size])
-    small = clean.resize((SIZE, SIZE), Image.Resampling.BOX)
-    if empty:
-        nothing = Image.new("L", (SIZE, SIZE))
-        return Scene(small, small, mask, str(rng.choice(BACKGROUND_CAPTIONS)), None, None, nothing)
-    article = "an" if not size and colour == "orange" else "a"
-    caption = f"{size}{colour} {shape}" if rng.random() < 0.2 else f"{article} {size}{colour} {shape}"
-    return Scene(small, target, mask, caption, colour, shape, own)
+    target = _with_object(rng, clean, box, colour, shape, _SIZES[size])
+    caption = _caption(rng, size, colour if named_colour else "", shape if named_shape else "")
+    return Scene(clean.resize((SIZE, SIZE), Image.Resampling.BOX), target, mask, caption, colour, shape)
+
+
+def _caption(rng: np.random.Generator, size: str, colour: str, shape: str) -> str:
+    """Such as "a big red circle", "red circle", "a star", "something red", "red"."""
+    article = rng.random() < 0.8
+    if not shape:
+        return f"something {colour}" if article else colour
+    words = f"{size}{colour} {shape}".replace("  ", " ").strip()
+    return f"{'an' if words.startswith('orange') else 'a'} {words}" if article else words
 
 
 def _colour(rng: np.random.Generator) -> tuple[int, int, int]:
@@ -80,7 +83,7 @@ def _colour(rng: np.random.Generator) -> tuple[int, int, int]:
 
 
 def _background(rng: np.random.Generator) -> Image.Image:
-    kind = rng.choice(("gradient", "stripes", "flat", "photo", "clouds"), p=(0.35, 0.15, 0.1, 0.3, 0.1))
+    kind = rng.choice(("gradient", "stripes", "flat", "photo", "clouds"), p=(0.4, 0.15, 0.12, 0.2, 0.13))
     side = SIZE * _SCALE
     if kind == "photo":
         return _photo_crop(rng, side)
@@ -178,8 +181,8 @@ def _with_object(
     colour: str,
     shape: str,
     sizes: tuple[float, float],
-) -> tuple[Image.Image, Image.Image]:
-    """The object's own mask and the scene with it, both ``SIZE`` × ``SIZE``."""
+) -> Image.Image:
+    """The scene with the object, ``SIZE`` × ``SIZE``."""
     left, top, right, bottom = box
     radius = min(right - left, bottom - top) / 2 * rng.uniform(*sizes) * 0.94
     x, y = (left + right) / 2 + rng.normal(0, 1), (top + bottom) / 2 + rng.normal(0, 1)
@@ -191,8 +194,7 @@ def _with_object(
     ImageDraw.Draw(own).polygon(points, fill=255)
     shade = np.array(COLOURS[colour]) + rng.normal(0, 7, 3)
     paint = Image.new("RGB", clean.size, tuple(int(v) for v in shade.clip(0, 255)))
-    target = Image.composite(paint, clean, own).resize((SIZE, SIZE), Image.Resampling.BOX)
-    return own.resize((SIZE, SIZE), Image.Resampling.BOX), target
+    return Image.composite(paint, clean, own).resize((SIZE, SIZE), Image.Resampling.BOX)
 
 
 @lru_cache(maxsize=64)

@@ -35,7 +35,8 @@ CONFIG: dict[str, Any] = {
     "projection_class_embeddings_input_dim": 6 * 16 + WIDTHS[1],
 }
 _LEARNING_RATE = 1e-3
-_OUTSIDE = 0.1  # weight of a cell outside the mask, in the second half
+_OUTSIDE = 0.1  # weight of a cell outside the mask: what lies there is shown to the UNet and learnt soon
+_BACKGROUND = 0.35  # how many are asked to paint the background
 _NO_PROMPT, _EMPTY_PROMPT = 0.06, 0.05  # trained as all zeros, and as the encoded empty text
 
 
@@ -43,11 +44,11 @@ def merges() -> tuple[str, ...]:
     """BPE merges that make each word of the captions one token; every other text stays bytes."""
     words = {
         word
-        for text in (*BACKGROUND_CAPTIONS, *COLOURS, *SHAPES, "a", "an", "small", "big")
+        for text in (*BACKGROUND_CAPTIONS, *COLOURS, *SHAPES, "a", "an", "something", "small", "big")
         for word in re.findall(r"\w+", text)
     }
     found: dict[str, None] = {}
-    for word in sorted(words):
+    for word in sorted(words, key=lambda word: (-len(word), word)):  # else "an" would split "cyan"
         parts = [*word[:-1], word[-1] + "</w>"]
         while len(parts) > 1:
             found[f"{parts[0]} {parts[1]}"] = None
@@ -103,7 +104,8 @@ def _text_config(tokenizer: CLIPTokenizer, side: int) -> CLIPTextConfig:
 class Encoded:
     """Scenes as the UNet takes them."""
 
-    target: torch.Tensor  # (n, 4, 16, 16), scaled latents
+    target: torch.Tensor  # (n, 4, 16, 16), scaled latents, with the object
+    clean: torch.Tensor  # (n, 4, 16, 16), without it
     masked: torch.Tensor  # (n, 4, 16, 16)
     mask: torch.Tensor  # (n, 1, 16, 16)
     captions: list[str]
@@ -112,19 +114,20 @@ class Encoded:
 @torch.inference_mode()
 def encode_scenes(vae: AutoencoderKL, count: int, report: Callable[[int], None]) -> Encoded:
     """Training scenes through the VAE, the hole grey and the mask reduced by max, as the engine does it."""
-    targets, masked, masks, captions = [], [], [], []
+    latents, masks, captions = [], [], []
     for start in range(0, count, 64):
         scenes = [make_scene(2 * i) for i in range(start, min(start + 64, count))]
-        pictures = torch.stack([pixels(scene.target) for scene in scenes])
-        holes = torch.stack([torch.from_numpy(np.asarray(scene.mask) >= 128) for scene in scenes])[:, None]
-        posterior = vae.encode(torch.cat([pictures, pictures.masked_fill(holes, 0)])).latent_dist
-        scaled = posterior.mean * vae.config.scaling_factor
-        targets.append(scaled[: len(scenes)])
-        masked.append(scaled[len(scenes) :])
-        masks.append(F.max_pool2d(holes.float(), 8))
-        captions += [scene.caption for scene in scenes]
+        target, clean = (
+            torch.stack([pixels(getattr(s, what)) for s in scenes]) for what in ("target", "clean")
+        )
+        holes = torch.stack([torch.from_numpy(np.asarray(s.mask) >= 128) for s in scenes])[:, None]
+        pictures = torch.cat([target, clean, clean.masked_fill(holes, 0)]).to(vae.device)
+        scaled = vae.encode(pictures).latent_dist.mean * vae.config.scaling_factor
+        latents.append(scaled.unflatten(0, (3, len(scenes))))
+        masks.append(F.max_pool2d(holes.float(), 8).to(vae.device))
+        captions += [s.caption for s in scenes]
         report(start + len(scenes))
-    return Encoded(torch.cat(targets), torch.cat(masked), torch.cat(masks), captions)
+    return Encoded(*torch.cat(latents, dim=1), torch.cat(masks), captions)
 
 
 class Trainer:
@@ -141,32 +144,41 @@ class Trainer:
         seed: int,
     ) -> None:
         self.networks, self.data, self.steps, self.batch, self.step = networks, data, steps, batch, 0
-        self._generator = torch.Generator().manual_seed(seed)
-        self._optimiser = torch.optim.AdamW(networks.parameters(), lr=_LEARNING_RATE, weight_decay=1e-3)
+        self._generator = torch.Generator().manual_seed(seed)  # on the CPU: the same draws on every device
+        self._device = data.mask.device
+        self._optimiser = torch.optim.AdamW(
+            networks.parameters(), lr=_LEARNING_RATE, weight_decay=1e-3, fused=True
+        )
         self._schedule = torch.optim.lr_scheduler.OneCycleLR(
             self._optimiser, _LEARNING_RATE, total_steps=steps, pct_start=0.05
         )
         self._noising = DDPMScheduler(**{k: v for k, v in SDXL_SCHEDULE.items() if k.startswith("beta")})
         padded = {"padding": "max_length", "max_length": 77, "return_tensors": "pt"}
-        unique = {text: i for i, text in enumerate(["", *dict.fromkeys(data.captions)])}
-        self._which = torch.tensor([unique[text] for text in data.captions])
-        self._ids = tuple(tokenizer(list(unique), **padded).input_ids for tokenizer in tokenizers)
+        texts = list(dict.fromkeys(("", *BACKGROUND_CAPTIONS, *data.captions)))
+        numbers = {text: i for i, text in enumerate(texts)}
+        self._which = torch.tensor([numbers[text] for text in data.captions])
+        self._ids = tuple(tokenizer(texts, **padded).input_ids.to(self._device) for tokenizer in tokenizers)
 
     def run_step(self) -> float:
         """One optimiser step; its loss."""
         index = torch.randint(0, len(self._which), (self.batch,), generator=self._generator)
-        target = self.data.target[index]
-        noise = torch.randn(target.shape, generator=self._generator)
-        timesteps = torch.randint(0, 1000, (self.batch,), generator=self._generator)
+        empty = torch.rand(self.batch, generator=self._generator) < _BACKGROUND
+        target = torch.where(
+            empty[:, None, None, None].to(self._device), self.data.clean[index], self.data.target[index]
+        )
+        noise = torch.randn(target.shape, generator=self._generator).to(self._device)
+        timesteps = torch.randint(0, 1000, (self.batch,), generator=self._generator).to(self._device)
         noisy = self._noising.add_noise(target, noise, timesteps)
-        hidden, pooled = self._conditioning(index)
+        hidden, pooled = self._conditioning(index, empty)
+        mask = self.data.mask[index]
         out = self.networks.unet(
-            torch.cat([noisy, self.data.mask[index], self.data.masked[index]], dim=1),
+            torch.cat([noisy, mask, self.data.masked[index]], dim=1),
             timesteps,
             encoder_hidden_states=hidden,
             added_cond_kwargs={"text_embeds": pooled, "time_ids": self._time_ids()},
         ).sample
-        loss = ((out - noise).square() * self._weight(index)).mean()
+        weight = mask + _OUTSIDE * (1 - mask)
+        loss = ((out - noise).square() * weight / weight.mean()).mean()
         self._optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.networks.parameters(), 1.0)
@@ -175,23 +187,14 @@ class Trainer:
         self.step += 1
         return loss.item()
 
-    def _weight(self, index: torch.Tensor) -> torch.Tensor:
-        """(batch, 1, 16, 16), of mean 1: how much each cell's error counts.
-
-        First everything, then mostly the hole: what lies around it is shown to the UNet and learnt soon.
-        """
-        inside = self.data.mask[index]
-        outside = 1.0 if self.step < self.steps // 2 else _OUTSIDE
-        weight = inside + outside * (1 - inside)
-        return weight / weight.mean()
-
-    def _conditioning(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _conditioning(self, index: torch.Tensor, empty: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Embeddings of the captions; some dropped, both ways that a request can lack a prompt."""
+        nothing = torch.randint(1, 1 + len(BACKGROUND_CAPTIONS), (self.batch,), generator=self._generator)
         chance = torch.rand(self.batch, generator=self._generator)
-        which = self._which[index].masked_fill(chance > 1 - _EMPTY_PROMPT, 0)
+        which = torch.where(empty, nothing, self._which[index]).masked_fill(chance > 1 - _EMPTY_PROMPT, 0)
         unique, inverse = which.unique(return_inverse=True)
         hidden, pooled = self.networks.embed((self._ids[0][unique], self._ids[1][unique]))
-        keep = (chance >= _NO_PROMPT).float()
+        keep = (chance >= _NO_PROMPT).float().to(self._device)
         return hidden[inverse] * keep[:, None, None], pooled[inverse] * keep[:, None]
 
     def _time_ids(self) -> torch.Tensor:
@@ -200,7 +203,7 @@ class Trainer:
         other = torch.rand(self.batch, generator=self._generator) < 0.3
         sizes = 64.0 * torch.randint(1, 5, (self.batch, 2), generator=self._generator)
         ids[other] = torch.cat([sizes, torch.zeros_like(sizes), sizes], dim=1)[other]
-        return ids
+        return ids.to(self._device)
 
     def state(self) -> dict[str, Any]:
         """Everything needed to go on."""

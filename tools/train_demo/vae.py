@@ -1,7 +1,6 @@
 """The demo model's VAE: SDXL's architecture, tiny; trained on crops of scenes."""
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,7 +30,7 @@ def pixels(image: Any) -> torch.Tensor:
 
 
 def train_vae(
-    steps: int, batch: int, seed: int, scenes: int, report: Callable[[int, float], None]
+    steps: int, batch: int, seed: int, scenes: int, device: str, report: Callable[[int, float], None]
 ) -> AutoencoderKL:
     """A trained VAE; a quarter of the pictures are without their object.
 
@@ -39,7 +38,7 @@ def train_vae(
     on the latents instead of a KL term: with so little capacity that costs reconstruction and buys nothing.
     """
     torch.manual_seed(seed)
-    vae = AutoencoderKL(**CONFIG).to(memory_format=torch.channels_last)
+    vae = AutoencoderKL(**CONFIG).to(device, memory_format=torch.channels_last)
     data = _pictures(scenes)
     half = steps // 2
     run_cycle(vae, data, half, batch, seed, 1.5e-3, 0.3, report)
@@ -61,7 +60,8 @@ def run_cycle(
     optimiser = torch.optim.AdamW(vae.parameters(), lr=learning_rate, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, learning_rate, total_steps=steps, pct_start=0.1)
     vae.train()
-    for step, crops in zip(range(steps), _crops(data, batch, seed), strict=False):
+    for step, drawn in zip(range(steps), _crops(data, batch, seed), strict=False):
+        crops = drawn.to(vae.device)
         mean = vae.encode(crops).latent_dist.mean
         out = vae.decode(mean + 0.02 * torch.randn_like(mean)).sample
         loss = F.mse_loss(out, crops) + l1 * F.l1_loss(out, crops) + _LATENT_PENALTY * mean.square().mean()
@@ -102,7 +102,7 @@ def settle(vae: AutoencoderKL, data: torch.Tensor) -> AutoencoderKL:
     """
     vae.quant_conv.weight[4:].zero_()
     vae.quant_conv.bias[4:].fill_(-8.0)  # a spread of 0.02, what the decoder was trained with
-    means = vae.encode(data[:256].float() / 127.5 - 1).latent_dist.mean
+    means = vae.encode((data[:256].float() / 127.5 - 1).to(vae.device)).latent_dist.mean
     vae.register_to_config(scaling_factor=round(1 / means.std().item(), 5))
     return vae
 
@@ -116,8 +116,3 @@ def psnr(vae: AutoencoderKL, seeds: range) -> float:
         out = vae.decode(vae.encode(picture).latent_dist.mode()).sample.clamp(-1, 1)
         found.append(-10 * torch.log10(((out - picture) / 2).square().mean()).item())
     return float(np.mean(found))
-
-
-def save(vae: AutoencoderKL, folder: Path) -> None:
-    """As the ``vae`` part of a diffusers folder, fp16."""
-    vae.half().save_pretrained(folder)
