@@ -1,0 +1,93 @@
+"""Every setting of the server: one class, read once from ``INPAINT_*`` and the flags of ``inpaint serve``."""
+
+import ipaddress
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+
+from platformdirs import user_data_path
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """What an operator may change. Seconds, bytes and pixels are in the names."""
+
+    model_config = SettingsConfigDict(env_prefix="INPAINT_", frozen=True, extra="ignore")
+
+    # where it listens
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)
+    public_url: str | None = None  # of this server as its clients see it; else the request's own host
+    trusted_proxies: str = "127.0.0.1"  # whose forwarded headers count, as uvicorn's forwarded-allow-ips
+    cors_origins: tuple[str, ...] = ()
+    no_auth: bool = False  # also listen elsewhere than on loopback without a key
+
+    # what paints
+    model: str = "demo"
+    device: str = "auto"
+    dtype: str = "auto"
+    memory: str = "auto"
+    max_rows: int = Field(8, ge=1)
+    workers: int = Field(1, ge=0)  # processes with an engine each; 0: in the API process
+    hang_s: float = 120.0  # a worker with work and without progress for so long is killed
+    max_attempts: int = Field(2, ge=1)  # of a request whose worker dies under it
+
+    # where things are kept
+    data: Path = Field(default_factory=lambda: user_data_path("inpaint"))
+    database_url: str | None = None  # default: SQLite in ``data``
+    blobs_url: str | None = None  # default: a folder in ``data``; any fsspec URL
+    requests_ttl_s: float = 3600.0
+    pictures_ttl_s: float = 7 * 86400.0
+
+    # how much is let in
+    max_body_bytes: int = 60_000_000  # two pictures of 20 MB as base64, and some text
+    body_timeout_s: float = 60.0
+    max_waiting: int = Field(64, ge=1)  # requests accepted and not yet painting
+    max_in_flight_per_key: int = Field(16, ge=1)
+    rate: str = "600/minute"  # per key, in the words of the ``limits`` library
+    rates_url: str = "async+memory://"  # or ``async+redis://…``
+    deadline_s: float = 300.0  # a v1 request is answered within it
+    drain_s: float = 120.0
+    segmind_lenient: bool = False  # clamp numbers and unknown schedulers instead of refusing them
+
+    # fetching the caller's URLs
+    fetch_timeout_s: float = 15.0
+    fetch_max_bytes: int = 20_000_000
+    fetch_per_key: int = Field(8, ge=1)  # fetches under way at once
+    fetch_redirects: int = Field(0, ge=0, le=3)
+    fetch_ports: tuple[int, ...] = (80, 443)
+    fetch_hosts: tuple[str, ...] = ()  # if any: no other host is fetched from
+    fetch_denied_networks: tuple[str, ...] = ()  # beside those that are not public
+
+    # what it costs
+    metering: bool = False
+    price: float = Field(0.001, ge=0)  # credits for one step of one megapixel of one sample
+
+    log_level: str = "INFO"
+
+    @model_validator(mode="after")
+    def _networks_are_networks(self) -> Self:
+        for network in self.fetch_denied_networks:
+            ipaddress.ip_network(network)
+        return self
+
+    @cached_property
+    def on_loopback(self) -> bool:
+        """Whether nobody but this machine can reach the address it listens on."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @cached_property
+    def database(self) -> str:
+        """The database's URL for SQLAlchemy."""
+        return self.database_url or f"sqlite:///{self.data / 'inpaint.db'}"
+
+    @cached_property
+    def blobs(self) -> str:
+        """The URL of the folder that holds pictures, for fsspec."""
+        return self.blobs_url or (self.data / "pictures").as_uri()
