@@ -15,7 +15,9 @@
         ├── IdempotencyError            422: the same Idempotency-Key with another body
         ├── RateError(retry_after_s)    429: this key, not the server
         ├── BusyError(retry_after_s)    503: full, draining, or not ready
-        └── DeadlineError               504: accepted, but the time ran out
+        ├── DeadlineError               504: accepted, but the time ran out
+        ├── BindError                   the address cannot be listened on; before any request
+        └── FailedError(status)         an earlier request's failure, told again
 
 A dialect decides the shape of the body; this module knows status and headers alone.
 """
@@ -94,6 +96,18 @@ class DeadlineError(ServerError):
     """The request was accepted, but its time ran out."""
 
 
+class BindError(ServerError):
+    """The server cannot listen where it was told to."""
+
+
+class FailedError(ServerError):
+    """How a request failed the first time, for whoever asks again with its ``Idempotency-Key``."""
+
+    def __init__(self, problem: str, status: int) -> None:
+        super().__init__(problem)
+        self.status = status
+
+
 STATUS: Mapping[type[InpaintError], int] = {
     RequestError: 400,
     UnauthorizedError: 401,
@@ -120,6 +134,8 @@ _RETRY_AFTER_S = 5.0  # where the error itself does not know
 
 def status_of(error: InpaintError) -> int:
     """The HTTP status of an error: its own row's, or its nearest ancestor's; 500 for what has none."""
+    if isinstance(error, FailedError):
+        return error.status
     return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), 500)
 
 

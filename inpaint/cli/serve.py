@@ -1,0 +1,49 @@
+"""``inpaint serve``: hands over to the ``server`` package, which only this command needs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from inpaint.errors import OutputError
+
+_EXTRA = "the HTTP server is not installed; install it with: pip install 'sdxl-inpaint[server]'"
+
+
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.", show_default="8000")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="A name from `inpaint models list`, or a path.", show_default="demo")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="auto, cpu, cuda or cuda:N.", show_default="auto")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="auto, float16, bfloat16 or float32.", show_default="auto")
+    ] = None,
+    memory: Annotated[
+        str | None, typer.Option(help="Memory plan, see `inpaint doctor`.", show_default="auto")
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Processes with a GPU each; 0 paints in the server's own.", show_default="1"),
+    ] = None,
+    public_url: Annotated[str | None, typer.Option(help="This server's URL as its clients see it.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder for keys, requests and pictures.", show_default="this user's")
+    ] = None,
+    no_auth: Annotated[
+        bool | None, typer.Option("--no-auth", help="Let anybody in who can reach the address.")
+    ] = None,
+    log_level: Annotated[
+        str | None, typer.Option(help="DEBUG, INFO, WARNING or ERROR.", show_default="INFO")
+    ] = None,
+) -> None:
+    """Serve the hosted sdxl-inpaint API. Every flag is also a variable: INPAINT_PORT and so on."""
+    try:
+        from server.start import start
+    except ImportError as error:
+        raise OutputError(f"{_EXTRA} ({error.name} is missing)") from error
+    given = {name: value for name, value in locals().items() if value is not None and name != "start"}
+    start(given)

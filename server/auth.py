@@ -1,0 +1,91 @@
+"""Who is calling: a key, or nobody in particular where the server is open."""
+
+import asyncio
+import ipaddress
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from starlette.requests import HTTPConnection
+
+from server.keys import Keys
+from server.problems import ForbiddenError, UnauthorizedError
+
+MODEL_SCOPE = "sdxl-inpaint"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """The key that a request came with; ``key_id`` is empty on an open server."""
+
+    key_id: str
+    scopes: frozenset[str]
+
+    def require(self, scope: str) -> None:
+        """Raises ForbiddenError unless the key may do it."""
+        if scope not in self.scopes:
+            raise ForbiddenError(f"this key may not use {scope}")
+
+
+OPEN = Caller("", frozenset({MODEL_SCOPE, "metrics"}))
+
+
+class Gate:
+    """Asks for a key as soon as one exists; until then only this machine's own programs are let in."""
+
+    def __init__(self, keys: Keys, *, open_to_all: bool, public_url: str | None) -> None:
+        self._keys = keys
+        self._open_to_all = open_to_all  # --no-auth
+        self._public_host = urlsplit(public_url).hostname if public_url else None
+        self._locked = False
+
+    async def admit(self, connection: HTTPConnection) -> Caller:
+        """The caller of a request.
+
+        Raises:
+            UnauthorizedError: no key, or a bad one.
+            ForbiddenError: the server is open, and a web page of another host tries to use it.
+        """
+        if not self._open_to_all and (self._locked or await self._lock()):
+            key = await asyncio.to_thread(self._keys.authenticate, _token(connection))
+            return Caller(key.id, key.scopes)
+        if not self._open_to_all:
+            self._refuse_pages_of_others(connection)
+        return OPEN
+
+    async def _lock(self) -> bool:
+        self._locked = await asyncio.to_thread(self._keys.any_exist)
+        return self._locked
+
+    def _refuse_pages_of_others(self, connection: HTTPConnection) -> None:
+        """A page in this machine's browser can send requests here, even under a host name of its own."""
+        host = connection.url.hostname or ""
+        origin = connection.headers.get("origin")
+        ours = _is_loopback(host) or host == self._public_host
+        if not ours or (origin is not None and urlsplit(origin).hostname != host):
+            raise ForbiddenError(
+                "this server has no keys and answers programs on its own machine only; "
+                "make a key with: inpaint keys create"
+            )
+
+
+def _token(connection: HTTPConnection) -> str | None:
+    """The key from ``x-api-key`` or ``Authorization: Bearer``.
+
+    Raises:
+        UnauthorizedError: neither was sent.
+    """
+    if key := connection.headers.get("x-api-key"):
+        return key
+    scheme, _, key = connection.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and key.strip():
+        return key.strip()
+    raise UnauthorizedError("Missing Authorization or x-api-key in header")
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

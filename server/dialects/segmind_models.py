@@ -1,0 +1,241 @@
+"""The hosted API's bodies, as pydantic models: what clients send, what they get back."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from inpaint.errors import RequestError
+from inpaint.request import RANGES, Area, Fill, Range
+from inpaint.schedulers import SCHEDULERS, canonical_name
+from server.orders import Format, Order, source
+
+MAX_SEED = 999_999_999_999_999
+MAX_TEXT = 10_000  # characters; the model reads some hundred
+# The hosted API's ranges, narrower than the engine's; outside them is an error and never clamped.
+LIMITS: Mapping[str, Range] = {
+    "samples": Range(int, 1, 4),
+    "num_inference_steps": Range(int, 20, 100),
+    "guidance_scale": Range(float, 1, 25),
+    "seed": Range(int, -1, MAX_SEED),
+    "strength": Range(float, 0, 0.99),
+    "quality": Range(int, 1, 100),
+    **{name: RANGES[name] for name in ("padding", "grow", "feather")},
+}
+_CHOICES = {"area": Area, "fill": Fill, "output_format": Format}
+_BOOLEANS = ("base64", "color_match", "soft")
+_PICTURE = "an http(s) URL, a data: URI or base64; in a form also a file"
+
+Picture = Annotated[str | bytes, Field(description=f"A PNG, JPEG or WebP: {_PICTURE}.")]
+
+
+def _number(name: str) -> Any:
+    limits = LIMITS[name]
+    return Field(ge=limits.low, le=limits.high)
+
+
+class InpaintBody(BaseModel):
+    """What is painted, and how.
+
+    Numbers and booleans may come as text, unknown fields are ignored, null means absent.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    image: Picture
+    mask: Annotated[str | bytes, Field(description=f"White is repainted, black is kept: {_PICTURE}.")]
+    prompt: str
+    negative_prompt: str | None = None
+    samples: Annotated[int, _number("samples")] = 1
+    scheduler: Annotated[str, Field(json_schema_extra={"enum": list(SCHEDULERS)})] = "DPM2 Karras"
+    num_inference_steps: Annotated[int, _number("num_inference_steps")] = 25
+    guidance_scale: Annotated[float, _number("guidance_scale")] = 7.5
+    seed: Annotated[int, _number("seed"), Field(description="-1: random, and reported back.")] = -1
+    strength: Annotated[float, _number("strength")] = 0.9
+    base64: Annotated[bool, Field(description="Answer in JSON instead of with the picture's bytes.")] = False
+    # Beyond the hosted API, ours:
+    output_format: Format = "jpeg"
+    quality: Annotated[int, _number("quality")] = 95
+    area: Area = "auto"
+    padding: Annotated[int, _number("padding")] = 32
+    grow: Annotated[int, _number("grow")] = 8
+    feather: Annotated[int, _number("feather")] = 16
+    fill: Fill = "original"
+    color_match: bool = True
+    soft: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_clients_send_it(cls, fields: Any) -> Any:
+        """Aliases, null and empty for absent, any letter case of a scheduler, the seed's bound + 1."""
+        if not isinstance(fields, Mapping):
+            return fields
+        known = {name: value for name, value in fields.items() if value is not None}
+        for name, alias in (("image", "imageUrl"), ("mask", "maskUrl")):
+            known.setdefault(name, known.get(alias))
+        texts = ("image", "mask", "prompt", "negative_prompt")
+        known = {n: v for n, v in known.items() if v is not None and (n in texts or v != "")}
+        if str(known.get("seed", "")).strip() == str(MAX_SEED + 1):
+            known["seed"] = MAX_SEED
+        return known
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        for name in ("prompt", "negative_prompt"):
+            _check_text(name, getattr(self, name))
+        if self.num_inference_steps * self.strength < 1:
+            raise RequestError(
+                "strength",
+                f"{self.num_inference_steps} steps × strength {self.strength:g} leaves less than one step "
+                "to paint; raise either",
+            )
+        return self
+
+    def order(self) -> Order:
+        """In the engine's words.
+
+        Raises:
+            RequestError: the scheduler is unknown, or a picture is neither URL nor base64.
+        """
+        own = {"image", "mask", "base64", "output_format", "quality", "scheduler"}
+        settings = self.model_dump(exclude=own) | {"scheduler": canonical_name(self.scheduler)}
+        return Order(
+            image=source("image", self.image),
+            mask=source("mask", self.mask),
+            settings=settings,
+            output_format=self.output_format,
+            quality=self.quality,
+        )
+
+
+def read_fields(fields: Mapping[str, object], *, lenient: bool = False) -> InpaintBody:
+    """A body's fields, checked.
+
+    Args:
+        fields: as they came.
+        lenient: clamp numbers and replace unknown schedulers, as two public clients need it.
+
+    Raises:
+        RequestError: names the first field at fault and what would be right.
+    """
+    try:
+        return InpaintBody.model_validate(_clamped(fields) if lenient else fields)
+    except ValidationError as error:
+        raise _sentence(error) from None
+
+
+def _check_text(name: str, value: str | None) -> None:
+    if value is None:
+        return
+    if len(value) > MAX_TEXT:
+        raise RequestError(name, f"must be at most {MAX_TEXT} characters")
+    if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
+        raise RequestError(name, "holds characters that are no text (zero bytes or lone surrogates)")
+
+
+def _clamped(fields: Mapping[str, object]) -> dict[str, object]:
+    found = dict(fields)
+    for name, limits in LIMITS.items():
+        try:
+            value = float(str(found[name]))
+        except (KeyError, ValueError):
+            continue
+        if value == value:  # NaN is for the check to refuse
+            found[name] = limits.kind(min(max(value, limits.low), limits.high))
+    try:
+        canonical_name(str(found.get("scheduler", "")))
+    except RequestError:
+        found.pop("scheduler", None)
+    return found
+
+
+def _sentence(error: ValidationError) -> RequestError:
+    """The first of pydantic's complaints, in the words that the engine uses."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    name = str(first["loc"][0]) if first["loc"] else "body"
+    if first["type"] == "missing":
+        return RequestError(name, "is required")
+    given = repr(first["input"])
+    given = given if len(given) <= 60 else f"{given[:57]}…"
+    if name in LIMITS:
+        return RequestError(name, f"must be {LIMITS[name]}, not {given}")
+    if name in _BOOLEANS:
+        return RequestError(name, f"must be true or false, not {given}")
+    if name in _CHOICES:
+        return RequestError(name, f"must be one of {', '.join(get_args(_CHOICES[name]))}, not {given}")
+    return RequestError(name, "must be text")
+
+
+class Success(BaseModel):
+    """The answer with ``base64: true``."""
+
+    status: Literal["Success"] = "Success"
+    image: Annotated[str, Field(description="The first picture, base64 without a data: prefix.")]
+    images: list[str]
+    infer_time: float
+    outputs: int
+    image_format: Format
+
+
+class Problem(BaseModel):
+    """Every error's body."""
+
+    error: str
+
+
+class Queued(BaseModel):
+    """A v2 request was accepted; the URLs are absolute."""
+
+    request_id: str
+    status: Literal["QUEUED", "PROCESSING", "COMPLETED", "FAILED"] = "QUEUED"
+    poll_url: str
+    status_url: str
+    response_url: str
+
+
+class RunMetrics(BaseModel):
+    """Seconds and credits; what is not known yet is absent."""
+
+    cost: float
+    remaining_credits: float | None = None
+    inference_time: float | None = None
+    queue_time: float | None = None
+    total_time: float | None = None
+
+
+class Status(BaseModel):
+    """Where a v2 request stands."""
+
+    status: Literal["QUEUED", "PROCESSING", "COMPLETED", "FAILED"]
+    request_id: str
+    status_url: str
+    response_url: str
+    metrics: RunMetrics
+    error: str | None = None
+
+
+class OutputImage(BaseModel):
+    """One painted picture; its URL opens it without a key."""
+
+    url: str
+    content_type: str
+    file_name: str
+    file_size: int
+
+
+class Finished(Status):
+    """A v2 request's answer; the pictures are there when ``status`` is COMPLETED."""
+
+    output: Annotated[str | None, Field(description="URL of the first picture.")] = None
+    images: list[OutputImage] = []
+    seed: int
+    prompt: str
+
+
+class Credits(BaseModel):
+    """What is left."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    credits: float
+    free_credits: Annotated[float, Field(alias="free-credits")] = 0.0

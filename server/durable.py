@@ -1,0 +1,287 @@
+"""Requests that outlive the process: accepted once, painted once, kept until they expire (v2).
+
+Inputs and results lie in the blob store, everything else in the database; this module's own memory holds no
+more than who is waiting for what, so that a restart begins where the last process stopped.
+"""
+
+import asyncio
+import io
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+from PIL import Image
+
+from inpaint.errors import CancelledError, InpaintError
+from inpaint.image import decode
+from inpaint.job import Event
+from inpaint.request import InpaintRequest, InpaintResult
+from server.auth import Caller
+from server.client import Ticket
+from server.orders import Order
+from server.pictures import CONTENT_TYPES, Prepared, write_input
+from server.problems import BusyError, FailedError, NotFoundError, UnauthorizedError
+from server.service import Painted, Service, inference_s, settings_of
+from server.store import Record
+
+_SWEEP_EVERY_S = 60.0
+_RETRY_S = 0.5  # while no engine is ready
+_ENDED = ("COMPLETED", "FAILED", "CANCELLED")
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True, eq=False)
+class _Live:
+    """A request of this process that has not ended."""
+
+    record: Record
+    ticket: Ticket | None = None
+    cancelled: bool = False
+    changed: asyncio.Event = field(default_factory=asyncio.Event)  # it got its ticket, or ended
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class DurableQueue:
+    """The v2 requests of one process. Every method is for the event loop."""
+
+    def __init__(self, service: Service) -> None:
+        self._service, self._parts = service, service.parts
+        settings = self._parts.settings
+        # More than an engine can paint at once would only hold decoded pixels in memory.
+        self._turns = asyncio.Semaphore(2 * settings.max_rows * max(settings.workers, 1))
+        self._live: dict[str, _Live] = {}  # in order of arrival
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Take up what an earlier process left."""
+        for record in await asyncio.to_thread(self._parts.store.recover):
+            self._launch(record)
+        self._spawn(self._sweep())
+
+    async def stop(self) -> None:
+        """Leave what has not ended for the next process."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @property
+    def waiting(self) -> int:
+        """Requests accepted and not ended."""
+        return len(self._live)
+
+    async def find(self, caller: Caller, idempotency_key: str, digest: str) -> Record | None:
+        """The request that this key was used for; raises IdempotencyError if its body was another."""
+        return await asyncio.to_thread(self._parts.store.find, caller.key_id, idempotency_key, digest)
+
+    async def enqueue(
+        self, caller: Caller, order: Order, *, idempotency_key: str | None = None, digest: str = ""
+    ) -> Record:
+        """Prepare, charge and write down; painted later.
+
+        Raises:
+            InpaintError: it cannot be painted or paid; nothing was written down.
+        """
+        if self.waiting >= self._parts.settings.max_waiting:
+            raise BusyError("the server is full; try again", self._parts.client.health().backlog_s or 5.0)
+        prepared = await self._service.prepare(caller, order)
+        record = self._service.new_record(caller, "v2", prepared, order)
+        await asyncio.to_thread(self._keep_inputs, record.id, prepared)
+        kept: Record | None = None
+        try:
+            kept = await asyncio.to_thread(
+                self._parts.store.accept, record, idempotency_key=idempotency_key, body_digest=digest
+            )
+        finally:
+            if kept is None or kept.id != record.id:
+                await asyncio.to_thread(self._parts.blobs.delete, record.id)
+        if kept.id == record.id:
+            self._launch(kept)
+        return kept
+
+    def _keep_inputs(self, request_id: str, prepared: Prepared) -> None:
+        blobs, request = self._parts.blobs, prepared.request
+        blobs.put(request_id, "image.png", write_input(request.image, prepared.like.icc_profile))
+        blobs.put(request_id, "mask.png", write_input(request.mask))
+
+    async def get(self, caller: Caller, request_id: str) -> Record:
+        """The request as it stands; NotFoundError for unknown, expired and other people's."""
+        return await asyncio.to_thread(self._parts.store.get, request_id, caller.key_id)
+
+    async def wait(self, record: Record, caller: Caller) -> Record:
+        """The request once it has ended."""
+        while (live := self._live.get(record.id)) is None and record.state not in _ENDED:
+            await asyncio.sleep(_RETRY_S)  # another process has it
+            record = await self.get(caller, record.id)
+        if live is not None:
+            await live.ended.wait()
+        return await self.get(caller, record.id)
+
+    async def painted(self, caller: Caller, record: Record) -> Painted:
+        """An ended request as v1 answers it.
+
+        Raises:
+            InpaintError: it failed; with the same status as the first time.
+        """
+        if record.state != "COMPLETED":
+            raise FailedError(record.error or "failed", record.error_status or 500)
+        blobs, names = self._parts.blobs, [str(output["file_name"]) for output in record.outputs]
+        files = [await asyncio.to_thread(blobs.get, record.id, name) for name in names]
+        return Painted(
+            files=files,
+            content_type=str(record.outputs[0]["content_type"]),
+            size=Image.open(io.BytesIO(files[0])).size,  # of our own file; reads its header alone
+            record=record,
+            seconds=(record.ended_at or 0.0) - record.created_at,
+            remaining=await self._service.remaining(caller),
+        )
+
+    async def cancel(self, caller: Caller, request_id: str) -> Record:
+        """Stop it within one step; one that has ended stays as it is."""
+        record = await self.get(caller, request_id)
+        live = self._live.get(record.id)
+        if live is not None and record.state not in _ENDED:
+            live.cancelled = True
+            if live.ticket is not None:
+                live.ticket.cancel()
+            elif record.state == "QUEUED":
+                await self._fail(record, CancelledError("cancelled by the caller"))
+                self._end(live)
+            await live.ended.wait()
+        return await self.get(caller, request_id)
+
+    async def picture(
+        self, request_id: str, number: int, *, key_id: str | None, token: str | None
+    ) -> tuple[bytes, str]:
+        """One painted picture and its content type, for its owner or whoever holds its URL."""
+        store = self._parts.store
+        if token is not None:
+            record = await asyncio.to_thread(store.get_by_token, request_id, token)
+        elif key_id is not None:
+            record = await asyncio.to_thread(store.get, request_id, key_id)
+        else:
+            raise UnauthorizedError("Missing Authorization or x-api-key in header")
+        if not 0 <= number < len(record.outputs):
+            raise NotFoundError("there is no such picture")
+        output = record.outputs[number]
+        data = await asyncio.to_thread(self._parts.blobs.get, record.id, str(output["file_name"]))
+        return data, str(output["content_type"])
+
+    async def events(self, caller: Caller, request_id: str) -> AsyncIterator[Event | int]:
+        """Its place in the queue (0 is next) whenever that changes, then the engine's events."""
+        await self.get(caller, request_id)
+        place = -1
+        while (live := self._live.get(request_id)) is not None and live.ticket is None:
+            if (now := self._place(request_id)) != place:
+                place = now
+                yield place
+            try:
+                async with asyncio.timeout(_RETRY_S):
+                    await live.changed.wait()
+            except TimeoutError:
+                continue
+        if live is not None and live.ticket is not None:
+            async for event in live.ticket.events(preview=True):
+                yield event
+            await live.ended.wait()
+
+    def _place(self, request_id: str) -> int:
+        waiting = [key for key, live in self._live.items() if live.ticket is None]
+        return waiting.index(request_id) if request_id in waiting else 0
+
+    # Painting.
+
+    def _launch(self, record: Record) -> None:
+        self._live[record.id] = _Live(record)
+        self._spawn(self._run(self._live[record.id]))
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _run(self, live: _Live) -> None:
+        async with self._turns:
+            if self._service.draining:
+                return  # stays QUEUED for the next process
+            record = await asyncio.to_thread(self._parts.store.begin, live.record.id)
+            if record is None:
+                return  # cancelled while it waited
+            try:
+                with self._service.counted():
+                    await self._paint(record, live)
+            except InpaintError as error:
+                log.info("request failed", request=record.id, error=type(error).__name__)
+            finally:
+                self._end(live)
+
+    def _end(self, live: _Live) -> None:
+        self._live.pop(live.record.id, None)
+        live.changed.set()
+        live.ended.set()
+
+    async def _fail(self, record: Record, error: InpaintError) -> None:
+        await asyncio.to_thread(
+            self._parts.store.fail, record.id, error=str(error), status=422, state="CANCELLED", refund=True
+        )
+
+    async def _check_key(self, record: Record) -> None:
+        """A key revoked while its request waited pays for nothing more."""
+        if record.key_id and not await asyncio.to_thread(self._parts.keys.active, record.key_id):
+            raise UnauthorizedError("the key of this request was revoked")
+
+    async def _submit(self, live: _Live) -> Ticket:
+        prepared = await asyncio.to_thread(self._prepared, live.record)
+        while True:
+            if live.cancelled:
+                raise CancelledError("cancelled by the caller")
+            try:
+                return await self._parts.client.submit(prepared.request)
+            except BusyError:
+                await asyncio.sleep(_RETRY_S)  # an engine is being started again
+
+    def _prepared(self, record: Record) -> Prepared:
+        blobs = self._parts.blobs
+        like = decode(blobs.get(record.id, "image.png"), "image")
+        mask = decode(blobs.get(record.id, "mask.png"), "mask").image
+        return Prepared(InpaintRequest(image=like.image, mask=mask, **settings_of(record)), like)  # type: ignore[arg-type]
+
+    async def _paint(self, record: Record, live: _Live) -> None:
+        async with self._service.accounted(record) as account:
+            await self._check_key(record)
+            account.ticket = live.ticket = await self._submit(live)
+            live.changed.set()
+            if live.cancelled:
+                live.ticket.cancel()
+            await self._keep(record, await live.ticket.result())
+
+    async def _keep(self, record: Record, result: InpaintResult) -> None:
+        output_format, quality = str(record.fields["output_format"]), int(str(record.fields["quality"]))
+        prepared = await asyncio.to_thread(self._prepared, record)
+        files = await self._service.write(prepared, result, output_format, quality)
+        outputs: list[dict[str, object]] = []
+        for number, data in enumerate(files):
+            name = f"{number}.{output_format}"
+            await asyncio.to_thread(self._parts.blobs.put, record.id, name, data)
+            outputs.append(
+                {"file_name": name, "content_type": CONTENT_TYPES[output_format], "file_size": len(data)}
+            )
+        await asyncio.to_thread(
+            self._parts.store.finish, record.id, outputs=outputs, inference_s=inference_s(result)
+        )
+        self._service.count(record, prepared.request, result)
+
+    async def _sweep(self) -> None:
+        settings = self._parts.settings
+        while True:
+            expired = await asyncio.to_thread(
+                self._parts.store.sweep,
+                time.time(),
+                requests_ttl_s=settings.requests_ttl_s,
+                pictures_ttl_s=settings.pictures_ttl_s,
+            )
+            for request_id in expired:
+                await asyncio.to_thread(self._parts.blobs.delete, request_id)
+            await asyncio.sleep(_SWEEP_EVERY_S)

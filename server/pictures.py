@@ -1,0 +1,66 @@
+"""Pictures between the wire and the engine: fetched, decoded, checked; and written again. Runs in threads."""
+
+import asyncio
+import io
+from dataclasses import dataclass, replace
+
+from PIL import Image
+
+from inpaint.image import Picture, decode, encode
+from inpaint.request import InpaintRequest
+from server.fetch import Fetcher
+from server.orders import Order, Source, Url, decode_source
+
+CONTENT_TYPES = {"jpeg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """A request that can be painted, and the caller's picture that its results are written like."""
+
+    request: InpaintRequest
+    like: Picture
+
+
+async def gather(fetcher: Fetcher, order: Order, *, max_bytes: int) -> tuple[bytes, bytes]:
+    """Both files' bytes, URLs fetched at the same time; ``max_bytes`` for the two together."""
+
+    async def one(name: str, source: Source) -> bytes:
+        if isinstance(source, Url):
+            return await fetcher.fetch(source.text, max_bytes=max_bytes)
+        return await asyncio.to_thread(decode_source, name, source)
+
+    tasks = [
+        asyncio.create_task(one(name, source))
+        for name, source in (("image", order.image), ("mask", order.mask))
+    ]
+    try:
+        image, mask = await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()  # where the other one failed, this one is of no use
+    return image, mask
+
+
+def prepare(order: Order, image: bytes, mask: bytes) -> Prepared:
+    """Decode both and check them against each other.
+
+    Raises:
+        RequestError: names the field at fault.
+    """
+    like = decode(image, "image")
+    request = InpaintRequest(image=like.image, mask=decode(mask, "mask").image, **order.settings)  # type: ignore[arg-type]
+    # The file's EXIF holds where and when it was taken, which the hosted API does not return either.
+    return Prepared(request, replace(like, exif=None))
+
+
+def write(prepared: Prepared, images: list[Image.Image], output_format: str, quality: int) -> list[bytes]:
+    """The painted pictures as files, with the caller's colour profile."""
+    return [encode(image, prepared.like, output_format, quality) for image in images]
+
+
+def write_input(image: Image.Image, icc_profile: bytes | None = None) -> bytes:
+    """A picture as a lossless file of ours: the caller's own bytes are never kept."""
+    file = io.BytesIO()
+    image.save(file, "PNG", compress_level=1, icc_profile=icc_profile or b"")
+    return file.getvalue()

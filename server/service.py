@@ -1,0 +1,303 @@
+"""The life of a request behind every dialect: let in, prepared, charged, painted, settled, answered.
+
+Knows nothing of HTTP. What is accepted is written down before it is painted, so that a killed server knows
+what it owes: v1 requests are refunded at the next start, v2 requests are painted then.
+"""
+
+import asyncio
+import math
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, replace
+
+import structlog
+
+from inpaint.errors import CancelledError, InpaintError, RequestError
+from inpaint.request import InpaintRequest, InpaintResult, upright_size
+from server.auth import Caller
+from server.blobs import Blobs
+from server.client import EngineClient, Ticket
+from server.fetch import Fetcher
+from server.keys import Keys
+from server.ledger import Ledger
+from server.limits import Limiter, RateState
+from server.metrics import Metrics
+from server.orders import Order
+from server.pictures import CONTENT_TYPES, Prepared, gather, prepare, write
+from server.problems import BusyError, DeadlineError, status_of
+from server.settings import Settings
+from server.store import Record, Store
+
+MICRO = 1_000_000
+UNMETERED = 999_999.0  # what the credits header says where nothing is counted
+_SEEDS = 2**32
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the service is made of."""
+
+    settings: Settings
+    client: EngineClient
+    keys: Keys
+    ledger: Ledger
+    store: Store
+    blobs: Blobs
+    fetcher: Fetcher
+    limiter: Limiter
+    metrics: Metrics
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Painted:
+    """The answer to a v1 request: files, and what the headers say."""
+
+    files: list[bytes]
+    content_type: str
+    size: tuple[int, int]
+    record: Record
+    seconds: float
+    remaining: float  # credits
+    warnings: tuple[str, ...] = ()
+
+
+class Service:
+    """Shared by every dialect of one process. Every method is for the event loop."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+        self.draining = False
+        self._under_way = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    # Letting in.
+
+    @asynccontextmanager
+    async def admitted(self, caller: Caller, scope: str) -> AsyncIterator[RateState]:
+        """A place for one request, held while it is read and painted; refused before its body is read.
+
+        Raises:
+            ForbiddenError: the key may not use this model.
+            RateError: this key is over its rate, or has too many requests under way.
+            BusyError: the server is full or draining.
+        """
+        caller.require(scope)
+        self._check_room()
+        rate = await self.parts.limiter.check_rate(caller.key_id)
+        with self.parts.limiter.slot(caller.key_id), self.counted():
+            yield rate
+
+    def _check_room(self) -> None:
+        settings = self.parts.settings
+        if self.draining:
+            raise BusyError("the server is going down for a restart; try again", 10.0)
+        if self._under_way >= settings.max_waiting + settings.max_rows * max(settings.workers, 1):
+            raise BusyError("the server is full; try again", self.parts.client.health().backlog_s or 5.0)
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """The block is work that a drain waits for."""
+        self._under_way += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._under_way -= 1
+            if not self._under_way:
+                self._idle.set()
+
+    async def drain(self, timeout_s: float) -> None:
+        """Take no more, and wait until what is under way has been answered, or the time is up."""
+        self.draining = True
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._idle.wait()
+        except TimeoutError:
+            log.warning("drain ran out of time", under_way=self._under_way)
+
+    # Preparing.
+
+    async def prepare(self, caller: Caller, order: Order) -> Prepared:
+        """Fetch, decode and check both pictures; draw the seed."""
+        parts = self.parts
+        with self.timed("fetch"):
+            async with parts.limiter.fetches(caller.key_id):
+                files = await gather(parts.fetcher, order, max_bytes=parts.settings.fetch_max_bytes)
+        with self.timed("read"):
+            prepared = await asyncio.to_thread(prepare, order, *files)
+        if prepared.request.seed == -1:
+            drawn = replace(prepared.request, seed=secrets.randbelow(_SEEDS))
+            prepared = replace(prepared, request=drawn)
+        return prepared
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """The block's seconds as a stage of the metrics."""
+        with self.parts.metrics.stages.labels(stage).time():
+            yield
+
+    # Charging.
+
+    def price_micro(self, caller: Caller, request: InpaintRequest) -> int:
+        """Exact and known up front: steps × megapixels × samples × the price, in micro-credits."""
+        settings = self.parts.settings
+        if not settings.metering or not caller.key_id:
+            return 0
+        width, height = upright_size(request.image)
+        work = request.steps_to_run * width * height / 1e6 * request.samples
+        return math.ceil(work * settings.price * MICRO)
+
+    async def remaining(self, caller: Caller) -> float:
+        """Credits left; a large constant where nothing is counted, because clients want a number."""
+        if not self.parts.settings.metering or not caller.key_id:
+            return UNMETERED
+        return await asyncio.to_thread(self.parts.ledger.balance, caller.key_id) / MICRO
+
+    def new_record(self, caller: Caller, mode: str, prepared: Prepared, order: Order) -> Record:
+        """What is written down of a request before it is painted."""
+        request = prepared.request
+        settings = {name: getattr(request, name) for name in order.settings} | {"seed": request.seed}
+        return Record.new(
+            id=secrets.token_hex(16),
+            key_id=caller.key_id,
+            mode=mode,
+            fields={
+                "settings": settings,
+                "output_format": order.output_format,
+                "quality": order.quality,
+                "token": secrets.token_urlsafe(24),  # opens this request's pictures, and nothing else
+            },
+            seeds=[request.seed + i for i in range(request.samples)],
+            cost_micro=self.price_micro(caller, request),
+        )
+
+    # Painting, v1.
+
+    async def paint(self, caller: Caller, order: Order, gone: Callable[[], Awaitable[None]]) -> Painted:
+        """Prepare, charge, paint and write one request.
+
+        Args:
+            caller: who pays.
+            order: what to paint.
+            gone: returns when the caller has hung up; the request is then cancelled.
+
+        Raises:
+            InpaintError: whatever went wrong, refunded; ``server.problems`` has its status.
+        """
+        started = time.monotonic()
+        if not (health := self.parts.client.health()).ready:
+            raise BusyError(f"the server is not ready: {health.reason}", 10.0)
+        prepared = await self.prepare(caller, order)
+        record = self.new_record(caller, "v1", prepared, order)
+        await asyncio.to_thread(self.parts.store.accept, record)
+        await asyncio.to_thread(self.parts.store.begin, record.id)
+        async with self.accounted(record) as account:
+            account.ticket = ticket = await self.parts.client.submit(prepared.request)
+            result = await self._wait(ticket, gone)
+            files = await self.write(prepared, result, order.output_format, order.quality)
+            await asyncio.to_thread(
+                self.parts.store.finish, record.id, outputs=[], inference_s=inference_s(result)
+            )
+        self.count(record, prepared.request, result)
+        return Painted(
+            files=files,
+            content_type=CONTENT_TYPES[order.output_format],
+            size=result.images[0].size,
+            record=record,
+            seconds=time.monotonic() - started,
+            remaining=await self.remaining(caller),
+            warnings=result.warnings,
+        )
+
+    async def _wait(self, ticket: Ticket, gone: Callable[[], Awaitable[None]]) -> InpaintResult:
+        """The result, unless the caller hangs up or the deadline passes first."""
+        result = asyncio.ensure_future(ticket.result())
+        left = asyncio.ensure_future(gone())
+        try:
+            deadline_s = self.parts.settings.deadline_s
+            await asyncio.wait((result, left), timeout=deadline_s, return_when=asyncio.FIRST_COMPLETED)
+            if result.done():
+                return result.result()
+            ticket.cancel()
+            if left.done():
+                raise CancelledError("the caller hung up")
+            raise DeadlineError(f"not painted within {deadline_s:g} seconds; try fewer steps, or v2")
+        finally:
+            result.cancel()
+            left.cancel()
+
+    async def write(
+        self, prepared: Prepared, result: InpaintResult, output_format: str, quality: int
+    ) -> list[bytes]:
+        """The painted pictures as files."""
+        with self.timed("write"):
+            return await asyncio.to_thread(write, prepared, result.images, output_format, quality)
+
+    @asynccontextmanager
+    async def accounted(self, record: Record) -> AsyncIterator["Account"]:
+        """Whatever ends the block other than success, the record ends too, and is refunded.
+
+        Not refunded: a request cancelled after its first step, which cost the GPU's time.
+        """
+        account = Account()
+        try:
+            yield account
+        except InpaintError as error:
+            abandoned = isinstance(error, CancelledError)
+            refund = not (abandoned and account.ticket is not None and account.ticket.started)
+            state = "CANCELLED" if abandoned else "FAILED"
+            await self._fail(record, str(error), status_of(error), state=state, refund=refund)
+            raise
+        except asyncio.CancelledError:  # this process stops: v2 goes on in the next one
+            if record.mode == "v2":
+                await asyncio.shield(asyncio.to_thread(self.parts.store.requeue, record.id))
+            else:
+                await asyncio.shield(
+                    self._fail(record, "the server stopped", 503, state="FAILED", refund=True)
+                )
+            raise
+        except BaseException:
+            await asyncio.shield(self._fail(record, "internal error", 500, state="FAILED", refund=True))
+            raise
+
+    async def _fail(self, record: Record, error: str, status: int, *, state: str, refund: bool) -> None:
+        await asyncio.to_thread(
+            self.parts.store.fail, record.id, error=error, status=status, state=state, refund=refund
+        )
+        kind = "refunded" if refund else "settled"
+        self.parts.metrics.credits.labels(kind).inc(record.cost_micro / MICRO)
+
+    def count(self, record: Record, request: InpaintRequest, result: InpaintResult) -> None:
+        """A finished request, for the metrics."""
+        metrics = self.parts.metrics
+        metrics.images.inc(len(result.images))
+        metrics.steps.inc(request.steps_to_run * request.samples)
+        metrics.queue_wait.observe(result.timings.get("queue_s", 0.0))
+        metrics.credits.labels("settled").inc(record.cost_micro / MICRO)
+        for stage in ("encode", "denoise", "decode"):
+            metrics.stages.labels(stage).observe(result.timings.get(f"{stage}_s", 0.0))
+
+
+@dataclass(slots=True)
+class Account:
+    """What :meth:`Service.accounted` must know of the work inside its block."""
+
+    ticket: Ticket | None = None
+
+
+def inference_s(result: InpaintResult) -> float:
+    """Seconds that the engine itself worked on a request."""
+    return sum(result.timings.get(f"{stage}_s", 0.0) for stage in ("encode", "denoise", "decode"))
+
+
+def settings_of(record: Record) -> dict[str, object]:
+    """The request's fields as they were written down."""
+    settings = record.fields["settings"]
+    if not isinstance(settings, dict):
+        raise RequestError("request", "was not written down whole")
+    return settings

@@ -1,0 +1,108 @@
+"""The HTTP process: a socket, uvicorn, and a slow goodbye. ``inpaint serve`` ends up here."""
+
+import asyncio
+import signal
+import socket
+from types import FrameType
+
+import uvicorn
+
+from server.app import Running, create_app
+from server.client import EngineClient
+from server.pool import Pool
+from server.problems import BindError
+from server.settings import Settings
+from server.worker import InProcessClient, WorkerSpec
+
+_MAX_CONNECTIONS = 1024
+
+
+class DrainingServer(uvicorn.Server):
+    """On the first SIGTERM or SIGINT it goes on listening, and says 503, until what runs has been answered.
+
+    uvicorn would close its socket at once; clients would then see refused connections instead of an answer
+    that tells them to come back.
+    """
+
+    def __init__(self, config: uvicorn.Config, running: Running) -> None:
+        super().__init__(config)
+        self._running = running
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._drain: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's; from here on a signal begins a drain."""
+        await super().startup(sockets)
+        self._loop = asyncio.get_running_loop()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """First signal: drain, then exit with 0. Second: exit now."""
+        if self._drain is None and self._loop is not None:
+            self._loop.call_soon_threadsafe(self._begin_drain)
+        else:
+            self.should_exit = True
+            self.force_exit = sig == signal.SIGINT
+
+    def _begin_drain(self) -> None:
+        if self._drain is None:
+            self._drain = asyncio.create_task(self._drain_then_exit())
+
+    async def _drain_then_exit(self) -> None:
+        await self._running.service.drain(self._running.parts.settings.drain_s)
+        await asyncio.sleep(0.2)  # until the last answers are on their way
+        self.should_exit = True
+
+    async def on_tick(self, counter: int) -> bool:
+        """Also exits where the engine did not start: without one there is nothing to serve."""
+        if self._running.failure is not None:
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+
+def serve(settings: Settings, client: EngineClient, listener: socket.socket) -> None:
+    """Serve until a signal ends it.
+
+    Args:
+        settings: everything but where it listens.
+        client: the engines.
+        listener: from :func:`listen`.
+
+    Raises:
+        InpaintError: the engine did not start.
+    """
+    app = create_app(settings, client)
+    running: Running = app.state.running
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        forwarded_allow_ips=settings.trusted_proxies,
+        timeout_graceful_shutdown=5,  # for connections that only idle; requests were drained before
+        limit_concurrency=_MAX_CONNECTIONS,
+    )
+    asyncio.run(DrainingServer(config, running).serve(sockets=[listener]))
+    if running.failure is not None:
+        raise running.failure
+
+
+def listen(settings: Settings) -> socket.socket:
+    """The listening socket, bound before anything is loaded, so that a taken port is said at once.
+
+    Raises:
+        BindError: the address cannot be listened on.
+    """
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise BindError(f"cannot listen on {settings.host} port {settings.port}: {reason}") from error
+
+
+def engine_client(settings: Settings) -> EngineClient:
+    """Engines in processes of their own, or in this one where ``workers`` is 0."""
+    spec = WorkerSpec(settings.model, settings.device, settings.dtype, settings.memory, settings.max_rows)
+    if settings.workers == 0:
+        return InProcessClient(spec)
+    return Pool(spec, workers=settings.workers, hang_s=settings.hang_s, max_attempts=settings.max_attempts)
