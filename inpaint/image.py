@@ -72,7 +72,7 @@ class Picture:
     dpi: tuple[float, float] | None = None
 
 
-def decode(data: bytes | Path, field: str = "image") -> Picture:
+def decode(data: bytes | Path, field: str = "image", *, max_bytes: int = MAX_ENCODED_BYTES) -> Picture:
     """The first frame of a PNG, JPEG or WebP, from bytes or from a file.
 
     Raises:
@@ -81,8 +81,8 @@ def decode(data: bytes | Path, field: str = "image") -> Picture:
     encoded = _read(data, field) if isinstance(data, Path) else data
     if not encoded:
         raise RequestError(field, "is empty; give a PNG, JPEG or WebP picture")
-    if len(encoded) > MAX_ENCODED_BYTES:
-        raise RequestError(field, f"must be a file of at most {MAX_ENCODED_BYTES // 10**6} MB")
+    if len(encoded) > max_bytes:
+        raise RequestError(field, f"must be a file of at most {max_bytes // 10**6} MB")
     try:
         # Pillow would try every format it knows; a 1 kB AVIF then takes 560 MB before any check.
         opened = Image.open(io.BytesIO(encoded), formats=FORMATS)

@@ -27,6 +27,7 @@ from server.service import Painted, Service, inference_s, settings_of
 from server.store import Record
 
 _SWEEP_EVERY_S = 60.0
+_MAX_KEPT_BYTES = 250_000_000  # our own PNG of the largest picture let in is larger than its JPEG was
 _RETRY_S = 0.5  # while no engine is ready
 _ENDED = ("COMPLETED", "FAILED", "CANCELLED")
 
@@ -244,7 +245,7 @@ class DurableQueue:
 
     def _prepared(self, record: Record) -> Prepared:
         blobs = self._parts.blobs
-        like = decode(blobs.get(record.id, "image.png"), "image")
+        like = decode(blobs.get(record.id, "image.png"), "image", max_bytes=_MAX_KEPT_BYTES)
         mask = decode(blobs.get(record.id, "mask.png"), "mask").image
         return Prepared(InpaintRequest(image=like.image, mask=mask, **settings_of(record)), like)  # type: ignore[arg-type]
 
