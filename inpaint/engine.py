@@ -26,6 +26,7 @@ from inpaint.errors import (
     OutOfMemoryError,
     PaintError,
 )
+from inpaint.faults import Faults
 from inpaint.job import Event, Job
 from inpaint.models import Model, load_model, pick_device, pick_dtype
 from inpaint.painter import Painter, Task, empty_cache, first_line
@@ -54,8 +55,9 @@ class Engine:
     ...     result = engine.paint(InpaintRequest(image=photo, mask=mask, prompt="a red circle", seed=7))
     """
 
-    def __init__(self, model: Model, *, max_rows: int = 8) -> None:
+    def __init__(self, model: Model, *, max_rows: int = 8, faults: Faults | None = None) -> None:
         self.model = model
+        self._faults = faults
         self._painter = Painter(model)
         self._max_rows = max_rows
         self._wake = threading.Condition()
@@ -79,6 +81,7 @@ class Engine:
         dtype: str = "auto",
         memory: str = "auto",
         max_rows: int = 8,
+        faults: Faults | None = None,
     ) -> Self:
         """An engine for a model's name, a diffusers folder or a single ``.safetensors`` file.
 
@@ -88,6 +91,7 @@ class Engine:
             dtype: ``auto`` (fp16 on CUDA, fp32 on a CPU), ``float32``, ``float16`` or ``bfloat16``.
             memory: ``auto`` (by the free memory) or a plan's name, see ``inpaint.memory.PLANS``.
             max_rows: samples that share one UNet call at most.
+            faults: to inject, in tests.
 
         Raises:
             ModelError: missing, damaged or of an unknown kind.
@@ -98,7 +102,7 @@ class Engine:
         checkpoint: Checkpoint = demo_checkpoint() if model == "demo" else resolve(model)
         configs = config_folder() if checkpoint.kind == "file" else None
         loaded = load_model(checkpoint.path, checkpoint.name, place, precision, memory, configs)
-        return cls(loaded, max_rows=max_rows)
+        return cls(loaded, max_rows=max_rows, faults=faults)
 
     def submit(self, request: InpaintRequest) -> Job:
         """Queue a request and return at once.
@@ -219,7 +223,7 @@ class Engine:
         with ExitStack() as clocks:
             for task in tasks:
                 clocks.enter_context(task.timed("denoise_s"))
-            error = self._attempt(partial(step, self.model, [row for _, row in batch]))
+            error = self._attempt(partial(self._call, batch))
         if error is None:
             self._counts["unet_calls"] += 1
             self._counts["row_steps"] += len(batch)
@@ -235,6 +239,11 @@ class Engine:
                 # A row that took its step before the failure is simply one step ahead of its neighbours.
                 # One whose task has just failed by a sample in the other half has nowhere to go.
                 self._step([(task, row) for task, row in part if not row.done and task in self._running])
+
+    def _call(self, batch: list[tuple[Task, Row]]) -> None:
+        if self._faults is not None:
+            self._faults.before_call([(task.job.request.prompt, row) for task, row in batch])
+        step(self.model, [row for _, row in batch])
 
     def _report(self, task: Task) -> None:
         if task.steps == task.reported:

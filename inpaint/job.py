@@ -1,7 +1,7 @@
 """A submitted request as its caller sees it: events, result, cancel. Knows nothing of models."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -40,6 +40,7 @@ class Job:
         self._result: InpaintResult | None = None
         self._cancelled = False
         self._preview_listeners = 0
+        self._listeners: list[Callable[[Event], None]] = []
 
     def events(self, *, preview: bool = False) -> Iterator[Event]:
         """Everything that has happened and will happen, ending with done, failed or cancelled.
@@ -47,13 +48,26 @@ class Job:
         Args:
             preview: also compute a preview at each step while this iterator is being read.
         """
-        with self._changed:
-            self._preview_listeners += preview
+        self.watch(preview)
         try:
             yield from self._follow()
         finally:
-            with self._changed:
-                self._preview_listeners -= preview
+            self.watch(-preview)
+
+    def listen(self, listener: Callable[[Event], None]) -> None:
+        """Call ``listener`` with everything that has happened, and with all else as it happens.
+
+        For many jobs without a thread each. It runs in the engine's thread: it must be quick and not raise.
+        """
+        with self._changed:
+            for event in self._events:
+                listener(event)
+            self._listeners.append(listener)
+
+    def watch(self, count: int) -> None:
+        """So many more (fewer, if negative) want a preview with each step."""
+        with self._changed:
+            self._preview_listeners += count
 
     def _follow(self) -> Iterator[Event]:
         seen = 0
@@ -100,24 +114,28 @@ class Job:
 
     @property
     def wants_preview(self) -> bool:
-        """Whether anybody reads ``events(preview=True)`` right now."""
+        """Whether anybody reads ``events(preview=True)`` or watches right now."""
         return self._preview_listeners > 0
 
     def emit(self, event: Event) -> None:
         """Called by the engine: tell the listeners."""
         with self._changed:
             if not self.finished:
-                self._events.append(event)
-                self._changed.notify_all()
+                self._tell(event)
 
     def finish(self, result: InpaintResult, steps: int) -> None:
         """Called by the engine: the pictures are there."""
         with self._changed:
             if not self.finished:
                 self._result = result
-                self._events.append(Event("done", steps, steps))
-                self._changed.notify_all()
+                self._tell(Event("done", steps, steps))
 
     def fail(self, error: InpaintError) -> None:
         """Called by the engine: there will be no pictures, and why."""
         self.emit(Event("cancelled" if isinstance(error, CancelledError) else "failed", error=error))
+
+    def _tell(self, event: Event) -> None:
+        self._events.append(event)
+        self._changed.notify_all()
+        for listener in self._listeners:
+            listener(event)

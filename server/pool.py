@@ -1,0 +1,399 @@
+"""Worker processes, one engine each, and the supervision that keeps them painting.
+
+The pool holds the queue: a worker gets no more than its rows and one request to go on with, so that the
+rest can be cancelled cheaply and is safe from whatever happens to the worker.
+
+When a worker dies, what it held is painted again, **one request at a time in the whole pool and alone on
+its worker**: the one that kills it once more is found, fails by itself after ``max_attempts``, and its
+neighbours finish. A worker with work and without progress for ``hang_s`` is killed: progress is what its
+engine has done, not that its process answers.
+"""
+
+import asyncio
+import itertools
+import logging
+import signal
+from collections import Counter, deque
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+
+from inpaint.errors import CancelledError, ClosedError, DeviceError, InpaintError, PaintError
+from inpaint.job import Event
+from inpaint.request import InpaintRequest
+from server.client import Health
+from server.problems import BusyError
+from server.process import WORKER, Child
+from server.tickets import LoopTicket, Pace, prepare
+from server.wire import Message, error_from, request_message, result_from
+from server.worker import WorkerSpec
+
+_log = logging.getLogger(__name__)
+_COUNTS = ("row_steps", "unet_calls", "images", "out_of_memory")
+_POISON = (
+    "not painted: the worker process ended each of the {attempts} times this request was tried ({reason}); "
+    "try a smaller picture or fewer samples, and report it if that fails too"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Restarts:
+    """When a worker that died is started again."""
+
+    first_s: float = 0.5  # doubled with each death in a row
+    longest_s: float = 30.0
+    crash_limit: int = 5  # deaths in a row, no picture between them: it is broken, not unlucky
+    broken_s: float = 60.0  # between tries from then on
+    load_s: float = 900.0  # a model that is not there by then will not come
+
+    def delay_s(self, deaths: int) -> float:
+        """How long to wait after so many deaths in a row."""
+        if deaths >= self.crash_limit:
+            return self.broken_s
+        return min(self.longest_s, self.first_s * 2.0 ** max(0, deaths - 1))
+
+
+class PoolTicket(LoopTicket):
+    """A request in the pool's queue or on a worker."""
+
+    def __init__(self, request: InpaintRequest, number: int) -> None:
+        super().__init__(request)
+        self.number = number
+        self.attempts = 0
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    """The place of one worker: its process now, and what is known of those before."""
+
+    index: int
+    max_rows: int
+    child: Child | None = None
+    ready: bool = False
+    starts: int = 0
+    deaths: int = 0  # in a row, without a picture between them
+    reason: str = "the model is being loaded"
+    error: InpaintError | None = None  # what it said itself before it died
+    tickets: dict[int, PoolTicket] = field(default_factory=dict)
+    alone: bool = False  # what it holds may be poison and gets no neighbours
+    still_s: float = 0.0  # without progress
+    stepped_at: float = 0.0
+    counts: Counter[str] = field(default_factory=Counter)  # of the process now
+    counts_before: Counter[str] = field(default_factory=Counter)  # of those before
+
+    @property
+    def rows(self) -> int:
+        """Samples that it holds."""
+        return sum(ticket.request.samples for ticket in self.tickets.values())
+
+    @property
+    def has_room(self) -> bool:
+        """Whether it takes another: up to its rows, and one to go on with when those are done."""
+        idle_hands = all(ticket.begun for ticket in self.tickets.values())
+        return self.ready and not self.alone and (self.rows < self.max_rows or idle_hands)
+
+    def give_up(self, error: InpaintError) -> None:
+        """The process is about to end, because of ``error``."""
+        self.ready = False
+        self.error = error
+        self.reason = f"worker {self.index} is replaced: {error}"
+
+    def count(self, stats: dict[str, int]) -> None:
+        """Take in what the worker's engine has done, which counts as progress if it is more than before."""
+        counts = Counter({name: stats[name] for name in _COUNTS})
+        if counts != self.counts:
+            self.still_s = 0.0
+        self.counts = counts
+        self.max_rows = stats["max_rows"]
+
+
+class Pool:
+    """``workers`` processes with an engine each; see :class:`server.client.EngineClient`.
+
+    Args:
+        spec: what each loads; on CUDA worker ``i`` gets device ``cuda:i``.
+        workers: how many.
+        hang_s: a worker with work and without progress for so long is killed.
+        max_attempts: of a request whose worker dies under it.
+        restarts: of workers that died.
+        program: what a child runs, for tests.
+    """
+
+    def __init__(
+        self,
+        spec: WorkerSpec,
+        *,
+        workers: int = 1,
+        hang_s: float = 120.0,
+        max_attempts: int = 2,
+        restarts: Restarts = Restarts(),
+        program: Sequence[str] = WORKER,
+    ) -> None:
+        self._spec = spec
+        self._hang_s = hang_s
+        self._max_attempts = max_attempts
+        self._restarts = restarts
+        self._program = program
+        self._slots = [Slot(i, spec.max_rows) for i in range(workers)]
+        self._numbers = itertools.count(1)
+        self._waiting: deque[PoolTicket] = deque()
+        self._suspects: deque[PoolTicket] = deque()  # their worker died under them
+        self._pace = Pace()
+        self._load_s = 10.0  # what the last load took
+        self._closing = False
+        self._first: asyncio.Future[None] | None = None  # until one worker is ready or has failed
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Start the workers, see :meth:`server.client.EngineClient.start`."""
+        self._first = asyncio.get_running_loop().create_future()
+        self._tasks = [asyncio.create_task(self._keep(slot)) for slot in self._slots]
+        self._tasks.append(asyncio.create_task(self._watch()))
+        try:
+            await self._first
+        except BaseException:  # also when the start itself is cancelled: no child may be left
+            await self.close(0)
+            raise
+
+    async def close(self, drain_s: float) -> None:
+        """Take no more, wait at most ``drain_s`` for what is under way, then end every child."""
+        self._closing = True
+        under_way = self._under_way()
+        if under_way and drain_s > 0:
+            await asyncio.wait([asyncio.ensure_future(t.ended()) for t in under_way], timeout=drain_s)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for ticket in self._under_way():
+            ticket.fail(ClosedError("the server stopped before this was finished; send it again"))
+        children = [slot.child for slot in self._slots if slot.child is not None]
+        for slot in self._slots:
+            slot.ready, slot.child = False, None
+            slot.tickets.clear()
+        self._waiting.clear()
+        self._suspects.clear()
+        for child in children:
+            child.link.close()
+        await asyncio.gather(*(child.exit_status(5.0) for child in children))
+
+    async def submit(self, request: InpaintRequest) -> PoolTicket:
+        """Hand a request over, see :meth:`server.client.EngineClient.submit`."""
+        self._check_ready()
+        request = await prepare(request)
+        self._check_ready()  # it may have changed meanwhile
+        ticket = PoolTicket(request, next(self._numbers))
+        ticket.on_cancel = lambda: self._cancel(ticket)
+        ticket.on_watch = lambda change: self._send(
+            ticket, Message("watch", ticket.number, {"change": change})
+        )
+        self._waiting.append(ticket)
+        self._dispatch()
+        return ticket
+
+    def health(self) -> Health:
+        """See :meth:`server.client.EngineClient.health`."""
+        under_way = self._under_way()
+        running = sum(ticket.begun for ticket in under_way)
+        hands = sum(slot.ready for slot in self._slots)
+        counts = sum((slot.counts + slot.counts_before for slot in self._slots), Counter[str]())
+        ready = hands > 0 and not self._closing
+        return Health(
+            ready=ready,
+            reason="" if ready else self._not_ready(),
+            waiting=len(under_way) - running,
+            running=running,
+            backlog_s=self._pace.seconds_for(sum(t.row_steps_left for t in under_way)) / max(1, hands),
+            restarts=sum(max(0, slot.starts - 1) for slot in self._slots),
+            **{name: counts[name] for name in _COUNTS},
+        )
+
+    def pids(self) -> list[int]:
+        """Of the worker processes that run now."""
+        return [slot.child.pid for slot in self._slots if slot.child is not None]
+
+    def _check_ready(self) -> None:
+        if self._closing or not any(slot.ready for slot in self._slots):
+            raise BusyError(f"not ready: {self._not_ready()}; try again later", self._load_s)
+
+    def _under_way(self) -> list[PoolTicket]:
+        held = [ticket for slot in self._slots for ticket in slot.tickets.values()]
+        return [*held, *self._suspects, *self._waiting]
+
+    def _not_ready(self) -> str:
+        if self._closing:
+            return "the server is stopping"
+        return "; ".join(dict.fromkeys(slot.reason for slot in self._slots))
+
+    # Which worker gets what.
+
+    def _dispatch(self) -> None:
+        """Hand over as much as the workers take."""
+        if not self._dispatch_suspect():
+            while self._waiting:
+                open_slots = [slot for slot in self._slots if slot.has_room]
+                if not open_slots:
+                    return
+                self._hand_over(min(open_slots, key=lambda slot: slot.rows), self._waiting.popleft())
+
+    def _dispatch_suspect(self) -> bool:
+        """Give the oldest suspect an idle worker. True: nobody else may get one, so that one runs empty."""
+        if not self._suspects or any(slot.alone for slot in self._slots):
+            return False
+        idle = [slot for slot in self._slots if slot.ready and not slot.tickets]
+        if not idle:
+            return all(slot.ready or slot.deaths >= self._restarts.crash_limit for slot in self._slots)
+        idle[0].alone = True
+        self._hand_over(idle[0], self._suspects.popleft())
+        return False
+
+    def _hand_over(self, slot: Slot, ticket: PoolTicket) -> None:
+        if not slot.tickets:
+            slot.still_s = 0.0
+            slot.stepped_at = asyncio.get_running_loop().time()
+        ticket.attempts += 1
+        slot.tickets[ticket.number] = ticket
+        assert slot.child is not None
+        slot.child.link.send(request_message(ticket.number, ticket.request, ticket.watchers))
+
+    def _cancel(self, ticket: PoolTicket) -> None:
+        for line in (self._waiting, self._suspects):
+            if ticket in line:
+                line.remove(ticket)
+                ticket.fail(CancelledError("the request was cancelled"))
+        self._send(ticket, Message("cancel", ticket.number))
+
+    def _send(self, ticket: PoolTicket, message: Message) -> None:
+        for slot in self._slots:
+            if ticket.number in slot.tickets and slot.child is not None:
+                slot.child.link.send(message)
+
+    # What workers say.
+
+    def _hear(self, slot: Slot, message: Message) -> None:
+        ticket = slot.tickets.get(message.id)
+        if message.kind == "stats":
+            slot.count(dict(message.fields))
+        elif message.kind == "ready":
+            self._welcome(slot)
+        elif message.kind in ("unfit", "broken"):
+            slot.give_up(error_from(message))
+        elif ticket is not None:
+            slot.still_s = 0.0
+            self._hear_of(ticket, slot, message)
+
+    def _welcome(self, slot: Slot) -> None:
+        slot.ready = True
+        slot.reason = ""
+        self._load_s = asyncio.get_running_loop().time() - slot.stepped_at
+        if self._first is not None and not self._first.done():
+            self._first.set_result(None)
+        self._dispatch()
+
+    def _hear_of(self, ticket: PoolTicket, slot: Slot, message: Message) -> None:
+        if message.kind == "event":
+            self._follow(ticket, slot, message)
+            if slot.has_room:  # its last waiting request was just begun
+                self._dispatch()
+            return
+        if message.kind == "done":
+            slot.deaths = 0
+            ticket.finish(result_from(message))
+        else:
+            ticket.fail(error_from(message))
+        del slot.tickets[ticket.number]
+        slot.alone = False
+        self._dispatch()
+
+    def _follow(self, ticket: PoolTicket, slot: Slot, message: Message) -> None:
+        told, now = message.fields, asyncio.get_running_loop().time()
+        if told["state"] == "step":
+            row_steps = (told["step"] - ticket.steps_taken) * ticket.request.samples
+            self._pace.add(row_steps, now - slot.stepped_at)
+            slot.stepped_at = now
+        preview = message.images[0] if message.images else None
+        ticket.tell(Event(told["state"], told["step"], told["steps"], preview))
+
+    # Life and death of workers.
+
+    async def _keep(self, slot: Slot) -> None:
+        """Have a process in the slot, again and again."""
+        while True:
+            try:
+                status = await self._live(slot)
+            except OSError as error:  # no process, no memory, no descriptor left
+                status, slot.error = None, DeviceError(f"no process could be started: {error}")
+            self._bury(slot, status)
+            await asyncio.sleep(self._restarts.delay_s(slot.deaths))
+
+    async def _live(self, slot: Slot) -> int | None:
+        """One process, from its start to its end; its exit status."""
+        slot.starts += 1
+        slot.error = None
+        slot.still_s = 0.0
+        slot.stepped_at = asyncio.get_running_loop().time()
+        slot.max_rows = self._spec.max_rows
+        child = slot.child = Child(self._program, lambda message: self._hear(slot, message))
+        order = {"spec": asdict(self._spec), "index": slot.index, "start": slot.starts}
+        child.link.send(Message("load", fields=order))
+        await child.ended.wait()
+        slot.ready = False
+        slot.reason = f"worker {slot.index} ended"
+        status = await child.exit_status()
+        slot.child = None
+        return status
+
+    def _bury(self, slot: Slot, status: int | None) -> None:
+        slot.deaths += 1
+        how = str(slot.error) if slot.error is not None else _how(status)
+        slot.reason = self._reason(slot, how)
+        _log.error("%s", slot.reason)
+        slot.counts_before += slot.counts
+        slot.counts = Counter()
+        held, slot.tickets, slot.alone = list(slot.tickets.values()), {}, False
+        for ticket in held:
+            self._requeue(ticket, how)
+        if self._first is not None and not self._first.done():
+            self._first.set_exception(slot.error or DeviceError(f"the worker process ended early: {how}"))
+        self._dispatch()
+
+    def _reason(self, slot: Slot, how: str) -> str:
+        delay_s = self._restarts.delay_s(slot.deaths)
+        if slot.deaths < self._restarts.crash_limit:
+            return f"worker {slot.index} ended ({how}) and is started again in {delay_s:g} s"
+        return (
+            f"worker {slot.index} ended {slot.deaths} times in a row without a picture (last: {how}); "
+            f"look at its GPU and its log; it is tried again every {delay_s:g} s"
+        )
+
+    def _requeue(self, ticket: PoolTicket, how: str) -> None:
+        if ticket.cancelled:
+            ticket.fail(CancelledError("the request was cancelled"))
+        elif ticket.attempts >= self._max_attempts:
+            ticket.fail(PaintError(_POISON.format(attempts=ticket.attempts, reason=how)))
+        else:
+            self._suspects.append(ticket)
+            ticket.tell(Event("queued", steps=ticket.request.steps_to_run))
+
+    async def _watch(self) -> None:
+        """Kill workers that stand still."""
+        interval_s = min(1.0, self._hang_s / 8)
+        while True:
+            await asyncio.sleep(interval_s)
+            for slot in self._slots:
+                # Counted in looks, not by the clock: a pause of this process is nobody's hang.
+                if slot.child is not None and (slot.tickets or not slot.ready):
+                    slot.still_s += interval_s
+                    loading = not slot.ready and slot.error is None
+                    limit_s = self._restarts.load_s if loading else self._hang_s
+                    if slot.still_s > limit_s:
+                        slot.give_up(DeviceError(f"no progress for {limit_s:g} s"))
+                        slot.child.kill()
+
+
+def _how(status: int | None) -> str:
+    if status is None:
+        return "it does not even obey SIGKILL"
+    if status < 0:
+        with suppress(ValueError):
+            return f"killed by {signal.Signals(-status).name}"
+    return f"exit status {status}"

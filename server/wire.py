@@ -1,0 +1,145 @@
+"""Messages between the pool and its worker processes: a JSON head, then pictures as raw bytes.
+
+No pickle, and nothing that a picture's bytes could be mistaken for. One writer thread and one reading
+thread a link; whoever sends never waits.
+"""
+
+import json
+import queue
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
+
+from PIL import Image
+
+from inpaint import errors
+from inpaint.errors import InpaintError, PaintError, RequestError
+from inpaint.request import SETTINGS, InpaintRequest, InpaintResult
+
+_HEAD = struct.Struct("!I")  # bytes of JSON that follow
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Message:
+    """``kind`` says what, ``id`` about which request (0: none), ``fields`` are JSON."""
+
+    kind: str
+    id: int = 0
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    images: tuple[Image.Image, ...] = ()
+
+
+class Link:
+    """One end of a socket between a pool and a worker."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._outgoing: queue.SimpleQueue[Message | Callable[[], None] | None] = queue.SimpleQueue()
+        self._writer = threading.Thread(target=self._write, name="inpaint-link", daemon=True)
+        self._writer.start()
+
+    def send(self, message: Message) -> None:
+        """Queue a message; one that the other side is no longer there to read is dropped."""
+        self._outgoing.put(message)
+
+    def after_sent(self, action: Callable[[], None]) -> None:
+        """Run ``action`` in the writer's thread once everything queued so far was sent."""
+        self._outgoing.put(action)
+
+    def messages(self) -> Iterator[Message]:
+        """What the other side sends, until it is gone or this side is closed."""
+        with self._sock, self._sock.makefile("rb") as file:
+            with suppress(OSError, EOFError):  # both mean the same: nobody is there any more
+                while True:
+                    yield _read(file)
+            self.close()
+            self._writer.join()  # before the socket's number may be given to another
+
+    def close(self) -> None:
+        """End both directions; the other side's ``messages()`` ends too."""
+        with suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+        self._outgoing.put(None)
+
+    def _write(self) -> None:
+        while (item := self._outgoing.get()) is not None:
+            if isinstance(item, Message):
+                with suppress(OSError):
+                    for part in _parts(item):
+                        self._sock.sendall(part)
+            else:
+                item()
+
+
+def _parts(message: Message) -> Iterator[bytes]:
+    blobs = [image.tobytes() for image in message.images]
+    images = [(image.mode, *image.size, len(blob)) for image, blob in zip(message.images, blobs, strict=True)]
+    head = json.dumps([message.kind, message.id, message.fields, images]).encode("ascii")
+    yield _HEAD.pack(len(head)) + head
+    yield from blobs
+
+
+def _read(file: BinaryIO) -> Message:
+    (length,) = _HEAD.unpack(_exactly(file, _HEAD.size))
+    kind, request_id, fields, images = json.loads(_exactly(file, length))
+    pictures = tuple(
+        Image.frombytes(mode, (width, height), _exactly(file, size)) for mode, width, height, size in images
+    )
+    return Message(kind, request_id, fields, pictures)
+
+
+def _exactly(file: BinaryIO, size: int) -> bytes:
+    data = file.read(size)
+    if len(data) < size:
+        raise EOFError
+    return data
+
+
+def request_message(request_id: int, request: InpaintRequest, watchers: int) -> Message:
+    """A prepared request (see ``tickets.prepare``) for a worker."""
+    settings = {name: getattr(request, name) for name in SETTINGS}
+    fields = {"settings": settings, "watchers": watchers}
+    return Message("submit", request_id, fields, (request.image, request.mask))
+
+
+def request_from(message: Message) -> InpaintRequest:
+    """The request in a ``submit``."""
+    image, mask = message.images
+    return InpaintRequest(image=image, mask=mask, **message.fields["settings"])
+
+
+def result_message(request_id: int, result: InpaintResult) -> Message:
+    """A worker's pictures."""
+    fields = {
+        "seeds": result.seeds,
+        "box": result.box,
+        "warnings": result.warnings,
+        "timings": dict(result.timings),
+    }
+    return Message("done", request_id, fields, tuple(result.images))
+
+
+def result_from(message: Message) -> InpaintResult:
+    """The pictures in a ``done``."""
+    told = message.fields
+    left, top, right, bottom = told["box"]
+    box, warnings = (left, top, right, bottom), tuple(told["warnings"])
+    return InpaintResult(list(message.images), told["seeds"], box, warnings, told["timings"])
+
+
+def error_message(kind: str, request_id: int, error: InpaintError) -> Message:
+    """An error, of a request or of the worker itself."""
+    field_and_problem = [error.field, error.problem] if isinstance(error, RequestError) else [str(error)]
+    return Message(kind, request_id, {"error": type(error).__name__, "args": field_and_problem})
+
+
+def error_from(message: Message) -> InpaintError:
+    """The error in a message; one of a class that ``inpaint.errors`` does not have is a bug of ours."""
+    cls = getattr(errors, message.fields["error"], PaintError)
+    error = cls(*message.fields["args"])
+    assert isinstance(error, InpaintError)
+    return error
