@@ -90,4 +90,4 @@ class Settings(BaseSettings):
     @cached_property
     def blobs(self) -> str:
         """The URL of the folder that holds pictures, for fsspec."""
-        return self.blobs_url or (self.data / "pictures").as_uri()
+        return self.blobs_url or (self.data.absolute() / "pictures").as_uri()
