@@ -5,7 +5,7 @@ from tools.api_docs import PAGE, page
 
 
 def test_the_reference_is_what_the_server_describes() -> None:
-    """A field or route that is not on the page does not exist for its readers; mend: python -m tools.api_docs."""
+    """A field or route that is not on the page does not exist for its readers (python -m tools.api_docs)."""
     assert PAGE.read_text("utf-8") == page()
 
 
