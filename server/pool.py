@@ -16,95 +16,24 @@ import signal
 from collections import Counter, deque
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 
-from inpaint.errors import CancelledError, ClosedError, DeviceError, InpaintError, PaintError
+from inpaint.errors import CancelledError, ClosedError, DeviceError, PaintError
 from inpaint.job import Event
 from inpaint.request import InpaintRequest
 from server.client import Health
 from server.problems import BusyError
 from server.process import WORKER, Child
-from server.tickets import LoopTicket, Pace, prepare
+from server.slots import COUNTS, PoolTicket, Restarts, Slot
+from server.tickets import Pace, prepare
 from server.wire import Message, error_from, request_message, result_from
 from server.worker import WorkerSpec
 
 _log = logging.getLogger(__name__)
-_COUNTS = ("row_steps", "unet_calls", "images", "out_of_memory")
 _POISON = (
     "not painted: the worker process ended each of the {attempts} times this request was tried ({reason}); "
     "try a smaller picture or fewer samples, and report it if that fails too"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Restarts:
-    """When a worker that died is started again."""
-
-    first_s: float = 0.5  # doubled with each death in a row
-    longest_s: float = 30.0
-    crash_limit: int = 5  # deaths in a row, no picture between them: it is broken, not unlucky
-    broken_s: float = 60.0  # between tries from then on
-    load_s: float = 900.0  # a model that is not there by then will not come
-
-    def delay_s(self, deaths: int) -> float:
-        """How long to wait after so many deaths in a row."""
-        if deaths >= self.crash_limit:
-            return self.broken_s
-        return min(self.longest_s, self.first_s * 2.0 ** max(0, deaths - 1))
-
-
-class PoolTicket(LoopTicket):
-    """A request in the pool's queue or on a worker."""
-
-    def __init__(self, request: InpaintRequest, number: int) -> None:
-        super().__init__(request)
-        self.number = number
-        self.attempts = 0
-
-
-@dataclass(slots=True, eq=False)
-class Slot:
-    """The place of one worker: its process now, and what is known of those before."""
-
-    index: int
-    max_rows: int
-    child: Child | None = None
-    ready: bool = False
-    starts: int = 0
-    deaths: int = 0  # in a row, without a picture between them
-    reason: str = "the model is being loaded"
-    error: InpaintError | None = None  # what it said itself before it died
-    tickets: dict[int, PoolTicket] = field(default_factory=dict)
-    alone: bool = False  # what it holds may be poison and gets no neighbours
-    still_s: float = 0.0  # without progress
-    stepped_at: float = 0.0
-    counts: Counter[str] = field(default_factory=Counter)  # of the process now
-    counts_before: Counter[str] = field(default_factory=Counter)  # of those before
-
-    @property
-    def rows(self) -> int:
-        """Samples that it holds."""
-        return sum(ticket.request.samples for ticket in self.tickets.values())
-
-    @property
-    def has_room(self) -> bool:
-        """Whether it takes another: up to its rows, and one to go on with when those are done."""
-        idle_hands = all(ticket.begun for ticket in self.tickets.values())
-        return self.ready and not self.alone and (self.rows < self.max_rows or idle_hands)
-
-    def give_up(self, error: InpaintError) -> None:
-        """The process is about to end, because of ``error``."""
-        self.ready = False
-        self.error = error
-        self.reason = f"worker {self.index} is replaced: {error}"
-
-    def count(self, stats: dict[str, int]) -> None:
-        """Take in what the worker's engine has done, which counts as progress if it is more than before."""
-        counts = Counter({name: stats[name] for name in _COUNTS})
-        if counts != self.counts:
-            self.still_s = 0.0
-        self.counts = counts
-        self.max_rows = stats["max_rows"]
 
 
 class Pool:
@@ -126,7 +55,7 @@ class Pool:
         workers: int = 1,
         hang_s: float = 120.0,
         max_attempts: int = 2,
-        restarts: Restarts = Restarts(),
+        restarts: Restarts = Restarts(),  # noqa: B008 - frozen
         program: Sequence[str] = WORKER,
     ) -> None:
         self._spec = spec
@@ -204,7 +133,7 @@ class Pool:
             running=running,
             backlog_s=self._pace.seconds_for(sum(t.row_steps_left for t in under_way)) / max(1, hands),
             restarts=sum(max(0, slot.starts - 1) for slot in self._slots),
-            **{name: counts[name] for name in _COUNTS},
+            **{name: counts[name] for name in COUNTS},
         )
 
     def pids(self) -> list[int]:

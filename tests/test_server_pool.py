@@ -29,8 +29,9 @@ from inpaint.errors import (
     PaintError,
     RequestError,
 )
-from server.pool import Pool, Restarts
+from server.pool import Pool
 from server.problems import BusyError
+from server.slots import Restarts
 from server.tickets import LoopTicket
 from server.worker import WorkerSpec
 
