@@ -8,9 +8,9 @@ that changes the request itself, so that no crash can fall between the two.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 
-from sqlalchemy import Connection, func, insert, or_, select, update
+from sqlalchemy import Connection, func, insert, select, update
 
 from inpaint.errors import RequestError
 from server.db import Database
@@ -42,8 +42,8 @@ def parse_credits(text: str) -> int:
         RequestError: not a number, finer than a micro-credit, or too large to keep.
     """
     try:
-        micro = Decimal(text) * MICRO
-    except InvalidOperation:
+        micro = Decimal(text) * MICRO if len(text) <= 20 else Decimal("NaN")  # Decimal is exact to 28 digits
+    except ArithmeticError:  # no number, or out of even Decimal's range
         micro = Decimal("NaN")
     if not micro.is_finite() or micro != micro.to_integral_value() or abs(micro) > _MAX_MICRO:
         raise RequestError("credits", f"must be a number with at most 6 decimals, not {text!r}")
@@ -103,20 +103,22 @@ class Ledger:
             rows = connection.execute(select(ledger).where(ledger.c.key_id == key_id).order_by(ledger.c.id))
             return [Entry(**row._mapping) for row in rows]  # noqa: SLF001 - the public name of a row as a mapping
 
-    def check(self) -> list[str]:
-        """One sentence for each key whose entries do not sum to its balance; empty when all is well."""
+    def check(self, key_id: str | None = None) -> list[str]:
+        """One sentence for each key whose entries do not sum to its balance; of every key when None."""
         total = func.coalesce(func.sum(ledger.c.amount_micro), 0)
         sums = (
             select(keys.c.id, keys.c.balance_micro, total)
             .outerjoin(ledger, ledger.c.key_id == keys.c.id)
             .group_by(keys.c.id, keys.c.balance_micro)
-            .having(or_(total != keys.c.balance_micro, keys.c.balance_micro < 0))
+            .having(total != keys.c.balance_micro)
         )
+        if key_id is not None:
+            sums = sums.where(keys.c.id == key_id)
         with self._database.read() as connection:
             return [
-                f"key {key_id} has {format_credits(balance)} credits, its entries sum to"
+                f"key {key} has {format_credits(balance)} credits, its entries sum to"
                 f" {format_credits(int(summed))}"
-                for key_id, balance, summed in connection.execute(sums)
+                for key, balance, summed in connection.execute(sums)
             ]
 
     def _balance(self, connection: Connection, key_id: str) -> int:

@@ -16,8 +16,10 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from sqlalchemy import text
 
 from server.db import Database
+from server.tables import metadata
 
 NewUrl = Callable[[], str]
 
@@ -33,7 +35,7 @@ def postgres() -> Iterator[NewUrl]:
             _wait_until_ready(server, folder)
             yield lambda: _new_database(folder)
         finally:
-            server.send_signal(signal.SIGINT)  # a fast shutdown: it hangs up on who is still connected
+            server.send_signal(signal.SIGQUIT)  # at once: nothing of it is kept
             server.wait(30)
     finally:
         shutil.rmtree(folder)
@@ -47,11 +49,37 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(request.getfixturevalue("postgres")())
 
 
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    """A migrated database, once of each kind."""
-    with Database(database_url) as database:
+@pytest.fixture(scope="session")
+def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file to copy, because that is faster than migrating for every test."""
+    path = tmp_path_factory.mktemp("migrated") / "inpaint.db"
+    with Database(f"sqlite:///{path}") as database:
         database.migrate()
+    return path
+
+
+@pytest.fixture(scope="session")
+def migrated_postgres(postgres: NewUrl) -> str:
+    """The URL of a database to empty, because that is faster than creating one for every test."""
+    url = postgres()
+    with Database(url) as database:
+        database.migrate()
+    return url
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    """A migrated database without a row, once of each kind."""
+    if request.param == "sqlite":
+        shutil.copy(request.getfixturevalue("migrated_sqlite"), tmp_path)
+        url = f"sqlite:///{tmp_path / 'inpaint.db'}"
+    else:
+        url = request.getfixturevalue("migrated_postgres")
+    with Database(url) as database:
+        if request.param == "postgres":
+            with database.write() as connection:
+                connection.execute(text("SET LOCAL session_replication_role = replica"))  # without triggers
+                connection.execute(text(f"TRUNCATE {', '.join(metadata.tables)}"))
         yield database
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import inpaint
-from inpaint.cli import models
+from inpaint.cli import keys, models
 from inpaint.cli.run import run
 from inpaint.schedulers import SCHEDULERS
 
@@ -19,6 +19,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(models.app)
+app.add_typer(keys.app)
+app.add_typer(keys.credits_app)
 app.command(no_args_is_help=True)(run)
 
 
