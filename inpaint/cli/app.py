@@ -9,6 +9,7 @@ import typer
 import inpaint
 from inpaint.cli import keys, models
 from inpaint.cli.run import run
+from inpaint.cli.serve import serve
 from inpaint.schedulers import SCHEDULERS
 
 app = typer.Typer(
@@ -22,6 +23,7 @@ app.add_typer(models.app)
 app.add_typer(keys.app)
 app.add_typer(keys.credits_app)
 app.command(no_args_is_help=True)(run)
+app.command()(serve)
 
 
 def _version(*, wanted: bool) -> None:
