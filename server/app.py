@@ -28,7 +28,7 @@ from server.keys import Keys
 from server.ledger import Ledger
 from server.limits import Limiter
 from server.metrics import Metrics
-from server.middleware import Surround
+from server.middleware import CAREFUL, Surround
 from server.problems import headers_of, status_of
 from server.service import Parts, Service
 from server.settings import Settings
@@ -59,7 +59,12 @@ def create_app(settings: Settings, client: EngineClient, *, policy: Policy | Non
     )
     service = Service(parts)
     running = Running(parts, service, DurableQueue(service), database)
-    gate = Gate(parts.keys, open_to_all=settings.no_auth, public_url=settings.public_url)
+    gate = Gate(
+        parts.keys,
+        open_to_all=settings.no_auth,
+        public_url=settings.public_url,
+        origins=settings.cors_origins,
+    )
     app = FastAPI(
         title="sdxl-inpaint",
         version=inpaint.__version__,
@@ -91,32 +96,35 @@ class Running:
     service: Service
     queue: DurableQueue
     database: Database
-    failure: InpaintError | None = None  # why the engine did not start
+    failure: BaseException | None = None  # why the engine did not start
 
     @asynccontextmanager
     async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:
         """Listen at once; ``/readyz`` says when the model is loaded."""
         await asyncio.to_thread(self.database.migrate)
-        loading = asyncio.create_task(self._load())
-        await self.queue.start()
+        loading = asyncio.create_task(self.parts.client.start())
+        loading.add_done_callback(self._loaded)
         try:
+            await self.queue.start()
             yield
         finally:
             if not self.service.draining:
                 await self.service.drain(self.parts.settings.drain_s)
             loading.cancel()
+            await asyncio.wait([loading])
             await self.queue.stop()
             await self.parts.client.close(0.0)
             await self.parts.fetcher.aclose()
             await asyncio.to_thread(self.database.close)
 
-    async def _load(self) -> None:
-        try:
-            await self.parts.client.start()
+    def _loaded(self, loading: asyncio.Task[None]) -> None:
+        if loading.cancelled():
+            return
+        self.failure = loading.exception()
+        if self.failure is None:
             log.info("ready", model=self.parts.settings.model)
-        except InpaintError as error:
-            self.failure = error
-            log.error("the engine did not start", error=str(error))
+        else:
+            log.error("the engine did not start", error=str(self.failure))
 
 
 def _add_operations(app: FastAPI, running: Running, gate: Gate) -> None:
@@ -177,10 +185,11 @@ def _add_problems(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def unknown(request: Request, error: Exception) -> JSONResponse:
-        log.error("bug", error=type(error).__name__, exc_info=error)
-        return answer(
-            request, f"internal error, please report it with request id {request.state.request_id}", 500
-        )
+        # Starlette answers this one outside of all middleware, so nobody else adds the headers.
+        request_id: str = request.state.request_id
+        log.error("bug", error=type(error).__name__, request_id=request_id, exc_info=error)
+        text = f"internal error, please report it with request id {request_id}"
+        return answer(request, text, 500, {**CAREFUL, "x-request-id": request_id})
 
 
 _WORDS = {404: "there is no such route or model", 405: "this route takes another method"}

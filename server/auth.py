@@ -2,6 +2,7 @@
 
 import asyncio
 import ipaddress
+from collections.abc import Collection
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -32,10 +33,13 @@ OPEN = Caller("", frozenset({MODEL_SCOPE, "metrics"}))
 class Gate:
     """Asks for a key as soon as one exists; until then only this machine's own programs are let in."""
 
-    def __init__(self, keys: Keys, *, open_to_all: bool, public_url: str | None) -> None:
+    def __init__(
+        self, keys: Keys, *, open_to_all: bool, public_url: str | None, origins: Collection[str] = ()
+    ) -> None:
         self._keys = keys
         self._open_to_all = open_to_all  # --no-auth
-        self._public_host = urlsplit(public_url).hostname if public_url else None
+        self._public_host = _hostname(public_url or "")
+        self._origins = origins  # of pages that the operator lets in
         self._locked = False
 
     async def admit(self, connection: HTTPConnection) -> Caller:
@@ -58,10 +62,12 @@ class Gate:
 
     def _refuse_pages_of_others(self, connection: HTTPConnection) -> None:
         """A page in this machine's browser can send requests here, even under a host name of its own."""
-        host = connection.url.hostname or ""
+        # Not Starlette's request.url: for a Host that it cannot read it says our own address instead.
+        host = _hostname(f"//{connection.headers.get('host', '')}")
         origin = connection.headers.get("origin")
-        ours = _is_loopback(host) or host == self._public_host
-        if not ours or (origin is not None and urlsplit(origin).hostname != host):
+        ours = host is not None and (_is_loopback(host) or host == self._public_host)
+        own_page = origin is None or origin in self._origins or _hostname(origin) == host
+        if not ours or not own_page:
             raise ForbiddenError(
                 "this server has no keys and answers programs on its own machine only; "
                 "make a key with: inpaint keys create"
@@ -80,6 +86,13 @@ def _token(connection: HTTPConnection) -> str | None:
     if scheme.lower() == "bearer" and key.strip():
         return key.strip()
     raise UnauthorizedError("Missing Authorization or x-api-key in header")
+
+
+def _hostname(url: str) -> str | None:
+    try:
+        return urlsplit(url).hostname
+    except ValueError:  # a bracket out of place
+        return None
 
 
 def _is_loopback(host: str) -> bool:

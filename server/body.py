@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
@@ -13,7 +14,9 @@ from server.problems import ContentTypeError, TooLargeError
 
 Fields = dict[str, object]
 
-_MAX_FIELDS, _MAX_FILES = 64, 8
+_MAX_FIELDS, _MAX_FILES, _MAX_MARKS = 64, 8, 100_000
+# A form may name any of Python's codecs, and some take time that is the square of the text's length.
+_CHARSETS = (b"utf-8", b"utf8", b"us-ascii", b"iso-8859-1")
 _ON_LOOP_BYTES = 16_384  # JSON up to this size is parsed at once; more would hold up everybody else
 
 
@@ -36,6 +39,7 @@ async def read_body(request: Request, *, max_bytes: int, timeout_s: float) -> by
                 if len(found) > max_bytes:
                     raise too_large
     except TimeoutError:
+        request.state.hang_up = True  # else the rest of it could keep the connection for ever
         raise RequestError("body", f"did not arrive within {timeout_s:g} seconds") from None
     except ClientDisconnect:
         raise RequestError("body", "broke off before its end") from None
@@ -58,6 +62,9 @@ async def parse_fields(request: Request, body: bytes) -> Fields:
 
 
 def _json(body: bytes) -> Fields:
+    # Millions of empty lists would fit, each 20 times as large once parsed. Pictures have no such marks.
+    if any(body.count(mark) > _MAX_MARKS for mark in (b",", b"[", b"{")):
+        raise RequestError("body", "holds too many values")
     try:
         found = json.loads(body, parse_constant=_no_constant)
     except (ValueError, RecursionError):
@@ -75,6 +82,9 @@ async def _multipart(request: Request, body: bytes) -> Fields:
     async def stream() -> AsyncIterator[bytes]:
         yield body
 
+    _, parameters = parse_options_header(request.headers["content-type"])
+    if parameters.get(b"charset", b"utf-8").lower() not in _CHARSETS:
+        raise RequestError("body", "must be a multipart form in UTF-8")
     # A text field may hold a picture as base64, so a part may be as large as the body.
     parser = MultiPartParser(
         request.headers,

@@ -7,14 +7,16 @@ more than who is waiting for what, so that a restart begins where the last proce
 import asyncio
 import io
 import time
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
 from PIL import Image
 
-from inpaint.errors import CancelledError, InpaintError
+from inpaint.errors import CancelledError, InpaintError, PaintError
 from inpaint.image import decode
 from inpaint.job import Event
 from inpaint.request import InpaintRequest, InpaintResult
@@ -22,14 +24,14 @@ from server.auth import Caller
 from server.client import Ticket
 from server.orders import Order
 from server.pictures import CONTENT_TYPES, Prepared, write_input
-from server.problems import BusyError, FailedError, NotFoundError, UnauthorizedError
-from server.service import Painted, Service, inference_s, settings_of
+from server.problems import BusyError, FailedError, NotFoundError, RateError, UnauthorizedError
+from server.service import Painted, Service, settings_of
 from server.store import Record
 
 _SWEEP_EVERY_S = 60.0
 _MAX_KEPT_BYTES = 250_000_000  # our own PNG of the largest picture let in is larger than its JPEG was
 _RETRY_S = 0.5  # while no engine is ready
-_ENDED = ("COMPLETED", "FAILED", "CANCELLED")
+ENDED = ("COMPLETED", "FAILED", "CANCELLED")
 
 log = structlog.get_logger()
 
@@ -54,6 +56,7 @@ class DurableQueue:
         # More than an engine can paint at once would only hold decoded pixels in memory.
         self._turns = asyncio.Semaphore(2 * settings.max_rows * max(settings.workers, 1))
         self._live: dict[str, _Live] = {}  # in order of arrival
+        self._arriving: Counter[str] = Counter()  # by key: being read, not yet written down
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -68,11 +71,6 @@ class DurableQueue:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    @property
-    def waiting(self) -> int:
-        """Requests accepted and not ended."""
-        return len(self._live)
-
     async def find(self, caller: Caller, idempotency_key: str, digest: str) -> Record | None:
         """The request that this key was used for; raises IdempotencyError if its body was another."""
         return await asyncio.to_thread(self._parts.store.find, caller.key_id, idempotency_key, digest)
@@ -83,15 +81,34 @@ class DurableQueue:
         """Prepare, charge and write down; painted later.
 
         Raises:
-            InpaintError: it cannot be painted or paid; nothing was written down.
+            InpaintError: it cannot be painted or paid, or there is no room; nothing was written down.
         """
-        if self.waiting >= self._parts.settings.max_waiting:
-            raise BusyError("the server is full; try again", self._parts.client.health().backlog_s or 5.0)
-        prepared = await self._service.prepare(caller, order)
-        record = self._service.new_record(caller, "v2", prepared, order)
-        await asyncio.to_thread(self._keep_inputs, record.id, prepared)
+        self._check_room(caller.key_id)
+        self._arriving[caller.key_id] += 1
+        try:
+            prepared = await self._service.prepare(caller, order)
+            record = self._service.new_record(caller, "v2", prepared, order)
+            return await self._accept(record, prepared, idempotency_key, digest)
+        finally:
+            self._arriving[caller.key_id] -= 1
+            self._arriving += Counter()  # drops the zeros: keys come and go
+
+    def _check_room(self, key_id: str) -> None:
+        settings, health = self._parts.settings, self._parts.client.health()
+        waiting = sum(live.ticket is None for live in self._live.values())
+        if waiting + self._arriving.total() >= settings.max_waiting:
+            raise BusyError("the server is full; try again", health.backlog_s or 5.0)
+        own = sum(live.record.key_id == key_id for live in self._live.values()) + self._arriving[key_id]
+        if key_id and own >= settings.max_in_flight_per_key:
+            problem = f"this key has {settings.max_in_flight_per_key} requests under way already"
+            raise RateError(f"{problem}; wait for one of them", health.backlog_s / own or 1.0)
+
+    async def _accept(
+        self, record: Record, prepared: Prepared, idempotency_key: str | None, digest: str
+    ) -> Record:
         kept: Record | None = None
         try:
+            await asyncio.to_thread(self._keep_inputs, record.id, prepared)
             kept = await asyncio.to_thread(
                 self._parts.store.accept, record, idempotency_key=idempotency_key, body_digest=digest
             )
@@ -112,13 +129,21 @@ class DurableQueue:
         return await asyncio.to_thread(self._parts.store.get, request_id, caller.key_id)
 
     async def wait(self, record: Record, caller: Caller) -> Record:
-        """The request once it has ended."""
-        while (live := self._live.get(record.id)) is None and record.state not in _ENDED:
-            await asyncio.sleep(_RETRY_S)  # another process has it
+        """The request once it has ended.
+
+        Raises:
+            BusyError: this process stops before that; the next one paints it.
+        """
+        while record.state not in ENDED:
+            if (live := self._live.get(record.id)) is not None:
+                await live.ended.wait()
+            elif self._service.draining:
+                problem = "the server is going down for a restart; send it again with this Idempotency-Key"
+                raise BusyError(problem, 10.0)
+            else:
+                await asyncio.sleep(_RETRY_S)  # another task or process is just about to have it
             record = await self.get(caller, record.id)
-        if live is not None:
-            await live.ended.wait()
-        return await self.get(caller, record.id)
+        return record
 
     async def painted(self, caller: Caller, record: Record) -> Painted:
         """An ended request as v1 answers it.
@@ -143,13 +168,15 @@ class DurableQueue:
         """Stop it within one step; one that has ended stays as it is."""
         record = await self.get(caller, request_id)
         live = self._live.get(record.id)
-        if live is not None and record.state not in _ENDED:
-            live.cancelled = True
-            if live.ticket is not None:
-                live.ticket.cancel()
-            elif record.state == "QUEUED":
-                await self._fail(record, CancelledError("cancelled by the caller"))
+        if live is not None:
+            live.cancelled = True  # where it begins at this moment, it ends before its first step
+        if live is not None and live.ticket is not None:
+            live.ticket.cancel()
+        elif record.state == "QUEUED":
+            await self._service.fail(record, "cancelled by the caller", 422, state="CANCELLED")
+            if live is not None:
                 self._end(live)
+        if live is not None:
             await live.ended.wait()
         return await self.get(caller, request_id)
 
@@ -170,27 +197,41 @@ class DurableQueue:
         data = await asyncio.to_thread(self._parts.blobs.get, record.id, str(output["file_name"]))
         return data, str(output["content_type"])
 
-    async def events(self, caller: Caller, request_id: str) -> AsyncIterator[Event | int]:
-        """Its place in the queue (0 is next) whenever that changes, then the engine's events."""
-        await self.get(caller, request_id)
+    async def events(self, caller: Caller, request_id: str) -> AsyncGenerator[Event | int]:
+        """Its place in the queue (0 is next) whenever that changes, then the engine's events.
+
+        Over when the request has ended, or when this process is about to.
+        """
+        record = await self.get(caller, request_id)
+        while record.state not in ENDED:
+            if (live := self._live.get(request_id)) is not None:
+                async with aclosing(self._follow(live)) as happenings:
+                    async for happening in happenings:
+                        yield happening
+            elif self._service.draining:
+                return
+            else:
+                await asyncio.sleep(_RETRY_S)
+            record = await self.get(caller, request_id)
+
+    async def _follow(self, live: _Live) -> AsyncGenerator[Event | int]:
         place = -1
-        while (live := self._live.get(request_id)) is not None and live.ticket is None:
-            if (now := self._place(request_id)) != place:
+        while live.ticket is None and not live.ended.is_set():
+            if (now := self._place(live)) != place:
                 place = now
                 yield place
-            try:
+            with suppress(TimeoutError):
                 async with asyncio.timeout(_RETRY_S):
                     await live.changed.wait()
-            except TimeoutError:
-                continue
-        if live is not None and live.ticket is not None:
-            async for event in live.ticket.events(preview=True):
-                yield event
-            await live.ended.wait()
+        if live.ticket is not None:
+            async with aclosing(live.ticket.events(preview=True)) as events:  # type: ignore[type-var]
+                async for event in events:
+                    yield event
+        await live.ended.wait()
 
-    def _place(self, request_id: str) -> int:
-        waiting = [key for key, live in self._live.items() if live.ticket is None]
-        return waiting.index(request_id) if request_id in waiting else 0
+    def _place(self, live: _Live) -> int:
+        waiting = [other for other in self._live.values() if other.ticket is None]
+        return waiting.index(live) if live in waiting else 0
 
     # Painting.
 
@@ -198,40 +239,67 @@ class DurableQueue:
         self._live[record.id] = _Live(record)
         self._spawn(self._run(self._live[record.id]))
 
-    def _spawn(self, work: Any) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._over)
+
+    def _over(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("bug", error=type(error).__name__, exc_info=error)
 
     async def _run(self, live: _Live) -> None:
-        async with self._turns:
-            if self._service.draining:
-                return  # stays QUEUED for the next process
-            record = await asyncio.to_thread(self._parts.store.begin, live.record.id)
-            if record is None:
-                return  # cancelled while it waited
-            try:
+        """One request, from its turn to its end; while the service drains, it stays QUEUED instead."""
+        try:
+            async with self._turns:
+                await self._until_ready(live)
                 with self._service.counted():
-                    await self._paint(record, live)
-            except InpaintError as error:
-                log.info("request failed", request=record.id, error=type(error).__name__)
-            finally:
-                self._end(live)
+                    if (record := await self._begin(live)) is not None:
+                        await self._paint(record, live)
+        except InpaintError as error:
+            log.info("request failed", request=live.record.id, error=type(error).__name__)
+        finally:
+            self._end(live)
+
+    async def _until_ready(self, live: _Live) -> None:
+        while not (self._parts.client.health().ready or self._service.draining or live.cancelled):
+            await asyncio.sleep(_RETRY_S)
+
+    async def _begin(self, live: _Live) -> Record | None:
+        """None where it was cancelled while it waited, or is to be left for the next process."""
+        while not self._service.draining:
+            try:
+                return await asyncio.to_thread(self._parts.store.begin, live.record.id)
+            except BusyError:  # the database is away; the request is not to blame
+                await asyncio.sleep(_RETRY_S)
+        return None
 
     def _end(self, live: _Live) -> None:
         self._live.pop(live.record.id, None)
         live.changed.set()
         live.ended.set()
 
-    async def _fail(self, record: Record, error: InpaintError) -> None:
-        await asyncio.to_thread(
-            self._parts.store.fail, record.id, error=str(error), status=422, state="CANCELLED", refund=True
-        )
+    async def _paint(self, record: Record, live: _Live) -> None:
+        async with self._service.accounted(record) as account:
+            await self._check(record)
+            account.ticket = live.ticket = await self._submit(live)
+            live.changed.set()
+            if live.cancelled:
+                live.ticket.cancel()
+            await self._keep(record, await live.ticket.result())
 
-    async def _check_key(self, record: Record) -> None:
-        """A key revoked while its request waited pays for nothing more."""
+    async def _check(self, record: Record) -> None:
+        """What became wrong while it waited.
+
+        Raises:
+            UnauthorizedError: its key was revoked, which pays for nothing more.
+            PaintError: it took a server down with it, perhaps, and more than once.
+        """
+        if record.attempts > self._parts.settings.max_attempts:
+            raise PaintError(f"begun {record.attempts - 1} times and never finished; not tried again")
         if record.key_id and not await asyncio.to_thread(self._parts.keys.active, record.key_id):
-            raise UnauthorizedError("the key of this request was revoked")
+            raise UnauthorizedError("the key of this request was revoked or has expired")
 
     async def _submit(self, live: _Live) -> Ticket:
         prepared = await asyncio.to_thread(self._prepared, live.record)
@@ -246,17 +314,8 @@ class DurableQueue:
     def _prepared(self, record: Record) -> Prepared:
         blobs = self._parts.blobs
         like = decode(blobs.get(record.id, "image.png"), "image", max_bytes=_MAX_KEPT_BYTES)
-        mask = decode(blobs.get(record.id, "mask.png"), "mask").image
+        mask = decode(blobs.get(record.id, "mask.png"), "mask", max_bytes=_MAX_KEPT_BYTES).image
         return Prepared(InpaintRequest(image=like.image, mask=mask, **settings_of(record)), like)  # type: ignore[arg-type]
-
-    async def _paint(self, record: Record, live: _Live) -> None:
-        async with self._service.accounted(record) as account:
-            await self._check_key(record)
-            account.ticket = live.ticket = await self._submit(live)
-            live.changed.set()
-            if live.cancelled:
-                live.ticket.cancel()
-            await self._keep(record, await live.ticket.result())
 
     async def _keep(self, record: Record, result: InpaintResult) -> None:
         output_format, quality = str(record.fields["output_format"]), int(str(record.fields["quality"]))
@@ -269,20 +328,23 @@ class DurableQueue:
             outputs.append(
                 {"file_name": name, "content_type": CONTENT_TYPES[output_format], "file_size": len(data)}
             )
-        await asyncio.to_thread(
-            self._parts.store.finish, record.id, outputs=outputs, inference_s=inference_s(result)
-        )
-        self._service.count(record, prepared.request, result)
+        await self._service.finish(record, prepared.request, result, outputs)
 
     async def _sweep(self) -> None:
-        settings = self._parts.settings
         while True:
-            expired = await asyncio.to_thread(
-                self._parts.store.sweep,
-                time.time(),
-                requests_ttl_s=settings.requests_ttl_s,
-                pictures_ttl_s=settings.pictures_ttl_s,
-            )
-            for request_id in expired:
-                await asyncio.to_thread(self._parts.blobs.delete, request_id)
+            try:
+                await asyncio.to_thread(self._sweep_once)
+            except (InpaintError, OSError) as error:  # a store that is away for a while
+                log.error("the sweep failed", error=str(error))
             await asyncio.sleep(_SWEEP_EVERY_S)
+
+    def _sweep_once(self) -> None:
+        parts = self._parts
+        ttl = {
+            "requests_ttl_s": parts.settings.requests_ttl_s,
+            "pictures_ttl_s": parts.settings.pictures_ttl_s,
+        }
+        expired = parts.store.sweep(time.time(), **ttl)
+        for request_id in expired:
+            parts.blobs.delete(request_id)
+        parts.store.pictures_deleted(expired)

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from server.metrics import Metrics
 
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_CAREFUL = {
+CAREFUL = {
     "X-Content-Type-Options": "nosniff",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "Referrer-Policy": "no-referrer",
@@ -41,7 +41,9 @@ class Surround:
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers["x-request-id"] = request_id
-                for name, value in _CAREFUL.items():
+                if scope["state"].get("hang_up"):
+                    headers["connection"] = "close"
+                for name, value in CAREFUL.items():
                     headers.setdefault(name, value)
             await send(message)
 

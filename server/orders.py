@@ -35,6 +35,11 @@ class Order:
     output_format: Format = "jpeg"
     quality: int = 95
 
+    @property
+    def has_urls(self) -> bool:
+        """Whether anything must be fetched."""
+        return isinstance(self.image, Url) or isinstance(self.mask, Url)
+
 
 def source(name: str, value: object) -> Source:
     """A picture as clients send it: an http(s) URL, a data: URI, plain base64, or a file part's bytes.
@@ -61,7 +66,6 @@ def source(name: str, value: object) -> Source:
 
 
 _DATA_URI = re.compile(rb"\s*data:image/[a-z0-9.+-]+;(?:[a-z0-9=.+-]+;)*base64,", re.IGNORECASE)
-_MAGIC = (b"\x89PNG", b"\xff\xd8", b"RIFF")
 
 
 def decode_source(name: str, data: bytes) -> bytes:
@@ -70,7 +74,7 @@ def decode_source(name: str, data: bytes) -> bytes:
     Raises:
         RequestError: a data: URI that is no base64 picture, or text that is no base64.
     """
-    if data.startswith(_MAGIC):
+    if not data.isascii():  # a file, if perhaps none that we read
         return data
     if data.lstrip()[:5].lower() == b"data:":
         head = _DATA_URI.match(data[:256])

@@ -6,10 +6,12 @@ from dataclasses import dataclass, replace
 
 from PIL import Image
 
-from inpaint.image import Picture, decode, encode
+from inpaint.errors import RequestError
+from inpaint.image import MASK_THRESHOLD, MAX_ENCODED_BYTES, Picture, decode, encode, mask_to_grey
 from inpaint.request import InpaintRequest
 from server.fetch import Fetcher
 from server.orders import Order, Source, Url, decode_source
+from server.problems import TooLargeError
 
 CONTENT_TYPES = {"jpeg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 
@@ -39,6 +41,8 @@ async def gather(fetcher: Fetcher, order: Order, *, max_bytes: int) -> tuple[byt
     finally:
         for task in tasks:
             task.cancel()  # where the other one failed, this one is of no use
+    if order.has_urls and len(image) + len(mask) > max_bytes:
+        raise TooLargeError(f"the two pictures together must be at most {max_bytes // 10**6} MB")
     return image, mask
 
 
@@ -47,11 +51,23 @@ def prepare(order: Order, image: bytes, mask: bytes) -> Prepared:
 
     Raises:
         RequestError: names the field at fault.
+        TooLargeError: a file is larger than we decode.
     """
+    for name, data in (("image", image), ("mask", mask)):
+        if len(data) > MAX_ENCODED_BYTES:
+            raise TooLargeError(f"{name}: must be a file of at most {MAX_ENCODED_BYTES // 10**6} MB")
     like = decode(image, "image")
     request = InpaintRequest(image=like.image, mask=decode(mask, "mask").image, **order.settings)  # type: ignore[arg-type]
+    _check_mask(request)
     # The file's EXIF holds where and when it was taken, which the hosted API does not return either.
     return Prepared(request, replace(like, exif=None))
+
+
+def _check_mask(request: InpaintRequest) -> None:
+    """The engine has the last word; but nobody should wait in a queue, and pay, to hear this."""
+    least = 1 if request.soft else MASK_THRESHOLD
+    if not any(mask_to_grey(request.mask).histogram()[least:]):
+        raise RequestError("mask", "nothing to repaint: paint the parts to change white (128 or brighter)")
 
 
 def write(prepared: Prepared, images: list[Image.Image], output_format: str, quality: int) -> list[bytes]:

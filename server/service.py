@@ -8,9 +8,10 @@ import asyncio
 import math
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import structlog
 
@@ -33,6 +34,8 @@ from server.store import Record, Store
 MICRO = 1_000_000
 UNMETERED = 999_999.0  # what the credits header says where nothing is counted
 _SEEDS = 2**32
+
+T = TypeVar("T")
 
 log = structlog.get_logger()
 
@@ -124,16 +127,21 @@ class Service:
 
     async def prepare(self, caller: Caller, order: Order) -> Prepared:
         """Fetch, decode and check both pictures; draw the seed."""
-        parts = self.parts
         with self.timed("fetch"):
-            async with parts.limiter.fetches(caller.key_id):
-                files = await gather(parts.fetcher, order, max_bytes=parts.settings.fetch_max_bytes)
+            files = await self._gather(caller, order)
         with self.timed("read"):
             prepared = await asyncio.to_thread(prepare, order, *files)
         if prepared.request.seed == -1:
             drawn = replace(prepared.request, seed=secrets.randbelow(_SEEDS))
             prepared = replace(prepared, request=drawn)
         return prepared
+
+    async def _gather(self, caller: Caller, order: Order) -> tuple[bytes, bytes]:
+        parts, max_bytes = self.parts, self.parts.settings.fetch_max_bytes
+        if not order.has_urls:  # waits for nobody else's slow host
+            return await gather(parts.fetcher, order, max_bytes=max_bytes)
+        async with parts.limiter.fetches(caller.key_id):
+            return await gather(parts.fetcher, order, max_bytes=max_bytes)
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -195,15 +203,12 @@ class Service:
         prepared = await self.prepare(caller, order)
         record = self.new_record(caller, "v1", prepared, order)
         await asyncio.to_thread(self.parts.store.accept, record)
-        await asyncio.to_thread(self.parts.store.begin, record.id)
         async with self.accounted(record) as account:
+            await asyncio.to_thread(self.parts.store.begin, record.id)
             account.ticket = ticket = await self.parts.client.submit(prepared.request)
-            result = await self._wait(ticket, gone)
+            result = await self.in_time(ticket.result(), gone)
             files = await self.write(prepared, result, order.output_format, order.quality)
-            await asyncio.to_thread(
-                self.parts.store.finish, record.id, outputs=[], inference_s=inference_s(result)
-            )
-        self.count(record, prepared.request, result)
+            await self.finish(record, prepared.request, result)
         return Painted(
             files=files,
             content_type=CONTENT_TYPES[order.output_format],
@@ -214,16 +219,19 @@ class Service:
             warnings=result.warnings,
         )
 
-    async def _wait(self, ticket: Ticket, gone: Callable[[], Awaitable[None]]) -> InpaintResult:
-        """The result, unless the caller hangs up or the deadline passes first."""
-        result = asyncio.ensure_future(ticket.result())
-        left = asyncio.ensure_future(gone())
+    async def in_time(self, work: Coroutine[Any, Any, T], gone: Callable[[], Awaitable[None]]) -> T:
+        """What ``work`` returns, unless the caller hangs up or the deadline passes first.
+
+        Raises:
+            CancelledError: the caller hung up; ``work`` was cancelled.
+            DeadlineError: it took too long, and was cancelled.
+        """
+        result, left = asyncio.ensure_future(work), asyncio.ensure_future(gone())
+        deadline_s = self.parts.settings.deadline_s
         try:
-            deadline_s = self.parts.settings.deadline_s
             await asyncio.wait((result, left), timeout=deadline_s, return_when=asyncio.FIRST_COMPLETED)
             if result.done():
                 return result.result()
-            ticket.cancel()
             if left.done():
                 raise CancelledError("the caller hung up")
             raise DeadlineError(f"not painted within {deadline_s:g} seconds; try fewer steps, or v2")
@@ -240,40 +248,59 @@ class Service:
 
     @asynccontextmanager
     async def accounted(self, record: Record) -> AsyncIterator["Account"]:
-        """Whatever ends the block other than success, the record ends too, and is refunded.
+        """Whatever ends the block other than success ends the record and the engine's work on it too.
 
-        Not refunded: a request cancelled after its first step, which cost the GPU's time.
+        Refunded, but for a request cancelled after its first step, which cost the GPU's time. When this
+        process stops, a v2 request goes back to the queue for the next one.
         """
         account = Account()
         try:
             yield account
-        except InpaintError as error:
-            abandoned = isinstance(error, CancelledError)
-            refund = not (abandoned and account.ticket is not None and account.ticket.started)
-            state = "CANCELLED" if abandoned else "FAILED"
-            await self._fail(record, str(error), status_of(error), state=state, refund=refund)
-            raise
-        except asyncio.CancelledError:  # this process stops: v2 goes on in the next one
-            if record.mode == "v2":
-                await asyncio.shield(asyncio.to_thread(self.parts.store.requeue, record.id))
-            else:
-                await asyncio.shield(
-                    self._fail(record, "the server stopped", 503, state="FAILED", refund=True)
-                )
-            raise
-        except BaseException:
-            await asyncio.shield(self._fail(record, "internal error", 500, state="FAILED", refund=True))
+        except (Exception, asyncio.CancelledError) as error:
+            if account.ticket is not None:
+                account.ticket.cancel()  # nothing happens to one that has ended
+            await asyncio.shield(self._close(record, error, account))
             raise
 
-    async def _fail(self, record: Record, error: str, status: int, *, state: str, refund: bool) -> None:
-        await asyncio.to_thread(
+    async def _close(self, record: Record, error: BaseException, account: "Account") -> None:
+        if isinstance(error, CancelledError):
+            refund = account.ticket is None or not account.ticket.started
+            await self.fail(record, str(error), status_of(error), state="CANCELLED", refund=refund)
+        elif isinstance(error, InpaintError):
+            await self.fail(record, str(error), status_of(error))
+        elif not isinstance(error, asyncio.CancelledError):
+            await self.fail(record, "internal error", 500)
+        elif record.mode == "v1":
+            await self.fail(record, "the server stopped; send it again", 503)
+        else:
+            await asyncio.to_thread(self.parts.store.requeue, record.id)
+
+    async def fail(
+        self, record: Record, error: str, status: int, *, state: str = "FAILED", refund: bool = True
+    ) -> None:
+        """End a request without pictures; one that has ended stays as it is."""
+        ended = await asyncio.to_thread(
             self.parts.store.fail, record.id, error=error, status=status, state=state, refund=refund
         )
-        kind = "refunded" if refund else "settled"
-        self.parts.metrics.credits.labels(kind).inc(record.cost_micro / MICRO)
+        if ended:
+            kind = "refunded" if refund else "settled"
+            self.parts.metrics.credits.labels(kind).inc(record.cost_micro / MICRO)
 
-    def count(self, record: Record, request: InpaintRequest, result: InpaintResult) -> None:
-        """A finished request, for the metrics."""
+    async def finish(
+        self,
+        record: Record,
+        request: InpaintRequest,
+        result: InpaintResult,
+        outputs: list[dict[str, object]] | None = None,
+    ) -> None:
+        """End a request whose pictures are safe, and count it; one cancelled meanwhile stays cancelled."""
+        ended = await asyncio.to_thread(
+            self.parts.store.finish, record.id, outputs=outputs or [], inference_s=inference_s(result)
+        )
+        if ended:
+            self._count(record, request, result)
+
+    def _count(self, record: Record, request: InpaintRequest, result: InpaintResult) -> None:
         metrics = self.parts.metrics
         metrics.images.inc(len(result.images))
         metrics.steps.inc(request.steps_to_run * request.samples)

@@ -1,9 +1,11 @@
 """The hosted API's routes: ``/v1/sdxl-inpaint`` answers at once, ``/v2`` queues, polls, streams, cancels."""
 
+import asyncio
 import base64
 import hashlib
 import json
 from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import BytesIO
@@ -28,7 +30,7 @@ from server.dialects.segmind_models import (
     Success,
     read_fields,
 )
-from server.durable import DurableQueue
+from server.durable import ENDED, DurableQueue
 from server.limits import RateState
 from server.pictures import CONTENT_TYPES
 from server.service import MICRO, Painted, Service
@@ -146,16 +148,20 @@ class Segmind:
             fields = await self._fields(request)
             body = self._read(fields)
             if key := _idempotency_key(request):
-                painted = await self._paint_once(caller, body, key, digest_of(fields))
+                record = await self._once(caller, body, key, fields)
+                waiting = self.queue.wait(record, caller)  # it goes on whether or not anybody waits
+                record = await self.service.in_time(waiting, lambda: hung_up(request))
+                painted = await self.queue.painted(caller, record)
             else:
                 painted = await self.service.paint(caller, body.order(), lambda: hung_up(request))
-        return picture_response(painted, rate, body)
+            return await asyncio.to_thread(picture_response, painted, rate, body)
 
-    async def _paint_once(self, caller: Caller, body: InpaintBody, key: str, digest: str) -> Painted:
-        record = await self.queue.find(caller, key, digest)
-        if record is None:
-            record = await self.queue.enqueue(caller, body.order(), idempotency_key=key, digest=digest)
-        return await self.queue.painted(caller, await self.queue.wait(record, caller))
+    async def _once(self, caller: Caller, body: InpaintBody, key: str | None, fields: Fields) -> Record:
+        """The request of this idempotency key, a new one if need be."""
+        digest = await asyncio.to_thread(digest_of, fields) if key else ""
+        if key and (record := await self.queue.find(caller, key, digest)) is not None:
+            return record
+        return await self.queue.enqueue(caller, body.order(), idempotency_key=key, digest=digest)
 
     async def submit(self, request: Request) -> Queued:
         """v2: accepted, to be painted whatever happens to this process."""
@@ -163,13 +169,8 @@ class Segmind:
         async with self.service.admitted(caller, MODEL_SCOPE):
             fields = await self._fields(request)
             body = self._read(fields)
-            key = _idempotency_key(request)
-            digest = digest_of(fields) if key else ""
-            record = await self.queue.find(caller, key, digest) if key else None
-            if record is None:
-                record = await self.queue.enqueue(caller, body.order(), idempotency_key=key, digest=digest)
-        urls = self._urls(request, record)
-        return Queued(request_id=record.id, **urls)
+            record = await self._once(caller, body, _idempotency_key(request), fields)
+        return Queued(request_id=record.id, **self._urls(request, record))
 
     async def status(self, request: Request, request_id: RequestId) -> Response:
         """422 when it failed, as the hosted API does."""
@@ -195,17 +196,18 @@ class Segmind:
     async def _stream(
         self, request: Request, caller: Caller, request_id: str
     ) -> AsyncIterator[ServerSentEvent]:
-        async for event in self.queue.events(caller, request_id):
-            if isinstance(event, int):
-                yield _sse("queued", {"position": event})
-            elif event.state == "step":
-                yield _sse("step", {"step": event.step, "steps": event.steps, "preview": _preview(event)})
+        async with aclosing(self.queue.events(caller, request_id)) as events:
+            async for event in events:
+                if isinstance(event, int):
+                    yield _sse("queued", {"position": event})
+                elif event.state == "step":
+                    yield _sse("step", {"step": event.step, "steps": event.steps, "preview": _preview(event)})
         record = await self.queue.get(caller, request_id)
+        if record.state not in ENDED:
+            return  # the server stops; whoever connects again meets the next one
         answer = await self._finished(request, record)
-        yield _sse(
-            "done" if record.state == "COMPLETED" else "failed",
-            answer.model_dump(mode="json", exclude_none=True),
-        )
+        name = "done" if record.state == "COMPLETED" else "failed"
+        yield _sse(name, answer.model_dump(mode="json", exclude_none=True))
 
     async def picture(
         self,
@@ -272,7 +274,7 @@ class Segmind:
         if record.state == "COMPLETED":
             remaining = await self.service.remaining(Caller(record.key_id, frozenset()))
         return RunMetrics(
-            cost=record.cost_micro / MICRO,
+            cost=0.0 if record.state == "FAILED" else record.cost_micro / MICRO,  # it was given back
             remaining_credits=remaining,
             inference_time=record.inference_s,
             queue_time=started - record.created_at if started else None,
@@ -336,7 +338,7 @@ def picture_response(painted: Painted, rate: RateState, body: InpaintBody) -> Re
     if painted.warnings:
         facts["warnings"] = [warning[:200] for warning in painted.warnings]  # a header has its limits
     headers = {
-        "x-remaining-credits": f"{painted.remaining:.6g}",
+        "x-remaining-credits": f"{painted.remaining:.6f}",
         "x-generation-time": f"{painted.seconds:.3f}",
         "x-output-metadata": json.dumps(facts),
         "x-seed-value": str(record.seeds[0]),

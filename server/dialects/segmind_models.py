@@ -155,8 +155,7 @@ def _sentence(error: ValidationError) -> RequestError:
     name = str(first["loc"][0]) if first["loc"] else "body"
     if first["type"] == "missing":
         return RequestError(name, "is required")
-    given = repr(first["input"])
-    given = given if len(given) <= 60 else f"{given[:57]}…"
+    given = _shown(first["input"])
     if name in LIMITS:
         return RequestError(name, f"must be {LIMITS[name]}, not {given}")
     if name in _BOOLEANS:
@@ -164,6 +163,14 @@ def _sentence(error: ValidationError) -> RequestError:
     if name in _CHOICES:
         return RequestError(name, f"must be one of {', '.join(get_args(_CHOICES[name]))}, not {given}")
     return RequestError(name, "must be text")
+
+
+def _shown(value: object) -> str:
+    """A value for an error's text, however large it is."""
+    if isinstance(value, list | dict):
+        return "a list" if isinstance(value, list) else "an object"
+    text = repr(value[:60] if isinstance(value, str | bytes) else value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
 
 
 class Success(BaseModel):
