@@ -76,7 +76,7 @@ class StubEngine:
         with self._log.open("a") as log:
             print(*prompts, sep=",", file=log)
         self._faults.before_call([(prompt, cast("Any", None)) for prompt in prompts])
-        threading.Event().wait(STEP_S)
+        threading.Event().wait(STEP_S * (5 if "slow" in prompts else 1))
         self._calls += 1
         for job in list(self._running):
             self._advance(job)
