@@ -137,13 +137,15 @@ def test_poison_fails_alone_and_its_neighbours_finish(fault: str, calls: Path, r
 
     async def main() -> None:
         async with stub_pool(calls, f"{fault}@5:prompt=poison", hang_s=HANG_S, max_rows=2) as pool:
-            prompts = ["good", "poison", "late", "last"]  # the last two wait behind
+            prompts = ["good", "poison", "next", "late", "later", "last"]  # from "late" on they wait behind
             make = partial(request_for, seed=3, num_inference_steps=10)
             tickets = [await pool.submit(make(prompt=prompt)) for prompt in prompts]
             await until(lambda: not pool.health().ready)
             assert "worker 0" in pool.health().reason
-            assert [await outcome(ticket) for ticket in tickets] == [[3], PaintError, [3], [3]]
-            assert [tickets[0].attempts, tickets[1].attempts, tickets[3].attempts] == [2, 2, 1]
+            got = [await outcome(ticket) for ticket in tickets]
+            assert got == [[3], PaintError, [3], [3], [3], [3]]
+            attempts = [ticket.attempts for ticket in tickets]
+            assert (attempts[:2], attempts[3:]) == ([2, 2], [1, 1, 1])
             with pytest.raises(PaintError, match=r"each of the 2 times.*smaller picture"):
                 await tickets[1].result()
             await until(lambda: pool.health().ready)
@@ -207,16 +209,17 @@ def test_a_crash_loop_is_called_one(calls: Path, request_for: Make) -> None:
     """A card that is broken is said to be, instead of being tried twice a second for ever."""
 
     async def main() -> None:
-        restarts = Restarts(first_s=0.05, longest_s=0.1, crash_limit=2, broken_s=0.5)
+        restarts = Restarts(first_s=0.05, longest_s=0.1, crash_limit=2, broken_s=2.0)
         async with stub_pool(calls, "exit@1", restarts=restarts, max_attempts=3) as pool:
             ticket = await pool.submit(request_for())
             await until(lambda: "2 times in a row" in pool.health().reason)
             health = pool.health()
             assert not health.ready
             assert "exit status 70" in health.reason
-            since = asyncio.get_running_loop().time()
+            for _ in range(10):
+                await asyncio.sleep(0)
+            assert pool.pids() == [], "it is tried again, but not at once"
             assert await outcome(ticket) is PaintError
-            assert asyncio.get_running_loop().time() - since > 0.4, "tried again, but not at once"
             await until(lambda: pool.health().ready)
 
     run(main())
