@@ -6,8 +6,10 @@ import socket
 from types import FrameType
 
 import uvicorn
+from fastapi import FastAPI
 
-from server.app import Running, create_app
+from inpaint.weights import resolve
+from server.app import Running
 from server.client import EngineClient
 from server.pool import Pool
 from server.problems import BindError
@@ -48,7 +50,11 @@ class DrainingServer(uvicorn.Server):
             self._drain = asyncio.create_task(self._drain_then_exit())
 
     async def _drain_then_exit(self) -> None:
-        await self._running.service.drain(self._running.parts.settings.drain_s)
+        running = self._running
+        await running.service.drain(running.parts.settings.drain_s)
+        # Whatever the time was too short for: v2 waits for the next process, v1 is told to come again.
+        await running.queue.stop()
+        await running.parts.client.close(0.0)
         await asyncio.sleep(0.2)  # until the last answers are on their way
         self.should_exit = True
 
@@ -59,31 +65,33 @@ class DrainingServer(uvicorn.Server):
         return await super().on_tick(counter)
 
 
-def serve(settings: Settings, client: EngineClient, listener: socket.socket) -> None:
+def serve(app: FastAPI, listener: socket.socket) -> None:
     """Serve until a signal ends it.
 
     Args:
-        settings: everything but where it listens.
-        client: the engines.
+        app: from ``server.app.create_app``.
         listener: from :func:`listen`.
 
     Raises:
         InpaintError: the engine did not start.
+        KeyboardInterrupt: a second Ctrl-C; work was left undone.
     """
-    app = create_app(settings, client)
     running: Running = app.state.running
     config = uvicorn.Config(
         app,
         log_config=None,
         access_log=False,
         server_header=False,
-        forwarded_allow_ips=settings.trusted_proxies,
+        forwarded_allow_ips=running.parts.settings.trusted_proxies,
         timeout_graceful_shutdown=5,  # for connections that only idle; requests were drained before
         limit_concurrency=_MAX_CONNECTIONS,
     )
-    asyncio.run(DrainingServer(config, running).serve(sockets=[listener]))
+    server = DrainingServer(config, running)
+    asyncio.run(server.serve(sockets=[listener]))
     if running.failure is not None:
         raise running.failure
+    if server.force_exit:
+        raise KeyboardInterrupt
 
 
 def listen(settings: Settings) -> socket.socket:
@@ -101,7 +109,13 @@ def listen(settings: Settings) -> socket.socket:
 
 
 def engine_client(settings: Settings) -> EngineClient:
-    """Engines in processes of their own, or in this one where ``workers`` is 0."""
+    """Engines in processes of their own, or in this one where ``workers`` is 0.
+
+    Raises:
+        ModelError: there is no such model; said here, before a process is started for it.
+    """
+    if settings.model != "demo":
+        resolve(settings.model)
     spec = WorkerSpec(settings.model, settings.device, settings.dtype, settings.memory, settings.max_rows)
     if settings.workers == 0:
         return InProcessClient(spec)

@@ -1,12 +1,19 @@
 """From flags and variables to a running server: settings checked, the operator told, then served."""
 
+import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
+from filelock import FileLock, Timeout
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 
 from inpaint.errors import RequestError
+from server.app import create_app
+from server.client import EngineClient
 from server.db import Database
+from server.fetch import Policy
 from server.keys import Keys
 from server.logs import configure
 from server.serving import engine_client, listen, serve
@@ -18,13 +25,25 @@ _CURL = """\
 """
 
 
-def start(flags: Mapping[str, object]) -> None:
-    """Serve until a signal ends it; ``flags`` win over ``INPAINT_*`` variables.
+def start(
+    flags: Mapping[str, object],
+    *,
+    engines: Callable[[Settings], EngineClient] = engine_client,
+    policy: Callable[[Settings], Policy] = Policy.from_settings,
+) -> None:
+    """Serve until a signal ends it.
+
+    Args:
+        flags: win over ``INPAINT_*`` variables.
+        engines: what paints; tests bring their own.
+        policy: which URLs may be fetched; no flag and no variable lets the server look inside, so tests,
+            whose pictures are on loopback, say it here.
 
     Raises:
         RequestError: a setting is wrong, or the server would stand open to the network.
         BindError: the address cannot be listened on.
         InpaintError: the engine did not start.
+        KeyboardInterrupt: a second Ctrl-C.
     """
     settings = read_settings(flags)
     locked = _prepare_data(settings)
@@ -34,20 +53,48 @@ def start(flags: Mapping[str, object]) -> None:
             f"{settings.host} can be reached from other machines, and no key exists; make one with "
             "`inpaint keys create --name somebody`, or pass --no-auth to let anybody in",
         )
-    listener = listen(settings)
-    configure(settings.log_level)
-    sys.stderr.write(greeting(settings, listener.getsockname()[1], locked=locked and not settings.no_auth))
-    serve(settings, engine_client(settings), listener)
+    with listen(settings) as listener, _alone_in(settings):
+        app = create_app(settings, engines(settings), policy=policy(settings))
+        configure(settings.log_level)
+        sys.stderr.write(
+            greeting(settings, listener.getsockname()[1], locked=locked and not settings.no_auth)
+        )
+        serve(app, listener)
 
 
 def read_settings(flags: Mapping[str, object]) -> Settings:
     """Raises RequestError naming the first setting that is wrong."""
     try:
-        return Settings(**flags)  # type: ignore[arg-type]
+        settings = Settings(**flags)  # type: ignore[arg-type]
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"]) or "settings"
         raise RequestError(f"--{name.replace('_', '-')}", str(first["msg"]).lower()) from None
+    except SettingsError as error:  # of a variable with several values
+        name = str(error).split('"')[1].upper()
+        raise RequestError(f"INPAINT_{name}", 'must be a JSON list such as ["a", "b"] or [80, 443]') from None
+    if settings.log_level.upper() not in logging.getLevelNamesMapping():
+        levels = "DEBUG, INFO, WARNING or ERROR"
+        raise RequestError("--log-level", f"must be {levels}, not {settings.log_level!r}")
+    return settings
+
+
+@contextmanager
+def _alone_in(settings: Settings) -> Iterator[None]:
+    """Hold the data folder: at its start a server takes over what a killed one left, and no other may live.
+
+    The kernel lets go of it however this process ends.
+    """
+    lock = FileLock(settings.data / "server.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        problem = f"another server uses {settings.data}; stop it, or give this one a folder of its own"
+        raise RequestError("--data", problem) from error
+    except OSError as error:
+        raise RequestError("--data", f"{settings.data} cannot be used: {error.strerror}") from error
+    with lock:
+        yield
 
 
 def _prepare_data(settings: Settings) -> bool:
@@ -67,7 +114,7 @@ def _prepare_data(settings: Settings) -> bool:
 def greeting(settings: Settings, port: int, *, locked: bool) -> str:
     """What the operator reads: where, which model, who may, and a line to try."""
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    url = settings.public_url or f"http://{host}:{port}"
+    url = (settings.public_url or f"http://{host}:{port}").rstrip("/")
     who = "every request needs a key (inpaint keys list)" if locked else "no key is needed"
     if not locked and settings.on_loopback:
         who += ", and only this machine can reach it"
