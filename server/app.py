@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import structlog
 from fastapi import FastAPI, Request, Response
@@ -20,8 +19,9 @@ from server.auth import Gate
 from server.blobs import Blobs
 from server.client import EngineClient
 from server.db import Database
+from server.description import describe
 from server.dialects.segmind import Segmind
-from server.dialects.segmind_models import InpaintBody
+from server.dialects.segmind_models import Problem
 from server.durable import DurableQueue
 from server.fetch import Fetcher, Policy
 from server.keys import Keys
@@ -79,7 +79,7 @@ def create_app(settings: Settings, client: EngineClient, *, policy: Policy | Non
     app.include_router(Segmind(service, running.queue, gate).router())
     _add_operations(app, running, gate)
     _add_problems(app)
-    _describe_body(app)
+    describe(app)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=settings.cors_origins, allow_methods=["*"], allow_headers=["*"]
@@ -142,7 +142,12 @@ def _add_operations(app: FastAPI, running: Running, gate: Gate) -> None:
         ready = parts.client.health().ready and not service.draining
         return PlainTextResponse("ready" if ready else "not ready", 200 if ready else 503)
 
-    @app.get("/metrics", tags=["operations"], response_class=PlainTextResponse)
+    @app.get(
+        "/metrics",
+        tags=["operations"],
+        response_class=PlainTextResponse,
+        responses={status: {"model": Problem} for status in (401, 403)},
+    )
     async def metrics(request: Request) -> Response:
         """For Prometheus; needs a key with the scope ``metrics``."""
         (await gate.admit(request)).require("metrics")
@@ -179,8 +184,8 @@ def _add_problems(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         where = error.errors()[0]["loc"]
-        if where[0] == "path" and where[-1] == "request_id":
-            return answer(request, "there is no such request", 404)
+        if where[0] == "path":
+            return answer(request, "there is no such request or picture", 404)
         return answer(request, f"{where[-1]}: {error.errors()[0]['msg']}", 400)
 
     @app.exception_handler(Exception)
@@ -193,18 +198,3 @@ def _add_problems(app: FastAPI) -> None:
 
 
 _WORDS = {404: "there is no such route or model", 405: "this route takes another method"}
-
-
-def _describe_body(app: FastAPI) -> None:
-    """The bodies are read by hand, under caps, so their model is added to the description by hand."""
-    plain = app.openapi
-
-    def described() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            schema = plain()
-            body = InpaintBody.model_json_schema(ref_template="#/components/schemas/{model}")
-            schema["components"]["schemas"]["InpaintBody"] = body
-            app.openapi_schema = schema
-        return app.openapi_schema
-
-    app.openapi = described  # type: ignore[method-assign]

@@ -121,7 +121,7 @@ class Segmind:
             methods=["GET"],
             summary="Server-sent events: queued, step, done, failed",
             response_class=EventSourceResponse,
-            responses=problems(404),
+            responses={200: {"content": {"text/event-stream": {}}}, **problems(404)},
         )
         router.add_api_route(
             "/v2/requests/{request_id}/images/{number}",
@@ -129,7 +129,7 @@ class Segmind:
             methods=["GET"],
             summary="One painted picture",
             response_class=Response,
-            responses={200: {"content": images}, **problems(404, 422)},
+            responses={200: {"content": images}, **problems(404)},
         )
         router.add_api_route(
             "/v1/get-user-credits",
