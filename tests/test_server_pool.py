@@ -136,10 +136,13 @@ def test_poison_fails_alone_and_its_neighbours_finish(fault: str, calls: Path, r
     """One bad request never fails another; it is tried at most twice, then alone."""
 
     async def main() -> None:
-        async with stub_pool(calls, f"{fault}@5:prompt=poison", hang_s=HANG_S, max_rows=2) as pool:
+        hang_s = HANG_S if fault == "hang" else WAIT_S
+        async with stub_pool(calls, f"{fault}@5:prompt=poison", hang_s=hang_s, max_rows=2) as pool:
             prompts = ["good", "poison", "next", "late", "later", "last"]  # from "late" on they wait behind
             make = partial(request_for, seed=3, num_inference_steps=10)
+            os.kill(pool.pids()[0], signal.SIGSTOP)  # until all are there
             tickets = [await pool.submit(make(prompt=prompt)) for prompt in prompts]
+            os.kill(pool.pids()[0], signal.SIGCONT)
             await until(lambda: not pool.health().ready)
             assert "worker 0" in pool.health().reason
             got = [await outcome(ticket) for ticket in tickets]
