@@ -178,6 +178,29 @@ def test_a_race_for_the_last_credits_grants_exactly_those(
     assert sorted(r.id for r in store.recover()) == sorted(granted)
 
 
+def test_credits_given_at_once_are_all_there(ledger: Ledger, key_id: str) -> None:
+    """Look and change are one transaction that says at once that it writes: none fails, none is lost."""
+    start = threading.Barrier(8)
+    failed: list[Exception] = []
+
+    def give() -> None:
+        start.wait()
+        for _ in range(10):
+            try:
+                ledger.add(key_id, 1)
+            except Exception as error:  # noqa: BLE001 - the test reports it
+                failed.append(error)
+
+    threads = [threading.Thread(target=give) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+    assert ledger.balance(key_id) == 80
+    assert ledger.check() == []
+
+
 @dataclass
 class Known:
     """What the model below knows of a request."""
