@@ -8,7 +8,6 @@ to libFuzzer. Coverage is of Python code (Pillow's readers and ours); Pillow's C
 Not in the dev extra, because atheris has no wheels for every Python and platform that we support.
 """
 
-import atexit
 import io
 import resource
 import struct
@@ -28,6 +27,7 @@ with atheris.instrument_imports(include=["PIL", "inpaint"]):
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _LIMITS = ["-rss_limit_mb=1536", "-timeout=10", "-max_len=8192", "-print_final_stats=1"]
+_TELL_EVERY = 100_000
 _SIZE = (40, 24)
 _OPTIONS = {
     "PNG": ({}, {"dpi": (72, 72)}, {"icc_profile": b"\0" * 16 + b"RGB " + b"\0" * 108}),
@@ -90,6 +90,8 @@ outcomes: Counter[str] = Counter()
 
 def one(data: bytes) -> None:
     """Read it as the server does a picture and a mask."""
+    if outcomes.total() % _TELL_EVERY == _TELL_EVERY - 1:
+        tell()
     try:
         picture = decode(data)
     except RequestError:
@@ -109,12 +111,11 @@ def main() -> None:
     for number, data in enumerate(seeds()):
         (folder / f"seed-{number:03}").write_bytes(data)
     atheris.Setup([sys.argv[0], *_LIMITS, *sys.argv[1:]], one, custom_mutator=mutate)
-    atexit.register(tell)
     atheris.Fuzz()
 
 
 def tell() -> None:
-    """What became of the inputs, which libFuzzer does not know; it never returns from its loop."""
+    """What became of the inputs so far, which libFuzzer does not know; it never returns from its loop."""
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"{dict(outcomes)}, peak resident {peak_mb:.0f} MB", file=sys.stderr)
 
