@@ -80,6 +80,7 @@ SYNTAX = [
     "httpx://public.test/",
     "data:text/html;base64,AAAA",
     "javascript:alert(1)",
+    "http://public.test/" + "a" * 9_000,
     "http://public.test/" + "a" * 100_000,
     "http://" + "a" * 100_000 + "/",
     "http://127.0.0.1:80\\@1.1.1.1/",

@@ -56,14 +56,14 @@ def test_a_url_that_leads_inside_is_refused_without_a_connection(url: str, canar
     network = Switchboard(canary.port)
 
     async def scenario() -> None:
-        rules = public(canary.port, timeout_s=1.0)
+        rules = public(canary.port)
         with pytest.raises(UrlError) as caught:
             await fetcher(rules, network).fetch(url.replace(":P", f":{canary.port}"))
         assert str(caught.value) in (UNFETCHED, MALFORMED)
 
     begun = time.monotonic()
     asyncio.run(scenario())
-    assert time.monotonic() - begun < 0.5  # at once, not by running out of time
+    assert time.monotonic() - begun < 2.5  # at once, not by running out of its 5 s
     assert network.dialled == []
     assert canary.heard() == []
 
@@ -371,7 +371,7 @@ def test_a_resolver_that_hangs_does_not_delay_another() -> None:
 
     async def scenario() -> None:
         async with serve(says(ok())) as port:
-            fetches = fetcher(public(timeout_s=1.0), Switchboard(port), hangs)
+            fetches = fetcher(public(timeout_s=2.0), Switchboard(port), hangs)
             stuck = [asyncio.create_task(fetches.fetch(f"http://hangs{i}.test/")) for i in range(20)]
             assert await fetches.fetch("http://public.test/") == PICTURE
             assert not any(task.done() for task in stuck)
