@@ -20,7 +20,7 @@ from tests.served import FakeEngine, PictureHost, Serve, Served, handler, server
 
 @pytest.fixture(scope="session")
 def plain_logs() -> Iterator[None]:
-    """As the server writes them, for pytest to capture; structlog's own default formats every local variable."""
+    """Lines of JSON for pytest to capture; structlog's own default formats every local variable."""
     chain: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -73,6 +73,7 @@ def served(shared: Served) -> Served:
     engine.held = False
     engine.failures.clear()
     engine.requests.clear()
+    engine.tickets.clear()
     while not engine.submitted.empty():
         engine.submitted.get()
     return shared
