@@ -1,6 +1,7 @@
 """The HTTP process: a socket, uvicorn, and a slow goodbye. ``inpaint serve`` ends up here."""
 
 import asyncio
+import os
 import signal
 import socket
 from types import FrameType
@@ -28,9 +29,12 @@ class DrainingServer(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config, running: Running) -> None:
         super().__init__(config)
+        self.interrupted = False  # by a second Ctrl-C
         self._running = running
         self._loop: asyncio.AbstractEventLoop | None = None
         self._drain: asyncio.Task[None] | None = None
+        self._signals = 0
+        self._hurry = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """As uvicorn's; from here on a signal begins a drain."""
@@ -38,21 +42,28 @@ class DrainingServer(uvicorn.Server):
         self._loop = asyncio.get_running_loop()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """First signal: drain, then exit with 0. Second: exit now."""
-        if self._drain is None and self._loop is not None:
-            self._loop.call_soon_threadsafe(self._begin_drain)
-        else:
+        """First signal: drain, then exit with 0. Second: wait for nothing. Third: exit whatever happens."""
+        self._signals += 1
+        self.interrupted = self._signals > 1 and sig == signal.SIGINT
+        if self._loop is None or self._signals > 2:
             self.should_exit = True
             self.force_exit = sig == signal.SIGINT
+        elif self._signals == 1:
+            self._loop.call_soon_threadsafe(self._begin_drain)
+        else:
+            self._loop.call_soon_threadsafe(self._hurry.set)
 
     def _begin_drain(self) -> None:
-        if self._drain is None:
-            self._drain = asyncio.create_task(self._drain_then_exit())
+        self._drain = asyncio.create_task(self._drain_then_exit())
 
     async def _drain_then_exit(self) -> None:
         running = self._running
-        await running.service.drain(running.parts.settings.drain_s)
-        # Whatever the time was too short for: v2 waits for the next process, v1 is told to come again.
+        drained = asyncio.create_task(running.service.drain(running.parts.settings.drain_s))
+        hurried = asyncio.create_task(self._hurry.wait())
+        await asyncio.wait((drained, hurried), return_when=asyncio.FIRST_COMPLETED)
+        drained.cancel()
+        hurried.cancel()
+        # What is still under way is answered too: v2 waits for the next process, v1 is told to come again.
         await running.queue.stop()
         await running.parts.client.close(0.0)
         await asyncio.sleep(0.2)  # until the last answers are on their way
@@ -90,7 +101,7 @@ def serve(app: FastAPI, listener: socket.socket) -> None:
     asyncio.run(server.serve(sockets=[listener]))
     if running.failure is not None:
         raise running.failure
-    if server.force_exit:
+    if server.interrupted:
         raise KeyboardInterrupt
 
 
@@ -104,7 +115,9 @@ def listen(settings: Settings) -> socket.socket:
     try:
         return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
     except OSError as error:
-        reason = error.strerror or str(error)
+        # Python adds the address to the system's words; a name's lookup has words of its own.
+        known = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
+        reason = known or str(error)
         raise BindError(f"cannot listen on {settings.host} port {settings.port}: {reason}") from error
 
 

@@ -68,8 +68,10 @@ def read_settings(flags: Mapping[str, object]) -> Settings:
         settings = Settings(**flags)  # type: ignore[arg-type]
     except ValidationError as error:
         first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"]) or "settings"
-        raise RequestError(f"--{name.replace('_', '-')}", str(first["msg"]).lower()) from None
+        name = str(first["loc"][0]) if first["loc"] else "settings"
+        said_as = f"--{name.replace('_', '-')}" if name in flags else f"INPAINT_{name.upper()}"
+        problem = str(first["msg"]).removeprefix("Value error, ")
+        raise RequestError(said_as, f"{problem[:1].lower()}{problem[1:]}") from None
     except SettingsError as error:  # of a variable with several values
         name = str(error).split('"')[1].upper()
         raise RequestError(f"INPAINT_{name}", 'must be a JSON list such as ["a", "b"] or [80, 443]') from None

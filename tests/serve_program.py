@@ -44,4 +44,7 @@ def main(*, flags: dict[str, Any], stub: bool, faults: str, fetch_port: int | No
 
 
 if __name__ == "__main__":
-    main(**json.loads(sys.argv[1]))
+    try:
+        main(**json.loads(sys.argv[1]))
+    except KeyboardInterrupt:
+        sys.exit(130)  # as the command line does
