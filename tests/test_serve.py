@@ -28,6 +28,7 @@ from tests.server_process import (
 )
 
 SLOW = {"prompt": "slow", "num_inference_steps": 50}  # at least two seconds of the stub worker
+BRIEF = pytest.mark.timeout(60)  # what is not refused serves for ever
 V1, V2 = "/v1/sdxl-inpaint", "/v2/sdxl-inpaint"
 
 Refused = Callable[..., tuple[int, str]]
@@ -130,12 +131,14 @@ def test_a_taken_port_is_one_sentence(data: Path) -> None:
     assert server.said == f"error: cannot listen on 127.0.0.1 port {port}: Address already in use\n"
 
 
+@BRIEF
 def test_an_address_that_is_not_ours_is_one_sentence(refused: Refused) -> None:
     """A typing error in --host."""
     code, line = refused("--host", "203.0.113.7", "--no-auth", "--port", "0")
     assert (code, line) == (1, "cannot listen on 203.0.113.7 port 0: Cannot assign requested address")
 
 
+@BRIEF
 @pytest.mark.parametrize("model", ["nosuch", "/nosuch/folder"])
 def test_an_unknown_model_is_exit_4_and_one_sentence(refused: Refused, model: str) -> None:
     """No greeting, no log, no process started in vain."""
@@ -161,7 +164,6 @@ def test_a_second_server_on_the_same_folder_is_refused(data: Path, refused: Refu
         assert "another server uses" in line
 
 
-@pytest.mark.timeout(60)  # one that is let through would serve for ever
 @pytest.mark.parametrize(
     ("arguments", "variables", "said"),
     [
@@ -184,6 +186,7 @@ def test_a_wrong_setting_is_named(
     assert said in line
 
 
+@BRIEF
 def test_a_data_folder_that_is_a_file_is_named(refused: Refused, tmp_path: Path) -> None:
     """A typing error in --data."""
     file = tmp_path / "file"
