@@ -28,7 +28,7 @@ from server.keys import Keys
 from server.ledger import Ledger
 from server.limits import Limiter
 from server.metrics import Metrics
-from server.middleware import CAREFUL, Surround
+from server.middleware import Surround
 from server.problems import headers_of, status_of
 from server.service import Parts, Service
 from server.settings import Settings
@@ -84,7 +84,7 @@ def create_app(settings: Settings, client: EngineClient, *, policy: Policy | Non
         app.add_middleware(
             CORSMiddleware, allow_origins=settings.cors_origins, allow_methods=["*"], allow_headers=["*"]
         )
-    app.add_middleware(Surround, metrics=parts.metrics)
+    app.add_middleware(Surround, metrics=parts.metrics, apology=_apology)
     return app
 
 
@@ -188,13 +188,11 @@ def _add_problems(app: FastAPI) -> None:
             return answer(request, "there is no such request or picture", 404)
         return answer(request, f"{where[-1]}: {error.errors()[0]['msg']}", 400)
 
-    @app.exception_handler(Exception)
-    async def unknown(request: Request, error: Exception) -> JSONResponse:
-        # Starlette answers this one outside of all middleware, so nobody else adds the headers.
-        request_id: str = request.state.request_id
-        log.error("bug", error=type(error).__name__, request_id=request_id, exc_info=error)
-        text = f"internal error, please report it with request id {request_id}"
-        return answer(request, text, 500, {**CAREFUL, "x-request-id": request_id})
+
+def _apology(request: Request) -> JSONResponse:
+    """The answer where a bug of ours kept us from a better one."""
+    text = f"internal error, please report it with request id {request.state.request_id}"
+    return JSONResponse({"error": text}, 500)
 
 
 _WORDS = {404: "there is no such route or model", 405: "this route takes another method"}

@@ -3,15 +3,17 @@
 import re
 import secrets
 import time
+from collections.abc import Callable
 
 import structlog
 from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.metrics import Metrics
 
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-CAREFUL = {
+_CAREFUL = {
     "X-Content-Type-Options": "nosniff",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "Referrer-Policy": "no-referrer",
@@ -21,10 +23,14 @@ log = structlog.get_logger()
 
 
 class Surround:
-    """Pure ASGI, because Starlette's ``BaseHTTPMiddleware`` hides from a route that its client hung up."""
+    """Pure ASGI, because Starlette's ``BaseHTTPMiddleware`` hides from a route that its client hung up.
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self._app, self._metrics = app, metrics
+    It also answers for bugs, with ``apology``: Starlette's own handler stands outside of all middleware, and
+    raises the error once more, for which uvicorn closes the connection under the client's next request.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, apology: Callable[[Request], ASGIApp]) -> None:
+        self._app, self._metrics, self._apology = app, metrics, apology
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -33,7 +39,7 @@ class Surround:
             return
         request_id = _given_id(scope) or secrets.token_hex(8)
         scope.setdefault("state", {})["request_id"] = request_id
-        status, started = 500, time.monotonic()
+        status, started = 0, time.monotonic()
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status
@@ -43,13 +49,18 @@ class Surround:
                 headers["x-request-id"] = request_id
                 if scope["state"].get("hang_up"):
                     headers["connection"] = "close"
-                for name, value in CAREFUL.items():
+                for name, value in _CAREFUL.items():
                     headers.setdefault(name, value)
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
                 await self._app(scope, receive, send_with_headers)
+            except Exception as error:
+                log.error("bug", error=type(error).__name__, exc_info=error)
+                if status:  # half an answer is out
+                    raise
+                await self._apology(Request(scope))(scope, receive, send_with_headers)
             finally:
                 self._tell(scope, status, time.monotonic() - started)
 

@@ -8,7 +8,7 @@ import asyncio
 import math
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -186,13 +186,13 @@ class Service:
 
     # Painting, v1.
 
-    async def paint(self, caller: Caller, order: Order, gone: Callable[[], Awaitable[None]]) -> Painted:
+    async def paint(self, caller: Caller, order: Order, gone: asyncio.Future[None]) -> Painted:
         """Prepare, charge, paint and write one request.
 
         Args:
             caller: who pays.
             order: what to paint.
-            gone: returns when the caller has hung up; the request is then cancelled.
+            gone: done when the caller has hung up; the request is then cancelled.
 
         Raises:
             InpaintError: whatever went wrong, refunded; ``server.problems`` has its status.
@@ -201,6 +201,8 @@ class Service:
         if not (health := self.parts.client.health()).ready:
             raise BusyError(f"the server is not ready: {health.reason}", 10.0)
         prepared = await self.prepare(caller, order)
+        if gone.done():
+            raise CancelledError("the caller hung up")
         record = self.new_record(caller, "v1", prepared, order)
         await asyncio.to_thread(self.parts.store.accept, record)
         async with self.accounted(record) as account:
@@ -219,25 +221,23 @@ class Service:
             warnings=result.warnings,
         )
 
-    async def in_time(self, work: Coroutine[Any, Any, T], gone: Callable[[], Awaitable[None]]) -> T:
+    async def in_time(self, work: Coroutine[Any, Any, T], gone: asyncio.Future[None]) -> T:
         """What ``work`` returns, unless the caller hangs up or the deadline passes first.
 
         Raises:
             CancelledError: the caller hung up; ``work`` was cancelled.
             DeadlineError: it took too long, and was cancelled.
         """
-        result, left = asyncio.ensure_future(work), asyncio.ensure_future(gone())
-        deadline_s = self.parts.settings.deadline_s
+        result, deadline_s = asyncio.ensure_future(work), self.parts.settings.deadline_s
         try:
-            await asyncio.wait((result, left), timeout=deadline_s, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((result, gone), timeout=deadline_s, return_when=asyncio.FIRST_COMPLETED)
             if result.done():
                 return result.result()
-            if left.done():
+            if gone.done():
                 raise CancelledError("the caller hung up")
             raise DeadlineError(f"not painted within {deadline_s:g} seconds; try fewer steps, or v2")
         finally:
             result.cancel()
-            left.cancel()
 
     async def write(
         self, prepared: Prepared, result: InpaintResult, output_format: str, quality: int

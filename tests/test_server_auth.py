@@ -1,5 +1,6 @@
 """Who is let in, and what nobody is told: keys, scopes, the open server, headers, metrics and logs."""
 
+import asyncio
 import json
 import logging
 import subprocess
@@ -11,6 +12,8 @@ import pytest
 import structlog
 
 from inpaint.errors import OutOfMemoryError
+from server.metrics import Metrics
+from server.middleware import Surround
 from tests.served import (
     MASK,
     PHOTO,
@@ -263,6 +266,23 @@ def test_every_answer_keeps_browsers_careful(served: Served) -> None:
         assert response.headers["content-security-policy"].startswith("default-src 'none'")
         assert response.headers["x-request-id"]
         assert "server" not in response.headers
+
+
+def test_a_bug_in_the_middle_of_an_answer_cuts_it_off() -> None:
+    """Half a picture followed by an apology would be worse than an error of the connection."""
+
+    async def breaks(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise RuntimeError
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    sent: list[str] = []
+    app = Surround(breaks, Metrics(), lambda _: pytest.fail("a second answer"))  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError):
+        asyncio.run(app({"type": "http", "method": "GET", "headers": []}, None, send))  # type: ignore[arg-type]
+    assert sent == ["http.response.start"]
 
 
 def test_a_stored_picture_is_private_and_never_html(served: Served) -> None:

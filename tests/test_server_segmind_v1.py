@@ -563,13 +563,15 @@ def test_a_client_that_hangs_up_frees_the_engine(served: Served) -> None:
     eventually(lambda: ticket.state == "cancelled")
 
 
-def test_a_connection_is_kept_for_the_next_request(served: Served) -> None:
-    """Watching for the end of a connection must not end it."""
+@pytest.mark.parametrize("status", [200, 500])
+def test_a_connection_is_kept_for_the_next_request(served: Served, status: int) -> None:
+    """Neither watching for its end nor a bug of ours may end it."""
+    if status == 500:
+        engine_of(served).failures.append(RuntimeError("a bug"))
     content = json.dumps(body())
     head = ("POST /v1/sdxl-inpaint HTTP/1.1", "Host: 127.0.0.1", "Content-Type: application/json")
     connection = served.raw(*head, f"Content-Length: {len(content)}", send=content.encode())
-    while not (first := connection.recv(65536)).startswith(b"HTTP/1.1 200"):
-        assert first
+    assert connection.recv(65536).startswith(f"HTTP/1.1 {status}".encode())
     connection.sendall(b"GET /livez HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
     rest = b"".join(iter(lambda: connection.recv(65536), b""))
     connection.close()

@@ -5,7 +5,7 @@ import base64
 import hashlib
 import json
 from collections.abc import AsyncIterator, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import BytesIO
@@ -147,13 +147,13 @@ class Segmind:
         async with self.service.admitted(caller, MODEL_SCOPE) as rate:
             fields = await self._fields(request)
             body = self._read(fields)
-            if key := _idempotency_key(request):
-                record = await self._once(caller, body, key, fields)
-                waiting = self.queue.wait(record, caller)  # it goes on whether or not anybody waits
-                record = await self.service.in_time(waiting, lambda: hung_up(request))
-                painted = await self.queue.painted(caller, record)
-            else:
-                painted = await self.service.paint(caller, body.order(), lambda: hung_up(request))
+            async with watched(request) as gone:
+                if key := _idempotency_key(request):
+                    record = await self._once(caller, body, key, fields)
+                    waiting = self.queue.wait(record, caller)  # it goes on whether or not anybody waits
+                    painted = await self.queue.painted(caller, await self.service.in_time(waiting, gone))
+                else:
+                    painted = await self.service.paint(caller, body.order(), gone)
             return await asyncio.to_thread(picture_response, painted, rate, body)
 
     async def _once(self, caller: Caller, body: InpaintBody, key: str | None, fields: Fields) -> Record:
@@ -324,10 +324,19 @@ def digest_of(fields: Fields) -> str:
     return found.hexdigest()
 
 
-async def hung_up(request: Request) -> None:
-    """Returns when the client has closed its connection; the body was read before."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+@asynccontextmanager
+async def watched(request: Request) -> AsyncIterator[asyncio.Task[None]]:
+    """A task that is done when the client has closed its connection; the body was read before."""
+
+    async def hung_up() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    task = asyncio.create_task(hung_up())
+    try:
+        yield task
+    finally:
+        task.cancel()
 
 
 def picture_response(painted: Painted, rate: RateState, body: InpaintBody) -> Response:
