@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import socket
+from contextvars import Context
 from types import FrameType
 
 import uvicorn
@@ -49,7 +50,8 @@ class DrainingServer(uvicorn.Server):
             self.should_exit = True
             self.force_exit = sig == signal.SIGINT
         elif self._signals == 1:
-            self._loop.call_soon_threadsafe(self._begin_drain)
+            # A signal comes in the middle of some request, whose id must not stand in the drain's log.
+            self._loop.call_soon_threadsafe(self._begin_drain, context=Context())
         else:
             self._loop.call_soon_threadsafe(self._hurry.set)
 

@@ -147,6 +147,15 @@ def test_an_unknown_model_is_exit_4_and_one_sentence(refused: Refused, model: st
     assert model in line
 
 
+def test_an_engine_that_does_not_start_ends_the_server(data: Path) -> None:
+    """Without one there is nothing to serve; the last word says why, in one sentence."""
+    with ServerProcess(cli(data, "--device", "cuda:99")) as server:
+        assert server.exit_code() == 2
+    assert server.said.splitlines()[-1].startswith("error: ")
+    assert "cuda" in server.said.splitlines()[-1]
+
+
+@BRIEF
 def test_other_machines_are_kept_out_without_a_key(refused: Refused) -> None:
     """Nobody opens a server to a network by accident; the sentence names both ways out."""
     code, line = refused("--host", "0.0.0.0", "--port", "0")
@@ -155,6 +164,7 @@ def test_other_machines_are_kept_out_without_a_key(refused: Refused) -> None:
     assert "--no-auth" in line
 
 
+@BRIEF
 def test_a_second_server_on_the_same_folder_is_refused(data: Path, refused: Refused) -> None:
     """It would take over, and paint again, what the first has under way."""
     with ServerProcess(program(data)) as server:
@@ -164,6 +174,7 @@ def test_a_second_server_on_the_same_folder_is_refused(data: Path, refused: Refu
         assert "another server uses" in line
 
 
+@BRIEF
 @pytest.mark.parametrize(
     ("arguments", "variables", "said"),
     [
