@@ -19,6 +19,7 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 
 from inpaint.errors import RequestError
 from inpaint.request import EXIF_ORIENTATION, MAX_PIXELS, check_size, orientation
+from inpaint.structure import is_laboured
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MODES = ("L", "LA", "RGB", "RGBA", "I;16")
@@ -52,6 +53,8 @@ _DAMAGED = (
     KeyError,
     TypeError,
     struct.error,
+    AssertionError,  # a PNG whose palette is missing; with python -O it is the next line
+    AttributeError,
     UserWarning,  # Pillow's remarks on metadata, where somebody turned warnings into errors
 )
 _BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
@@ -83,6 +86,8 @@ def decode(data: bytes | Path, field: str = "image", *, max_bytes: int = MAX_ENC
         raise RequestError(field, "is empty; give a PNG, JPEG or WebP picture")
     if len(encoded) > max_bytes:
         raise RequestError(field, f"must be a file of at most {max_bytes // 10**6} MB")
+    if is_laboured(encoded):
+        raise RequestError(field, "is built in far too many pieces; save it again with any picture program")
     try:
         # Pillow would try every format it knows; a 1 kB AVIF then takes 560 MB before any check.
         opened = Image.open(io.BytesIO(encoded), formats=FORMATS)

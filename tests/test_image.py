@@ -382,6 +382,14 @@ def test_a_mask_keeps_its_grey_where_grey_is_wanted() -> None:
     assert mask_to_grey(ramp).tobytes() == ramp.tobytes()
 
 
+def test_a_palette_picture_without_its_palette_is_damaged() -> None:
+    """An operator: Pillow fails an assertion on it (found by fuzzing), and no body makes us answer 5xx."""
+    data = saved(texture("P"))
+    start = data.index(b"PLTE") - 4
+    length = int.from_bytes(data[start : start + 4], "big")
+    assert "damaged" in refusal(data[:start] + data[start + 12 + length :])
+
+
 def test_no_damaged_file_raises_anything_but_a_refusal() -> None:
     """An operator: no body makes the server answer 5xx, not even with -W error."""
     rng = np.random.default_rng(0)

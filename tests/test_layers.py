@@ -13,7 +13,7 @@ PACKAGE = Path(inpaint.__file__).parent
 
 # Lowest first; a module may import what stands before it. docs/architecture.md explains the layers.
 ORDER = (
-    "errors", "schedulers", "request",
+    "errors", "schedulers", "request", "structure",
     "image", "fills", "blend", "canvas", "weights", "demo",
     "memory", "models", "prompts", "latents", "denoise",
     "job", "painter", "faults", "engine",
