@@ -121,7 +121,7 @@ class DurableQueue:
 
     def _keep_inputs(self, request_id: str, prepared: Prepared) -> None:
         blobs, request = self._parts.blobs, prepared.request
-        blobs.put(request_id, "image.png", write_input(request.image, prepared.like.icc_profile))
+        blobs.put(request_id, "image.png", write_input(request.image, prepared.like))
         blobs.put(request_id, "mask.png", write_input(request.mask))
 
     async def get(self, caller: Caller, request_id: str) -> Record:

@@ -75,8 +75,11 @@ def write(prepared: Prepared, images: list[Image.Image], output_format: str, qua
     return [encode(image, prepared.like, output_format, quality) for image in images]
 
 
-def write_input(image: Image.Image, icc_profile: bytes | None = None) -> bytes:
-    """A picture as a lossless file of ours: the caller's own bytes are never kept."""
+def write_input(image: Image.Image, like: Picture | None = None) -> bytes:
+    """A picture as a lossless file of ours, which is all that is kept of the caller's."""
+    options: dict[str, object] = {"dpi": like.dpi} if like and like.dpi else {}
     file = io.BytesIO()
-    image.save(file, "PNG", compress_level=1, icc_profile=icc_profile or b"")
+    image.save(
+        file, "PNG", compress_level=1, icc_profile=(like.icc_profile if like else None) or b"", **options
+    )
     return file.getvalue()

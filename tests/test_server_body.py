@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import random
 import threading
 import time
 import tracemalloc
@@ -9,12 +10,26 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from PIL import Image
 from starlette.requests import Request
 
 from inpaint.errors import RequestError
 from server.body import Fields, parse_fields
 from server.dialects.segmind import digest_of
-from tests.served import MASK, PHOTO, FakeEngine, PictureHost, Serve, Served, answer, b64, body, server_for
+from tests.served import (
+    MASK,
+    PHOTO,
+    FakeEngine,
+    PictureHost,
+    Serve,
+    Served,
+    answer,
+    b64,
+    body,
+    file_of,
+    server_for,
+    white_box,
+)
 
 pytest_plugins = ["tests.served_fixtures"]
 
@@ -103,8 +118,10 @@ def test_a_body_at_the_cap_is_read(narrow: Served) -> None:
 
 def test_a_text_field_of_a_form_may_be_as_large_as_the_body(served: Served) -> None:
     """The framework's parser stops at 1 MB; pictures as base64 in a form are larger."""
-    large = PHOTO + bytes(2_000_000)
-    form = {"image": b64(large), "mask": b64(MASK), "prompt": "x"}
+    size = (700, 600)
+    noise = Image.frombytes("RGB", size, random.Random(1).randbytes(3 * 700 * 600))
+    form = {"image": b64(file_of(noise)), "mask": b64(file_of(white_box(size))), "prompt": "x"}
+    assert len(form["image"]) > 1_600_000
     assert served.client.post(V1, data=form, files={"_": b""}).status_code == 200
 
 
