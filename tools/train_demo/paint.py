@@ -14,7 +14,12 @@ FIRST_SEED = 1000  # of the noise; scene i is painted with FIRST_SEED + i
 
 def paint(engine: Engine, scenes: Sequence[Scene], **settings: object) -> list[Image.Image]:
     """One picture a scene, painted on ``scene.clean``."""
-    requests = [
+    return run(engine, requests_for(scenes, **settings))
+
+
+def requests_for(scenes: Sequence[Scene], **settings: object) -> list[InpaintRequest]:
+    """A request for each scene, at the API's defaults but for ``settings``."""
+    return [
         InpaintRequest(
             **{
                 "image": scene.clean,
@@ -27,6 +32,10 @@ def paint(engine: Engine, scenes: Sequence[Scene], **settings: object) -> list[I
         )
         for i, scene in enumerate(scenes)
     ]
+
+
+def run(engine: Engine, requests: Sequence[InpaintRequest]) -> list[Image.Image]:
+    """The first picture of each, painted side by side."""
     jobs = [engine.submit(request) for request in requests]
     return [job.result().images[0] for job in jobs]
 

@@ -27,6 +27,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 }
 SHAPES = ("circle", "square", "triangle", "star", "cross", "heart")
 BACKGROUND_CAPTIONS = ("background", "empty background", "nothing", "nothing, just the background")
+BACKGROUNDS = {"gradient": 0.4, "stripes": 0.15, "flat": 0.12, "photo": 0.2, "clouds": 0.13}  # how often
 _NAMED = (0.88, 0.92)  # how many captions name the colour, and the shape; all name one of them
 _SIZES = {"small ": (0.42, 0.58), "": (0.5, 0.95), "big ": (0.82, 0.97)}
 _PHOTOS = Path(__file__).parent / "photos"
@@ -44,6 +45,7 @@ class Scene:
     caption: str
     colour: str
     shape: str
+    background: str  # its kind, of ``BACKGROUNDS``
 
 
 def make_scene(seed: int, *, colour: str | None = None, shape: str | None = None) -> Scene:
@@ -55,7 +57,8 @@ def make_scene(seed: int, *, colour: str | None = None, shape: str | None = None
         shape: of the object; then the caption names it.
     """
     rng = np.random.default_rng(seed)
-    clean = _background(rng)
+    background = str(rng.choice(list(BACKGROUNDS), p=list(BACKGROUNDS.values())))
+    clean = _background(rng, background)
     mask, box = _mask(rng)
     _draw_distractors(rng, clean, avoid=box)
     draws = rng.random(2) < _NAMED
@@ -66,7 +69,8 @@ def make_scene(seed: int, *, colour: str | None = None, shape: str | None = None
     size = str(rng.choice(list(_SIZES), p=(0.2, 0.6, 0.2)))
     target = _with_object(rng, clean, box, colour, shape, _SIZES[size])
     caption = _caption(rng, size, colour if named_colour else "", shape if named_shape else "")
-    return Scene(clean.resize((SIZE, SIZE), Image.Resampling.BOX), target, mask, caption, colour, shape)
+    small = clean.resize((SIZE, SIZE), Image.Resampling.BOX)
+    return Scene(small, target, mask, caption, colour, shape, background)
 
 
 def _caption(rng: np.random.Generator, size: str, colour: str, shape: str) -> str:
@@ -82,8 +86,7 @@ def _colour(rng: np.random.Generator) -> tuple[int, int, int]:
     return tuple(int(v) for v in rng.integers(20, 236, 3))
 
 
-def _background(rng: np.random.Generator) -> Image.Image:
-    kind = rng.choice(("gradient", "stripes", "flat", "photo", "clouds"), p=(0.4, 0.15, 0.12, 0.2, 0.13))
+def _background(rng: np.random.Generator, kind: str) -> Image.Image:
     side = SIZE * _SCALE
     if kind == "photo":
         return _photo_crop(rng, side)
