@@ -7,7 +7,7 @@ READY := .venv/.ready
 
 demo: $(READY)
 	@$(BIN)/inpaint run docs/images/portrait.jpg --mask docs/images/portrait_patch_mask.png \
-	  --prompt "a red circle" --seed 7 --output demo-output/portrait.png --overwrite
+	  --prompt "a blue heart" --seed 4 --output demo-output/portrait.png --overwrite
 	@echo "The painted picture: $(CURDIR)/demo-output/portrait.png (before: docs/images/portrait.jpg)"
 
 test: $(READY)
