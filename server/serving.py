@@ -115,12 +115,16 @@ def listen(settings: Settings) -> socket.socket:
     """
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
-        return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+        listener = socket.create_server((settings.host, settings.port), family=family, backlog=2048)
     except OSError as error:
         # Python adds the address to the system's words; a name's lookup has words of its own.
         known = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
         reason = known or str(error)
         raise BindError(f"cannot listen on {settings.host} port {settings.port}: {reason}") from error
+    # Connections inherit it. asyncio sets it only where it made the socket itself, and without it each answer
+    # waits 40 ms for the client's delayed acknowledgement between its head and its body.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
 
 
 def engine_client(settings: Settings) -> EngineClient:
