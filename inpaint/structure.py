@@ -8,12 +8,13 @@ Good files are far from these limits. What cannot be followed here is left for P
 import re
 
 MAX_PNG_CHUNKS = 20_000  # 20 MB in chunks of 1 kB
-MAX_PNG_PROFILES = 4  # one is allowed; each may unpack to 1 MB
+MAX_PNG_PACKED = 32  # texts and profiles, each of which may unpack to 1 MB
 MAX_JPEG_SEGMENTS = 2_000  # a colour profile may need 255
 MAX_JPEG_SCANS = 100  # a progressive file has about 10
 MAX_JPEG_PADDING = 65_536  # bytes between segments
 
 _PNG = b"\x89PNG\r\n\x1a\n"
+_PACKED = (b"iCCP", b"zTXt", b"iTXt")
 _JPEG = b"\xff\xd8"
 _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # neither a stuffed byte, a restart nor padding
 _START_OF_SCAN, _END, _ALONE = 0xDA, 0xD9, (0x01, 0xD8)  # the last without a length
@@ -27,11 +28,11 @@ def is_laboured(data: bytes) -> bool:
 
 
 def _png(data: bytes) -> bool:
-    at, chunks, profiles = len(_PNG), 0, 0
+    at, chunks, packed = len(_PNG), 0, 0
     while at + 8 <= len(data):
         chunks += 1
-        profiles += data[at + 4 : at + 8] == b"iCCP"
-        if chunks > MAX_PNG_CHUNKS or profiles > MAX_PNG_PROFILES:
+        packed += data[at + 4 : at + 8] in _PACKED
+        if chunks > MAX_PNG_CHUNKS or packed > MAX_PNG_PACKED:
             return True
         at += 12 + int.from_bytes(data[at : at + 4], "big")
     return False

@@ -67,6 +67,7 @@ LABOURED: dict[str, Make] = {
     "profiles of 1 MB in 1 kB": lambda: png_with(
         chunk(b"iCCP", b"x\0\0" + zlib.compress(bytes(10**6))) * 2000
     ),
+    "texts of 1 MB in 1 kB": lambda: png_with(chunk(b"zTXt", b"x\0\0" + zlib.compress(bytes(10**6))) * 60),
     "a million comments": lambda: jpeg_with(segment(0xFE) * 1_000_000),
     "padding": lambda: jpeg_with(b"\xff" * 15_000_000),
     "rubbish": lambda: jpeg_with(b"\xff\xe5\0\2" + bytes(15_000_000)),
