@@ -178,6 +178,11 @@ class ServerProcess:
             if self._process.poll() is None:
                 self.kill()
             self.exit_code()
+        except BaseException:  # the test fails, and nothing stays behind all the same
+            for pid in self._seen:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            raise
         finally:
             if self._client is not None:
                 self._client.close()
