@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -102,6 +103,18 @@ def test_run_sync_is_a_picture_and_its_price(connect: Connect, servers: dict[str
     width, height = opened(PHOTO).size
     assert float(response.headers["x-cost"]) == pytest.approx(18 * width * height / 1e6 * 0.001, abs=2e-6)
     assert float(response.headers["x-remaining-credits"]) < CREDITS
+
+
+def test_the_readme_shows_how(servers: dict[str, Any]) -> None:
+    """The README's lines, word for word but for the port."""
+    readme = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
+    (code,) = (block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "segmind" in block)
+    names: dict[str, Any] = {"key": servers["keys"]["rich"], "body": paint()}
+    exec(code.replace(":8000", f":{servers['plain'].port}"), names)
+    try:
+        assert requests.get(names["picture_url"], timeout=30).content == names["picture"]
+    finally:
+        names["client"]._client.close()
 
 
 def test_run_polls_until_its_picture_is_there(connect: Connect) -> None:
