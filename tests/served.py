@@ -101,6 +101,8 @@ class FakeEngine:
         self.tickets: list[LoopTicket] = []
         self.backlog_s = 0.0
         self.closed = False
+        self.door = asyncio.Event()  # a request that is handed over waits for it
+        self.door.set()
         self._loaded = asyncio.Event()
         self._ready = False
         if loaded:
@@ -121,6 +123,7 @@ class FakeEngine:
 
     async def submit(self, request: InpaintRequest) -> LoopTicket:
         request = await prepare(request)
+        await self.door.wait()
         if not self._ready:
             raise BusyError("no engine is ready", 5.0)
         ticket = LoopTicket(request)

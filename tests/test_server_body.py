@@ -168,6 +168,7 @@ def test_a_huge_wrong_value_is_named_in_a_short_sentence(served: Served) -> None
         text = served.client.post(V1, json=body(samples=value)).json()["error"]
         assert text.startswith("samples: must be a whole number from 1 to 4, not ")
         assert len(text) < 150
+        assert text.endswith("a list") == isinstance(value, list)
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "utf-8-sig"])

@@ -11,10 +11,12 @@ from typing import Any
 import httpx2
 import pytest
 from PIL import Image, ImageCms
+from sqlalchemy import select
 
 from inpaint.errors import OutOfMemoryError
 from server.db import Database
 from server.store import Store
+from server.tables import requests
 from tests.served import (
     MASK,
     PHOTO,
@@ -191,10 +193,11 @@ def test_a_phone_picture_with_a_profile_survives_the_queue(served: Served) -> No
 
 def test_more_pictures_than_a_caller_may_send_fit_the_queue(served: Served) -> None:
     """A JPEG of 1 MB is a PNG of many more; what we wrote ourselves must be readable again."""
-    image = Image.frombytes("RGB", (2600, 2600), random.Random(1).randbytes(3 * 2600 * 2600))
-    assert len(file_of(image, compress_level=1)) > 20_000_000
-    data = b64(file_of(image, "JPEG", quality=20))
+    image = Image.frombytes("RGB", (2700, 2700), random.Random(1).randbytes(3 * 2700 * 2700))
+    data = b64(file_of(image, "JPEG", quality=20, subsampling=0))
     request_id = submitted(served.client, image=data, mask=data, quality=1)
+    for name in ("image.png", "mask.png"):
+        assert (served.settings.data / "pictures" / request_id / name).stat().st_size > 20_000_000
     assert ended(served.client, request_id).status_code == 200
 
 
@@ -391,6 +394,22 @@ def test_only_what_was_begun_is_paid(serve: Serve) -> None:
         client.delete(f"/v2/requests/{request_id}")
         assert credits_left(client) == pytest.approx(1 - COST)
     assert served.parts.ledger.check() == []
+
+
+def test_a_request_cancelled_on_its_way_to_the_engine_takes_no_step(
+    served: Served, background: Background
+) -> None:
+    """There is a moment in which it is neither queued nor anybody's."""
+    engine = engine_of(served)
+    engine.held = True
+    served.do(engine.door.clear)
+    request_id = submitted(served.client)
+    eventually(lambda: status_of(served.client, request_id) == "PROCESSING")
+    deleted = background(served.client.delete, f"/v2/requests/{request_id}")
+    eventually(lambda: served.running.queue._live[request_id].cancelled)
+    served.do(engine.door.set)
+    assert deleted.result().json()["status"] == "FAILED"
+    assert engine.next().state == "cancelled"
 
 
 def test_cancelling_races_with_beginning(served: Served, background: Background) -> None:
@@ -617,7 +636,7 @@ def test_an_engine_away_for_a_while_is_waited_for(served: Served, serve: Serve, 
 # How long.
 
 
-def test_records_expire_before_their_pictures(serve: Serve) -> None:
+def test_records_expire_before_their_pictures(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """An hour and a week, by default; then 404."""
     first = serve()
     request_id = submitted(first.client)
@@ -628,7 +647,14 @@ def test_records_expire_before_their_pictures(serve: Serve) -> None:
     eventually(lambda: second.client.get(f"/v2/requests/{request_id}").status_code == 404)
     assert second.client.get(path).status_code == 200
     second.stop()
+    monkeypatch.setattr("server.durable._SWEEP_EVERY_S", 0.01)
     third = serve(requests_ttl_s=0.0, pictures_ttl_s=0.0)
     eventually(lambda: third.client.get(path).status_code == 404)
     folder = third.settings.data / "pictures"
     eventually(lambda: list(folder.iterdir()) == [])
+    eventually(lambda: rows_of(third) == 0)  # nothing is known of it any more
+
+
+def rows_of(served: Served) -> int:
+    with served.running.database.read() as connection:
+        return len(connection.execute(select(requests.c.id)).all())

@@ -155,6 +155,7 @@ def test_what_fails_is_refunded(metered: Served, path: str, error: Exception) ->
         if path == V2:
             status_url = response.json()["status_url"]
             eventually(lambda: client.get(status_url).status_code == 422)
+            assert client.get(status_url).json()["metrics"]["cost"] == 0
         else:
             assert response.status_code in (500, 503)
         assert left(client) == 1
@@ -338,9 +339,9 @@ def test_the_other_picture_is_given_up_when_one_is_refused(picture_host: Picture
         with pytest.raises(UrlError):
             await gather(Fetching(), Order(Url("http://bad/"), Url("http://slow/"), {}), max_bytes=9)  # type: ignore[arg-type]
         await asyncio.sleep(0)
+        assert cancelled == ["http://slow/"]
 
     asyncio.run(both())
-    assert cancelled == ["http://slow/"]
 
 
 # Going down.
