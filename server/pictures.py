@@ -56,17 +56,18 @@ def prepare(order: Order, image: bytes, mask: bytes) -> Prepared:
     for name, data in (("image", image), ("mask", mask)):
         if len(data) > MAX_ENCODED_BYTES:
             raise TooLargeError(f"{name}: must be a file of at most {MAX_ENCODED_BYTES // 10**6} MB")
+    white = decode(mask, "mask").image
+    _check_mask(white, soft=bool(order.settings.get("soft")))  # before the picture, which is much larger
     like = decode(image, "image")
-    request = InpaintRequest(image=like.image, mask=decode(mask, "mask").image, **order.settings)  # type: ignore[arg-type]
-    _check_mask(request)
+    request = InpaintRequest(image=like.image, mask=white, **order.settings)  # type: ignore[arg-type]
     # The file's EXIF holds where and when it was taken, which the hosted API does not return either.
     return Prepared(request, replace(like, exif=None))
 
 
-def _check_mask(request: InpaintRequest) -> None:
+def _check_mask(mask: Image.Image, *, soft: bool) -> None:
     """The engine has the last word; but nobody should wait in a queue, and pay, to hear this."""
-    least = 1 if request.soft else MASK_THRESHOLD
-    if not any(mask_to_grey(request.mask).histogram()[least:]):
+    least = 1 if soft else MASK_THRESHOLD
+    if not any(mask_to_grey(mask).histogram()[least:]):
         raise RequestError("mask", "nothing to repaint: paint the parts to change white (128 or brighter)")
 
 

@@ -249,6 +249,7 @@ MB = bytes(10**6)
 BAD_PICTURES: dict[str, bytes] = {
     "png of 20000×20000": png(20_000, 20_000, rows=zlib.compress(b"\0")),
     "png of 20000×20000, all there": png(20_000, 20_000),
+    "png of 88 megapixels, which Pillow would read": png(9400, 9400),
     "png of 2^31": png(2**31 - 1, 2**31 - 1, rows=b""),
     "png of no width": png(0, 16, rows=b""),
     "webp of 16383×16383": webp(16_383, 16_383),
