@@ -33,6 +33,7 @@ from server.problems import headers_of, status_of
 from server.service import Parts, Service
 from server.settings import Settings
 from server.store import Store
+from server.telemetry import telemetry
 
 log = structlog.get_logger()
 
@@ -74,6 +75,7 @@ def create_app(settings: Settings, client: EngineClient, *, policy: Policy | Non
         docs_url=None,  # its page loads scripts from another host
         redoc_url=None,
         openapi_url=None,  # served below, to those who have a key
+        telemetry=telemetry(wanted=settings.telemetry),
     )
     app.state.running = running
     app.include_router(Segmind(service, running.queue, gate).router())

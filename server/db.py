@@ -117,7 +117,12 @@ def _checked(text: str) -> URL:
 
 
 def _engine(url: URL) -> Engine:
-    options: dict[str, Any] = {"pool_size": _CONNECTIONS, "max_overflow": 0, "pool_timeout": _BUSY_TIMEOUT_S}
+    options: dict[str, Any] = {
+        "pool_size": _CONNECTIONS,
+        "max_overflow": 0,
+        "pool_timeout": _BUSY_TIMEOUT_S,
+        "hide_parameters": True,  # an error's text would carry prompts into the log
+    }
     if url.drivername == _POSTGRES:
         options |= {"pool_pre_ping": True, "connect_args": {"connect_timeout": 5}}
     try:

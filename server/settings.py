@@ -65,6 +65,7 @@ class Settings(BaseSettings):
     price: float = Field(0.001, ge=0)  # credits for one step of one megapixel of one sample
 
     log_level: str = "INFO"
+    telemetry: bool = False  # traces for OpenTelemetry; OTEL_EXPORTER_OTLP_ENDPOINT says where to
 
     @model_validator(mode="after")
     def _networks_are_networks(self) -> Self:

@@ -136,9 +136,10 @@ class Store:
         return None if row is None else Record(*row)
 
     def requeue(self, request_id: str) -> None:
-        """PROCESSING → QUEUED, for another attempt; what has ended stays ended."""
+        """PROCESSING → QUEUED, the attempt not counted: the server stopped in order, nothing failed."""
         with self._database.write() as connection:
-            connection.execute(_requeue().where(requests.c.id == request_id))
+            undone = _requeue().where(requests.c.id == request_id)
+            connection.execute(undone.values(attempts=requests.c.attempts - 1))
 
     def finish(self, request_id: str, *, outputs: list[dict[str, object]], inference_s: float) -> bool:
         """→ COMPLETED, and the price is kept; False if it had ended already."""

@@ -22,7 +22,7 @@ ORDER = (
 
 
 SERVER_ORDER = (
-    "problems", "settings", "client", "metrics", "logs",
+    "problems", "settings", "client", "metrics", "logs", "telemetry",
     "addresses", "targets", "dialler", "fetch",
     "tables", "migrations", "db", "keys", "ledger", "store", "blobs", "limits",
     "wire", "tickets", "process", "slots", "worker", "pool",
