@@ -294,12 +294,22 @@ def test_ctrl_c_is_code_130_and_leaves_nothing_behind(
         "64",
     ]
     command = [sys.executable, "-m", "inpaint", "run", *arguments]
-    child = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    assert child.stderr is not None
-    while not child.stderr.readline().startswith("loaded"):
-        assert child.poll() is None, "the command ended before it painted"
-    child.send_signal(signal.SIGINT)
-    _, err = child.communicate(timeout=30)
+    with subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Tests started in the background of a shell inherit a SIGINT that is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as child:
+        try:
+            assert child.stderr is not None
+            while not child.stderr.readline().startswith("loaded"):
+                assert child.poll() is None, "the command ended before it painted"
+            child.send_signal(signal.SIGINT)
+            _, err = child.communicate(timeout=30)
+        finally:
+            child.kill()
     assert child.returncode == 130
     assert err.strip().endswith("interrupted")
     assert {p.name for p in tmp_path.iterdir()} == {"photo.png", "mask.png"}
