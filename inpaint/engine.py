@@ -4,7 +4,7 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -46,6 +46,7 @@ class EngineStats:
     failures: int
     out_of_memory: int
     max_rows: int  # rows of one UNet call at most; halved by an out-of-memory
+    step_us: Mapping[str, tuple[int, int]]  # rows in a UNet call → how many such calls, their microseconds
 
 
 class Engine:
@@ -68,6 +69,7 @@ class Engine:
         self._closing = False
         self._broken: DeviceError | None = None
         self._counts = dict.fromkeys(("unet_calls", "row_steps", "images", "failures", "out_of_memory"), 0)
+        self._step_us: dict[str, tuple[int, int]] = {}
         self._bucket: tuple[int, int] | None = None  # stepped last
         self._thread = threading.Thread(target=self._run, name=f"inpaint-{model.name}", daemon=True)
         self._thread.start()
@@ -147,7 +149,11 @@ class Engine:
         """What the engine holds and has done."""
         with self._wake:
             return EngineStats(
-                len(self._waiting), len(self._undone()), max_rows=self._max_rows, **self._counts
+                len(self._waiting),
+                len(self._undone()),
+                max_rows=self._max_rows,
+                step_us=dict(self._step_us),
+                **self._counts,
             )
 
     def __enter__(self) -> Self:
@@ -220,6 +226,7 @@ class Engine:
         tasks = list(dict.fromkeys(task for task, _ in batch))
         for task, row in batch:
             row.watched = task.job.wants_preview
+        started = time.monotonic()
         with ExitStack() as clocks:
             for task in tasks:
                 clocks.enter_context(task.timed("denoise_s"))
@@ -227,6 +234,7 @@ class Engine:
         if error is None:
             self._counts["unet_calls"] += 1
             self._counts["row_steps"] += len(batch)
+            self._count_step(len(batch), time.monotonic() - started)
             for task in tasks:
                 self._report(task)
         elif len(batch) == 1:
@@ -244,6 +252,10 @@ class Engine:
         if self._faults is not None:
             self._faults.before_call([(task.job.request.prompt, row) for task, row in batch])
         step(self.model, [row for _, row in batch])
+
+    def _count_step(self, rows: int, seconds: float) -> None:
+        calls, micros = self._step_us.get(str(rows), (0, 0))
+        self._step_us[str(rows)] = (calls + 1, micros + round(seconds * 1e6))
 
     def _report(self, task: Task) -> None:
         if task.steps == task.reported:

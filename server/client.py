@@ -4,8 +4,8 @@ Implementations: ``worker.InProcessClient`` (an engine in this process: tests, `
 ``pool.Pool`` (one child process per GPU, supervised).
 """
 
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from inpaint.job import Event
@@ -26,6 +26,7 @@ class Health:
     unet_calls: int = 0
     images: int = 0
     out_of_memory: int = 0
+    steps: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # rows → UNet calls, microseconds
 
 
 class Ticket(Protocol):

@@ -1,8 +1,11 @@
 """What Prometheus scrapes. One object an application, so that tests can have many."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import SummaryMetricFamily
+from prometheus_client.registry import Collector
 
 from server.client import Health
 
@@ -22,6 +25,7 @@ class Metrics:
     steps: Counter = field(init=False)
     credits: Counter = field(init=False)
     engine: dict[str, Gauge] = field(init=False)
+    step_seconds: "_StepSeconds" = field(init=False)
 
     def __post_init__(self) -> None:
         r = self.registry
@@ -48,6 +52,8 @@ class Metrics:
         self.images = Counter("inpaint_images", "Pictures painted.", registry=r)
         self.steps = Counter("inpaint_steps", "Denoising steps × samples of finished requests.", registry=r)
         self.credits = Counter("inpaint_credits", "Credits by what became of them.", ("kind",), registry=r)
+        self.step_seconds = _StepSeconds()
+        r.register(self.step_seconds)
         self.engine = {
             name: Gauge(f"inpaint_{name}", text, registry=r) for name, text in _ENGINE_GAUGES.items()
         }
@@ -58,7 +64,24 @@ class Metrics:
             gauge.set(
                 float(getattr(health, name.removesuffix("_total").replace("backlog_seconds", "backlog_s")))
             )
+        self.step_seconds.steps = health.steps
         return generate_latest(self.registry)
+
+
+class _StepSeconds(Collector):
+    """What the workers measured: seconds of the UNet calls by how many samples shared them."""
+
+    def __init__(self) -> None:
+        self.steps: Mapping[str, tuple[int, int]] = {}
+
+    def collect(self) -> Iterator[SummaryMetricFamily]:
+        """As ``inpaint_step_seconds_count`` and ``_sum``."""
+        family = SummaryMetricFamily(
+            "inpaint_step_seconds", "One denoising step, by the samples in it.", labels=["batch"]
+        )
+        for rows, (calls, micros) in sorted(self.steps.items(), key=lambda item: int(item[0])):
+            family.add_metric([rows], calls, micros / 1e6)
+        yield family
 
 
 _ENGINE_GAUGES = {

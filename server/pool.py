@@ -24,7 +24,7 @@ from inpaint.request import InpaintRequest
 from server.client import Health
 from server.problems import BusyError
 from server.process import WORKER, Child
-from server.slots import COUNTS, PoolTicket, Restarts, Slot
+from server.slots import COUNTS, PoolTicket, Restarts, Slot, steps_of
 from server.tickets import Pace, prepare
 from server.wire import Message, error_from, request_message, result_from
 from server.worker import WorkerSpec
@@ -134,6 +134,7 @@ class Pool:
             backlog_s=self._pace.seconds_for(sum(t.row_steps_left for t in under_way)) / max(1, hands),
             restarts=sum(max(0, slot.starts - 1) for slot in self._slots),
             **{name: counts[name] for name in COUNTS},
+            steps=steps_of(counts),
         )
 
     def pids(self) -> list[int]:

@@ -1,7 +1,9 @@
 """The places of a pool's workers: what each holds, has done, and when it is started again."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from inpaint.errors import InpaintError
 from inpaint.request import InpaintRequest
@@ -73,10 +75,18 @@ class Slot:
         self.error = error
         self.reason = f"worker {self.index} is replaced: {error}"
 
-    def count(self, stats: dict[str, int]) -> None:
+    def count(self, stats: dict[str, Any]) -> None:
         """Take in what the worker's engine has done, which counts as progress if it is more than before."""
         counts = Counter({name: stats[name] for name in COUNTS})
+        for rows, (calls, micros) in stats.get("step_us", {}).items():
+            counts += Counter({f"calls:{rows}": calls, f"us:{rows}": micros})
+        self.max_rows = stats["max_rows"]
         if counts != self.counts:
             self.still_s = 0.0
         self.counts = counts
-        self.max_rows = stats["max_rows"]
+
+
+def steps_of(counts: Counter[str]) -> Mapping[str, tuple[int, int]]:
+    """Rows of a UNet call → how many such calls, and their microseconds."""
+    rows = [name.removeprefix("calls:") for name in counts if name.startswith("calls:")]
+    return {n: (counts[f"calls:{n}"], counts[f"us:{n}"]) for n in rows}

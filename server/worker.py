@@ -141,6 +141,7 @@ class InProcessClient:
             unet_calls=stats.unet_calls,
             images=stats.images,
             out_of_memory=stats.out_of_memory,
+            steps=stats.step_us,
         )
 
     @staticmethod

@@ -287,7 +287,7 @@ def test_a_spoiled_gpu_ends_everything_and_is_said(model: Model, request_for: Ma
 
 def test_an_idle_engine_counts_nothing(engine: Engine) -> None:
     """Numbers that move by themselves would mislead an operator."""
-    assert engine.stats() == EngineStats(0, 0, 0, 0, 0, 0, 0, 8)
+    assert engine.stats() == EngineStats(0, 0, 0, 0, 0, 0, 0, 8, {})
 
 
 def test_samples_that_fail_one_by_one_fail_their_job_once(engine: Engine, request_for: Make) -> None:

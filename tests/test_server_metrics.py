@@ -1,0 +1,36 @@
+"""What Prometheus reads about the engine."""
+
+from collections import Counter
+
+import pytest
+
+from server.client import Health
+from server.metrics import Metrics
+from server.slots import Slot, steps_of
+
+STATS = {"row_steps": 8, "unet_calls": 2, "images": 0, "out_of_memory": 0, "max_rows": 8}
+
+
+def test_steps_are_told_by_the_samples_in_them() -> None:
+    """How a step's time grows with the batch is what says whether batching pays."""
+    text = Metrics().scrape(Health(ready=True, steps={"4": (2, 500_000), "1": (1, 200_000)})).decode()
+    assert 'inpaint_step_seconds_count{batch="4"} 2.0' in text
+    assert 'inpaint_step_seconds_sum{batch="4"} 0.5' in text
+    assert text.index('batch="1"') < text.index('batch="4"')
+
+
+def test_a_restarted_worker_does_not_forget_its_steps() -> None:
+    """A counter that falls looks like progress undone."""
+    slot = Slot(index=0, max_rows=8)
+    slot.count({**STATS, "step_us": {"4": [2, 500_000]}})
+    slot.counts_before += slot.counts
+    slot.count({**STATS, "step_us": {"4": [1, 100_000]}})
+    assert steps_of(slot.counts + slot.counts_before) == {"4": (3, 600_000)}
+    assert steps_of(Counter()) == {}
+
+
+@pytest.mark.parametrize("engine_ready", [True, False])
+def test_readiness_is_a_number(engine_ready: bool) -> None:
+    """Alerts compare it with 1."""
+    text = Metrics().scrape(Health(ready=engine_ready)).decode()
+    assert f"inpaint_ready {float(engine_ready)}" in text
