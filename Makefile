@@ -28,6 +28,9 @@ fix: $(READY)
 
 bench: $(READY)
 	$(BIN)/python bench/overhead.py --json bench/results/overhead-cpu.json
+	$(BIN)/python -m bench.server_overhead --json bench/results/server-overhead-cpu.json
+	$(BIN)/python -m bench.rejections --json bench/results/rejections-cpu.json
+	$(BIN)/python -m bench.soak --json bench/results/soak-cpu.json
 
 install: $(READY)
 

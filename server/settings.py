@@ -3,10 +3,9 @@
 import ipaddress
 from functools import cached_property
 from pathlib import Path
-from typing import Self
 
 from platformdirs import user_data_path
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -67,11 +66,12 @@ class Settings(BaseSettings):
     log_level: str = "INFO"
     telemetry: bool = False  # traces for OpenTelemetry; OTEL_EXPORTER_OTLP_ENDPOINT says where to
 
-    @model_validator(mode="after")
-    def _networks_are_networks(self) -> Self:
-        for network in self.fetch_denied_networks:
+    @field_validator("fetch_denied_networks")
+    @classmethod
+    def _networks_are_networks(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
+        for network in networks:
             ipaddress.ip_network(network)
-        return self
+        return networks
 
     @cached_property
     def on_loopback(self) -> bool:
