@@ -90,6 +90,19 @@ class Segmind:
             responses=problems(*post),
             openapi_extra={**_BODY, "parameters": [_IDEMPOTENCY]},
         )
+        self._follow(router, images)
+        router.add_api_route(
+            "/v1/get-user-credits",
+            self.credits,
+            methods=["GET"],
+            summary="Credits left",
+            response_model=Credits,
+            responses=problems(),
+        )
+        return router
+
+    def _follow(self, router: APIRouter, images: dict[str, Any]) -> None:
+        """The routes of a queued request."""
         for path in ("/v2/requests/{request_id}", "/v1/requests/{request_id}"):
             router.add_api_route(
                 path,
@@ -131,15 +144,6 @@ class Segmind:
             response_class=Response,
             responses={200: {"content": images}, **problems(404)},
         )
-        router.add_api_route(
-            "/v1/get-user-credits",
-            self.credits,
-            methods=["GET"],
-            summary="Credits left",
-            response_model=Credits,
-            responses=problems(),
-        )
-        return router
 
     async def paint(self, request: Request) -> Response:
         """v1: the picture's bytes, or JSON with ``base64``."""
