@@ -16,6 +16,8 @@ from inpaint.latents import draw
 from inpaint.models import Model
 from inpaint.prompts import PromptEmbeds
 from inpaint.schedulers import SCHEDULERS, make_scheduler
+from inpaint.unet import Forward, UNetBatch, plain
+from inpaint.work import Bucket
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,6 +40,8 @@ class Row:
     scheduler: Any  # this row's own diffusers scheduler
     scheduler_name: str
     timesteps: torch.Tensor  # (calls,), on the CPU so that indexing with them never waits for the GPU
+    times: torch.Tensor  # (calls,), the same on the device in fp32, as the UNet takes them
+    time_ids: torch.Tensor  # (slots, 6 or 5), SDXL's size conditioning
     num_steps: int
     guidance_scale: float
     generator: torch.Generator
@@ -45,6 +49,7 @@ class Row:
     noise: torch.Tensor  # (1, 4, h, w), fp32, the initial noise
     image_latents: torch.Tensor | None  # (1, 4, h, w), for blending the original back
     masked_latents: torch.Tensor | None  # (1, 4, h, w), 9 channels only
+    precise: bool = False  # computed in fp32 whatever the model's dtype
     position: int = 0  # UNet calls done
     watched: bool = False  # whether to keep an estimate at the next step
     estimate: torch.Tensor | None = None  # (1, 4, h, w), the finished latents as far as they can be guessed
@@ -65,9 +70,9 @@ class Row:
         return self.guidance_scale > 1.0
 
     @property
-    def bucket(self) -> tuple[int, int]:
-        """(h, w) of the latents; rows of one bucket can share a UNet call."""
-        return self.latents.shape[-2], self.latents.shape[-1]
+    def bucket(self) -> Bucket:
+        """What rows must have in common to share a UNet call."""
+        return Bucket(self.latents.shape[-2], self.latents.shape[-1], self.precise)
 
 
 def start_row(
@@ -79,6 +84,7 @@ def start_row(
     strength: float,
     guidance_scale: float,
     seed: int,
+    precise: bool = False,
 ) -> Row:
     """A row ready for its first step.
 
@@ -99,6 +105,10 @@ def start_row(
         scheduler=sampler,
         scheduler_name=scheduler,
         timesteps=timesteps,
+        # One dtype for all schedulers (their own: int64, fp32, fp64), so that compiled code is not retraced;
+        # copied once, since each copy to a GPU waits for it.
+        times=timesteps.to(model.device, torch.float32),
+        time_ids=_time_ids(model, conditioning, guided=guidance_scale > 1.0),
         num_steps=num_steps,
         guidance_scale=guidance_scale,
         generator=generator,
@@ -106,6 +116,7 @@ def start_row(
         noise=noise,
         image_latents=image_latents,
         masked_latents=masked_latents if model.in_channels == 9 else None,
+        precise=precise,
     )
     if row.image_latents is None and conditioning.soft_mask is not None:
         # Drawn last, so that a soft mask does not change which numbers a hard one would see.
@@ -141,38 +152,38 @@ def _initial_latents(
     return torch.as_tensor(sampler.add_noise(image_latents, noise, timesteps[:1]))
 
 
-def step(model: Model, rows: Sequence[Row]) -> None:
+def step(model: Model, rows: Sequence[Row], forward: Forward | None = None) -> None:
     """Advance every row by one UNet call: its next timestep, its guidance, its scheduler.
 
     Rows must share a bucket and must not be done.
+
+    Args:
+        model: whose device and dtype the call has; precise rows are computed in fp32.
+        rows: at least one.
+        forward: a way through the UNet; diffusers' own if None.
     """
     with torch.inference_mode():
-        predictions = _predict(model, rows)
-        for row, prediction in zip(rows, predictions, strict=True):
+        out = (forward or plain(model.unet))(_batch(model, rows)).float()
+        for row, prediction in zip(rows, _guided(rows, out), strict=True):
             _advance(model, row, prediction)
 
 
-def _predict(model: Model, rows: Sequence[Row]) -> list[torch.Tensor]:
-    """One UNet call; the guided noise prediction (1, 4, h, w) of each row, fp32.
-
-    A guided row takes two slots, the negative prompt first; the others take one.
-    """
-    slots = [(row, embeds) for row in rows for embeds in _slots(row)]
-    sample = torch.cat([_unet_input(row) for row in rows for _ in _slots(row)])
-    hidden, keep = _stacked([embeds.hidden for _, embeds in slots])
-    out = model.unet(
-        sample.to(model.device, model.dtype),
-        # One dtype for all schedulers (their own: int64, fp32, fp64), so that compiled code is not retraced.
-        torch.tensor([float(row.timesteps[row.position]) for row, _ in slots]).to(model.device),
-        encoder_hidden_states=hidden.to(model.device, model.dtype),
-        encoder_attention_mask=None if keep is None else keep.to(model.device),
-        added_cond_kwargs={
-            "text_embeds": torch.stack([embeds.pooled for _, embeds in slots]).to(model.device, model.dtype),
-            "time_ids": _time_ids(model, slots),
-        },
-        return_dict=False,
-    )[0].float()
-    return _guided(rows, out)
+def _batch(model: Model, rows: Sequence[Row]) -> UNetBatch:
+    """The UNet's inputs. A guided row takes two slots, the negative prompt first; the others take one."""
+    dtype = torch.float32 if rows[0].precise else model.dtype
+    prompts = [embeds for row in rows for embeds in _slots(row)]
+    hidden, keep = _stacked([embeds.hidden for embeds in prompts])
+    return UNetBatch(
+        sample=torch.cat([_unet_input(row) for row in rows for _ in _slots(row)]).to(model.device, dtype),
+        timesteps=torch.cat(
+            [row.times[row.position : row.position + 1] for row in rows for _ in _slots(row)]
+        ),
+        hidden=hidden.to(model.device, dtype),
+        keep=None if keep is None else keep.to(model.device),
+        pooled=torch.stack([embeds.pooled for embeds in prompts]).to(model.device, dtype),
+        time_ids=torch.cat([row.time_ids for row in rows]).to(dtype),
+        prompts=tuple(prompts),
+    )
 
 
 def _slots(row: Row) -> tuple[PromptEmbeds, ...]:
@@ -201,21 +212,16 @@ def _stacked(hidden: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | N
     return torch.stack(padded), keep
 
 
-def _time_ids(model: Model, slots: Sequence[tuple[Row, PromptEmbeds]]) -> torch.Tensor:
+def _time_ids(model: Model, conditioning: Conditioning, *, guided: bool) -> torch.Tensor:
     """SDXL's size conditioning (slots, 6): original size, crop corner, target size, in pixels.
 
     Source: Podell et al., "SDXL", 2023, section 2.2. The refiner-like checkpoints that want an aesthetic
     score get (slots, 5), 6.0 with the prompt and 2.5 without it, as in diffusers.
     """
-    ids = []
-    for row, embeds in slots:
-        height, width = (side * model.vae_factor for side in row.bucket)
-        size = [height, width, 0, 0]
-        if model.requires_aesthetics_score:
-            ids.append([*size, 2.5 if embeds is row.conditioning.negative else 6.0])
-        else:
-            ids.append([*size, height, width])
-    return torch.tensor(ids, dtype=model.dtype, device=model.device)
+    height, width = (side * model.vae_factor for side in conditioning.mask.shape[-2:])
+    size: list[float] = [height, width, 0, 0]
+    ids = [[*size, 2.5], [*size, 6.0]] if model.requires_aesthetics_score else [[*size, height, width]] * 2
+    return torch.tensor(ids if guided else ids[1:], dtype=torch.float32, device=model.device)
 
 
 def _guided(rows: Sequence[Row], out: torch.Tensor) -> list[torch.Tensor]:

@@ -32,6 +32,7 @@ from inpaint.models import Model, load_model, pick_device, pick_dtype
 from inpaint.painter import Painter, Task, empty_cache, first_line
 from inpaint.request import InpaintRequest, InpaintResult
 from inpaint.weights import Checkpoint, config_folder, resolve
+from inpaint.work import Bucket
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ class Engine:
         self._broken: DeviceError | None = None
         self._counts = dict.fromkeys(("unet_calls", "row_steps", "images", "failures", "out_of_memory"), 0)
         self._step_us: dict[str, tuple[int, int]] = {}
-        self._bucket: tuple[int, int] | None = None  # stepped last
+        self._bucket: Bucket | None = None  # stepped last
         self._thread = threading.Thread(target=self._run, name=f"inpaint-{model.name}", daemon=True)
         self._thread.start()
 

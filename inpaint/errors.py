@@ -11,6 +11,8 @@
     ├── OutOfMemoryError            did not fit even after every fallback
     ├── PaintError                  the model produced something that is not a picture
     ├── OutputError                 a result could not be written
+    ├── BusyError(retry_after_s)    not taken: there is no room, or it could not be in time
+    ├── DeadlineError               taken, but its time ran out
     ├── CancelledError              somebody called Job.cancel
     └── ClosedError                 the engine is draining or closed
 
@@ -60,6 +62,18 @@ class PaintError(InpaintError):
 
 class OutputError(InpaintError):
     """A result could not be written; nothing half-written was left behind."""
+
+
+class BusyError(InpaintError):
+    """Not taken, because there is no room or because it could not be finished in time; nothing was begun."""
+
+    def __init__(self, problem: str, retry_after_s: float = 5.0) -> None:
+        super().__init__(problem)
+        self.retry_after_s = retry_after_s
+
+
+class DeadlineError(InpaintError):
+    """The request was taken, but its time ran out before it was finished."""
 
 
 class CancelledError(InpaintError):

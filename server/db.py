@@ -18,8 +18,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, func, make
 from sqlalchemy.exc import ArgumentError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from inpaint.errors import OutputError, RequestError
-from server.problems import BusyError
+from inpaint.errors import BusyError, OutputError, RequestError
 
 _BUSY_TIMEOUT_S = 30  # 16 writers that each wait for the disk; a request waits longer for its pictures
 _CONNECTIONS = 16

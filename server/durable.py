@@ -16,7 +16,7 @@ from typing import Any
 import structlog
 from PIL import Image
 
-from inpaint.errors import CancelledError, InpaintError, PaintError
+from inpaint.errors import BusyError, CancelledError, InpaintError, PaintError
 from inpaint.image import decode
 from inpaint.job import Event
 from inpaint.request import InpaintRequest, InpaintResult
@@ -24,7 +24,7 @@ from server.auth import Caller
 from server.client import Ticket
 from server.orders import Order
 from server.pictures import CONTENT_TYPES, Prepared, write_input
-from server.problems import BusyError, FailedError, NotFoundError, RateError, UnauthorizedError
+from server.problems import FailedError, NotFoundError, RateError, UnauthorizedError
 from server.service import Painted, Service, settings_of
 from server.store import Record
 

@@ -17,8 +17,8 @@ from limits.aio.strategies import MovingWindowRateLimiter
 from limits.errors import ConfigurationError, StorageError
 from limits.storage import storage_from_string
 
-from inpaint.errors import RequestError
-from server.problems import BusyError, RateError
+from inpaint.errors import BusyError, RequestError
+from server.problems import RateError
 from server.settings import Settings
 
 

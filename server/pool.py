@@ -18,11 +18,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 
-from inpaint.errors import CancelledError, ClosedError, DeviceError, PaintError
+from inpaint.errors import BusyError, CancelledError, ClosedError, DeviceError, PaintError
 from inpaint.job import Event
 from inpaint.request import InpaintRequest
 from server.client import Health
-from server.problems import BusyError
 from server.process import WORKER, Child
 from server.slots import COUNTS, PoolTicket, Restarts, Slot, steps_of
 from server.tickets import Pace, prepare

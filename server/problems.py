@@ -2,7 +2,7 @@
 
 ::
 
-    InpaintError                        inpaint/errors.py; RequestError, OutOfMemoryError, PaintError …
+    InpaintError                        inpaint/errors.py; RequestError, BusyError, PaintError …
     └── ServerError                     its text is one sentence for the caller
         ├── UnauthorizedError           401: no key, or a bad one
         ├── ForbiddenError              403: this key may not do that
@@ -14,8 +14,6 @@
         ├── BadGatewayError             502: the picture's host answered wrongly
         ├── IdempotencyError            422: the same Idempotency-Key with another body
         ├── RateError(retry_after_s)    429: this key, not the server
-        ├── BusyError(retry_after_s)    503: full, draining, or not ready
-        ├── DeadlineError               504: accepted, but the time ran out
         ├── BindError                   the address cannot be listened on; before any request
         └── FailedError(status)         an earlier request's failure, told again
 
@@ -26,8 +24,10 @@ import math
 from collections.abc import Mapping
 
 from inpaint.errors import (
+    BusyError,
     CancelledError,
     ClosedError,
+    DeadlineError,
     DeviceError,
     InpaintError,
     OutOfMemoryError,
@@ -82,18 +82,6 @@ class RateError(ServerError):
     def __init__(self, problem: str, retry_after_s: float) -> None:
         super().__init__(problem)
         self.retry_after_s = retry_after_s
-
-
-class BusyError(ServerError):
-    """The server is full, draining or not ready."""
-
-    def __init__(self, problem: str, retry_after_s: float) -> None:
-        super().__init__(problem)
-        self.retry_after_s = retry_after_s
-
-
-class DeadlineError(ServerError):
-    """The request was accepted, but its time ran out."""
 
 
 class BindError(ServerError):

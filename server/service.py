@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import structlog
 
-from inpaint.errors import CancelledError, InpaintError, RequestError
+from inpaint.errors import BusyError, CancelledError, DeadlineError, InpaintError, RequestError
 from inpaint.request import InpaintRequest, InpaintResult, upright_size
 from server.auth import Caller
 from server.blobs import Blobs
@@ -27,7 +27,7 @@ from server.limits import Limiter, RateState
 from server.metrics import Metrics
 from server.orders import Order
 from server.pictures import CONTENT_TYPES, Prepared, gather, prepare, write
-from server.problems import BusyError, DeadlineError, status_of
+from server.problems import status_of
 from server.settings import Settings
 from server.store import Record, Store
 

@@ -17,12 +17,11 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
-from inpaint.errors import ClosedError, DeviceError, InpaintError
+from inpaint.errors import BusyError, ClosedError, DeviceError, InpaintError
 from inpaint.faults import Faults
 from inpaint.job import Event, Job
 from inpaint.request import InpaintRequest
 from server.client import Health
-from server.problems import BusyError
 from server.tickets import LoopTicket, Pace, prepare
 from server.wire import Link, Message, error_message, request_from, result_message
 

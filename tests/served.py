@@ -23,13 +23,12 @@ import httpx2
 import uvicorn
 from PIL import Image
 
-from inpaint.errors import CancelledError, ClosedError, InpaintError
+from inpaint.errors import BusyError, CancelledError, ClosedError, InpaintError
 from inpaint.job import Event
 from inpaint.request import InpaintRequest, InpaintResult
 from server.app import create_app
 from server.client import EngineClient, Health
 from server.fetch import Policy
-from server.problems import BusyError
 from server.serving import DrainingServer, listen
 from server.settings import Settings
 from server.tickets import LoopTicket, prepare

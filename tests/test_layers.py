@@ -13,10 +13,11 @@ PACKAGE = Path(inpaint.__file__).parent
 
 # Lowest first; a module may import what stands before it. docs/architecture.md explains the layers.
 ORDER = (
-    "errors", "schedulers", "request", "structure",
+    "errors", "schedulers", "request", "structure", "work",
     "image", "fills", "blend", "canvas", "weights", "demo",
-    "memory", "models", "prompts", "latents", "denoise",
-    "job", "painter", "faults", "engine",
+    "line", "admission", "batcher", "profile",
+    "memory", "models", "prompts", "latents", "encodes", "unet", "denoise", "fast", "warmup",
+    "job", "painter", "faults", "side", "engine",
     "cli", "__main__",
 )  # fmt: skip
 

@@ -12,9 +12,8 @@ from alembic.migration import MigrationContext
 from filelock import FileLock
 from sqlalchemy import insert, inspect, select, text
 
-from inpaint.errors import OutputError, RequestError
+from inpaint.errors import BusyError, OutputError, RequestError
 from server.db import Database
-from server.problems import BusyError
 from server.tables import keys, metadata
 
 pytest_plugins = ["tests.postgres"]

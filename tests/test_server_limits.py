@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from inpaint.errors import RequestError
+from inpaint.errors import BusyError, RequestError
 from server.limits import Limiter
-from server.problems import BusyError, RateError
+from server.problems import RateError
 from server.settings import Settings
 
 

@@ -22,6 +22,7 @@ from PIL import Image
 
 from inpaint import Engine, InpaintRequest
 from inpaint.errors import (
+    BusyError,
     CancelledError,
     ClosedError,
     DeviceError,
@@ -31,7 +32,6 @@ from inpaint.errors import (
     RequestError,
 )
 from server.pool import Pool
-from server.problems import BusyError
 from server.slots import Restarts
 from server.tickets import LoopTicket
 from server.worker import WorkerSpec

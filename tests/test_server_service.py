@@ -450,7 +450,7 @@ def test_no_request_is_left_when_its_database_is_away_for_a_moment(serve: Serve)
     begin, tries = served.parts.store.begin, []
 
     def away_once(request: str) -> Any:
-        from server.problems import BusyError
+        from inpaint.errors import BusyError
 
         tries.append(request)
         if len(tries) == 1:

@@ -17,6 +17,7 @@ from PIL import Image
 
 from inpaint import Engine, InpaintRequest
 from inpaint.errors import (
+    BusyError,
     CancelledError,
     ClosedError,
     DeviceError,
@@ -29,7 +30,6 @@ from inpaint.errors import (
 from inpaint.faults import Faults
 from inpaint.models import Model
 from inpaint.request import SETTINGS
-from server.problems import BusyError
 from server.tickets import Pace, prepare
 from server.wire import Link, error_from, error_message, request_from, request_message
 from server.worker import InProcessClient, WorkerSpec

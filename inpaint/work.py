@@ -1,0 +1,49 @@
+"""What a request costs, in words that need no torch: buckets, work, and the cost model's seam.
+
+The batcher decides by these alone, so that production, unit tests and a simulator run the same decisions.
+"""
+
+from dataclasses import dataclass
+from math import inf
+from typing import NamedTuple, Protocol
+
+
+class Bucket(NamedTuple):
+    """Rows that can share a UNet call: same model, same latent size, same precision."""
+
+    h: int  # latent cells
+    w: int
+    precise: bool = False  # computed in fp32, because half precision gave NaN
+
+    @property
+    def cells(self) -> int:
+        """Latent cells of one slot, what its cost grows with."""
+        return self.h * self.w
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What must be known of a request to decide when it is painted."""
+
+    bucket: Bucket
+    calls: int  # UNet calls of each of its rows
+    samples: int = 1  # rows
+    slots: int = 2  # of a UNet call, a row: with and without its prompt; 1 without guidance
+    key: str = ""  # who asked; keys share fairly
+    deadline: float = inf  # on the batcher's clock; later than that nobody wants it
+
+
+class Costs(Protocol):
+    """How long things take on one device. A *slot* is one sample of a UNet call's batch."""
+
+    def step_s(self, bucket: Bucket, slots: int) -> float:
+        """Seconds of one UNet call with so many slots, schedulers included."""
+
+    def encode_s(self, bucket: Bucket) -> float:
+        """Seconds to encode one request's prompts and pictures."""
+
+    def decode_s(self, bucket: Bucket) -> float:
+        """Seconds to decode one row."""
+
+    def cap(self, bucket: Bucket) -> int:
+        """Slots of one UNet call at most."""
