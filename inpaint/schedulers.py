@@ -40,6 +40,7 @@ class SchedulerSpec:
     overrides: Mapping[str, object] = field(default_factory=dict)
     step_takes_generator: bool = True  # written down here instead of inspected at run time
     order: int = 1  # UNet calls a step; the last step of an order-2 sampler takes one
+    extra_calls: int = 0  # beside those, where there is more than one step
 
 
 SCHEDULERS: Mapping[str, SchedulerSpec] = {
@@ -54,7 +55,7 @@ SCHEDULERS: Mapping[str, SchedulerSpec] = {
         "KDPM2DiscreteScheduler", {"use_karras_sigmas": True}, step_takes_generator=False, order=2
     ),
     "LMS": SchedulerSpec("LMSDiscreteScheduler", step_takes_generator=False),
-    "PNDM": SchedulerSpec("PNDMScheduler", step_takes_generator=False),
+    "PNDM": SchedulerSpec("PNDMScheduler", step_takes_generator=False, extra_calls=1),
     "DDPM": SchedulerSpec("DDPMScheduler"),
     "UniPC": SchedulerSpec("UniPCMultistepScheduler", step_takes_generator=False),
 }
@@ -72,6 +73,18 @@ def canonical_name(name: str) -> str:
     if found is None:
         raise RequestError("scheduler", f"unknown name {name!r}; the names are: {', '.join(SCHEDULERS)}")
     return found
+
+
+def unet_calls(name: str, num_inference_steps: int, strength: float) -> int:
+    """How often a row of these settings calls the UNet; known before anything is loaded.
+
+    Raises:
+        RequestError: unknown name.
+    """
+    spec = SCHEDULERS[canonical_name(name)]
+    skipped = num_inference_steps - min(int(num_inference_steps * strength), num_inference_steps)
+    calls = (num_inference_steps - skipped - 1) * spec.order + 1
+    return calls + (spec.extra_calls if num_inference_steps > 1 else 0)
 
 
 def make_scheduler(name: str, base_config: Mapping[str, Any]) -> Any:

@@ -6,7 +6,7 @@ import diffusers
 import pytest
 
 from inpaint import SCHEDULERS, RequestError
-from inpaint.schedulers import SDXL_SCHEDULE, canonical_name, make_scheduler
+from inpaint.schedulers import SDXL_SCHEDULE, canonical_name, make_scheduler, unet_calls
 
 
 def test_the_twelve_names_of_the_hosted_api() -> None:
@@ -68,3 +68,13 @@ def test_the_checkpoints_own_schedule_wins(name: str) -> None:
     config = make_scheduler(name, {"prediction_type": "v_prediction", "beta_end": 0.02}).config
     assert config.prediction_type == "v_prediction"
     assert config.beta_end == 0.02
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.parametrize(("steps", "strength"), [(25, 0.9), (8, 1.0), (3, 0.4), (1, 1.0), (100, 0.5)])
+def test_the_number_of_unet_calls_is_known_up_front(name: str, steps: int, strength: float) -> None:
+    """Admission promises a time before anything is encoded, so it must count what the sampler will do."""
+    from inpaint.denoise import _set_timesteps
+
+    timesteps, _ = _set_timesteps(make_scheduler(name, {}), steps, strength)
+    assert unet_calls(name, steps, strength) == len(timesteps)
