@@ -77,6 +77,7 @@ class Painter:
                 num_inference_steps=request.num_inference_steps,
                 strength=request.strength,
                 guidance_scale=request.guidance_scale,
+                guidance_interval=request.guidance_interval,
                 seed=seed,
             )
             for seed in task.job.seeds

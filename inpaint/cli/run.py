@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from inpaint.errors import RequestError
 from inpaint.request import AREAS, FILLS, RANGES, InpaintRequest
 from inpaint.schedulers import SCHEDULERS
 
@@ -53,6 +54,14 @@ def run(
         bool, _option("Fit the patch's colours to its surroundings", panel=_REGION)
     ] = True,
     soft: Annotated[bool, _option("Read grey in the mask as strength", panel=_REGION)] = False,
+    guidance_interval: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B",
+            help="Follow the prompt closely only between these fractions of the steps, such as 0.2,0.8: "
+            "faster, another picture.",
+        ),
+    ] = None,
     extend: Annotated[
         str | None,
         typer.Option(
@@ -108,6 +117,7 @@ def run(
         "fill": fill,
         "color_match": color_match,
         "soft": soft,
+        "guidance_interval": _parse_interval(guidance_interval),
     }
     work = Work(
         images=tuple(images),
@@ -122,3 +132,20 @@ def run(
         work.rehearse()
     else:
         work.run()
+
+
+def _parse_interval(text: str | None) -> tuple[float, float]:
+    """``A,B`` as two numbers; whether they are an interval is for the request to say.
+
+    Raises:
+        RequestError: not two numbers.
+    """
+    if text is None:
+        return (0.0, 1.0)
+    try:
+        begin, end = map(float, text.split(","))
+    except ValueError:
+        raise RequestError(
+            "guidance_interval", f"must be two numbers A,B such as 0.2,0.8, not {text!r}"
+        ) from None
+    return begin, end

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from inpaint.errors import RequestError
-from inpaint.request import RANGES, Area, Fill, Range
+from inpaint.request import RANGES, Area, Fill, Range, check_settings
 from inpaint.schedulers import SCHEDULERS, canonical_name
 from server.orders import Format, Order, source
 
@@ -32,6 +32,16 @@ Picture = Annotated[str | bytes, Field(description=f"A PNG, JPEG or WebP: {_PICT
 def _number(name: str) -> Any:
     limits = LIMITS[name]
     return Field(ge=limits.low, le=limits.high)
+
+
+def _split(value: object) -> object:
+    """A form's ``0.2,0.8`` as the list that JSON has; ``check_settings`` says what is wrong with the rest."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return [float(part) for part in value.strip("[] ").split(",")]
+    except ValueError:
+        return value
 
 
 class InpaintBody(BaseModel):
@@ -63,6 +73,14 @@ class InpaintBody(BaseModel):
     fill: Fill = "original"
     color_match: bool = True
     soft: bool = False
+    guidance_interval: Annotated[
+        tuple[float, float],
+        BeforeValidator(_split),
+        Field(
+            description="Between which fractions of the steps guidance is on; in a form `0.2,0.8`. "
+            "Narrower is faster and another picture."
+        ),
+    ] = (0.0, 1.0)
 
     @model_validator(mode="before")
     @classmethod
@@ -83,6 +101,7 @@ class InpaintBody(BaseModel):
     def _fits_together(self) -> Self:
         for name in ("prompt", "negative_prompt"):
             _check_text(name, getattr(self, name))
+        check_settings({"guidance_interval": self.guidance_interval})
         if self.num_inference_steps * self.strength < 1:
             raise RequestError(
                 "strength",
@@ -162,6 +181,8 @@ def _sentence(error: ValidationError) -> RequestError:
         return RequestError(name, f"must be true or false, not {given}")
     if name in _CHOICES:
         return RequestError(name, f"must be one of {', '.join(get_args(_CHOICES[name]))}, not {given}")
+    if name == "guidance_interval":
+        return RequestError(name, f"must be two fractions of the steps, such as [0.2, 0.8], not {given}")
     return RequestError(name, "must be text")
 
 
