@@ -136,6 +136,12 @@ def test_numbers_and_booleans_may_be_text(served: Served) -> None:
     assert (request.seed, request.strength, request.soft, request.padding) == (9, 0.5, True, 64)
 
 
+@pytest.mark.parametrize("value", [[0.25, 0.5], "0.25,0.5", "[0.25, 0.5]", ["0.25", "0.5"]])
+def test_a_guidance_interval_comes_as_a_list_or_as_a_forms_text(served: Served, value: object) -> None:
+    """A form has no lists."""
+    assert painted_with(served, guidance_interval=value).guidance_interval == (0.25, 0.5)
+
+
 @pytest.mark.parametrize("value", ["False", "false", "0", 0, False, "no", None, ""])
 def test_base64_false_in_any_spelling_sends_bytes(served: Served, value: object) -> None:
     """Python clients send str(False)."""
@@ -224,6 +230,12 @@ WRONG = [
     ("area", "half"),
     ("fill", "magic"),
     ("soft", "perhaps"),
+    ("guidance_interval", "half"),
+    ("guidance_interval", 0.5),
+    ("guidance_interval", [0.5]),
+    ("guidance_interval", [0.8, 0.2]),
+    ("guidance_interval", "0.2,nan"),
+    ("guidance_interval", {"a": 1}),
     ("image", ""),
     ("image", 5),
     ("image", ["a"]),

@@ -224,7 +224,12 @@ def test_pictures_of_every_mode_cross_the_wire(mode: str, grid_mask: Image.Image
     image = grey16 if mode == "I;16" else Image.fromarray(values).convert(mode)
     assert image.mode == mode
     request = InpaintRequest(
-        image, grid_mask, "caf\u00e9 \ud83d", negative_prompt=None, seed=999_999_999_999_999
+        image,
+        grid_mask,
+        "caf\u00e9 \ud83d",
+        negative_prompt=None,
+        seed=999_999_999_999_999,
+        guidance_interval=(0.1, 2 / 3),
     )
     ours, theirs = socket.socketpair()
     sender, receiver = Link(ours), Link(theirs)
