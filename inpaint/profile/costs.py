@@ -1,77 +1,24 @@
-"""What things cost on one device, measured at warm-up and followed in service: the batcher's ``Costs``.
-
-Knows numbers and buckets, no torch; who measures them is ``warmup``. What was never measured is taken from
-the most similar bucket that was, scaled by latent cells, and corrected by the first calls that are seen.
-"""
+"""The profile itself: measurements in, costs out."""
 
 import json
 import math
 import os
 import threading
-from bisect import bisect
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from hashlib import sha256
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from inpaint.errors import OutputError
+from inpaint.profile.curve import Average, at, knee, plausible, power_of_two, settled
+from inpaint.profile.record import MadeFor, Measured, Stage, count, from_row, to_row
 from inpaint.work import Bucket
 
 MIN_SLOTS = 4  # two guided rows: a short request must be able to share calls with a long one
-WORTHWHILE = 1.08  # a doubled batch must gain this much throughput to be worth its longer steps
 
 _FORMAT = 1
 _UNKNOWN_S = 1e-9  # a cell and slot, see Profile.known
-_WEIGHT = 0.1  # of one call in an average: settled within one picture of 20 steps or so
-_OUTLIER = 2.0  # times the average; slower calls count as this, so a paused process moves it by 10 % only
 _MAX_FOLLOWED = 128  # buckets that were seen in service; the shapes around SDXL's native area are fewer
-
-Stage = Literal["encode_s", "decode_s"]
-
-
-@dataclass(frozen=True, slots=True)
-class MadeFor:
-    """What a profile is true of; it says nothing about anything else."""
-
-    device: str  # as ``warmup.device_name`` calls it
-    torch: str  # version
-    diffusers: str
-    model: str
-    dtype: str
-    levers: tuple[str, ...] = ()  # the ways of ``inpaint.fast`` that are in use
-    plan: str = "resident"  # the memory plan
-
-    @property
-    def file_name(self) -> str:
-        """A file name of its own for each identity."""
-        return f"{sha256(json.dumps(asdict(self)).encode()).hexdigest()[:16]}.json"
-
-
-@dataclass(slots=True)
-class _Average:
-    """Seconds, averaged with more weight on what was seen last."""
-
-    seconds: float
-    seen: int  # 0: the seconds are no evidence at all
-
-    def take(self, seconds: float) -> None:
-        if self.seen == 0:
-            self.seconds = seconds
-        else:
-            weight = max(_WEIGHT, 1 / (self.seen + 1))
-            self.seconds += weight * (min(seconds, _OUTLIER * self.seconds) - self.seconds)
-        self.seen += 1
-
-
-@dataclass(slots=True)
-class _Measured:
-    """What is known of one bucket."""
-
-    surveyed: dict[int, float] = field(default_factory=dict)  # slots → seconds of a call, at warm-up
-    limit: int | None = None  # slots that fit into memory at most
-    steps: dict[int, _Average] = field(default_factory=dict)  # slots → seconds of a call, by now
-    stages: dict[Stage, _Average] = field(default_factory=dict)
 
 
 class Profile:
@@ -85,7 +32,7 @@ class Profile:
         self.made_for = made_for
         self.max_slots = max_slots
         self._lock = threading.Lock()
-        self._table: dict[Bucket, _Measured] = {}  # seen in service last stands last
+        self._table: dict[Bucket, Measured] = {}  # seen in service last stands last
 
     @property
     def known(self) -> bool:
@@ -133,7 +80,7 @@ class Profile:
                 return self.max_slots
             measured = self._table[nearest]
         share = nearest.cells / bucket.cells
-        slots = min(max(_power_of_two(_knee(measured.surveyed) * share), MIN_SLOTS), self.max_slots)
+        slots = min(max(power_of_two(knee(measured.surveyed) * share), MIN_SLOTS), self.max_slots)
         return slots if measured.limit is None else min(slots, max(1, int(measured.limit * share)))
 
     # What was measured.
@@ -157,21 +104,21 @@ class Profile:
             limit: slots that fit at most, where the memory ended the climb.
         """
         assert steps, "a survey of nothing"
-        measured = _Measured(dict(steps), limit)
-        measured.steps = {slots: _settled(seconds) for slots, seconds in steps.items()}
-        measured.stages = {"encode_s": _settled(encode_s), "decode_s": _settled(decode_s)}
+        measured = Measured(dict(steps), limit)
+        measured.steps = {slots: settled(seconds) for slots, seconds in steps.items()}
+        measured.stages = {"encode_s": settled(encode_s), "decode_s": settled(decode_s)}
         with self._lock:
             self._table[bucket] = measured
 
     def observe_step(self, bucket: Bucket, slots: int, seconds: float) -> None:
         """One UNet call took so long, from its start until its result was there."""
-        if not _plausible(seconds):
+        if not plausible(seconds):
             return
         with self._lock:
             expected = self._step_s(bucket, slots)
             known = any(measured.steps for measured in self._table.values())
             steps = self._followed(bucket).steps
-            steps.setdefault(slots, _Average(expected, seen=int(known))).take(seconds)
+            steps.setdefault(slots, Average(expected, seen=int(known))).take(seconds)
 
     def observe_encode(self, bucket: Bucket, seconds: float) -> None:
         """One request's encoding took so long; not to be told of one that came from a cache."""
@@ -182,18 +129,18 @@ class Profile:
         self._observe_stage("decode_s", bucket, seconds)
 
     def _observe_stage(self, stage: Stage, bucket: Bucket, seconds: float) -> None:
-        if not _plausible(seconds):
+        if not plausible(seconds):
             return
         with self._lock:
             known = any(stage in measured.stages for measured in self._table.values())
-            prior = _Average(self._stage_s(stage, bucket), seen=int(known))
+            prior = Average(self._stage_s(stage, bucket), seen=int(known))
             self._followed(bucket).stages.setdefault(stage, prior).take(seconds)
 
     # Below here: with the lock held.
 
-    def _followed(self, bucket: Bucket) -> _Measured:
+    def _followed(self, bucket: Bucket) -> Measured:
         """The bucket's entry, now the one seen last; the longest unseen of too many is forgotten."""
-        measured = self._table[bucket] = self._table.pop(bucket, _Measured())
+        measured = self._table[bucket] = self._table.pop(bucket, Measured())
         followed = [b for b, m in self._table.items() if not m.surveyed]
         if len(followed) > _MAX_FOLLOWED:
             del self._table[followed[0]]
@@ -207,12 +154,12 @@ class Profile:
             return _UNKNOWN_S * bucket.cells * slots
         curve = {n: average.seconds for n, average in self._table[nearest].steps.items()}
         if nearest == bucket:
-            return _at(curve, slots)
+            return at(curve, slots)
         own = self._table[bucket].steps if bucket in self._table else {}
         if not own:
-            return _at(curve, slots) * bucket.cells / nearest.cells
+            return at(curve, slots) * bucket.cells / nearest.cells
         seen = min(own, key=lambda n: (abs(n - slots), n))
-        return own[seen].seconds * _at(curve, slots) / _at(curve, seen)
+        return own[seen].seconds * at(curve, slots) / at(curve, seen)
 
     def _stage_s(self, stage: Stage, bucket: Bucket) -> float:
         nearest = self._nearest(bucket, [b for b, m in self._table.items() if stage in m.stages])
@@ -234,7 +181,7 @@ class Profile:
     def to_json(self) -> dict[str, Any]:
         """All of it, as :meth:`from_json` reads it."""
         with self._lock:
-            buckets = [_row(bucket, measured) for bucket, measured in self._table.items()]
+            buckets = [to_row(bucket, measured) for bucket, measured in self._table.items()]
         made_for = asdict(self.made_for)
         return {"format": _FORMAT, "made_for": made_for, "max_slots": self.max_slots, "buckets": buckets}
 
@@ -249,8 +196,8 @@ class Profile:
             if content["format"] != _FORMAT:
                 raise ValueError(f"format {content['format']!r} is not {_FORMAT}")
             made_for = MadeFor(**{**content["made_for"], "levers": tuple(content["made_for"]["levers"])})
-            profile = cls(made_for, max_slots=_count(content["max_slots"]))
-            profile._table = dict(map(_read_row, content["buckets"]))
+            profile = cls(made_for, max_slots=count(content["max_slots"]))
+            profile._table = dict(map(from_row, content["buckets"]))
         except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"not a profile: {type(error).__name__} {error}") from error
         return profile
@@ -285,77 +232,3 @@ class Profile:
             raise OutputError(f"the profile {path} could not be written: {error.strerror}") from error
         finally:
             aside.unlink(missing_ok=True)
-
-
-def _settled(seconds: float) -> _Average:
-    """A figure as good as one averaged over many calls."""
-    return _Average(seconds, seen=round(1 / _WEIGHT))
-
-
-def _plausible(seconds: float) -> bool:
-    return math.isfinite(seconds) and seconds > 0
-
-
-def _power_of_two(slots: float) -> int:
-    """The largest power of two up to ``slots``, at least 1: the batch sizes that are compiled."""
-    return int(2 ** math.floor(math.log2(max(slots, 1.0))))
-
-
-def _knee(steps: Mapping[int, float]) -> int:
-    """The fewest slots past which doubling is not worthwhile, of those that were measured."""
-    for slots in sorted(steps):
-        if 2 * slots in steps and 2 * steps[slots] < WORTHWHILE * steps[2 * slots]:
-            return slots
-    return max(steps)
-
-
-def _at(points: Mapping[int, float], slots: int) -> float:
-    """Seconds at ``slots``: on the line between its neighbours, or on the line of the two nearest.
-
-    Beyond the measured ends a call costs neither less than nothing more nor more than in proportion; with a
-    single point, the dearer of these.
-    """
-    if slots in points:
-        return points[slots]
-    known = sorted(points)
-    edge = known[0] if slots < known[0] else known[-1]
-    bounds = sorted((points[edge], points[edge] * slots / edge))
-    if len(known) == 1:
-        return bounds[1]
-    right = min(max(bisect(known, slots), 1), len(known) - 1)
-    low, high = known[right - 1], known[right]
-    line = points[low] + (points[high] - points[low]) * (slots - low) / (high - low)
-    return line if low < slots < high else min(max(line, bounds[0]), bounds[1])
-
-
-def _row(bucket: Bucket, measured: _Measured) -> dict[str, Any]:
-    return {
-        **bucket._asdict(),
-        "surveyed": {str(slots): seconds for slots, seconds in measured.surveyed.items()},
-        "limit": measured.limit,
-        "steps": {str(slots): average.seconds for slots, average in measured.steps.items()},
-        "stages": {stage: average.seconds for stage, average in measured.stages.items()},
-    }
-
-
-def _read_row(row: Any) -> tuple[Bucket, _Measured]:
-    if not isinstance(row["precise"], bool) or not set(row["stages"]) <= {"encode_s", "decode_s"}:
-        raise ValueError("a bucket's row is none of ours")
-    return Bucket(_count(row["h"]), _count(row["w"]), row["precise"]), _Measured(
-        {_count(int(slots)): _seconds(seconds) for slots, seconds in row["surveyed"].items()},
-        None if row["limit"] is None else _count(row["limit"]),
-        {_count(int(slots)): _settled(_seconds(seconds)) for slots, seconds in row["steps"].items()},
-        {stage: _settled(_seconds(seconds)) for stage, seconds in row["stages"].items()},
-    )
-
-
-def _count(value: Any) -> int:
-    if type(value) is not int or value < 1:
-        raise ValueError(f"{value!r} is not a count")
-    return value
-
-
-def _seconds(value: Any) -> float:
-    if type(value) not in (int, float) or not _plausible(value):
-        raise ValueError(f"{value!r} is not a time in seconds")
-    return float(value)
