@@ -1,23 +1,55 @@
-"""Pixels to latents and back through the VAE, and the cheap latent → RGB preview."""
+"""Pixels to latents and back through the VAE, and the cheap latent → RGB preview.
+
+Pictures cross to the device and back as bytes, a quarter of the floats. The VAE belongs to one thread at a
+time: it may be moved, cast or tiled for the length of a call.
+"""
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from math import nan
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from inpaint.errors import PaintError
-from inpaint.memory import tiled, visiting
+from inpaint.memory import empty_cache, tiled, visiting
 from inpaint.models import Model
 
+DECODED_TOGETHER = 2  # rows in one decode: the VAE fills a GPU with one, and its memory grows with each
 
-def to_pixels(image: Image.Image) -> torch.Tensor:
-    """An RGB picture as a float tensor (1, 3, H, W) in -1 … 1."""
-    array = np.asarray(image, dtype=np.float32) / 255.0
-    return torch.from_numpy(array.transpose(2, 0, 1)[None] * 2.0 - 1.0)
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Posterior:
+    """What the VAE makes of n pictures: a normal distribution of latents each, on the model's device."""
+
+    mean: torch.Tensor  # (n, 4, h, w), fp32, not yet scaled
+    std: torch.Tensor  # (n, 4, h, w), fp32
+
+    @property
+    def size_bytes(self) -> int:
+        """The memory that both tensors take."""
+        return self.mean.nbytes + self.std.nbytes
+
+    def split(self) -> list["Posterior"]:
+        """N posteriors of one picture, each with memory of its own, so that one can be let go."""
+        return [
+            Posterior(mean.clone(), std.clone())
+            for mean, std in zip(_parts(self.mean), _parts(self.std), strict=True)
+        ]
+
+
+def to_pixels(image: Image.Image, device: torch.device | None = None) -> torch.Tensor:
+    """An RGB picture as a float tensor (1, 3, H, W) in -1 … 1, on ``device`` (the CPU if None)."""
+    array = np.array(image)  # a copy: Pillow's own pixels are read-only, which torch warns about
+    return _scaled(torch.from_numpy(array).to(device or "cpu").permute(2, 0, 1)[None].contiguous())
+
+
+def _scaled(pixels: torch.Tensor) -> torch.Tensor:
+    return pixels.float() / 255.0 * 2.0 - 1.0
 
 
 def to_mask(mask: np.ndarray[Any, Any]) -> torch.Tensor:
@@ -25,55 +57,137 @@ def to_mask(mask: np.ndarray[Any, Any]) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(mask, dtype=np.float32))[None, None]
 
 
-def encode(model: Model, pixels: torch.Tensor) -> Any:
-    """The VAE's posterior of pixels (1, 3, H, W) in -1 … 1, as a diffusers ``DiagonalGaussianDistribution``.
+def encode(model: Model, pixels: torch.Tensor) -> Posterior:
+    """The VAE's posterior of n pictures in one call; samples draw their latents from it with :func:`draw`.
 
-    Computed once a request; each sample draws its own latents from it with :func:`draw`.
+    Where n do not fit into memory together they are encoded one by one.
+
+    Args:
+        model: whose VAE encodes.
+        pixels: (n, 3, H, W), uint8 in 0 … 255 or float in -1 … 1, on any device.
+
+    Raises:
+        PaintError: the latents are not finite even when encoded in fp32.
     """
-    with torch.inference_mode(), visiting(model.vae, model.device):
-        return model.vae.encode(pixels.to(model.device, model.vae.dtype)).latent_dist
+    pixels = pixels.to(model.device)
+    if pixels.dtype == torch.uint8:
+        pixels = _scaled(pixels)
+    posterior = _encode(model, pixels, model.vae.dtype)
+    if not _finite(posterior) and model.vae.dtype != torch.float32:
+        posterior = _encode(model, pixels, torch.float32)
+    if not _finite(posterior):
+        raise PaintError(
+            "the model read NaN instead of the picture; try --dtype float32, or verify the model"
+        )
+    return posterior
 
 
-def draw(model: Model, posterior: Any, generator: torch.Generator) -> torch.Tensor:
-    """Scaled latents (1, 4, h, w) in fp32, drawn from a posterior with a CPU generator."""
+def _encode(model: Model, pixels: torch.Tensor, dtype: torch.dtype) -> Posterior:
+    # A plan that decodes in tiles has no memory for two pictures whole, and encoding knows no tiles.
+    if len(pixels) > 1 and not model.plan.vae_tiled:
+        try:
+            return _encode_together(model, pixels, dtype)
+        except torch.OutOfMemoryError:
+            pass  # outside the except block, so that the failed attempt's tensors are free before the next
+        empty_cache(model.device)
+    parts = [_encode_together(model, one, dtype) for one in _parts(pixels)]
+    return Posterior(torch.cat([part.mean for part in parts]), torch.cat([part.std for part in parts]))
+
+
+def _encode_together(model: Model, pixels: torch.Tensor, dtype: torch.dtype) -> Posterior:
+    with _vae_ready(model, dtype):
+        found = model.vae.encode(pixels.to(dtype)).latent_dist
+        return Posterior(found.mean.float(), found.std.float())
+
+
+def _parts(batch: torch.Tensor, size: int = 1) -> list[torch.Tensor]:
+    return [batch[i : i + size] for i in range(0, len(batch), size)]
+
+
+def _finite(posterior: Posterior) -> bool:
+    return bool((torch.isfinite(posterior.mean) & torch.isfinite(posterior.std)).all())
+
+
+def draw(model: Model, posterior: Posterior, generator: torch.Generator) -> torch.Tensor:
+    """Scaled latents (1, 4, h, w) in fp32, drawn from one picture's posterior with a CPU generator."""
     # Drawn in fp32 whatever the model's dtype: torch's half-precision normals are other numbers, and a
     # seed would paint another picture on another device.
     noise = torch.randn(posterior.mean.shape, generator=generator, dtype=torch.float32)
-    sample: torch.Tensor = posterior.mean.float() + posterior.std.float() * noise.to(posterior.mean.device)
+    sample = posterior.mean + posterior.std * noise.to(posterior.mean.device)
     return sample * float(model.vae.config.scaling_factor)
 
 
+def pictures(model: Model, latents: torch.Tensor) -> list[NDArray[np.uint8] | None]:
+    """Latents (n, 4, h, w) to n pictures (H, W, 3) on the CPU, rounded as stock diffusers rounds.
+
+    None stands for a picture that is not finite even when decoded in fp32; its neighbours are unharmed.
+    At most ``DECODED_TOGETHER`` share a call; what does not fit into memory is tried alone, then in tiles.
+    """
+    return [picture for part in _parts(latents, DECODED_TOGETHER) for picture in _pictures(model, part)]
+
+
+def _pictures(model: Model, latents: torch.Tensor) -> list[NDArray[np.uint8] | None]:
+    try:
+        return _fetched(decode(model, latents))
+    except torch.OutOfMemoryError:
+        pass  # see _encode
+    empty_cache(model.device)
+    if len(latents) > 1:
+        return [picture for one in _parts(latents) for picture in _pictures(model, one)]
+    return _fetched(decode(model, latents, smaller=True))
+
+
+def _fetched(pixels: torch.Tensor) -> list[NDArray[np.uint8] | None]:
+    good = torch.isfinite(pixels).flatten(1).all(1).tolist()
+    levels = (pixels.nan_to_num(0.0) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    return [picture if finite else None for picture, finite in zip(levels.cpu().numpy(), good, strict=True)]
+
+
 def decode(model: Model, latents: torch.Tensor, *, smaller: bool = False) -> torch.Tensor:
-    """Latents (1, 4, h, w) to pixels (1, 3, H, W) in 0 … 1, fp32.
+    """Latents (n, 4, h, w) to pixels (n, 3, H, W) in 0 … 1, fp32, on the device; NaN where not finite.
 
     Args:
         model: whose VAE decodes.
         latents: as the UNet leaves them.
         smaller: in tiles, for when the whole picture did not fit into memory.
-
-    Raises:
-        PaintError: the pixels are not finite even when decoded in fp32.
     """
     in_tiles = smaller or model.plan.vae_tiled
     pixels = _decode(model, latents, model.vae.dtype, in_tiles)
-    if not torch.isfinite(pixels).all() and model.vae.dtype != torch.float32:
-        # SDXL's own VAE overflows in fp16 and gives a black picture: decode this one again in fp32.
-        pixels = _decode(model, latents, torch.float32, in_tiles)
-    if not torch.isfinite(pixels).all():
-        raise PaintError("the model painted NaN instead of a picture; try another seed, or --dtype float32")
-    return (pixels / 2 + 0.5).clamp(0, 1)
+    if model.vae.dtype != torch.float32:
+        # SDXL's own VAE overflows in fp16 and gives a black picture: decode such a one again in fp32.
+        overflown = ~torch.isfinite(pixels).flatten(1).all(1) & torch.isfinite(latents).flatten(1).all(1).to(
+            pixels.device
+        )
+        again = overflown.nonzero().flatten().tolist()
+        if again:
+            with torch.inference_mode():
+                pixels[again] = _decode(model, latents[again], torch.float32, in_tiles)
+    # The clamp would turn an infinity into white or black, which nobody could tell from a picture.
+    return (pixels / 2 + 0.5).nan_to_num(nan=nan, posinf=nan, neginf=nan).clamp(0, 1)
 
 
 def _decode(model: Model, latents: torch.Tensor, dtype: torch.dtype, in_tiles: bool) -> torch.Tensor:
-    z = _unscaled(model.vae.config, latents.float())
-    with ExitStack() as settings:
-        settings.enter_context(torch.inference_mode())
-        settings.enter_context(visiting(model.vae, model.device))
-        settings.enter_context(_computing_in(model.vae, dtype))
-        if in_tiles:
-            settings.enter_context(tiled(model.vae))
-        pixels: torch.Tensor = model.vae.decode(z.to(model.device, dtype), return_dict=False)[0].float()
+    z = _unscaled(model.vae.config, latents.to(model.device, torch.float32))
+    with _vae_ready(model, dtype), tiled(model.vae) if in_tiles else nullcontext():
+        pixels: torch.Tensor = model.vae.decode(z.to(dtype), return_dict=False)[0].float()
     return pixels
+
+
+@contextmanager
+def _vae_ready(model: Model, dtype: torch.dtype) -> Iterator[None]:
+    """Have the VAE on the device and in ``dtype`` for the length of the block, and gradients off."""
+    with visiting(model.vae, model.device), _computing_in(model.vae, dtype):
+        _lay_out(model.vae, dtype)
+        with torch.inference_mode():
+            yield
+
+
+def _lay_out(vae: Any, dtype: torch.dtype) -> None:
+    """Channels last in 16 bit, the layout of tensor cores: else each convolution transposes in and out."""
+    # Not in fp32, where CUDA's kernels for it are the slow ones. It stays: moving and casting keep a layout.
+    if dtype == torch.float32 or vae.encoder.conv_in.weight.is_contiguous(memory_format=torch.channels_last):
+        return
+    vae.to(memory_format=torch.channels_last)
 
 
 @contextmanager

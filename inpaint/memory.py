@@ -42,6 +42,12 @@ def free_bytes(device: torch.device) -> int | None:
     return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else None
 
 
+def empty_cache(device: torch.device) -> None:
+    """Give cached blocks back to the driver, after an out-of-memory."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
 def choose_plan(free: int | None, name: str = "auto") -> MemoryPlan:
     """The plan called ``name``, or the first that fits into ``free`` bytes.
 

@@ -5,14 +5,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from PIL import Image
 
 from inpaint.canvas import Canvas, latent_mask, latent_soft_mask, paste
 from inpaint.denoise import Conditioning, Row, start_row
+from inpaint.encodes import PictureEncoder
+from inpaint.errors import PaintError
 from inpaint.job import Job
-from inpaint.latents import Previewer, decode, encode, to_mask, to_pixels
+from inpaint.latents import Previewer, pictures, to_mask
 from inpaint.models import Model
 from inpaint.prompts import CHUNK_TOKENS, MAX_CHUNKS, PromptEncoder
 from inpaint.request import InpaintRequest, InpaintResult
@@ -62,6 +63,7 @@ class Painter:
     def __init__(self, model: Model) -> None:
         self.model = model
         self._prompts = PromptEncoder(model)
+        self._pictures = PictureEncoder(model)
         self._previewer: Previewer | None = None
 
     def begin(self, task: Task) -> None:
@@ -86,15 +88,14 @@ class Painter:
     def _conditioning(self, request: InpaintRequest, canvas: Canvas) -> Conditioning:
         model = self.model
         prompt, negative = self._prompts.pair(request.prompt, request.negative_prompt)
-        pixels = to_pixels(canvas.image)
-        hole = torch.from_numpy(np.asarray(canvas.mask) >= 128)
+        image, masked_image = self._pictures.pair(canvas.image, canvas.mask)
         mask = to_mask(latent_mask(canvas.mask, model.vae_factor)).to(model.device)
         soft = canvas.soft_mask
         return Conditioning(
             prompt=prompt,
             negative=negative,
-            image=encode(model, pixels),
-            masked_image=encode(model, pixels.masked_fill(hole, 0.0)) if model.in_channels == 9 else None,
+            image=image,
+            masked_image=masked_image,
             mask=mask,
             soft_mask=None
             if soft is None
@@ -107,17 +108,12 @@ class Painter:
         Raises:
             PaintError: the model painted NaN.
         """
-        pixels = self._decode(task.rows[sample].latents)
-        painted = pixels[0].permute(1, 2, 0).cpu().numpy()
+        (painted,) = pictures(self.model, task.rows[sample].latents)
+        if painted is None:
+            raise PaintError(
+                "the model painted NaN instead of a picture; try another seed, or --dtype float32"
+            )
         task.images[sample] = paste(task.canvas, painted)
-
-    def _decode(self, latents: torch.Tensor) -> torch.Tensor:
-        try:
-            return decode(self.model, latents)
-        except torch.OutOfMemoryError:
-            pass  # outside the except block, so that the failed attempt's tensors are free before the next
-        empty_cache(self.model.device)
-        return decode(self.model, latents, smaller=True)
 
     def preview(self, estimate: torch.Tensor) -> Image.Image:
         """A small rough picture of latents (1, 4, h, w), one pixel a cell."""

@@ -41,7 +41,7 @@ def vae_db(engine: Engine) -> float:
     found = []
     for scene in unseen(64):
         pixels = to_pixels(scene.target)
-        scaled = encode(engine.model, pixels).mode() * engine.model.vae.config.scaling_factor
+        scaled = encode(engine.model, pixels).mean * engine.model.vae.config.scaling_factor
         error = (decode(engine.model, scaled) - (pixels / 2 + 0.5)).square().mean()
         found.append(-10 * torch.log10(error).item())
     return float(np.mean(found))
