@@ -198,7 +198,7 @@ class Profile:
             made_for = MadeFor(**{**content["made_for"], "levers": tuple(content["made_for"]["levers"])})
             profile = cls(made_for, max_slots=count(content["max_slots"]))
             profile._table = dict(map(from_row, content["buckets"]))
-        except (AttributeError, KeyError, TypeError) as error:
+        except (AttributeError, KeyError, OverflowError, TypeError) as error:
             raise ValueError(f"not a profile: {type(error).__name__} {error}") from error
         return profile
 

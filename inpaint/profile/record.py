@@ -40,6 +40,7 @@ class Measured:
 
 
 def to_row(bucket: Bucket, measured: Measured) -> dict[str, Any]:
+    """One bucket as :func:`from_row` reads it."""
     return {
         **bucket._asdict(),
         "surveyed": {str(slots): seconds for slots, seconds in measured.surveyed.items()},
@@ -50,6 +51,11 @@ def to_row(bucket: Bucket, measured: Measured) -> dict[str, Any]:
 
 
 def from_row(row: Any) -> tuple[Bucket, Measured]:
+    """One bucket of a file.
+
+    Raises:
+        ValueError: no row of ours; or AttributeError, KeyError, TypeError where its very form is another.
+    """
     if not isinstance(row["precise"], bool) or not set(row["stages"]) <= {"encode_s", "decode_s"}:
         raise ValueError("a bucket's row is none of ours")
     return Bucket(count(row["h"]), count(row["w"]), row["precise"]), Measured(
@@ -61,6 +67,11 @@ def from_row(row: Any) -> tuple[Bucket, Measured]:
 
 
 def count(value: Any) -> int:
+    """A whole number from 1 on.
+
+    Raises:
+        ValueError: it is none.
+    """
     if type(value) is not int or value < 1:
         raise ValueError(f"{value!r} is not a count")
     return value
