@@ -1,0 +1,134 @@
+"""The UNet's large matrices in 8 bit: weights and activations as float8, products by the GPU's fp8 units.
+
+Lossy: both factors keep 3 bits of mantissa, under a scale of their own for each output channel and each
+token. What it costs in quality is measured by ``bench/lossy.py``. Worth it only in compiled code, where the
+quantising is fused into what comes before; run eagerly it is a handful of small kernels a layer.
+
+What stays as it is, and why:
+
+- attention itself: torch has no fp8 backend for it.
+- keys and values of the prompts: tiny, and the text encoders' embeddings have the widest outliers.
+- time and size embeddings: one line a sample, nothing to gain.
+- convolutions: torch has no fp8 kernel. As a product of matrices (im2col), a 3×3 one writes and reads nine
+  times its input, which takes as long as what fp8 would save: 320 channels at 128² cells and batch 2 are
+  60 GFLOP, 38 µs less at twice 790 TFLOP/s, for 94 MB written and read again, 39 µs at 4.8 TB/s (data
+  sheets, an H200). The 1×1 ones are 1 % of the UNet.
+"""
+
+from collections.abc import Callable
+from typing import Any, Self
+
+import torch
+from torch import nn
+
+from inpaint.memory import MemoryPlan
+
+_FLOAT8 = torch.float8_e4m3fn
+_LARGEST = torch.finfo(_FLOAT8).max  # 448
+_MULTIPLE = 16  # of both sides of a weight, asked by the kernels
+_CAPABILITY = (8, 9)  # Ada, the first with fp8 units
+_EXACT = (".attn2.to_k", ".attn2.to_v")  # also a fused one of both, .attn2.to_kv
+
+
+class Fp8Linear(nn.Module):
+    """A linear layer whose product is taken in float8; what comes in and goes out has the model's dtype."""
+
+    weight: torch.Tensor  # (out, in), float8
+    scale: torch.Tensor  # (1, out), fp32: weight × scale is the layer's own
+    bias: torch.Tensor | None  # (out,), bf16 as the kernel adds it
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        super().__init__()
+        self.out_features, self.in_features = weight.shape
+        quantised, scale = quantise(weight)
+        self.register_buffer("weight", quantised)
+        self.register_buffer("scale", scale.t())
+        self.register_buffer("bias", None if bias is None else bias.detach().to(torch.bfloat16))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(…, in) → (…, out). A token that is not finite comes out as NaN, and its neighbours do not."""
+        tokens, scale = quantise(x.reshape(-1, self.in_features))
+        # bf16 whatever the model's dtype: the one that every torch and GPU takes with scales by row.
+        out = torch._scaled_mm(  # noqa: SLF001 - torch has no public name for it
+            tokens,
+            self.weight.t(),
+            scale_a=scale,
+            scale_b=self.scale,
+            bias=self.bias,
+            out_dtype=torch.bfloat16,
+            use_fast_accum=True,
+        )
+        return out.to(x.dtype).reshape(*x.shape[:-1], self.out_features)
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
+        # A cast of the whole UNet (to fp32, for a row that gave NaN) must not cast these.
+        kept = {name: buffer for name, buffer in self._buffers.items() if buffer is not None}
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, before in kept.items():
+            after = self._buffers[name]
+            assert after is not None
+            if after.dtype != before.dtype:
+                self._buffers[name] = before.to(after.device)
+        return self
+
+    def extra_repr(self) -> str:
+        """For ``print(unet)``."""
+        return f"in_features={self.in_features}, out_features={self.out_features}"
+
+
+def quantise(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each line of ``x`` in float8 and its scale, so that ``quantised * scale`` is ``x``.
+
+    To 1/16 of each value, or to 2e-6 of its line's largest where that is more.
+
+    Args:
+        x: (n, k) of any floating dtype.
+
+    Returns:
+        (n, k) float8 and (n, 1) fp32; a line of zeros has a scale that is not zero.
+    """
+    scale = (x.abs().amax(dim=-1, keepdim=True).float() / _LARGEST).clamp_min(torch.finfo(torch.float32).tiny)
+    return (x.float() / scale).to(_FLOAT8).contiguous(), scale
+
+
+def convert(unet: nn.Module) -> int:
+    """Replace the large matrices of a UNet's transformer blocks, one by one, so that nothing is held twice.
+
+    Args:
+        unet: where its memory plan wants it; its weights must not be wrapped or hooked (see :func:`can`).
+            Matrices that other levers fuse (query, key and value) are fused before, not after.
+
+    Returns:
+        How many were replaced; 0 where nothing fits or all is converted already.
+    """
+    chosen = [name for name, module in unet.named_modules() if _fits(name, module)]
+    for name in chosen:
+        parent, _, attribute = name.rpartition(".")
+        owner = unet.get_submodule(parent)
+        linear = getattr(owner, attribute)
+        # By index where the owner is a list: ModuleList and Sequential have no settable "0".
+        owner._modules[attribute] = Fp8Linear(linear.weight.detach(), linear.bias)  # noqa: SLF001
+    return len(chosen)
+
+
+def _fits(name: str, module: nn.Module) -> bool:
+    if type(module) is not nn.Linear or ".attentions." not in f".{name}":
+        return False
+    sides = (module.in_features, module.out_features)
+    return not any(part in name for part in _EXACT) and all(side % _MULTIPLE == 0 for side in sides)
+
+
+def can(device: torch.device, plan: MemoryPlan | None = None) -> str:
+    """Why this device or memory plan cannot take fp8, as a part of a sentence; empty where it can."""
+    if plan is not None and plan.unet != "resident":
+        return f"fp8 products need the whole UNet on the device, and the memory plan is {plan.name}"
+    if device.type == "cuda" and torch.version.hip is not None:
+        return "fp8 products were never tried on AMD's GPUs"
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < _CAPABILITY:
+        return "fp8 products need a GPU of the RTX 40 series, L4, H100 or later"
+    try:
+        # Asked of the device itself: whether a build has the kernel for a GPU is in no table.
+        out = Fp8Linear(torch.eye(_MULTIPLE, device=device), None)(torch.eye(_MULTIPLE, device=device))
+    except (RuntimeError, ValueError) as error:
+        return f"this build of torch has no fp8 product for it ({str(error).splitlines()[0]})"
+    return "" if bool((out.diagonal() == 1).all()) else "its fp8 products are wrong"
