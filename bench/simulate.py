@@ -1,0 +1,186 @@
+"""What admission by predicted finish is worth under overload: the real batcher, simulated device and traces.
+
+Requests come at Poisson times, their kinds drawn from a mix; a request is *good* if it is finished within
+five times what its kind takes on an idle device, and attainment counts the good among all that were *sent*.
+Three policies: *admission*, ours; *cap16*, a first-in, first-out queue of at most 16; *unbounded*, the same
+without an end. The load is in multiples of what the step loop can do with full calls.
+
+Without ``--profile`` the costs are a model, not a measurement: the FLOPs of SDXL's parts at 300 TFLOP/s (the
+VAE at 150) and 10 ms a call. Only what is compared here follows from them, no speed of any device.
+
+    python -m bench.simulate [--profile FILE] [--requests 1500] [--seeds 3] [--json FILE]
+"""
+
+import argparse
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from bench.virtual import Device, Policy, Sent, Tally
+from inpaint.admission import alone_s, demand_s
+from inpaint.profile import Profile
+from inpaint.work import Bucket, Costs, Work
+
+SLOWDOWN = 5.0  # as long as alone, times this, is still good
+LOADS = (0.5, 0.75, 1.0, 1.2, 1.5)
+POLICIES = (
+    Policy("admission", admits=True),
+    Policy("cap16", admits=False, room=16),
+    Policy("unbounded", admits=False),
+)
+KEYS = {"a": 0.6, "b": 0.3, "c": 0.1}  # one customer sends most
+
+
+class Modelled:
+    """Costs from counted FLOPs; ``../shared/performance.md`` has where they come from."""
+
+    def step_s(self, bucket: Bucket, slots: int) -> float:
+        """UNet, TFLOP a slot at 1024²: 6.23 grow with the cells, 0.53 with their square; twice in fp32."""
+        area = bucket.cells / 128**2
+        return 0.010 + slots * (6.23 * area + 0.53 * area**2) * (1 + bucket.precise) / 300
+
+    def encode_s(self, bucket: Bucket) -> float:
+        """Two encodes of the VAE and a pair of prompts."""
+        return (2 * 4.88 * bucket.cells / 128**2 + 0.2) / 150
+
+    def decode_s(self, bucket: Bucket) -> float:
+        """One decode of the VAE."""
+        return 10.47 * bucket.cells / 128**2 / 150
+
+    def cap(self, bucket: Bucket) -> int:
+        """The fewest slots, 4 to 16, past which twice as many gain under 8 % of throughput."""
+        slots = 4
+        while slots < 16 and 2 * self.step_s(bucket, slots) / self.step_s(bucket, 2 * slots) >= 1.08:
+            slots *= 2
+        return slots
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One class of requests, and how often it comes."""
+
+    share: float
+    work: Work
+
+
+SQUARE, WIDE, SMALL = Bucket(128, 128), Bucket(104, 152), Bucket(64, 64)
+MIX = (
+    Kind(0.30, Work(SQUARE, 44)),  # the default: 25 steps of DPM2 Karras at strength 0.9, two calls each
+    Kind(0.20, Work(SQUARE, 18)),  # 20 steps of Euler
+    Kind(0.05, Work(SQUARE, 90)),  # 100 steps
+    Kind(0.05, Work(SQUARE, 18, samples=4)),
+    Kind(0.10, Work(SQUARE, 8, slots=1)),  # a few steps, no guidance
+    Kind(0.20, Work(WIDE, 22)),
+    Kind(0.10, Work(SMALL, 22)),
+)
+
+
+def capacity(mix: Sequence[Kind], costs: Costs) -> float:
+    """Requests a second that the step loop can do with full calls."""
+    return sum(kind.share for kind in mix) / sum(kind.share * demand_s(kind.work, costs) for kind in mix)
+
+
+def trace(mix: Sequence[Kind], rate: float, count: int, seed: int, costs: Costs) -> list[Sent]:
+    """So many requests at so many a second."""
+    chance = random.Random(seed)
+    shares = [kind.share for kind in mix]
+    now, sent = 0.0, []
+    for _ in range(count):
+        now += chance.expovariate(rate)
+        work = chance.choices(mix, shares)[0].work
+        deadline = now + SLOWDOWN * alone_s(work, costs)
+        key = chance.choices([*KEYS], KEYS.values())[0]
+        sent.append(Sent(now, replace(work, key=key, deadline=deadline)))
+    return sent
+
+
+def simulate(requests: Sequence[Sent], costs: Costs, policy: Policy) -> Tally:
+    """Send all of ``requests``, which then know what became of them."""
+    device = Device(costs, policy)
+    device.run(requests)
+    return device.tally
+
+
+def attainment(requests: Sequence[Sent]) -> float:
+    """Good ones among all that were sent."""
+    return sum(sent.good for sent in requests) / len(requests)
+
+
+def figures(requests: Sequence[Sent], tally: Tally) -> dict[str, float]:
+    """What one simulation comes to; shares of what was sent, or of the time."""
+    fates = {
+        fate: sum(sent.fate == fate for sent in requests) / len(requests) for fate in ("refused", "expired")
+    }
+    late = sum(sent.fate == "finished" and not sent.good for sent in requests) / len(requests)
+    found = {
+        "attainment": attainment(requests),
+        **fates,
+        "late": late,
+        "busy": tally.busy_s / tally.ended_at,
+        "side_busy": tally.side_s / tally.ended_at,
+        "rows_a_call": tally.row_steps / tally.calls,
+        "longest_queue": tally.longest_queue,
+    }
+    return {name: round(value, 4) for name, value in found.items()}
+
+
+def compare(costs: Costs, count: int, seeds: int) -> list[dict[str, Any]]:
+    """Each load under each policy, the same traces for all: the mean over the seeds, and the worst one."""
+    rows = []
+    rate = capacity(MIX, costs)
+    for load in LOADS:
+        for policy in POLICIES:
+            runs = []
+            for seed in range(seeds):
+                requests = trace(MIX, load * rate, count, seed, costs)
+                runs.append(figures(requests, simulate(requests, costs, policy)))
+            mean = {name: round(sum(run[name] for run in runs) / seeds, 4) for name in runs[0]}
+            worst = min(run["attainment"] for run in runs)
+            rows.append({"load": load, "policy": policy.name, **mean, "worst_attainment": worst})
+            _print_row(rows[-1])
+    return rows
+
+
+def _print_row(row: dict[str, Any]) -> None:
+    shares = "".join(
+        f"{row[name]:>11.3f}"
+        for name in ("attainment", "worst_attainment", "refused", "expired", "late", "busy")
+    )
+    print(f"{row['load']:>5} {row['policy']:<10}{shares}{row['longest_queue']:>11.0f}", flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--profile", type=Path, metavar="FILE", help="costs as measured, a profile.json")
+    parser.add_argument("--requests", type=int, default=1500, help="of each trace (default 1500)")
+    parser.add_argument("--seeds", type=int, default=3, help="traces of each load (default 3)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="where to keep the JSON as well")
+    chosen = parser.parse_args(arguments)
+    costs: Costs = Modelled()
+    if chosen.profile:
+        costs = Profile.from_json(json.loads(chosen.profile.read_text("utf-8")))
+    print(
+        " load policy      attainment      worst    refused    expired       late       busy    longest queue"
+    )
+    result = {
+        "bench": "simulate",
+        "date": datetime.now(UTC).date().isoformat(),
+        "costs": str(chosen.profile.name) if chosen.profile else "modelled from counted FLOPs, not measured",
+        "capacity_per_s": round(capacity(MIX, costs), 4),
+        "slowdown": SLOWDOWN,
+        "requests": chosen.requests,
+        "seeds": chosen.seeds,
+        "rows": compare(costs, chosen.requests, chosen.seeds),
+    }
+    if chosen.json:
+        chosen.json.parent.mkdir(parents=True, exist_ok=True)
+        chosen.json.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
