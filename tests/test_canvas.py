@@ -424,3 +424,18 @@ def test_results_carry_the_callers_info_and_nothing_of_the_model() -> None:
     canvas = cut(request(image, blob((64, 64), kind=0)), 64)
     assert paste(canvas, noise(canvas)).info == {"icc_profile": b"profile"}
     assert Picture(image, "PNG").exif is None
+
+
+def test_painted_bytes_meet_a_16_bit_picture_without_steps() -> None:
+    """The resize is computed in floats: a sky of 16 bit must not come back with 256 greys."""
+    image, mask = texture("I;16", (512, 512)), Image.new("L", (512, 512), 255)
+    canvas = cut(request(image, mask, area="whole", color_match=False), NATIVE)
+    ramp = np.broadcast_to(np.arange(NATIVE, dtype=np.uint8)[None, :, None] // 4, (NATIVE, NATIVE, 3))
+    assert len(np.unique(np.asarray(paste(canvas, np.ascontiguousarray(ramp))))) > 64
+
+
+def test_floats_are_no_painted_picture() -> None:
+    """0 … 1 read as bytes would be a black patch."""
+    canvas = cut(request(texture("RGB", (256, 256)), Image.new("L", (256, 256), 255)), NATIVE)
+    with pytest.raises(AssertionError, match="float64"):
+        paste(canvas, noise(canvas) / 255)
