@@ -12,16 +12,10 @@ One thread on the CPU. With the model "demo" the UNet is tiny, so that what is a
 """
 
 import argparse
-import contextlib
-import json
 import os
-import statistics
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,77 +25,15 @@ import numpy as np
 import torch
 from PIL import Image
 
+from bench.jobs import job
+from bench.lanes import Timing, conditions, finish, interleave, row
+from bench.stock import Stock
 from inpaint import SCHEDULERS, Engine, InpaintRequest
-from inpaint.errors import InpaintError
-from inpaint.models import Model
-from inpaint.schedulers import make_scheduler
 
-ROOT = Path(__file__).parents[1]
-PORTRAIT = ROOT / "docs" / "images" / "portrait.jpg"
 USUAL = ("DDIM", "DPM2 Karras")  # the hosted API's example and our default: one and two UNet calls a step
 TARGET = 1.05  # ours to stock, the median of paired ratios
-SAME_JOB: Mapping[str, Any] = {"area": "whole", "grow": 0, "feather": 0, "color_match": False}
 
 Lane = Callable[[InpaintRequest], Image.Image]
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """One lane's rounds in seconds."""
-
-    rounds: tuple[float, ...]
-
-    @property
-    def median(self) -> float:
-        """The middle round."""
-        return statistics.median(self.rounds)
-
-    def to_json(self) -> dict[str, float]:
-        """Median and range in milliseconds."""
-        figures = {"median": self.median, "min": min(self.rounds), "max": max(self.rounds)}
-        return {name: round(1000 * seconds, 2) for name, seconds in figures.items()}
-
-    def over(self, other: "Timing") -> dict[str, float]:
-        """How many times as long as ``other``, two ways; slow stretches of time do not move the second."""
-        paired = [mine / theirs for mine, theirs in zip(self.rounds, other.rounds, strict=True)]
-        ratios = {"of_medians": self.median / other.median, "median_paired": statistics.median(paired)}
-        return {name: round(ratio, 4) for name, ratio in ratios.items()}
-
-
-def stock_lane(model: Model) -> Lane:
-    """Diffusers' pipeline on the modules of ``model``."""
-    from diffusers import StableDiffusionXLInpaintPipeline
-
-    pipe = StableDiffusionXLInpaintPipeline(
-        vae=model.vae,
-        text_encoder=model.text_encoders[0],
-        text_encoder_2=model.text_encoders[1],
-        tokenizer=model.tokenizers[0],
-        tokenizer_2=model.tokenizers[1],
-        unet=model.unet,
-        scheduler=make_scheduler("DDIM", model.scheduler_config),
-        force_zeros_for_empty_prompt=model.force_zeros_for_empty_prompt,
-        add_watermarker=False,
-    )
-    pipe.set_progress_bar_config(disable=True)
-
-    def paint(request: InpaintRequest) -> Image.Image:
-        pipe.scheduler = make_scheduler(request.scheduler, model.scheduler_config)
-        picture: Image.Image = pipe(
-            prompt=request.prompt,
-            negative_prompt=request.negative_prompt,
-            image=request.image,
-            mask_image=request.mask,
-            width=request.image.width,
-            height=request.image.height,
-            strength=request.strength,
-            num_inference_steps=request.num_inference_steps,
-            guidance_scale=request.guidance_scale,
-            generator=torch.Generator("cpu").manual_seed(request.seed),
-        ).images[0]
-        return picture
-
-    return paint
 
 
 def lanes_of(engine: Engine) -> dict[str, Lane]:
@@ -110,29 +42,10 @@ def lanes_of(engine: Engine) -> dict[str, Lane]:
         name: InpaintRequest.__dataclass_fields__[name].default for name in ("grow", "feather", "color_match")
     }
     return {
-        "stock": stock_lane(engine.model),
+        "stock": Stock(engine.model).paint,
         "ours": lambda request: engine.paint(request).images[0],
         "defaults": lambda request: engine.paint(replace(request, **usual)).images[0],
     }
-
-
-def job(side: int, scheduler: str) -> InpaintRequest:
-    """The hosted API's example settings on a square portrait, with a mask on the latent grid."""
-    picture = Image.open(PORTRAIT).convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
-    mask = np.zeros((side, side), np.uint8)
-    mask[side // 4 : side // 2, side // 4 : 3 * side // 4] = 255
-    return InpaintRequest(
-        image=picture,
-        mask=Image.fromarray(mask),
-        prompt="A man with black sun glasses",
-        negative_prompt="bad quality, painting, blur",
-        scheduler=scheduler,
-        num_inference_steps=25,
-        guidance_scale=7.5,
-        strength=0.9,
-        seed=12467,
-        **SAME_JOB,
-    )
 
 
 def check_same_picture(lanes: Mapping[str, Lane], request: InpaintRequest) -> None:
@@ -146,19 +59,13 @@ def check_same_picture(lanes: Mapping[str, Lane], request: InpaintRequest) -> No
 def time_lanes(
     lanes: Mapping[str, Lane], request: InpaintRequest, warmups: int, rounds: int
 ) -> dict[str, Timing]:
-    """Seconds per lane; the lane that begins changes with each round."""
-    seconds: dict[str, list[float]] = {name: [] for name in lanes}
-    for i in range(-warmups, rounds):
-        first = i % len(lanes)
-        order = [*lanes][first:] + [*lanes][:first]
-        for place, name in enumerate(order):
-            # Another prompt for each paint: ours keeps embeddings, stock does not.
-            fresh = replace(request, prompt=f"{request.prompt}, {i} {place}")
-            started = time.perf_counter()
-            lanes[name](fresh)
-            if i >= 0:
-                seconds[name].append(time.perf_counter() - started)
-    return {name: Timing(tuple(values)) for name, values in seconds.items()}
+    """Seconds per lane, every paint with a prompt of its own: ours keeps embeddings, stock does not."""
+    return interleave(
+        lanes,
+        lambda i, place: replace(request, prompt=f"{request.prompt}, {i} {place}"),
+        warmups=warmups,
+        rounds=rounds,
+    )
 
 
 def measure(model: str, schedulers: Sequence[str], warmups: int, rounds: int) -> dict[str, Any]:
@@ -177,49 +84,11 @@ def measure(model: str, schedulers: Sequence[str], warmups: int, rounds: int) ->
                     "over_stock": {n: timings[n].over(timings["stock"]) for n in lanes if n != "stock"},
                 }
             )
-            _print_job(jobs[-1])
-        return {**_conditions(engine.model), "warmups": warmups, "rounds": rounds, "jobs": jobs}
-
-
-def _conditions(model: Model) -> dict[str, Any]:
-    import diffusers
-    import transformers
-
-    return {
-        "bench": "overhead",
-        "date": datetime.now(UTC).date().isoformat(),
-        "commit": _commit(),
-        "device": f"{_cpu_name()}, {torch.get_num_threads()} thread(s) of {os.cpu_count()} core(s)",
-        "versions": {lib.__name__: lib.__version__ for lib in (torch, diffusers, transformers)},
-        "model": model.name,
-        "size": [model.native_size] * 2,
-        "target": TARGET,
-    }
-
-
-def _cpu_name() -> str:
-    with contextlib.suppress(OSError):  # there is no /proc but on Linux
-        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":")[1].strip()
-    return "CPU"
-
-
-def _commit() -> str:
-    done = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip() or "unknown"
-
-
-def _print_job(figures: Mapping[str, Any]) -> None:
-    print(f"{figures['scheduler']}: milliseconds per picture, median (range)")
-    for name, ms in figures["ms"].items():
-        line = f"  {name:<9} {ms['median']:8.1f} ({ms['min']:.1f} to {ms['max']:.1f})"
-        if name in figures["over_stock"]:
-            ratio = figures["over_stock"][name]
-            line += f"   {ratio['median_paired']:.3f} × stock paired, {ratio['of_medians']:.3f} × by medians"
-        print(line)
+            print(f"{scheduler}: milliseconds per picture, median (range)")
+            for name, timing in timings.items():
+                row(name, timing, timings["stock"] if name != "stock" else None)
+        told = {"model": engine.model.name, "size": [engine.model.native_size] * 2, "target": TARGET}
+        return conditions("overhead", engine.model.device, **told, warmups=warmups, rounds=rounds, jobs=jobs)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -233,13 +102,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to keep the JSON as well")
     chosen = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    try:
-        figures = measure(chosen.model, chosen.scheduler or USUAL, chosen.warmups, chosen.rounds)
-    except InpaintError as error:
-        sys.exit(str(error))
-    if chosen.json:
-        chosen.json.write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
-    print(json.dumps(figures))
+    schedulers = chosen.scheduler or USUAL
+    finish(lambda: measure(chosen.model, schedulers, chosen.warmups, chosen.rounds), chosen.json)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,279 @@
+"""Seconds from picture bytes to picture bytes: the stock pipeline, its best recipe, ours, ours in fp8.
+
+Lanes, each on weights of its own because some rewrite theirs, interleaved round by round:
+
+- ``A`` the stock diffusers pipeline as it comes; ``B`` with its documentation's recipe (``--recipe``);
+- ``C`` our engine, every exact lever on; ``D`` our engine with ``precision="fp8"``.
+
+A round is one job: JPEG and PNG in, JPEG out, 25 steps, guidance 7.5, strength 0.9, one sample, a new prompt
+each time, one wait for the device. Rounds of their own then take the stages, the peak memory, the
+synchronisations and the operations, none of which may slow a timed one. ``--levers`` also times C without
+each lever in turn, paired with C. Without a GPU all of it runs on the demo model, and the first line says so:
+such figures say nothing about SDXL.
+
+    python -m bench.latency [--device cuda] [--lanes A,B,C,D] [--recipe max-autotune] [--levers] [--rounds 10]
+"""
+
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from bench.device import MIB, count_syncs, counted_tflop, extra_bytes, held_bytes, matmul_tflops
+from bench.jobs import SETTINGS, Upload, job, pictures
+from bench.lanes import Timing, conditions, finish, interleave, medians, parser, row
+from bench.ours import Asked, default_model, engine_on, load, paint_upload, settle, stages
+from bench.stock import RECIPES, Stock
+from inpaint import Engine, InpaintRequest
+from inpaint.errors import RequestError
+from inpaint.fast.levers import LEVERS
+from inpaint.models import Model, pick_device
+from inpaint.schedulers import SCHEDULERS
+
+WHAT: Mapping[str, str] = {"A": "stock", "B": "stock, recipe", "C": "ours, exact", "D": "ours, fp8"}
+_STAGE_ROUNDS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be measured."""
+
+    device: torch.device
+    model: str
+    lanes: tuple[str, ...]
+    recipe: str
+    scheduler: str
+    side: int | None  # pixels; None: the model's native size
+    warmups: int
+    rounds: int
+    settle_s: float
+    levers: bool
+
+    def uploads(self, model: Model) -> Callable[[int, int], Upload]:
+        """(round, place) → the job as files, each with a prompt of its own: ours keeps embeddings."""
+        image, mask = pictures(self.side or model.native_size)
+        settings = {**SETTINGS, "scheduler": self.scheduler}
+        of = Upload.of(image, mask, settings)
+
+        def upload(i: int, place: int) -> Upload:
+            return Upload(of.image, of.mask, {**settings, "prompt": f"{settings['prompt']}, {i} {place}"})
+
+        return upload
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """One way from an upload to a picture."""
+
+    model: Model
+    paint: Callable[[Upload], bytes]
+    stages: Callable[[InpaintRequest], dict[str, float]]  # milliseconds
+    resident_bytes: int  # what it takes of the device before it paints
+    engine: Engine | None = None
+
+
+@contextmanager
+def opened(plan: Plan, letter: str, without: frozenset[str] = frozenset()) -> Iterator[Lane]:
+    """A lane on a model of its own."""
+    before = held_bytes(plan.device)
+    model = load(plan.model, plan.device)
+    if letter in "AB":
+        stock = Stock(model, plan.recipe if letter == "B" else None)
+        yield Lane(model, stock.paint_upload, stock.stages, held_bytes(plan.device) - before)
+        return
+    with engine_on(model, Asked("fp8" if letter == "D" else None, without)) as engine:
+        yield Lane(
+            model,
+            lambda upload: paint_upload(engine, upload),
+            lambda request: stages(engine, request),
+            held_bytes(plan.device) - before,
+            engine,
+        )
+
+
+def left_out(letters: Sequence[str]) -> dict[str, str]:
+    """Lanes that this tree cannot run, and why."""
+    return {"D": reason} if "D" in letters and (reason := Asked("fp8").refused()) else {}
+
+
+def measure(plan: Plan) -> dict[str, Any]:
+    """Everything; the figures as they go into the JSON line."""
+    missing = left_out(plan.lanes)
+    with ExitStack() as stack:
+        lanes = {
+            letter: stack.enter_context(opened(plan, letter))
+            for letter in plan.lanes
+            if letter not in missing
+        }
+        if not lanes:
+            raise RequestError("lanes", f"none of them can run here: {missing}")
+        model = next(iter(lanes.values())).model
+        uploads = plan.uploads(model)
+        _introduce(plan, missing)
+        painted = {letter: lane.paint(uploads(-99, 0)) for letter, lane in lanes.items()}
+        compiling = {
+            letter: settle(lane.engine, plan.settle_s) for letter, lane in lanes.items() if lane.engine
+        }
+        timings = _timed(plan, {letter: lane.paint for letter, lane in lanes.items()}, uploads)
+        for letter, timing in timings.items():
+            row(f"{letter} {WHAT[letter]}", timing, timings.get("A") if letter != "A" else None)
+        side = plan.side or model.native_size
+        figures = {
+            letter: {
+                "what": WHAT[letter],
+                **_figures(plan, lane, timings, letter, uploads(-98, 0), job(side, plan.scheduler)),
+                "from_A": _difference(painted[letter], painted.get("A"), side),
+                "compiling_s": round(compiling.get(letter, 0.0), 1),
+            }
+            for letter, lane in lanes.items()
+        }
+        rates = _rates(plan, lanes, timings, uploads(-97, 0))
+    return conditions(
+        "latency",
+        plan.device,
+        model=plan.model,
+        size=[side, side],
+        dtype=str(model.dtype),
+        scheduler=plan.scheduler,
+        recipe=plan.recipe,
+        warmups=plan.warmups,
+        rounds=plan.rounds,
+        left_out=missing,
+        lanes=figures,
+        rates=rates,
+        levers=measure_levers(plan) if plan.levers else {},
+    )
+
+
+def _introduce(plan: Plan, missing: Mapping[str, str]) -> None:
+    small = " (a CPU and its model: this says nothing of SDXL on a GPU)" if plan.device.type == "cpu" else ""
+    print(f"{plan.model} on {plan.device}{small}, {plan.scheduler}: milliseconds a picture, median (range)")
+    for letter, reason in missing.items():
+        print(f"  {letter} {WHAT[letter]}: left out, {reason}")
+
+
+def _timed(plan: Plan, paints: Mapping[str, Any], uploads: Callable[[int, int], Upload]) -> dict[str, Timing]:
+    rounds: dict[str, Any] = {"warmups": plan.warmups, "rounds": plan.rounds, "device": plan.device}
+    return interleave(paints, uploads, **rounds)
+
+
+def _figures(
+    plan: Plan,
+    lane: Lane,
+    timings: Mapping[str, Timing],
+    letter: str,
+    upload: Upload,
+    request: InpaintRequest,
+) -> dict[str, Any]:
+    figures: dict[str, Any] = {
+        "ms": timings[letter].to_json(),
+        "over": {base: timings[letter].over(timings[base]) for base in "AB" if base in timings},
+        "stages_ms": medians([lane.stages(request) for _ in range(_STAGE_ROUNDS)]),
+    }
+    if plan.device.type == "cuda":
+        peak = lane.resident_bytes + extra_bytes(lambda: lane.paint(upload), plan.device)
+        figures |= {"resident_mib": lane.resident_bytes // MIB, "peak_mib": peak // MIB}
+        figures |= {"syncs": count_syncs(lambda: lane.paint(upload), plan.device)}
+    return figures
+
+
+def _difference(painted: bytes, stock: bytes | None, side: int) -> dict[str, float] | None:
+    """How far a picture is from the stock one inside the mask: a lane that paints another has no time."""
+    if stock is None:
+        return None
+    inside = np.asarray(pictures(side)[1]) > 0
+    ours, theirs = (np.asarray(Image.open(io.BytesIO(data)), np.float32)[inside] for data in (painted, stock))
+    error = float(((ours - theirs) ** 2).mean())
+    psnr = round(10 * np.log10(255**2 / error), 2) if error else None  # None: the same bytes
+    return {"levels": float(np.abs(ours - theirs).max()), "psnr_db": psnr}  # type: ignore[dict-item]
+
+
+def _rates(
+    plan: Plan, lanes: Mapping[str, Lane], timings: Mapping[str, Timing], upload: Upload
+) -> dict[str, Any]:
+    """What the job is in operations, counted in lane A, and what each lane makes of the device with it."""
+    if "A" not in lanes:
+        return {}
+    lane = lanes["A"]
+    tflop = counted_tflop(lambda: lane.paint(upload), plan.device)
+    matmul = matmul_tflops(plan.device, lane.model.dtype)
+    effective = {letter: tflop / timing.median for letter, timing in timings.items()}
+    print(f"  {tflop:.4g} TFLOP a picture; a matrix product runs at {matmul:.4g} TFLOP/s")
+    return {
+        "tflop": float(f"{tflop:.4g}"),
+        "matmul_tflops": float(f"{matmul:.4g}"),
+        "effective_tflops": {letter: float(f"{rate:.4g}") for letter, rate in effective.items()},
+    }
+
+
+def measure_levers(plan: Plan) -> dict[str, Any]:
+    """What each lever is worth in lane C: without it, paired with all of them."""
+    figures: dict[str, Any] = {}
+    with opened(plan, "C") as whole:
+        uploads = plan.uploads(whole.model)
+        for lever in LEVERS:
+            asked = Asked(without=frozenset({lever.name}))
+            # A lever that the model cannot have is off in both: its ratio would be noise with a name.
+            reason = asked.refused() or lever.why_not(whole.model)
+            if reason:
+                figures[lever.name] = {"left_out": reason}
+                print(f"  {lever.name}: left out, {reason}")
+                continue
+            with opened(plan, "C", asked.without) as without:
+                for lane in (whole, without):
+                    lane.paint(uploads(-99, 0))
+                    assert lane.engine is not None
+                    settle(lane.engine, plan.settle_s)
+                timings = _timed(plan, {"all": whole.paint, "without": without.paint}, uploads)
+            row(f"without {lever.name}", timings["without"], timings["all"])
+            ratio = timings["without"].over(timings["all"])
+            figures[lever.name] = {
+                "ms": {n: t.to_json() for n, t in timings.items()},
+                "without_over_all": ratio,
+            }
+    return figures
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parser(__doc__)
+    options.add_argument("--lanes", default="A,B,C,D", help="letters, see above (default A,B,C,D)")
+    options.add_argument("--recipe", choices=RECIPES, help="of lane B (max-autotune on a GPU, else regional)")
+    options.add_argument("--scheduler", choices=SCHEDULERS, default="DDIM")
+    options.add_argument(
+        "--side", type=int, help="of the picture, in pixels (default: the model's native size)"
+    )
+    options.add_argument("--levers", action="store_true", help="also time C without each lever in turn")
+    options.add_argument("--rounds", type=int, default=10, help="timed rounds (default 10)")
+    options.add_argument("--warmups", type=int, default=3, help="rounds before those (default 3)")
+    options.add_argument(
+        "--settle-s", type=float, default=600, help="to wait for compiled code (default 600)"
+    )
+    chosen = options.parse_args(arguments)
+
+    def run() -> dict[str, Any]:
+        device = pick_device(chosen.device)
+        return measure(
+            Plan(
+                device=device,
+                model=default_model(device, chosen.model),
+                lanes=tuple(chosen.lanes.upper().split(",")),
+                recipe=chosen.recipe or ("max-autotune" if device.type == "cuda" else "regional"),
+                scheduler=chosen.scheduler,
+                side=chosen.side,
+                warmups=chosen.warmups,
+                rounds=chosen.rounds,
+                settle_s=chosen.settle_s,
+                levers=chosen.levers,
+            )
+        )
+
+    finish(run, chosen.json)
+
+
+if __name__ == "__main__":
+    main()
