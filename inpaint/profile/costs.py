@@ -5,6 +5,7 @@ import math
 import os
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
@@ -231,4 +232,5 @@ class Profile:
         except OSError as error:
             raise OutputError(f"the profile {path} could not be written: {error.strerror}") from error
         finally:
-            aside.unlink(missing_ok=True)
+            with suppress(OSError):  # the folder may be what is wrong
+                aside.unlink(missing_ok=True)
