@@ -148,6 +148,6 @@ def row(name: str, timing: Timing, base: Timing | None = None, note: str = "") -
     print(line + (f"   {note}" if note else ""), flush=True)
 
 
-def medians(samples: Sequence[Mapping[str, float]]) -> dict[str, float]:
+def medians(samples: Sequence[Mapping[str, float]], digits: int = 2) -> dict[str, float]:
     """The median of each figure over several measurements of the same figures."""
-    return {name: round(statistics.median(s[name] for s in samples), 2) for name in samples[0]}
+    return {name: round(statistics.median(s[name] for s in samples), digits) for name in samples[0]}

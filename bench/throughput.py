@@ -1,0 +1,186 @@
+"""Pictures a second at 1, 2, 4 and 8 requests at once, beside the stock pipeline one after another.
+
+Lanes: ``A`` the stock pipeline as it comes, ``B`` with its documentation's recipe, ``C`` ours exact, ``D``
+ours in fp8; the stock pipeline cannot share a UNet call between callers, so it paints them in turn. Two
+workloads: *alike* (the reference settings, 25 steps and guidance) and *mixed* (four callers with schedulers,
+steps, strengths and guidance of their own). Rounds are interleaved, every prompt is new. PIL in, PIL out.
+
+For ours also the *stall*: the share of the time in which no UNet call was under way, because the engine
+encoded, decoded, pasted or waited; and the seconds that encode and decode took by themselves.
+
+    python -m bench.throughput [--lanes A,C] [--at-once 1 2 4 8] [--workload alike] [--rounds 5] [--json FILE]
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+
+from bench.jobs import job, mixed
+from bench.lanes import Timing, conditions, finish, interleave, medians, parser
+from bench.latency import WHAT, left_out
+from bench.ours import Asked, default_model, engine_on, load, settle
+from bench.stock import RECIPES, Stock
+from inpaint import Engine, InpaintRequest
+from inpaint.errors import RequestError
+from inpaint.models import Model, pick_device
+
+TARGET = 1.3  # ours at four mixed requests at once, to stock one after another
+AT_ONCE = (1, 2, 4, 8)
+Requests = list[InpaintRequest]
+
+
+def alike(side: int, number: int, i: int, **changes: Any) -> Requests:
+    """``number`` requests of the reference settings for round ``i``."""
+    return [job(side, "DDIM", **{"prompt": f"a round {i}, {n}", "seed": n, **changes}) for n in range(number)]
+
+
+WORKLOADS: Mapping[str, Callable[..., Requests]] = {"alike": alike, "mixed": mixed}
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """Paints requests, and keeps what it noticed in each round."""
+
+    model: Model
+    paint: Callable[[Requests], Any]
+    noticed: list[dict[str, float]] = field(default_factory=list)
+    engine: Engine | None = None
+
+
+@contextmanager
+def opened(letter: str, name: str, device: torch.device, recipe: str, rows: int) -> Iterator[Lane]:
+    """A lane on a model of its own; ``rows`` samples may share a UNet call of ours."""
+    model = load(name, device)
+    if letter in "AB":
+        stock = Stock(model, recipe if letter == "B" else None)
+        yield Lane(model, lambda requests: [stock.paint(request) for request in requests])
+        return
+    with engine_on(model, Asked("fp8" if letter == "D" else None), max_rows=rows) as engine:
+        noticed: list[dict[str, float]] = []
+        yield Lane(model, lambda requests: noticed.append(at_once(engine, requests)), noticed, engine)
+
+
+def at_once(engine: Engine, requests: Requests) -> dict[str, float]:
+    """Paint requests together; what the engine's loop did meanwhile, in seconds and shares."""
+    started, before = time.perf_counter(), _steps(engine)
+    jobs = [engine.submit(request) for request in requests]
+    results = [job.result() for job in jobs]
+    wall_s, after = time.perf_counter() - started, _steps(engine)
+    stepping_s = after[1] - before[1]
+    return {
+        "stall": 1 - stepping_s / wall_s,
+        "encode_s": sum(result.timings["encode_s"] for result in results),
+        "decode_s": sum(result.timings["decode_s"] for result in results),
+        "rows_per_call": (after[2] - before[2]) / (after[0] - before[0]),
+    }
+
+
+def _steps(engine: Engine) -> tuple[int, float, int]:
+    """UNet calls so far, the seconds they took, the rows in them."""
+    stats = engine.stats()
+    return stats.unet_calls, sum(micros for _, micros in stats.step_us.values()) / 1e6, stats.row_steps
+
+
+def measure(
+    lanes: Mapping[str, Lane],
+    device: torch.device,
+    workloads: Sequence[str],
+    numbers: Sequence[int],
+    changes: Mapping[str, Any],
+    rounds: Mapping[str, int],
+) -> dict[str, Any]:
+    """Each workload at each number of requests at once."""
+    side = next(iter(lanes.values())).model.native_size
+    figures: dict[str, Any] = {}
+    for name in workloads:
+        for number in numbers:
+            make = partial(WORKLOADS[name], side, number, **changes)
+            for lane in lanes.values():
+                lane.noticed.clear()
+            paints = {letter: lane.paint for letter, lane in lanes.items()}
+            timings = interleave(
+                paints, lambda i, place, make=make: make(100 * i + place), device=device, **rounds
+            )
+            figures.setdefault(name, {})[str(number)] = _figures(lanes, timings, number, rounds["warmups"])
+            _print(name, number, figures[name][str(number)])
+    return figures
+
+
+def _figures(
+    lanes: Mapping[str, Lane], timings: Mapping[str, Timing], number: int, warmups: int
+) -> dict[str, Any]:
+    figures = {}
+    for letter, timing in timings.items():
+        figures[letter] = {
+            "ms": timing.to_json(),
+            "pictures_per_s": round(number / timing.median, 3),
+            # How many times as many pictures: stock's seconds to ours.
+            "gain": {base: timings[base].over(timing) for base in "AB" if base in timings and base != letter},
+        }
+        if lanes[letter].noticed:
+            figures[letter]["loop"] = medians(lanes[letter].noticed[warmups:], digits=4)
+    return figures
+
+
+def _print(name: str, number: int, figures: Mapping[str, Any]) -> None:
+    for letter, lane in figures.items():
+        line = f"  {name} × {number}  {letter} {WHAT[letter]:<14} {lane['pictures_per_s']:8.3f} pictures/s"
+        for base, gain in lane["gain"].items():
+            line += f", {gain['median_paired']:.3f} × {base}"
+        if "loop" in lane:
+            line += f", no UNet call for {lane['loop']['stall']:.0%} of the time"
+        print(line, flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parser(__doc__)
+    options.add_argument("--lanes", default="A,C", help="letters, see above (default A,C)")
+    options.add_argument("--recipe", choices=RECIPES, help="of lane B (max-autotune on a GPU, else regional)")
+    options.add_argument("--at-once", type=int, nargs="+", default=AT_ONCE, help="requests (default 1 2 4 8)")
+    options.add_argument("--workload", choices=WORKLOADS, action="append", help="(default both)")
+    options.add_argument("--steps", type=int, help="instead of the workload's own")
+    options.add_argument("--rounds", type=int, default=5, help="timed rounds of each (default 5)")
+    options.add_argument("--warmups", type=int, default=2, help="rounds before those (default 2)")
+    options.add_argument(
+        "--settle-s", type=float, default=600, help="to wait for compiled code (default 600)"
+    )
+    chosen = options.parse_args(arguments)
+
+    def run() -> dict[str, Any]:
+        device = pick_device(chosen.device)
+        name = default_model(device, chosen.model)
+        letters = chosen.lanes.upper().split(",")
+        missing = left_out(letters)
+        recipe = chosen.recipe or ("max-autotune" if device.type == "cuda" else "regional")
+        rounds = {"warmups": chosen.warmups, "rounds": chosen.rounds}
+        changes = {} if chosen.steps is None else {"num_inference_steps": chosen.steps}
+        print(
+            f"{name} on {device}" + "".join(f"; {letter} left out: {why}" for letter, why in missing.items())
+        )
+        with ExitStack() as stack:
+            lanes = {
+                letter: stack.enter_context(opened(letter, name, device, recipe, max(chosen.at_once)))
+                for letter in letters
+                if letter not in missing
+            }
+            if not lanes:
+                raise RequestError("lanes", f"none of them can run here: {missing}")
+            for lane in lanes.values():
+                if lane.engine is not None:
+                    lane.paint(alike(lane.model.native_size, max(chosen.at_once), -1, **changes))
+                    settle(lane.engine, chosen.settle_s)
+            workloads = chosen.workload or [*WORKLOADS]
+            figures = measure(lanes, device, workloads, chosen.at_once, changes, rounds)
+        about = {"model": name, "recipe": recipe, "target": TARGET, "left_out": missing, **rounds}
+        return conditions("throughput", device, **about, workloads=figures)
+
+    finish(run, chosen.json)
+
+
+if __name__ == "__main__":
+    main()
