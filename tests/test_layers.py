@@ -16,8 +16,8 @@ ORDER = (
     "errors", "schedulers", "request", "structure", "work",
     "image", "fills", "blend", "canvas", "weights", "demo",
     "line", "admission", "batcher", "profile",
-    "memory", "models", "prompts", "latents", "encodes", "unet", "denoise", "fast", "warmup",
-    "job", "painter", "faults", "side", "engine",
+    "memory", "models", "lora", "prompts", "latents", "encodes", "unet", "denoise", "fast", "warmup", "tuned",
+    "job", "lane", "painter", "faults", "side", "engine",
     "cli", "__main__",
 )  # fmt: skip
 
