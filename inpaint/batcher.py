@@ -20,8 +20,8 @@ from inpaint.errors import BusyError
 from inpaint.line import Line
 from inpaint.work import Bucket, Costs, Work
 
-# While others wait, more are likely to come and take their share: what is predicted to be ahead counts so many
-# times. Simulated at 1.2 × capacity with 1 / 2: 0.67 / 0.71 of all sent are good, 7.1 / 1.9 % promised in vain.
+# While others wait, more are likely to come and take their share: what is predicted to be ahead counts so
+# often. Simulated at 1.2 × capacity with 1 / 2: 67 / 71 % of all sent are good, 7.1 / 1.9 % promised in vain.
 RESERVE = 2.0
 
 

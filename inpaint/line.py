@@ -1,7 +1,7 @@
 """Waiting work: first come first served within a key, and the keys share fairly.
 
-Start-time fair queueing (Goyal, Vin and Cheng, 1996) in predicted seconds: each key's next item has a virtual
-start, the earliest start is popped, and its cost moves that key's next start back by as much. A key that
+Start-time fair queueing (after Goyal, Vin and Cheng, 1996) in predicted seconds: each key's next item has a
+virtual start, the earliest is popped, and its cost moves that key's next start back by as much. A key that
 floods the line only delays itself, and one that comes back after a pause has saved nothing up.
 """
 
@@ -44,7 +44,7 @@ class Line(Generic[T]):
 
     def __init__(self) -> None:
         self._queues: dict[str, _Queue[T]] = {}  # of keys that wait, or are ahead of their share
-        self._now = 0.0  # virtual start of what was popped last
+        self._now = 0.0  # virtual start of a key that comes now
         self._arrivals = count()
         self._length = 0
 
@@ -77,8 +77,10 @@ class Line(Generic[T]):
             IndexError: the line is empty.
         """
         queue = self._first()
+        keys = sum(bool(other.places) for other in self._queues.values())
         place = queue.places.popleft()
-        self._now = queue.start
+        # The mean of what the keys had. With the plain start, ever new keys would be first for ever.
+        self._now = max(self._now, queue.start) + place.cost_s / keys
         queue.start += place.cost_s
         self._shrink()
         return place.item
