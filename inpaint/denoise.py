@@ -66,6 +66,19 @@ class Row:
         return self.num_steps * self.position // len(self.timesteps)
 
     @property
+    def slots(self) -> int:
+        """Of the next UNet call that the row takes."""
+        return 2 if self.guided else 1
+
+    def tensors(self) -> list[torch.Tensor | None]:
+        """What it holds on the device from the start."""
+        shared = self.conditioning
+        prompts = [shared.prompt, shared.negative]
+        texts = [tensor for embeds in prompts for tensor in (embeds.hidden, embeds.pooled)]
+        own = [self.times, self.time_ids, self.latents, self.noise, self.image_latents, self.masked_latents]
+        return [*texts, *own, shared.mask, shared.soft_mask]
+
+    @property
     def guided(self) -> bool:
         """Whether the row's next step takes two slots of a batch, with and without its prompt.
 

@@ -28,6 +28,7 @@ class PictureEncoder:
         self._max_bytes = max_bytes
         self._cache: OrderedDict[bytes, Posterior] = OrderedDict()
         self._held_bytes = 0
+        self.encoded = 0  # pictures that the VAE was asked for, ever
 
     def pair(self, image: Image.Image, mask: Image.Image) -> tuple[Posterior, Posterior | None]:
         """The posteriors of a picture, and of it with its hole grey; those not cached share one VAE call.
@@ -49,6 +50,7 @@ class PictureEncoder:
         if missing:
             inputs = dict(zip(keys, self._inputs(image, hole), strict=True))
             encoded = encode(self._model, torch.cat([inputs[key] for key in missing]))
+            self.encoded += len(missing)
             found |= zip(missing, encoded.split(), strict=True)
         self._keep(found)
         return found[keys[0]], None if hole is None else found[keys[1]]

@@ -5,9 +5,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from math import inf
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -15,24 +15,32 @@ from typing import Self
 import torch
 from PIL import Image
 
+from inpaint.batcher import Batch, Batcher, Entry
 from inpaint.canvas import cut
 from inpaint.demo import demo_checkpoint
 from inpaint.denoise import Row, step
 from inpaint.errors import (
     CancelledError,
     ClosedError,
+    DeadlineError,
     DeviceError,
     InpaintError,
     OutOfMemoryError,
-    PaintError,
 )
 from inpaint.faults import Faults
 from inpaint.job import Event, Job
+from inpaint.lane import Lane, attempt
+from inpaint.latents import DECODED_TOGETHER
+from inpaint.memory import computing_in, empty_cache
 from inpaint.models import Model, load_model, pick_device, pick_dtype
-from inpaint.painter import Painter, Task, empty_cache, first_line
+from inpaint.painter import Painter, Task
+from inpaint.profile import Profile
 from inpaint.request import InpaintRequest, InpaintResult
+from inpaint.side import Side
+from inpaint.tuned import made_for
+from inpaint.unet import Forward
 from inpaint.weights import Checkpoint, config_folder, resolve
-from inpaint.work import Bucket
+from inpaint.work import Bucket, work_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,22 +65,36 @@ class Engine:
     ...     result = engine.paint(InpaintRequest(image=photo, mask=mask, prompt="a red circle", seed=7))
     """
 
-    def __init__(self, model: Model, *, max_rows: int = 8, faults: Faults | None = None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        *,
+        max_rows: int = 8,
+        forward: Forward | None = None,
+        profile: Profile | None = None,
+        faults: Faults | None = None,
+    ) -> None:
         self.model = model
+        self.profile = profile or Profile(made_for(model), max_slots=2 * max_rows)
+        self._forward = forward
         self._faults = faults
         self._painter = Painter(model)
-        self._max_rows = max_rows
-        self._wake = threading.Condition()
-        self._waiting: deque[Task] = deque()
-        self._running: list[Task] = []  # the thread's own
+        self._wake = threading.Condition()  # guards everything down to the counters
+        self._batcher = Batcher(self.profile)
+        self._tasks: dict[Entry, Task] = {}
+        self._posted: deque[Callable[[], None]] = deque()  # by the threads beside the engine's
+        self._fresh = False  # something was submitted
         self._busy = 0  # jobs submitted and not ended
         self._accepting = True
         self._closing = False
         self._broken: DeviceError | None = None
+        self._max_rows = max_rows
         self._counts = dict.fromkeys(("unet_calls", "row_steps", "images", "failures", "out_of_memory"), 0)
         self._step_us: dict[str, tuple[int, int]] = {}
-        self._bucket: Bucket | None = None  # stepped last
-        self._thread = threading.Thread(target=self._run, name=f"inpaint-{model.name}", daemon=True)
+        name = f"inpaint-{model.name}"
+        self._lane = Lane(model.device, urgent=True)
+        self._side = Side(self._painter, self._post, name)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     @classmethod
@@ -107,24 +129,33 @@ class Engine:
         loaded = load_model(checkpoint.path, checkpoint.name, place, precision, memory, configs)
         return cls(loaded, max_rows=max_rows, faults=faults)
 
-    def submit(self, request: InpaintRequest) -> Job:
+    def submit(self, request: InpaintRequest, *, key: str = "", deadline_s: float = inf) -> Job:
         """Queue a request and return at once.
+
+        Args:
+            request: what to paint.
+            key: who asks; the engine's time is shared fairly between keys.
+            deadline_s: nobody wants the pictures later than that.
 
         Raises:
             RequestError: there is nothing to repaint.
+            BusyError: it could not be finished by its deadline; nothing was begun.
             ClosedError: the engine takes no more requests.
         """
         first = random.getrandbits(32) if request.seed == -1 else request.seed
         job = Job(request, [first + i for i in range(request.samples)])
-        task = Task(job, cut(request, self.model.native_size))
+        canvas = cut(request, self.model.native_size)
+        work = work_of(request, canvas.size, self.model.vae_factor, key)
         with self._wake:
             if self._broken is not None:
                 raise self._broken
             if not self._accepting:
                 raise ClosedError("the engine is closing and takes no more requests")
+            entry = self._batcher.submit(replace(work, deadline=time.monotonic() + deadline_s))
             job.emit(Event("queued", steps=request.steps_to_run))
-            self._waiting.append(task)
+            self._tasks[entry] = Task(job, canvas, {entry: 0})
             self._busy += 1
+            self._fresh = True
             self._wake.notify_all()
         return job
 
@@ -145,13 +176,15 @@ class Engine:
             self._closing = True
             self._wake.notify_all()
         self._thread.join()
+        self._side.close()
 
     def stats(self) -> EngineStats:
         """What the engine holds and has done."""
         with self._wake:
+            tasks = set(self._tasks.values())
             return EngineStats(
-                len(self._waiting),
-                len(self._undone()),
+                sum(not task.rows for task in tasks),
+                self._batcher.running,
                 max_rows=self._max_rows,
                 step_us=dict(self._step_us),
                 **self._counts,
@@ -165,98 +198,145 @@ class Engine:
     ) -> None:
         self.close()
 
+    # Called by the threads beside the engine's.
+
+    def _post(self, tell: Callable[[], None]) -> None:
+        with self._wake:
+            self._posted.append(tell)
+            self._wake.notify_all()
+
     # Below here: the engine's own thread.
 
     def _run(self) -> None:
         try:
-            while self._wait_for_work():
-                self._drop_cancelled()
-                self._join()
-                self._step(self._next_batch())
-                self._leave()
-                if self._broken is not None:
-                    self._end_all(self._broken)
+            with self._lane.active():
+                while self._wait_for_work():
+                    self._drop()
+                    self._begin()
+                    self._step(self._next_batch())
+                    self._leave()
+                    if self._broken is not None:
+                        self._end_all(self._broken)
         finally:  # also where this loop itself is at fault: nobody may wait for a thread that is gone
             with self._wake:
                 self._accepting = False
             self._end_all(CancelledError("the engine was closed before this was finished"))
 
     def _wait_for_work(self) -> bool:
+        """Hear what was posted; False when the engine closes."""
         with self._wake:
-            self._wake.wait_for(lambda: self._closing or self._waiting or self._running)
-            return not self._closing
+            self._wake.wait_for(lambda: self._closing or self._fresh or self._posted or self._batcher.running)
+            self._fresh = False
+            posted = list(self._posted)
+            self._posted.clear()
+        for tell in posted:
+            tell()
+        return not self._closing
 
-    def _drop_cancelled(self) -> None:
+    def _drop(self) -> None:
+        """Cancelled and expired tasks leave between two steps."""
         with self._wake:
-            cancelled = [task for task in [*self._running, *self._waiting] if task.job.cancelled]
+            cancelled = {task for task in self._tasks.values() if task.job.cancelled}
+            late = {self._tasks[entry] for entry in self._batcher.expired()} - cancelled
         for task in cancelled:
             self._end(task, CancelledError("the job was cancelled"))
+        for task in late:
+            self._end(task, DeadlineError("not finished within its deadline; try fewer steps"))
 
-    def _join(self) -> None:
-        """Encode waiting tasks while the next UNet call has room for their rows."""
-        while len(self._undone()) < self._max_rows:
-            with self._wake:
-                if not self._waiting:
-                    return
-                task = self._waiting.popleft()
-                self._running.append(task)
-            task.timings["queue_s"] = time.monotonic() - task.submitted_at
+    def _begin(self) -> None:
+        """Have waiting tasks encoded, as many as the next UNet calls have room for."""
+        with self._wake:
+            entries = self._batcher.to_begin()
+            for entry in entries:
+                if self._tasks[entry].rows:  # a row that is painted once more
+                    self._batcher.begun(entry)
+        for task in [self._tasks[entry] for entry in entries if not self._tasks[entry].rows]:
+            task.spend("queue_s", time.monotonic() - task.entry.submitted_at)
             task.job.emit(Event("encoding", steps=task.job.request.steps_to_run))
-            with task.timed("encode_s"):
-                error = self._attempt(partial(self._painter.begin, task))
-            if error is not None:
-                self._end(task, error)
+            self._side.encode(task, partial(self._encoded, task))
 
-    def _undone(self) -> list[tuple[Task, Row]]:
-        return [(task, row) for task in self._running for row in task.rows if not row.done]
+    def _encoded(self, task: Task, error: InpaintError | None) -> None:
+        if error is not None:
+            self._fail(task, error)
+        elif task.entry in self._tasks:
+            if task.fresh:
+                self.profile.observe_encode(task.entry.work.bucket, task.timings["encode_s"])
+            self._lane.keep(tensor for row in task.rows for tensor in row.tensors())
+            with self._wake:
+                self._batcher.begun(task.entry)
 
-    def _next_batch(self) -> list[tuple[Task, Row]]:
-        """Rows for one UNet call, first come first served, the buckets taking turns."""
-        undone = self._undone()
-        buckets = list(dict.fromkeys(row.bucket for _, row in undone))
-        if not buckets:
-            return []
-        last = buckets.index(self._bucket) if self._bucket in buckets else -1
-        self._bucket = buckets[(last + 1) % len(buckets)]
-        return [pair for pair in undone if pair[1].bucket == self._bucket][: self._max_rows]
+    def _next_batch(self) -> Batch:
+        with self._wake:
+            return self._batcher.next_batch()
 
-    def _step(self, batch: list[tuple[Task, Row]]) -> None:
+    def _step(self, batch: Batch, *, again: bool = True) -> None:
         """Advance rows together; where that fails, in halves, down to the row that fails alone."""
         if not batch:
             return
-        tasks = list(dict.fromkeys(task for task, _ in batch))
-        for task, row in batch:
-            row.watched = task.job.wants_preview
+        rows = [self._tasks[entry].row(entry, sample) for entry, sample in batch]
+        tasks = list(dict.fromkeys(self._tasks[entry] for entry, _ in batch))
+        before = [row.position for row in rows]
         started = time.monotonic()
-        with ExitStack() as clocks:
-            for task in tasks:
-                clocks.enter_context(task.timed("denoise_s"))
-            error = self._attempt(partial(self._call, batch))
+        error = attempt(partial(self._call, batch, rows))
+        seconds = time.monotonic() - started
+        moved = [pair for pair, row, at in zip(batch, rows, before, strict=True) if row.position > at]
+        with self._wake:
+            self._batcher.stepped(moved)
         if error is None:
-            self._counts["unet_calls"] += 1
-            self._counts["row_steps"] += len(batch)
-            self._count_step(len(batch), time.monotonic() - started)
+            self._count_step(rows, seconds)
             for task in tasks:
+                task.spend("denoise_s", seconds)
                 self._report(task)
-        elif len(batch) == 1:
-            self._end(tasks[0], error)
         else:
-            half = len(batch) // 2
-            if isinstance(error, OutOfMemoryError):
-                self._max_rows = half
-            for part in (batch[:half], batch[half:]):
-                # A row that took its step before the failure is simply one step ahead of its neighbours.
-                # One whose task has just failed by a sample in the other half has nowhere to go.
-                self._step([(task, row) for task, row in part if not row.done and task in self._running])
+            self._note(error)
+            self._divide(batch, error, again=again)
 
-    def _call(self, batch: list[tuple[Task, Row]]) -> None:
+    def _call(self, batch: Batch, rows: list[Row]) -> None:
+        tasks = [self._tasks[entry] for entry, _ in batch]
+        for task, row in zip(tasks, rows, strict=True):
+            row.watched = task.job.wants_preview
         if self._faults is not None:
-            self._faults.before_call([(task.job.request.prompt, row) for task, row in batch])
-        step(self.model, [row for _, row in batch])
+            prompts = [task.job.request.prompt for task in tasks]
+            self._faults.before_call(list(zip(prompts, rows, strict=True)))
+        if rows[0].precise:
+            with computing_in(self.model.unet, torch.float32):
+                step(self.model, rows)
+        else:
+            step(self.model, rows, self._forward)
+        self._lane.pace()
 
-    def _count_step(self, rows: int, seconds: float) -> None:
-        calls, micros = self._step_us.get(str(rows), (0, 0))
-        self._step_us[str(rows)] = (calls + 1, micros + round(seconds * 1e6))
+    def _divide(self, batch: Batch, error: InpaintError, *, again: bool) -> None:
+        """After a call that failed: its rows in halves; one alone once more, with nothing beside it."""
+        short = isinstance(error, OutOfMemoryError)
+        if len(batch) == 1:
+            task = self._tasks[batch[0][0]]
+            if short and again:
+                self._side.settle()  # what is being encoded and decoded takes memory, too
+                self._step(batch, again=False)
+            else:
+                self._end(task, error)
+            return
+        half = len(batch) // 2
+        if short:
+            self._limit(batch[:half])
+        for part in (batch[:half], batch[half:]):
+            # A row that took its step before the failure is simply one step ahead of its neighbours.
+            # One whose task has just failed by a sample in the other half has nowhere to go.
+            self._step([(entry, i) for entry, i in part if entry in self._tasks and entry.left[i]])
+
+    def _limit(self, fits: Batch) -> None:
+        """From now on no more rows than these share a call."""
+        with self._wake:
+            bucket = fits[0][0].work.bucket
+            self._batcher.limit(bucket, sum(entry.work.slots for entry, _ in fits))
+            self._max_rows = min(self._max_rows, len(fits))
+
+    def _count_step(self, rows: list[Row], seconds: float) -> None:
+        self._counts["unet_calls"] += 1
+        self._counts["row_steps"] += len(rows)
+        calls, micros = self._step_us.get(str(len(rows)), (0, 0))
+        self._step_us[str(len(rows))] = (calls + 1, micros + round(seconds * 1e6))
+        self.profile.observe_step(rows[0].bucket, sum(row.slots for row in rows), seconds)
 
     def _report(self, task: Task) -> None:
         if task.steps == task.reported:
@@ -269,26 +349,64 @@ class Engine:
         previews: list[Image.Image] = []
         estimates = [row.estimate for row in task.rows if row.estimate is not None]
         if estimates:
-            self._attempt(lambda: previews.append(self._painter.preview(estimates[0])))
+            attempt(lambda: previews.append(self._painter.preview(estimates[0])))
         return previews[0] if previews else None
 
     def _leave(self) -> None:
-        """Decode rows that are done and answer the tasks that are complete."""
-        for task in list(self._running):
+        """Rows that are done go to be decoded, at once and a few together."""
+        done: dict[Bucket, list[tuple[Task, int]]] = {}
+        for task in dict.fromkeys(self._tasks.values()):
             for sample, row in enumerate(task.rows):
-                if row.done and sample not in task.images and task in self._running:
-                    with task.timed("decode_s"):
-                        error = self._attempt(partial(self._painter.finish, task, sample))
-                    self._counts["images"] += error is None
-                    if error is not None:
-                        self._end(task, error)
-            if task in self._running and len(task.images) == len(task.rows):
-                self._end(task)
+                if row.done and sample not in task.decoding:
+                    task.decoding.add(sample)
+                    done.setdefault(row.bucket, []).append((task, sample))
+        for rows in done.values():
+            for i in range(0, len(rows), DECODED_TOGETHER):
+                self._side.decode(rows[i : i + DECODED_TOGETHER], self._lane.mark(), self._painted)
+
+    def _painted(self, task: Task, sample: int, error: InpaintError | None) -> None:
+        if error is not None and task.entry in self._tasks and self._repaint(task, sample):
+            return
+        self._counts["images"] += error is None
+        if error is not None:
+            self._fail(task, error)
+        elif task.entry in self._tasks and task.complete:
+            self._end(task)
+
+    def _repaint(self, task: Task, sample: int) -> bool:
+        """Start a row again in fp32 where half precision gave NaN; False if that would change nothing."""
+        row = task.rows[sample]
+        halves = {parameter.dtype for parameter in self.model.unet.parameters()}
+        if row.precise or halves - {torch.float16, torch.bfloat16} or bool(torch.isfinite(row.latents).all()):
+            return False
+        self._painter.begin_again(task, sample)
+        task.decoding.discard(sample)
+        bucket = task.rows[sample].bucket
+        with self._wake:
+            entry = self._batcher.enter(replace(task.entry.work, bucket=bucket, samples=1))
+            task.entries[entry] = sample
+            self._tasks[entry] = task
+        return True
+
+    def _fail(self, task: Task, error: InpaintError) -> None:
+        self._note(error)
+        if task.entry in self._tasks:
+            self._end(task, error)
+
+    def _note(self, error: InpaintError) -> None:
+        """What an error means for the engine itself."""
+        self._counts["out_of_memory"] += isinstance(error, OutOfMemoryError)
+        if isinstance(error, DeviceError):
+            self._broken = error
+        else:
+            empty_cache(self.model.device)
 
     def _end(self, task: Task, error: InpaintError | None = None) -> None:
         """Forget a task and tell its job; without an error it is complete."""
         with self._wake:
-            (self._running if task in self._running else self._waiting).remove(task)
+            for entry in task.entries:
+                del self._tasks[entry]
+                self._batcher.remove(entry)
         if error is None:
             task.job.finish(task.result(), task.steps[1])
         else:
@@ -299,30 +417,5 @@ class Engine:
             self._wake.notify_all()
 
     def _end_all(self, error: InpaintError) -> None:
-        for task in [*self._running, *self._waiting]:
+        for task in set(self._tasks.values()):
             self._end(task, error)
-
-    def _attempt(self, work: Callable[[], None]) -> InpaintError | None:
-        """Run one stage; what goes wrong fails the jobs it concerns, and never the thread."""
-        error: InpaintError
-        try:
-            work()
-            return None
-        except InpaintError as known:
-            return known
-        except torch.OutOfMemoryError as unfit:
-            error = OutOfMemoryError(_OUT_OF_MEMORY.format(first_line(unfit)))
-        except torch.AcceleratorError as fatal:
-            error = DeviceError(f"the GPU failed and this process must be restarted: {first_line(fatal)}")
-            self._broken = error
-        except Exception as bug:  # noqa: BLE001 - a bug in one request must not end the others
-            error = PaintError(f"internal error, please report it: {type(bug).__name__}: {first_line(bug)}")
-            error.__cause__ = bug
-        # Here, outside the except block, the failed attempt's frames and their tensors are gone.
-        self._counts["out_of_memory"] += isinstance(error, OutOfMemoryError)
-        if self._broken is None:
-            empty_cache(self.model.device)
-        return error
-
-
-_OUT_OF_MEMORY = "not enough memory for this picture even alone; try --memory fp8 or a smaller area ({})"

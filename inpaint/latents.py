@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from inpaint.errors import PaintError
-from inpaint.memory import empty_cache, tiled, visiting
+from inpaint.memory import computing_in, empty_cache, tiled, visiting
 from inpaint.models import Model
 
 DECODED_TOGETHER = 2  # rows in one decode: the VAE fills a GPU with one, and its memory grows with each
@@ -176,7 +176,7 @@ def _decode(model: Model, latents: torch.Tensor, dtype: torch.dtype, in_tiles: b
 @contextmanager
 def _vae_ready(model: Model, dtype: torch.dtype) -> Iterator[None]:
     """Have the VAE on the device and in ``dtype`` for the length of the block, and gradients off."""
-    with visiting(model.vae, model.device), _computing_in(model.vae, dtype):
+    with visiting(model.vae, model.device), computing_in(model.vae, dtype):
         _lay_out(model.vae, dtype)
         with torch.inference_mode():
             yield
@@ -188,20 +188,6 @@ def _lay_out(vae: Any, dtype: torch.dtype) -> None:
     if dtype == torch.float32 or vae.encoder.conv_in.weight.is_contiguous(memory_format=torch.channels_last):
         return
     vae.to(memory_format=torch.channels_last)
-
-
-@contextmanager
-def _computing_in(vae: Any, dtype: torch.dtype) -> Iterator[None]:
-    """Have the VAE in another dtype for the length of the block."""
-    home = vae.dtype
-    if home == dtype:
-        yield
-        return
-    vae.to(dtype=dtype)
-    try:
-        yield
-    finally:
-        vae.to(dtype=home)
 
 
 def _unscaled(config: Any, latents: torch.Tensor) -> torch.Tensor:

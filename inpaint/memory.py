@@ -125,3 +125,17 @@ def visiting(module: Any, device: torch.device) -> Iterator[None]:
         yield
     finally:
         module.to(home)
+
+
+@contextmanager
+def computing_in(module: Any, dtype: torch.dtype) -> Iterator[None]:
+    """Have a module in another dtype for the length of the block."""
+    home = module.dtype
+    if home == dtype:
+        yield
+        return
+    module.to(dtype=dtype)
+    try:
+        yield
+    finally:
+        module.to(dtype=home)

@@ -1,13 +1,13 @@
 """The stages around the step loop, in the engine's thread: a request to rows, finished rows to pictures."""
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from PIL import Image
 
+from inpaint.batcher import Entry
 from inpaint.canvas import Canvas, latent_mask, latent_soft_mask, paste
 from inpaint.denoise import Conditioning, Row, start_row
 from inpaint.encodes import PictureEncoder
@@ -25,26 +25,37 @@ class Task:
 
     job: Job
     canvas: Canvas
+    entries: dict[Entry, int] = field(default_factory=dict)  # in the batcher → the number of its first row
     rows: list[Row] = field(default_factory=list)
+    fresh: bool = True  # the VAE was asked for its pictures; they did not come from the cache
+    decoding: set[int] = field(default_factory=set)  # samples that left the step loop
     images: dict[int, Image.Image] = field(default_factory=dict)  # by sample
     warnings: tuple[str, ...] = ()
     reported: tuple[int, int] = (0, 0)
-    submitted_at: float = field(default_factory=time.monotonic)
     timings: dict[str, float] = field(default_factory=dict)
 
-    @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        """Add the block's seconds to ``timings``."""
-        started = time.monotonic()
-        try:
-            yield
-        finally:
-            self.timings[stage] = self.timings.get(stage, 0.0) + time.monotonic() - started
+    def spend(self, stage: str, seconds: float) -> None:
+        """Add seconds to a stage of ``timings``."""
+        self.timings[stage] = self.timings.get(stage, 0.0) + seconds
+
+    def row(self, entry: Entry, sample: int) -> Row:
+        """The row behind a place in the batcher."""
+        return self.rows[self.entries[entry] + sample]
+
+    @property
+    def entry(self) -> Entry:
+        """The first; the others are rows that are painted once more."""
+        return next(iter(self.entries))
 
     @property
     def steps(self) -> tuple[int, int]:
         """(taken, of) steps, averaged over the rows."""
         return sum(row.step for row in self.rows) // len(self.rows), self.rows[0].num_steps
+
+    @property
+    def complete(self) -> bool:
+        """Whether every sample has its picture."""
+        return len(self.images) == len(self.rows)
 
     def result(self) -> InpaintResult:
         """What the caller gets, once every row has its picture."""
@@ -68,22 +79,31 @@ class Painter:
 
     def begin(self, task: Task) -> None:
         """Encode a task's prompts and pictures and start its rows."""
-        request = task.job.request
+        request, encoded = task.job.request, self._pictures.encoded
         conditioning = self._conditioning(request, task.canvas)
+        task.fresh = self._pictures.encoded > encoded
         task.warnings = _warnings(request, conditioning)
-        task.rows = [
-            start_row(
-                self.model,
-                conditioning,
-                scheduler=request.scheduler,
-                num_inference_steps=request.num_inference_steps,
-                strength=request.strength,
-                guidance_scale=request.guidance_scale,
-                guidance_interval=request.guidance_interval,
-                seed=seed,
-            )
-            for seed in task.job.seeds
-        ]
+        task.rows = [self._start(request, conditioning, seed) for seed in task.job.seeds]
+
+    def begin_again(self, task: Task, sample: int) -> None:
+        """Start a row again that half precision spoilt, in fp32."""
+        conditioning, seed = task.rows[sample].conditioning, task.job.seeds[sample]
+        task.rows[sample] = self._start(task.job.request, conditioning, seed, precise=True)
+
+    def _start(
+        self, request: InpaintRequest, conditioning: Conditioning, seed: int, *, precise: bool = False
+    ) -> Row:
+        return start_row(
+            self.model,
+            conditioning,
+            scheduler=request.scheduler,
+            num_inference_steps=request.num_inference_steps,
+            strength=request.strength,
+            guidance_scale=request.guidance_scale,
+            guidance_interval=request.guidance_interval,
+            seed=seed,
+            precise=precise,
+        )
 
     def _conditioning(self, request: InpaintRequest, canvas: Canvas) -> Conditioning:
         model = self.model
@@ -102,17 +122,14 @@ class Painter:
             else to_mask(latent_soft_mask(soft, model.vae_factor)).to(model.device),
         )
 
-    def finish(self, task: Task, sample: int) -> None:
-        """Decode one finished row and paste it into the caller's picture.
+    def decode(self, rows: Sequence[Row]) -> list[Any]:
+        """Finished rows of one bucket to pictures (H, W, 3) in 8 bit; a PaintError stands for one of NaN."""
+        found = pictures(self.model, torch.cat([row.latents for row in rows]))
+        return [PaintError(_NAN) if picture is None else picture for picture in found]
 
-        Raises:
-            PaintError: the model painted NaN.
-        """
-        (painted,) = pictures(self.model, task.rows[sample].latents)
-        if painted is None:
-            raise PaintError(
-                "the model painted NaN instead of a picture; try another seed, or --dtype float32"
-            )
+    @staticmethod
+    def finish(task: Task, sample: int, painted: Any) -> None:
+        """Paste a decoded picture (H, W, 3) into the caller's."""
         task.images[sample] = paste(task.canvas, painted)
 
     def preview(self, estimate: torch.Tensor) -> Image.Image:
@@ -122,15 +139,7 @@ class Painter:
         return self._previewer(estimate)
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text, which for torch's errors is the one that tells."""
-    return (str(error).splitlines() or [""])[0]
-
-
-def empty_cache(device: torch.device) -> None:
-    """Give cached blocks back to the driver, after an out-of-memory."""
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
+_NAN = "the model painted NaN instead of a picture; try another seed, or --dtype float32"
 
 
 def _warnings(request: InpaintRequest, conditioning: Conditioning) -> tuple[str, ...]:

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from math import inf
 from typing import NamedTuple, Protocol
 
+from inpaint.request import InpaintRequest
+from inpaint.schedulers import unet_calls
+
 
 class Bucket(NamedTuple):
     """Rows that can share a UNet call: same model, same latent size, same precision."""
@@ -31,6 +34,18 @@ class Work:
     slots: int = 2  # of a UNet call, a row: with and without its prompt; 1 without guidance
     key: str = ""  # who asked; keys share fairly
     deadline: float = inf  # on the batcher's clock; later than that nobody wants it
+
+
+def work_of(request: InpaintRequest, size: tuple[int, int], vae_factor: int = 8, key: str = "") -> Work:
+    """The work of a request whose canvas has the working ``size`` (width, height) in pixels."""
+    width, height = size
+    return Work(
+        bucket=Bucket(height // vae_factor, width // vae_factor),
+        calls=unet_calls(request.scheduler, request.num_inference_steps, request.strength),
+        samples=request.samples,
+        slots=2 if request.guidance_scale > 1.0 else 1,
+        key=key,
+    )
 
 
 class Costs(Protocol):

@@ -252,7 +252,7 @@ def test_a_request_that_breaks_the_model_fails_alone(engine: Engine, request_for
 
 def poison(engine: Engine, job: object) -> None:
     """Put NaN into a running job's latents, as an overflow in the model would."""
-    for task in engine._running:
+    for task in list(engine._tasks.values()):
         if task.job is job:
             for row in task.rows:
                 row.latents = torch.full_like(row.latents, torch.nan)
@@ -326,7 +326,7 @@ def test_nobody_waits_for_a_thread_that_is_gone(
     def broken() -> None:
         raise RuntimeError("a bug in the loop")
 
-    monkeypatch.setattr(engine, "_drop_cancelled", broken)
+    monkeypatch.setattr(engine, "_drop", broken)
     with pytest.raises(CancelledError):
         engine.submit(request_for()).result(WAIT_S)
     engine._thread.join(WAIT_S)
