@@ -151,6 +151,21 @@ def wrap(
     return through
 
 
+def set_apart(*unets: Any) -> None:
+    """Give copies of a converted UNet buffers of their own, the same for all of them, with random numbers.
+
+    What compares two ways through it while the step loop runs must not read what the loop is writing.
+    """
+    for layers in zip(*(_cross_attentions(unet) for unet in unets), strict=True):
+        for name in ("k", "v"):
+            held = getattr(layers[0].processor, name)
+            with torch.inference_mode(False):  # guards of compiled code see the difference
+                own = torch.empty_like(held)
+            own.copy_(torch.linspace(-1, 1, held.numel(), device=held.device).view_as(held))
+            for attn in layers:
+                setattr(attn.processor, name, own)
+
+
 def _store(unet: Any, tokens: int, dtype: torch.dtype) -> _Store:
     """The UNet's store; made where there is none yet."""
     layers = _cross_attentions(unet)
