@@ -118,6 +118,14 @@ def test_what_a_size_teaches_holds_for_all_its_batches() -> None:
     assert profile.step_s(NATIVE, 8) == 0.175  # its own measurement, not a neighbour's
 
 
+def test_a_guess_gives_way_to_the_first_calls() -> None:
+    """A size never measured is right before its first picture is finished."""
+    profile = surveyed()
+    for _ in range(5):
+        profile.observe_step(QUARTER, 2, 0.025)  # the guess was 0.0125
+    assert profile.step_s(QUARTER, 2) == pytest.approx(0.025, rel=0.1)
+
+
 def test_a_batch_size_between_learns_what_it_really_costs() -> None:
     """Three rows padded to four cost what four do; a straight line would not know."""
     profile = surveyed()
