@@ -1,0 +1,159 @@
+"""The server to beat: FastAPI, one lock, and diffusers' own SDXL inpainting pipeline behind it.
+
+``python -m bench.lock_baseline`` serves ``POST /v1/sdxl-inpaint`` with the fields of the hosted API as JSON,
+pictures as base64, and answers with a PNG. It is what an afternoon gives, and no worse than that: pictures
+are read and written outside the lock, the lock is fair, and nobody who has hung up is painted. Nothing of
+``inpaint`` is in the way of its model but the table of schedulers; ``bench.serving`` sends both the same.
+"""
+
+import argparse
+import asyncio
+import base64
+import io
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI, Request, Response
+from PIL import Image
+from pydantic import BaseModel
+
+from inpaint.demo import demo_checkpoint
+from inpaint.errors import InpaintError
+from inpaint.schedulers import make_scheduler
+from inpaint.weights import resolve
+
+HUNG_UP = 499  # what nginx calls it; nobody is there to read it
+
+
+class Body(BaseModel):
+    """What is asked for; the fields that the stock pipeline has no word for are ignored."""
+
+    image: str
+    mask: str
+    prompt: str
+    negative_prompt: str | None = None
+    scheduler: str = "DPM2 Karras"
+    num_inference_steps: int = 25
+    guidance_scale: float = 7.5
+    seed: int = 0
+    strength: float = 0.9
+
+
+Paint = Callable[[Body, Image.Image, Image.Image], Image.Image]
+
+
+def create_app(paint: Paint) -> FastAPI:
+    """The server around ``paint``, which is called by one thread at a time."""
+    app = FastAPI()
+    lock = asyncio.Lock()
+
+    @app.get("/readyz")
+    async def ready() -> dict[str, str]:
+        return {"status": "ready"}
+
+    @app.post("/v1/sdxl-inpaint")
+    async def inpaint(body: Body, request: Request) -> Response:
+        pictures = await asyncio.to_thread(opened, body)
+        async with lock:  # asyncio's is handed on in the order of asking
+            if await request.is_disconnected():
+                return Response(status_code=HUNG_UP)
+            painted = await asyncio.to_thread(paint, body, *pictures)
+        return Response(await asyncio.to_thread(png, painted), media_type="image/png")
+
+    return app
+
+
+def opened(body: Body) -> tuple[Image.Image, Image.Image]:
+    """The picture and its mask."""
+    image, mask = (Image.open(io.BytesIO(base64.b64decode(text))) for text in (body.image, body.mask))
+    return image.convert("RGB"), mask.convert("L")
+
+
+def png(picture: Image.Image) -> bytes:
+    """The file."""
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()
+
+
+def folder_of(model: str) -> Path:
+    """The diffusers folder of a model's name or path.
+
+    Raises:
+        ModelError: there is no such model.
+        SystemExit: it is a single file, which the stock pipeline would load by other means.
+    """
+    checkpoint = demo_checkpoint() if model == "demo" else resolve(model)
+    if checkpoint.kind == "file":
+        raise SystemExit(f"{model} is a single file; this bench needs a diffusers folder")
+    return checkpoint.path
+
+
+def stock(folder: Path, device: str, dtype: str) -> Paint:
+    """Diffusers' pipeline as its own documentation loads it.
+
+    Args:
+        folder: of the checkpoint.
+        device: as ``Engine.load`` takes it.
+        dtype: as ``Engine.load`` takes it.
+    """
+    import torch
+    from diffusers import StableDiffusionXLInpaintPipeline
+
+    from inpaint.models import pick_device, pick_dtype
+
+    place = pick_device(device)
+    pipe: Any = StableDiffusionXLInpaintPipeline.from_pretrained(
+        folder,
+        torch_dtype=pick_dtype(dtype, place),
+        variant="fp16" if any((folder / "unet").glob("*.fp16.safetensors")) else None,
+        add_watermarker=False,
+        local_files_only=True,
+    ).to(place)
+    pipe.set_progress_bar_config(disable=True)
+    schedule = dict(pipe.scheduler.config)
+
+    def paint(body: Body, image: Image.Image, mask: Image.Image) -> Image.Image:
+        pipe.scheduler = make_scheduler(body.scheduler, schedule)
+        painted: Image.Image = pipe(
+            prompt=body.prompt,
+            negative_prompt=body.negative_prompt,
+            image=image,
+            mask_image=mask,
+            width=image.width,
+            height=image.height,
+            strength=body.strength,
+            num_inference_steps=body.num_inference_steps,
+            guidance_scale=body.guidance_scale,
+            generator=torch.Generator("cpu").manual_seed(body.seed),
+        ).images[0]
+        return painted
+
+    return paint
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", default="demo", help="a model's name or diffusers folder (default demo)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")
+    parser.add_argument("--dtype", default="auto", help="auto, float16, bfloat16 or float32 (default auto)")
+    parser.add_argument("--port", type=int, default=0, help="default: any that is free")
+    chosen = parser.parse_args(arguments)
+    try:
+        app = create_app(stock(folder_of(chosen.model), chosen.device, chosen.dtype))
+    except InpaintError as error:
+        sys.exit(str(error))
+    with socket.create_server(("127.0.0.1", chosen.port), backlog=2048) as listener:
+        # asyncio sets it only on sockets of its own making; ours has it too, see server/serving.py.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        print(f"http://127.0.0.1:{listener.getsockname()[1]}", flush=True)
+        config = uvicorn.Config(app, log_level="error", access_log=False, timeout_graceful_shutdown=1)
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+if __name__ == "__main__":
+    main()
