@@ -1,0 +1,116 @@
+"""The shapes of UNet calls that quick ways are prepared for, what pads up to them, an example of each."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from inpaint.models import Model
+from inpaint.prompts import CHUNK_TOKENS
+from inpaint.unet import UNetBatch
+from inpaint.work import Bucket
+
+SLOTS = (2, 1, 4, 8)  # of prepared calls, the one guided row first; what lies between may be padded
+_DEAREST = 4 / 3  # computed slots for a wanted one, at most: past that, padding eats what compiling gives
+
+
+class Shape(NamedTuple):
+    """All that a compiled or recorded call is special to."""
+
+    slots: int
+    channels: int
+    h: int
+    w: int
+    tokens: int
+    text_width: int
+    masked: bool
+    dtype: torch.dtype
+
+
+def shape_of(batch: UNetBatch) -> Shape:
+    """The shape of a call."""
+    slots, tokens, text_width = batch.hidden.shape
+    _, channels, h, w = batch.sample.shape
+    return Shape(slots, channels, h, w, tokens, text_width, batch.keep is not None, batch.sample.dtype)
+
+
+def usual(model: Model, bucket: Bucket, slots: int, text_width: int | None = None) -> Shape:
+    """The shape of ``slots`` slots with prompts of one chunk.
+
+    Args:
+        model: whose UNet it is.
+        bucket: the latent size.
+        slots: of the call.
+        text_width: of the embeddings that calls bring; 0 under ``text_kv``, the model's own if None.
+    """
+    width = int(model.unet.config.cross_attention_dim) if text_width is None else text_width
+    return Shape(
+        slots, model.in_channels, bucket.h, bucket.w, CHUNK_TOKENS + 2, width, masked=False, dtype=model.dtype
+    )
+
+
+def native(model: Model) -> Bucket:
+    """The bucket of the square that the UNet was trained on."""
+    side = int(model.unet.config.sample_size)
+    return Bucket(side, side)
+
+
+def padded_slots(n: int, sizes: Sequence[int]) -> int | None:
+    """The smallest of ``sizes`` that holds ``n`` slots; None where that is none, or a waste."""
+    size = min((size for size in sizes if size >= n), default=None)
+    return size if size is not None and size <= _DEAREST * n else None
+
+
+def pad(batch: UNetBatch, slots: int) -> UNetBatch:
+    """``batch`` with its last slot repeated up to ``slots``, contiguous and made of inference tensors.
+
+    Compiled code asks for the strides and the kind of its inputs as well as for their shape: latents that a
+    scheduler made from a UNet's NHWC output are not laid out as the first step's.
+    """
+    return UNetBatch(
+        sample=_pad(batch.sample, slots),
+        timesteps=_pad(batch.timesteps, slots),
+        hidden=_pad(batch.hidden, slots),
+        keep=None if batch.keep is None else _pad(batch.keep, slots),
+        pooled=_pad(batch.pooled, slots),
+        time_ids=_pad(batch.time_ids, slots),
+        prompts=(*batch.prompts, *batch.prompts[-1:] * (slots - len(batch.prompts))),
+    )
+
+
+def _pad(tensor: torch.Tensor, slots: int) -> torch.Tensor:
+    with torch.inference_mode():
+        missing = slots - tensor.shape[0]
+        if missing > 0:  # repeated, not zeros: a slot of zeros could be NaN in some model
+            return torch.cat([tensor, tensor[-1:].expand(missing, *tensor.shape[1:])]).contiguous()
+        if not tensor.is_inference():
+            return tensor.clone(memory_format=torch.contiguous_format)
+        return tensor.contiguous()
+
+
+def example(model: Model, shape: Shape) -> UNetBatch:
+    """A random call of ``shape``, the same every time, neither zeros nor NaN."""
+    numbers = torch.Generator("cpu").manual_seed(0)
+
+    def normal(*size: int) -> torch.Tensor:
+        return torch.randn(*size, generator=numbers).to(model.device, shape.dtype)
+
+    n, pooled_width, ids = shape.slots, *_added_widths(model)
+    with torch.inference_mode():
+        keep = torch.ones(n, shape.tokens, dtype=torch.bool, device=model.device) if shape.masked else None
+        return UNetBatch(
+            sample=normal(n, shape.channels, shape.h, shape.w),
+            timesteps=torch.linspace(1, 999, n).to(model.device),
+            hidden=normal(n, shape.tokens, shape.text_width),
+            keep=keep,
+            pooled=normal(n, pooled_width),
+            time_ids=normal(n, ids).abs() * 512,
+            prompts=tuple(object() for _ in range(n)),
+        )
+
+
+def _added_widths(model: Model) -> tuple[int, int]:
+    """Widths of the pooled embeddings and of the size conditioning."""
+    config = model.unet.config
+    ids = 5 if model.requires_aesthetics_score else 6
+    return int(config.projection_class_embeddings_input_dim - ids * config.addition_time_embed_dim), ids
