@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 import uvicorn
 from fastapi import FastAPI, Response
-from PIL import Image
+from PIL import Image, ImageOps
 
 from bench import serving
 from bench.attainment import Bench, Plan
-from bench.lock_baseline import Body, create_app, opened
+from bench.lock_baseline import Body, create_app, opened, png
 from bench.search import HIGHEST, LOWEST, Search, allowed_misses
 from bench.servers import LOCK, OURS, environments, served
 from bench.traffic import GAVE_UP, MIX, PATH, Kind, Outcome, Shot, client, mask_of, play, post, trace
@@ -236,10 +236,41 @@ def test_a_refusal_is_an_outcome() -> None:
 
     @app.post(PATH)
     def refuse() -> Response:
-        return Response(status_code=503)
+        return Response(png(Image.radial_gradient("L").resize((NATIVE, NATIVE))), status_code=503)
 
     (found,) = played(app, [Shot(QUICK, 0.0)])
     assert (found.status, found.valid) == (503, False)
+
+
+def test_lanes_that_paint_different_things_are_not_compared() -> None:
+    """Another seed, scheduler or size is other work; only lossy modes may differ, and that is said."""
+    apps = {LOCK: create_app(own_picture), OURS: create_app(lambda body, image, mask: ImageOps.invert(image))}
+    both = bench()
+    with listening(apps[LOCK]) as lock, listening(apps[OURS]) as ours:
+        both.urls = {LOCK: lock, OURS: lock}
+        assert asyncio.run(both.same_pictures(may_differ=False)) == {QUICK.name: {"mean": 0.0, "max": 0}}
+        both.urls = {LOCK: lock, OURS: ours}
+        assert asyncio.run(both.same_pictures(may_differ=True))[QUICK.name]["mean"] > 20
+        with pytest.raises(SystemExit, match="different pictures"):
+            asyncio.run(both.same_pictures(may_differ=False))
+
+
+def test_a_run_is_over_when_the_server_has_nothing_left_of_it() -> None:
+    """The next run must not pay for what this one left; a server that refuses is not yet done."""
+    asked: list[int] = []
+    app = FastAPI()
+
+    @app.post(PATH)
+    def answer() -> Response:
+        asked.append(1)
+        return Response(status_code=200 if len(asked) > 6 else 503)
+
+    both = bench()
+    with listening(app) as url:
+        both.urls = {OURS: url}
+        outcomes = asyncio.run(both.run(OURS, 1000.0, 0))
+        assert asyncio.run(both.run(OURS, 1000.0, 0)) is outcomes  # and never run twice
+    assert len(asked) == 7  # four of the trace, two refused, one painted
 
 
 def test_the_lock_paints_one_at_a_time_in_the_order_of_asking() -> None:
