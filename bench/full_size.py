@@ -22,7 +22,7 @@ from bench.lanes import conditions, finish, interleave, parser, row
 from inpaint.denoise import Conditioning, Row, start_row, step
 from inpaint.errors import PaintError
 from inpaint.latents import decode, encode
-from inpaint.memory import choose_plan
+from inpaint.memory import PLANS, choose_plan, free_bytes, place
 from inpaint.models import DTYPES, Model, pick_device, pick_dtype
 from inpaint.prompts import PromptEncoder
 from inpaint.schedulers import SDXL_SCHEDULE
@@ -34,13 +34,26 @@ Parts = Mapping[str, Any]  # the four components by folder name, on the meta dev
 
 
 def build_model(
-    device: torch.device, dtype: torch.dtype, parts: Parts | None = None, *, seed: int = 0
+    device: torch.device,
+    dtype: torch.dtype,
+    parts: Parts | None = None,
+    *,
+    memory: str = "auto",
+    seed: int = 0,
 ) -> Model:
-    """A model with random weights on ``device``; SDXL's inpainting model unless ``parts`` are others."""
+    """A model with random weights for ``device``; SDXL's inpainting model unless ``parts`` are others.
+
+    Raises:
+        RequestError: there is no memory plan called ``memory``.
+    """
+    plan = choose_plan(free_bytes(device), memory)
+    # A plan for little memory must not need much for a moment: its parts rest elsewhere from the start.
+    home = device if plan == PLANS[0] else torch.device("cpu")
     parts = parts or build(in_channels=9)
     generator = torch.Generator(device).manual_seed(seed)
-    made = {name: _materialised(part, device, dtype, generator) for name, part in parts.items()}
+    made = {name: _materialised(part, home, dtype, generator) for name, part in parts.items()}
     text, text_2 = made["text_encoder"], made["text_encoder_2"]
+    place(plan, device, dtype, made["unet"], made["vae"], [text, text_2])
     return Model(
         name="full-size",
         unet=made["unet"],
@@ -52,18 +65,18 @@ def build_model(
         requires_aesthetics_score=False,
         device=device,
         dtype=dtype,
-        plan=choose_plan(None),
+        plan=plan,
     )
 
 
-def _materialised(part: Any, device: torch.device, dtype: torch.dtype, generator: torch.Generator) -> Any:
+def _materialised(part: Any, home: torch.device, dtype: torch.dtype, generator: torch.Generator) -> Any:
     # diffusers' own .to() advises to cast while loading, and there is nothing to load.
-    module = torch.nn.Module.to(part, dtype).to_empty(device=device).eval().requires_grad_(False)
+    module = torch.nn.Module.to(part, dtype).to_empty(device=home).eval().requires_grad_(False)
     for name, tensor in module.named_parameters():
         _fill(name, tensor, generator)
     for name, tensor in module.named_buffers():  # memory without values so far
         assert name.endswith("position_ids"), name
-        tensor.copy_(torch.arange(tensor.shape[-1], device=device).expand(tensor.shape))
+        tensor.copy_(torch.arange(tensor.shape[-1], device=home).expand(tensor.shape))
     return module
 
 
@@ -73,7 +86,8 @@ def _fill(name: str, tensor: torch.Tensor, generator: torch.Generator) -> None:
         tensor.fill_(float(name.endswith("weight")))
     else:
         std = 0.02 if "embeddings." in name else 1 / math.sqrt(3 * math.prod(tensor.shape[1:]))
-        tensor.normal_(0, std, generator=generator)
+        values = torch.empty(tensor.shape, device=generator.device, dtype=tensor.dtype)
+        tensor.copy_(values.normal_(0, std, generator=generator))
 
 
 def _tokenizer(encoder: Any, pad_token: str) -> Any:

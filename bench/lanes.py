@@ -11,7 +11,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import torch
 
 from bench.device import device_line, synchronize
-from inpaint.errors import InpaintError
+from inpaint.errors import InpaintError, RequestError
 
 ROOT = Path(__file__).parents[1]
 PORTRAIT = ROOT / "docs" / "images" / "portrait.jpg"
@@ -124,6 +124,18 @@ def parser(doc: str | None, *, model: bool = True) -> argparse.ArgumentParser:
         )
     options.add_argument("--json", type=Path, metavar="FILE", help="where to keep the JSON as well")
     return options
+
+
+def chosen_lanes(text: str, known: Iterable[str]) -> tuple[str, ...]:
+    """The lanes named in ``text``, with commas between, in the order in which they are known.
+
+    Raises:
+        RequestError: one is not known, or there is none.
+    """
+    named, lanes = set(text.split(",")), tuple(known)
+    if not named <= set(lanes):
+        raise RequestError("lanes", f"must be some of {','.join(lanes)}, not {text!r}")
+    return tuple(lane for lane in lanes if lane in named)
 
 
 def finish(measure: Callable[[], dict[str, Any]], keep: Path | None) -> None:

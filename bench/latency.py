@@ -5,8 +5,8 @@ Lanes, each on weights of its own because some rewrite theirs, interleaved round
 - ``A`` the stock diffusers pipeline as it comes; ``B`` with its documentation's recipe (``--recipe``);
 - ``C`` our engine, every exact lever on; ``D`` our engine with ``precision="fp8"``.
 
-A round is one job: JPEG and PNG in, JPEG out, 25 steps, guidance 7.5, strength 0.9, one sample, a new prompt
-each time, one wait for the device. Rounds of their own then take the stages, the peak memory, the
+A round is one job: JPEG and PNG in, JPEG out, guidance 7.5, strength 0.9, one sample, a new
+prompt each time, one wait for the device. Rounds of their own then take the stages, the peak memory, the
 synchronisations and the operations, none of which may slow a timed one. ``--levers`` also times C without
 each lever in turn, paired with C. Without a GPU all of it runs on the demo model, and the first line says so:
 such figures say nothing about SDXL.
@@ -15,6 +15,7 @@ such figures say nothing about SDXL.
 """
 
 import io
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from PIL import Image
 
 from bench.device import MIB, count_syncs, counted_tflop, extra_bytes, held_bytes, matmul_tflops
 from bench.jobs import SETTINGS, Upload, job, pictures
-from bench.lanes import Timing, conditions, finish, interleave, medians, parser, row
+from bench.lanes import Timing, chosen_lanes, conditions, finish, interleave, medians, parser, row
 from bench.ours import Asked, default_model, engine_on, load, paint_upload, settle, stages
 from bench.stock import RECIPES, Stock
 from inpaint import Engine, InpaintRequest
@@ -48,6 +49,7 @@ class Plan:
     lanes: tuple[str, ...]
     recipe: str
     scheduler: str
+    steps: int
     side: int | None  # pixels; None: the model's native size
     warmups: int
     rounds: int
@@ -57,7 +59,7 @@ class Plan:
     def uploads(self, model: Model) -> Callable[[int, int], Upload]:
         """(round, place) → the job as files, each with a prompt of its own: ours keeps embeddings."""
         image, mask = pictures(self.side or model.native_size)
-        settings = {**SETTINGS, "scheduler": self.scheduler}
+        settings = {**SETTINGS, "scheduler": self.scheduler, "num_inference_steps": self.steps}
         of = Upload.of(image, mask, settings)
 
         def upload(i: int, place: int) -> Upload:
@@ -126,8 +128,15 @@ def measure(plan: Plan) -> dict[str, Any]:
         figures = {
             letter: {
                 "what": WHAT[letter],
-                **_figures(plan, lane, timings, letter, uploads(-98, 0), job(side, plan.scheduler)),
-                "from_A": _difference(painted[letter], painted.get("A"), side),
+                **_figures(
+                    plan,
+                    lane,
+                    timings,
+                    letter,
+                    uploads(-98, 0),
+                    job(side, plan.scheduler, num_inference_steps=plan.steps),
+                ),
+                "from_A": _from_stock(painted[letter], painted.get("A"), pictures(side)[1]),
                 "compiling_s": round(compiling.get(letter, 0.0), 1),
             }
             for letter, lane in lanes.items()
@@ -140,6 +149,7 @@ def measure(plan: Plan) -> dict[str, Any]:
         size=[side, side],
         dtype=str(model.dtype),
         scheduler=plan.scheduler,
+        steps=plan.steps,
         recipe=plan.recipe,
         warmups=plan.warmups,
         rounds=plan.rounds,
@@ -182,15 +192,20 @@ def _figures(
     return figures
 
 
-def _difference(painted: bytes, stock: bytes | None, side: int) -> dict[str, float] | None:
-    """How far a picture is from the stock one inside the mask: a lane that paints another has no time."""
+def distance(picture: Image.Image, other: Image.Image, mask: Image.Image) -> dict[str, float | None]:
+    """How far two pictures are from each other inside a mask: lanes that differ do not do the same job."""
+    inside = np.asarray(mask) > 0
+    a, b = (np.asarray(image, np.float32)[inside] for image in (picture, other))
+    error = float(((a - b) ** 2).mean())
+    psnr = round(10 * math.log10(255**2 / error), 2) if error else None  # None: they are the same
+    return {"levels": float(np.abs(a - b).max()), "psnr_db": psnr}
+
+
+def _from_stock(painted: bytes, stock: bytes | None, mask: Image.Image) -> dict[str, float | None] | None:
     if stock is None:
         return None
-    inside = np.asarray(pictures(side)[1]) > 0
-    ours, theirs = (np.asarray(Image.open(io.BytesIO(data)), np.float32)[inside] for data in (painted, stock))
-    error = float(((ours - theirs) ** 2).mean())
-    psnr = round(10 * np.log10(255**2 / error), 2) if error else None  # None: the same bytes
-    return {"levels": float(np.abs(ours - theirs).max()), "psnr_db": psnr}  # type: ignore[dict-item]
+    ours, theirs = (Image.open(io.BytesIO(data)) for data in (painted, stock))
+    return distance(ours, theirs, mask)
 
 
 def _rates(
@@ -244,6 +259,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.add_argument("--lanes", default="A,B,C,D", help="letters, see above (default A,B,C,D)")
     options.add_argument("--recipe", choices=RECIPES, help="of lane B (max-autotune on a GPU, else regional)")
     options.add_argument("--scheduler", choices=SCHEDULERS, default="DDIM")
+    options.add_argument("--steps", type=int, default=25, help="of the job (default 25)")
     options.add_argument(
         "--side", type=int, help="of the picture, in pixels (default: the model's native size)"
     )
@@ -261,9 +277,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             Plan(
                 device=device,
                 model=default_model(device, chosen.model),
-                lanes=tuple(chosen.lanes.upper().split(",")),
+                lanes=chosen_lanes(chosen.lanes.upper(), WHAT),
                 recipe=chosen.recipe or ("max-autotune" if device.type == "cuda" else "regional"),
                 scheduler=chosen.scheduler,
+                steps=chosen.steps,
                 side=chosen.side,
                 warmups=chosen.warmups,
                 rounds=chosen.rounds,

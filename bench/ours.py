@@ -43,18 +43,18 @@ def default_model(device: torch.device, name: str | None) -> str:
     return name or (FULL_SIZE if device.type == "cuda" else "demo")
 
 
-def load(name: str, device: torch.device, dtype: str = "auto") -> Model:
+def load(name: str, device: torch.device, *, memory: str = "auto") -> Model:
     """A model of its own for a lane: some lanes rewrite their modules.
 
     Raises:
         ModelError: missing or damaged.
     """
-    precision = pick_dtype(dtype, device)
+    precision = pick_dtype("auto", device)
     if name == FULL_SIZE:
-        return build_model(device, precision)
+        return build_model(device, precision, memory=memory)
     checkpoint = demo_checkpoint() if name == "demo" else resolve(name)
     configs = config_folder() if checkpoint.kind == "file" else None
-    return load_model(checkpoint.path, checkpoint.name, device, precision, configs=configs)
+    return load_model(checkpoint.path, checkpoint.name, device, precision, memory, configs)
 
 
 @contextmanager

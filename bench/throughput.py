@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from bench.jobs import job, mixed
-from bench.lanes import Timing, conditions, finish, interleave, medians, parser
+from bench.lanes import Timing, chosen_lanes, conditions, finish, interleave, medians, parser
 from bench.latency import WHAT, left_out
 from bench.ours import Asked, default_model, engine_on, load, settle
 from bench.stock import RECIPES, Stock
@@ -154,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     def run() -> dict[str, Any]:
         device = pick_device(chosen.device)
         name = default_model(device, chosen.model)
-        letters = chosen.lanes.upper().split(",")
+        letters = chosen_lanes(chosen.lanes.upper(), WHAT)
         missing = left_out(letters)
         recipe = chosen.recipe or ("max-autotune" if device.type == "cuda" else "regional")
         rounds = {"warmups": chosen.warmups, "rounds": chosen.rounds}

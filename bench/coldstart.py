@@ -1,0 +1,199 @@
+"""How long a fresh process takes to its first picture, and how soon it is up to speed.
+
+Every figure is of a process of its own, timed from its start by its parent:
+
+- *cli*: ``inpaint run`` on the demo picture, from start to exit; the picture is on the disk.
+- *cold*, *warm*: a Python process with our engine, with an empty cache of compiled code and with the one
+  that the run before left. *imported*, *loaded*, then each of ``--pictures``: where they get quicker,
+  compiled code has been swapped in.
+- *stock*: the same with the stock pipeline on the same weights, nothing compiled.
+
+    python -m bench.coldstart [--device cuda] [--lanes cli,cold,warm,stock] [--pictures 3]
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from bench.lanes import PORTRAIT, ROOT, chosen_lanes, conditions, finish, parser
+from inpaint.errors import PaintError, RequestError
+
+LANES = ("cli", "cold", "warm", "stock")
+TARGET_FIRST_S = {"warm": 15.0, "cold": 40.0}  # SDXL on a GPU
+TARGET_CLI_S = 12.0  # the demo on two CPU cores
+_MASK = PORTRAIT.with_name("portrait_patch_mask.png")
+_CACHES = ("XDG_CACHE_HOME", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What a fresh process is to do."""
+
+    lane: str
+    device: str
+    model: str
+    pictures: int
+    steps: int
+    settle_s: float
+
+
+def child(task: Task) -> None:
+    """In a fresh process: reach each stage, and say so on a line of its own."""
+    from bench.jobs import job
+    from bench.ours import engine_on, load, settle
+    from bench.stock import Stock
+    from inpaint.models import pick_device
+
+    _reached("imported")
+    model = load(task.model, pick_device(task.device))
+    side, steps = model.native_size, task.steps
+    requests = [job(side, "DDIM", prompt=f"{i}", num_inference_steps=steps) for i in range(task.pictures + 1)]
+    if task.lane == "stock":
+        stock = Stock(model)
+        _reached("loaded")
+        for request in requests[:-1]:
+            stock.paint(request)
+            _reached("picture")
+        return
+    with engine_on(model) as engine:
+        _reached("loaded")
+        for request in requests[:-1]:
+            engine.paint(request)
+            _reached("picture")
+        # Also so that the next process finds all of it in the cache.
+        settle(engine, task.settle_s)
+        _reached("settled")
+        engine.paint(requests[-1])
+        _reached("settled picture")
+
+
+def _reached(stage: str) -> None:
+    print(stage, flush=True)
+
+
+def run_child(task: Task, cache: Path) -> dict[str, Any]:
+    """Seconds since the process was started, by stage, and seconds of each picture."""
+    cache.mkdir(exist_ok=True)
+    complaints = cache / "stderr.txt"  # a pipe that nobody reads would fill up and stop the process
+    environment = os.environ | {name: str(cache / name.lower()) for name in _CACHES}
+    started = time.perf_counter()
+    with (
+        complaints.open("w") as stderr,
+        subprocess.Popen(
+            [sys.executable, "-m", "bench.coldstart", "--child", json.dumps(asdict(task))],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+        ) as process,
+    ):
+        assert process.stdout is not None
+        marks = [(line.strip(), time.perf_counter() - started) for line in process.stdout]
+    if process.returncode:
+        raise PaintError(f"{task.lane}: the process failed: {complaints.read_text().strip()[-300:]}")
+    return _read(marks)
+
+
+def _read(marks: Sequence[tuple[str, float]]) -> dict[str, Any]:
+    """A process's lines and when they came → its figures."""
+    seconds = dict(reversed(marks))  # the first picture's, not the last's
+    figures: dict[str, Any] = {
+        "imported_s": round(seconds["imported"], 3),
+        "loaded_s": round(seconds["loaded"], 3),
+        "first_picture_s": round(seconds["picture"], 3),
+    }
+    each = [round(now - before, 3) for (_, before), (stage, now) in pairwise(marks) if "picture" in stage]
+    if "settled" in seconds:
+        figures |= {"settled_s": round(seconds["settled"], 3), "settled_picture_s": each.pop()}
+    return figures | {"pictures_s": each}
+
+
+def run_cli(device: str, model: str, steps: int, folder: Path) -> dict[str, Any]:
+    """Seconds of ``inpaint run`` from the process's start to its end, with the picture on the disk."""
+    output = folder / "painted.png"
+    words = [str(PORTRAIT), "--mask", str(_MASK), "--prompt", "a blue heart", "--seed", "4"]
+    options = ["--model", model, "--device", device, "--steps", str(steps), "--output", str(output)]
+    started = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-m", "inpaint", "run", *words, *options, "--overwrite"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    seconds = time.perf_counter() - started
+    if done.returncode or not output.exists():
+        raise PaintError(f"inpaint run failed: {done.stderr.strip()[-300:]}")
+    return {"written_s": round(seconds, 3)}
+
+
+def measure(lanes: Sequence[str], runs: int, task: Mapping[str, Any]) -> dict[str, Any]:
+    """Each lane in each run, in one order: *warm* uses what *cold* has just compiled."""
+    figures: dict[str, list[dict[str, Any]]] = {lane: [] for lane in lanes}
+    for _ in range(runs):
+        with tempfile.TemporaryDirectory() as folder:
+            for lane in lanes:
+                if lane == "cli":
+                    found = run_cli(task["device"], task["model"], task["steps"], Path(folder))
+                else:
+                    # Stock compiles nothing; with a folder of its own it cannot be helped by ours.
+                    cache = Path(folder) / ("stock" if lane == "stock" else "ours")
+                    found = run_child(Task(lane, **task), cache)
+                figures[lane].append(found)
+                print(f"  {lane:<6}" + "".join(f" {k} {v}" for k, v in found.items()), flush=True)
+    return {lane: {"median": _medians(found), "runs": found} for lane, found in figures.items()}
+
+
+def _medians(runs: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    names = [name for name in runs[0] if name != "pictures_s"]
+    return {name: round(statistics.median(run[name] for run in runs), 3) for name in names}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parser(__doc__)
+    options.add_argument("--lanes", default=",".join(LANES), help=f"of {', '.join(LANES)} (default all)")
+    options.add_argument("--pictures", type=int, default=3, help="that each process paints (default 3)")
+    options.add_argument("--steps", type=int, default=25, help="of each picture (default 25)")
+    options.add_argument("--runs", type=int, default=3, help="processes of each lane (default 3)")
+    options.add_argument(
+        "--settle-s", type=float, default=600, help="to wait for compiled code (default 600)"
+    )
+    options.add_argument("--child", help="(how this program starts its own processes)")
+    chosen = options.parse_args(arguments)
+    if chosen.child:
+        child(Task(**json.loads(chosen.child)))
+        return
+
+    def run() -> dict[str, Any]:
+        from bench.ours import FULL_SIZE, default_model
+        from inpaint.models import pick_device
+
+        device = pick_device(chosen.device)
+        model = default_model(device, chosen.model)
+        lanes = list(chosen_lanes(chosen.lanes, LANES))
+        if "warm" in lanes and "cold" not in lanes:
+            raise RequestError("lanes", "warm needs cold before it, whose compiled code it finds")
+        missing = {"cli": "it has no full-size model"} if model == FULL_SIZE else {}
+        lanes = [lane for lane in lanes if lane not in missing]
+        print(f"{model} on {device}: seconds since the process was started")
+        settings = {"pictures": chosen.pictures, "steps": chosen.steps, "settle_s": chosen.settle_s}
+        figures = measure(lanes, chosen.runs, {"device": str(device), "model": model, **settings})
+        targets = {"first_picture_s": TARGET_FIRST_S, "cli_s": TARGET_CLI_S}
+        about = {"model": model, **settings, "runs": chosen.runs, "targets": targets, "left_out": missing}
+        return conditions("coldstart", device, **about, lanes=figures)
+
+    finish(run, chosen.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""What the engine takes of a GPU of 6, 8, 12, 16 or 24 GB, each made by a cap on one process of a larger one.
+
+For each cap a fresh process limits torch to it, takes the plan that such a GPU would get, paints
+``--pictures`` (one alone, the rest at once) and reports torch's peaks. Good: every picture is there, and the
+peak of what torch *reserved* is under the cap by ``SPARE_GB``, which the CUDA context and the desktop take of
+a real card.
+
+A CPU has no such cap and one memory for all: there it says which plan each cap would get, paints the demo
+once with each plan, and reports the process's peak resident memory, libraries and all.
+
+    python -m bench.memory [--device cuda] [--caps 6 8 12 16 24] [--pictures 3] [--side 1024]
+    python -m bench.memory --device cpu [--plans resident streamed]
+"""
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from bench.lanes import ROOT, conditions, finish, parser
+from inpaint.errors import PaintError
+
+CAPS_GB = (6, 8, 12, 16, 24)
+SPARE_GB = 0.5  # of each card: 8 GB means a peak of 7.5
+_GB = 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What a fresh process is to do."""
+
+    device: str
+    model: str
+    plan: str
+    cap_gb: float | None  # None: no cap
+    pictures: int
+    side: int | None
+    steps: int
+
+
+def child(task: Task) -> None:
+    """In a fresh process: paint under the cap, then print one JSON line."""
+    import torch
+
+    from bench.device import synchronize
+    from bench.jobs import job
+    from bench.ours import engine_on, load
+    from inpaint.errors import InpaintError
+    from inpaint.models import pick_device
+
+    device = pick_device(task.device)
+    if task.cap_gb is not None:
+        total = torch.cuda.mem_get_info(device)[1]
+        torch.cuda.set_per_process_memory_fraction(min(1.0, task.cap_gb * _GB / total), device)
+    figures: dict[str, Any] = {"plan": task.plan}
+    try:
+        model = load(task.model, device, memory=task.plan)
+        side = task.side or model.native_size
+        requests = [
+            job(side, "DDIM", prompt=f"{i}", num_inference_steps=task.steps) for i in range(task.pictures)
+        ]
+        with engine_on(model) as engine:
+            started = time.perf_counter()
+            engine.paint(requests[0])
+            synchronize(device)
+            figures["alone_s"] = round(time.perf_counter() - started, 3)
+            for pending in [engine.submit(request) for request in requests[1:]]:
+                pending.result()
+            figures["out_of_memory"] = engine.stats().out_of_memory  # mended by a smaller batch or tiles
+        figures["painted"] = len(requests)
+    except (InpaintError, torch.OutOfMemoryError) as error:
+        figures["failed"] = " ".join(str(error).split())[:200]
+    if device.type == "cuda":
+        figures["peak_allocated_gb"] = round(torch.cuda.max_memory_allocated(device) / _GB, 2)
+        figures["peak_reserved_gb"] = round(torch.cuda.max_memory_reserved(device) / _GB, 2)
+    figures["peak_rss_gb"] = round(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _GB, 2)
+    print(json.dumps(figures))
+
+
+def run_child(task: Task) -> dict[str, Any]:
+    """The figures of a process of its own: peaks are of a whole process, and so is the cap."""
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.memory", "--child", json.dumps(asdict(task))],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode or not done.stdout:
+        raise PaintError(f"{task.plan}: the process failed: {done.stderr.strip()[-300:]}")
+    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return figures
+
+
+def is_good(figures: dict[str, Any], cap_gb: float) -> bool:
+    """Whether a card of ``cap_gb`` would have done, with room for what is not torch's."""
+    return "painted" in figures and figures["peak_reserved_gb"] <= cap_gb - SPARE_GB
+
+
+def measure_caps(caps: Sequence[float], settings: dict[str, Any]) -> dict[str, Any]:
+    """On a GPU: each cap in GB under the plan that it gets."""
+    figures: dict[str, Any] = {}
+    for cap, plan in plans_by_cap(caps).items():
+        found = run_child(Task(**settings, plan=plan, cap_gb=float(cap)))
+        figures[cap] = {**found, "good": is_good(found, float(cap))}
+        print(
+            f"  {cap:>4} GB  " + ", ".join(f"{name} {value}" for name, value in figures[cap].items()),
+            flush=True,
+        )
+    return figures
+
+
+def measure_plans(plans: Sequence[str], settings: dict[str, Any]) -> dict[str, Any]:
+    """On a CPU: each plan once, without a cap."""
+    figures = {}
+    for plan in plans:
+        figures[plan] = run_child(Task(**settings, plan=plan, cap_gb=None))
+        print("  " + ", ".join(f"{name} {value}" for name, value in figures[plan].items()), flush=True)
+    return figures
+
+
+def plans_by_cap(caps: Sequence[float]) -> dict[str, str]:
+    """Cap in GB → the plan that a card with so much free memory gets."""
+    from inpaint.memory import choose_plan
+
+    return {f"{cap:g}": choose_plan(int((cap - SPARE_GB) * _GB)).name for cap in caps}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parser(__doc__)
+    options.add_argument(
+        "--caps", type=float, nargs="+", default=CAPS_GB, help="in GB (default 6 8 12 16 24)"
+    )
+    options.add_argument(
+        "--pictures", type=int, default=3, help="one alone, then the rest at once (default 3)"
+    )
+    options.add_argument(
+        "--side", type=int, help="of the picture, in pixels (default: the model's native size)"
+    )
+    options.add_argument("--steps", type=int, default=4, help="of each picture (default 4)")
+    options.add_argument("--plans", nargs="+", help="on a CPU: of these memory plans (default all)")
+    options.add_argument("--child", help="(how this program starts its own processes)")
+    chosen = options.parse_args(arguments)
+    if chosen.child:
+        child(Task(**json.loads(chosen.child)))
+        return
+
+    def run() -> dict[str, Any]:
+        from bench.ours import default_model
+        from inpaint.memory import PLANS
+        from inpaint.models import pick_device
+
+        device = pick_device(chosen.device)
+        model = default_model(device, chosen.model)
+        work = {"pictures": chosen.pictures, "side": chosen.side, "steps": chosen.steps}
+        settings = {"device": str(device), "model": model, **work}
+        plans = plans_by_cap(chosen.caps)
+        about = {"model": model, **work, "plans_by_cap": plans, "spare_gb": SPARE_GB}
+        if device.type == "cuda":
+            print(f"{model} on {device}, capped: GB")
+            return conditions("memory", device, **about, caps=measure_caps(chosen.caps, settings))
+        print(f"{model} on a CPU, which has no cap: the plan that a GPU would get, {plans}")
+        print("peak resident memory of a process with each plan, in GB; libraries are the most of it")
+        return conditions(
+            "memory",
+            device,
+            **about,
+            by_plan=measure_plans(chosen.plans or [p.name for p in PLANS], settings),
+        )
+
+    finish(run, chosen.json)
+
+
+if __name__ == "__main__":
+    main()

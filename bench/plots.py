@@ -1,0 +1,131 @@
+"""Charts of what the benches found, from the JSON files that they keep; a file that is not there is left out.
+
+Each chart names the device and the commit it is of, and starts its axis at zero. Needs matplotlib, which is
+in the extra ``bench``.
+
+    python -m bench.plots [--results bench/results] [--output FOLDER] [--kind svg|png]
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.lanes import ROOT
+
+Figures = Mapping[str, Any]
+
+
+def latency(axes: Any, figures: Figures) -> None:
+    """A bar a lane: the median, with the range of the rounds."""
+    lanes = figures["lanes"]
+    names = [f"{letter}: {lane['what']}" for letter, lane in lanes.items()]
+    _bars(axes, names, [lane["ms"] for lane in lanes.values()])
+    axes.set_ylabel("milliseconds a picture, median and range")
+
+
+def overhead(axes: Any, figures: Figures) -> None:
+    """A bar a scheduler and lane."""
+    pairs = [(job["scheduler"], lane, ms) for job in figures["jobs"] for lane, ms in job["ms"].items()]
+    _bars(axes, [f"{scheduler}\n{lane}" for scheduler, lane, _ in pairs], [ms for *_, ms in pairs])
+    axes.set_ylabel("milliseconds a picture, median and range")
+
+
+def _bars(axes: Any, names: Sequence[str], timings: Sequence[Mapping[str, float]]) -> None:
+    medians = [ms["median"] for ms in timings]
+    below = [ms["median"] - ms["min"] for ms in timings]
+    above = [ms["max"] - ms["median"] for ms in timings]
+    axes.bar(names, medians, yerr=[below, above], capsize=4)
+
+
+def throughput(axes: Any, figures: Figures) -> None:
+    """A line a workload and lane, over the requests at once."""
+    for workload, by_number in figures["workloads"].items():
+        for lane in next(iter(by_number.values())):
+            rates = [by_lane[lane]["pictures_per_s"] for by_lane in by_number.values()]
+            axes.plot([int(number) for number in by_number], rates, marker="o", label=f"{lane}, {workload}")
+    axes.set_xlabel("requests at once")
+    axes.set_ylabel("pictures a second")
+    axes.legend()
+
+
+def coldstart(axes: Any, figures: Figures) -> None:
+    """A stacked bar a lane: imported, loaded, first picture; or one piece, for the command line."""
+    for lane, found in figures["lanes"].items():
+        bottom = 0.0
+        for stage in ("imported_s", "loaded_s", "first_picture_s", "written_s"):
+            if stage in found["median"]:
+                until = found["median"][stage]
+                axes.bar(lane, until - bottom, bottom=bottom, color=f"C{len(stage) % 10}")
+                axes.annotate(stage[:-2].replace("_", " "), (lane, until), ha="center", va="top")
+                bottom = until
+    axes.set_ylabel("seconds since the process was started")
+
+
+def memory(axes: Any, figures: Figures) -> None:
+    """A bar a cap (on a CPU: a plan) with what was taken at the peak."""
+    capped = "caps" in figures
+    found = figures["caps" if capped else "by_plan"]
+    peak = "peak_reserved_gb" if capped else "peak_rss_gb"
+    names = [f"{name} GB\n{one['plan']}" if capped else name for name, one in found.items()]
+    axes.bar(names, [one[peak] for one in found.values()])
+    if capped:
+        axes.plot(names, [float(cap) for cap in found], linestyle="", marker="_", markersize=40, label="cap")
+        axes.legend()
+    axes.set_ylabel("GB at the peak, " + ("reserved by torch" if capped else "resident, libraries and all"))
+
+
+def full_size(axes: Any, figures: Figures) -> None:
+    """A bar a part of the job."""
+    _bars(axes, list(figures["parts"]), [part["ms"] for part in figures["parts"].values()])
+    axes.set_ylabel("milliseconds, median and range")
+
+
+CHARTS: Mapping[str, Callable[[Any, Figures], None]] = {
+    chart.__name__: chart for chart in (latency, overhead, throughput, coldstart, memory, full_size)
+}
+
+
+def draw(file: Path, output: Path, kind: str) -> Path | None:
+    """The chart of one result file; None where there is none for its bench."""
+    from matplotlib.backends import backend_agg  # no pyplot: no window, no state
+    from matplotlib.figure import Figure
+
+    figures = json.loads(file.read_text("utf-8"))
+    chart = CHARTS.get(figures.get("bench", ""))
+    if chart is None:
+        return None
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    backend_agg.FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    chart(axes, figures)
+    axes.set_ylim(bottom=0)
+    model = f", {figures['model']}" if "model" in figures else ""
+    axes.set_title(f"{figures['bench']}{model}\n{figures['device']}, commit {figures['commit']}", fontsize=9)
+    target = output / f"{file.stem}.{kind}"
+    figure.savefig(target)
+    return target
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    options.add_argument("--results", type=Path, default=ROOT / "bench" / "results", help="(bench/results)")
+    options.add_argument("--output", type=Path, help="(default: where the results are)")
+    options.add_argument("--kind", choices=("svg", "png"), default="svg")
+    chosen = options.parse_args(arguments)
+    output = chosen.output or chosen.results
+    output.mkdir(parents=True, exist_ok=True)
+    files = sorted(chosen.results.glob("*.json"))
+    try:
+        drawn = [(file, draw(file, output, chosen.kind)) for file in files]
+    except ModuleNotFoundError as missing:
+        sys.exit(f"{missing.name} is not installed; charts need: pip install 'sdxl-inpaint[bench]'")
+    for file, target in drawn:
+        print(f"{file.name}: {target.name if target else 'no chart for it'}")
+    print(json.dumps({"bench": "plots", "drawn": [str(target) for _, target in drawn if target]}))
+
+
+if __name__ == "__main__":
+    main()
