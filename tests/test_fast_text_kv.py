@@ -150,7 +150,8 @@ def test_held_prompts_stay_alive(own: Model) -> None:
 
 def test_a_batch_without_names_is_computed_every_time(own: Model) -> None:
     """A warm-up's random batches name no prompts; nothing is known of their text."""
-    batches = [replace(random_batch(own, [name]), prompts=()) for name in ("cat", "dog")]
+    nameless = [replace(random_batch(own, [name]), prompts=()) for name in ("cat", "dog")]
+    batches = [random_batch(own, ["cat"]), *nameless, random_batch(own, ["cat"])]
     expected = [plain(own.unet)(batch) for batch in batches]
     forward = held(own)
     assert apart([forward(batch) for batch in batches], expected) < TOLERANCE
@@ -211,6 +212,15 @@ def test_buffers_never_move(own: Model) -> None:
             forward(random_batch(own, tuple(names), tokens=tokens))
     assert addresses() == before
     assert not own.unet.state_dict().keys() & {name for name, _ in own.unet.named_buffers()}
+
+
+def test_buffers_made_in_inference_mode_can_be_written_outside(own: Model) -> None:
+    """An engine may build its ways through the UNet anywhere."""
+    batch = random_batch(own, ["cat"])
+    expected = plain(own.unet)(batch)
+    with torch.inference_mode():
+        forward = held(own)
+    assert apart(forward(batch), expected) < TOLERANCE
 
 
 def test_a_failure_half_way_leaves_nothing_held(own: Model) -> None:
