@@ -44,12 +44,13 @@ class Task:
     pictures: int
     steps: int
     settle_s: float
+    without: tuple[str, ...]  # levers
 
 
 def child(task: Task) -> None:
     """In a fresh process: reach each stage, and say so on a line of its own."""
     from bench.jobs import job
-    from bench.ours import engine_on, load, settle
+    from bench.ours import Asked, engine_on, load
     from bench.stock import Stock
     from inpaint.models import pick_device
 
@@ -64,15 +65,15 @@ def child(task: Task) -> None:
             stock.paint(request)
             _reached("picture")
         return
-    with engine_on(model) as engine:
+    with engine_on(model, Asked(without=frozenset(task.without))) as ours:
         _reached("loaded")
         for request in requests[:-1]:
-            engine.paint(request)
+            ours.engine.paint(request)
             _reached("picture")
         # Also so that the next process finds all of it in the cache.
-        settle(engine, task.settle_s)
+        ours.settle(task.settle_s)
         _reached("settled")
-        engine.paint(requests[-1])
+        ours.engine.paint(requests[-1])
         _reached("settled picture")
 
 
@@ -168,6 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.add_argument(
         "--settle-s", type=float, default=600, help="to wait for compiled code (default 600)"
     )
+    options.add_argument("--without", nargs="+", default=(), help="levers to leave out of ours")
     options.add_argument("--child", help="(how this program starts its own processes)")
     chosen = options.parse_args(arguments)
     if chosen.child:
@@ -187,6 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         lanes = [lane for lane in lanes if lane not in missing]
         print(f"{model} on {device}: seconds since the process was started")
         settings = {"pictures": chosen.pictures, "steps": chosen.steps, "settle_s": chosen.settle_s}
+        settings["without"] = chosen.without
         figures = measure(lanes, chosen.runs, {"device": str(device), "model": model, **settings})
         targets = {"first_picture_s": TARGET_FIRST_S, "cli_s": TARGET_CLI_S}
         about = {"model": model, **settings, "runs": chosen.runs, "targets": targets, "left_out": missing}

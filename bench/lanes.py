@@ -5,6 +5,7 @@ slow stretches: ratios paired within a round are not moved by them. Knows nothin
 """
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +28,7 @@ ROOT = Path(__file__).parents[1]
 PORTRAIT = ROOT / "docs" / "images" / "portrait.jpg"
 
 Job = TypeVar("Job")
+Opened = TypeVar("Opened")
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +139,29 @@ def chosen_lanes(text: str, known: Iterable[str]) -> tuple[str, ...]:
     if not named <= set(lanes):
         raise RequestError("lanes", f"must be some of {','.join(lanes)}, not {text!r}")
     return tuple(lane for lane in lanes if lane in named)
+
+
+def open_each(
+    stack: contextlib.ExitStack,
+    letters: Iterable[str],
+    opened: Callable[[str], AbstractContextManager[Opened]],
+) -> tuple[dict[str, Opened], dict[str, str]]:
+    """The lanes that can run here, open as long as ``stack`` is; and of the others, why they cannot.
+
+    Raises:
+        RequestError: none can.
+    """
+    lanes: dict[str, Opened] = {}
+    missing: dict[str, str] = {}
+    for letter in letters:
+        try:
+            lanes[letter] = stack.enter_context(opened(letter))
+        except RequestError as reason:
+            missing[letter] = str(reason)
+            print(f"  {letter}: left out, {reason}")
+    if not lanes:
+        raise RequestError("lanes", f"none of them can run here: {missing}")
+    return lanes, missing
 
 
 def finish(measure: Callable[[], dict[str, Any]], keep: Path | None) -> None:

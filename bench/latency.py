@@ -11,7 +11,8 @@ synchronisations and the operations, none of which may slow a timed one. ``--lev
 each lever in turn, paired with C. Without a GPU all of it runs on the demo model, and the first line says so:
 such figures say nothing about SDXL.
 
-    python -m bench.latency [--device cuda] [--lanes A,B,C,D] [--recipe max-autotune] [--levers] [--rounds 10]
+    python -m bench.latency [--device cuda] [--lanes A,B,C,D] [--recipe max-autotune] [--levers]
+        [--without LEVER] [--rounds 10]
 """
 
 import io
@@ -19,6 +20,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,12 +29,11 @@ from PIL import Image
 
 from bench.device import MIB, count_syncs, counted_tflop, extra_bytes, held_bytes, matmul_tflops
 from bench.jobs import SETTINGS, Upload, job, pictures
-from bench.lanes import Timing, chosen_lanes, conditions, finish, interleave, medians, parser, row
-from bench.ours import Asked, default_model, engine_on, load, paint_upload, settle, stages
+from bench.lanes import Timing, chosen_lanes, conditions, finish, interleave, medians, open_each, parser, row
+from bench.ours import Asked, default_model, engine_on, load
 from bench.stock import RECIPES, Stock
-from inpaint import Engine, InpaintRequest
-from inpaint.errors import RequestError
-from inpaint.fast.levers import LEVERS
+from inpaint import InpaintRequest
+from inpaint.fast.levers import LEVERS, NAMES
 from inpaint.models import Model, pick_device
 from inpaint.schedulers import SCHEDULERS
 
@@ -54,6 +55,7 @@ class Plan:
     warmups: int
     rounds: int
     settle_s: float
+    without: frozenset[str]
     levers: bool
 
     def uploads(self, model: Model) -> Callable[[int, int], Upload]:
@@ -75,8 +77,9 @@ class Lane:
     model: Model
     paint: Callable[[Upload], bytes]
     stages: Callable[[InpaintRequest], dict[str, float]]  # milliseconds
+    settle: Callable[[float], float]  # waits while it compiles, so many seconds at most; the seconds waited
+    levers: tuple[str, ...]
     resident_bytes: int  # what it takes of the device before it paints
-    engine: Engine | None = None
 
 
 @contextmanager
@@ -86,41 +89,23 @@ def opened(plan: Plan, letter: str, without: frozenset[str] = frozenset()) -> It
     model = load(plan.model, plan.device)
     if letter in "AB":
         stock = Stock(model, plan.recipe if letter == "B" else None)
-        yield Lane(model, stock.paint_upload, stock.stages, held_bytes(plan.device) - before)
+        resident = held_bytes(plan.device) - before
+        yield Lane(model, stock.paint_upload, stock.stages, lambda timeout_s: 0.0, (), resident)
         return
-    with engine_on(model, Asked("fp8" if letter == "D" else None, without)) as engine:
-        yield Lane(
-            model,
-            lambda upload: paint_upload(engine, upload),
-            lambda request: stages(engine, request),
-            held_bytes(plan.device) - before,
-            engine,
-        )
-
-
-def left_out(letters: Sequence[str]) -> dict[str, str]:
-    """Lanes that this tree cannot run, and why."""
-    return {"D": reason} if "D" in letters and (reason := Asked("fp8").refused()) else {}
+    with engine_on(model, Asked("fp8" if letter == "D" else "exact", plan.without | without)) as ours:
+        resident = held_bytes(plan.device) - before
+        yield Lane(model, ours.paint_upload, ours.stages, ours.settle, ours.fast.levers, resident)
 
 
 def measure(plan: Plan) -> dict[str, Any]:
     """Everything; the figures as they go into the JSON line."""
-    missing = left_out(plan.lanes)
     with ExitStack() as stack:
-        lanes = {
-            letter: stack.enter_context(opened(plan, letter))
-            for letter in plan.lanes
-            if letter not in missing
-        }
-        if not lanes:
-            raise RequestError("lanes", f"none of them can run here: {missing}")
+        _introduce(plan)
+        lanes, missing = open_each(stack, plan.lanes, partial(opened, plan))
         model = next(iter(lanes.values())).model
         uploads = plan.uploads(model)
-        _introduce(plan, missing)
         painted = {letter: lane.paint(uploads(-99, 0)) for letter, lane in lanes.items()}
-        compiling = {
-            letter: settle(lane.engine, plan.settle_s) for letter, lane in lanes.items() if lane.engine
-        }
+        compiling = {letter: lane.settle(plan.settle_s) for letter, lane in lanes.items()}
         timings = _timed(plan, {letter: lane.paint for letter, lane in lanes.items()}, uploads)
         for letter, timing in timings.items():
             row(f"{letter} {WHAT[letter]}", timing, timings.get("A") if letter != "A" else None)
@@ -137,7 +122,8 @@ def measure(plan: Plan) -> dict[str, Any]:
                     job(side, plan.scheduler, num_inference_steps=plan.steps),
                 ),
                 "from_A": _from_stock(painted[letter], painted.get("A"), pictures(side)[1]),
-                "compiling_s": round(compiling.get(letter, 0.0), 1),
+                "levers": lane.levers,
+                "compiling_s": round(compiling[letter], 1),
             }
             for letter, lane in lanes.items()
         }
@@ -160,11 +146,9 @@ def measure(plan: Plan) -> dict[str, Any]:
     )
 
 
-def _introduce(plan: Plan, missing: Mapping[str, str]) -> None:
+def _introduce(plan: Plan) -> None:
     small = " (a CPU and its model: this says nothing of SDXL on a GPU)" if plan.device.type == "cpu" else ""
     print(f"{plan.model} on {plan.device}{small}, {plan.scheduler}: milliseconds a picture, median (range)")
-    for letter, reason in missing.items():
-        print(f"  {letter} {WHAT[letter]}: left out, {reason}")
 
 
 def _timed(plan: Plan, paints: Mapping[str, Any], uploads: Callable[[int, int], Upload]) -> dict[str, Timing]:
@@ -232,18 +216,14 @@ def measure_levers(plan: Plan) -> dict[str, Any]:
     with opened(plan, "C") as whole:
         uploads = plan.uploads(whole.model)
         for lever in LEVERS:
-            asked = Asked(without=frozenset({lever.name}))
-            # A lever that the model cannot have is off in both: its ratio would be noise with a name.
-            reason = asked.refused() or lever.why_not(whole.model)
-            if reason:
-                figures[lever.name] = {"left_out": reason}
-                print(f"  {lever.name}: left out, {reason}")
+            if lever.name not in whole.levers:  # off in both, its ratio would be noise with a name
+                figures[lever.name] = {"left_out": lever.why_not(whole.model) or f"{lever.kind}, or left out"}
+                print(f"  {lever.name}: {figures[lever.name]}")
                 continue
-            with opened(plan, "C", asked.without) as without:
+            with opened(plan, "C", frozenset({lever.name})) as without:
                 for lane in (whole, without):
                     lane.paint(uploads(-99, 0))
-                    assert lane.engine is not None
-                    settle(lane.engine, plan.settle_s)
+                    lane.settle(plan.settle_s)
                 timings = _timed(plan, {"all": whole.paint, "without": without.paint}, uploads)
             row(f"without {lever.name}", timings["without"], timings["all"])
             ratio = timings["without"].over(timings["all"])
@@ -264,6 +244,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--side", type=int, help="of the picture, in pixels (default: the model's native size)"
     )
     options.add_argument("--levers", action="store_true", help="also time C without each lever in turn")
+    options.add_argument(
+        "--without", nargs="+", default=(), choices=NAMES, help="levers to leave out of ours"
+    )
     options.add_argument("--rounds", type=int, default=10, help="timed rounds (default 10)")
     options.add_argument("--warmups", type=int, default=3, help="rounds before those (default 3)")
     options.add_argument(
@@ -285,6 +268,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 warmups=chosen.warmups,
                 rounds=chosen.rounds,
                 settle_s=chosen.settle_s,
+                without=frozenset(chosen.without),
                 levers=chosen.levers,
             )
         )

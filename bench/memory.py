@@ -40,6 +40,7 @@ class Task:
     pictures: int
     side: int | None
     steps: int
+    without: tuple[str, ...]  # levers
 
 
 def child(task: Task) -> None:
@@ -48,7 +49,7 @@ def child(task: Task) -> None:
 
     from bench.device import synchronize
     from bench.jobs import job
-    from bench.ours import engine_on, load
+    from bench.ours import Asked, engine_on, load
     from inpaint.errors import InpaintError
     from inpaint.models import pick_device
 
@@ -63,14 +64,14 @@ def child(task: Task) -> None:
         requests = [
             job(side, "DDIM", prompt=f"{i}", num_inference_steps=task.steps) for i in range(task.pictures)
         ]
-        with engine_on(model) as engine:
+        with engine_on(model, Asked(without=frozenset(task.without))) as ours:
             started = time.perf_counter()
-            engine.paint(requests[0])
+            ours.engine.paint(requests[0])
             synchronize(device)
             figures["alone_s"] = round(time.perf_counter() - started, 3)
-            for pending in [engine.submit(request) for request in requests[1:]]:
+            for pending in [ours.engine.submit(request) for request in requests[1:]]:
                 pending.result()
-            figures["out_of_memory"] = engine.stats().out_of_memory  # mended by a smaller batch or tiles
+            figures["out_of_memory"] = ours.engine.stats().out_of_memory  # mended by a smaller batch or tiles
         figures["painted"] = len(requests)
     except (InpaintError, torch.OutOfMemoryError) as error:
         figures["failed"] = " ".join(str(error).split())[:200]
@@ -143,6 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     options.add_argument("--steps", type=int, default=4, help="of each picture (default 4)")
     options.add_argument("--plans", nargs="+", help="on a CPU: of these memory plans (default all)")
+    options.add_argument("--without", nargs="+", default=(), help="levers to leave out of ours")
     options.add_argument("--child", help="(how this program starts its own processes)")
     chosen = options.parse_args(arguments)
     if chosen.child:
@@ -156,7 +158,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         device = pick_device(chosen.device)
         model = default_model(device, chosen.model)
-        work = {"pictures": chosen.pictures, "side": chosen.side, "steps": chosen.steps}
+        work = {
+            "pictures": chosen.pictures,
+            "side": chosen.side,
+            "steps": chosen.steps,
+            "without": chosen.without,
+        }
         settings = {"device": str(device), "model": model, **work}
         plans = plans_by_cap(chosen.caps)
         about = {"model": model, **work, "plans_by_cap": plans, "spare_gb": SPARE_GB}

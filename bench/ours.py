@@ -1,10 +1,9 @@
 """Our engine for the benches: on which model, and asked to work how."""
 
-import inspect
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from bench.full_size import build_model
 from bench.jobs import Upload
 from inpaint import Engine, InpaintRequest
 from inpaint.demo import demo_checkpoint
+from inpaint.fast.levers import Fast, choose, ready
 from inpaint.image import decode, encode
 from inpaint.models import Model, load_model, pick_dtype
 from inpaint.weights import config_folder, resolve
@@ -22,20 +22,39 @@ FULL_SIZE = "full-size"
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What is asked of the engine beside its defaults."""
+    """What is asked of the engine."""
 
-    precision: str | None = None  # "fp8"
-    without: frozenset[str] = field(default_factory=frozenset)  # levers to leave out, by name
+    precision: str = "exact"
+    without: frozenset[str] = frozenset()  # levers to leave out, by name
 
-    def options(self) -> dict[str, Any]:
-        """The keyword options of ``Engine`` that this is."""
-        named = {"precision": self.precision, "without": self.without}
-        return {name: value for name, value in named.items() if value}
 
-    def refused(self) -> str:
-        """Why this tree's engine cannot be asked so; empty if it can."""
-        known = inspect.signature(Engine).parameters
-        return "".join(f"this engine has no option {name}" for name in self.options() if name not in known)
+@dataclass(frozen=True, slots=True)
+class Ours:
+    """An engine with its levers pulled."""
+
+    engine: Engine
+    fast: Fast
+
+    def settle(self, timeout_s: float) -> float:
+        """Wait while it compiles beside its work; the seconds waited."""
+        started = time.monotonic()
+        self.fast.wait(timeout_s)
+        return time.monotonic() - started
+
+    def paint_upload(self, upload: Upload) -> bytes:
+        """Files in, a JPEG out, as our own server does it."""
+        picture = decode(upload.image)
+        mask = decode(upload.mask, "mask").image
+        painted = self.engine.paint(InpaintRequest(picture.image, mask, **upload.settings)).images[0]
+        return encode(painted, picture)
+
+    def stages(self, request: InpaintRequest) -> dict[str, float]:
+        """Milliseconds in the stages by the engine's own clocks, and in what is around them."""
+        started = time.perf_counter()
+        timings = self.engine.paint(request).timings
+        total = time.perf_counter() - started
+        named = {stage: 1000 * timings[f"{stage}_s"] for stage in ("encode", "denoise", "decode")}
+        return {**named, "around": 1000 * total - sum(named.values())}
 
 
 def default_model(device: torch.device, name: str | None) -> str:
@@ -58,31 +77,17 @@ def load(name: str, device: torch.device, *, memory: str = "auto") -> Model:
 
 
 @contextmanager
-def engine_on(model: Model, asked: Asked | None = None, **options: Any) -> Iterator[Engine]:
-    """An engine of ``model`` that works as asked, for the length of the block."""
-    with Engine(model, **(asked or Asked()).options(), **options) as engine:
-        yield engine
+def engine_on(model: Model, asked: Asked | None = None, **options: Any) -> Iterator[Ours]:
+    """An engine of ``model`` that works as asked, for the length of the block. The one place that makes one.
 
-
-def settle(engine: Engine, timeout_s: float) -> float:
-    """Wait while the engine compiles beside its work; the seconds waited. It must have painted before."""
-    started = time.monotonic()
-    while getattr(engine.stats(), "compiling", False) and time.monotonic() - started < timeout_s:
-        time.sleep(0.2)
-    return time.monotonic() - started
-
-
-def paint_upload(engine: Engine, upload: Upload) -> bytes:
-    """Files in, a JPEG out, as our own server does it."""
-    picture = decode(upload.image)
-    request = InpaintRequest(picture.image, decode(upload.mask, "mask").image, **upload.settings)
-    return encode(engine.paint(request).images[0], picture)
-
-
-def stages(engine: Engine, request: InpaintRequest) -> dict[str, float]:
-    """Milliseconds before, in and after the step loop by the engine's own clocks, and what is around them."""
-    started = time.perf_counter()
-    timings = engine.paint(request).timings
-    total = time.perf_counter() - started
-    named = {stage: 1000 * timings[f"{stage}_s"] for stage in ("encode", "denoise", "decode")}
-    return {**named, "around": 1000 * total - sum(named.values())}
+    Raises:
+        RequestError: this device or model cannot do what is asked.
+    """
+    asked = asked or Asked()
+    fast = ready(model, choose(model, asked.without, precision=asked.precision))
+    fast.start()
+    try:
+        with Engine(model, forward=fast, **options) as engine:
+            yield Ours(engine, fast)
+    finally:
+        fast.close()

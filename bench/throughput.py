@@ -21,12 +21,12 @@ from typing import Any
 import torch
 
 from bench.jobs import job, mixed
-from bench.lanes import Timing, chosen_lanes, conditions, finish, interleave, medians, parser
-from bench.latency import WHAT, left_out
-from bench.ours import Asked, default_model, engine_on, load, settle
+from bench.lanes import Timing, chosen_lanes, conditions, finish, interleave, medians, open_each, parser
+from bench.latency import WHAT
+from bench.ours import Asked, Ours, default_model, engine_on, load
 from bench.stock import RECIPES, Stock
 from inpaint import Engine, InpaintRequest
-from inpaint.errors import RequestError
+from inpaint.fast.levers import NAMES
 from inpaint.models import Model, pick_device
 
 TARGET = 1.3  # ours at four mixed requests at once, to stock one after another
@@ -49,20 +49,22 @@ class Lane:
     model: Model
     paint: Callable[[Requests], Any]
     noticed: list[dict[str, float]] = field(default_factory=list)
-    engine: Engine | None = None
+    ours: Ours | None = None
 
 
 @contextmanager
-def opened(letter: str, name: str, device: torch.device, recipe: str, rows: int) -> Iterator[Lane]:
+def opened(
+    name: str, device: torch.device, recipe: str, rows: int, without: frozenset[str], letter: str
+) -> Iterator[Lane]:
     """A lane on a model of its own; ``rows`` samples may share a UNet call of ours."""
     model = load(name, device)
     if letter in "AB":
         stock = Stock(model, recipe if letter == "B" else None)
         yield Lane(model, lambda requests: [stock.paint(request) for request in requests])
         return
-    with engine_on(model, Asked("fp8" if letter == "D" else None), max_rows=rows) as engine:
+    with engine_on(model, Asked("fp8" if letter == "D" else "exact", without), max_rows=rows) as ours:
         noticed: list[dict[str, float]] = []
-        yield Lane(model, lambda requests: noticed.append(at_once(engine, requests)), noticed, engine)
+        yield Lane(model, lambda requests: noticed.append(at_once(ours.engine, requests)), noticed, ours)
 
 
 def at_once(engine: Engine, requests: Requests) -> dict[str, float]:
@@ -144,6 +146,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.add_argument("--at-once", type=int, nargs="+", default=AT_ONCE, help="requests (default 1 2 4 8)")
     options.add_argument("--workload", choices=WORKLOADS, action="append", help="(default both)")
     options.add_argument("--steps", type=int, help="instead of the workload's own")
+    options.add_argument(
+        "--without", nargs="+", default=(), choices=NAMES, help="levers to leave out of ours"
+    )
     options.add_argument("--rounds", type=int, default=5, help="timed rounds of each (default 5)")
     options.add_argument("--warmups", type=int, default=2, help="rounds before those (default 2)")
     options.add_argument(
@@ -155,25 +160,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         device = pick_device(chosen.device)
         name = default_model(device, chosen.model)
         letters = chosen_lanes(chosen.lanes.upper(), WHAT)
-        missing = left_out(letters)
         recipe = chosen.recipe or ("max-autotune" if device.type == "cuda" else "regional")
         rounds = {"warmups": chosen.warmups, "rounds": chosen.rounds}
         changes = {} if chosen.steps is None else {"num_inference_steps": chosen.steps}
-        print(
-            f"{name} on {device}" + "".join(f"; {letter} left out: {why}" for letter, why in missing.items())
-        )
+        print(f"{name} on {device}")
         with ExitStack() as stack:
-            lanes = {
-                letter: stack.enter_context(opened(letter, name, device, recipe, max(chosen.at_once)))
-                for letter in letters
-                if letter not in missing
-            }
-            if not lanes:
-                raise RequestError("lanes", f"none of them can run here: {missing}")
+            make = partial(opened, name, device, recipe, max(chosen.at_once), frozenset(chosen.without))
+            lanes, missing = open_each(stack, letters, make)
             for lane in lanes.values():
-                if lane.engine is not None:
-                    lane.paint(alike(lane.model.native_size, max(chosen.at_once), -1, **changes))
-                    settle(lane.engine, chosen.settle_s)
+                lane.paint(alike(lane.model.native_size, max(chosen.at_once), -1, **changes))
+                if lane.ours is not None:
+                    lane.ours.settle(chosen.settle_s)
             workloads = chosen.workload or [*WORKLOADS]
             figures = measure(lanes, device, workloads, chosen.at_once, changes, rounds)
         about = {"model": name, "recipe": recipe, "target": TARGET, "left_out": missing, **rounds}

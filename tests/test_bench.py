@@ -3,7 +3,8 @@
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,24 @@ import torch
 
 from bench import coldstart, device, full_size, latency, memory, plots, throughput
 from bench.jobs import Upload, job, mixed
-from bench.lanes import Timing, interleave
-from bench.ours import Asked, engine_on, paint_upload, stages
+from bench.lanes import Timing, interleave, open_each
+from bench.ours import Asked, Ours, engine_on, load
 from bench.stock import Stock
-from inpaint import Engine
-from inpaint.errors import PaintError
+from inpaint.errors import PaintError, RequestError
 from inpaint.models import Model
 from tests.standin import NATIVE_SIZE
 
 CPU = torch.device("cpu")
+# Compiling is tested where it is done; here it would only take its time.
+UNCOMPILED = ["--without", "compile", "graphs"]
+
+
+@pytest.fixture
+def ours(checkpoint: Callable[[int], Path]) -> Iterator[Ours]:
+    """An engine on a model of its own, whose modules may be rewritten."""
+    asked = Asked(without=frozenset({"compile", "graphs"}))
+    with engine_on(load(str(checkpoint(9)), CPU), asked) as ours:
+        yield ours
 
 
 def last_line(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
@@ -57,19 +67,19 @@ def test_a_slow_stretch_does_not_move_the_paired_ratio() -> None:
     assert ours.to_json() == {"median": 500.0, "min": 500.0, "max": 5000.0}
 
 
-def test_the_stock_lane_paints_what_ours_paints(model: Model, engine: Engine) -> None:
+def test_the_stock_lane_paints_what_ours_paints(model: Model, ours: Ours) -> None:
     """A ratio of two programs that do different work says nothing."""
-    request = job(NATIVE_SIZE, "DDIM", num_inference_steps=3)
+    request, stock = job(NATIVE_SIZE, "DDIM", num_inference_steps=3), Stock(model)
     upload = Upload.of(request.image, request.mask, {"prompt": "x", "seed": 1, "num_inference_steps": 2})
-    assert paint_upload(engine, upload)[:2] == Stock(model).paint_upload(upload)[:2] == b"\xff\xd8"  # JPEG
-    stock, ours = (lane(request) for lane in (Stock(model).paint, lambda r: engine.paint(r).images[0]))
-    assert latency.distance(ours, stock, request.mask)["levels"] <= 1
+    assert ours.paint_upload(upload)[:2] == stock.paint_upload(upload)[:2] == b"\xff\xd8"  # JPEG
+    painted = ours.engine.paint(request).images[0]
+    assert latency.distance(painted, stock.paint(request), request.mask)["levels"] <= 1
 
 
-def test_stages_add_up_to_the_whole(model: Model, engine: Engine) -> None:
+def test_stages_add_up_to_the_whole(model: Model, ours: Ours) -> None:
     """Whoever reads where the time goes adds the stages up."""
     request = job(NATIVE_SIZE, "DDIM", num_inference_steps=6)
-    for lane in (Stock(model).stages, lambda r: stages(engine, r)):
+    for lane in (Stock(model).stages, ours.stages):
         started = time.perf_counter()
         found = lane(request)
         whole = 1000 * (time.perf_counter() - started)
@@ -91,7 +101,9 @@ def test_latency_ends_in_one_json_line(
     """Somebody who tracks speed reads the last line, or the file."""
     kept = tmp_path / "results" / "latency.json"
     quick = ["--rounds", "1", "--warmups", "0", "--device", "cpu", "--recipe", "eager", "--json", str(kept)]
-    latency.main([*quick, "--model", str(checkpoint(9)), "--lanes", "A,B,C,D", "--levers", "--steps", "4"])
+    latency.main(
+        [*quick, *UNCOMPILED, "--model", str(checkpoint(9)), "--lanes", "A,B,C,D", "--levers", "--steps", "4"]
+    )
     figures = last_line(capsys)
     assert figures == json.loads(kept.read_text())
     assert {"A", "B", "C"} <= figures["lanes"].keys() | figures["left_out"].keys()
@@ -101,13 +113,30 @@ def test_latency_ends_in_one_json_line(
     assert figures["levers"].keys() == {lever.name for lever in latency.LEVERS}
 
 
+def test_ours_is_asked_for_levers_by_name(ours: Ours, model: Model) -> None:
+    """A lever misspelt and left in would be measured as worth nothing."""
+    assert ours.fast.levers
+    assert not {"compile", "graphs", "fp8"} & set(ours.fast.levers)
+    with pytest.raises(RequestError, match="qvk"), engine_on(model, Asked(without=frozenset({"qvk"}))):
+        pass
+
+
 def test_a_lane_that_cannot_run_says_why(capsys: pytest.CaptureFixture[str]) -> None:
     """A lane missing without a word would read as one that was measured and forgotten."""
-    asked = Asked(without=frozenset({"qkv"}))
-    assert asked.options() == {"without": frozenset({"qkv"})}
-    assert Asked().refused() == ""
-    reason = Asked(precision="fp8").refused()
-    assert latency.left_out(["A", "D"]) == ({"D": reason} if reason else {})
+
+    @contextmanager
+    def opened(letter: str) -> Iterator[str]:
+        if letter == "D":
+            raise RequestError("precision", "fp8 is not possible here")
+        yield letter.lower()
+
+    with ExitStack() as stack:
+        lanes, missing = open_each(stack, "AD", opened)
+        assert lanes == {"A": "a"}
+        assert missing == {"D": "precision: fp8 is not possible here"}
+        assert "D: left out, precision: fp8 is not possible here" in capsys.readouterr().out
+        with pytest.raises(RequestError, match="none of them can run here"):
+            open_each(stack, "D", opened)
 
 
 @pytest.mark.parametrize("bench", [latency, throughput, coldstart])
@@ -122,7 +151,7 @@ def test_throughput_counts_pictures_and_stalls(
 ) -> None:
     """The figure that batching is for, and the share of time that it leaves on the table."""
     quick = ["--rounds", "1", "--warmups", "0", "--device", "cpu", "--steps", "4", "--at-once", "1", "4"]
-    throughput.main([*quick, "--model", str(checkpoint(9)), "--workload", "mixed"])
+    throughput.main([*quick, *UNCOMPILED, "--model", str(checkpoint(9)), "--workload", "mixed"])
     by_number = last_line(capsys)["workloads"]["mixed"]
     assert by_number.keys() == {"1", "4"}
     loop = by_number["4"]["C"]["loop"]
@@ -136,7 +165,7 @@ def test_cold_start_is_timed_from_outside(
 ) -> None:
     """What an operator waits for begins before Python does."""
     quick = ["--device", "cpu", "--runs", "1", "--pictures", "2", "--steps", "2", "--lanes", "cold"]
-    coldstart.main([*quick, "--model", str(checkpoint(9))])
+    coldstart.main([*quick, *UNCOMPILED, "--model", str(checkpoint(9))])
     (run,) = last_line(capsys)["lanes"]["cold"]["runs"]
     stages_s = [run[f"{stage}_s"] for stage in ("imported", "loaded", "first_picture", "settled")]
     assert stages_s[0] > 0
@@ -155,7 +184,7 @@ def test_memory_is_of_a_process_of_its_own(
 ) -> None:
     """Peaks never go down: two plans in one process would both be the larger one's."""
     quick = ["--device", "cpu", "--pictures", "2", "--steps", "2", "--plans", "fp8"]
-    memory.main([*quick, "--model", str(checkpoint(9))])
+    memory.main([*quick, *UNCOMPILED, "--model", str(checkpoint(9))])
     figures = last_line(capsys)
     assert figures["by_plan"]["fp8"]["painted"] == 2
     assert figures["plans_by_cap"] == {
@@ -191,8 +220,9 @@ def test_the_model_made_on_the_device_paints(model: Model) -> None:
     request = job(NATIVE_SIZE, "DDIM", num_inference_steps=2)
     pictures = []
     for _ in range(2):
-        with engine_on(full_size.build_model(CPU, torch.float32, parts_on_meta(model))) as engine:
-            pictures.append(engine.paint(request).images[0].tobytes())
+        made = full_size.build_model(CPU, torch.float32, parts_on_meta(model))
+        with engine_on(made, Asked(without=frozenset({"compile", "graphs"}))) as ours:
+            pictures.append(ours.engine.paint(request).images[0].tobytes())
     assert pictures[0] == pictures[1]
     assert len(set(pictures[0])) > 10
 
