@@ -13,7 +13,7 @@ import uvicorn
 from inpaint.errors import CancelledError
 from inpaint.request import InpaintRequest, InpaintResult
 from server.app import create_app
-from server.client import Health
+from server.client import ANY_TIME, Health, Terms
 from server.logs import configure
 from server.serving import DrainingServer, listen
 from server.settings import Settings
@@ -31,7 +31,7 @@ class InstantEngine:
     async def close(self, drain_s: float) -> None:
         """Nothing to stop."""
 
-    async def submit(self, request: InpaintRequest) -> LoopTicket:
+    async def submit(self, request: InpaintRequest, terms: Terms = ANY_TIME) -> LoopTicket:
         """Painted already."""
         ticket = LoopTicket(request)
         ticket.on_cancel = lambda: ticket.fail(CancelledError("cancelled"))

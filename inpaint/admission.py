@@ -7,7 +7,12 @@ Predictions are for the moment: they know of nobody who comes later. Within a bu
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from inpaint.errors import BusyError
 from inpaint.work import Bucket, Costs, Work
+
+# While others wait, more are likely to come and take their share: what is predicted to be ahead counts so
+# often. Simulated at 1.2 × capacity with 1 / 2: 67 / 71 % of all sent are good, 7.1 / 1.9 % promised in vain.
+RESERVE = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +61,30 @@ def finish_s(
     own_s = calls * _call_s([*ahead, *mine], bucket, costs, hands, at_least=work.slots * work.samples)
     other_s = sum(min(_alone_on_one_s(rows[other], other, costs) / hands, own_s) for other in rows)
     return costs.encode_s(bucket) + own_s + other_s + work.samples * costs.decode_s(bucket)
+
+
+def refuse_late(work: Work, given_s: float, forecast_s: float, costs: Costs, *, queued: bool) -> None:
+    """Say no at once to what would not be finished in time.
+
+    Args:
+        work: what would join.
+        given_s: seconds from now until its deadline.
+        forecast_s: what :func:`finish_s` says of it.
+        costs: of one device.
+        queued: others wait.
+
+    Raises:
+        BusyError: it would not, with the seconds that it would be late by.
+    """
+    least_s = alone_s(work, costs)
+    late_s = least_s + (RESERVE if queued else 1.0) * (forecast_s - least_s) - given_s
+    if late_s <= 0:
+        return
+    if least_s > given_s:
+        problem = "even alone this would not be finished in the time given; allow more time or ask for less"
+    else:
+        problem = "too much is ahead of this to finish it in the time given; try again later"
+    raise BusyError(problem, late_s)
 
 
 def backlog_s(under_way: Sequence[Load], waiting: Sequence[Work], costs: Costs, *, hands: int = 1) -> float:

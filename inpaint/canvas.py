@@ -20,7 +20,7 @@ from inpaint.blend import LATENT_CELL, blend, feather, match_colors
 from inpaint.errors import RequestError
 from inpaint.fills import continue_edges, fill_hole
 from inpaint.image import MASK_THRESHOLD, mask_to_grey, mask_to_l, to_rgb, upright
-from inpaint.request import InpaintRequest, check_size
+from inpaint.request import InpaintRequest, check_size, upright_size
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom; right and bottom excluded
 Size = tuple[int, int]  # width, height
@@ -74,10 +74,7 @@ def cut(request: InpaintRequest, native: int = 1024) -> Canvas:
     """
     original = upright(request.image)
     grey = mask_to_grey(request.mask)
-    mask = mask_to_l(grey, _SOFT_THRESHOLD if request.soft else MASK_THRESHOLD)
-    bounds = mask.getbbox()
-    if bounds is None:
-        raise RequestError("mask", "nothing to repaint: paint the parts to change white (128 or brighter)")
+    mask, bounds = _painted(grey, soft=request.soft)
     box, grow_px, feather_px = _measure(bounds, original.size, request, native)
     distance = _distance(np.asarray(mask.crop(box)))
     grown = distance <= grow_px
@@ -96,6 +93,26 @@ def cut(request: InpaintRequest, native: int = 1024) -> Canvas:
         feather_px=feather_px,
         color_match=request.color_match,
     )
+
+
+def working_size_of(request: InpaintRequest, native: int = 1024) -> Size:
+    """The working size that :func:`cut` would give, which says what the request costs, without the cutting.
+
+    Raises:
+        RequestError: nothing to repaint, or a picture that cannot be read.
+    """
+    _, bounds = _painted(mask_to_grey(request.mask), soft=request.soft)
+    box, _, _ = _measure(bounds, upright_size(request.image), request, native)
+    return working_size(box[2] - box[0], box[3] - box[1], native)
+
+
+def _painted(grey: Image.Image, *, soft: bool) -> tuple[Image.Image, Box]:
+    """The mask (``L``, 0 or 255) of what is repainted, and its bounds."""
+    mask = mask_to_l(grey, _SOFT_THRESHOLD if soft else MASK_THRESHOLD)
+    bounds = mask.getbbox()
+    if bounds is None:
+        raise RequestError("mask", "nothing to repaint: paint the parts to change white (128 or brighter)")
+    return mask, bounds
 
 
 def paste(canvas: Canvas, painted: NDArray[np.uint8]) -> Image.Image:

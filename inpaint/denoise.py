@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from inpaint.latents import draw
+from inpaint.latents import Posterior, draw
 from inpaint.models import Model
 from inpaint.prompts import PromptEmbeds
 from inpaint.schedulers import SCHEDULERS, make_scheduler
@@ -26,8 +26,8 @@ class Conditioning:
 
     prompt: PromptEmbeds
     negative: PromptEmbeds
-    image: Any  # VAE posterior of the picture
-    masked_image: Any | None  # VAE posterior of the picture without its hole; 9 channels only
+    image: Posterior  # of the picture
+    masked_image: Posterior | None  # of the picture without its hole; 9 channels only
     mask: torch.Tensor  # (1, 1, h, w), 1 = repaint
     soft_mask: torch.Tensor | None = None  # (1, 1, h, w), strength per cell
 

@@ -37,8 +37,8 @@ from inpaint.painter import Painter, Task
 from inpaint.profile import Profile
 from inpaint.request import InpaintRequest, InpaintResult
 from inpaint.side import Side
-from inpaint.tuned import made_for
 from inpaint.unet import Forward
+from inpaint.warmup import made_for
 from inpaint.weights import Checkpoint, config_folder, resolve
 from inpaint.work import Bucket, work_of
 
@@ -56,6 +56,7 @@ class EngineStats:
     out_of_memory: int
     max_rows: int  # rows of one UNet call at most; halved by an out-of-memory
     step_us: Mapping[str, tuple[int, int]]  # rows in a UNet call → how many such calls, their microseconds
+    backlog_s: float = 0.0  # until all that it holds is stepped
 
 
 class Engine:
@@ -129,13 +130,26 @@ class Engine:
         loaded = load_model(checkpoint.path, checkpoint.name, place, precision, memory, configs)
         return cls(loaded, max_rows=max_rows, faults=faults)
 
-    def submit(self, request: InpaintRequest, *, key: str = "", deadline_s: float = inf) -> Job:
+    @property
+    def native_size(self) -> int:
+        """Side in pixels of the square that the model was trained on."""
+        return self.model.native_size
+
+    @property
+    def vae_factor(self) -> int:
+        """Pixels per latent cell and side."""
+        return self.model.vae_factor
+
+    def submit(
+        self, request: InpaintRequest, *, key: str = "", deadline_s: float = inf, promised: bool = False
+    ) -> Job:
         """Queue a request and return at once.
 
         Args:
             request: what to paint.
             key: who asks; the engine's time is shared fairly between keys.
             deadline_s: nobody wants the pictures later than that.
+            promised: take it whatever is ahead of it; whoever sends it has looked at the time already.
 
         Raises:
             RequestError: there is nothing to repaint.
@@ -151,7 +165,8 @@ class Engine:
                 raise self._broken
             if not self._accepting:
                 raise ClosedError("the engine is closing and takes no more requests")
-            entry = self._batcher.submit(replace(work, deadline=time.monotonic() + deadline_s))
+            work = replace(work, deadline=time.monotonic() + deadline_s)
+            entry = self._batcher.enter(work) if promised else self._batcher.submit(work)
             job.emit(Event("queued", steps=request.steps_to_run))
             self._tasks[entry] = Task(job, canvas, {entry: 0})
             self._busy += 1
@@ -187,6 +202,7 @@ class Engine:
                 self._batcher.running,
                 max_rows=self._max_rows,
                 step_us=dict(self._step_us),
+                backlog_s=self._batcher.backlog_s(),
                 **self._counts,
             )
 

@@ -79,6 +79,8 @@ class Painter:
 
     def begin(self, task: Task) -> None:
         """Encode a task's prompts and pictures and start its rows."""
+        if self._previewer is None:  # here, since the VAE belongs to the thread that encodes
+            self._previewer = Previewer.fit(self.model)
         request, encoded = task.job.request, self._pictures.encoded
         conditioning = self._conditioning(request, task.canvas)
         task.fresh = self._pictures.encoded > encoded
@@ -134,8 +136,7 @@ class Painter:
 
     def preview(self, estimate: torch.Tensor) -> Image.Image:
         """A small rough picture of latents (1, 4, h, w), one pixel a cell."""
-        if self._previewer is None:
-            self._previewer = Previewer.fit(self.model)
+        assert self._previewer is not None, "fitted before the first row"
         return self._previewer(estimate)
 
 

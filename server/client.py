@@ -6,10 +6,23 @@ Implementations: ``worker.InProcessClient`` (an engine in this process: tests, `
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
+from math import inf
 from typing import Protocol
 
 from inpaint.job import Event
 from inpaint.request import InpaintRequest, InpaintResult
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """On what terms a request is taken: whose it is, and until when its pictures are wanted."""
+
+    key: str = ""  # engines share their time fairly between keys
+    deadline_s: float = inf  # from now
+    slowdown: float = inf  # and not later than so many times what it would take on an idle engine
+
+
+ANY_TIME = Terms()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +82,14 @@ class EngineClient(Protocol):
     async def close(self, drain_s: float) -> None:
         """Take no more, wait at most ``drain_s`` for what is under way, then stop everything."""
 
-    async def submit(self, request: InpaintRequest) -> Ticket:
+    async def submit(self, request: InpaintRequest, terms: Terms = ANY_TIME) -> Ticket:
         """Hand a request over.
 
         ``request.seed`` is never -1 here: the service draws it, so that a retry paints the same picture.
 
         Raises:
             RequestError: there is nothing to repaint.
-            BusyError: no engine is ready.
+            BusyError: no engine is ready, or it could not be painted within ``terms``.
         """
 
     def health(self) -> Health:

@@ -21,7 +21,7 @@ from inpaint.image import decode
 from inpaint.job import Event
 from inpaint.request import InpaintRequest, InpaintResult
 from server.auth import Caller
-from server.client import Ticket
+from server.client import Terms, Ticket
 from server.orders import Order
 from server.pictures import CONTENT_TYPES, Prepared, write_input
 from server.problems import FailedError, NotFoundError, RateError, UnauthorizedError
@@ -307,7 +307,7 @@ class DurableQueue:
             if live.cancelled:
                 raise CancelledError("cancelled by the caller")
             try:
-                return await self._parts.client.submit(prepared.request)
+                return await self._parts.client.submit(prepared.request, Terms(live.record.key_id))
             except BusyError:
                 await asyncio.sleep(_RETRY_S)  # an engine is being started again
 

@@ -16,15 +16,20 @@ import signal
 from collections import Counter, deque
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
-from inpaint.errors import BusyError, CancelledError, ClosedError, DeviceError, PaintError
+from inpaint.admission import backlog_s, demand_s, finish_s, refuse_late
+from inpaint.errors import BusyError, CancelledError, ClosedError, DeadlineError, DeviceError, PaintError
 from inpaint.job import Event
+from inpaint.line import Line
+from inpaint.profile import Profile
 from inpaint.request import InpaintRequest
-from server.client import Health
+from inpaint.work import Work
+from server.client import ANY_TIME, Health, Terms
+from server.forecast import Engines
 from server.process import WORKER, Child
 from server.slots import COUNTS, PoolTicket, Restarts, Slot, steps_of
-from server.tickets import Pace, prepare
+from server.tickets import prepare
 from server.wire import Message, error_from, request_message, result_from
 from server.worker import WorkerSpec
 
@@ -64,9 +69,9 @@ class Pool:
         self._program = program
         self._slots = [Slot(i, spec.max_rows) for i in range(workers)]
         self._numbers = itertools.count(1)
-        self._waiting: deque[PoolTicket] = deque()
+        self._waiting: Line[PoolTicket] = Line()
         self._suspects: deque[PoolTicket] = deque()  # their worker died under them
-        self._pace = Pace()
+        self._engines = Engines()  # as the workers describe them
         self._load_s = 10.0  # what the last load took
         self._closing = False
         self._first: asyncio.Future[None] | None = None  # until one worker is ready or has failed
@@ -98,25 +103,36 @@ class Pool:
         for slot in self._slots:
             slot.ready, slot.child = False, None
             slot.tickets.clear()
-        self._waiting.clear()
+        self._waiting = Line()
         self._suspects.clear()
         for child in children:
             child.link.close()
         await asyncio.gather(*(child.exit_status(5.0) for child in children))
 
-    async def submit(self, request: InpaintRequest) -> PoolTicket:
+    async def submit(self, request: InpaintRequest, terms: Terms = ANY_TIME) -> PoolTicket:
         """Hand a request over, see :meth:`server.client.EngineClient.submit`."""
         self._check_ready()
         request = await prepare(request)
+        work = await asyncio.to_thread(self._engines.work, request, terms.key)
         self._check_ready()  # it may have changed meanwhile
-        ticket = PoolTicket(request, next(self._numbers))
+        ticket = PoolTicket(request, next(self._numbers), work, self._promise(work, terms))
         ticket.on_cancel = lambda: self._cancel(ticket)
         ticket.on_watch = lambda change: self._send(
             ticket, Message("watch", ticket.number, {"change": change})
         )
-        self._waiting.append(ticket)
+        self._waiting.push(ticket, work, demand_s(work, self._engines.profile))
         self._dispatch()
         return ticket
+
+    def _promise(self, work: Work, terms: Terms) -> float:
+        """When it will be finished at the latest, on the loop's clock; raises BusyError if not in time."""
+        given_s = self._engines.given_s(work, terms)
+        costs, hands = self._engines.profile, max(1, sum(slot.ready for slot in self._slots))
+        held = [ticket.load for ticket in [*self._held(), *self._suspects]]
+        ahead = [ticket.work for ticket in self._waiting]
+        forecast_s = finish_s(work, held, ahead, costs, hands=hands)
+        refuse_late(work, given_s, forecast_s, costs, queued=bool(ahead))
+        return asyncio.get_running_loop().time() + given_s
 
     def health(self) -> Health:
         """See :meth:`server.client.EngineClient.health`."""
@@ -130,7 +146,7 @@ class Pool:
             reason="" if ready else self._not_ready(),
             waiting=len(under_way) - running,
             running=running,
-            backlog_s=self._pace.seconds_for(sum(t.row_steps_left for t in under_way)) / max(1, hands),
+            backlog_s=backlog_s([t.load for t in under_way], [], self._engines.profile, hands=max(1, hands)),
             restarts=sum(max(0, slot.starts - 1) for slot in self._slots),
             **{name: counts[name] for name in COUNTS},
             steps=steps_of(counts),
@@ -145,8 +161,10 @@ class Pool:
             raise BusyError(f"not ready: {self._not_ready()}; try again later", self._load_s)
 
     def _under_way(self) -> list[PoolTicket]:
-        held = [ticket for slot in self._slots for ticket in slot.tickets.values()]
-        return [*held, *self._suspects, *self._waiting]
+        return [*self._held(), *self._suspects, *self._waiting]
+
+    def _held(self) -> list[PoolTicket]:
+        return [ticket for slot in self._slots for ticket in slot.tickets.values()]
 
     def _not_ready(self) -> str:
         if self._closing:
@@ -157,12 +175,20 @@ class Pool:
 
     def _dispatch(self) -> None:
         """Hand over as much as the workers take."""
+        self._drop_late()
         if not self._dispatch_suspect():
             while self._waiting:
                 open_slots = [slot for slot in self._slots if slot.has_room]
                 if not open_slots:
                     return
-                self._hand_over(min(open_slots, key=lambda slot: slot.rows), self._waiting.popleft())
+                self._hand_over(min(open_slots, key=lambda slot: slot.rows), self._waiting.pop())
+
+    def _drop_late(self) -> None:
+        """Nobody wants those any more, and the others want their time."""
+        now = asyncio.get_running_loop().time()
+        for ticket in [ticket for ticket in self._waiting if ticket.deadline < now]:
+            self._waiting.remove(ticket)
+            ticket.fail(DeadlineError("not painted in time: others took longer than was foreseen; try again"))
 
     def _dispatch_suspect(self) -> bool:
         """Give the oldest suspect an idle worker. True: nobody else may get one, so that one runs empty."""
@@ -178,17 +204,21 @@ class Pool:
     def _hand_over(self, slot: Slot, ticket: PoolTicket) -> None:
         if not slot.tickets:
             slot.still_s = 0.0
-            slot.stepped_at = asyncio.get_running_loop().time()
         ticket.attempts += 1
         slot.tickets[ticket.number] = ticket
         assert slot.child is not None
-        slot.child.link.send(request_message(ticket.number, ticket.request, ticket.watchers))
+        left_s = ticket.deadline - asyncio.get_running_loop().time()
+        slot.child.link.send(
+            request_message(ticket.number, ticket.request, ticket.watchers, ticket.work.key, left_s)
+        )
 
     def _cancel(self, ticket: PoolTicket) -> None:
-        for line in (self._waiting, self._suspects):
-            if ticket in line:
-                line.remove(ticket)
-                ticket.fail(CancelledError("the request was cancelled"))
+        waited = self._waiting.remove(ticket)
+        if ticket in self._suspects:
+            self._suspects.remove(ticket)
+            waited = True
+        if waited:
+            ticket.fail(CancelledError("the request was cancelled"))
         self._send(ticket, Message("cancel", ticket.number))
 
     def _send(self, ticket: PoolTicket, message: Message) -> None:
@@ -201,8 +231,10 @@ class Pool:
     def _hear(self, slot: Slot, message: Message) -> None:
         ticket = slot.tickets.get(message.id)
         if message.kind == "stats":
-            slot.count(dict(message.fields))
+            slot.count(message.fields["stats"])
+            self._engines = replace(self._engines, profile=Profile.from_json(message.fields["profile"]))
         elif message.kind == "ready":
+            self._engines = Engines.from_json(message.fields)
             self._welcome(slot)
         elif message.kind in ("unfit", "broken"):
             slot.give_up(error_from(message))
@@ -213,7 +245,7 @@ class Pool:
     def _welcome(self, slot: Slot) -> None:
         slot.ready = True
         slot.reason = ""
-        self._load_s = asyncio.get_running_loop().time() - slot.stepped_at
+        self._load_s = asyncio.get_running_loop().time() - slot.started_at
         if self._first is not None and not self._first.done():
             self._first.set_result(None)
         self._dispatch()
@@ -234,11 +266,7 @@ class Pool:
         self._dispatch()
 
     def _follow(self, ticket: PoolTicket, slot: Slot, message: Message) -> None:
-        told, now = message.fields, asyncio.get_running_loop().time()
-        if told["state"] == "step":
-            row_steps = (told["step"] - ticket.steps_taken) * ticket.request.samples
-            self._pace.add(row_steps, now - slot.stepped_at)
-            slot.stepped_at = now
+        told = message.fields
         preview = message.images[0] if message.images else None
         ticket.tell(Event(told["state"], told["step"], told["steps"], preview))
 
@@ -259,7 +287,7 @@ class Pool:
         slot.starts += 1
         slot.error = None
         slot.still_s = 0.0
-        slot.stepped_at = asyncio.get_running_loop().time()
+        slot.started_at = asyncio.get_running_loop().time()
         slot.max_rows = self._spec.max_rows
         child = slot.child = Child(self._program, lambda message: self._hear(slot, message))
         order = {"spec": asdict(self._spec), "index": slot.index, "start": slot.starts}
@@ -308,6 +336,7 @@ class Pool:
         interval_s = min(1.0, self._hang_s / 8)
         while True:
             await asyncio.sleep(interval_s)
+            self._drop_late()
             for slot in self._slots:
                 # Counted in looks, not by the clock: a pause of this process is nobody's hang.
                 if slot.child is not None and (slot.tickets or not slot.ready):

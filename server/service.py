@@ -19,7 +19,7 @@ from inpaint.errors import BusyError, CancelledError, DeadlineError, InpaintErro
 from inpaint.request import InpaintRequest, InpaintResult, upright_size
 from server.auth import Caller
 from server.blobs import Blobs
-from server.client import EngineClient, Ticket
+from server.client import EngineClient, Terms, Ticket
 from server.fetch import Fetcher
 from server.keys import Keys
 from server.ledger import Ledger
@@ -207,7 +207,7 @@ class Service:
         await asyncio.to_thread(self.parts.store.accept, record)
         async with self.accounted(record) as account:
             await asyncio.to_thread(self.parts.store.begin, record.id)
-            account.ticket = ticket = await self.parts.client.submit(prepared.request)
+            account.ticket = ticket = await self.parts.client.submit(prepared.request, self._terms(caller))
             result = await self.in_time(ticket.result(), gone)
             files = await self.write(prepared, result, order.output_format, order.quality)
             await self.finish(record, prepared.request, result)
@@ -220,6 +220,11 @@ class Service:
             remaining=await self.remaining(caller),
             warnings=result.warnings,
         )
+
+    def _terms(self, caller: Caller) -> Terms:
+        """For somebody who holds the line: v2's requests wait as long as it takes."""
+        settings = self.parts.settings
+        return Terms(caller.key_id, settings.deadline_s, settings.max_slowdown or math.inf)
 
     async def in_time(self, work: Coroutine[Any, Any, T], gone: asyncio.Future[None]) -> T:
         """What ``work`` returns, unless the caller hangs up or the deadline passes first.

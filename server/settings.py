@@ -46,7 +46,8 @@ class Settings(BaseSettings):
     max_in_flight_per_key: int = Field(16, ge=1)
     rate: str = "600/minute"  # per key, in the words of the ``limits`` library
     rates_url: str = "async+memory://"  # or ``async+redis://…``
-    deadline_s: float = 300.0  # a v1 request is answered within it
+    deadline_s: float = Field(300.0, gt=0)  # a v1 request is painted within it, or refused at once
+    max_slowdown: float | None = Field(None, ge=1)  # and within so many times what it would take alone
     drain_s: float = 120.0
     segmind_lenient: bool = False  # clamp numbers and unknown schedulers instead of refusing them
 

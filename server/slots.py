@@ -5,8 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from inpaint.admission import Load
 from inpaint.errors import InpaintError
 from inpaint.request import InpaintRequest
+from inpaint.work import Work
+from server.forecast import load
 from server.process import Child
 from server.tickets import LoopTicket
 
@@ -33,10 +36,17 @@ class Restarts:
 class PoolTicket(LoopTicket):
     """A request in the pool's queue or on a worker."""
 
-    def __init__(self, request: InpaintRequest, number: int) -> None:
+    def __init__(self, request: InpaintRequest, number: int, work: Work, deadline: float) -> None:
         super().__init__(request)
         self.number = number
+        self.work = work
+        self.deadline = deadline  # on the loop's clock
         self.attempts = 0
+
+    @property
+    def load(self) -> Load:
+        """What is left of it."""
+        return load(self.work, self.steps_taken, self.request.steps_to_run)
 
 
 @dataclass(slots=True, eq=False)
@@ -54,7 +64,7 @@ class Slot:
     tickets: dict[int, PoolTicket] = field(default_factory=dict)
     alone: bool = False  # what it holds may be poison and gets no neighbours
     still_s: float = 0.0  # without progress
-    stepped_at: float = 0.0
+    started_at: float = 0.0
     counts: Counter[str] = field(default_factory=Counter)  # of the process now
     counts_before: Counter[str] = field(default_factory=Counter)  # of those before
 

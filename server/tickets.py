@@ -14,7 +14,6 @@ from inpaint.job import Event, State
 from inpaint.request import InpaintRequest, InpaintResult
 
 _ENDS = ("done", "failed", "cancelled")
-_MEMORY = 0.95  # of the pace, at each step: half is forgotten after 14 steps
 
 
 class LoopTicket:
@@ -97,11 +96,6 @@ class LoopTicket:
         """Of ``request.steps_to_run``, by each sample."""
         return self._events[-1].step
 
-    @property
-    def row_steps_left(self) -> int:
-        """Samples × steps still to take."""
-        return self.request.samples * (self.request.steps_to_run - self.steps_taken)
-
     def tell(self, event: Event) -> None:
         """Called by the client: tell the listeners."""
         if self._events and self.finished:
@@ -127,23 +121,6 @@ class LoopTicket:
         self.watchers += change
         if self.on_watch is not None and not self.finished:
             self.on_watch(change)
-
-
-class Pace:
-    """How long a step of one sample takes, learnt from the latest."""
-
-    def __init__(self) -> None:
-        self._row_steps = 0.0
-        self._seconds = 0.0
-
-    def add(self, row_steps: int, seconds: float) -> None:
-        """One engine took so many steps (of one sample each) in so long."""
-        self._row_steps = _MEMORY * self._row_steps + row_steps
-        self._seconds = _MEMORY * self._seconds + seconds
-
-    def seconds_for(self, row_steps: int) -> float:
-        """How long one engine takes for so many; 0 as long as nothing was seen."""
-        return row_steps * self._seconds / self._row_steps if self._row_steps else 0.0
 
 
 async def prepare(request: InpaintRequest) -> InpaintRequest:

@@ -99,10 +99,12 @@ def _exactly(file: BinaryIO, size: int) -> bytes:
     return data
 
 
-def request_message(request_id: int, request: InpaintRequest, watchers: int) -> Message:
-    """A prepared request (see ``tickets.prepare``) for a worker."""
+def request_message(
+    request_id: int, request: InpaintRequest, watchers: int, key: str, left_s: float
+) -> Message:
+    """A prepared request (see ``tickets.prepare``) for a worker, wanted within ``left_s`` seconds."""
     settings = {name: getattr(request, name) for name in SETTINGS}
-    fields = {"settings": settings, "watchers": watchers}
+    fields = {"settings": settings, "watchers": watchers, "key": key, "left_s": left_s}
     return Message("submit", request_id, fields, (request.image, request.mask))
 
 

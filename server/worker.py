@@ -20,9 +20,11 @@ from typing import TYPE_CHECKING, NoReturn, Protocol
 from inpaint.errors import BusyError, ClosedError, DeviceError, InpaintError
 from inpaint.faults import Faults
 from inpaint.job import Event, Job
+from inpaint.profile import Profile
 from inpaint.request import InpaintRequest
-from server.client import Health
-from server.tickets import LoopTicket, Pace, prepare
+from server.client import ANY_TIME, Health, Terms
+from server.forecast import Engines
+from server.tickets import LoopTicket, prepare
 from server.wire import Link, Message, error_message, request_from, result_message
 
 if TYPE_CHECKING:
@@ -47,7 +49,17 @@ class WorkerSpec:
 class Paints(Protocol):
     """What a worker needs of an engine."""
 
-    def submit(self, request: InpaintRequest) -> Job:
+    profile: Profile
+
+    @property
+    def native_size(self) -> int:
+        """As ``Engine.native_size``."""
+
+    @property
+    def vae_factor(self) -> int:
+        """As ``Engine.vae_factor``."""
+
+    def submit(self, request: InpaintRequest, *, key: str, deadline_s: float, promised: bool = False) -> Job:
         """As ``Engine.submit``."""
 
     def stats(self) -> "EngineStats":
@@ -91,8 +103,6 @@ class InProcessClient:
         self._engine: Paints | None = None
         self._not_ready = "the model is being loaded"
         self._tickets: set[LoopTicket] = set()
-        self._pace = Pace()
-        self._stepped_at = 0.0
 
     async def start(self) -> None:
         """Load the model, see :meth:`server.client.EngineClient.start`."""
@@ -109,13 +119,13 @@ class InProcessClient:
         if self._engine is not None:
             await asyncio.to_thread(self._engine.close)
 
-    async def submit(self, request: InpaintRequest) -> LoopTicket:
+    async def submit(self, request: InpaintRequest, terms: Terms = ANY_TIME) -> LoopTicket:
         """Hand a request over, see :meth:`server.client.EngineClient.submit`."""
         request = await prepare(request)
         if self._engine is None or self._not_ready:
             raise BusyError(f"not ready: {self._not_ready}; try again later", 5.0)
         ticket = LoopTicket(request)
-        submitting = asyncio.ensure_future(asyncio.to_thread(self._submit, self._engine, request))
+        submitting = asyncio.ensure_future(asyncio.to_thread(self._submit, self._engine, request, terms))
         try:
             job = await asyncio.shield(submitting)
         except asyncio.CancelledError:  # the caller left, but the thread goes on: its job must not
@@ -135,7 +145,7 @@ class InProcessClient:
             reason=self._not_ready,
             waiting=len(self._tickets) - running,
             running=running,
-            backlog_s=self._pace.seconds_for(sum(ticket.row_steps_left for ticket in self._tickets)),
+            backlog_s=stats.backlog_s,
             row_steps=stats.row_steps,
             unet_calls=stats.unet_calls,
             images=stats.images,
@@ -144,13 +154,13 @@ class InProcessClient:
         )
 
     @staticmethod
-    def _submit(engine: Paints, request: InpaintRequest) -> Job:
-        return engine.submit(request)
+    def _submit(engine: Paints, request: InpaintRequest, terms: Terms) -> Job:
+        engines = Engines.of(engine)
+        given_s = engines.given_s(engines.work(request, terms.key), terms)
+        return engine.submit(request, key=terms.key, deadline_s=given_s)
 
     def _follow(self, ticket: LoopTicket, job: Job) -> None:
         loop = asyncio.get_running_loop()
-        if not self._tickets:
-            self._stepped_at = loop.time()
         self._tickets.add(ticket)
         ticket.on_cancel = job.cancel
         ticket.on_watch = job.watch
@@ -164,11 +174,6 @@ class InProcessClient:
     def _hear(self, ticket: LoopTicket, job: Job, event: Event) -> None:
         if event.state == "done":
             ticket.finish(job.result(0))
-        elif event.state == "step":
-            now = asyncio.get_running_loop().time()
-            row_steps = (event.step - ticket.steps_taken) * ticket.request.samples
-            self._pace.add(row_steps, now - self._stepped_at)
-            self._stepped_at = now
         if event.error is not None:
             self._end(ticket, self._meaning(event.error, ticket))
         elif event.state not in ("queued", "done"):  # the ticket has told both itself
@@ -219,7 +224,8 @@ class _Worker:
 
     def _submit(self, order: Message) -> None:
         try:
-            job = self._engine.submit(request_from(order))
+            key, left_s = order.fields["key"], order.fields["left_s"]
+            job = self._engine.submit(request_from(order), key=key, deadline_s=left_s, promised=True)
         except InpaintError as error:
             self._fail(order.id, error)
             return
@@ -256,7 +262,8 @@ class _Worker:
         stats = self._engine.stats()
         if stats != self._told:
             self._told = stats
-            self._link.send(Message("stats", fields=asdict(stats)))
+            fields = {"stats": asdict(stats), "profile": self._engine.profile.to_json()}
+            self._link.send(Message("stats", fields=fields))
 
 
 def _leave(link: Link, last_words: Message, status: int) -> None:
@@ -282,7 +289,7 @@ def run(fd: int, load: Load = load_engine) -> None:
         _leave(link, error_message("unfit", 0, error), EXIT_UNFIT)
         threading.Event().wait()
         return
-    link.send(Message("ready"))
+    link.send(Message("ready", fields=Engines.of(engine).to_json()))
     _Worker(engine, link).serve(orders)
 
 

@@ -27,7 +27,7 @@ from inpaint.errors import BusyError, CancelledError, ClosedError, InpaintError
 from inpaint.job import Event
 from inpaint.request import InpaintRequest, InpaintResult
 from server.app import create_app
-from server.client import EngineClient, Health
+from server.client import ANY_TIME, EngineClient, Health, Terms
 from server.fetch import Policy
 from server.serving import DrainingServer, listen
 from server.settings import Settings
@@ -96,6 +96,7 @@ class FakeEngine:
         self.broken = broken  # why it does not start
         self.failures: list[Exception] = []  # of the next requests, after their first step
         self.requests: list[InpaintRequest] = []
+        self.terms: list[Terms] = []  # of each
         self.submitted: queue.SimpleQueue[LoopTicket] = queue.SimpleQueue()
         self.tickets: list[LoopTicket] = []
         self.backlog_s = 0.0
@@ -120,7 +121,7 @@ class FakeEngine:
         for ticket in self.tickets:
             ticket.fail(ClosedError("the server stopped before this was finished; send it again"))
 
-    async def submit(self, request: InpaintRequest) -> LoopTicket:
+    async def submit(self, request: InpaintRequest, terms: Terms = ANY_TIME) -> LoopTicket:
         request = await prepare(request)
         await self.door.wait()
         if not self._ready:
@@ -128,6 +129,7 @@ class FakeEngine:
         ticket = LoopTicket(request)
         ticket.on_cancel = lambda: ticket.fail(CancelledError("cancelled"))
         self.requests.append(request)
+        self.terms.append(terms)
         self.tickets.append(ticket)
         self.submitted.put(ticket)
         if not self.held:

@@ -15,6 +15,7 @@ from PIL import Image
 from inpaint.errors import CancelledError, ModelError
 from inpaint.faults import Faults
 from inpaint.job import Event, Job
+from inpaint.profile import MadeFor, Profile
 from inpaint.request import InpaintRequest, InpaintResult
 from server.worker import Paints, WorkerSpec, run
 
@@ -31,20 +32,24 @@ class StubStats:
     failures: int
     out_of_memory: int
     max_rows: int
+    backlog_s: float = 0.0
 
 
 class StubEngine:
     """Takes a moment for each step of a batch; a picture's colour is its seed."""
 
+    native_size, vae_factor = 1024, 8
+
     def __init__(self, log: Path, max_rows: int, faults: Faults) -> None:
         self._log, self._max_rows, self._faults = log, max_rows, faults
+        self.profile = Profile(MadeFor("stub", "", "", "", ""), max_slots=2 * max_rows)
         self._waiting: deque[Job] = deque()
         self._running: dict[Job, int] = {}
         self._calls = self._images = 0
         self._wake = threading.Semaphore(0)
         threading.Thread(target=self._run, daemon=True).start()
 
-    def submit(self, request: InpaintRequest) -> Job:
+    def submit(self, request: InpaintRequest, *, key: str, deadline_s: float, promised: bool = False) -> Job:
         job = Job(request, [request.seed + i for i in range(request.samples)])
         self._waiting.append(job)
         self._wake.release()

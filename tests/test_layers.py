@@ -26,7 +26,7 @@ SERVER_ORDER = (
     "problems", "settings", "client", "metrics", "logs", "telemetry",
     "addresses", "targets", "dialler", "fetch",
     "tables", "migrations", "db", "keys", "ledger", "store", "blobs", "limits",
-    "wire", "tickets", "process", "slots", "worker", "pool",
+    "forecast", "wire", "tickets", "process", "slots", "worker", "pool",
     "orders", "pictures", "auth", "body", "service", "durable",
     "dialects", "middleware", "description", "app", "serving", "start",
 )  # fmt: skip

@@ -8,6 +8,7 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,7 +31,7 @@ from inpaint.errors import (
 from inpaint.faults import Faults
 from inpaint.models import Model
 from inpaint.request import SETTINGS
-from server.tickets import Pace, prepare
+from server.tickets import prepare
 from server.wire import Link, error_from, error_message, request_from, request_message
 from server.worker import InProcessClient, WorkerSpec
 
@@ -109,7 +110,7 @@ def test_fifty_listeners_cost_no_thread(model: Model, request_for: Make) -> None
             listeners += [asyncio.ensure_future(ticket.ended()) for ticket in tickets]
             await asyncio.wait(listeners, return_when=asyncio.FIRST_COMPLETED)
             assert threading.active_count() <= threads
-            assert client.health().waiting >= 48
+            assert client.health().waiting >= 47, "all but two rows and one that is encoded ahead"
             for ticket in tickets:
                 ticket.cancel()
             await asyncio.gather(*listeners)
@@ -148,10 +149,10 @@ def test_a_caller_who_leaves_while_submitting_is_not_painted(model: Model, reque
             entered, go_on, jobs = threading.Event(), threading.Event(), []
             submit = engine.submit
 
-            def slow(request: InpaintRequest) -> Any:
+            def slow(request: InpaintRequest, **terms: Any) -> Any:
                 entered.set()
                 assert go_on.wait(WAIT_S)
-                jobs.append(submit(request))
+                jobs.append(submit(request, **terms))
                 return jobs[0]
 
             engine.submit = slow  # type: ignore[method-assign]
@@ -233,12 +234,13 @@ def test_pictures_of_every_mode_cross_the_wire(mode: str, grid_mask: Image.Image
     )
     ours, theirs = socket.socketpair()
     sender, receiver = Link(ours), Link(theirs)
-    sender.send(request_message(4, request, 1))
+    sender.send(request_message(4, request, 1, "a key", inf))
     sender.after_sent(sender.close)
     (message,) = receiver.messages()
     assert list(sender.messages()) == []
     got = request_from(message)
     assert (message.id, message.fields["watchers"]) == (4, 1)
+    assert (message.fields["key"], message.fields["left_s"]) == ("a key", inf)
     assert [getattr(got, name) for name in SETTINGS] == [getattr(request, name) for name in SETTINGS]
     assert np.array_equal(np.asarray(got.image), np.asarray(image))
     assert got.image.mode == mode
@@ -298,17 +300,6 @@ def test_a_random_seed_is_our_own_mistake(model: Model, request_for: Make) -> No
                 await client.submit(replace(request_for(), seed=-1))
 
     run(main())
-
-
-def test_the_pace_is_learnt_and_forgotten() -> None:
-    """A backlog is told in seconds of this machine as it is now."""
-    pace = Pace()
-    assert pace.seconds_for(10) == 0
-    pace.add(4, 2.0)
-    assert pace.seconds_for(10) == 5
-    for _ in range(300):
-        pace.add(1, 2.0)
-    assert pace.seconds_for(10) == pytest.approx(20, rel=0.01)
 
 
 @pytest.mark.parametrize("module", ["server.worker", "server.pool"])
