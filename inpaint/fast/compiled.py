@@ -253,5 +253,8 @@ def _on(device: torch.device) -> AbstractContextManager[Any]:
 
 
 def _line(error: BaseException) -> str:
+    """What went wrong, in one line: torch wraps the error that tells into others that do not."""
+    while (inner := getattr(error, "inner_exception", None)) is not None:
+        error = inner
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
