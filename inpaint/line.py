@@ -97,10 +97,10 @@ class Line(Generic[T]):
 
     def ahead(self, work: Work) -> list[T]:
         """The items that would be popped before one pushed now for ``work``, in that order."""
-        queue = self._queues.get(work.key)
-        start = self._now
-        if queue is not None:
-            start = max(start, queue.start) + sum(place.cost_s for place in queue.places)
+        queue = self._queues.get(work.key, _Queue(self._now))
+        start = queue.start if queue.places else max(queue.start, self._now)
+        for place in queue.places:  # added one by one, as they are popped: the same sums to the last bit
+            start += place.cost_s
         return [item for item_start, item in self._in_turn() if item_start <= start]
 
     def __len__(self) -> int:

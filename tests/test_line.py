@@ -99,6 +99,15 @@ def test_keys_that_left_are_forgotten() -> None:
     assert len(line._queues) <= 3
 
 
+def test_a_key_that_is_behind_its_share_is_told_what_it_has() -> None:
+    """Its next request comes right behind its own, not behind what everybody had on average."""
+    line = line_of(("a", 9.0), ("b", 1.0), ("b", 1.0), ("a", 1.0))
+    assert [line.pop(), line.pop()] == ["a0", "b1"]
+    assert line.ahead(work("b")) == ["b2"]
+    line.push("b", work("b"), 1.0)
+    assert drained(line) == ["b2", "b", "a3"]
+
+
 PUSHES = st.tuples(st.sampled_from("abc"), st.floats(0, 10))
 MOVES = st.lists(st.one_of(PUSHES, st.just("pop"), st.integers(0, 20)), max_size=60)
 
