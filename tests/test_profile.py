@@ -393,6 +393,7 @@ def _a_file(folder: Path) -> Path:
     return folder / "file"
 
 
+@pytest.mark.usefixtures("eager_switching")
 def test_two_processes_may_save_at_once(taught: Profile, tmp_path: Path) -> None:
     """Workers of one server share the file: whoever reads it finds one whole."""
     path = tmp_path / "profile.json"
@@ -409,7 +410,7 @@ def test_two_processes_may_save_at_once(taught: Profile, tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_larger_batches_cost_more_by_the_profile_of_a_real_shape() -> None:
+def test_a_real_curve_gives_forecasts_that_grow_with_the_batch() -> None:
     """Forecasts that fell with the load would let everybody in."""
     profile = surveyed()
     for bucket in (NATIVE, QUARTER, Bucket(96, 160)):

@@ -4,7 +4,7 @@ import copy
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from math import nan
+from math import inf, nan
 from typing import Any
 
 import pytest
@@ -115,7 +115,7 @@ def test_memory_that_runs_out_is_the_cap(model: Model) -> None:
 def test_a_model_that_does_not_fit_at_all_is_said(model: Model) -> None:
     """The sentence names what to try; it is no traceback of torch's."""
     with pytest.raises(OutOfMemoryError, match=r"plan resident; try --memory fp8"):
-        Gpu(of_much_use, fits=0).measured(model)
+        Gpu(of_much_use, fits=0).measured(model, buckets=[TINY])
 
 
 def test_a_slow_device_is_not_climbed_past_its_time(model: Model) -> None:
@@ -172,8 +172,13 @@ def spoiled(change: Callable[[torch.Tensor], torch.Tensor]) -> Forward:
 
 @pytest.mark.parametrize(
     "change",
-    [torch.zeros_like, lambda out: out * nan, lambda out: out.index_fill(0, torch.tensor([0]), nan)],
-    ids=["zeros", "NaN", "one NaN row"],
+    [
+        torch.zeros_like,
+        lambda out: out * nan,
+        lambda out: out.index_fill(0, torch.tensor([0]), nan),
+        lambda out: out.index_fill(3, torch.tensor([0]), inf),
+    ],
+    ids=["zeros", "NaN", "one NaN row", "infinities"],
 )
 def test_a_model_that_computes_nothing_is_not_timed(
     model: Model, change: Callable[[torch.Tensor], torch.Tensor]
