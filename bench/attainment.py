@@ -149,8 +149,11 @@ class Bench:
     async def _try_one(self, lane: str, yardstick: str, search: Search) -> bool:
         """Try a search's next rate; False when it is at its end, or the time is."""
         notch = search.asks()
-        passes = None if notch is None else await self.passes(lane, self.rate(notch), yardstick)
-        if notch is None or passes is None:
+        if notch is None:
+            return False
+        passes = await self.passes(lane, self.rate(notch), yardstick)
+        if passes is None:
+            print(f"{lane}, {yardstick}: no time left for {self.rate(notch):.2f}/s", file=sys.stderr)
             return False
         search.tell(notch, passes)
         print(f"{lane}, {yardstick}: {self.rate(notch):.2f}/s {passes}", file=sys.stderr)

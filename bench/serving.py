@@ -19,6 +19,8 @@ With ``--quick`` there are too few requests to say anything but that it runs. On
 import argparse
 import asyncio
 import json
+import signal
+import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -198,4 +200,5 @@ def _native_side(folder: Path) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as Ctrl-C does: the servers end as well
     main()
