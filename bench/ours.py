@@ -85,9 +85,5 @@ def engine_on(model: Model, asked: Asked | None = None, **options: Any) -> Itera
     """
     asked = asked or Asked()
     fast = ready(model, choose(model, asked.without, precision=asked.precision))
-    fast.start()
-    try:
-        with Engine(model, forward=fast, **options) as engine:
-            yield Ours(engine, fast)
-    finally:
-        fast.close()
+    with Engine(model, fast=fast, **options) as engine:
+        yield Ours(engine, fast)

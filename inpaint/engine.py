@@ -4,7 +4,7 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
@@ -27,6 +27,7 @@ from inpaint.errors import (
     InpaintError,
     OutOfMemoryError,
 )
+from inpaint.fast.levers import Fast, choose, ready
 from inpaint.faults import Faults
 from inpaint.job import Event, Job
 from inpaint.lane import Lane, attempt
@@ -37,8 +38,7 @@ from inpaint.painter import Painter, Task
 from inpaint.profile import Profile
 from inpaint.request import InpaintRequest, InpaintResult
 from inpaint.side import Side
-from inpaint.unet import Forward
-from inpaint.warmup import made_for
+from inpaint.warmup import made_for, survey
 from inpaint.weights import Checkpoint, config_folder, resolve
 from inpaint.work import Bucket, work_of
 
@@ -71,13 +71,13 @@ class Engine:
         model: Model,
         *,
         max_rows: int = 8,
-        forward: Forward | None = None,
+        fast: Fast | None = None,
         profile: Profile | None = None,
         faults: Faults | None = None,
     ) -> None:
         self.model = model
         self.profile = profile or Profile(made_for(model), max_slots=2 * max_rows)
-        self._forward = forward
+        self._fast = fast
         self._faults = faults
         self._painter = Painter(model)
         self._wake = threading.Condition()  # guards everything down to the counters
@@ -96,6 +96,8 @@ class Engine:
         self._lane = Lane(model.device, urgent=True)
         self._side = Side(self._painter, self._post, name)
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        if fast is not None:
+            fast.start()
         self._thread.start()
 
     @classmethod
@@ -106,7 +108,11 @@ class Engine:
         device: str = "auto",
         dtype: str = "auto",
         memory: str = "auto",
+        precision: str = "exact",
+        without: Iterable[str] = (),
+        few_step_lora: Path | None = None,
         max_rows: int = 8,
+        profiles: Path | None = None,
         faults: Faults | None = None,
     ) -> Self:
         """An engine for a model's name, a diffusers folder or a single ``.safetensors`` file.
@@ -116,19 +122,33 @@ class Engine:
             device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
             dtype: ``auto`` (fp16 on CUDA, fp32 on a CPU), ``float32``, ``float16`` or ``bfloat16``.
             memory: ``auto`` (by the free memory) or a plan's name, see ``inpaint.memory.PLANS``.
-            max_rows: samples that share one UNet call at most.
+            precision: ``exact``, or ``fp8`` for quicker pictures that differ a little.
+            without: names of levers (``inpaint.fast``) to leave out.
+            few_step_lora: a ``.safetensors`` LoRA that paints in 4 to 8 steps (SDXL-Lightning, Hyper-SD) to
+                merge into the UNet; samplers then space their steps as it was trained, and want guidance 1.
+            max_rows: samples that share one UNet call at most; fewer where measuring finds that more gain
+                nothing.
+            profiles: a folder of measurements. Those of this model on this device are made where they are not
+                there, in a few seconds, and make promises of time possible from the first request.
             faults: to inject, in tests.
 
         Raises:
             ModelError: missing, damaged or of an unknown kind.
             DeviceError: the device is not there.
+            RequestError: there is no such precision or lever, or this device cannot have it.
         """
         place = pick_device(device)
-        precision = pick_dtype(dtype, place)
         checkpoint: Checkpoint = demo_checkpoint() if model == "demo" else resolve(model)
         configs = config_folder() if checkpoint.kind == "file" else None
-        loaded = load_model(checkpoint.path, checkpoint.name, place, precision, memory, configs)
-        return cls(loaded, max_rows=max_rows, faults=faults)
+        loaded = load_model(
+            checkpoint.path, checkpoint.name, place, pick_dtype(dtype, place), memory, configs, few_step_lora
+        )
+        levers = choose(loaded, frozenset(without), precision=precision)
+        fast = ready(loaded, levers, slots=2 * max_rows)
+        profile = None
+        if profiles is not None:
+            profile = survey(loaded, fast, made_for(loaded, levers), profiles, max_slots=2 * max_rows)
+        return cls(loaded, max_rows=max_rows, fast=fast, profile=profile, faults=faults)
 
     @property
     def native_size(self) -> int:
@@ -192,6 +212,8 @@ class Engine:
             self._wake.notify_all()
         self._thread.join()
         self._side.close()
+        if self._fast is not None:
+            self._fast.close()
 
     def stats(self) -> EngineStats:
         """What the engine holds and has done."""
@@ -318,7 +340,7 @@ class Engine:
             with computing_in(self.model.unet, torch.float32):
                 step(self.model, rows)
         else:
-            step(self.model, rows, self._forward)
+            step(self.model, rows, self._fast)
         self._lane.pace()
 
     def _divide(self, batch: Batch, error: InpaintError, *, again: bool) -> None:

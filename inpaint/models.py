@@ -16,6 +16,7 @@ import torch
 from safetensors import safe_open
 
 from inpaint.errors import DeviceError, ModelError, RequestError
+from inpaint.lora import fuse
 from inpaint.memory import MemoryPlan, choose_plan, free_bytes, place, recast
 
 DTYPES: Mapping[str, torch.dtype] = {
@@ -99,6 +100,7 @@ def load_model(
     dtype: torch.dtype,
     memory: str = "auto",
     configs: Path | None = None,
+    few_step_lora: Path | None = None,
 ) -> Model:
     """Load a checkpoint and place it by its memory plan.
 
@@ -109,6 +111,8 @@ def load_model(
         dtype: what it computes in; a VAE that overflows in 16 bit stays in fp32.
         memory: a plan's name, or ``auto`` to choose by the free memory.
         configs: for a single file, a local diffusers folder with SDXL's configs and tokenizers.
+        few_step_lora: merged into the UNet; the samplers' steps are then spaced from the last one down, as
+            such a LoRA is trained.
 
     Raises:
         ModelError: a part is missing, damaged, or not SDXL's.
@@ -118,6 +122,10 @@ def load_model(
         parts = _single_file(path, dtype, configs) if path.is_file() else _folder(path, dtype)
     unet, vae = parts["unet"], parts["vae"]
     _check_unet(path, unet)
+    scheduler = parts["scheduler"]
+    if few_step_lora is not None:
+        fuse(unet, few_step_lora)
+        scheduler = {**scheduler, "timestep_spacing": "trailing"}
     encoders = (parts["text_encoder"], parts["text_encoder_2"])
     place(plan, device, dtype, unet, vae, list(encoders))
     return Model(
@@ -126,7 +134,7 @@ def load_model(
         vae=vae.eval().requires_grad_(False),
         text_encoders=(encoders[0].eval().requires_grad_(False), encoders[1].eval().requires_grad_(False)),
         tokenizers=(parts["tokenizer"], parts["tokenizer_2"]),
-        scheduler_config=parts["scheduler"],
+        scheduler_config=scheduler,
         force_zeros_for_empty_prompt=bool(parts["index"].get("force_zeros_for_empty_prompt", True)),
         requires_aesthetics_score=bool(parts["index"].get("requires_aesthetics_score", False)),
         device=device,

@@ -5,6 +5,7 @@ is waited for: a GPU answers long before it has computed. The first call of each
 loads kernels and fills caches. The model must not be in use meanwhile.
 """
 
+import logging
 import platform
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -19,7 +20,7 @@ from PIL import Image
 
 from inpaint.denoise import Conditioning, Row, start_row, step
 from inpaint.encodes import PictureEncoder
-from inpaint.errors import OutOfMemoryError, PaintError
+from inpaint.errors import OutOfMemoryError, OutputError, PaintError
 from inpaint.latents import pictures
 from inpaint.memory import GIB, empty_cache
 from inpaint.models import Model
@@ -29,6 +30,7 @@ from inpaint.prompts import PromptEncoder
 from inpaint.unet import Forward, UNetBatch
 from inpaint.work import Bucket
 
+_log = logging.getLogger(__name__)
 BUDGET_S = 20.0
 
 _ROUNDS = 5  # timed calls of each kind, after the one thrown away
@@ -113,6 +115,22 @@ def measure(
         f"not enough memory on {device_name(model.device)} for one picture with the memory plan "
         f"{model.plan.name}; try --memory fp8 or --memory streamed"
     )
+
+
+def survey(model: Model, forward: Forward, identity: MadeFor, folder: Path, *, max_slots: int) -> Profile:
+    """The profile that lies in ``folder``; measured now, and put there, if none is true of this model.
+
+    Where that fails it is said, and the first requests are what is learnt from: pictures matter more.
+    """
+    path = folder / identity.file_name
+    profile = Profile.load(path, identity, max_slots=max_slots)
+    try:
+        if profile is None:
+            profile = measure(model, forward, identity, max_slots=max_slots)
+            profile.save(path)
+    except (OutOfMemoryError, PaintError, OutputError) as error:
+        _log.warning("the costs of this model were not measured, or not kept: %s", error)
+    return profile or Profile(identity, max_slots=max_slots)
 
 
 def made_for(model: Model, levers: Iterable[str] = ()) -> MadeFor:

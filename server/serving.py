@@ -127,6 +127,22 @@ def listen(settings: Settings) -> socket.socket:
     return listener
 
 
+def spec_of(settings: Settings) -> WorkerSpec:
+    """What each worker loads."""
+    lora = settings.few_step_lora
+    return WorkerSpec(
+        model=settings.model,
+        device=settings.device,
+        dtype=settings.dtype,
+        memory=settings.memory,
+        max_rows=settings.max_rows,
+        precision=settings.precision,
+        without=settings.without,
+        few_step_lora=None if lora is None else str(lora),
+        profiles=str(settings.data / "profiles") if settings.warm_up else None,
+    )
+
+
 def engine_client(settings: Settings) -> EngineClient:
     """Engines in processes of their own, or in this one where ``workers`` is 0.
 
@@ -135,7 +151,7 @@ def engine_client(settings: Settings) -> EngineClient:
     """
     if settings.model != "demo":
         resolve(settings.model)
-    spec = WorkerSpec(settings.model, settings.device, settings.dtype, settings.memory, settings.max_rows)
+    spec = spec_of(settings)
     if settings.workers == 0:
         return InProcessClient(spec)
     return Pool(spec, workers=settings.workers, hang_s=settings.hang_s, max_attempts=settings.max_attempts)

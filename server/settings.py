@@ -27,6 +27,10 @@ class Settings(BaseSettings):
     device: str = "auto"
     dtype: str = "auto"
     memory: str = "auto"
+    precision: str = "exact"  # or "fp8"
+    without: tuple[str, ...] = ()  # levers of ``inpaint.fast`` to leave out
+    few_step_lora: Path | None = None  # a LoRA that paints in 4 to 8 steps
+    warm_up: bool = True  # measure at the first start what pictures cost here; kept in ``data``
     max_rows: int = Field(8, ge=1)
     workers: int = Field(1, ge=0)  # processes with an engine each; 0: in the API process
     hang_s: float = 120.0  # a worker with work and without progress for so long is killed

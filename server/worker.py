@@ -11,10 +11,11 @@ import queue
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from inpaint.errors import BusyError, ClosedError, DeviceError, InpaintError
@@ -43,6 +44,10 @@ class WorkerSpec:
     dtype: str = "auto"
     memory: str = "auto"
     max_rows: int = 8
+    precision: str = "exact"
+    without: Sequence[str] = ()
+    few_step_lora: str | None = None
+    profiles: str | None = None  # a folder
     faults: str = ""
 
 
@@ -90,6 +95,10 @@ def load_engine(spec: WorkerSpec, index: int, start: int) -> Paints:
         dtype=spec.dtype,
         memory=spec.memory,
         max_rows=spec.max_rows,
+        precision=spec.precision,
+        without=spec.without,
+        few_step_lora=None if spec.few_step_lora is None else Path(spec.few_step_lora),
+        profiles=None if spec.profiles is None else Path(spec.profiles),
         faults=Faults.parse(spec.faults, start=start) if spec.faults else None,
     )
 

@@ -71,6 +71,7 @@ class ServerProcess:
 
     def __init__(self, arguments: list[str], cwd: Path | None = None, **settings: object) -> None:
         env = {name: value for name, value in os.environ.items() if not name.startswith("INPAINT_")}
+        env["INPAINT_WARM_UP"] = "false"  # seconds at each start, which few tests are about
         env |= {f"INPAINT_{name.upper()}": str(value) for name, value in settings.items()}
         self._process = subprocess.Popen(
             [sys.executable, *arguments],

@@ -11,9 +11,19 @@ import torch
 from PIL import Image
 
 from inpaint import Engine, InpaintRequest, RequestError
+from inpaint.admission import alone_s
 from inpaint.engine import EngineStats
-from inpaint.errors import CancelledError, ClosedError, DeviceError, OutOfMemoryError, PaintError
+from inpaint.errors import (
+    BusyError,
+    CancelledError,
+    ClosedError,
+    DeadlineError,
+    DeviceError,
+    OutOfMemoryError,
+    PaintError,
+)
 from inpaint.models import Model
+from inpaint.work import work_of
 
 Make = Callable[..., InpaintRequest]
 WAIT_S = 60
@@ -343,3 +353,115 @@ def test_the_same_seed_paints_the_same_on_a_gpu(checkpoint: Callable[[int], Any]
         with Engine.load(checkpoint(9), device=device, dtype="float32") as engine:
             pictures.append(np.asarray(engine.paint(request_for()).images[0], dtype=int))
     assert np.abs(pictures[0] - pictures[1]).max() <= 2
+
+
+def test_a_request_that_cannot_be_in_time_is_refused_at_once(engine: Engine, request_for: Make) -> None:
+    """503 now is worth more than a picture nobody waits for any more."""
+    engine.paint(request_for())  # from which it knows what a step costs
+    with pytest.raises(BusyError, match="even alone"):
+        engine.submit(request_for(num_inference_steps=150, strength=1.0), deadline_s=1e-6)
+    long = [engine.submit(request_for(num_inference_steps=150, strength=1.0)) for _ in range(9)]
+    alone_s = alone_of(engine, request_for(num_inference_steps=150, strength=1.0))
+    with pytest.raises(BusyError, match="too much is ahead") as refused:
+        engine.submit(request_for(num_inference_steps=150, strength=1.0), deadline_s=alone_s * 1.01)
+    assert refused.value.retry_after_s > 0
+    for job in long:
+        job.cancel()
+
+
+def alone_of(engine: Engine, request: InpaintRequest) -> float:
+    work = work_of(request, (128, 128), engine.vae_factor)
+    return alone_s(work, engine.profile)
+
+
+def test_what_is_too_late_leaves_between_two_steps(engine: Engine, request_for: Make) -> None:
+    """Its steps belong to those who still wait."""
+    endless = request_for(num_inference_steps=150, strength=1.0)
+    job = engine.submit(endless, deadline_s=0.05, promised=True)
+    with pytest.raises(DeadlineError, match="fewer steps"):
+        job.result(WAIT_S)
+    assert engine.stats().running == 0
+    assert [event.state for event in job.events()][-1] == "failed"
+
+
+def test_one_that_does_not_fit_beside_another_is_tried_alone(engine: Engine, request_for: Make) -> None:
+    """What is being decoded takes memory too: a row that fails beside it may fit when it is done."""
+    tries = []
+
+    def first_time(sample: torch.Tensor) -> None:
+        tries.append(len(sample))
+        if len(tries) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with intercepted(engine.model.unet, first_time):
+        assert engine.paint(request_for()).images
+    assert engine.stats().out_of_memory == 1
+    assert engine.stats().failures == 0
+
+
+def test_a_row_of_nan_is_painted_once_more_in_fp32(
+    checkpoint: Callable[[int], Any], request_for: Make
+) -> None:
+    """Half precision overflows now and then; the caller gets a picture, the one that fp32 paints."""
+    dtypes = []
+
+    def overflow(unet: torch.nn.Module, args: tuple[Any, ...], out: Any) -> Any:
+        dtypes.append(args[0].dtype)
+        return (torch.full_like(out[0], torch.nan),) if args[0].dtype == torch.bfloat16 else out
+
+    request = request_for(samples=2, num_inference_steps=4)
+    with Engine.load(checkpoint(9), device="cpu", dtype="bfloat16") as engine:
+        handle = engine.model.unet.register_forward_hook(overflow)
+        painted = engine.paint(request).images
+        handle.remove()
+        assert engine.model.unet.dtype == torch.bfloat16
+        assert engine.stats().failures == 0
+    assert set(dtypes) == {torch.bfloat16, torch.float32}
+    with Engine.load(checkpoint(9), device="cpu", dtype="float32") as engine:
+        exact = engine.paint(request).images
+    # The VAE and the text are still in 16 bit.
+    differences = [
+        np.abs(np.asarray(a, int) - np.asarray(b, int)).mean() for a, b in zip(painted, exact, strict=True)
+    ]
+    assert max(differences) < 3
+
+
+def test_pictures_are_encoded_and_decoded_beside_the_steps(engine: Engine, request_for: Make) -> None:
+    """Whoever comes or goes does not make the others wait a decode long."""
+    long = engine.submit(request_for(num_inference_steps=150, strength=1.0))
+    next(event for event in long.events() if event.state == "step")
+    inside = threading.Event()
+    go_on = threading.Event()
+
+    def hold(_: torch.Tensor) -> None:
+        inside.set()
+        assert go_on.wait(WAIT_S)
+
+    with intercepted(engine.model.vae.decoder, hold):
+        short = engine.submit(request_for(num_inference_steps=2, strength=1.0))
+        assert inside.wait(WAIT_S)
+        before = engine.stats().unet_calls
+        while engine.stats().unet_calls < before + 3:
+            assert not long.finished
+        go_on.set()
+        assert short.result(WAIT_S).images
+    long.cancel()
+
+
+def test_a_long_request_delays_a_short_one_by_a_step_a_step(engine: Engine, request_for: Make) -> None:
+    """Twenty steps beside a hundred are twenty calls, whoever came first; of another size, twice that."""
+    for settings, most in (({}, 20), ({"area": "whole", **wide()}, 41)):
+        long = engine.submit(request_for(num_inference_steps=100, strength=1.0))
+        next(event for event in long.events() if event.state == "step")
+        job = engine.submit(request_for(num_inference_steps=20, strength=1.0, **settings))
+        for event in job.events():
+            if event.state == "step" and event.step == 1:
+                begun = engine.stats().unet_calls
+            if event.state == "step" and event.step == 20:
+                assert engine.stats().unet_calls - begun <= most
+        assert not long.finished
+        long.cancel()
+
+
+def wide() -> dict[str, Any]:
+    return {"image": Image.new("RGB", (192, 64)), "mask": Image.new("L", (192, 64), 255)}

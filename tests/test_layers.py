@@ -16,7 +16,7 @@ ORDER = (
     "errors", "schedulers", "request", "structure", "work",
     "image", "fills", "blend", "canvas", "weights", "demo",
     "line", "admission", "batcher", "profile",
-    "memory", "models", "lora", "prompts", "latents", "encodes", "unet", "denoise", "fast", "warmup", "tuned",
+    "memory", "lora", "models", "prompts", "latents", "encodes", "unet", "denoise", "fast", "warmup",
     "job", "lane", "painter", "faults", "side", "engine",
     "cli", "__main__",
 )  # fmt: skip

@@ -25,6 +25,10 @@ def serve(
     memory: Annotated[
         str | None, typer.Option(help="Memory plan, see `inpaint doctor`.", show_default="auto")
     ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(help="exact, or fp8: quicker, pictures that differ a little.", show_default="exact"),
+    ] = None,
     workers: Annotated[
         int | None,
         typer.Option(help="Processes with a GPU each; 0 paints in the server's own.", show_default="1"),

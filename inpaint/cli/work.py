@@ -5,7 +5,7 @@ import os
 import random
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,9 @@ class Machine:
     device: str
     dtype: str
     memory: str
+    precision: str
+    without: tuple[str, ...]
+    few_step_lora: Path | None
 
     def load(self) -> "Engine":
         """The engine, with a word about it on stderr."""
@@ -43,7 +46,7 @@ class Machine:
         if self.model == "demo":
             note(NOTICE)
         started = time.monotonic()
-        engine = Engine.load(self.model, device=self.device, dtype=self.dtype, memory=self.memory)
+        engine = Engine.load(**asdict(self))
         model = engine.model
         note(f"loaded {model.name} on {model.device} in {time.monotonic() - started:.1f} s")
         return engine
