@@ -18,7 +18,7 @@ from tests.fast_rows import MODELS, apart, mixed_rows, own_model, random_batch, 
 
 Checkpoint = Callable[[int], Path]
 REQUIRED = 1e-3  # what "exact" promises on any device
-TOLERANCE = 1e-5  # in fp32 on a CPU; measured: 1.4e-6 at most
+TOLERANCE = 5e-5  # in fp32 on a CPU; measured: 5.1e-6 with NHWC, 0 with the others
 ALONE = [(name,) for name in ("channels-last", "qkv", "text-kv", "attention")]
 
 
