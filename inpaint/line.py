@@ -57,8 +57,6 @@ class Line(Generic[T]):
             cost_s: what it takes from its key's share, predicted seconds of the device.
         """
         queue = self._queues.setdefault(work.key, _Queue(self._now))
-        if not queue.places:
-            queue.start = max(queue.start, self._now)
         queue.places.append(_Place(item, cost_s, next(self._arrivals)))
         self._length += 1
 
@@ -98,7 +96,7 @@ class Line(Generic[T]):
     def ahead(self, work: Work) -> list[T]:
         """The items that would be popped before one pushed now for ``work``, in that order."""
         queue = self._queues.get(work.key, _Queue(self._now))
-        start = queue.start if queue.places else max(queue.start, self._now)
+        start = queue.start
         for place in queue.places:  # added one by one, as they are popped: the same sums to the last bit
             start += place.cost_s
         return [item for item_start, item in self._in_turn() if item_start <= start]

@@ -102,6 +102,8 @@ def test_two_devices_take_two_at_once() -> None:
     work = Work(LARGE, calls=7, samples=2)
     assert finish_s(work, full, (), COSTS) == (5 + 7) * 4 + 10 + 40
     assert finish_s(work, full, (), COSTS, hands=2) == 7 * 4 + 10 + 40
+    # The samples of one request are painted on one of them.
+    assert finish_s(work, (), (), COSTS, hands=2) == alone_s(work, COSTS)
 
 
 def test_demand_is_a_share_of_full_calls() -> None:

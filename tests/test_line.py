@@ -99,6 +99,23 @@ def test_keys_that_left_are_forgotten() -> None:
     assert len(line._queues) <= 3
 
 
+def test_where_nobody_waits_nobody_is_in_debt() -> None:
+    """Whoever used an idle device is not put last for it."""
+    line = line_of(("a", 100.0))
+    line.pop()
+    line.push("a", work("a"), 1.0)
+    line.push("b", work("b"), 1.0)
+    assert drained(line) == ["a", "b"]
+
+
+def test_where_two_are_due_alike_the_first_to_come_is_first() -> None:
+    """A newcomer counts whoever stood there before."""
+    line = line_of(("a", 1.0))
+    assert line.ahead(work("b")) == ["a0"]
+    line.push("b", work("b"), 1.0)
+    assert drained(line) == ["a0", "b"]
+
+
 def test_a_key_that_is_behind_its_share_is_told_what_it_has() -> None:
     """Its next request comes right behind its own, not behind what everybody had on average."""
     line = line_of(("a", 9.0), ("b", 1.0), ("b", 1.0), ("a", 1.0))
