@@ -2,9 +2,9 @@
 
 They depend on the text alone, so a request's are the same in all its steps. :func:`wrap` computes them when a
 batch's ``prompts`` are other objects than last time, into buffers that move only with the UNet: compiled code
-and CUDA graphs may hold on to their addresses. It then passes on a batch whose ``hidden`` has no width, (n, T, 0), and
-that alone tells the attention layers to take theirs from the buffers. A call from elsewhere, with the text in
-it, is computed as ever.
+and CUDA graphs may hold on to their addresses. It then passes on a batch whose ``hidden`` has no width,
+(n, T, 0), and that alone tells the attention layers to take theirs from the buffers. A call from elsewhere,
+with the text in it, is computed as ever.
 """
 
 from collections.abc import Sequence
