@@ -341,6 +341,16 @@ def test_the_backlog_shrinks_with_every_step() -> None:
     assert left[-1] == 0
 
 
+def test_samples_that_are_done_are_not_waited_for() -> None:
+    """Of three samples two went first: only the third is still to do."""
+    bench = Bench()
+    bench.batcher.submit(Work(LARGE, calls=5, samples=3))
+    for _ in range(5):
+        bench.step()
+    assert bench.batcher.backlog_s() == 5 * 2
+    assert bench.batcher.forecast_s(Work(LARGE, calls=7)) == 10 + 7 * 4 + 20
+
+
 def test_an_idle_batcher_holds_nothing() -> None:
     """A server that runs for months sees every size there is."""
     bench = Bench()

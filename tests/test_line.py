@@ -101,8 +101,8 @@ def test_keys_that_left_are_forgotten() -> None:
 
 def test_where_nobody_waits_nobody_is_in_debt() -> None:
     """Whoever used an idle device is not put last for it."""
-    line = line_of(("a", 100.0))
-    line.pop()
+    line = line_of(("a", 100.0), ("b", 1.0))
+    assert drained(line) == ["a0", "b1"]
     line.push("a", work("a"), 1.0)
     line.push("b", work("b"), 1.0)
     assert drained(line) == ["a", "b"]
