@@ -335,24 +335,23 @@ def test_code_that_torch_passes_over_is_told(
     assert len([r for r in caplog.records if r.name == "inpaint.fast.compiled"]) == 1
 
 
-def test_close_ends_the_thread_before_the_next_graph(model: Model) -> None:
-    """Ctrl-C must not wait for minutes of compiling."""
-    compiling, may_go_on = threading.Event(), threading.Event()
+def test_close_ends_a_compilation_under_way(model: Model, caplog: pytest.LogCaptureFixture) -> None:
+    """Ctrl-C must not wait for minutes of compiling, and that is no failure to warn of."""
+    compiling = threading.Event()
 
-    def slow(graph: torch.fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
+    def endless(graph: torch.fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
         compiling.set()
-        assert may_go_on.wait(WAIT_S)
-        return graph
+        while True:
+            compiling.wait(0.001)
 
-    quick = wrap(model, plain(model.unet), backend=slow)
+    quick = wrap(model, plain(model.unet), backend=endless)
     quick.start()
     assert compiling.wait(WAIT_S)
-    quick.close(timeout_s=0.0)
-    may_go_on.set()
+    quick.close(WAIT_S)
     assert quick._thread is not None
-    quick._thread.join(WAIT_S)
     assert not quick._thread.is_alive()
-    assert quick.state == "eager"
+    assert quick.wait(0.0) == "eager"
+    assert not [r for r in caplog.records if r.name == "inpaint.fast.compiled"]
     quick.close()
     wrap(model, plain(model.unet)).close()  # one that was never started
 

@@ -127,8 +127,9 @@ class Compiled:
         if self._thread is None:
             compiler.keep_on_disk()
             trees = {name: (twin(self._model.unet), twin(self._model.unet)) for name in self._stages}
+            # No daemon: one that is still in C++ while the interpreter ends takes the process down with it.
             self._thread = threading.Thread(
-                target=self._run, args=(trees, twin(self._model.unet)), name="inpaint-compile", daemon=True
+                target=self._run, args=(trees, twin(self._model.unet)), name="inpaint-compile"
             )
             self._thread.start()
 
@@ -138,8 +139,11 @@ class Compiled:
         return self.state
 
     def close(self, timeout_s: float = 10.0) -> None:
-        """Compile nothing more. A graph under way cannot be cut short: it is waited for, but no longer."""
+        """Compile nothing more. What cannot be cut short (g++ at work) is waited for, but no longer."""
         self._stopping.set()
+        with self._lock:
+            if self._thread is not None and not self._settled.is_set():
+                compiler.interrupt(self._thread, _Stopped)
         if self._thread is not None:
             self._thread.join(timeout_s)
 
@@ -188,6 +192,16 @@ class Compiled:
 
     def _run(self, trees: Mapping[str, tuple[Any, Any]], reference: Any) -> None:
         try:
+            try:
+                self._compile_all(trees, reference)
+            finally:
+                with self._lock:
+                    self._settled.set()  # from here on close() interrupts no more
+        except _Stopped:
+            self._settled.set()
+
+    def _compile_all(self, trees: Mapping[str, tuple[Any, Any]], reference: Any) -> None:
+        try:
             with _on(self._model.device), torch.inference_mode(), compiler.many_shapes():
                 compiler.spare_the_others()
                 for stage, (trial, serving) in trees.items():
@@ -195,8 +209,6 @@ class Compiled:
         except Exception as error:  # noqa: BLE001 - a compiler fails with anything; the pictures need none of it
             if not self._stopping.is_set():
                 self._fail(_line(error))
-        finally:
-            self._settled.set()
 
     def _compile(self, stage: str, trial: Any, serving: Any, eager: Forward) -> None:
         """Compile each shape through ``trial``, then let calls through ``serving`` use that."""
@@ -229,7 +241,7 @@ class Compiled:
     def _counted(self, graph: torch.fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
         """The backend's code, its calls counted: torch passes over what does not fit without a word."""
         if self._stopping.is_set():
-            raise _StoppedError
+            raise _Stopped
         compiled = self._backend(graph, inputs)
 
         def run(*args: Any) -> Any:
@@ -239,8 +251,8 @@ class Compiled:
         return run
 
 
-class _StoppedError(Exception):
-    """close() came in between."""
+class _Stopped(BaseException):
+    """close() came in between; no Exception, so that nothing on the way takes it for one."""
 
 
 class _WrongCodeError(Exception):

@@ -1,7 +1,9 @@
 """What ``compiled`` needs of torch.compile: what to compile, where to keep it, how to leave others be."""
 
+import ctypes
 import logging
 import os
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from importlib.util import find_spec
@@ -115,3 +117,9 @@ def spare_the_others() -> None:
         graph.output(graph.placeholder("x"))
         empty = torch.fx.GraphModule(torch.nn.Module(), graph)
         setattr(shim, "_dummy_gm", staticmethod(lambda: empty))  # noqa: B010 - torch gives it no type
+
+
+def interrupt(thread: threading.Thread, error: type[BaseException]) -> None:
+    """Raise ``error`` in another thread when it next runs Python: torch itself cannot end a compilation."""
+    if thread.ident is not None:
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(error))
