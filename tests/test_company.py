@@ -79,8 +79,8 @@ class Company(RuleBasedStateMachine):
 
     def submit(self, wanted: dict[str, Any], **changes: Any) -> tuple[Job, Task]:
         job = self.engine.submit(request_of(self.make, {**wanted, **changes}))
-        with self.engine._wake:
-            tasks = [task for task in self.engine._tasks.values() if task.job is job]
+        with self.engine._loop._wake:
+            tasks = [task for task in self.engine._loop._tasks.values() if task.job is job]
         return job, tasks[0] if tasks else Task(job, None)  # type: ignore[arg-type]
 
     @rule(wanted=REQUESTS)
@@ -153,8 +153,8 @@ def request_of(make: Make, wanted: dict[str, Any]) -> InpaintRequest:
 
 def latents_of(engine: Engine, request: InpaintRequest) -> list[torch.Tensor]:
     job = engine.submit(request)
-    with engine._wake:
-        (task,) = engine._tasks.values()
+    with engine._loop._wake:
+        (task,) = engine._loop._tasks.values()
     job.result(WAIT_S)
     return [row.latents for row in task.rows]
 
@@ -189,8 +189,8 @@ def test_every_scheduler_beside_every_other(scheduler: str, model: Model, reques
         ]
         next(event for event in others[0].events() if event.state == "step")
         job = engine.submit(wanted)
-        with engine._wake:
-            task = next(task for task in engine._tasks.values() if task.job is job)
+        with engine._loop._wake:
+            task = next(task for task in engine._loop._tasks.values() if task.job is job)
         job.result(WAIT_S)
         for other in others:
             other.result(WAIT_S)
@@ -211,8 +211,8 @@ def test_in_half_precision_company_moves_pictures_by_rounding(
         (stranger,) = latents_of(engine, request_for(num_inference_steps=8, seed=77))
         others = [engine.submit(request_for(num_inference_steps=12, seed=i)) for i in range(3)]
         job = engine.submit(request_for(num_inference_steps=8))
-        with engine._wake:
-            task = next(task for task in engine._tasks.values() if task.job is job)
+        with engine._loop._wake:
+            task = next(task for task in engine._loop._tasks.values() if task.job is job)
         for each in [*others, job]:
             each.result(WAIT_S)
     in_company = task.rows[0].latents

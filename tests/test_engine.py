@@ -262,7 +262,7 @@ def test_a_request_that_breaks_the_model_fails_alone(engine: Engine, request_for
 
 def poison(engine: Engine, job: object) -> None:
     """Put NaN into a running job's latents, as an overflow in the model would."""
-    for task in list(engine._tasks.values()):
+    for task in list(engine._loop._tasks.values()):
         if task.job is job:
             for row in task.rows:
                 row.latents = torch.full_like(row.latents, torch.nan)
@@ -320,7 +320,7 @@ def test_a_preview_that_fails_is_left_out(
     def fail(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr(engine._painter, "preview", fail)
+    monkeypatch.setattr(engine._loop._painter, "preview", fail)
     job = engine.submit(request_for())
     assert all(event.preview is None for event in job.events(preview=True))
     assert job.result().images
@@ -336,10 +336,10 @@ def test_nobody_waits_for_a_thread_that_is_gone(
     def broken() -> None:
         raise RuntimeError("a bug in the loop")
 
-    monkeypatch.setattr(engine, "_drop", broken)
+    monkeypatch.setattr(engine._loop, "_drop", broken)
     with pytest.raises(CancelledError):
         engine.submit(request_for()).result(WAIT_S)
-    engine._thread.join(WAIT_S)
+    engine._loop._thread.join(WAIT_S)
     with pytest.raises(ClosedError):
         engine.submit(request_for())
 
@@ -415,6 +415,7 @@ def test_a_row_of_nan_is_painted_once_more_in_fp32(
         painted = engine.paint(request).images
         handle.remove()
         assert engine.model.unet.dtype == torch.bfloat16
+        assert engine._loop._precise is None, "its memory is free again"
         assert engine.stats().failures == 0
     assert set(dtypes) == {torch.bfloat16, torch.float32}
     with Engine.load(checkpoint(9), device="cpu", dtype="float32") as engine:

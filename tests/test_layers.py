@@ -17,7 +17,7 @@ ORDER = (
     "image", "fills", "blend", "canvas", "weights", "demo",
     "line", "admission", "batcher", "profile",
     "memory", "lora", "models", "prompts", "latents", "encodes", "unet", "denoise", "fast", "warmup",
-    "job", "lane", "painter", "faults", "side", "engine",
+    "job", "lane", "painter", "faults", "side", "loop", "engine",
     "cli", "__main__",
 )  # fmt: skip
 
