@@ -26,11 +26,13 @@ fix: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# On a CPU with the demo model: about an hour. Each takes --help, and --device cuda where there is a GPU.
+BENCHES := latency throughput serving simulate coldstart memory lossy overhead server_overhead rejections soak
+
 bench: $(READY)
-	$(BIN)/python bench/overhead.py --json bench/results/overhead-cpu.json
-	$(BIN)/python -m bench.server_overhead --json bench/results/server-overhead-cpu.json
-	$(BIN)/python -m bench.rejections --json bench/results/rejections-cpu.json
-	$(BIN)/python -m bench.soak --json bench/results/soak-cpu.json
+	@for name in $(BENCHES); do echo "bench.$$name"; $(BIN)/python -m bench.$$name \
+	  --json bench/results/$$(echo $$name | tr _ -)-cpu.json || exit 1; done
+	$(BIN)/python -m bench.plots
 
 install: $(READY)
 

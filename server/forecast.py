@@ -1,6 +1,6 @@
 """What an engine tells of itself, and what follows from it for those who wait: how long everything takes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil, inf
 from typing import Any, Protocol, Self
 
@@ -34,7 +34,7 @@ class Engines:
 
     native_size: int = 1024
     vae_factor: int = 8
-    profile: Profile = Profile(_UNKNOWN)  # noqa: RUF009 - nobody adds to it
+    profile: Profile = field(default_factory=lambda: Profile(_UNKNOWN))
 
     @classmethod
     def of(cls, engine: Describes) -> Self:

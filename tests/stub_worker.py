@@ -17,6 +17,7 @@ from inpaint.faults import Faults
 from inpaint.job import Event, Job
 from inpaint.profile import MadeFor, Profile
 from inpaint.request import InpaintRequest, InpaintResult
+from inpaint.work import Bucket
 from server.worker import Paints, WorkerSpec, run
 
 STEP_S = 0.01
@@ -43,6 +44,8 @@ class StubEngine:
     def __init__(self, log: Path, max_rows: int, faults: Faults) -> None:
         self._log, self._max_rows, self._faults = log, max_rows, faults
         self.profile = Profile(MadeFor("stub", "", "", "", ""), max_slots=2 * max_rows)
+        slots = {n: STEP_S for n in (1, 2, 4, 8, 16) if n <= 2 * max_rows}
+        self.profile.survey(Bucket(128, 128), slots, encode_s=1e-4, decode_s=1e-4)
         self._waiting: deque[Job] = deque()
         self._running: dict[Job, int] = {}
         self._calls = self._images = 0

@@ -1,6 +1,7 @@
 """Where painted pictures go: naming them, and writing each whole or not at all."""
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,4 +87,5 @@ def write_whole(path: Path, data: bytes) -> None:
     except OSError as error:
         raise OutputError(f"output: {path} could not be written: {error.strerror}") from error
     finally:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):  # the folder may be no folder, which was said already
+            aside.unlink(missing_ok=True)

@@ -2,7 +2,7 @@
 
 import json
 import os
-import random
+import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -119,7 +119,7 @@ class Work:
         picture = decode(path)
         image, mask = self._masked(path, picture.image)
         # Drawn here, not in the engine, because the output's name may hold it.
-        seed = random.getrandbits(32) if self.settings["seed"] == -1 else self.settings["seed"]
+        seed = secrets.randbits(32) if self.settings["seed"] == -1 else self.settings["seed"]
         request = InpaintRequest(image=image, mask=mask, **{**self.settings, "seed": seed})
         outputs = self.output.paths(path, [seed + n for n in range(request.samples)])
         for output in outputs:

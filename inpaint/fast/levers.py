@@ -138,7 +138,10 @@ def ready(model: Model, levers: Sequence[str], *, slots: int = 16, buckets: Sequ
     compilation = None
     if "compile" in levers:
         width = 0 if "text-kv" in levers else None
-        compilation = compiled.wrap(model, forward, build=build, buckets=buckets, text_width=width)
+        apart = text_kv.set_apart if "text-kv" in levers else _nothing
+        compilation = compiled.wrap(
+            model, forward, build=build, buckets=buckets, text_width=width, set_apart=apart
+        )
         forward = compilation
     if "graphs" in levers:
         version = (lambda: compilation.version) if compilation is not None else (lambda: 0)
@@ -158,3 +161,7 @@ def _convert(unet: Any, levers: Sequence[str]) -> None:
         fp8.convert(unet)
     if "channels-last" in levers:
         channels_last.convert(unet)
+
+
+def _nothing(*_: Any) -> None:
+    """There is nothing to set apart."""
