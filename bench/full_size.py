@@ -27,7 +27,7 @@ from inpaint.models import DTYPES, Model, pick_device, pick_dtype
 from inpaint.prompts import PromptEncoder
 from inpaint.schedulers import SDXL_SCHEDULE
 from tools.layout import write_tokenizer
-from tools.make_full_size import _merges, build
+from tools.make_full_size import build, merges_of
 
 SLOTS = (1, 2, 4, 8, 16)
 Parts = Mapping[str, Any]  # the four components by folder name, on the meta device
@@ -93,7 +93,7 @@ def _fill(name: str, tensor: torch.Tensor, generator: torch.Generator) -> None:
 def _tokenizer(encoder: Any, pad_token: str) -> Any:
     from transformers import CLIPTokenizer
 
-    merges = _merges(encoder.config.vocab_size)
+    merges = merges_of(encoder.config.vocab_size)
     with tempfile.TemporaryDirectory() as folder:
         write_tokenizer(Path(folder), pad_token=pad_token, merges=merges)
         return CLIPTokenizer.from_pretrained(folder, local_files_only=True)

@@ -144,7 +144,7 @@ def write_components(folder: Path, components: Mapping[str, Any], generator: tor
         _write_tensors(
             folder / name / f"{stem}.fp16.safetensors", _named_as_published(name, module), generator
         )
-    merges = _merges(TEXT["vocab_size"])
+    merges = merges_of(TEXT["vocab_size"])
     write_tokenizer(folder / "tokenizer", pad_token="<|endoftext|>", merges=merges)
     write_tokenizer(folder / "tokenizer_2", pad_token="!", merges=merges)
     write_index(folder)
@@ -183,7 +183,7 @@ def _values(name: str, shape: torch.Size, generator: torch.Generator) -> torch.T
     return torch.empty(shape).normal_(0, std, generator=generator).half()
 
 
-def _merges(vocab_size: int) -> tuple[str, ...]:
+def merges_of(vocab_size: int) -> tuple[str, ...]:
     """As many merges as bring :func:`write_tokenizer`'s vocabulary to ``vocab_size``, with CLIP's ids."""
     printable = [chr(byte) for byte in (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))]
     pairs: Iterator[str] = (f"{a} {b}{end}" for end in ("</w>", "") for a in printable for b in printable)
