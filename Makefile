@@ -32,7 +32,7 @@ BENCHES := latency throughput large serving simulate coldstart memory lossy over
 bench: $(READY)
 	@for name in $(BENCHES); do echo "bench.$$name"; $(BIN)/python -m bench.$$name \
 	  --json bench/results/$$(echo $$name | tr _ -)-cpu.json || exit 1; done
-	$(BIN)/python -m bench.plots
+	$(BIN)/python -m bench.plots --output docs/images
 
 install: $(READY)
 

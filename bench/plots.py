@@ -83,8 +83,33 @@ def full_size(axes: Any, figures: Figures) -> None:
     axes.set_ylabel("milliseconds, median and range")
 
 
+def serving(axes: Any, figures: Figures) -> None:
+    """A line a server: good requests a second over what was sent; on the diagonal all are good."""
+    for lane in sorted({point["lane"] for point in figures["curve"]}):
+        points = [point for point in figures["curve"] if point["lane"] == lane]
+        good = [point["goodput_per_s"]["lock"] for point in points]
+        axes.plot([point["rate"] for point in points], good, marker="o", label=lane)
+    fastest = max(point["rate"] for point in figures["curve"])
+    axes.plot([0, fastest], [0, fastest], linestyle=":", color="grey", label="all of them")
+    axes.set_xlabel("requests a second")
+    axes.set_ylabel("painted within 5 × the lock's time alone, a second")
+    axes.legend()
+
+
+def simulate(axes: Any, figures: Figures) -> None:
+    """A line a policy: the share that was served in time, over the load."""
+    for policy in dict.fromkeys(row["policy"] for row in figures["rows"]):
+        rows = [row for row in figures["rows"] if row["policy"] == policy]
+        shares = [row["attainment"] for row in rows]
+        axes.plot([row["load"] for row in rows], shares, marker="o", label=policy)
+    axes.set_xlabel("load, in capacities")
+    axes.set_ylabel("served in time, of all sent")
+    axes.legend()
+
+
 CHARTS: Mapping[str, Callable[[Any, Figures], None]] = {
-    chart.__name__: chart for chart in (latency, overhead, throughput, coldstart, memory, full_size)
+    chart.__name__: chart
+    for chart in (latency, overhead, throughput, coldstart, memory, full_size, serving, simulate)
 }
 
 
@@ -103,7 +128,8 @@ def draw(file: Path, output: Path, kind: str) -> Path | None:
     chart(axes, figures)
     axes.set_ylim(bottom=0)
     model = f", {figures['model']}" if "model" in figures else ""
-    axes.set_title(f"{figures['bench']}{model}\n{figures['device']}, commit {figures['commit']}", fontsize=9)
+    where = f"{figures['device']}, commit {figures['commit']}" if "device" in figures else figures["costs"]
+    axes.set_title(f"{figures['bench']}{model}\n{where}", fontsize=9)
     target = output / f"{file.stem}.{kind}"
     figure.savefig(target)
     return target

@@ -115,23 +115,22 @@ def _painted(grey: Image.Image, *, soft: bool) -> tuple[Image.Image, Box]:
     return mask, bounds
 
 
-def paste(canvas: Canvas, painted: NDArray[np.uint8]) -> Image.Image:
+def paste(canvas: Canvas, painted: NDArray[np.float32]) -> Image.Image:
     """The caller's picture with ``painted`` in its place: same size, same mode, a new picture.
 
     Args:
         canvas: what the picture was cut to.
-        painted: (H, W, 3) at the working size, 0..255.
+        painted: (H, W, 3) at the working size, finite, 0..1.
     """
-    assert painted.dtype == np.uint8, painted.dtype
+    assert painted.dtype == np.float32, painted.dtype
     assert painted.shape == (canvas.size[1], canvas.size[0], 3), painted.shape
-    # Floats from here: the colour fit and the resize are rounded once, with the blend, in the caller's depth.
-    pixels = painted.astype(np.float32) / np.float32(255)
+    # Floats throughout: colour fit and resize are rounded once, with the blend, in the caller's depth.
     if canvas.color_match:
-        pixels = match_colors(pixels, np.asarray(canvas.image), np.asarray(canvas.mask))
+        painted = match_colors(painted, np.asarray(canvas.image), np.asarray(canvas.mask))
     left, top, right, bottom = canvas.box
     patch = blend(
         np.asarray(canvas.original.crop(canvas.box)),
-        _resize_floats(pixels, (right - left, bottom - top)),
+        _resize_floats(painted, (right - left, bottom - top)),
         np.asarray(canvas.paste_mask),
     )
     result = canvas.original.copy()

@@ -1,7 +1,7 @@
 """Pixels to latents and back through the VAE, and the cheap latent → RGB preview.
 
-Pictures cross to the device and back as bytes, a quarter of the floats. The VAE belongs to one thread at a
-time: it may be moved, cast or tiled for the length of a call.
+The caller's pictures cross to the device as bytes; painted ones come back as floats. The VAE belongs to one
+thread at a time: it may be moved, cast or tiled for the length of a call.
 """
 
 from collections.abc import Iterator
@@ -117,8 +117,8 @@ def draw(model: Model, posterior: Posterior, generator: torch.Generator) -> torc
     return sample * float(model.vae.config.scaling_factor)
 
 
-def pictures(model: Model, latents: torch.Tensor) -> list[NDArray[np.uint8] | None]:
-    """Latents (n, 4, h, w) to n pictures (H, W, 3) on the CPU, rounded as stock diffusers rounds.
+def pictures(model: Model, latents: torch.Tensor) -> list[NDArray[np.float32] | None]:
+    """Latents (n, 4, h, w) to n pictures (H, W, 3) on the CPU, 0 … 1.
 
     None stands for a picture that is not finite even when decoded in fp32; its neighbours are unharmed.
     At most ``DECODED_TOGETHER`` share a call; what does not fit into memory is tried alone, then in tiles.
@@ -126,7 +126,7 @@ def pictures(model: Model, latents: torch.Tensor) -> list[NDArray[np.uint8] | No
     return [picture for part in _parts(latents, DECODED_TOGETHER) for picture in _pictures(model, part)]
 
 
-def _pictures(model: Model, latents: torch.Tensor) -> list[NDArray[np.uint8] | None]:
+def _pictures(model: Model, latents: torch.Tensor) -> list[NDArray[np.float32] | None]:
     try:
         return _fetched(decode(model, latents))
     except torch.OutOfMemoryError:
@@ -137,10 +137,11 @@ def _pictures(model: Model, latents: torch.Tensor) -> list[NDArray[np.uint8] | N
     return _fetched(decode(model, latents, smaller=True))
 
 
-def _fetched(pixels: torch.Tensor) -> list[NDArray[np.uint8] | None]:
+def _fetched(pixels: torch.Tensor) -> list[NDArray[np.float32] | None]:
     good = torch.isfinite(pixels).flatten(1).all(1).tolist()
-    levels = (pixels.nan_to_num(0.0) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
-    return [picture if finite else None for picture, finite in zip(levels.cpu().numpy(), good, strict=True)]
+    # Floats, not bytes: the colour fit has a gain, and rounding before it moves whole patches by levels.
+    found = pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    return [picture if finite else None for picture, finite in zip(found, good, strict=True)]
 
 
 def decode(model: Model, latents: torch.Tensor, *, smaller: bool = False) -> torch.Tensor:

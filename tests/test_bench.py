@@ -275,6 +275,8 @@ def test_charts_are_drawn_of_what_is_there(tmp_path: Path, capsys: pytest.Captur
         },
         "memory": {"caps": {"8": {"plan": "fp8", "peak_reserved_gb": 6.0}}},
         "full_size": {"parts": {"step 1": {"ms": ms}}},
+        "serving": {"curve": [{"lane": "ours", "rate": 1.0, "goodput_per_s": {"lock": 0.9}}]},
+        "simulate": {"rows": [{"policy": "admission", "load": 1.0, "attainment": 0.8}]},
         "soak": {},
     }
     for name, figures in results.items():

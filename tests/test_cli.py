@@ -265,12 +265,12 @@ def test_out_of_memory_is_code_5(paint: Run, monkeypatch: pytest.MonkeyPatch) ->
     """A script can tell "buy a bigger card" from "mend your input"."""
     import torch
 
-    import inpaint.engine
+    import inpaint.loop
 
     def too_big(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr(inpaint.engine, "step", too_big)
+    monkeypatch.setattr(inpaint.loop, "step", too_big)
     done = paint()
     assert done.code == 5
     assert "not enough memory" in done.err
