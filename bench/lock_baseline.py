@@ -13,6 +13,7 @@ import io
 import socket
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,9 @@ def create_app(paint: Paint) -> FastAPI:
     """The server around ``paint``, which is called by one thread at a time."""
     app = FastAPI()
     lock = asyncio.Lock()
+    # One thread, always the same: several would have a pool of torch's threads each, and on a CPU slow each
+    # other down two and a half times. A kindness that a lock around diffusers rarely gets.
+    painter = ThreadPoolExecutor(1)
 
     @app.get("/readyz")
     async def ready() -> dict[str, str]:
@@ -61,7 +65,8 @@ def create_app(paint: Paint) -> FastAPI:
         async with lock:  # asyncio's is handed on in the order of asking
             if await request.is_disconnected():
                 return Response(status_code=HUNG_UP)
-            painted = await asyncio.to_thread(paint, body, *pictures)
+            loop = asyncio.get_running_loop()
+            painted = await loop.run_in_executor(painter, paint, body, *pictures)
         return Response(await asyncio.to_thread(png, painted), media_type="image/png")
 
     return app
@@ -107,13 +112,18 @@ def stock(folder: Path, device: str, dtype: str) -> Paint:
     from inpaint.models import pick_device, pick_dtype
 
     place = pick_device(device)
-    pipe: Any = StableDiffusionXLInpaintPipeline.from_pretrained(
-        folder,
-        torch_dtype=pick_dtype(dtype, place),
-        variant="fp16" if any((folder / "unet").glob("*.fp16.safetensors")) else None,
-        add_watermarker=False,
-        local_files_only=True,
-    ).to(place)
+
+    def load() -> Any:
+        return StableDiffusionXLInpaintPipeline.from_pretrained(
+            folder,
+            torch_dtype=pick_dtype(dtype, place),
+            variant="fp16" if any((folder / "unet").glob("*.fp16.safetensors")) else None,
+            add_watermarker=False,
+            local_files_only=True,
+        ).to(place)
+
+    with ThreadPoolExecutor(1) as thread:  # ends, see create_app
+        pipe = thread.submit(load).result()
     pipe.set_progress_bar_config(disable=True)
     schedule = dict(pipe.scheduler.config)
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -84,6 +85,8 @@ def engine_on(model: Model, asked: Asked | None = None, **options: Any) -> Itera
         RequestError: this device or model cannot do what is asked.
     """
     asked = asked or Asked()
-    fast = ready(model, choose(model, asked.without, precision=asked.precision))
+    levers = choose(model, asked.without, precision=asked.precision)
+    with ThreadPoolExecutor(1) as thread:  # as Engine.load has it: its pool must not stay with us
+        fast = thread.submit(ready, model, levers).result()
     with Engine(model, fast=fast, **options) as engine:
         yield Ours(engine, fast)

@@ -13,6 +13,7 @@ encoded, decoded, pasted or waited; and the seconds that encode and decode took 
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,14 +21,15 @@ from typing import Any
 
 import torch
 
+from bench.apart import Apart, Open, apart
 from bench.jobs import job, mixed
 from bench.lanes import Timing, chosen_lanes, conditions, finish, interleave, medians, open_each, parser
 from bench.latency import WHAT
-from bench.ours import Asked, Ours, default_model, engine_on, load
+from bench.ours import Asked, default_model, engine_on, load
 from bench.stock import RECIPES, Stock
 from inpaint import Engine, InpaintRequest
 from inpaint.fast.levers import NAMES
-from inpaint.models import Model, pick_device
+from inpaint.models import pick_device
 
 TARGET = 1.3  # ours at four mixed requests at once, to stock one after another
 AT_ONCE = (1, 2, 4, 8)
@@ -44,27 +46,38 @@ WORKLOADS: Mapping[str, Callable[..., Requests]] = {"alike": alike, "mixed": mix
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """Paints requests, and keeps what it noticed in each round."""
+    """Paints requests in a process of its own, and keeps what it noticed in each round."""
 
-    model: Model
-    paint: Callable[[Requests], Any]
+    apart: Apart
     noticed: list[dict[str, float]] = field(default_factory=list)
-    ours: Ours | None = None
+
+    def paint(self, requests: Requests) -> None:
+        """All of them."""
+        self.noticed.extend(self.apart(requests))
 
 
 @contextmanager
 def opened(
-    name: str, device: torch.device, recipe: str, rows: int, without: frozenset[str], letter: str
-) -> Iterator[Lane]:
-    """A lane on a model of its own; ``rows`` samples may share a UNet call of ours."""
-    model = load(name, device)
+    name: str, device: str, recipe: str, rows: int, without: frozenset[str], settle_s: float, letter: str
+) -> Iterator[tuple[int, Callable[[Requests], list[dict[str, float]]]]]:
+    """A lane on a model of its own, told its native size; ``rows`` samples may share a UNet call of ours."""
+    place = torch.device(device)
+    with ThreadPoolExecutor(1) as loader:  # whose threads of torch end with it
+        model = loader.submit(load, name, place).result()
     if letter in "AB":
         stock = Stock(model, recipe if letter == "B" else None)
-        yield Lane(model, lambda requests: [stock.paint(request) for request in requests])
+
+        def one_by_one(requests: Requests) -> list[dict[str, float]]:
+            for request in requests:
+                stock.paint(request)
+            return []
+
+        yield model.native_size, one_by_one
         return
     with engine_on(model, Asked("fp8" if letter == "D" else "exact", without), max_rows=rows) as ours:
-        noticed: list[dict[str, float]] = []
-        yield Lane(model, lambda requests: noticed.append(at_once(ours.engine, requests)), noticed, ours)
+        at_once(ours.engine, alike(model.native_size, rows, -1, num_inference_steps=4))
+        ours.settle(settle_s)
+        yield model.native_size, lambda requests: [at_once(ours.engine, requests)]
 
 
 def at_once(engine: Engine, requests: Requests) -> dict[str, float]:
@@ -90,14 +103,13 @@ def _steps(engine: Engine) -> tuple[int, float, int]:
 
 def measure(
     lanes: Mapping[str, Lane],
-    device: torch.device,
+    side: int,
     workloads: Sequence[str],
     numbers: Sequence[int],
     changes: Mapping[str, Any],
     rounds: Mapping[str, int],
 ) -> dict[str, Any]:
     """Each workload at each number of requests at once."""
-    side = next(iter(lanes.values())).model.native_size
     figures: dict[str, Any] = {}
     for name in workloads:
         for number in numbers:
@@ -105,9 +117,7 @@ def measure(
             for lane in lanes.values():
                 lane.noticed.clear()
             paints = {letter: lane.paint for letter, lane in lanes.items()}
-            timings = interleave(
-                paints, lambda i, place, make=make: make(100 * i + place), device=device, **rounds
-            )
+            timings = interleave(paints, lambda i, place, make=make: make(100 * i + place), **rounds)
             figures.setdefault(name, {})[str(number)] = _figures(lanes, timings, number, rounds["warmups"])
             _print(name, number, figures[name][str(number)])
     return figures
@@ -129,6 +139,12 @@ def _figures(
     return figures
 
 
+@contextmanager
+def _apart(opens: Open, threads: int | None) -> Iterator[Lane]:
+    with apart(opens, threads) as lane:
+        yield Lane(lane)
+
+
 def _print(name: str, number: int, figures: Mapping[str, Any]) -> None:
     for letter, lane in figures.items():
         line = f"  {name} × {number}  {letter} {WHAT[letter]:<14} {lane['pictures_per_s']:8.3f} pictures/s"
@@ -146,6 +162,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.add_argument("--at-once", type=int, nargs="+", default=AT_ONCE, help="requests (default 1 2 4 8)")
     options.add_argument("--workload", choices=WORKLOADS, action="append", help="(default both)")
     options.add_argument("--steps", type=int, help="instead of the workload's own")
+    options.add_argument("--side", type=int, help="of the pictures, in pixels (default: the model's own)")
+    options.add_argument("--threads", type=int, help="of torch in each lane's process")
     options.add_argument(
         "--without", nargs="+", default=(), choices=NAMES, help="levers to leave out of ours"
     )
@@ -164,16 +182,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rounds = {"warmups": chosen.warmups, "rounds": chosen.rounds}
         changes = {} if chosen.steps is None else {"num_inference_steps": chosen.steps}
         print(f"{name} on {device}")
+        without, rows = frozenset(chosen.without), max(chosen.at_once)
         with ExitStack() as stack:
-            make = partial(opened, name, device, recipe, max(chosen.at_once), frozenset(chosen.without))
-            lanes, missing = open_each(stack, letters, make)
+            bound = (name, str(device), recipe, rows, without, chosen.settle_s)
+            lanes, missing = open_each(
+                stack, letters, lambda letter: _apart(partial(opened, *bound, letter), chosen.threads)
+            )
+            side = chosen.side or next(iter(lanes.values())).apart.told
             for lane in lanes.values():
-                lane.paint(alike(lane.model.native_size, max(chosen.at_once), -1, **changes))
-                if lane.ours is not None:
-                    lane.ours.settle(chosen.settle_s)
+                lane.paint(alike(side, rows, -1, **changes))
             workloads = chosen.workload or [*WORKLOADS]
-            figures = measure(lanes, device, workloads, chosen.at_once, changes, rounds)
-        about = {"model": name, "recipe": recipe, "target": TARGET, "left_out": missing, **rounds}
+            figures = measure(lanes, side, workloads, chosen.at_once, changes, rounds)
+        about = {
+            "model": name,
+            "threads": chosen.threads,
+            "recipe": recipe,
+            "target": TARGET,
+            "left_out": missing,
+            **rounds,
+        }
         return conditions("throughput", device, **about, workloads=figures)
 
     finish(run, chosen.json)

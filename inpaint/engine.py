@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from math import inf
 from pathlib import Path
 from types import TracebackType
@@ -86,14 +87,22 @@ class Engine:
         place = pick_device(device)
         checkpoint: Checkpoint = demo_checkpoint() if model == "demo" else resolve(model)
         configs = config_folder() if checkpoint.kind == "file" else None
-        loaded = load_model(
-            checkpoint.path, checkpoint.name, place, pick_dtype(dtype, place), memory, configs, few_step_lora
-        )
-        levers = choose(loaded, frozenset(without), precision=precision)
-        fast = ready(loaded, levers, slots=2 * max_rows)
-        profile = None
-        if profiles is not None:
-            profile = survey(loaded, fast, made_for(loaded, levers), profiles, max_slots=2 * max_rows)
+        as_dtype = pick_dtype(dtype, place)
+
+        def load() -> tuple[Model, Fast, Profile | None]:
+            loaded = load_model(
+                checkpoint.path, checkpoint.name, place, as_dtype, memory, configs, few_step_lora
+            )
+            levers = choose(loaded, frozenset(without), precision=precision)
+            fast = ready(loaded, levers, slots=2 * max_rows)
+            if profiles is None:
+                return loaded, fast, None
+            identity = made_for(loaded, levers)
+            return loaded, fast, survey(loaded, fast, identity, profiles, max_slots=2 * max_rows)
+
+        # On a thread that ends: torch's pool of threads would stay with the caller's, see ``side``.
+        with ThreadPoolExecutor(1, "inpaint-load") as thread:
+            loaded, fast, profile = thread.submit(load).result()
         return cls(loaded, max_rows=max_rows, fast=fast, profile=profile, faults=faults)
 
     @property

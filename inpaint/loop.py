@@ -79,7 +79,7 @@ class StepLoop:
         self._step_us: dict[str, tuple[int, int]] = {}
         name = f"inpaint-{model.name}"
         self._lane = Lane(model.device, urgent=True)
-        self._side = Side(self._painter, self._post, name)
+        self._side = Side(self._painter, self._post, name, beside=model.device.type == "cuda")
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -148,6 +148,7 @@ class StepLoop:
                 while self._wait_for_work():
                     self._drop()
                     self._begin()
+                    self._side.take_turn()
                     self._step(self._next_batch())
                     self._leave()
                     if self._broken is not None:
@@ -160,13 +161,17 @@ class StepLoop:
     def _wait_for_work(self) -> bool:
         """Hear what was posted; False when the engine closes."""
         with self._wake:
-            self._wake.wait_for(lambda: self._closing or self._fresh or self._posted or self._batcher.running)
+            self._wake.wait_for(self._has_work)
             self._fresh = False
             posted = list(self._posted)
             self._posted.clear()
         for tell in posted:
             tell()
         return not self._closing
+
+    def _has_work(self) -> bool:
+        asked = self._closing or self._fresh or bool(self._posted)
+        return asked or self._side.pending or self._batcher.running > 0
 
     def _drop(self) -> None:
         """Cancelled and expired tasks leave between two steps."""
@@ -254,7 +259,7 @@ class StepLoop:
             else:
                 self._end(task, error)
             return
-        half = len(batch) // 2
+        half = (len(batch) + 1) // 2
         if short:
             self._limit(batch[:half])
         for part in (batch[:half], batch[half:]):

@@ -75,10 +75,12 @@ class Painter:
         self.model = model
         self._prompts = PromptEncoder(model)
         self._pictures = PictureEncoder(model)
-        self._previewer = Previewer.fit(model)  # now, since the VAE belongs to one thread at a time
+        self._previewer: Previewer | None = None
 
     def begin(self, task: Task) -> None:
         """Encode a task's prompts and pictures and start its rows."""
+        if self._previewer is None:  # here, since the VAE belongs to the thread that encodes
+            self._previewer = Previewer.fit(self.model)
         request, encoded = task.job.request, self._pictures.encoded
         conditioning = self._conditioning(request, task.canvas)
         task.fresh = self._pictures.encoded > encoded
@@ -134,6 +136,7 @@ class Painter:
 
     def preview(self, estimate: torch.Tensor) -> Image.Image:
         """A small rough picture of latents (1, 4, h, w), one pixel a cell."""
+        assert self._previewer is not None, "fitted before the first row"
         return self._previewer(estimate)
 
 

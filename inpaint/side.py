@@ -1,12 +1,17 @@
 """The stages beside the step loop: encoding before it, decoding and pasting behind it.
 
-One thread with a lane of its own does what needs the device, two more paste on the CPU. They own no state:
-each job is told to the engine's thread when it is done, which alone decides what follows.
+On a GPU one thread with a lane of its own does what needs the device. On a CPU the loop itself does, one job
+between two steps: a second thread would want the very cores that the steps run on, and torch's pools of
+threads sleep instead of spin, which makes a step two and a half times as long, as soon as there are more of
+their threads than cores. Two more threads paste, which takes no torch. None of them owns any state: each
+job is told to the loop's thread when it is done, which alone decides what follows.
 """
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -24,11 +29,20 @@ Post = Callable[[Callable[[], None]], None]  # has the engine's thread call some
 class Side:
     """Encodes and decodes for one engine."""
 
-    def __init__(self, painter: Painter, post: Post, name: str) -> None:
+    def __init__(self, painter: Painter, post: Post, name: str, *, beside: bool) -> None:
+        """Threads that wait for work.
+
+        Args:
+            painter: does it.
+            post: how the loop's thread is told.
+            name: of the threads.
+            beside: on a thread of its own, not in :meth:`take_turn`.
+        """
         self._painter = painter
         self._post = post
         self._lane = Lane(painter.model.device, urgent=False)
-        self._device = ThreadPoolExecutor(1, f"{name}-side")
+        self._device = ThreadPoolExecutor(1, f"{name}-side") if beside else None
+        self._turns: deque[Callable[[], None]] = deque()
         self._pasters = ThreadPoolExecutor(_PASTERS, f"{name}-paste")
 
     def encode(self, task: Task, done: Callable[[InpaintError | None], None]) -> None:
@@ -47,7 +61,7 @@ class Side:
 
             self._post(tell)
 
-        self._submit(self._device, work)
+        self._on_device(work)
 
     def decode(self, rows: Sequence[tuple[Task, int]], mark: Any, done: Painted) -> None:
         """Finished rows of one bucket, ``DECODED_TOGETHER`` at most, to pictures; ``done`` for each.
@@ -74,7 +88,23 @@ class Side:
                 else:
                     self._submit(self._pasters, partial(self._paste, task, sample, pixels[i], seconds, done))
 
-        self._submit(self._device, work)
+        self._on_device(work)
+
+    def take_turn(self) -> None:
+        """Called by the loop between two steps: do one job, where no thread beside it does."""
+        if self._turns:
+            self._turns.popleft()()
+
+    @property
+    def pending(self) -> bool:
+        """Whether :meth:`take_turn` has something to do."""
+        return bool(self._turns)
+
+    def _on_device(self, work: Callable[[], None]) -> None:
+        if self._device is None:
+            self._turns.append(work)
+        else:
+            self._submit(self._device, work)
 
     def _paste(
         self,
@@ -95,17 +125,17 @@ class Side:
         self._post(tell)
 
     def settle(self) -> None:
-        """Wait until the device has done everything handed over so far."""
-        self._device.submit(self._lane.settle).result()
+        """Wait until nothing that was handed over takes memory on the device any more."""
+        if self._device is not None:
+            self._device.submit(self._lane.settle).result()
 
     def close(self) -> None:
         """Drop what has not begun, and wait for what has."""
         for pool in (self._device, self._pasters):
-            pool.shutdown(wait=True, cancel_futures=True)
+            if pool is not None:
+                pool.shutdown(wait=True, cancel_futures=True)
 
     @staticmethod
-    def _submit(pool: ThreadPoolExecutor, work: Callable[[], None]) -> "Future[None] | None":
-        try:
-            return pool.submit(work)
-        except RuntimeError:  # closed meanwhile: the engine has told the jobs itself
-            return None
+    def _submit(pool: ThreadPoolExecutor, work: Callable[[], None]) -> None:
+        with suppress(RuntimeError):  # closed meanwhile: the engine has told the jobs itself
+            pool.submit(work)

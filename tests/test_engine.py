@@ -1,5 +1,6 @@
 """The engine as its callers see it: events, cancel, drain, isolation, faults."""
 
+import queue
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ from PIL import Image
 
 from inpaint import Engine, InpaintRequest, RequestError
 from inpaint.admission import alone_s
+from inpaint.canvas import cut
+from inpaint.denoise import step
 from inpaint.engine import EngineStats
 from inpaint.errors import (
     BusyError,
@@ -22,7 +25,10 @@ from inpaint.errors import (
     OutOfMemoryError,
     PaintError,
 )
+from inpaint.job import Job
 from inpaint.models import Model
+from inpaint.painter import Painter, Task
+from inpaint.side import Side
 from inpaint.work import work_of
 
 Make = Callable[..., InpaintRequest]
@@ -427,26 +433,53 @@ def test_a_row_of_nan_is_painted_once_more_in_fp32(
     assert max(differences) < 3
 
 
-def test_pictures_are_encoded_and_decoded_beside_the_steps(engine: Engine, request_for: Make) -> None:
-    """Whoever comes or goes does not make the others wait a decode long."""
+def test_nobody_waits_for_more_than_one_decode_between_two_steps(engine: Engine, request_for: Make) -> None:
+    """Six who are done at once do not hold up the one who is not."""
     long = engine.submit(request_for(num_inference_steps=150, strength=1.0))
     next(event for event in long.events() if event.state == "step")
-    inside = threading.Event()
+    order: list[str] = []
+    with (
+        intercepted(engine.model.unet, lambda _: order.append("step")),
+        intercepted(engine.model.vae.decoder, lambda latents: order.append(f"decode {len(latents)}")),
+    ):
+        short = [engine.submit(request_for(num_inference_steps=9, strength=1.0, seed=i)) for i in range(6)]
+        assert all(job.result(WAIT_S).images for job in short)
+    assert not long.finished
+    long.cancel()
+    told = " ".join(order)
+    assert told.count("decode") <= 6
+    assert "decode 2 decode" not in told
+    assert "decode 1 decode" not in told
+
+
+def test_on_a_thread_of_its_own_a_decode_holds_up_no_step(model: Model, request_for: Make) -> None:
+    """As on a GPU, whose queue takes both; here the thread without the GPU."""
+    told: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+    side = Side(Painter(model), told.put, "test", beside=True)
+    request = request_for(samples=2)
+    task = Task(Job(request, [5, 6]), cut(request, 128))
+    heard: list[object] = []
+    side.encode(task, heard.append)
+    told.get(timeout=WAIT_S)()
+    assert heard == [None]
+    while not task.rows[0].done:
+        step(model, task.rows)
     go_on = threading.Event()
 
-    def hold(_: torch.Tensor) -> None:
-        inside.set()
+    def wait(_: torch.Tensor) -> None:
         assert go_on.wait(WAIT_S)
 
-    with intercepted(engine.model.vae.decoder, hold):
-        short = engine.submit(request_for(num_inference_steps=2, strength=1.0))
-        assert inside.wait(WAIT_S)
-        before = engine.stats().unet_calls
-        while engine.stats().unet_calls < before + 3:
-            assert not long.finished
+    with intercepted(model.vae.decoder, wait):
+        side.decode([(task, 0), (task, 1)], None, lambda *of: heard.append(of[1:]))
+        assert told.empty()
         go_on.set()
-        assert short.result(WAIT_S).images
-    long.cancel()
+        for _ in range(2):
+            told.get(timeout=WAIT_S)()
+    assert sorted(heard[1:]) == [(0, None), (1, None)]
+    assert task.complete
+    assert task.timings.keys() == {"encode_s", "decode_s"}
+    side.settle()
+    side.close()
 
 
 def test_a_long_request_delays_a_short_one_by_a_step_a_step(engine: Engine, request_for: Make) -> None:
