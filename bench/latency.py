@@ -256,6 +256,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     def run() -> dict[str, Any]:
         device = pick_device(chosen.device)
+        if device.type == "cpu":
+            torch.set_num_threads(1)  # torch's pools of several lanes in one process slow each other down
         return measure(
             Plan(
                 device=device,

@@ -129,7 +129,7 @@ class Pool:
         given_s = self._engines.given_s(work, terms)
         costs, hands = self._engines.profile, max(1, sum(slot.ready for slot in self._slots))
         held = [ticket.load for ticket in [*self._held(), *self._suspects]]
-        ahead = [ticket.work for ticket in self._waiting]
+        ahead = [ticket.work for ticket in self._waiting.ahead(work)]
         forecast_s = finish_s(work, held, ahead, costs, hands=hands)
         refuse_late(work, given_s, forecast_s, costs, queued=bool(ahead))
         return asyncio.get_running_loop().time() + given_s
