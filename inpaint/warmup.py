@@ -85,8 +85,8 @@ def measure(
 ) -> Profile:
     """Measure a model's costs.
 
-    Batches are doubled from one slot on until that gains too little throughput, ``max_slots`` is reached, the
-    memory is full (which becomes the cap), or the time is up. At least one slot is measured.
+    Batches are doubled from one slot on until that gained too little throughput twice, ``max_slots`` is
+    reached, the memory is full (which becomes the cap), or the time is up. At least one slot is measured.
 
     Args:
         model: to measure.
@@ -206,7 +206,7 @@ def _climb(
             return steps, slots // 2
         # A smaller call takes no longer than a larger one: where it seems to, something disturbed it.
         steps = {smaller: min(seconds, steps[slots]) for smaller, seconds in steps.items()}
-        flat = slots >= MIN_SLOTS and knee(steps) < slots
+        flat = slots >= 2 * MIN_SLOTS and knee(steps) <= slots // 4  # two doublings that gained too little
         if flat or 2 * steps[slots] > watch.left_s:
             break
         slots *= 2

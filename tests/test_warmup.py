@@ -72,13 +72,13 @@ def test_a_real_model_is_measured(models: Models, in_channels: int) -> None:
 def test_steps_cost_what_the_clock_says(model: Model) -> None:
     """The profile is in seconds of one call, not of a round of calls or of a slot."""
     profile = Gpu(in_proportion).measured(model)
-    assert profile.surveyed[TINY] == pytest.approx({1: 0.05, 2: 0.09, 4: 0.17})
+    assert profile.surveyed[TINY] == pytest.approx({1: 0.05, 2: 0.09, 4: 0.17, 8: 0.33, 16: 0.65})
 
 
 def test_the_first_call_of_a_shape_is_not_counted(model: Model) -> None:
     """It loads kernels or compiles: seconds that no request will wait for again."""
     profile = Gpu(in_proportion, first_call_s=1.0).measured(model)
-    assert profile.surveyed[TINY] == pytest.approx({1: 0.05, 2: 0.09, 4: 0.17})
+    assert profile.surveyed[TINY] == pytest.approx({1: 0.05, 2: 0.09, 4: 0.17, 8: 0.33, 16: 0.65})
 
 
 def test_one_disturbed_call_is_not_believed(model: Model) -> None:
@@ -97,11 +97,17 @@ def test_a_small_batch_that_seems_slower_than_a_larger_one_was_disturbed(model: 
 def test_the_climb_ends_where_doubling_no_longer_pays(model: Model) -> None:
     """Larger batches would only be measured to be ruled out, at a cold start."""
     gpu = Gpu(in_proportion)
-    assert gpu.measured(model).cap(TINY) == 4
-    assert max(slots for slots, *_ in gpu.calls) == 4
+    assert gpu.measured(model, max_slots=64).cap(TINY) == 4
+    assert max(slots for slots, *_ in gpu.calls) == 16, "two doublings past it: it was no flat spot"
     gpu = Gpu(of_much_use)
     assert gpu.measured(model, max_slots=12).cap(TINY) == 8
     assert max(slots for slots, *_ in gpu.calls) == 8
+
+
+def test_a_flat_spot_is_not_the_end(model: Model) -> None:
+    """As on two CPU cores: a cap of two rows made everybody wait for places that cost next to nothing."""
+    seconds = {1: 0.0125, 2: 0.0168, 4: 0.023, 8: 0.0428, 16: 0.059}
+    assert Gpu(lambda slots, _: seconds[slots]).measured(model).cap(TINY) == 16
 
 
 def test_memory_that_runs_out_is_the_cap(model: Model) -> None:

@@ -69,7 +69,7 @@ class Profile:
             return self._stage_s("decode_s", bucket)
 
     def cap(self, bucket: Bucket) -> int:
-        """Slots of one UNet call at most: the fewest past which doubling gains under 8 % of throughput.
+        """Slots of one UNet call at most: the fewest past which more gain under 8 % of throughput.
 
         At least 4 and at most ``max_slots``, and no more than fit into memory. A bucket that was not
         surveyed fills the device with as many latent cells as the nearest that was. ``max_slots`` where
