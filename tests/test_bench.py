@@ -263,7 +263,6 @@ def test_syncs_and_memory_are_counted_on_a_gpu() -> None:
 
 def test_charts_are_drawn_of_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The README's charts must come from the kept figures, not from somebody's spreadsheet."""
-    pytest.importorskip("matplotlib", reason="charts need the extra bench")
     told = {"device": "a CPU", "commit": "abc", "model": "tiny"}
     ms = {"median": 2.0, "min": 1.0, "max": 4.0}
     results: dict[str, Any] = {
