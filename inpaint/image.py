@@ -81,7 +81,7 @@ def decode(data: bytes | Path, field: str = "image", *, max_bytes: int = MAX_ENC
     Raises:
         RequestError: names ``field``: no such file, not a picture, damaged, cut off, too large.
     """
-    encoded = _read(data, field) if isinstance(data, Path) else data
+    encoded = read_file(data, field) if isinstance(data, Path) else data
     if not encoded:
         raise RequestError(field, "is empty; give a PNG, JPEG or WebP picture")
     if len(encoded) > max_bytes:
@@ -104,7 +104,12 @@ def decode(data: bytes | Path, field: str = "image", *, max_bytes: int = MAX_ENC
         ) from error
 
 
-def _read(path: Path, field: str) -> bytes:
+def read_file(path: Path, field: str = "image") -> bytes:
+    """A picture file's bytes, undecoded; what is over the limit is cut off just above it.
+
+    Raises:
+        RequestError: names ``field``: no such file, not a regular one, not readable.
+    """
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
