@@ -10,14 +10,17 @@ Pillow itself reads colour PNGs of 16 bits a channel as 8 bits; 16-bit grey is k
 import io
 import math
 import stat
-import struct
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
 
 from inpaint.errors import RequestError
+from inpaint.exif import BROKEN, to_bytes
 from inpaint.request import EXIF_ORIENTATION, MAX_PIXELS, check_size, orientation
 from inpaint.structure import is_laboured
 
@@ -26,7 +29,7 @@ MODES = ("L", "LA", "RGB", "RGBA", "I;16")
 MAX_ENCODED_BYTES = 20_000_000
 MASK_THRESHOLD = 128  # luminance from which a mask repaints; diffusers binarises at 0.5 too
 
-_MAX_JPEG_EXIF_BYTES = 65_533  # one APP1 marker
+MAX_JPEG_EXIF_BYTES = 65_533  # one APP1 marker
 _TRANSPARENT = {"1": "LA", "L": "LA", "RGB": "RGBA", "P": "RGBA", "PA": "RGBA"}
 _OPAQUE = {"1": "L", "P": "RGB", "PA": "RGB", "La": "LA", "RGBa": "RGBA"}
 _SIXTEEN_BIT = ("I", "I;16B", "I;16L", "I;16N")
@@ -42,20 +45,10 @@ _TURNS = {
 }
 # What Pillow's readers raise on damaged files (a fuzz test holds this list); never a bare Exception.
 _DAMAGED = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    MemoryError,
+    *BROKEN,
     NotImplementedError,
-    OverflowError,
     EOFError,
-    IndexError,
-    KeyError,
-    TypeError,
-    struct.error,
-    AssertionError,  # a PNG whose palette is missing; with python -O it is the next line
-    AttributeError,
-    UserWarning,  # Pillow's remarks on metadata, where somebody turned warnings into errors
+    AssertionError,  # a PNG whose palette is missing; with python -O an AttributeError
 )
 _BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
@@ -82,18 +75,36 @@ def decode(data: bytes | Path, field: str = "image", *, max_bytes: int = MAX_ENC
         RequestError: names ``field``: no such file, not a picture, damaged, cut off, too large.
     """
     encoded = read_file(data, field) if isinstance(data, Path) else data
-    if not encoded:
-        raise RequestError(field, "is empty; give a PNG, JPEG or WebP picture")
-    if len(encoded) > max_bytes:
-        raise RequestError(field, f"must be a file of at most {max_bytes // 10**6} MB")
-    if is_laboured(encoded):
-        raise RequestError(field, "is built in far too many pieces; save it again with any picture program")
-    try:
-        # Pillow would try every format it knows; a 1 kB AVIF then takes 560 MB before any check.
-        opened = Image.open(io.BytesIO(encoded), formats=FORMATS)
-        check_size(field, opened.size)  # from the header alone: pixels are not decoded yet
+    opened = open_checked(encoded, field, max_bytes=max_bytes)
+    with _in_one_sentence(field):
         opened.load()  # only this finds a file that was cut off; verify() does not
         return _picture(opened, field)
+
+
+def open_checked(data: bytes, field: str = "image", *, max_bytes: int = MAX_ENCODED_BYTES) -> Image.Image:
+    """A file of an allowed format and size, its header and metadata read, its pixels not decoded.
+
+    Raises:
+        RequestError: names ``field``: not a picture, damaged, too large.
+    """
+    if not data:
+        raise RequestError(field, "is empty; give a PNG, JPEG or WebP picture")
+    if len(data) > max_bytes:
+        raise RequestError(field, f"must be a file of at most {max_bytes // 10**6} MB")
+    if is_laboured(data):
+        raise RequestError(field, "is built in far too many pieces; save it again with any picture program")
+    with _in_one_sentence(field):
+        # Pillow would try every format it knows; a 1 kB AVIF then takes 560 MB before any check.
+        opened = Image.open(io.BytesIO(data), formats=FORMATS)
+    check_size(field, opened.size)
+    return opened
+
+
+@contextmanager
+def _in_one_sentence(field: str) -> Iterator[None]:
+    """Whatever Pillow raises on a bad file, as a ``RequestError``."""
+    try:
+        yield
     except UnidentifiedImageError:
         raise RequestError(field, "is not a PNG, JPEG or WebP picture") from None
     except _BOMB:
@@ -149,7 +160,7 @@ def _exif_without_orientation(image: Image.Image) -> bytes | None:
     try:
         exif = image.getexif()
         exif.pop(EXIF_ORIENTATION, None)
-        return exif.tobytes() if len(exif) else None
+        return to_bytes(exif) if len(exif) else None
     except _DAMAGED:  # maker notes of broken cameras: the pixels matter more than their EXIF
         return None
 
@@ -254,11 +265,13 @@ def encode(
     like: Picture,
     format: str | None = None,  # noqa: A002 — Pillow's and every caller's word for it
     quality: int = 95,
+    text: Mapping[str, str] | None = None,
 ) -> bytes:
     """``image`` as a file in the format of ``like`` (or in ``format``), with its ICC, EXIF and dpi.
 
     PNG is lossless; WebP and JPEG are written at ``quality``, JPEG without chroma subsampling. JPEG has
-    no alpha (laid over white), and only PNG has 16-bit grey (others get 8 bits).
+    no alpha (laid over white), and only PNG has 16-bit grey (others get 8 bits). ``text`` are PNG's text
+    chunks; the others have none.
 
     Raises:
         RequestError: unknown ``format`` or ``quality``.
@@ -270,10 +283,12 @@ def encode(
         raise RequestError("quality", f"must be a whole number from 1 to 100, not {quality!r}")
     image = _for_format(upright(image), name)
     options: dict[str, object] = {"icc_profile": _icc_for(image.mode, name, like.icc_profile)}
-    if like.exif and (name != "JPEG" or len(like.exif) <= _MAX_JPEG_EXIF_BYTES):
+    if like.exif and (name != "JPEG" or len(like.exif) <= MAX_JPEG_EXIF_BYTES):
         options["exif"] = like.exif
     if like.dpi and name != "WEBP":
         options["dpi"] = like.dpi
+    if name == "PNG" and text:
+        options["pnginfo"] = _chunks(text)
     if name == "JPEG":
         options |= {"quality": quality, "subsampling": 0}
     if name == "WEBP":
@@ -281,6 +296,13 @@ def encode(
     file = io.BytesIO()
     image.save(file, name, **options)
     return file.getvalue()
+
+
+def _chunks(text: Mapping[str, str]) -> PngInfo:
+    chunks = PngInfo()
+    for keyword, value in text.items():
+        chunks.add_text(keyword, value)
+    return chunks
 
 
 def _for_format(image: Image.Image, name: str) -> Image.Image:

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 from PIL import Image
 
 from inpaint.errors import RequestError
+from inpaint.loras import LoraUse, combine
 from inpaint.schedulers import canonical_name
 
 Area = Literal["auto", "whole"]
@@ -37,12 +38,12 @@ class Range:
     def check(self, name: str, value: object) -> None:
         """Raise a ``RequestError`` naming the field unless ``value`` is of the kind and inside."""
         right_kind = isinstance(value, int) if self.kind is int else isinstance(value, int | float)
-        if isinstance(value, bool) or not right_kind or not self._holds(float(value)):  # type: ignore[arg-type]
+        if isinstance(value, bool) or not right_kind or not self._holds(value):  # type: ignore[arg-type]
             raise RequestError(name, f"must be {self}, not {value!r}")
 
     def _holds(self, value: float) -> bool:
-        inside = self.low <= value <= self.high and not (self.above and value == self.low)
-        return math.isfinite(value) and inside
+        # NaN is not inside; and a number of 400 digits is no float, but compares like any other.
+        return self.low <= value <= self.high and not (self.above and value == self.low)
 
 
 # The one table of ranges: the command line prints it, the HTTP dialects narrow it.
@@ -69,6 +70,9 @@ class InpaintRequest:
     size and scale with it. ``guidance_interval`` (from, to) are fractions of the steps taken; outside it the
     UNet sees the prompt alone, which halves a step's cost and changes the picture.
 
+    ``loras`` may be given in any of the notations of :mod:`inpaint.loras`; tags such as ``<lora:style:0.8>``
+    are taken out of ``prompt`` and added to them.
+
     Raises:
         RequestError: a field is out of its range (see ``RANGES``), or two fields do not fit together.
     """
@@ -91,6 +95,7 @@ class InpaintRequest:
     color_match: bool = True
     soft: bool = False
     guidance_interval: tuple[float, float] = (0.0, 1.0)
+    loras: tuple[LoraUse, ...] = ()
 
     def __post_init__(self) -> None:
         check_settings({name: getattr(self, name) for name in SETTINGS})
@@ -98,6 +103,9 @@ class InpaintRequest:
         # A list where the settings came through JSON.
         begin, end = self.guidance_interval
         object.__setattr__(self, "guidance_interval", (float(begin), float(end)))
+        prompt, loras = combine(self.prompt, self.loras)
+        object.__setattr__(self, "prompt", prompt)
+        object.__setattr__(self, "loras", loras)
         _check_pictures(self.image, self.mask)
 
     @property
@@ -136,6 +144,7 @@ def check_settings(settings: Mapping[str, object]) -> None:
     """
     for name, value in settings.items():
         _check_setting(name, value)
+    combine(str(settings.get("prompt", "")), settings.get("loras"))
     steps, strength = settings.get("num_inference_steps"), settings.get("strength")
     if isinstance(steps, int) and isinstance(strength, int | float) and int(steps * strength) < 1:
         raise RequestError(

@@ -14,7 +14,7 @@ PACKAGE = Path(inpaint.__file__).parent
 # Lowest first; a module may import what stands before it. docs/architecture.md explains the layers.
 ORDER = (
     "errors", "schedulers", "request", "structure", "work",
-    "image", "fills", "blend", "canvas", "weights", "demo",
+    "exif", "image", "infotext", "metadata", "fills", "blend", "canvas", "weights", "demo",
     "line", "admission", "batcher", "profile",
     "memory", "lora", "models", "prompts", "latents", "encodes", "unet", "denoise", "fast", "warmup",
     "job", "lane", "painter", "faults", "side", "loop", "engine",
@@ -28,7 +28,7 @@ SERVER_ORDER = (
     "tables", "migrations", "db", "keys", "ledger", "store", "blobs", "limits",
     "forecast", "wire", "tickets", "process", "slots", "worker", "pool",
     "orders", "pictures", "auth", "body", "service", "durable",
-    "dialects", "middleware", "description", "app", "serving", "start",
+    "dialects", "middleware", "description", "page", "app", "serving", "start",
 )  # fmt: skip
 SERVER_PACKAGE = PACKAGE.parent / "server"
 FILES = sorted([*PACKAGE.rglob("*.py"), *SERVER_PACKAGE.rglob("*.py")])
