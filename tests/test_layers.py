@@ -13,7 +13,7 @@ PACKAGE = Path(inpaint.__file__).parent
 
 # Lowest first; a module may import what stands before it. docs/architecture.md explains the layers.
 ORDER = (
-    "errors", "schedulers", "request", "structure", "work",
+    "errors", "schedulers", "loras", "request", "structure", "work",
     "exif", "image", "infotext", "metadata", "fills", "blend", "canvas", "weights", "demo",
     "line", "admission", "batcher", "profile",
     "memory", "lora", "models", "prompts", "latents", "encodes", "unet", "denoise", "fast", "warmup",
