@@ -1,4 +1,4 @@
-"""LoRA in a request's words: ``[{"name": "style", "scale": 0.8}]``, ``style:0.8,other``, ``<lora:style:0.8>``.
+"""LoRA in a request: ``[{"name": "style", "scale": 0.8}]``, ``style:0.8,other``, ``<lora:style:0.8>``.
 
 Names alone: which file a name stands for is for ``lora_files`` to say, and a request never holds a path.
 """

@@ -29,7 +29,7 @@ BOTH = (LoraUse("other", 1.0), LoraUse("style", 0.8))
     ids=repr,
 )
 def test_every_notation_means_the_same(given: object) -> None:
-    """A form sends text, JSON objects, the command line one at a time, and the wire between processes pairs."""
+    """A form sends text, JSON has objects, the command line one each, the wire between processes pairs."""
     assert parse_loras(given) == BOTH
 
 

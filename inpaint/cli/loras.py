@@ -1,0 +1,67 @@
+"""``inpaint loras``: list what requests can name, accept a file that was replaced, hash files again."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from inpaint import lora_files
+
+app = typer.Typer(name="loras", help="List, pin and verify LoRA files.", no_args_is_help=True)
+
+_Name = Annotated[str, typer.Argument(metavar="NAME", help="As `inpaint loras list` shows it.")]
+_Folder = Annotated[
+    Path | None,
+    typer.Option("--loras", metavar="DIR", help="Folder of LoRA files.", show_default="INPAINT_LORAS"),
+]
+_STATES = {"new": "not used yet", "pinned": "pinned", "changed": "changed since it was pinned"}
+
+
+@app.command("list")
+def list_loras(
+    folder: _Folder = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a LoRA, on stdout.")] = False,
+) -> None:
+    """List the LoRAs that --lora and <lora:NAME:0.8> can name."""
+    for file in lora_files.available_loras(folder):
+        if as_json:
+            typer.echo(json.dumps(_as_json(file), ensure_ascii=False))
+        else:
+            size = f"{file.size_bytes / 1e6:.1f} MB"
+            _say(f"{file.name:<32} {size:>10}  {file.sha256[:12]:<12}  {_STATES[file.state]}")
+    if not as_json:
+        _say(f"\nLoRA folder: {folder or lora_files.loras_dir()}")
+
+
+@app.command()
+def pin(name: _Name, folder: _Folder = None) -> None:
+    """Accept what a LoRA's file holds now, after it was replaced on purpose."""
+    file = lora_files.accept(lora_files.find_lora(name, folder))
+    _say(f"{name} is pinned: sha256 {file.sha256}")
+
+
+@app.command()
+def verify(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="All of them if not given.")] = None,
+    folder: _Folder = None,
+) -> None:
+    """Hash files again, and compare them with what was pinned; new ones are pinned."""
+    files = lora_files.available_loras(folder) if name is None else [lora_files.find_lora(name, folder)]
+    for file in files:
+        lora_files.verify(file)
+    _say(f"{len(files)} LoRA {'file is' if len(files) == 1 else 'files are'} as pinned")
+
+
+def _as_json(file: lora_files.LoraFile) -> dict[str, object]:
+    return {
+        "name": file.name,
+        "state": file.state,
+        "path": str(file.path),
+        "size_bytes": file.size_bytes,
+        "sha256": file.sha256 or None,
+    }
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
