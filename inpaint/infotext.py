@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 
+from inpaint.loras import parse_loras, tags
 from inpaint.request import RANGES
 
 MAX_CHARACTERS = 200_000
@@ -41,13 +42,18 @@ _BLUR = 2.5  # A1111 blurs the mask with a Gaussian that it cuts at so many sigm
 
 def write(settings: Mapping[str, object], size: tuple[int, int], model: str | None, version: str) -> str:
     """The text for a picture of ``size`` made with ``settings`` (fields of an ``InpaintRequest``)."""
-    lines = [str(settings.get("prompt", ""))]
+    # LoRA are part of the prompt there, and are read from it here, by whoever makes a request of it.
+    lines = [" ".join(filter(None, [str(settings.get("prompt", "")), _tags(settings.get("loras"))]))]
     if settings.get("negative_prompt"):
         lines.append(f"{_NEGATIVE} {settings['negative_prompt']}")
     pairs = _pairs(settings) | {"Size": f"{size[0]}x{size[1]}", "Model": model}
     pairs["Version"] = f"sdxl-inpaint {version}"
     lines.append(", ".join(f"{key}: {_quoted(value)}" for key, value in pairs.items() if value is not None))
     return "\n".join(lines).strip()
+
+
+def _tags(loras: object) -> str:
+    return tags(parse_loras(loras))
 
 
 def _pairs(settings: Mapping[str, object]) -> dict[str, object]:

@@ -19,6 +19,7 @@ from inpaint import __version__, infotext
 from inpaint.errors import InpaintError, RequestError
 from inpaint.exif import Comments, comments, with_comments
 from inpaint.image import MAX_JPEG_EXIF_BYTES, Picture, encode, open_checked
+from inpaint.loras import combine
 from inpaint.request import RANGES, SETTINGS, InpaintRequest, InpaintResult, check_settings
 from inpaint.schedulers import canonical_name
 
@@ -29,6 +30,7 @@ PNG_JSON, PNG_TEXT = "inpaint", "parameters"
 DEFAULTS: Mapping[str, object] = {
     name: field.default for name, field in InpaintRequest.__dataclass_fields__.items()
 }
+_MAX_BYTES = 250_000_000  # our own PNG of the largest picture that we paint; no pixel of it is decoded
 _UNSET = object()  # equals no value
 _MAX_WARNINGS, _MAX_NAME = 20, 500
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")  # what no file can hold, nor JSON on the wire
@@ -73,14 +75,20 @@ def settings_hash(settings: Mapping[str, object], model: str, files: Iterable[by
             as any seed (it is the default), ``samples`` not at all: each sample is a picture of its own.
         model: its name or path, as given.
         files: the bytes of the picture and of the mask, if there is one.
+
+    Raises:
+        RequestError: an unknown scheduler, or LoRAs that cannot be read.
     """
-    given = {name: _canonical(name, value) for name, value in settings.items() if name != "samples"}
+    prompt, loras = combine(str(settings.get("prompt", "")), settings.get("loras"))
+    given = {**settings, "prompt": prompt, "loras": loras}
+    given = {name: _canonical(name, value) for name, value in given.items() if name != "samples"}
     parts = {
         "settings": {name: value for name, value in given.items() if value != DEFAULTS.get(name, _UNSET)},
         "model": model,
         "files": [hashlib.sha256(data).hexdigest() for data in files],
     }
-    return hashlib.sha256(_to_json(parts, sort_keys=True).encode()).hexdigest()
+    found = _to_json(parts, sort_keys=True).encode("utf-8", "surrogatepass")
+    return hashlib.sha256(found).hexdigest()
 
 
 def _canonical(name: str, value: object) -> object:
@@ -172,7 +180,7 @@ def read(data: bytes) -> Made | None:
     Never raises. What a stranger's file holds is checked as a request's fields are, and dropped if wrong.
     """
     try:
-        opened = open_checked(data)
+        opened = open_checked(data, max_bytes=_MAX_BYTES)
     except InpaintError:
         return None
     if opened.format == "PNG":
@@ -223,7 +231,8 @@ def _valid(settings: Mapping[str, object]) -> dict[str, Any]:
         request = InpaintRequest(image=blank, mask=blank, **{"prompt": "", **good})
     except (InpaintError, TypeError, ValueError):
         return {}
-    return {name: getattr(request, name) for name in good}
+    names = {*good, "loras"} if request.loras else good  # a prompt may have named some
+    return {name: getattr(request, name) for name in names}
 
 
 def _fits(settings: Mapping[str, object]) -> bool:

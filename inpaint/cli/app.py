@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import inpaint
-from inpaint.cli import keys, models
+from inpaint.cli import keys, loras, models
 from inpaint.cli.run import run
 from inpaint.cli.serve import serve
 from inpaint.schedulers import SCHEDULERS
@@ -20,6 +20,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(models.app)
+app.add_typer(loras.app)
 app.add_typer(keys.app)
 app.add_typer(keys.credits_app)
 app.command(no_args_is_help=True)(run)
@@ -61,15 +62,14 @@ def info(
     picture: Annotated[Path, typer.Argument(help="A PNG, JPEG or WebP file.", show_default=False)],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
-    """Print what a picture file holds, as inpaint reads it."""
-    from inpaint.cli.info import describe
+    """Print what a picture file holds, as inpaint reads it, and how it was made if it says so."""
+    from inpaint.cli.info import describe, lines
 
     facts = describe(picture)
     if as_json:
         typer.echo(json.dumps(facts))
     else:
-        for key, value in facts.items():
-            typer.echo(f"{key:<12} {value}")
+        typer.echo("\n".join(lines(facts)))
 
 
 @app.command()

@@ -1,17 +1,20 @@
 """What ``inpaint info`` says about a picture."""
 
+from dataclasses import asdict
 from pathlib import Path
 
-from inpaint.image import decode
+from inpaint.image import decode, read_file
+from inpaint.metadata import read
 
 
 def describe(path: Path) -> dict[str, object]:
-    """Facts about a picture file, upright, in the words of the command line.
+    """Facts about a picture file, upright, in the words of the command line; ``made`` says how, if it does.
 
     Raises:
         RequestError: missing, damaged, too large, or not a picture.
     """
-    picture = decode(path)
+    data = read_file(path)
+    picture, made = decode(data), read(data)
     width, height = picture.image.size
     return {
         "file": str(path),
@@ -23,4 +26,31 @@ def describe(path: Path) -> dict[str, object]:
         "icc_profile": f"{len(picture.icc_profile)} bytes" if picture.icc_profile else "none",
         "exif": f"{len(picture.exif)} bytes" if picture.exif else "none",
         "dpi": "×".join(f"{value:.0f}" for value in picture.dpi) if picture.dpi else "none",
+        "made": asdict(made) if made else None,
     }
+
+
+def lines(facts: dict[str, object]) -> list[str]:
+    """The facts for people, one a line; a prompt of several lines is indented under its name."""
+    rows = {name: value for name, value in facts.items() if name != "made"}
+    made = facts["made"]
+    if isinstance(made, dict):
+        rows |= {"made by": _maker(made), **made["settings"]}
+        rows |= {name: made[name] for name in ("box", "warnings") if made[name]}
+    width = max(map(len, rows)) + 1
+    return [
+        f"{name:<{width}} " + _shown(value).replace("\n", "\n" + " " * (width + 1))
+        for name, value in rows.items()
+    ]
+
+
+def _maker(made: dict[str, object]) -> str:
+    tool = f"inpaint {made['version']}" if made["version"] else "another program"
+    return f"{tool}, model {made['model']}" if made["model"] else tool
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, tuple | list):
+        return ", ".join(map(str, value))
+    # A terminal takes control characters for commands, and the file may be a stranger's.
+    return "".join(c if c.isprintable() or c == "\n" else "?" for c in str(value))
