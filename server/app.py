@@ -20,6 +20,7 @@ from server.blobs import Blobs
 from server.client import EngineClient
 from server.db import Database
 from server.description import describe
+from server.dialects.discovery import Discovery
 from server.dialects.segmind import Segmind
 from server.dialects.segmind_models import Problem
 from server.durable import DurableQueue
@@ -29,6 +30,7 @@ from server.ledger import Ledger
 from server.limits import Limiter
 from server.metrics import Metrics
 from server.middleware import Surround
+from server.page import add_page
 from server.problems import headers_of, status_of
 from server.service import Parts, Service
 from server.settings import Settings
@@ -79,7 +81,10 @@ def create_app(settings: Settings, client: EngineClient, *, policy: Policy | Non
     )
     app.state.running = running
     app.include_router(Segmind(service, running.queue, gate).router())
+    app.include_router(Discovery(service, gate).router())
     _add_operations(app, running, gate)
+    if settings.page:
+        add_page(app)
     _add_problems(app)
     describe(app)
     if settings.cors_origins:

@@ -11,6 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from inpaint.errors import RequestError
 from server.problems import ContentTypeError, TooLargeError
+from server.settings import Settings
 
 Fields = dict[str, object]
 
@@ -18,6 +19,18 @@ _MAX_FIELDS, _MAX_FILES, _MAX_MARKS = 64, 8, 100_000
 # A form may name any of Python's codecs, and some take time that is the square of the text's length.
 _CHARSETS = (b"utf-8", b"utf8", b"us-ascii", b"iso-8859-1")
 _ON_LOOP_BYTES = 16_384  # JSON up to this size is parsed at once; more would hold up everybody else
+
+
+async def fields_of(request: Request, settings: Settings) -> Fields:
+    """The fields of a request's body, under the server's caps.
+
+    Raises:
+        TooLargeError: the body is.
+        ContentTypeError: neither JSON nor a form.
+        RequestError: it did not arrive, or is not what its content type says.
+    """
+    body = await read_body(request, max_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s)
+    return await parse_fields(request, body)
 
 
 async def read_body(request: Request, *, max_bytes: int, timeout_s: float) -> bytes:

@@ -33,6 +33,7 @@ class Health:
     reason: str = ""
     waiting: int = 0  # requests submitted and not yet begun
     running: int = 0  # requests between their first and their last step
+    native_size: int | None = None  # side of the model's own pictures, once it is known
     backlog_s: float = 0.0  # how long what is under way will still take, as far as is known
     restarts: int = 0  # of worker processes since the start
     row_steps: int = 0  # UNet calls × rows in them

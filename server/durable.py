@@ -23,13 +23,12 @@ from inpaint.request import InpaintRequest, InpaintResult
 from server.auth import Caller
 from server.client import Terms, Ticket
 from server.orders import Order
-from server.pictures import CONTENT_TYPES, Prepared, write_input
+from server.pictures import CONTENT_TYPES, MAX_KEPT_BYTES, Prepared, write_input
 from server.problems import FailedError, NotFoundError, RateError, UnauthorizedError
 from server.service import Painted, Service, settings_of
 from server.store import Record
 
 _SWEEP_EVERY_S = 60.0
-_MAX_KEPT_BYTES = 250_000_000  # our own PNG of the largest picture let in is larger than its JPEG was
 _RETRY_S = 0.5  # while no engine is ready
 ENDED = ("COMPLETED", "FAILED", "CANCELLED")
 
@@ -313,8 +312,8 @@ class DurableQueue:
 
     def _prepared(self, record: Record) -> Prepared:
         blobs = self._parts.blobs
-        like = decode(blobs.get(record.id, "image.png"), "image", max_bytes=_MAX_KEPT_BYTES)
-        mask = decode(blobs.get(record.id, "mask.png"), "mask", max_bytes=_MAX_KEPT_BYTES).image
+        like = decode(blobs.get(record.id, "image.png"), "image", max_bytes=MAX_KEPT_BYTES)
+        mask = decode(blobs.get(record.id, "mask.png"), "mask", max_bytes=MAX_KEPT_BYTES).image
         return Prepared(InpaintRequest(image=like.image, mask=mask, **settings_of(record)), like)  # type: ignore[arg-type]
 
     async def _keep(self, record: Record, result: InpaintResult) -> None:
@@ -322,11 +321,17 @@ class DurableQueue:
         prepared = await asyncio.to_thread(self._prepared, record)
         files = await self._service.write(prepared, result, output_format, quality)
         outputs: list[dict[str, object]] = []
+        warnings = list(result.warnings)
         for number, data in enumerate(files):
             name = f"{number}.{output_format}"
             await asyncio.to_thread(self._parts.blobs.put, record.id, name, data)
             outputs.append(
-                {"file_name": name, "content_type": CONTENT_TYPES[output_format], "file_size": len(data)}
+                {
+                    "file_name": name,
+                    "content_type": CONTENT_TYPES[output_format],
+                    "file_size": len(data),
+                    "warnings": [] if number else warnings,  # of the whole request
+                }
             )
         await self._service.finish(record, prepared.request, result, outputs)
 

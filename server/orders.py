@@ -23,17 +23,23 @@ class Url:
 
 
 Source = Url | bytes
+Sides = tuple[int, int, int, int]  # left, top, right, bottom
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """``settings`` are fields of ``InpaintRequest``, all but its two pictures."""
+    """``settings`` are fields of ``InpaintRequest``, all but its two pictures.
+
+    ``extend`` is how many pixels the picture grows on each side before it is painted; a mask has the size
+    that the picture had before, and may be missing.
+    """
 
     image: Source = field(repr=False)
-    mask: Source = field(repr=False)
+    mask: Source | None = field(repr=False)
     settings: Mapping[str, object]
     output_format: Format = "jpeg"
     quality: int = 95
+    extend: Sides | None = None
 
     @property
     def has_urls(self) -> bool:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 
 from PIL import Image
 
+from inpaint import metadata
+from inpaint.canvas import extend
 from inpaint.errors import RequestError
 from inpaint.image import MASK_THRESHOLD, MAX_ENCODED_BYTES, Picture, decode, encode, mask_to_grey
 from inpaint.request import InpaintRequest
@@ -13,6 +15,8 @@ from server.fetch import Fetcher
 from server.orders import Order, Source, Url, decode_source
 from server.problems import TooLargeError
 
+MAX_KEPT_BYTES = 250_000_000  # our own PNG of the largest picture let in is larger than its JPEG was
+QUALITY = 95
 CONTENT_TYPES = {"jpeg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 
 
@@ -24,56 +28,89 @@ class Prepared:
     like: Picture
 
 
-async def gather(fetcher: Fetcher, order: Order, *, max_bytes: int) -> tuple[bytes, bytes]:
+async def read_source(fetcher: Fetcher, name: str, source: Source, *, max_bytes: int) -> bytes:
+    """One file's bytes, fetched if need be."""
+    if isinstance(source, Url):
+        return await fetcher.fetch(source.text, max_bytes=max_bytes)
+    return await asyncio.to_thread(decode_source, name, source)
+
+
+async def gather(fetcher: Fetcher, order: Order, *, max_bytes: int) -> tuple[bytes, bytes | None]:
     """Both files' bytes, URLs fetched at the same time; ``max_bytes`` for the two together."""
-
-    async def one(name: str, source: Source) -> bytes:
-        if isinstance(source, Url):
-            return await fetcher.fetch(source.text, max_bytes=max_bytes)
-        return await asyncio.to_thread(decode_source, name, source)
-
+    sources = {"image": order.image} | ({} if order.mask is None else {"mask": order.mask})
     tasks = [
-        asyncio.create_task(one(name, source))
-        for name, source in (("image", order.image), ("mask", order.mask))
+        asyncio.create_task(read_source(fetcher, name, source, max_bytes=max_bytes))
+        for name, source in sources.items()
     ]
     try:
-        image, mask = await asyncio.gather(*tasks)
+        image, mask = [*await asyncio.gather(*tasks), None][:2]
     finally:
         for task in tasks:
             task.cancel()  # where the other one failed, this one is of no use
-    if order.has_urls and len(image) + len(mask) > max_bytes:
+    if order.has_urls and len(image) + len(mask or b"") > max_bytes:
         raise TooLargeError(f"the two pictures together must be at most {max_bytes // 10**6} MB")
     return image, mask
 
 
-def prepare(order: Order, image: bytes, mask: bytes) -> Prepared:
-    """Decode both and check them against each other.
+def prepare(order: Order, image: bytes, mask: bytes | None) -> Prepared:
+    """Decode both, check them against each other, and extend the picture where that is wanted.
 
     Raises:
         RequestError: names the field at fault.
         TooLargeError: a file is larger than we decode.
     """
-    for name, data in (("image", image), ("mask", mask)):
-        if len(data) > MAX_ENCODED_BYTES:
-            raise TooLargeError(f"{name}: must be a file of at most {MAX_ENCODED_BYTES // 10**6} MB")
-    white = decode(mask, "mask").image
-    _check_mask(white, soft=bool(order.settings.get("soft")))  # before the picture, which is much larger
+    check_file_size("image", image)
+    white = None if mask is None else _read_mask(mask, order)  # before the picture, which is much larger
     like = decode(image, "image")
+    if order.extend is not None:
+        wider, white = extend(like.image, white, *order.extend)
+        like = replace(like, image=wider)
+    assert white is not None, "an order has a mask or extends"
     request = InpaintRequest(image=like.image, mask=white, **order.settings)  # type: ignore[arg-type]
     # The file's EXIF holds where and when it was taken, which the hosted API does not return either.
     return Prepared(request, replace(like, exif=None))
 
 
-def _check_mask(mask: Image.Image, *, soft: bool) -> None:
-    """The engine has the last word; but nobody should wait in a queue, and pay, to hear this."""
-    least = 1 if soft else MASK_THRESHOLD
-    if not any(mask_to_grey(mask).histogram()[least:]):
+def check_file_size(name: str, data: bytes) -> None:
+    """Raises TooLargeError naming the field ``name``."""
+    if len(data) > MAX_ENCODED_BYTES:
+        raise TooLargeError(f"{name}: must be a file of at most {MAX_ENCODED_BYTES // 10**6} MB")
+
+
+def _read_mask(data: bytes, order: Order) -> Image.Image:
+    """The engine has the last word on emptiness; but nobody should wait in a queue, and pay, to hear this."""
+    check_file_size("mask", data)
+    mask = decode(data, "mask").image
+    least = 1 if order.settings.get("soft") else MASK_THRESHOLD
+    if order.extend is None and not any(mask_to_grey(mask).histogram()[least:]):
         raise RequestError("mask", "nothing to repaint: paint the parts to change white (128 or brighter)")
+    return mask
 
 
 def write(prepared: Prepared, images: list[Image.Image], output_format: str, quality: int) -> list[bytes]:
     """The painted pictures as files, with the caller's colour profile."""
     return [encode(image, prepared.like, output_format, quality) for image in images]
+
+
+def describe(data: bytes) -> dict[str, object]:
+    """A picture's format and size, and how it was painted if it says so.
+
+    Raises:
+        RequestError: it is no picture that we read.
+        TooLargeError: the file is larger than we decode.
+    """
+    check_file_size("image", data)
+    picture = decode(data, "image")
+    width, height = picture.image.size
+    made = metadata.read(data)
+    said = {} if made is None else {"settings": dict(made.settings), "model": made.model}
+    return {"format": picture.format.lower(), "width": width, "height": height, **said}
+
+
+def convert(data: bytes, output_format: str) -> bytes:
+    """One of our own files in another format, what it says beside the pixels included."""
+    picture = decode(data, max_bytes=MAX_KEPT_BYTES)
+    return metadata.write(picture.image, picture, metadata.read(data), output_format, QUALITY)
 
 
 def write_input(image: Image.Image, like: Picture | None = None) -> bytes:

@@ -72,6 +72,7 @@ class Pool:
         self._waiting: Line[PoolTicket] = Line()
         self._suspects: deque[PoolTicket] = deque()  # their worker died under them
         self._engines = Engines()  # as the workers describe them
+        self._described = False  # whether any has
         self._load_s = 10.0  # what the last load took
         self._closing = False
         self._first: asyncio.Future[None] | None = None  # until one worker is ready or has failed
@@ -146,6 +147,7 @@ class Pool:
             reason="" if ready else self._not_ready(),
             waiting=len(under_way) - running,
             running=running,
+            native_size=self._engines.native_size if self._described else None,
             backlog_s=backlog_s([t.load for t in under_way], [], self._engines.profile, hands=max(1, hands)),
             restarts=sum(max(0, slot.starts - 1) for slot in self._slots),
             **{name: counts[name] for name in COUNTS},
@@ -234,7 +236,7 @@ class Pool:
             slot.count(message.fields["stats"])
             self._engines = replace(self._engines, profile=Profile.from_json(message.fields["profile"]))
         elif message.kind == "ready":
-            self._engines = Engines.from_json(message.fields)
+            self._engines, self._described = Engines.from_json(message.fields), True
             self._welcome(slot)
         elif message.kind in ("unfit", "broken"):
             slot.give_up(error_from(message))

@@ -9,7 +9,7 @@ import math
 import secrets
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -25,8 +25,8 @@ from server.keys import Keys
 from server.ledger import Ledger
 from server.limits import Limiter, RateState
 from server.metrics import Metrics
-from server.orders import Order
-from server.pictures import CONTENT_TYPES, Prepared, gather, prepare, write
+from server.orders import Order, Source, Url
+from server.pictures import CONTENT_TYPES, Prepared, gather, prepare, read_source, write
 from server.problems import status_of
 from server.settings import Settings
 from server.store import Record, Store
@@ -136,7 +136,13 @@ class Service:
             prepared = replace(prepared, request=drawn)
         return prepared
 
-    async def _gather(self, caller: Caller, order: Order) -> tuple[bytes, bytes]:
+    async def read_picture(self, caller: Caller, source: Source) -> bytes:
+        """The bytes of one picture, fetched if need be."""
+        parts = self.parts
+        async with parts.limiter.fetches(caller.key_id) if isinstance(source, Url) else nullcontext():
+            return await read_source(parts.fetcher, "image", source, max_bytes=parts.settings.fetch_max_bytes)
+
+    async def _gather(self, caller: Caller, order: Order) -> tuple[bytes, bytes | None]:
         parts, max_bytes = self.parts, self.parts.settings.fetch_max_bytes
         if not order.has_urls:  # waits for nobody else's slow host
             return await gather(parts.fetcher, order, max_bytes=max_bytes)

@@ -21,6 +21,7 @@ class Settings(BaseSettings):
     trusted_proxies: str = "127.0.0.1"  # whose forwarded headers count, as uvicorn's forwarded-allow-ips
     cors_origins: tuple[str, ...] = ()
     no_auth: bool = False  # also listen elsewhere than on loopback without a key
+    page: bool = True  # the page to paint masks on, at /
 
     # what paints
     model: str = "demo"

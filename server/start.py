@@ -2,6 +2,8 @@
 
 import logging
 import sys
+import threading
+import webbrowser
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -19,6 +21,8 @@ from server.logs import configure
 from server.serving import engine_client, listen, serve
 from server.settings import Settings
 
+_ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where a server on any address is reached
+_PAGE = "Paint in a browser at {url}/ or from a program:\n"
 _CURL = """\
   curl {url}/v1/sdxl-inpaint -o painted.jpg{key} \\
     -F image=@photo.jpg -F mask=@mask.png -F prompt='a red circle'
@@ -30,6 +34,7 @@ def start(
     *,
     engines: Callable[[Settings], EngineClient] = engine_client,
     policy: Callable[[Settings], Policy] = Policy.from_settings,
+    browse: bool = False,
 ) -> None:
     """Serve until a signal ends it.
 
@@ -38,6 +43,7 @@ def start(
         engines: what paints; tests bring their own.
         policy: which URLs may be fetched; no flag and no variable lets the server look inside, so tests,
             whose pictures are on loopback, say it here.
+        browse: show the page in this machine's browser.
 
     Raises:
         RequestError: a setting is wrong, or the server would stand open to the network.
@@ -56,9 +62,12 @@ def start(
     with listen(settings) as listener, _alone_in(settings):
         app = create_app(settings, engines(settings), policy=policy(settings))
         configure(settings.log_level)
-        sys.stderr.write(
-            greeting(settings, listener.getsockname()[1], locked=locked and not settings.no_auth)
-        )
+        port = listener.getsockname()[1]
+        sys.stderr.write(greeting(settings, port, locked=locked and not settings.no_auth))
+        if browse:
+            # It may wait for the browser, which in turn waits in the socket's backlog until we serve.
+            url = _url(_ANYWHERE.get(settings.host, settings.host), port)
+            threading.Thread(target=_show, args=(url,), daemon=True).start()
         serve(app, listener)
 
 
@@ -113,14 +122,23 @@ def _prepare_data(settings: Settings) -> bool:
         database.close()
 
 
+def _show(url: str) -> None:
+    if not webbrowser.open(url):
+        sys.stderr.write(f"no browser could be started; open {url} in one\n")
+
+
+def _url(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 def greeting(settings: Settings, port: int, *, locked: bool) -> str:
-    """What the operator reads: where, which model, who may, and a line to try."""
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    url = (settings.public_url or f"http://{host}:{port}").rstrip("/")
+    """What the operator reads: where, which model, who may, where to paint, and a line to try."""
+    url = (settings.public_url or _url(settings.host, port)).rstrip("/")
     who = "every request needs a key (inpaint keys list)" if locked else "no key is needed"
     if not locked and settings.on_loopback:
         who += ", and only this machine can reach it"
     if not locked and not settings.on_loopback:
         who = "NO KEY IS NEEDED, and other machines can reach it (--no-auth)"
     key = ' -H "x-api-key: $INPAINT_KEY"' if locked else ""
-    return f"{url}  model {settings.model}; {who}\n{_CURL.format(url=url, key=key)}Ctrl-C stops it.\n"
+    page = _PAGE.format(url=url) if settings.page else ""
+    return f"{url}  model {settings.model}; {who}\n{page}{_CURL.format(url=url, key=key)}Ctrl-C stops it.\n"

@@ -154,6 +154,7 @@ class InProcessClient:
             reason=self._not_ready,
             waiting=len(self._tickets) - running,
             running=running,
+            native_size=self._engine.native_size,
             backlog_s=stats.backlog_s,
             row_steps=stats.row_steps,
             unet_calls=stats.unet_calls,

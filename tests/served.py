@@ -140,7 +140,14 @@ class FakeEngine:
         running = sum(ticket.begun for ticket in self.tickets)
         waiting = sum(not ticket.finished for ticket in self.tickets) - running
         reason = "" if self._ready else "the model is being loaded"
-        return Health(self._ready, reason, waiting=waiting, running=running, backlog_s=self.backlog_s)
+        return Health(
+            self._ready,
+            reason,
+            waiting=waiting,
+            running=running,
+            native_size=128 if self._ready else None,
+            backlog_s=self.backlog_s,
+        )
 
     # as a test sees it
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from inpaint.cli import main
+from server.page import WEB
 from server.settings import Settings
 from server.start import greeting
 from server.store import Record, Store
@@ -65,6 +66,7 @@ def test_the_greeting_says_where_what_and_who_and_its_curl_line_works(tmp_path: 
         server.wait_ready()
         first, *lines = server.said.splitlines()
         assert first == f"{server.url}  model demo; no key is needed, and only this machine can reach it"
+        assert lines.pop(0) == f"Paint in a browser at {server.url}/ or from a program:"
         (tmp_path / "photo.jpg").write_bytes(picture((160, 120)))
         (tmp_path / "mask.png").write_bytes(picture((160, 120), "white"))
         curl = "\n".join(lines[: lines.index("Ctrl-C stops it.")])
@@ -74,7 +76,7 @@ def test_the_greeting_says_where_what_and_who_and_its_curl_line_works(tmp_path: 
         assert (painted.format, painted.size) == ("JPEG", (160, 120))
         server.signal(signal.SIGTERM)
         assert server.exit_code() == 0
-        assert all(json.loads(line) for line in server.said.splitlines()[4:]), "nothing but its log follows"
+        assert all(json.loads(line) for line in server.said.splitlines()[5:]), "nothing but its log follows"
 
 
 def test_the_greeting_names_the_key_and_the_public_url() -> None:
@@ -83,6 +85,32 @@ def test_the_greeting_names_the_key_and_the_public_url() -> None:
     assert told.startswith("https://paint.example  model demo; every request needs a key")
     assert 'curl https://paint.example/v1/sdxl-inpaint -o painted.jpg -H "x-api-key: $INPAINT_KEY"' in told
     assert greeting(Settings(host="::1"), 8000, locked=False).startswith("http://[::1]:8000  ")
+
+
+def test_open_shows_the_page_in_this_machines_browser(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One command from the shell to the page; a browser that is asked too early waits, and gets it."""
+    browser = tmp_path / "browser"
+    found = tmp_path / "page.html"
+    browser.write_text(
+        f'#!/bin/sh\necho "$1" > {tmp_path}/url; curl -s "$1" -o {found}.part; mv {found}.part {found}'
+    )
+    browser.chmod(0o755)
+    monkeypatch.setenv("BROWSER", f"{browser} %s")
+    with ServerProcess(cli(data, "--open", "--device", "cpu", "--host", "0.0.0.0", "--no-auth")) as server:
+        eventually(found.exists)
+        assert (tmp_path / "url").read_text().strip() == f"http://127.0.0.1:{server.port}"
+        assert found.read_bytes() == (WEB / "index.html").read_bytes()
+
+
+def test_open_without_a_browser_says_the_url(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine without a screen the server serves all the same."""
+    monkeypatch.setenv("BROWSER", "/nowhere/browser %s")
+    monkeypatch.setenv("PATH", "/nowhere")
+    with ServerProcess(cli(data, "--open", "--device", "cpu")) as server:
+        eventually(lambda: f"no browser could be started; open {server.url} in one" in server.said)
+        assert server.client.get("/livez").status_code == 200
 
 
 def test_other_machines_are_let_in_with_a_key_or_when_told_aloud(data: Path) -> None:

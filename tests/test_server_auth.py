@@ -31,7 +31,7 @@ from tests.served import (
 pytest_plugins = ["tests.served_fixtures"]
 
 V1, V2 = "/v1/sdxl-inpaint", "/v2/sdxl-inpaint"
-OPEN = {"/livez", "/readyz"}
+OPEN = {"/livez", "/readyz", "/", "/web/{path:path}"}
 MISSING = "Missing Authorization or x-api-key in header"
 BAD = "Unauthorized. API key is invalid or may have expired."
 
@@ -51,10 +51,13 @@ def routes_of(app: Any) -> list[tuple[str, str]]:
 
 
 def filled(path: str) -> str:
-    return path.replace("{request_id}", "0" * 32).replace("{number}", "0")
+    known = {"{request_id}": "0" * 32, "{number}": "0", "{path:path}": "index.html"}
+    for name, value in known.items():
+        path = path.replace(name, value)
+    return path
 
 
-def test_every_route_but_the_health_checks_asks_for_a_key(serve: Serve) -> None:
+def test_every_route_but_health_and_the_page_asks_for_a_key(serve: Serve) -> None:
     """A route that somebody adds tomorrow is tested the day it is added."""
     served = serve()
     served.key()
@@ -255,7 +258,8 @@ def test_without_the_setting_no_page_is_told_anything(served: Served) -> None:
 def test_every_answer_keeps_browsers_careful(served: Served) -> None:
     """Pictures, errors, health and bugs alike."""
     assert isinstance(served.engine, FakeEngine)
-    answers = [served.client.get(path) for path in ("/livez", "/nothing", "/metrics", "/openapi.json")]
+    paths = ("/livez", "/nothing", "/metrics", "/openapi.json", "/", "/web/nothing.js")
+    answers = [served.client.get(path) for path in paths]
     answers += [served.client.post(V1, json=fields) for fields in (body(), {}, body(samples=99))]
     answers += [served.client.post(V1, content=b"x"), served.client.put(V1)]
     served.engine.failures.append(RuntimeError("a bug"))

@@ -27,6 +27,7 @@ pytest_plugins = ["tests.served_fixtures"]
 
 EXAMPLES = 30  # an operation, beside those that schemathesis makes for each value's edges
 PROBES = {"/livez", "/readyz"}
+PAGE = {"/", "/web/{path:path}"}  # files, open to anybody and no part of the API
 CHECKS = [
     checks.status_code_conformance,
     checks.content_type_conformance,
@@ -127,12 +128,15 @@ def test_nobody_without_a_key_gets_past_the_door(
     method: str, path: str, keyed: Served, ids: list[str]
 ) -> None:
     """An operator: every route, those of tomorrow too, asks for a key before it does or tells anything."""
-    url = path.replace("{request_id}", ids[0]).replace("{number}", "0")
+    known = {"{request_id}": ids[0], "{number}": "0", "{path:path}": "index.html"}
+    url = path
+    for name, value in known.items():
+        url = url.replace(name, value)
     wrong = [{}, {"x-api-key": "inp_0_0"}, {"authorization": "Basic aW5wOmlucA=="}, {"cookie": "key=1"}]
     for headers in wrong:
         answer = httpx2.request(method, keyed.url + url, headers=headers, json=body(), trust_env=False)
-        assert answer.status_code == (200 if path in PROBES else 401)
-        assert path in PROBES or list(answer.json()) == ["error"]
+        assert answer.status_code == (200 if path in PROBES | PAGE else 401)
+        assert path in PROBES | PAGE or list(answer.json()) == ["error"]
 
 
 def test_a_key_for_one_thing_opens_no_other(keyed: Served) -> None:
@@ -149,6 +153,6 @@ def test_every_route_is_described(keyed: Served, token: str) -> None:
     """Nobody finds a route by accident, and schemathesis passes none by."""
     paths = APP.openapi()["paths"]
     described = {(method.upper(), path) for path, methods in paths.items() for method in methods}
-    assert set(ROUTES) == described | {("GET", "/openapi.json")}
+    assert set(ROUTES) == described | {("GET", "/openapi.json"), *(("GET", path) for path in PAGE)}
     with keyed.calling(key=token) as client:
         assert client.get("/openapi.json").json()["paths"] == paths

@@ -454,7 +454,7 @@ def test_another_content_type_is_refused_with_the_hosted_words(served: Served, k
 
 def test_an_unknown_model_or_route_is_404_in_the_same_shape(served: Served) -> None:
     """Clients look for ``error``, and never for ``detail``."""
-    for path in ("/v1/sd1.5-inpaint", "/", "/v1", "/docs", "/v1/sdxl-inpaint/x", "/v2/requests/"):
+    for path in ("/v1/sd1.5-inpaint", "/v1", "/docs", "/v1/sdxl-inpaint/x", "/v2/requests/"):
         problem(served.client.post(path, json=body()), 404)
 
 

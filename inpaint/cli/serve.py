@@ -40,6 +40,9 @@ def serve(
     no_auth: Annotated[
         bool | None, typer.Option("--no-auth", help="Let anybody in who can reach the address.")
     ] = None,
+    browse: Annotated[
+        bool, typer.Option("--open", help="Show the page to paint on in this machine's browser.")
+    ] = False,
     log_level: Annotated[
         str | None, typer.Option(help="DEBUG, INFO, WARNING or ERROR.", show_default="INFO")
     ] = None,
@@ -49,5 +52,6 @@ def serve(
         from server.start import start
     except ImportError as error:
         raise OutputError(f"{_EXTRA} ({error.name} is missing)") from error
-    given = {name: value for name, value in locals().items() if value is not None and name != "start"}
-    start(given)
+    own = ("start", "browse")
+    given = {name: value for name, value in locals().items() if value is not None and name not in own}
+    start(given, browse=browse)

@@ -17,7 +17,7 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from inpaint.job import Event
 from server.auth import MODEL_SCOPE, Caller, Gate
-from server.body import Fields, parse_fields, read_body
+from server.body import Fields, fields_of
 from server.dialects.segmind_models import (
     Credits,
     Finished,
@@ -32,7 +32,8 @@ from server.dialects.segmind_models import (
 )
 from server.durable import ENDED, DurableQueue
 from server.limits import RateState
-from server.pictures import CONTENT_TYPES
+from server.orders import Format
+from server.pictures import CONTENT_TYPES, convert
 from server.service import MICRO, Painted, Service
 from server.store import Record
 
@@ -142,14 +143,14 @@ class Segmind:
             methods=["GET"],
             summary="One painted picture",
             response_class=Response,
-            responses={200: {"content": images}, **problems(404)},
+            responses={200: {"content": images}, **problems(400, 404)},
         )
 
     async def paint(self, request: Request) -> Response:
         """v1: the picture's bytes, or JSON with ``base64``."""
         caller = await self.gate.admit(request)
         async with self.service.admitted(caller, MODEL_SCOPE) as rate:
-            fields = await self._fields(request)
+            fields = await fields_of(request, self.service.parts.settings)
             body = self._read(fields)
             async with watched(request) as gone:
                 if key := _idempotency_key(request):
@@ -171,7 +172,7 @@ class Segmind:
         """v2: accepted, to be painted whatever happens to this process."""
         caller = await self.gate.admit(request)
         async with self.service.admitted(caller, MODEL_SCOPE):
-            fields = await self._fields(request)
+            fields = await fields_of(request, self.service.parts.settings)
             body = self._read(fields)
             record = await self._once(caller, body, _idempotency_key(request), fields)
         return Queued(request_id=record.id, **self._urls(request, record))
@@ -219,22 +220,20 @@ class Segmind:
         request_id: RequestId,
         number: int,
         token: Annotated[str | None, Query()] = None,
+        wanted: Annotated[Format | None, Query(alias="format", description="Another than it has.")] = None,
     ) -> Response:
         """With the token of the URL that the answer gave, or with its owner's key."""
         caller = None if token else await self.gate.admit(request)
         data, content_type = await self.queue.picture(
             request_id, number, key_id=caller.key_id if caller else None, token=token
         )
+        if wanted is not None and content_type != CONTENT_TYPES[wanted]:
+            data, content_type = await asyncio.to_thread(convert, data, wanted), CONTENT_TYPES[wanted]
         return Response(data, media_type=content_type, headers={"Cache-Control": "private, max-age=3600"})
 
     async def credits(self, request: Request) -> Credits:
         """What the key has left; a large constant where nothing is counted."""
         return Credits(credits=await self.service.remaining(await self.gate.admit(request)))
-
-    async def _fields(self, request: Request) -> Fields:
-        settings = self.service.parts.settings
-        body = await read_body(request, max_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s)
-        return await parse_fields(request, body)
 
     def _read(self, fields: Fields) -> InpaintBody:
         return read_fields(fields, lenient=self.service.parts.settings.segmind_lenient)
@@ -269,7 +268,9 @@ class Segmind:
             output=images[0].url if images else None,
             images=images,
             seed=record.seeds[0],
+            seeds=record.seeds,
             prompt=settings["prompt"],
+            warnings=[text for output in record.outputs for text in _warnings(output)],
         )
 
     async def _metrics(self, request: Request, record: Record) -> RunMetrics:
@@ -284,6 +285,11 @@ class Segmind:
             queue_time=started - record.created_at if started else None,
             total_time=ended - record.created_at if ended else None,
         )
+
+
+def _warnings(output: Mapping[str, Any]) -> list[str]:
+    found: list[str] = output.get("warnings", [])  # absent in what an earlier version wrote down
+    return found
 
 
 def _two(urls: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from inpaint.errors import RequestError
-from inpaint.request import RANGES, Area, Fill, Range, check_settings
+from inpaint.request import MAX_SIDE, RANGES, Area, Fill, Range, check_settings
 from inpaint.schedulers import SCHEDULERS, canonical_name
 from server.orders import Format, Order, source
 
@@ -26,6 +26,7 @@ _CHOICES = {"area": Area, "fill": Fill, "output_format": Format}
 _BOOLEANS = ("base64", "color_match", "soft")
 _PICTURE = "an http(s) URL, a data: URI or base64; in a form also a file"
 
+Side = Annotated[int, Field(ge=0, le=MAX_SIDE)]
 Picture = Annotated[str | bytes, Field(description=f"A PNG, JPEG or WebP: {_PICTURE}.")]
 
 
@@ -53,7 +54,13 @@ class InpaintBody(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     image: Picture
-    mask: Annotated[str | bytes, Field(description=f"White is repainted, black is kept: {_PICTURE}.")]
+    mask: Annotated[
+        str | bytes | None,
+        Field(
+            description=f"White is repainted, black is kept: {_PICTURE}. Required unless `extend` gives "
+            "something to paint.",
+        ),
+    ] = None
     prompt: str
     negative_prompt: str | None = None
     samples: Annotated[int, _number("samples")] = 1
@@ -81,6 +88,14 @@ class InpaintBody(BaseModel):
             "Narrower is faster and another picture."
         ),
     ] = (0.0, 1.0)
+    extend: Annotated[
+        tuple[Side, Side, Side, Side],
+        BeforeValidator(_split),
+        Field(
+            description="Pixels that the picture grows by, left, top, right, bottom; in a form `0,0,256,0`. "
+            "They are painted; the mask has the size from before."
+        ),
+    ] = (0, 0, 0, 0)
 
     @model_validator(mode="before")
     @classmethod
@@ -102,6 +117,8 @@ class InpaintBody(BaseModel):
         for name in ("prompt", "negative_prompt"):
             _check_text(name, getattr(self, name))
         check_settings({"guidance_interval": self.guidance_interval})
+        if self.mask is None and not any(self.extend):
+            raise RequestError("mask", "is required")
         if self.num_inference_steps * self.strength < 1:
             raise RequestError(
                 "strength",
@@ -116,14 +133,15 @@ class InpaintBody(BaseModel):
         Raises:
             RequestError: the scheduler is unknown, or a picture is neither URL nor base64.
         """
-        own = {"image", "mask", "base64", "output_format", "quality", "scheduler"}
+        own = {"image", "mask", "base64", "output_format", "quality", "scheduler", "extend"}
         settings = self.model_dump(exclude=own) | {"scheduler": canonical_name(self.scheduler)}
         return Order(
             image=source("image", self.image),
-            mask=source("mask", self.mask),
+            mask=None if self.mask is None else source("mask", self.mask),
             settings=settings,
             output_format=self.output_format,
             quality=self.quality,
+            extend=self.extend if any(self.extend) else None,
         )
 
 
@@ -172,7 +190,7 @@ def _sentence(error: ValidationError) -> RequestError:
     """The first of pydantic's complaints, in the words that the engine uses."""
     first = error.errors(include_url=False, include_context=False)[0]
     name = str(first["loc"][0]) if first["loc"] else "body"
-    if first["type"] == "missing":
+    if first["type"] == "missing" and len(first["loc"]) == 1:
         return RequestError(name, "is required")
     given = _shown(first["input"])
     if name in LIMITS:
@@ -183,6 +201,9 @@ def _sentence(error: ValidationError) -> RequestError:
         return RequestError(name, f"must be one of {', '.join(get_args(_CHOICES[name]))}, not {given}")
     if name == "guidance_interval":
         return RequestError(name, f"must be two fractions of the steps, such as [0.2, 0.8], not {given}")
+    if name == "extend":
+        sides = f"four whole numbers of pixels from 0 to {MAX_SIDE} (left, top, right, bottom)"
+        return RequestError(name, f"must be {sides}, not {given}")
     return RequestError(name, "must be text")
 
 
@@ -257,7 +278,9 @@ class Finished(Status):
     output: Annotated[str | None, Field(description="URL of the first picture.")] = None
     images: list[OutputImage] = []
     seed: int
+    seeds: Annotated[list[int], Field(description="Of each picture.")] = []
     prompt: str
+    warnings: Annotated[list[str], Field(description="Such as a prompt that was cut.")] = []
 
 
 class Credits(BaseModel):

@@ -1,0 +1,165 @@
+"""What a program asks before it paints: what this server can do, and what a picture says about itself."""
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, Field
+
+import inpaint
+from inpaint.errors import RequestError
+from inpaint.image import MAX_ENCODED_BYTES
+from inpaint.request import AREAS, FILLS, MAX_ASPECT, MAX_PIXELS, MAX_SIDE, MIN_SIDE
+from inpaint.schedulers import SCHEDULERS
+from server.auth import MODEL_SCOPE, Gate
+from server.body import fields_of
+from server.dialects.segmind import problems
+from server.dialects.segmind_models import InpaintBody
+from server.orders import Format, source
+from server.pictures import describe
+from server.service import Service
+
+_PICTURES = ("image", "mask")
+_PICTURE_BODY = {
+    "required": True,
+    "content": {
+        kind: {
+            "schema": {"type": "object", "required": ["image"], "properties": {"image": {"type": "string"}}}
+        }
+        for kind in ("application/json", "multipart/form-data")
+    },
+}
+Kind = Literal["integer", "number", "boolean", "text", "choice", "list"]
+
+
+class FieldOffer(BaseModel):
+    """One field of a request, for programs that build a form from it."""
+
+    name: str
+    kind: Kind
+    required: bool
+    default: Any = None
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: list[str] = []
+    description: str = ""
+
+
+class Limits(BaseModel):
+    """Which pictures are taken."""
+
+    min_side: int = MIN_SIDE
+    max_side: int = MAX_SIDE
+    max_pixels: int = MAX_PIXELS
+    max_aspect: int = MAX_ASPECT
+    max_file_bytes: int = MAX_ENCODED_BYTES
+
+
+class Offer(BaseModel):
+    """What this server can do."""
+
+    model: str
+    version: str
+    ready: Annotated[bool, Field(description="Requests are painted now; others wait until they are.")]
+    native_size: Annotated[
+        int | None, Field(description="Side in pixels at which the model paints; null until it is loaded.")
+    ]
+    schedulers: list[str] = list(SCHEDULERS)
+    areas: list[str] = list(AREAS)
+    fills: list[str] = list(FILLS)
+    formats: list[str] = list(get_args(Format))
+    loras: list[str] = []
+    limits: Limits = Limits()
+    fields: list[FieldOffer]
+
+
+class PictureFacts(BaseModel):
+    """What a picture's file says."""
+
+    format: Format
+    width: int
+    height: int
+    settings: Annotated[
+        dict[str, Any] | None, Field(description="How it was painted, where its metadata says so.")
+    ] = None
+    model: Annotated[str | None, Field(description="What painted it.")] = None
+
+
+@dataclass(frozen=True, slots=True)
+class Discovery:
+    """The handlers; ``router()`` hangs them under their paths."""
+
+    service: Service
+    gate: Gate
+
+    def router(self) -> APIRouter:
+        """Both routes."""
+        router = APIRouter(tags=["sdxl-inpaint"])
+        router.add_api_route(
+            "/v2/sdxl-inpaint",
+            self.offer,
+            methods=["GET"],
+            summary="What this server can do",
+            response_model=Offer,
+            responses=problems(),
+        )
+        router.add_api_route(
+            "/v2/info",
+            self.info,
+            methods=["POST"],
+            summary="What a picture says about itself",
+            response_model=PictureFacts,
+            responses=problems(400, 406, 413, 422, 502),
+            openapi_extra={"requestBody": _PICTURE_BODY},
+        )
+        return router
+
+    async def offer(self, request: Request) -> Offer:
+        """Its model, and every field of a request with its range: enough to build a form from."""
+        (await self.gate.admit(request)).require(MODEL_SCOPE)
+        health, model = self.service.parts.client.health(), self.service.parts.settings.model
+        return Offer(
+            model=Path(model).stem,  # of a path, no more than its name
+            version=inpaint.__version__,
+            ready=health.ready and not self.service.draining,
+            native_size=health.native_size,
+            fields=field_offers(),
+        )
+
+    async def info(self, request: Request) -> PictureFacts:
+        """Format, size, and the settings it was painted with, if it was and says so."""
+        caller = await self.gate.admit(request)
+        async with self.service.admitted(caller, MODEL_SCOPE):
+            fields = await fields_of(request, self.service.parts.settings)
+            if fields.get("image") is None:
+                raise RequestError("image", "is required")
+            data = await self.service.read_picture(caller, source("image", fields["image"]))
+            return PictureFacts.model_validate(await asyncio.to_thread(describe, data))
+
+
+def field_offers() -> list[FieldOffer]:
+    """Every field of a request but its pictures, in the order of the model."""
+    schema = InpaintBody.model_json_schema()
+    required = schema["required"]
+    return [
+        _field_offer(name, field, required=name in required)
+        for name, field in schema["properties"].items()
+        if name not in _PICTURES
+    ]
+
+
+def _field_offer(name: str, schema: dict[str, Any], *, required: bool) -> FieldOffer:
+    plain = next((kind for kind in schema.get("anyOf", ()) if kind["type"] != "null"), schema)
+    kinds: dict[str, Kind] = {"string": "text", "array": "list"}
+    return FieldOffer(
+        name=name,
+        kind="choice" if "enum" in plain else kinds.get(plain["type"]) or plain["type"],
+        required=required,
+        default=schema.get("default"),
+        minimum=plain.get("minimum"),
+        maximum=plain.get("maximum"),
+        choices=plain.get("enum", []),
+        description=schema.get("description", ""),
+    )
