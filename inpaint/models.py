@@ -6,9 +6,10 @@ Everything is loaded by local path; the hub is never asked.
 
 import json
 import logging
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from safetensors import safe_open
 from inpaint.errors import DeviceError, ModelError, RequestError
 from inpaint.lora import fuse
 from inpaint.memory import MemoryPlan, choose_plan, free_bytes, place, recast
+from inpaint.weights import check_fits
 
 DTYPES: Mapping[str, torch.dtype] = {
     "float32": torch.float32,
@@ -41,6 +43,8 @@ class Model:
     device: torch.device
     dtype: torch.dtype
     plan: MemoryPlan
+    # Held while the UNet's weights are exchanged, and while two ways through it are compared.
+    weights_lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def in_channels(self) -> int:
@@ -111,7 +115,7 @@ def load_model(
         dtype: what it computes in; a VAE that overflows in 16 bit stays in fp32.
         memory: a plan's name, or ``auto`` to choose by the free memory.
         configs: for a single file, a local diffusers folder with SDXL's configs and tokenizers.
-        few_step_lora: merged into the UNet; the samplers' steps are then spaced from the last one down, as
+        few_step_lora: merged into UNet and text encoders; the samplers' steps are then spaced from the last one down, as
             such a LoRA is trained.
 
     Raises:
@@ -123,10 +127,10 @@ def load_model(
     unet, vae = parts["unet"], parts["vae"]
     _check_unet(path, unet)
     scheduler = parts["scheduler"]
-    if few_step_lora is not None:
-        fuse(unet, few_step_lora)
-        scheduler = {**scheduler, "timestep_spacing": "trailing"}
     encoders = (parts["text_encoder"], parts["text_encoder_2"])
+    if few_step_lora is not None:
+        fuse(unet, encoders, few_step_lora)
+        scheduler = {**scheduler, "timestep_spacing": "trailing"}
     place(plan, device, dtype, unet, vae, list(encoders))
     return Model(
         name=name,
@@ -211,21 +215,34 @@ def _single_file(path: Path, dtype: torch.dtype, configs: Path | None) -> dict[s
             raise ModelError(f"{path.name} is not an SDXL checkpoint: it has no {key}")
         in_channels = file.get_slice(key).get_shape()[1]
     local = {"config": str(configs), "local_files_only": True, "torch_dtype": dtype}
-    unet = UNet2DConditionModel.from_single_file(
-        str(path), subfolder="unet", in_channels=in_channels, **local
-    )
-    # A single file does not say whether its VAE is the one that overflows in 16 bit: keep it in 32.
-    vae = AutoencoderKL.from_single_file(
-        str(path), subfolder="vae", force_upcast=True, **{**local, "torch_dtype": torch.float32}
-    )
-    pipe = StableDiffusionXLInpaintPipeline.from_single_file(
-        str(path), unet=unet, vae=vae, add_watermarker=False, **_tokenizers(configs), **local
-    )
+    with _missing_named(path, configs):
+        unet = UNet2DConditionModel.from_single_file(
+            str(path), subfolder="unet", in_channels=in_channels, **local
+        )
+        # A single file does not say whether its VAE is the one that overflows in 16 bit: keep it in 32.
+        vae = AutoencoderKL.from_single_file(
+            str(path), subfolder="vae", force_upcast=True, **{**local, "torch_dtype": torch.float32}
+        )
+        pipe = StableDiffusionXLInpaintPipeline.from_single_file(
+            str(path), unet=unet, vae=vae, add_watermarker=False, **_tokenizers(configs), **local
+        )
+        for encoder in (pipe.text_encoder, pipe.text_encoder_2):  # here the loader says nothing
+            assert not any(parameter.is_meta for parameter in encoder.parameters())
     return {
         "index": _read_json(configs / "model_index.json"),
         "scheduler": _read_json(configs / "scheduler" / "scheduler_config.json"),
         **{part: getattr(pipe, part) for part in _PARTS},
     }
+
+
+@contextmanager
+def _missing_named(path: Path, configs: Path) -> Iterator[None]:
+    """Say which tensor a single file lacks, where its loaders speak of meta tensors."""
+    try:
+        yield
+    except Exception:
+        check_fits(path, configs)
+        raise
 
 
 _PARTS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")

@@ -41,12 +41,18 @@ def safetensors(tensors: Mapping[str, list[int]] | None = None) -> bytes:
 
 def single_file(in_channels: int = 9) -> bytes:
     """The tensors by which a single-file SDXL checkpoint is known."""
-    return safetensors(
-        {
-            "model.diffusion_model.input_blocks.0.0.weight": [2, in_channels, 3, 3],
-            "conditioner.embedders.1.model.ln_final.weight": [4],
-        }
-    )
+    return safetensors(sdxl_tensors(in_channels))
+
+
+def sdxl_tensors(in_channels: int = 9) -> dict[str, list[int]]:
+    """Name → shape of one tensor of each part, and those that tell SDXL's UNet from others."""
+    return {
+        "model.diffusion_model.input_blocks.0.0.weight": [2, in_channels, 3, 3],
+        "model.diffusion_model.label_emb.0.0.weight": [2, 2],
+        "conditioner.embedders.0.transformer.text_model.final_layer_norm.weight": [4],
+        "conditioner.embedders.1.model.ln_final.weight": [4],
+        "first_stage_model.decoder.conv_in.weight": [4],
+    }
 
 
 def write_folder(folder: Path, in_channels: int = 9, variant: str = "") -> Path:

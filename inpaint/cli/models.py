@@ -1,4 +1,4 @@
-"""``inpaint models``: list, fetch, verify, import and export checksums.
+"""``inpaint models``: list, fetch, verify, import, merge, remove and export checksums.
 
 Human text goes to stderr, data to stdout. Errors are raised, not caught: ``inpaint.cli`` turns them into one
 sentence and an exit code.
@@ -8,16 +8,34 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from inpaint import weights
+from inpaint.demo import demo_checkpoint
+from inpaint.errors import ModelError
 
-app = typer.Typer(name="models", help="List, fetch, verify and import models.", no_args_is_help=True)
+app = typer.Typer(name="models", help="List, fetch, import, merge and remove models.", no_args_is_help=True)
 
 _Name = Annotated[str, typer.Argument(metavar="NAME", help="As `inpaint models list` shows it.")]
+_NewName = Annotated[
+    str | None,
+    typer.Option(
+        "--name",
+        help="To call it by: lower-case letters, digits and . _ -",
+        show_default="made of the file's name",
+    ),
+]
+
+
+class _Vae(Enum):
+    """Whose VAE a merged model has."""
+
+    inpaint = "inpaint"
+    style = "style"
 
 
 @app.command("list")
@@ -70,12 +88,64 @@ def verify(
 @app.command("import")
 def import_(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A diffusers folder or a .safetensors file.")],
-    name: Annotated[str, typer.Option("--name", help="To call it by: lower-case letters, digits and . _ -")],
+    name: _NewName = None,
+    parts_from: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="A diffusers folder, or a model's name: gives the VAE or text encoders that the file lacks.",
+        ),
+    ] = None,
 ) -> None:
     """Copy an SDXL checkpoint into the models folder; only safetensors weights are accepted."""
+    root = weights.models_dir()
+    name = name or weights.name_for(path)
     with _progress_bar("copying") as progress:
-        folder = weights.import_model(path, name, weights.models_dir(), progress)
+        if parts_from is None:
+            folder = weights.import_model(path, name, root, progress)
+        else:
+            donor = _checkpoint(parts_from, root).path
+            folder = weights.import_completed(path, donor, name, root, progress)
     _say(f"{name} is imported into {folder}; paint with --model {name}")
+    _say_needs_configs(name, root)
+
+
+@app.command(no_args_is_help=True)
+def merge(
+    inpaint: Annotated[str, typer.Argument(metavar="INPAINT", help="The model that understands masks.")],
+    style: Annotated[str, typer.Argument(metavar="STYLE", help="The model whose style it gets.")],
+    base: Annotated[str, typer.Option(metavar="MODEL", help="What STYLE was tuned from.")] = "sdxl-base",
+    name: _NewName = None,
+    alpha: Annotated[float, typer.Option(help="How much of the style: 1 is all of it.")] = 1.0,
+    vae: Annotated[_Vae, typer.Option(help="Whose VAE; INPAINT's is known to work in fp16.")] = _Vae.inpaint,
+) -> None:
+    """Make INPAINT paint in the style of STYLE: INPAINT + alpha · (STYLE − BASE), as a new model.
+
+    Each of the three is a name as `inpaint models list` shows it, a diffusers folder or a .safetensors file.
+    The licences of all three hold for what comes out.
+    """
+    root = weights.models_dir()
+    asked = ((inpaint, True), (style, False), (base, False))
+    own, styled, based = (_checkpoint(model, root, whole=whole) for model, whole in asked)
+    name = name or f"{weights.name_for(Path(style))[:50]}-inpainting"
+    with _progress_bar("merging") as progress:
+        merged = weights.merge_models(
+            own, styled, based, name, root, alpha=alpha, vae=vae.value, progress=progress
+        )
+    for component in merged.kept:
+        _say(f"{style} has no {component}; that of {inpaint} is kept")
+    _say(f"{name} is in {merged.folder}; paint with --model {name}")
+    _say_needs_configs(name, root)
+
+
+@app.command()
+def remove(name: _Name) -> None:
+    """Delete a fetched or imported model, or what an interrupted fetch left of it. Asks nothing."""
+    size = weights.remove_model(name, weights.models_dir())
+    _say(f"{name} is removed, {_gigabytes(size)} are free again")
+
+
+app.command("rm", hidden=True)(remove)
 
 
 @app.command()
@@ -91,6 +161,21 @@ def _entry(name: str, root: Path) -> weights.Entry:
     if entry is None:
         raise weights.unknown(name, root)
     return entry
+
+
+def _checkpoint(model: str, root: Path, *, whole: bool = True) -> weights.Checkpoint:
+    """The checkpoint that a name or a path stands for."""
+    return demo_checkpoint() if model == "demo" else weights.resolve(model, root, whole=whole)
+
+
+def _say_needs_configs(name: str, root: Path) -> None:
+    """A single file paints with SDXL's configurations beside it, which are fetched once."""
+    if weights.resolve(name, root).kind == "folder":
+        return
+    try:
+        weights.config_folder(root)
+    except ModelError as error:
+        _say(f"before the first picture: {error}")
 
 
 def _as_json(row: weights.Listing) -> dict[str, object]:

@@ -1,13 +1,19 @@
-"""Model files: the lock, fetching, verifying, importing, and finding a checkpoint by name.
+"""Model files: the lock, fetching, verifying, importing, merging, removing, and finding a checkpoint by name.
 
-Knows files, digests and headers; never loads a weight. Importing it loads neither torch, diffusers nor
-huggingface_hub.
+Knows files, digests, headers and tensors as they are stored; never makes a model of them. Importing it loads
+neither torch, diffusers nor huggingface_hub.
 """
 
+from inpaint.weights.complete import import_completed
 from inpaint.weights.fetch import fetch
-from inpaint.weights.importer import BUILT_IN, import_model
+from inpaint.weights.fit import check_fits
+from inpaint.weights.importer import import_model, name_for
+from inpaint.weights.install import BUILT_IN
+from inpaint.weights.kinds import check_single_file
 from inpaint.weights.lock import Entry, Lock, LockedFile, Source, load_lock, parse_lock, sha256sums
-from inpaint.weights.safety import check_folder, check_safetensors, check_single_file
+from inpaint.weights.merge import Merged, merge_models
+from inpaint.weights.remove import remove_model
+from inpaint.weights.safety import check_folder, check_safetensors
 from inpaint.weights.store import (
     Checkpoint,
     Listing,
@@ -27,19 +33,25 @@ __all__ = [
     "Listing",
     "Lock",
     "LockedFile",
+    "Merged",
     "Progress",
     "Source",
+    "check_fits",
     "check_folder",
     "check_safetensors",
     "check_single_file",
     "config_folder",
     "fetch",
     "find_entry",
+    "import_completed",
     "import_model",
     "listings",
     "load_lock",
+    "merge_models",
     "models_dir",
+    "name_for",
     "parse_lock",
+    "remove_model",
     "resolve",
     "sha256sums",
     "unknown",

@@ -1,32 +1,21 @@
 """``inpaint models import``: take a checkpoint from the user's disk into the models folder.
 
-Only what loading needs is copied, each file hashed on its way; the stamp written beside them is from then on
-what ``verify`` compares with, since no lock knows these files.
+Only what loading needs is copied.
 """
 
-import hashlib
-import os
-import shutil
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from inpaint.errors import FetchError, ModelError
-from inpaint.weights.download import disk_errors
-from inpaint.weights.fetch import free_bytes, only_one, sync_folder
-from inpaint.weights.lock import CODE_SUFFIXES, Entry, LockedFile, is_name, load_lock
-from inpaint.weights.safety import (
-    WEIGHT_STEMS,
-    check_folder,
-    check_index,
-    check_single_file,
-    find_weights,
-    refuse,
-)
-from inpaint.weights.verify import Progress, find_files, read_stamp, walk, write_stamp
+from inpaint.errors import ModelError
+from inpaint.weights.fit import check_fits
+from inpaint.weights.install import SINGLE_FILE, Content, check_name, copy_of, install
+from inpaint.weights.kinds import check_single_file
+from inpaint.weights.lock import CODE_SUFFIXES
+from inpaint.weights.safety import WEIGHT_STEMS, check_folder, check_index, find_weights, refuse
+from inpaint.weights.store import config_folder
+from inpaint.weights.verify import Progress, walk
 
-SINGLE_FILE = "model.safetensors"  # what an imported single-file checkpoint is called
-BUILT_IN = ("demo",)  # names that need no file in the store
-_CHUNK_BYTES = 1 << 20
 _TOKENIZER_FILES = (
     "added_tokens.json",
     "merges.txt",
@@ -50,63 +39,55 @@ def import_model(path: Path, name: str, root: Path, progress: Progress | None = 
         ModelError: the checkpoint is refused (says why), or the name is taken.
         FetchError: the disk did not take the copy.
     """
-    _check_name(name, root)
-    chosen = _choose(path)
-    staging = root / f".{name}.import"  # beside the target, so that the last step is a rename
-    with disk_errors(root):
-        root.mkdir(parents=True, exist_ok=True)
-    with only_one(name, root), disk_errors(staging):
-        _check_name(name, root)  # again: another process may just have taken it
-        try:
-            shutil.rmtree(staging, ignore_errors=True)  # of a run that was killed
-            entry = _copy_all(chosen, name, staging, progress)
-            _check_copy(staging)
-            write_stamp(entry, staging, find_files(entry, staging), imported=True)
-            staging.rename(root / name)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-        sync_folder(root)
-    return root / name
+    check_name(name, root)
+    contents = choose(path)
+    if path.is_file() and (configs := _configs(root)) is not None:
+        check_fits(path, configs)
+    return install(contents, name, root, progress)
 
 
-def imported_entry(folder: Path) -> Entry | None:
-    """The entry that an imported folder's stamp describes; None for any other folder."""
-    stamp = read_stamp(folder)
-    if stamp is None or not stamp.imported:
+def _configs(root: Path) -> Path | None:
+    """SDXL's configurations, if they are there: a file can be imported before them."""
+    try:
+        return config_folder(root)
+    except ModelError:
         return None
-    size = sum(file.size for file in stamp.files)
-    return Entry(folder.name, folder.name, None, "unknown", "", size, stamp.files)
 
 
-def _check_name(name: str, root: Path) -> None:
-    if not is_name(name):
-        raise ModelError(f"{name!r} cannot name a model; use lower-case letters, digits and . _ -")
-    if name in load_lock().names or name in BUILT_IN:
-        raise ModelError(f"{name} is the name of a model that comes with inpaint; choose another --name")
-    if (root / name).exists() or (root / name).is_symlink():
-        raise ModelError(f"{name} is already in {root}; choose another --name, or delete {root / name}")
+def name_for(path: Path) -> str:
+    """A name for the model in ``path``, made of the file's own; it may be taken."""
+    stem = path.stem if path.suffix.lower() == ".safetensors" else path.name
+    return re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("._-")[:64] or "imported"
 
 
-def _choose(path: Path) -> dict[str, Path]:
-    """What to copy: path in the store → path on disk, sorted; having checked all of it."""
+def choose(path: Path) -> dict[str, Content]:
+    """What to copy of a checkpoint, by its path in the store; having checked all of it.
+
+    Raises:
+        ModelError: it is refused.
+    """
     if path.is_symlink():
         refuse(path, "it is a link; name the file or folder that it points to")
     if path.is_file():
         if path.suffix.lower() in CODE_SUFFIXES:
             refuse(path, "pickles and code run when opened; convert it to .safetensors first")
         check_single_file(path)
-        return {SINGLE_FILE: path}
+        return {SINGLE_FILE: copy_of(path)}
     if not path.is_dir():
         refuse(path, "there is no such file or folder")
     for name, _ in walk(path):
         if (path / name).is_symlink():
             refuse(path / name, "it is a link; import a folder of plain files")
     check_folder(path, pickles_beside=False)
-    return dict(sorted((file.relative_to(path).as_posix(), file) for file in _needed(path)))
+    return {file.relative_to(path).as_posix(): copy_of(file) for file in needed(path)}
 
 
-def _needed(folder: Path) -> Iterator[Path]:
-    """The files that diffusers opens, of a folder that was checked."""
+def needed(folder: Path) -> Iterator[Path]:
+    """The files that diffusers opens, of a folder that was checked.
+
+    Raises:
+        ModelError: its weights do not go together.
+    """
     yield folder / "model_index.json"
     components = check_index(folder)
     weights = {name: find_weights(folder, name) for name in components if name in WEIGHT_STEMS}
@@ -129,34 +110,3 @@ def _shard_index(folder: Path, component: str, *, fp16: bool) -> Path:
     if not index.is_file():
         refuse(index, "is missing, so its shards cannot be put together")
     return index
-
-
-def _copy_all(chosen: dict[str, Path], name: str, ready: Path, progress: Progress | None) -> Entry:
-    total = sum(path.stat().st_size for path in chosen.values())
-    if (free := free_bytes(ready.parent)) < total:
-        raise FetchError(f"{name} needs {total} bytes in {ready.parent}, whose disk has {free} free")
-    files: list[LockedFile] = []
-    done = 0
-    for path, source in chosen.items():
-        target = ready / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        digest = hashlib.sha256()
-        with source.open("rb") as reader, target.open("wb") as writer:
-            while chunk := reader.read(_CHUNK_BYTES):
-                digest.update(chunk)
-                writer.write(chunk)
-                done += len(chunk)
-                if progress is not None:
-                    progress(path, done, total)
-            writer.flush()
-            os.fsync(writer.fileno())
-        files.append(LockedFile(path, target.stat().st_size, f"sha256:{digest.hexdigest()}"))
-    return Entry(name, name, None, "unknown", "", done, tuple(files))
-
-
-def _check_copy(ready: Path) -> None:
-    """The copy, not the original, is what will be loaded, and the original may have changed meanwhile."""
-    if (ready / SINGLE_FILE).is_file():
-        check_single_file(ready / SINGLE_FILE)
-    else:
-        check_folder(ready)

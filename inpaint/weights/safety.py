@@ -38,8 +38,6 @@ _SCHEDULER = re.compile(r"[A-Z][A-Za-z0-9]*Scheduler", re.ASCII)
 # torch.save's zip, and bare pickles of protocol 2 to 5. A safetensors header of 0x380 bytes also starts with
 # 80 03, so the length decides as well: a pickle's first eight bytes, read as one, are above 10^16.
 _PICKLE_MAGIC = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
-_UNET_INPUT = "model.diffusion_model.input_blocks.0.0.weight"
-_SECOND_ENCODER = "conditioner.embedders.1."  # SDXL has two text encoders; SD 1.5 and the refiner do not
 
 
 def check_safetensors(path: Path) -> Mapping[str, Any]:
@@ -68,19 +66,6 @@ def check_safetensors(path: Path) -> Mapping[str, Any]:
         refuse(path, "its safetensors header is not a JSON object")
     _check_length(path, header, size - 8 - length)
     return header
-
-
-def check_single_file(path: Path) -> None:
-    """Accept a single-file SDXL checkpoint with 4 or 9 input channels.
-
-    Raises:
-        ModelError: it is something else, or unsafe.
-    """
-    header = check_safetensors(path)
-    shape = _shape(header.get(_UNET_INPUT))
-    if len(shape) != 4 or not any(name.startswith(_SECOND_ENCODER) for name in header):
-        refuse(path, "it is not a whole SDXL checkpoint (a LoRA, a VAE or another family of models?)")
-    check_in_channels(path, shape[1])
 
 
 def check_folder(folder: Path, *, pickles_beside: bool = True) -> None:
@@ -184,11 +169,6 @@ def _check_length(path: Path, header: Mapping[str, Any], data_bytes: int) -> Non
         end = max(end, offsets[1])
     if end != data_bytes:
         refuse(path, f"it holds {data_bytes} bytes of tensors where its header says {end}: truncated?")
-
-
-def _shape(tensor: object) -> list[Any]:
-    shape = tensor.get("shape") if isinstance(tensor, dict) else None
-    return shape if isinstance(shape, list) else []
 
 
 def _is_known(name: str, pair: list[Any]) -> bool:

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Literal
 
 from inpaint.errors import ModelError
-from inpaint.weights.importer import BUILT_IN, imported_entry
+from inpaint.weights.install import BUILT_IN, imported_entry
+from inpaint.weights.kinds import check_single_file
 from inpaint.weights.lock import Entry, load_lock
-from inpaint.weights.safety import check_folder, check_single_file
+from inpaint.weights.safety import check_folder
 from inpaint.weights.verify import find_files, not_installed, read_stamp, verify, walk
 
 State = Literal["installed", "unverified", "partial", "not installed"]
@@ -43,7 +44,7 @@ def models_dir() -> Path:
     return Path(platformdirs.user_data_dir("inpaint", appauthor=False)) / "models"
 
 
-def resolve(name_or_path: str | Path, root: Path | None = None) -> Checkpoint:
+def resolve(name_or_path: str | Path, root: Path | None = None, *, whole: bool = True) -> Checkpoint:
     """The checkpoint that ``name_or_path`` stands for, checked as cheaply as is safe.
 
     A name wins over a file of the same name in the working folder; write ``./name`` for that. The name
@@ -52,6 +53,7 @@ def resolve(name_or_path: str | Path, root: Path | None = None) -> Checkpoint:
     Args:
         name_or_path: a name of the lock, an imported name, a diffusers folder or a ``.safetensors`` file.
         root: the models folder; ``models_dir()`` when None.
+        whole: whether a single file must hold the text encoders and the VAE as well, not the UNet alone.
 
     Raises:
         ModelError: not installed, damaged, unsafe, or unknown; says what to run instead.
@@ -70,7 +72,7 @@ def resolve(name_or_path: str | Path, root: Path | None = None) -> Checkpoint:
         check_folder(path)
         return Checkpoint(path.resolve().name, path, "folder")
     if path.is_file():
-        check_single_file(path)
+        check_single_file(path, whole=whole)
         return Checkpoint(path.stem, path, "file")
     raise ModelError(f"{path}: there is no such file or folder")
 

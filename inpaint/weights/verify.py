@@ -177,5 +177,5 @@ def not_installed(entry: Entry) -> ModelError:
 
 def _command(entry: Entry) -> str:
     if entry.source is None:
-        return f"inpaint models import PATH --name {entry.name}"
+        return f"inpaint models remove {entry.name}, then import or merge it again"
     return f"inpaint models fetch {entry.name}"

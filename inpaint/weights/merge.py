@@ -1,0 +1,151 @@
+"""``inpaint models merge``: give an inpainting model another model's style.
+
+result = inpaint + alpha · (style − base), where ``base`` is what the style was tuned from: what tuning
+changed is added to a UNet that understands masks. AUTOMATIC1111's checkpoint merger calls it "add
+difference". Tensors are read, added in fp32, rounded once and written in blocks: 7 GB need little memory.
+"""
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from inpaint.errors import ModelError, RequestError
+from inpaint.weights.complete import config
+from inpaint.weights.importer import choose
+from inpaint.weights.install import SINGLE_FILE, Chunk, Content, check_name, copy_of, install
+from inpaint.weights.names import VAE, Piece
+from inpaint.weights.recipe import MERGED, Recipe, VaeOf, pieces_in, recipe_for, weight_files
+from inpaint.weights.store import Checkpoint
+from inpaint.weights.tensors import FLOATS, bytes_of, header_of, read_layout
+from inpaint.weights.verify import Progress
+
+if TYPE_CHECKING:
+    import torch
+
+_EMA = "model_ema."  # a second copy of the UNet, which would no longer belong to the first
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """What was made."""
+
+    folder: Path
+    kept: tuple[str, ...]  # components that the style has not, taken from the inpainting model as they are
+
+
+def merge_models(
+    inpaint: Checkpoint,
+    style: Checkpoint,
+    base: Checkpoint,
+    name: str,
+    root: Path,
+    *,
+    alpha: float = 1.0,
+    vae: VaeOf = "inpaint",
+    progress: Progress | None = None,
+) -> Merged:
+    """Write inpaint + alpha · (style − base) to ``root/name``, in the layout and the dtypes of ``inpaint``.
+
+    The UNet and the text encoders are merged. Of the UNet's first convolution, only the channels of the
+    latents change: the style knows no mask.
+
+    Args:
+        inpaint: with 9 input channels.
+        style: tuned from ``base``; a single file may lack the text encoders, which are then kept.
+        base: what ``style`` was tuned from.
+        name: to call it by.
+        root: the models folder.
+        alpha: how much of the style, 1 for all of it.
+        vae: whose VAE the result has; it is never mixed.
+        progress: called with the file's path, bytes written and bytes in all.
+
+    Raises:
+        ModelError: the three do not go together (names the tensor), or the name is taken.
+        RequestError: alpha is no number, or 0.
+        FetchError: the disk did not take it.
+    """
+    if not math.isfinite(alpha) or alpha == 0:
+        raise RequestError("alpha", f"must be a number such as 1 or 0.7, not {alpha!r}")
+    check_name(name, root)
+    contents = choose(inpaint.path)
+    recipe = recipe_for(inpaint, style, base, alpha=alpha, vae=vae)
+    for file in weight_files(inpaint):
+        component = file.parent.name if inpaint.kind == "folder" else ""
+        if not component or component in recipe.changed:
+            path = file.relative_to(inpaint.path).as_posix() if component else SINGLE_FILE
+            contents[path] = _merged_file(file, component, recipe)
+    if vae == "style" and inpaint.kind == "folder":
+        contents["vae/config.json"] = _vae_config(inpaint, style)
+    folder = install(contents, name, root, progress)
+    return Merged(folder, tuple(part for part in MERGED if part not in recipe.merged))
+
+
+def _vae_config(inpaint: Checkpoint, style: Checkpoint) -> Content:
+    if style.kind == "folder":
+        return copy_of(style.path / "vae" / "config.json")
+    return config(inpaint.path, VAE, force_upcast=True)  # a single file does not say
+
+
+def _merged_file(file: Path, component: str, recipe: Recipe) -> Content:
+    """One weight file of the result: the tensors of ``file``, those of merged components changed."""
+    pieces = {name: found for name, found in pieces_in(file, component).items() if not name.startswith(_EMA)}
+    layout = read_layout(file)
+    # Wide elements first, as safetensors writes them: a reader may insist on aligned tensors.
+    tensors = {name: layout[name] for name in sorted(pieces, key=lambda name: -layout[name].element_bytes)}
+    header = header_of(tensors, {"format": "pt", "inpaint.merge": _provenance(recipe)})
+
+    def chunks() -> Iterator[Chunk]:
+        yield header
+        for name, stored in tensors.items():
+            if any(piece.component in recipe.changed for piece in pieces[name]):
+                for piece in pieces[name]:
+                    yield from _changed(piece, recipe)
+            else:
+                yield from stored.data()
+
+    return Content(len(header) + sum(stored.size_bytes for stored in tensors.values()), chunks)
+
+
+def _provenance(recipe: Recipe) -> str:
+    names = {"inpaint": recipe.inpaint.name, "style": recipe.style.name, "base": recipe.base.name}
+    return json.dumps({**names, "alpha": recipe.alpha, "vae": recipe.vae})
+
+
+def _changed(piece: Piece, recipe: Recipe) -> Iterator[Chunk]:
+    """The bytes of a piece of the result, in the order in which the file has them."""
+    import torch
+
+    own = piece.stored
+    for start, stop in own.blocks():
+        exact = _exact(piece, recipe, start, stop)
+        rounded = exact.to(getattr(torch, FLOATS[own.dtype]))
+        _check_finite(piece, recipe, exact, rounded)
+        yield bytes_of(rounded.T if own.transposed else rounded)
+
+
+def _exact(piece: Piece, recipe: Recipe, start: int, stop: int) -> "torch.Tensor":
+    """Rows of a piece of the result, in fp32."""
+    style = recipe.styled[piece.place].stored.read(start, stop).float()
+    if piece.component not in recipe.merged:
+        return style
+    base = recipe.based[piece.place].stored.read(start, stop).float()
+    change = recipe.alpha * (style - base)
+    exact = piece.stored.read(start, stop).float()
+    # The first convolution has 9 input channels here and 4 in a style that knows no mask.
+    common = exact[:, : change.shape[1]] if change.ndim > 1 else exact
+    common += change
+    return exact
+
+
+def _check_finite(piece: Piece, recipe: Recipe, exact: "torch.Tensor", rounded: "torch.Tensor") -> None:
+    if rounded.isfinite().all():
+        return
+    if exact.isfinite().all():
+        raise ModelError(
+            f"{recipe.style.name} is too strong: {piece} leaves the range of {piece.stored.dtype}; choose a "
+            "smaller --alpha"
+        )
+    raise ModelError(f"one of the three models is damaged: {piece} would hold values that are no numbers")
