@@ -317,9 +317,9 @@ class DurableQueue:
         return Prepared(InpaintRequest(image=like.image, mask=mask, **settings_of(record)), like)  # type: ignore[arg-type]
 
     async def _keep(self, record: Record, result: InpaintResult) -> None:
-        output_format, quality = str(record.fields["output_format"]), int(str(record.fields["quality"]))
+        output_format = str(record.fields["output_format"])
         prepared = await asyncio.to_thread(self._prepared, record)
-        files = await self._service.write(prepared, result, output_format, quality)
+        files = await self._service.write(record, prepared, result)
         outputs: list[dict[str, object]] = []
         warnings = list(result.warnings)
         for number, data in enumerate(files):

@@ -40,6 +40,7 @@ class Order:
     output_format: Format = "jpeg"
     quality: int = 95
     extend: Sides | None = None
+    metadata: bool | None = None  # whether the pictures say how they were made; None: as the server is set
 
     @property
     def has_urls(self) -> bool:

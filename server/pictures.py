@@ -9,8 +9,8 @@ from PIL import Image
 from inpaint import metadata
 from inpaint.canvas import extend
 from inpaint.errors import RequestError
-from inpaint.image import MASK_THRESHOLD, MAX_ENCODED_BYTES, Picture, decode, encode, mask_to_grey
-from inpaint.request import InpaintRequest
+from inpaint.image import MASK_THRESHOLD, MAX_ENCODED_BYTES, Picture, decode, mask_to_grey
+from inpaint.request import InpaintRequest, InpaintResult
 from server.fetch import Fetcher
 from server.orders import Order, Source, Url, decode_source
 from server.problems import TooLargeError
@@ -87,9 +87,23 @@ def _read_mask(data: bytes, order: Order) -> Image.Image:
     return mask
 
 
-def write(prepared: Prepared, images: list[Image.Image], output_format: str, quality: int) -> list[bytes]:
-    """The painted pictures as files, with the caller's colour profile."""
-    return [encode(image, prepared.like, output_format, quality) for image in images]
+def write(
+    prepared: Prepared,
+    result: InpaintResult,
+    output_format: str,
+    quality: int,
+    *,
+    made_with: str | None = None,
+) -> list[bytes]:
+    """The painted pictures as files, with the caller's colour profile.
+
+    They say how they were made if ``made_with`` names the model.
+    """
+    told = metadata.made_by(prepared.request, result, made_with) if made_with else [None] * len(result.images)
+    return [
+        metadata.write(image, prepared.like, made, output_format, quality)
+        for image, made in zip(result.images, told, strict=True)
+    ]
 
 
 def describe(data: bytes) -> dict[str, object]:

@@ -184,6 +184,7 @@ class Service:
                 "settings": settings,
                 "output_format": order.output_format,
                 "quality": order.quality,
+                "metadata": self.parts.settings.metadata if order.metadata is None else order.metadata,
                 "token": secrets.token_urlsafe(24),  # opens this request's pictures, and nothing else
             },
             seeds=[request.seed + i for i in range(request.samples)],
@@ -215,7 +216,7 @@ class Service:
             await asyncio.to_thread(self.parts.store.begin, record.id)
             account.ticket = ticket = await self.parts.client.submit(prepared.request, self._terms(caller))
             result = await self.in_time(ticket.result(), gone)
-            files = await self.write(prepared, result, order.output_format, order.quality)
+            files = await self.write(record, prepared, result)
             await self.finish(record, prepared.request, result)
         return Painted(
             files=files,
@@ -250,12 +251,19 @@ class Service:
         finally:
             result.cancel()
 
-    async def write(
-        self, prepared: Prepared, result: InpaintResult, output_format: str, quality: int
-    ) -> list[bytes]:
-        """The painted pictures as files."""
+    async def write(self, record: Record, prepared: Prepared, result: InpaintResult) -> list[bytes]:
+        """The painted pictures as files, in the format that was asked for."""
+        fields = record.fields
+        model = self.parts.settings.model if fields.get("metadata") else None
         with self.timed("write"):
-            return await asyncio.to_thread(write, prepared, result.images, output_format, quality)
+            return await asyncio.to_thread(
+                write,
+                prepared,
+                result,
+                str(fields["output_format"]),
+                int(str(fields["quality"])),
+                made_with=model,
+            )
 
     @asynccontextmanager
     async def accounted(self, record: Record) -> AsyncIterator["Account"]:

@@ -43,6 +43,7 @@ class Settings(BaseSettings):
     blobs_url: str | None = None  # default: a folder in ``data``; any fsspec URL
     requests_ttl_s: float = 3600.0
     pictures_ttl_s: float = 7 * 86400.0
+    metadata: bool = False  # pictures say how they were made, where their request does not say whether
 
     # how much is let in
     max_body_bytes: int = 60_000_000  # two pictures of 20 MB as base64, and some text

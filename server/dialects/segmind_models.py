@@ -23,7 +23,7 @@ LIMITS: Mapping[str, Range] = {
     **{name: RANGES[name] for name in ("padding", "grow", "feather")},
 }
 _CHOICES = {"area": Area, "fill": Fill, "output_format": Format}
-_BOOLEANS = ("base64", "color_match", "soft")
+_BOOLEANS = ("base64", "color_match", "soft", "metadata")
 _PICTURE = "an http(s) URL, a data: URI or base64; in a form also a file"
 
 Side = Annotated[int, Field(ge=0, le=MAX_SIDE)]
@@ -97,6 +97,14 @@ class InpaintBody(BaseModel):
         ),
     ] = (0, 0, 0, 0)
 
+    metadata: Annotated[
+        bool | None,
+        Field(
+            description="The picture says how it was made, prompt included; `inpaint info` and A1111 read "
+            "it. If absent, the server's setting decides, which is no unless changed."
+        ),
+    ] = None
+
     @model_validator(mode="before")
     @classmethod
     def _as_clients_send_it(cls, fields: Any) -> Any:
@@ -133,7 +141,7 @@ class InpaintBody(BaseModel):
         Raises:
             RequestError: the scheduler is unknown, or a picture is neither URL nor base64.
         """
-        own = {"image", "mask", "base64", "output_format", "quality", "scheduler", "extend"}
+        own = {"image", "mask", "base64", "output_format", "quality", "scheduler", "extend", "metadata"}
         settings = self.model_dump(exclude=own) | {"scheduler": canonical_name(self.scheduler)}
         return Order(
             image=source("image", self.image),
@@ -142,6 +150,7 @@ class InpaintBody(BaseModel):
             output_format=self.output_format,
             quality=self.quality,
             extend=self.extend if any(self.extend) else None,
+            metadata=self.metadata,
         )
 
 
