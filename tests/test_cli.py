@@ -402,12 +402,12 @@ def test_help_is_there_for_every_command(inpaint: Run) -> None:
 
 def test_a_bug_of_ours_is_a_sentence_too(paint: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody but a developer wants the traceback, and a developer can ask for it."""
-    import inpaint.cli.work
+    import inpaint.cli.studio
 
     def bug(*_: object) -> None:
         raise ZeroDivisionError("oops")
 
-    monkeypatch.setattr(inpaint.cli.work, "encode", bug)
+    monkeypatch.setattr(inpaint.cli.studio, "write_whole", bug)
     done = paint()
     assert done.code == 1
     assert "error: this is a bug in inpaint, please report it: ZeroDivisionError: oops" in done.err

@@ -12,7 +12,8 @@ import typer
 from inpaint.request import AREAS, FILLS, RANGES
 from inpaint.schedulers import SCHEDULERS
 
-_REGION, _OUTPUT, _MACHINE = "Which part is repainted", "Output", "Model and machine"
+_INPUT, _REGION, _OUTPUT = "Many pictures", "Which part is repainted", "Output"
+_MACHINE = "Model and machine"
 
 
 def _option(
@@ -25,12 +26,40 @@ def _option(
 
 
 Images = Annotated[
-    list[Path],
-    typer.Argument(metavar="IMAGE...", help="Pictures to repaint: PNG, JPEG or WebP.", show_default=False),
+    list[str] | None,
+    typer.Argument(
+        metavar="IMAGE...",
+        help="Pictures to repaint: PNG, JPEG or WebP files, folders, quoted globs such as 'photos/*.jpg', or "
+        "- for a list on stdin, one path a line.",
+        show_default=False,
+    ),
+]
+Recursive = Annotated[
+    bool, _option("Look into folders inside folders, too", "--recursive", "-r", panel=_INPUT)
+]
+ByNull = Annotated[bool, _option("Paths on stdin end with a zero byte", "--null", "-0", panel=_INPUT)]
+Jobs = Annotated[
+    Path | None,
+    _option(
+        "One JSON object a line with image, and mask, prompt, output, extend or any field of a request; the "
+        "other options are its defaults",
+        "--jobs",
+        panel=_INPUT,
+        metavar="FILE",
+    ),
+]
+From = Annotated[
+    Path | None,
+    _option(
+        "A picture that was painted before: its settings and seed, unless other options say otherwise",
+        "--from",
+        panel=_INPUT,
+        metavar="PICTURE",
+    ),
 ]
 
 # What is painted.
-Prompt = Annotated[str, _option("What to paint there; (word:1.3) weighs a word", "--prompt", "-p")]
+Prompt = Annotated[str | None, _option("What to paint there; (word:1.3) weighs a word", "--prompt", "-p")]
 NegativePrompt = Annotated[str | None, _option("What not to paint")]
 Scheduler = Annotated[str, _option(f"One of: {', '.join(SCHEDULERS)}")]
 Steps = Annotated[int, _option("Denoising steps", "--steps", field="num_inference_steps")]
@@ -49,8 +78,12 @@ GuidanceInterval = Annotated[
 
 # Where in the picture.
 Mask = Annotated[
-    Path | None,
-    _option("Black and white picture, white = repaint; or a folder with one per picture, of its name"),
+    str | None,
+    typer.Option(
+        help="Black and white picture, white = repaint; a folder with one per picture, of its name; a "
+        "template such as masks/{stem}_mask.png; or 'alpha': what is transparent.",
+        show_default="{stem}_mask beside IMAGE",
+    ),
 ]
 Area = Annotated[
     str,
@@ -69,16 +102,34 @@ Extend = Annotated[
 
 # What becomes of it.
 OutputPath = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
         "--output",
         "-o",
         rich_help_panel=_OUTPUT,
-        help="File or folder; may hold {stem}, {seed}, {n}. If not given: {stem}_inpainted beside IMAGE.",
-        show_default=False,
+        help="File or folder; may hold {stem}, {seed}, {n} and {parent}, the name of the picture's folder.",
+        show_default="{stem}_inpainted beside IMAGE",
     ),
 ]
 Overwrite = Annotated[bool, _option("Replace files that exist", "--overwrite", panel=_OUTPUT)]
+Resume = Annotated[
+    bool,
+    _option(
+        "Skip what is there already, painted from the same files with the same settings; what is there but "
+        "was painted otherwise stays too, and fails, unless --overwrite is given",
+        "--resume",
+        panel=_OUTPUT,
+    ),
+]
+ReportPath = Annotated[
+    Path | None,
+    _option("Write a line of JSON a picture, as it is done", "--report", panel=_OUTPUT, metavar="FILE"),
+]
+FailFast = Annotated[bool, _option("Stop at the first picture that fails", "--fail-fast", panel=_OUTPUT)]
+Metadata = Annotated[
+    bool,
+    _option("Say in the picture how it was made, prompt included", "--metadata/--no-metadata", panel=_OUTPUT),
+]
 AsJson = Annotated[bool, _option("One JSON object a picture on stdout", "--json", panel=_OUTPUT)]
 DryRun = Annotated[bool, _option("Only check and say what would be done", "--dry-run", panel=_OUTPUT)]
 

@@ -1,81 +1,86 @@
-"""What ``inpaint run`` tells: progress and failures to people on stderr, JSON to programs on stdout."""
+"""``--report FILE``: a line a picture, there as soon as its fate is known; and an earlier run's report."""
 
 import json
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Self
 
-import typer
-
-from inpaint.cli import SOME_FAILED
-from inpaint.errors import InpaintError
+from inpaint.cli.earlier import Origin, Reported
+from inpaint.errors import OutputError, RequestError
 
 
-class Failures:
-    """Counts pictures that failed; the error of an only picture goes on to the caller."""
+class Report:
+    """JSON lines that say what became of each picture; a killed run leaves those that it finished."""
 
-    @classmethod
-    @contextmanager
-    def of(cls, total: int, as_json: bool) -> Iterator[Self]:
-        """A count for ``total`` pictures that ends the command with its code if any failed.
+    def __init__(self, path: Path, *, again: bool) -> None:
+        """A new file, or with ``again`` one that goes on below an earlier run's lines.
 
         Raises:
-            typer.Exit: with code 3, at the end of the block.
+            OutputError: it cannot be written.
         """
-        failures = cls(alone=total == 1, as_json=as_json)
-        yield failures
-        if failures.count:
-            note(f"{failures.count} of {total} pictures failed")
-            raise typer.Exit(SOME_FAILED)
+        self._path = path
+        with self._in_one_sentence():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            before = path.read_bytes() if again and path.exists() else b""
+            self._file = path.open("a" if again else "w", encoding="utf-8", newline="\n")
+            if before and not before.endswith(b"\n"):  # of a run that was killed while it wrote
+                self._file.write("\n")
 
-    def __init__(self, *, alone: bool, as_json: bool) -> None:
-        self.count = 0
-        self._alone = alone
-        self._as_json = as_json
+    def add(self, line: Mapping[str, Any]) -> None:
+        """One picture's line.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        with self._in_one_sentence():
+            self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            self._file.flush()
 
     @contextmanager
-    def about(self, path: Path) -> Iterator[None]:
-        """Report an error inside the block as this picture's."""
+    def _in_one_sentence(self) -> Iterator[None]:
         try:
             yield
-        except InpaintError as error:
-            if self._as_json:
-                typer.echo(json.dumps({"image": str(path), "error": str(error)}, ensure_ascii=False))
-            if self._alone:
-                raise
-            self.count += 1
-            note(f"error: {path}: {error}")
+        except OSError as error:
+            raise OutputError(f"report: {self._path} cannot be written: {error.strerror}") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
 
 
-class ProgressBar:
-    """Steps of the picture being painted, on a terminal; silent elsewhere."""
+def read_report(path: Path) -> dict[str, Reported]:
+    """The results that a report says are there, by their paths as it has them; none where there is no file.
 
-    def __init__(self, bar: Any) -> None:
-        self._bar = bar
-        self._task = bar.add_task("", total=None) if bar else None
-
-    def show(self, name: str, step: int, steps: int) -> None:
-        """Step ``step`` of ``steps`` of the picture called ``name``."""
-        if self._bar:
-            self._bar.update(self._task, description=name, completed=step, total=steps or None)
-
-
-@contextmanager
-def progress() -> Iterator[ProgressBar]:
-    """A progress bar on stderr where that is a terminal."""
-    if not sys.stderr.isatty():
-        yield ProgressBar(None)
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"))
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
-        yield ProgressBar(bar)
+    Raises:
+        RequestError: the file is not a report, so that writing there would lose something.
+    """
+    try:
+        lines = path.read_bytes().splitlines() if path.exists() else []
+    except OSError as error:
+        raise RequestError("report", f"{path} cannot be read: {error.strerror}") from error
+    found: dict[str, Reported] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            found |= _results(json.loads(line))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            if number < len(lines) or number == 1:  # else it was being written when the run was killed
+                raise RequestError(
+                    "report",
+                    f"{path} is not the report of an earlier run (line {number}); choose another name",
+                ) from None
+    return found
 
 
-def note(text: str) -> None:
-    """A line for the person at the terminal."""
-    typer.echo(text, err=True)
+def _results(line: Any) -> dict[str, Reported]:
+    if line["state"] != "done":
+        return {}
+    rows = zip(line["outputs"], line["seeds"], line["sha256"], strict=True)
+    return {out: Reported(Origin(line["settings_hash"], seed), digest) for out, seed, digest in rows}

@@ -1,20 +1,24 @@
 """``inpaint run``: its options and their defaults; what they mean is in ``options``, the work in ``work``."""
 
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from inpaint.cli import options
 from inpaint.errors import RequestError
-from inpaint.request import SETTINGS, InpaintRequest
+from inpaint.request import InpaintRequest, check_settings
+
+if TYPE_CHECKING:
+    from inpaint.cli.tasks import Recipe, Refused, Task
 
 _DEFAULTS = {name: field.default for name, field in InpaintRequest.__dataclass_fields__.items()}
 
 
 def run(
     context: typer.Context,
-    images: options.Images,
-    prompt: options.Prompt,
+    images: options.Images = None,
+    prompt: options.Prompt = None,
     mask: options.Mask = None,
     negative_prompt: options.NegativePrompt = None,
     scheduler: options.Scheduler = str(_DEFAULTS["scheduler"]),
@@ -32,8 +36,16 @@ def run(
     color_match: options.ColorMatch = True,
     soft: options.Soft = False,
     extend: options.Extend = None,
+    recursive: options.Recursive = False,
+    by_null: options.ByNull = False,
+    jobs: options.Jobs = None,
+    source: options.From = None,
     output: options.OutputPath = None,
     overwrite: options.Overwrite = False,
+    resume: options.Resume = False,
+    report: options.ReportPath = None,
+    fail_fast: options.FailFast = False,
+    with_metadata: options.Metadata = True,
     as_json: options.AsJson = False,
     dry_run: options.DryRun = False,
     model: options.Model = "demo",
@@ -50,16 +62,33 @@ def run(
 
     Every picture keeps its size, format, colour profile and EXIF.
     """
+    from inpaint.cli.earlier import made_of
+    from inpaint.cli.inputs import names_one
+    from inpaint.cli.machine import Machine
+    from inpaint.cli.masks import MaskChoice
     from inpaint.cli.output import Output
-    from inpaint.cli.work import Machine, Work, parse_extend
+    from inpaint.cli.settings import model_from, settings_from
+    from inpaint.cli.tasks import Recipe, margins
+    from inpaint.cli.work import Work
 
+    alone = jobs is None and names_one(images or [])
+    made = made_of(source) if source else None
+    recipe = Recipe(
+        settings=settings_from(context, made),
+        mask=MaskChoice(mask),
+        extend=margins(extend) if extend is not None else (0, 0, 0, 0),
+        output=Output(output, several=not alone),
+    )
+    name = model_from(context, made, source)
     work = Work(
-        images=tuple(images),
-        mask=mask,
-        settings=_settings(context),
-        extend=parse_extend(extend),
-        output=Output(output, several=len(images) > 1, samples=samples, overwrite=overwrite),
-        machine=Machine(model, device, dtype, memory, precision, tuple(without or ()), few_step_lora),
+        tasks=_tasks(images or [], jobs, recipe, recursive=recursive, by_null=by_null),
+        machine=Machine(name, device, dtype, memory, precision, tuple(without or ()), few_step_lora),
+        report=report,
+        alone=alone,
+        overwrite=overwrite,
+        resume=resume,
+        fail_fast=fail_fast,
+        with_metadata=with_metadata,
         as_json=as_json,
     )
     if dry_run:
@@ -68,24 +97,30 @@ def run(
         work.run()
 
 
-def _settings(context: typer.Context) -> dict[str, Any]:
-    """The fields of a request that have an option: those of the same name, in the request's order."""
-    settings = {name: context.params[name] for name in SETTINGS if name in context.params}
-    return settings | {"guidance_interval": _parse_interval(settings["guidance_interval"])}
-
-
-def _parse_interval(text: str | None) -> tuple[float, float]:
-    """``A,B`` as two numbers; whether they are an interval is for the request to say.
+def _tasks(
+    images: list[str], jobs: Path | None, recipe: "Recipe", *, recursive: bool, by_null: bool
+) -> "list[Task | Refused]":
+    """What the arguments or the jobs file ask for.
 
     Raises:
-        RequestError: not two numbers.
+        RequestError: both, neither, or no prompt; a setting is wrong; no picture was found.
     """
-    if text is None:
-        return (0.0, 1.0)
-    try:
-        begin, end = map(float, text.split(","))
-    except ValueError:
-        raise RequestError(
-            "guidance_interval", f"must be two numbers A,B such as 0.2,0.8, not {text!r}"
-        ) from None
-    return begin, end
+    from inpaint.cli.inputs import Inputs
+    from inpaint.cli.progress import note
+    from inpaint.cli.tasks import tasks_in, tasks_of
+
+    if bool(images) == (jobs is not None):
+        problem = (
+            "give pictures or --jobs FILE, not both" if images else "name a picture, a folder or --jobs FILE"
+        )
+        raise RequestError("image", problem)
+    if jobs is not None:
+        return tasks_in(jobs, recipe)
+    if recipe.settings["prompt"] is None:
+        raise RequestError("prompt", "say what to paint, with -p TEXT")
+    check_settings(recipe.settings)
+    besides = [home for home in (recipe.mask.home, recipe.output.home) if home]
+    inputs = Inputs.named_by(images, recursive=recursive, by_null=by_null, besides=besides)
+    if inputs.left_out:
+        note(f"left out {inputs.left_out} masks and earlier results")
+    return tasks_of(inputs.found, recipe)

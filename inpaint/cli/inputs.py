@@ -1,0 +1,156 @@
+"""Which pictures a command line names: files, folders, globs, and a list on stdin."""
+
+import glob
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import takewhile
+from pathlib import Path, PurePath
+
+from inpaint.errors import RequestError
+
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+STDIN = "-"
+_NO_INPUT = re.compile(r"(?P<stem>.+)(_mask|_inpainted(_\d+)?)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A picture's path, and where below the searched folder it was (``.`` for one that was named itself)."""
+
+    path: Path
+    below: PurePath = field(default_factory=PurePath)
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What was found, in the order of the command line; ``left_out`` are masks and earlier results."""
+
+    found: tuple[Found, ...]
+    left_out: int
+
+    @classmethod
+    def named_by(
+        cls, arguments: Sequence[str], *, recursive: bool, by_null: bool, besides: Iterable[Path]
+    ) -> "Inputs":
+        """The pictures that ``arguments`` stand for, each once.
+
+        In a folder or a glob only files with a picture's ending count, and no masks (``*_mask``) or results
+        (``*_inpainted``); a file that is named itself is left out only where the picture that it belongs to
+        is named as well, as the shell's own ``*`` does.
+
+        Args:
+            arguments: of the command line.
+            recursive: look into folders inside folders.
+            by_null: paths on stdin end with a zero byte instead of a line's end.
+            besides: folders that may lie among the pictures and hold none: masks, results.
+
+        Raises:
+            RequestError: an argument stands for no picture at all.
+        """
+        search = _Search(recursive, [path.resolve() for path in besides])
+        found: dict[Path, Found] = {}
+        for argument in _with_stdin(arguments, by_null):
+            for one in search.below(argument):
+                found.setdefault(one.path, one)
+        stems = {(one.path.parent, one.path.stem) for one in found.values()}
+        kept = tuple(one for one in found.values() if not _belongs_to(one.path, stems))
+        return cls(kept, search.left_out + len(found) - len(kept))
+
+
+def names_one(arguments: Sequence[str]) -> bool:
+    """Whether they are the path of a single file, there or not."""
+    if len(arguments) != 1 or arguments[0] == STDIN:
+        return False
+    return not _is_pattern(arguments[0]) and not _is(Path.is_dir, Path(arguments[0]))
+
+
+def _is_pattern(text: str) -> bool:
+    return glob.has_magic(text) and not _is(Path.exists, Path(text))
+
+
+def _belongs_to(path: Path, stems: set[tuple[Path, str]]) -> bool:
+    match = _NO_INPUT.fullmatch(path.stem)
+    return match is not None and (path.parent, match["stem"]) in stems
+
+
+@dataclass(frozen=True, slots=True)
+class _Argument:
+    text: str
+    is_pattern: bool  # a path from stdin is never one: programs write them, brackets and all
+
+
+def _with_stdin(arguments: Sequence[str], by_null: bool) -> Iterator[_Argument]:
+    for text in arguments:
+        if text != STDIN:
+            yield _Argument(text, _is_pattern(text))
+            continue
+        lines = sys.stdin.buffer.read().split(b"\0" if by_null else b"\n")
+        paths = [os.fsdecode(line if by_null else line.removesuffix(b"\r")) for line in lines]
+        if not any(paths):
+            raise RequestError("image", "stdin names no picture; write a path on each line")
+        yield from (_Argument(path, False) for path in paths if path)
+
+
+@dataclass(slots=True)
+class _Search:
+    recursive: bool
+    besides: Sequence[Path]
+    left_out: int = 0
+
+    def below(self, argument: _Argument) -> list[Found]:
+        if argument.is_pattern:
+            root = fixed_part(argument.text, glob.has_magic)
+            # Unlike pathlib's it takes absolute patterns and leaves hidden files out.
+            paths = sorted(map(Path, glob.iglob(argument.text, recursive=True)))  # noqa: PTH207
+            found = list(self._pictures(root, paths))
+            nothing = f"no picture matches {argument.text!r}"
+        elif _is(Path.is_dir, root := Path(argument.text)):
+            found = list(self._pictures(root, self._listed(root)))
+            nothing = f"there is no PNG, JPEG or WebP picture in the folder {root}"
+        else:
+            return [Found(root)]
+        if not found:
+            raise RequestError("image", nothing + (" to repaint" if self.left_out else ""))
+        return found
+
+    def _listed(self, folder: Path) -> Iterator[Path]:
+        """Files of a folder in the order of their names; hidden ones are some program's, not pictures."""
+        try:
+            paths = sorted(folder.iterdir())
+        except OSError as error:
+            raise RequestError("image", f"the folder {folder} cannot be read: {error.strerror}") from error
+        for path in paths:
+            if path.name.startswith("."):
+                continue
+            if not path.is_dir():
+                yield path
+            elif self.recursive and not path.is_symlink():  # a link may lead back up
+                yield from self._listed(path)
+
+    def _pictures(self, root: Path, paths: Iterable[Path]) -> Iterator[Found]:
+        inside = root.resolve().parts
+        apart = [f for f in self.besides if f.parts[: len(inside)] == inside and len(f.parts) > len(inside)]
+        for path in paths:
+            if path.suffix.lower() not in FORMATS or path.is_dir():
+                continue
+            folder = path.parent.resolve()
+            if _NO_INPUT.fullmatch(path.stem) or any(folder.is_relative_to(other) for other in apart):
+                self.left_out += 1
+            else:
+                yield Found(path, path.parent.relative_to(root))
+
+
+def fixed_part(pattern: str, varies: Callable[[str], bool]) -> Path:
+    """The folder that everything of a pattern lies in: its parts before the first that ``varies``."""
+    return Path(*takewhile(lambda part: not varies(part), Path(pattern).parent.parts))
+
+
+def _is(test: Callable[[Path], bool], path: Path) -> bool:
+    """A test of a path that may be no path at all: too long, for one."""
+    try:
+        return test(path)
+    except OSError:
+        return False
