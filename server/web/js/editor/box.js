@@ -1,0 +1,102 @@
+import { union } from "./rect.js";
+
+/** @typedef {import("./rect.js").Rect} Rect */
+/**
+ * The request's fields that the cut box depends on; `native` is the model's, from the server.
+ * @typedef {{area: "auto"|"whole", padding: number, grow: number, feather: number, native: number, soft: boolean}}
+ *   BoxSettings
+ */
+
+// A port of `_measure` and `_box_around` in inpaint/canvas.py, held to it by tests/test_page_geometry.py.
+const STEP = 64;
+const AREA_WEIGHT = 0.2;
+const CONTEXT = 1.2;
+const MAX_BOX_ASPECT = 2;
+
+/** @type {Readonly<BoxSettings>} */
+export const DEFAULTS = Object.freeze({
+  area: "auto",
+  padding: 32,
+  grow: 8,
+  feather: 16,
+  native: 1024,
+  soft: false,
+});
+
+/** The mask's level from which a pixel is repainted. @param {BoxSettings} settings */
+export const thresholdOf = (settings) => (settings.soft ? 8 : 128);
+
+/**
+ * What is repainted once the picture is extended, in pixels of the wider picture, whose corner is (0, 0).
+ * @param {?Rect} bounds of the mask, in the picture; null if nothing is painted
+ * @param {Rect} extend four widths
+ * @returns {?Rect}
+ */
+export function extendedBounds(bounds, width, height, extend) {
+  const { left, top, right, bottom } = extend;
+  const [w, h] = [width + left + right, height + top + bottom];
+  const inside = bounds && {
+    left: bounds.left + left,
+    top: bounds.top + top,
+    right: bounds.right + left,
+    bottom: bounds.bottom + top,
+  };
+  const strips = [
+    { left: 0, top: 0, right: left, bottom: h },
+    { left: 0, top: 0, right: w, bottom: top },
+    { left: w - right, top: 0, right: w, bottom: h },
+    { left: 0, top: h - bottom, right: w, bottom: h },
+  ];
+  return strips.reduce(union, inside);
+}
+
+/**
+ * The part of the picture that the server will paint.
+ * @param {Rect} bounds of what is repainted
+ * @param {BoxSettings} settings
+ * @returns {Rect}
+ */
+export function cutBox(bounds, width, height, settings) {
+  const all = { left: 0, top: 0, right: width, bottom: height };
+  if (settings.area === "whole") return all;
+  const first = boxAround(bounds, 0, width, height, settings.native);
+  const unit = Math.sqrt((first.right - first.left) * (first.bottom - first.top)) / 1024;
+  const px = (units) => Math.ceil(units * unit - 1e-9);
+  const margin = px(settings.grow) + Math.max(px(settings.padding), px(settings.feather));
+  return boxAround(bounds, margin, width, height, settings.native);
+}
+
+function boxAround(bounds, margin, fullWidth, fullHeight, native) {
+  const least = (side) => Math.max(side + 2 * margin, Math.ceil(CONTEXT * side), Math.floor(native / 2));
+  let [w, h] = [least(bounds.right - bounds.left), least(bounds.bottom - bounds.top)];
+  [w, h] = [Math.max(w, Math.floor(h / MAX_BOX_ASPECT)), Math.max(h, Math.floor(w / MAX_BOX_ASPECT))];
+  [w, h] = [Math.min(w, fullWidth), Math.min(h, fullHeight)];
+  const [workW, workH] = workingSize(w, h, native);
+  [w, h] = [Math.max(w, roundHalfEven((h * workW) / workH)), Math.max(h, roundHalfEven((w * workH) / workW))];
+  [w, h] = [Math.min(w, fullWidth), Math.min(h, fullHeight)];
+  const left = Math.min(Math.max(Math.floor((bounds.left + bounds.right - w) / 2), 0), fullWidth - w);
+  const top = Math.min(Math.max(Math.floor((bounds.top + bounds.bottom - h) / 2), 0), fullHeight - h);
+  return { left, top, right: left + w, bottom: top + h };
+}
+
+/** Multiples of 64 with about native² pixels and about the shape of width × height. @returns {[number, number]} */
+export function workingSize(width, height, native) {
+  const largest = Math.max(4 * native, 16 * STEP);
+  let best = [STEP, STEP];
+  let least = Infinity;
+  for (let w = STEP; w <= largest; w += STEP) {
+    for (let h = STEP; h <= largest; h += STEP) {
+      const shape = Math.abs(Math.log(((w / h) * height) / width));
+      const cost = shape + AREA_WEIGHT * Math.abs(Math.log((w * h) / native ** 2));
+      if (cost < least) [best, least] = [[w, h], cost];
+    }
+  }
+  return best;
+}
+
+/** Python's round. */
+function roundHalfEven(value) {
+  const low = Math.floor(value);
+  if (value - low !== 0.5) return Math.round(value);
+  return low % 2 === 0 ? low : low + 1;
+}

@@ -1,0 +1,320 @@
+import { Core } from "./core.js";
+import { Document } from "./document.js";
+import { Input } from "./input.js";
+import { readMask, readPicture } from "./picture.js";
+import { encodeGrey, toDataUrl } from "./png.js";
+
+/** @typedef {import("./rect.js").Rect} Rect @typedef {import("./box.js").BoxSettings} BoxSettings */
+/** @typedef {import("./core.js").Tool} Tool @typedef {import("./core.js").Brush} Brush */
+/** @typedef {{blob: Blob, name: string}} PictureFile */
+/** @typedef {PictureFile & {width: number, height: number, hasAlpha: boolean}} OpenPicture */
+
+export const TOOLS = Object.freeze(["brush", "eraser", "lasso", "rectangle", "pan"]);
+const MOST_BRUSH = 2000;
+
+/**
+ * A picture and the mask that is painted on it. Lengths are pixels of the picture unless said otherwise.
+ *
+ * Events: "change" (mask, picture or extension), "tool" (tool or brush), "view" (zoom or place), "split" (the divider
+ * was moved; `detail` is the share).
+ */
+export class Editor extends EventTarget {
+  /** @type {Core} */
+  #core;
+  #input;
+  #opened = 0;
+
+  /** @param {HTMLElement} host an element with a size of its own; the editor fills it */
+  constructor(host) {
+    super();
+    host.classList.add("editor");
+    host.tabIndex = 0;
+    host.setAttribute("role", "application");
+    if (!host.hasAttribute("aria-label")) {
+      host.setAttribute("aria-label", "Picture. Arrow keys move a crosshair, Enter or Space paints.");
+    }
+    this.#input = new Input(host, () => this.#core);
+    const emit = (type, detail) => this.dispatchEvent(new CustomEvent(type, { detail }));
+    this.#core = new Core(host, emit, (event) => this.#input.pointers.local(event));
+    this.#input.showCursor();
+  }
+
+  get #doc() {
+    return this.#core.doc;
+  }
+
+  // Pictures
+
+  /**
+   * Open a picture; what was open is gone.
+   * @param {PictureFile} file
+   * @throws {Error} with a sentence, and nothing has changed
+   */
+  async open(file) {
+    await this.restore(file, null);
+  }
+
+  /** Another picture in place of this one, mask and extension cleared: one step that can be undone. */
+  async replace(file) {
+    if (!this.#doc) return this.open(file);
+    const doc = this.#doc;
+    const picture = await readPicture(file);
+    if (doc !== this.#doc) return; // another one was opened meanwhile
+    this.#input.finish(true);
+    doc.replace(picture);
+    this.#core.newPicture();
+  }
+
+  /**
+   * Open a picture and repeat a draft on it.
+   * @param {PictureFile} file @param {any} json what `toJSON` gave
+   * @throws {Error} with a sentence, and nothing has changed
+   */
+  async restore(file, json) {
+    const turn = ++this.#opened;
+    const doc = new Document(await readPicture(file));
+    if (json !== null) await doc.repeat(json);
+    if (turn !== this.#opened) return; // the last one asked for stays
+    this.#input.finish(false);
+    this.#core.adopt(doc);
+    this.#input.showCursor();
+  }
+
+  /** The steps since the picture was opened, as plain data. */
+  toJSON() {
+    return this.#doc ? this.#doc.toJSON() : null;
+  }
+
+  /** @returns {?OpenPicture} */
+  get picture() {
+    if (!this.#doc) return null;
+    const { blob, name, width, height, hasAlpha } = this.#doc.picture;
+    return { blob, name, width, height, hasAlpha };
+  }
+
+  // Tools
+
+  /** @returns {Tool} */
+  get tool() {
+    return this.#core.tool;
+  }
+
+  set tool(tool) {
+    if (!TOOLS.includes(tool)) throw new Error(`There is no tool ${tool}.`);
+    if (tool === this.#core.tool) return;
+    this.#input.finish(false);
+    this.#core.tool = tool;
+    this.#input.showCursor();
+    this.#core.emit("tool");
+  }
+
+  /** @returns {Brush} */
+  get brush() {
+    return { ...this.#core.brush };
+  }
+
+  /** @param {Partial<Brush>} brush */
+  set brush(brush) {
+    const { size, hardness, strength } = { ...this.#core.brush, ...brush };
+    const between = (n, low, high) => Math.min(Math.max(Number(n) || 0, low), high);
+    this.#core.brush = {
+      size: between(size, 1, MOST_BRUSH),
+      hardness: between(hardness, 0, 1),
+      strength: between(strength, 0, 1),
+    };
+    this.#input.showCursor();
+    this.#core.emit("tool");
+  }
+
+  // The mask
+
+  clear() {
+    if (this.#doc?.mask.bounds(1)) this.#run({ kind: "fill", value: 0 });
+  }
+
+  /** Everything, with the brush's strength. */
+  fill() {
+    this.#run({ kind: "fill", value: Math.round(255 * this.#core.brush.strength) });
+  }
+
+  invert() {
+    this.#run({ kind: "invert" });
+  }
+
+  /** @param {number} px how far; a negative number shrinks */
+  grow(px) {
+    if (Math.round(px) !== 0 && this.#doc?.mask.bounds(1)) this.#run({ kind: "grow", px });
+  }
+
+  /** Repaint where the picture is transparent. */
+  maskFromAlpha() {
+    this.#run({ kind: "alpha" });
+  }
+
+  /** @param {Blob} blob white = repaint @throws {Error} with a sentence: no picture, or of another size */
+  async loadMask(blob) {
+    const doc = this.#doc;
+    if (!doc) throw new Error("Open a picture before its mask.");
+    const { width, height } = doc.mask;
+    const values = await readMask(blob, width, height);
+    const png = await toDataUrl(await encodeGrey(values, width, height));
+    if (doc !== this.#doc || this.#core.locked || doc.mask.width !== width || doc.mask.height !== height) return;
+    this.#input.finish(true);
+    doc.load(values, png);
+    this.#core.edited();
+  }
+
+  /** Nothing that the server would repaint: with soft requests a faint grey is something. */
+  get isEmpty() {
+    return this.#doc?.isEmpty ?? true;
+  }
+
+  /** @returns {Promise<Blob>} a grey PNG of the picture's size, white = repaint */
+  async maskBlob() {
+    if (!this.#doc) throw new Error("Open a picture first.");
+    const { values, width, height } = this.#doc.mask;
+    return encodeGrey(values, width, height);
+  }
+
+  #run(op) {
+    if (!this.#doc || this.#core.locked) return;
+    this.#input.finish(true);
+    this.#doc.run(op);
+    this.#core.edited();
+  }
+
+  // History
+
+  get canUndo() {
+    return this.#doc?.history.canUndo ?? false;
+  }
+
+  get canRedo() {
+    return this.#doc?.history.canRedo ?? false;
+  }
+
+  undo() {
+    this.#step(-1);
+  }
+
+  redo() {
+    this.#step(1);
+  }
+
+  #step(by) {
+    if (!this.#doc || this.#core.locked) return;
+    this.#input.finish(true); // an unfinished stroke is what is undone
+    if (!(by < 0 ? this.canUndo : this.canRedo)) return;
+    const before = this.#doc.picture;
+    this.#doc.go(by);
+    if (before === this.#doc.picture) this.#core.edited();
+    else this.#core.newPicture();
+  }
+
+  // Extension and cut box
+
+  /** What is added on each side. @returns {Rect} */
+  get extend() {
+    return { ...(this.#doc?.extend ?? { left: 0, top: 0, right: 0, bottom: 0 }) };
+  }
+
+  /** @param {Partial<Rect>} wanted is cut to what the server takes */
+  set extend(wanted) {
+    if (!this.#doc || this.#core.locked) return;
+    if (this.#doc.extendTo(wanted)) this.#core.edited();
+  }
+
+  get extending() {
+    return this.#core.scene.extending;
+  }
+
+  set extending(on) {
+    if (on === this.#core.scene.extending) return;
+    this.#core.scene.extending = on;
+    if (this.#core.view.fitted) this.#core.fit();
+    this.#core.stage.redraw();
+  }
+
+  /** @returns {Partial<BoxSettings>} */
+  get settings() {
+    return { ...this.#core.settings };
+  }
+
+  /** The fields of the request that the cut box depends on. @param {Partial<BoxSettings>} settings */
+  set settings(settings) {
+    Object.assign(this.#core.settings, settings);
+    if (this.#doc) Object.assign(this.#doc.settings, settings);
+    this.#core.stage.redraw();
+  }
+
+  /** What will be painted; negative, or beyond the picture, where it is extended. @returns {?Rect} */
+  get box() {
+    return this.#doc?.box ?? null;
+  }
+
+  // Results
+
+  /**
+   * A result over the picture, all of it or the part right of a divider.
+   * @param {?{bitmap: ImageBitmap, split?: ?number}} overlay null takes it away
+   */
+  overlay(overlay) {
+    if (!this.#doc) return;
+    const { scene, stage } = this.#core;
+    stage.setResult(overlay?.bitmap ?? null);
+    scene.split = overlay?.split ?? null;
+    scene.maskShown = !overlay;
+    stage.redraw();
+  }
+
+  /** Where the divider is, 0..1, or null. */
+  get split() {
+    return this.#core.scene.split;
+  }
+
+  /** @param {?ImageBitmap} bitmap the cut box, as it is so far; null takes it away */
+  preview(bitmap) {
+    if (!this.#doc) return;
+    this.#core.stage.setPreview(bitmap);
+    this.#core.scene.previewing = bitmap !== null;
+    this.#core.stage.redraw();
+  }
+
+  /** Nothing but the picture, while something is held. */
+  get original() {
+    return this.#core.scene.original;
+  }
+
+  set original(on) {
+    this.#core.scene.original = on;
+    this.#core.stage.redraw();
+  }
+
+  // View
+
+  /** CSS pixels a pixel of the picture. */
+  get zoom() {
+    return this.#core.view.zoom;
+  }
+
+  fit() {
+    this.#core.fit();
+  }
+
+  /** @param {number} factor around the middle */
+  zoomBy(factor) {
+    const { view } = this.#core;
+    this.#core.zoom(factor, { x: view.width / 2, y: view.height / 2 });
+  }
+
+  get locked() {
+    return this.#core.locked;
+  }
+
+  /** While locked nothing can be edited; zoom and pan go on. */
+  set locked(on) {
+    if (on) this.#input.finish(true);
+    this.#core.locked = on;
+    this.#input.showCursor();
+  }
+}

@@ -1,0 +1,116 @@
+/** @typedef {import("./document.js").Document} Document @typedef {import("./rect.js").Rect} Rect */
+/** @typedef {{x: number, y: number}} Point */
+/**
+ * Something that is being drawn, by pointer or by keyboard, in pixels of the picture. `path` is what to show of it.
+ * @typedef {{move: (p: Point) => void, end: () => void, cancel: () => void, path?: Point[]}} Gesture
+ * @typedef {{changed: (rect: ?Rect) => void, done: () => void}} Told called for every change, and for a finished step
+ */
+
+// An eighth of a pixel is finer than any hand, and keeps drafts short.
+const rounded = (v) => Math.round(v * 8) / 8;
+
+/** @implements {Gesture} */
+export class BrushGesture {
+  #points = [];
+
+  /**
+   * @param {Document} doc @param {{size: number, hardness: number, value: number}} brush
+   * @param {Point} start @param {Told} told
+   */
+  constructor(doc, brush, start, told) {
+    this.doc = doc;
+    this.brush = brush;
+    this.told = told;
+    this.stroke = doc.stroke(brush);
+    this.move(start);
+  }
+
+  move(point) {
+    const [x, y] = [rounded(point.x), rounded(point.y)];
+    const n = this.#points.length;
+    if (this.#points[n - 2] === x && this.#points[n - 1] === y) return;
+    this.#points.push(x, y);
+    this.told.changed(this.stroke.add(x, y));
+  }
+
+  end() {
+    const rect = this.stroke.end();
+    if (rect === null) return; // it never touched the picture
+    this.doc.commit({ kind: "stroke", ...this.brush, points: this.#points }, rect);
+    this.told.done();
+  }
+
+  cancel() {
+    this.told.changed(this.stroke.revert());
+  }
+}
+
+/** @implements {Gesture} */
+export class LassoGesture {
+  /** @param {Document} doc @param {number} value @param {Point} start @param {Told} told */
+  constructor(doc, value, start, told) {
+    this.doc = doc;
+    this.value = value;
+    this.told = told;
+    this.path = [start];
+  }
+
+  move(point) {
+    this.path.push(point);
+    this.told.changed(null);
+  }
+
+  end() {
+    const points = this.path.flatMap(({ x, y }) => [rounded(x), rounded(y)]);
+    const rect = this.path.length < 3 ? null : this.doc.run({ kind: "polygon", value: this.value, points });
+    this.told.changed(rect);
+    if (rect) this.told.done();
+  }
+
+  cancel() {
+    this.told.changed(null);
+  }
+}
+
+/** @implements {Gesture} */
+export class RectangleGesture {
+  /** @param {Document} doc @param {number} value @param {Point} start @param {Told} told */
+  constructor(doc, value, start, told) {
+    this.doc = doc;
+    this.value = value;
+    this.told = told;
+    this.start = this.corner = start;
+  }
+
+  move(point) {
+    this.corner = point;
+    this.told.changed(null);
+  }
+
+  get path() {
+    const { left, top, right, bottom } = this.#rect;
+    return [left, right].flatMap((x, i) => (i ? [{ x, y: bottom }, { x, y: top }] : [{ x, y: top }, { x, y: bottom }]));
+  }
+
+  get #rect() {
+    const [a, b] = [this.start, this.corner];
+    return {
+      left: Math.round(Math.min(a.x, b.x)),
+      top: Math.round(Math.min(a.y, b.y)),
+      right: Math.round(Math.max(a.x, b.x)),
+      bottom: Math.round(Math.max(a.y, b.y)),
+    };
+  }
+
+  end() {
+    const rect = this.#rect;
+    const empty = rect.right <= rect.left || rect.bottom <= rect.top;
+    const changed = empty ? null : this.doc.run({ kind: "rectangle", value: this.value, rect });
+    this.told.changed(changed);
+    if (changed) this.told.done();
+  }
+
+  cancel() {
+    this.told.changed(null);
+  }
+}

@@ -1,0 +1,149 @@
+import { BrushGesture, LassoGesture, RectangleGesture } from "./gestures.js";
+import { Keyboard } from "./keyboard.js";
+import { Pointers } from "./pointers.js";
+
+/** @typedef {import("./core.js").Core} Core @typedef {{x: number, y: number}} Point */
+
+/** Connects pointers and keys with what they do to the document and to the view. */
+export class Input {
+  /** @param {HTMLElement} host @param {() => Core} core made after this, because it asks where events are */
+  constructor(host, core) {
+    this.host = host;
+    this.coreOf = core;
+    this.pointers = new Pointers(host, {
+      start: (at, how) => this.#press(at, how),
+      hover: (at) => this.#hover(at),
+      zoom: (factor, at) => this.core.zoom(factor, at),
+      pan: (dx, dy) => this.core.pan(dx, dy),
+    });
+    this.keyboard = new Keyboard(host, {
+      ready: () => this.core.doc !== null && !this.pointers.isDrawing,
+      tool: () => this.core.tool,
+      zoom: () => this.core.view.zoom,
+      middle: () => this.#middle(),
+      start: (at) => this.#start(at, false),
+      show: (at) => this.core.crosshair(at),
+      say: (text) => this.core.stage.say(text),
+    });
+    this.#watchSpace();
+  }
+
+  get core() {
+    return this.coreOf();
+  }
+
+  get isDrawing() {
+    return this.pointers.isDrawing || this.keyboard.isDrawing;
+  }
+
+  /** Stop what is being drawn. @param {boolean} keep it, or take it back */
+  finish(keep) {
+    this.pointers.finish(keep);
+    this.keyboard.finish(keep);
+  }
+
+  /** The tool, the lock or the space bar have changed. */
+  showCursor() {
+    const { core } = this;
+    const pans = core.tool === "pan" || core.locked || this.pointers.space;
+    const paints = core.tool === "brush" || core.tool === "eraser";
+    this.host.dataset.cursor = !core.doc ? "none" : pans ? "pan" : paints ? "brush" : "cross";
+    core.scene.brushPx = paints && !pans ? core.brush.size : 0;
+    core.stage.touch();
+  }
+
+  #press(at, { erase, pan, touch }) {
+    const { core } = this;
+    if (!core.doc) return null;
+    this.keyboard.hide();
+    core.scene.cursor = touch ? null : at;
+    if (pan || core.tool === "pan" || core.locked || core.scene.original) return this.#pan(at);
+    return this.#start(core.view.toPicture(at), erase, (local) => core.view.toPicture(local));
+  }
+
+  #pan(from) {
+    let last = from;
+    const move = (at) => {
+      this.core.pan(at.x - last.x, at.y - last.y);
+      last = at;
+    };
+    return { move, end: () => {}, cancel: () => {} };
+  }
+
+  /**
+   * Begin to draw at a point of the picture.
+   * @param {Point} point @param {boolean} erase @param {(at: Point) => Point} toPicture of later points
+   */
+  #start(point, erase, toPicture = (at) => at) {
+    const gesture = this.#gesture(point, erase);
+    if (!gesture) return null;
+    const show = () => {
+      this.core.scene.path = gesture.path ?? null;
+    };
+    const hide = () => {
+      this.core.scene.path = null;
+    };
+    show();
+    return {
+      get path() {
+        return gesture.path;
+      },
+      move: (at) => {
+        gesture.move(toPicture(at));
+        show();
+      },
+      end: () => {
+        hide();
+        gesture.end();
+      },
+      cancel: () => {
+        hide();
+        gesture.cancel();
+      },
+    };
+  }
+
+  #gesture(point, erase) {
+    const { core } = this;
+    if (core.locked || core.scene.original) return null;
+    const told = { changed: (rect) => core.drawing(rect), done: () => core.edited() };
+    const { size, hardness, strength } = core.brush;
+    const value = erase || core.tool === "eraser" ? 0 : Math.round(255 * strength);
+    if (core.tool === "lasso") return new LassoGesture(core.doc, value, point, told);
+    if (core.tool === "rectangle") return new RectangleGesture(core.doc, value, point, told);
+    if (core.tool === "pan") return null;
+    return new BrushGesture(core.doc, { size, hardness, value }, point, told);
+  }
+
+  #hover(at) {
+    const { core } = this;
+    if (at) this.keyboard.hide();
+    core.scene.cursor = at;
+    core.stage.touch();
+  }
+
+  #middle() {
+    const { view, doc } = this.core;
+    const within = (v, side) => Math.min(Math.max(v, 0), side);
+    const { x, y } = view.toPicture({ x: view.width / 2, y: view.height / 2 });
+    return { x: within(x, doc.mask.width), y: within(y, doc.mask.height) };
+  }
+
+  /** The space bar, held, makes any drag a pan; wherever the focus is, unless it is typed or pressed into something. */
+  #watchSpace() {
+    const set = (down) => {
+      this.pointers.space = down;
+      this.showCursor();
+    };
+    window.addEventListener("keydown", (event) => {
+      if (event.key !== " " || event.repeat || isControl(event.target) || event.defaultPrevented) return;
+      if (event.target === this.host) event.preventDefault(); // the page would scroll
+      set(true);
+    });
+    window.addEventListener("keyup", (event) => event.key === " " && set(false));
+    window.addEventListener("blur", () => set(false));
+  }
+}
+
+const isControl = (target) =>
+  target instanceof Element && target.matches("input, textarea, select, button, summary, a, [contenteditable], [role=slider]");

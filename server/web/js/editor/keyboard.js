@@ -1,0 +1,117 @@
+/** @typedef {{x: number, y: number}} Point */
+/**
+ * What the keys do; points are pixels of the picture.
+ * @typedef {object} KeyActions
+ * @property {() => boolean} ready whether there is a picture, and no pointer is drawing
+ * @property {() => string} tool
+ * @property {() => number} zoom CSS pixels a pixel of the picture
+ * @property {() => Point} middle of what is seen
+ * @property {(at: Point) => ?import("./gestures.js").Gesture} start
+ * @property {(at: ?Point) => void} show put the crosshair there, in view
+ * @property {(text: string) => void} say
+ */
+
+const STEP = 8; // CSS pixels a key press; 1 with Shift
+const NEAR = 6; // CSS pixels: a lasso's corner this close to its first one closes it
+const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+const PRESS = ["Enter", " "];
+
+/**
+ * Painting without a pointer: arrows move a crosshair; Enter or the space bar paints while it is held, or sets the
+ * corners of a lasso or rectangle. Esc takes back what is not finished, and then the crosshair.
+ */
+export class Keyboard {
+  /** @type {?Point} */
+  #at = null;
+  #gesture = null;
+  #heldKey = null;
+
+  /** @param {HTMLElement} host @param {KeyActions} actions */
+  constructor(host, actions) {
+    this.actions = actions;
+    host.addEventListener("keydown", (event) => this.#down(event, event.target === host));
+    host.addEventListener("keyup", (event) => event.key === this.#heldKey && this.#release());
+    host.addEventListener("blur", () => this.#release());
+  }
+
+  get isDrawing() {
+    return this.#gesture !== null;
+  }
+
+  /** A pointer takes over. */
+  hide() {
+    if (this.#at === null) return;
+    this.finish(false);
+    this.#at = null;
+    this.actions.show(null);
+  }
+
+  /** Stop what is being drawn; `keep` it or take it back. */
+  finish(keep) {
+    const gesture = this.#gesture;
+    this.#gesture = this.#heldKey = null;
+    if (keep) gesture?.end();
+    else gesture?.cancel();
+  }
+
+  #down(event, onHost) {
+    if (!onHost || event.ctrlKey || event.metaKey || event.altKey || !this.actions.ready()) return;
+    if (!this.#act(event)) return;
+    event.preventDefault(); // also tells the page that the key is taken
+    event.stopPropagation();
+  }
+
+  #act(event) {
+    if (event.key in ARROWS) this.#step(ARROWS[event.key], event.shiftKey ? 1 : STEP);
+    else if (event.key === "Escape" && this.#at) this.#escape();
+    else if (event.key === "Enter" && !this.#at) this.#place(this.actions.middle());
+    else if (PRESS.includes(event.key) && this.#at) event.repeat || this.#press(event.key);
+    else return false;
+    return true;
+  }
+
+  #step([dx, dy], px) {
+    const at = this.#at ?? this.actions.middle();
+    const by = px / this.actions.zoom();
+    this.#place({ x: at.x + dx * by, y: at.y + dy * by });
+    if (this.#gesture && (this.#heldKey || this.actions.tool() === "rectangle")) this.#gesture.move(this.#at);
+  }
+
+  #place(at) {
+    this.#at = at;
+    this.actions.show(at);
+    this.actions.say(`${Math.floor(at.x)}, ${Math.floor(at.y)}`);
+  }
+
+  #escape() {
+    if (this.#gesture) this.finish(false);
+    else this.hide();
+  }
+
+  #press(key) {
+    if (!this.#gesture) return this.#begin(key);
+    if (this.actions.tool() === "rectangle") return this.#close("Rectangle set");
+    const corners = this.#gesture.path;
+    const isNear = (p) => Math.hypot(p.x - this.#at.x, p.y - this.#at.y) * this.actions.zoom() <= NEAR;
+    if (isNear(corners[0]) || isNear(corners.at(-1))) return this.#close("Lasso closed");
+    this.#gesture.move(this.#at);
+    this.actions.say(`Corner ${corners.length}`);
+  }
+
+  #begin(key) {
+    this.#gesture = this.actions.start(this.#at);
+    if (!this.#gesture) return;
+    const paints = !this.#gesture.path;
+    if (paints) this.#heldKey = key;
+    this.actions.say(paints ? "Painting" : "Corner 1");
+  }
+
+  #close(text) {
+    this.finish(true);
+    this.actions.say(text);
+  }
+
+  #release() {
+    if (this.#heldKey) this.finish(true);
+  }
+}

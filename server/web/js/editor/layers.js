@@ -1,0 +1,122 @@
+import { thresholdOf } from "./box.js";
+
+/** @typedef {import("./document.js").Document} Document @typedef {import("./rect.js").Rect} Rect */
+/** @typedef {import("./view.js").View} View */
+
+const MOST_PREVIEW = 768; // px a side: the preview itself has about 128
+const PIXELATED_FROM = 3; // CSS pixels a pixel: from here on single pixels are what one looks at
+
+/** The pictures, in pixels of the picture, under one transform: the caller's, a result over it, a preview. */
+export class Layers {
+  #result = layer("editor-result");
+  #preview = layer("editor-preview");
+  #bitmap = null;
+  /** Where the result lies, in pixels of the picture. @type {Rect} */
+  #resultRect = { left: 0, top: 0, right: 0, bottom: 0 };
+
+  constructor() {
+    this.element = document.createElement("div");
+    this.element.className = "editor-world";
+    this.ground = document.createElement("div");
+    this.ground.className = "editor-ground";
+  }
+
+  /** @param {Document} doc */
+  show(doc) {
+    const { element } = doc.picture;
+    if (element.parentNode === this.element) return;
+    element.className = "editor-picture";
+    this.element.replaceChildren(element, this.#result, this.#preview);
+    this.ground.classList.toggle("is-transparent", doc.picture.hasAlpha);
+  }
+
+  /** @param {View} view @param {number} width of the picture @param {number} height */
+  follow(view, width, height) {
+    this.element.style.transform = `translate(${view.x}px, ${view.y}px) scale(${view.zoom})`;
+    this.element.classList.toggle("is-pixelated", view.zoom >= PIXELATED_FROM);
+    this.ground.style.transform = `translate(${view.x}px, ${view.y}px)`;
+    this.ground.style.width = `${width * view.zoom}px`;
+    this.ground.style.height = `${height * view.zoom}px`;
+  }
+
+  /** @param {?ImageBitmap} bitmap a result; of the picture's own size, or as large as the extended one */
+  setResult(bitmap, doc) {
+    if (bitmap === this.#bitmap) return;
+    this.#bitmap = bitmap;
+    // Without a result the canvas keeps no memory.
+    [this.#result.width, this.#result.height] = bitmap ? [bitmap.width, bitmap.height] : [0, 0];
+    if (!bitmap || !doc) return;
+    this.#result.getContext("2d").drawImage(bitmap, 0, 0);
+    this.#resultRect = resultRect(bitmap, doc);
+    cover(this.#result, this.#resultRect);
+  }
+
+  /** Hide the left part of the result. @param {?number} x where it begins to be seen, in pixels of the picture */
+  splitAt(x) {
+    const hidden = x === null ? 0 : Math.max(0, x - this.#resultRect.left);
+    this.#result.style.clipPath = `inset(0 0 0 ${hidden}px)`;
+  }
+
+  /** @param {?ImageBitmap} bitmap what the box looks like so far */
+  setPreview(bitmap, doc) {
+    const box = bitmap && doc?.box;
+    if (!box) [this.#preview.width, this.#preview.height] = [0, 0];
+    else drawPreview(this.#preview, bitmap, box, doc);
+  }
+
+  /** @param {boolean} hidden results and previews, to see the original */
+  hide(hidden) {
+    this.#result.hidden = this.#preview.hidden = hidden;
+  }
+}
+
+function layer(name) {
+  const canvas = document.createElement("canvas");
+  [canvas.width, canvas.height] = [0, 0];
+  canvas.className = name;
+  canvas.dataset.testid = name;
+  return canvas;
+}
+
+function cover(canvas, { left, top, right, bottom }) {
+  canvas.style.left = `${left}px`;
+  canvas.style.top = `${top}px`;
+  canvas.style.width = `${right - left}px`;
+  canvas.style.height = `${bottom - top}px`;
+}
+
+function resultRect(bitmap, { mask, extend }) {
+  const whole = { left: 0, top: 0, right: mask.width, bottom: mask.height };
+  if (bitmap.width === mask.width && bitmap.height === mask.height) return whole;
+  const { left, top, right, bottom } = extend;
+  return { left: -left, top: -top, right: mask.width + right, bottom: mask.height + bottom };
+}
+
+/** The preview where the mask is; around it the picture stays as sharp as it will be in the result. */
+function drawPreview(canvas, bitmap, box, doc) {
+  const [w, h] = [box.right - box.left, box.bottom - box.top];
+  const scale = Math.min(1, MOST_PREVIEW / Math.max(w, h));
+  [canvas.width, canvas.height] = [Math.max(1, Math.round(w * scale)), Math.max(1, Math.round(h * scale))];
+  cover(canvas, box);
+  const context = canvas.getContext("2d");
+  context.putImageData(stencil(canvas, box, doc), 0, 0);
+  context.globalCompositeOperation = "source-in";
+  context.imageSmoothingQuality = "high";
+  context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+}
+
+function stencil(canvas, box, { mask, settings }) {
+  const image = new ImageData(canvas.width, canvas.height);
+  const pixels = new Uint32Array(image.data.buffer);
+  const [sx, sy] = [(box.right - box.left) / canvas.width, (box.bottom - box.top) / canvas.height];
+  const threshold = thresholdOf(settings);
+  for (let y = 0, i = 0; y < canvas.height; y++) {
+    const py = Math.floor(box.top + (y + 0.5) * sy);
+    for (let x = 0; x < canvas.width; x++, i++) {
+      const px = Math.floor(box.left + (x + 0.5) * sx);
+      const inside = px >= 0 && py >= 0 && px < mask.width && py < mask.height;
+      if (!inside || mask.values[py * mask.width + px] >= threshold) pixels[i] = 0xffffffff;
+    }
+  }
+  return image;
+}

@@ -1,0 +1,108 @@
+import { clip, isNothing } from "./rect.js";
+
+/** @typedef {import("./rect.js").Rect} Rect */
+
+const SMALLEST_LEVEL = 64; // px; a level that fits here is the last
+const COARSE = 4; // the level on which bounds are looked for first: cells of 16 × 16
+
+/**
+ * The mask: one byte a pixel, 255 = repaint. Bytes of our own and not a canvas, because browsers that resist
+ * fingerprinting add noise to what is read from a canvas, and because a quarter of the memory is enough.
+ *
+ * Beside it a pyramid in which every cell is the brightest of the four below it. It draws a zoomed-out mask without
+ * losing a speck, and finds the bounds without looking at every pixel. Who writes into `values` calls `touch`.
+ */
+export class Mask {
+  #scratch = null;
+
+  constructor(width, height) {
+    this.width = width;
+    this.height = height;
+    this.values = new Uint8Array(width * height);
+    /** @type {{width: number, height: number, values: Uint8Array}[]} */
+    this.levels = [this];
+    for (let level = this; Math.max(level.width, level.height) > SMALLEST_LEVEL; ) {
+      const [w, h] = [Math.ceil(level.width / 2), Math.ceil(level.height / 2)];
+      level = { width: w, height: h, values: new Uint8Array(w * h) };
+      this.levels.push(level);
+    }
+  }
+
+  /** Buffers for one stroke at a time: what it covers (0 between strokes), and the mask before it. */
+  get scratch() {
+    const n = this.values.length;
+    return (this.#scratch ??= { cover: new Uint8Array(n), base: new Uint8Array(n) });
+  }
+
+  /** Bring the pyramid up to date where `values` has changed. @param {?Rect} rect */
+  touch(rect) {
+    if (!rect) return;
+    let { left, top, right, bottom } = clip(rect, this.width, this.height);
+    for (let k = 1; k < this.levels.length; k++) {
+      [left, top, right, bottom] = [left >> 1, top >> 1, (right + 1) >> 1, (bottom + 1) >> 1];
+      halve(this.levels[k - 1], this.levels[k], left, top, right, bottom);
+    }
+  }
+
+  /** The box around all pixels of `threshold` or more, or null. @returns {?Rect} */
+  bounds(threshold) {
+    const k = Math.min(COARSE, this.levels.length - 1);
+    const coarse = rowsAndColumns(this.levels[k], threshold);
+    return coarse && this.#refine(coarse, 1 << k, threshold);
+  }
+
+  #refine(coarse, cell, threshold) {
+    const { values, width } = this;
+    const search = clip(
+      { left: coarse.left * cell, top: coarse.top * cell, right: coarse.right * cell, bottom: coarse.bottom * cell },
+      width,
+      this.height,
+    );
+    const found = { left: search.right, top: search.bottom, right: search.left, bottom: search.top };
+    for (let y = search.top; y < search.bottom; y++) {
+      const row = y * width;
+      // From either side as far as the best so far: the middle of the mask is never read.
+      let x = search.left;
+      const firstStop = y < search.top + cell || y >= search.bottom - cell ? search.right : found.left;
+      while (x < firstStop && values[row + x] < threshold) x++;
+      if (x < firstStop) {
+        found.left = Math.min(found.left, x);
+        found.top = Math.min(found.top, y);
+        found.bottom = y + 1;
+      }
+      x = search.right - 1;
+      while (x >= found.right && values[row + x] < threshold) x--;
+      if (x >= found.right) found.right = x + 1;
+    }
+    return isNothing(found) ? null : found;
+  }
+}
+
+function halve(from, to, left, top, right, bottom) {
+  const { values, width, height } = from;
+  for (let y = top; y < bottom; y++) {
+    const upper = 2 * y * width;
+    const lower = 2 * y + 1 < height ? upper + width : upper;
+    for (let x = left; x < right; x++) {
+      const a = 2 * x;
+      const b = a + 1 < width ? a + 1 : a;
+      const one = values[upper + a] > values[upper + b] ? values[upper + a] : values[upper + b];
+      const two = values[lower + a] > values[lower + b] ? values[lower + a] : values[lower + b];
+      to.values[y * to.width + x] = one > two ? one : two;
+    }
+  }
+}
+
+function rowsAndColumns({ values, width, height }, threshold) {
+  const found = { left: width, top: height, right: 0, bottom: 0 };
+  for (let y = 0; y < height; y++) {
+    for (let x = 0; x < width; x++) {
+      if (values[y * width + x] < threshold) continue;
+      if (x < found.left) found.left = x;
+      if (x >= found.right) found.right = x + 1;
+      if (y < found.top) found.top = y;
+      found.bottom = y + 1;
+    }
+  }
+  return isNothing(found) ? null : found;
+}

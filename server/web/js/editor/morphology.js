@@ -1,0 +1,108 @@
+import { clip, expand, whole } from "./rect.js";
+
+/** @typedef {import("./mask.js").Mask} Mask @typedef {import("./rect.js").Rect} Rect */
+
+const ALWAYS = [8, 64, 128, 192, 248]; // 128 and 8 are the server's thresholds (8 if soft), 248 is 8's complement
+const PLATEAU = 1 / 64; // of the painted pixels: a grey that somebody chose, not the edge of a brush
+const MOST_PLATEAUS = 8;
+
+/**
+ * Grow the mask by `px` pixels in every direction, exactly Euclidean at both thresholds of the server; a negative
+ * number shrinks it. Grey is kept: every level of grey grows by itself. What touches the picture's edge does not
+ * shrink from there.
+ * @param {Mask} mask @param {number} px @returns {?Rect} what has changed
+ */
+export function grow(mask, px) {
+  const radius = Math.min(Math.abs(Math.round(px)), Math.max(mask.width, mask.height));
+  const bounds = mask.bounds(1);
+  if (!bounds || radius === 0) return null;
+  const rect = clip(expand(bounds, radius + 1), mask.width, mask.height);
+  const region = cutOut(mask, rect);
+  const flip = px < 0 ? 255 : 0; // to shrink the mask is to grow what is around it
+  for (let i = 0; i < region.values.length; i++) region.values[i] ^= flip;
+  const grown = growRegion(region, radius);
+  for (let i = 0; i < grown.length; i++) grown[i] = Math.max(grown[i], region.values[i]) ^ flip;
+  for (let y = 0; y < region.height; y++) {
+    const row = grown.subarray(y * region.width, (y + 1) * region.width);
+    mask.values.set(row, (rect.top + y) * mask.width + rect.left);
+  }
+  mask.touch(rect);
+  return rect;
+}
+
+/** @param {Mask} mask @returns {?Rect} what has changed */
+export function invert(mask) {
+  for (let i = 0; i < mask.values.length; i++) mask.values[i] ^= 255;
+  const rect = whole(mask.width, mask.height);
+  mask.touch(rect);
+  return rect;
+}
+
+function cutOut(mask, { left, top, right, bottom }) {
+  const [width, height] = [right - left, bottom - top];
+  const values = new Uint8Array(width * height);
+  for (let y = 0; y < height; y++) {
+    const from = (top + y) * mask.width + left;
+    values.set(mask.values.subarray(from, from + width), y * width);
+  }
+  return { values, width, height };
+}
+
+function growRegion(region, radius) {
+  const grown = new Uint8Array(region.values.length);
+  const gaps = new Uint16Array(region.values.length);
+  // How far to the side a disc reaches that many rows above or below its centre; −1 = not at all.
+  const reach = Int32Array.from({ length: radius + 2 }, (_, gap) =>
+    gap > radius ? -1 : Math.floor(Math.sqrt(radius * radius - gap * gap)),
+  );
+  for (const level of levelsOf(region.values)) { // upwards, so that a brighter level overwrites a darker one
+    verticalGaps(region, level, radius + 1, gaps);
+    spread(region, gaps, reach, level, grown);
+  }
+  return grown;
+}
+
+/** The greys to grow one by one, rising. A binary mask has one. */
+function levelsOf(values) {
+  const count = new Float64Array(257);
+  for (let i = 0; i < values.length; i++) count[values[i]]++;
+  const painted = values.length - count[0];
+  const plateaus = Array.from({ length: 255 }, (_, i) => i + 1)
+    .filter((v) => count[v] >= painted * PLATEAU && count[v] > 0)
+    .sort((a, b) => count[b] - count[a])
+    .slice(0, MOST_PLATEAUS);
+  const levels = [...new Set([...ALWAYS, ...plateaus])].sort((a, b) => a - b);
+  const between = (from, to) => count.subarray(from, to).some((n) => n > 0);
+  return levels.filter((level, i) => between(level, levels[i + 1] ?? 256));
+}
+
+/** For every pixel, how many rows away the nearest one of `level` or more in its column is, at most `cap`. */
+function verticalGaps({ values, width, height }, level, cap, gaps) {
+  for (let i = 0; i < width; i++) gaps[i] = values[i] >= level ? 0 : cap;
+  for (let i = width; i < values.length; i++) {
+    gaps[i] = values[i] >= level ? 0 : Math.min(gaps[i - width] + 1, cap);
+  }
+  for (let i = width * (height - 1) - 1; i >= 0; i--) {
+    if (gaps[i] > gaps[i + width] + 1) gaps[i] = gaps[i + width] + 1;
+  }
+}
+
+/**
+ * Set what lies within the disc of any pixel of the level. In one row a pixel `gap` rows away covers an interval;
+ * a sweep to the right finds what the right halves of all intervals cover, one to the left the rest.
+ */
+function spread({ width, height }, gaps, reach, level, grown) {
+  for (let y = 0; y < height; y++) {
+    const row = y * width;
+    for (let x = 0, end = -1; x < width; x++) {
+      const side = reach[gaps[row + x]];
+      if (side >= 0 && x + side > end) end = x + side;
+      if (x <= end) grown[row + x] = level;
+    }
+    for (let x = width - 1, end = width; x >= 0; x--) {
+      const side = reach[gaps[row + x]];
+      if (side >= 0 && x - side < end) end = x - side;
+      if (x >= end) grown[row + x] = level;
+    }
+  }
+}

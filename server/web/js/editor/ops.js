@@ -1,0 +1,78 @@
+import { Stroke } from "./brush.js";
+import { grow, invert } from "./morphology.js";
+import { alphaMask } from "./picture.js";
+import { whole } from "./rect.js";
+import { fillPolygon, fillRect } from "./shapes.js";
+
+/** @typedef {import("./mask.js").Mask} Mask @typedef {import("./rect.js").Rect} Rect */
+/**
+ * One step of the history, as plain data: it goes into drafts as it is. `value` is the grey that is painted, 0..255.
+ * @typedef {{kind: "stroke", size: number, hardness: number, value: number, points: number[]}
+ *   | {kind: "polygon", value: number, points: number[]}
+ *   | {kind: "rectangle", value: number, rect: Rect}
+ *   | {kind: "fill", value: number} | {kind: "invert"} | {kind: "grow", px: number} | {kind: "alpha"}
+ *   | {kind: "bitmap", png: string} | {kind: "extend"} | {kind: "picture"}} Op
+ */
+
+/**
+ * Repeat a step on the mask. A `bitmap` cannot be repeated, since a PNG is decoded in its own time: the history keeps
+ * what it left behind.
+ * @param {Mask} mask @param {Op} op @param {import("./picture.js").Picture} picture
+ * @returns {?Rect} what has changed
+ */
+export function apply(mask, op, picture) {
+  switch (op.kind) {
+    case "stroke":
+      return strokeAll(mask, op);
+    case "polygon":
+      return fillPolygon(mask, op.points, op.value);
+    case "rectangle":
+      return fillRect(mask, op.rect, op.value);
+    case "fill":
+      return fillRect(mask, whole(mask.width, mask.height), op.value);
+    case "invert":
+      return invert(mask);
+    case "grow":
+      return grow(mask, op.px);
+    case "alpha":
+      return replaceAll(mask, alphaMask(picture));
+    case "extend":
+      return null;
+    default:
+      throw new Error(`The step ${JSON.stringify(op.kind)} cannot be repeated.`);
+  }
+}
+
+/** @param {Uint8Array} values @returns {Rect} what has changed */
+export function replaceAll(mask, values) {
+  mask.values.set(values);
+  const rect = whole(mask.width, mask.height);
+  mask.touch(rect);
+  return rect;
+}
+
+function strokeAll(mask, op) {
+  const stroke = new Stroke(mask, op);
+  for (let i = 0; i + 1 < op.points.length; i += 2) stroke.add(op.points[i], op.points[i + 1]);
+  return stroke.end();
+}
+
+const isShare = (n) => Number.isFinite(n) && n >= 0 && n <= 1;
+const isGrey = (n) => Number.isInteger(n) && n >= 0 && n <= 255;
+const arePoints = (points) => Array.isArray(points) && points.length % 2 === 0 && points.every(Number.isFinite);
+const isRect = (r) => !!r && [r.left, r.top, r.right, r.bottom].every(Number.isInteger);
+
+const CHECKS = {
+  stroke: (op) => Number.isFinite(op.size) && op.size > 0 && isShare(op.hardness) && isGrey(op.value) && arePoints(op.points),
+  polygon: (op) => isGrey(op.value) && arePoints(op.points),
+  rectangle: (op) => isGrey(op.value) && isRect(op.rect),
+  fill: (op) => isGrey(op.value),
+  invert: () => true,
+  alpha: () => true,
+  grow: (op) => Number.isFinite(op.px),
+  bitmap: (op) => typeof op.png === "string",
+  extend: () => true,
+};
+
+/** Whether this is a step of a draft, as far as can be seen without a picture. @param {any} op */
+export const isOp = (op) => !!op && Object.hasOwn(CHECKS, op.kind) && CHECKS[op.kind](op);

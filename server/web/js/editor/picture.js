@@ -1,0 +1,127 @@
+/**
+ * A picture as the caller gave it, upright for showing. `blob` is the file itself, untouched.
+ * @typedef {{blob: Blob, name: string, width: number, height: number, hasAlpha: boolean, element: HTMLImageElement}}
+ *   Picture
+ */
+
+// inpaint/request.py's limits, so that a picture is refused before it is painted on; a test compares them.
+export const LIMITS = Object.freeze({ minSide: 16, maxSide: 8192, maxPixels: 25_000_000, maxAspect: 16 });
+
+const STRIP = 256; // rows that are read at a time: a canvas of 25 megapixels would take 100 MB once more
+
+/**
+ * Open a PNG, JPEG or WebP file.
+ * @param {{blob: Blob, name: string}} file
+ * @returns {Promise<Picture>}
+ * @throws {Error} with a sentence: no picture, damaged, or of a size that cannot be painted
+ */
+export async function readPicture({ blob, name }) {
+  await checkFormat(blob, name);
+  const element = new Image();
+  element.alt = "";
+  element.draggable = false;
+  element.src = URL.createObjectURL(blob);
+  try {
+    // An <img> shows half of a file that was cut off; createImageBitmap refuses it.
+    await element.decode();
+    (await createImageBitmap(blob, { resizeWidth: 1, resizeHeight: 1 })).close();
+  } catch {
+    URL.revokeObjectURL(element.src);
+    throw new Error(`${name} cannot be opened: the file is damaged or cut off.`);
+  }
+  const [width, height] = [element.naturalWidth, element.naturalHeight];
+  const problem = sizeProblem(width, height);
+  if (problem) {
+    URL.revokeObjectURL(element.src);
+    throw new Error(`${name} is ${width} × ${height} pixels; ${problem}.`);
+  }
+  const picture = { blob, name, width, height, hasAlpha: false, element };
+  picture.hasAlpha = isTransparent(picture);
+  return picture;
+}
+
+async function checkFormat(blob, name) {
+  let head;
+  try {
+    head = new Uint8Array(await blob.slice(0, 12).arrayBuffer());
+  } catch {
+    throw new Error(`${name} cannot be read: it was moved, deleted or changed since it was chosen.`);
+  }
+  if (blob.size === 0) throw new Error(`${name} is empty.`);
+  const text = String.fromCharCode(...head);
+  const known = text.startsWith("\x89PNG") || text.startsWith("\xff\xd8\xff") || /^RIFF.{4}WEBP/s.test(text);
+  if (!known) throw new Error(`${name} is not a PNG, JPEG or WebP picture.`);
+}
+
+/** What is wrong with a picture of this size, or null. */
+export function sizeProblem(width, height) {
+  const { minSide, maxSide, maxPixels, maxAspect } = LIMITS;
+  const [short, long] = [Math.min(width, height), Math.max(width, height)];
+  if (short < minSide || long > maxSide) return `its sides must be ${minSide} to ${maxSide} pixels`;
+  if (short * long > maxPixels) return `it may have at most ${maxPixels / 1e6} megapixels`;
+  if (long > maxAspect * short) return `it must not be narrower than 1:${maxAspect}`;
+  return null;
+}
+
+function isTransparent(picture) {
+  if (picture.blob.type === "image/jpeg") return false;
+  for (const { data } of strips(picture.element, picture.width, picture.height)) {
+    for (let i = 3; i < data.length; i += 4) if (data[i] < 255) return true;
+  }
+  return false;
+}
+
+/** The picture's transparency as a mask: 255 where nothing is seen of it. @param {Picture} picture */
+export function alphaMask({ element, width, height }) {
+  const values = new Uint8Array(width * height);
+  for (const { data, top } of strips(element, width, height)) {
+    for (let i = 0; i < data.length / 4; i++) values[top * width + i] = 255 - data[4 * i + 3];
+  }
+  return values;
+}
+
+/**
+ * A mask from a file: its luminance, upright, transparent parts black; as the server reads it.
+ * @param {Blob} blob
+ * @throws {Error} with a sentence: no picture, or not of this size
+ */
+export async function readMask(blob, width, height) {
+  let bitmap;
+  try {
+    bitmap = await createImageBitmap(blob, { colorSpaceConversion: "none" });
+  } catch {
+    throw new Error("The mask cannot be opened: it is not a picture, or the file is damaged.");
+  }
+  if (bitmap.width !== width || bitmap.height !== height) {
+    const size = `${bitmap.width} × ${bitmap.height}`;
+    bitmap.close();
+    throw new Error(`The mask is ${size} pixels, but must have the picture's size, ${width} × ${height}.`);
+  }
+  const values = new Uint8Array(width * height);
+  for (const { data, top } of strips(bitmap, width, height, "black")) {
+    for (let i = 0; i < data.length / 4; i++) {
+      // Pillow's integers, so that page and server agree about a pixel at the threshold.
+      const luminance = 19595 * data[4 * i] + 38470 * data[4 * i + 1] + 7471 * data[4 * i + 2] + 0x8000;
+      values[top * width + i] = luminance >> 16;
+    }
+  }
+  bitmap.close();
+  return values;
+}
+
+/** The pixels, some rows at a time, over `ground` if one is given. */
+function* strips(source, width, height, ground = null) {
+  const canvas = document.createElement("canvas");
+  [canvas.width, canvas.height] = [width, Math.min(STRIP, height)];
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  for (let top = 0; top < height; top += STRIP) {
+    const rows = Math.min(STRIP, height - top);
+    context.clearRect(0, 0, width, rows);
+    if (ground) {
+      context.fillStyle = ground;
+      context.fillRect(0, 0, width, rows);
+    }
+    context.drawImage(source, 0, top, width, rows, 0, 0, width, rows);
+    yield { data: context.getImageData(0, 0, width, rows).data, top };
+  }
+}

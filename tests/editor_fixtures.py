@@ -1,0 +1,55 @@
+"""Fixtures: the harness page of the editor, served as the page is.
+
+A test module asks for these with ``pytest_plugins = ["tests.browser", "tests.editor_fixtures"]``.
+"""
+
+import threading
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from tests.browser import Visit
+from tests.editor_page import EditorPage
+
+TESTS = Path(__file__).parent
+WEB = TESTS.parent / "server" / "web"
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'"
+)
+
+
+class _Handler(SimpleHTTPRequestHandler):
+    """The page's files under /web/, the harness at /, the page's policy on everything."""
+
+    def translate_path(self, path: str) -> str:
+        name = path.partition("?")[0]
+        if name.startswith("/web/"):
+            return str(WEB / name.removeprefix("/web/"))
+        return str(TESTS / f"editor_harness.{name.rpartition('.')[2] if '.' in name else 'html'}")
+
+    def end_headers(self) -> None:
+        self.send_header("Content-Security-Policy", POLICY)
+        self.send_header("Cache-Control", "no-store")
+        super().end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Tests' output is for tests."""
+
+
+@pytest.fixture(scope="session")
+def editor_url() -> Iterator[str]:
+    """Where the harness page is served."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def editor(visit: Visit, editor_url: str) -> EditorPage:
+    """The editor at desktop size, nothing open."""
+    return EditorPage(visit, editor_url)
