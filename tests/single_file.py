@@ -55,22 +55,53 @@ _OPEN_CLIP = {
 
 def write_single_file(folder: Path, path: Path, layers_per_block: int = 1) -> Path:
     """Write the checkpoint of a diffusers folder to ``path``."""
-    tensors: Tensors = {}
+    save_file(original_tensors(folder, layers_per_block), path)
+    return path
+
+
+def original_tensors(folder: Path, layers_per_block: int = 1) -> Tensors:
+    """The tensors of a diffusers folder under their original names."""
     unet = load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
     vae = load_file(folder / "vae" / "diffusion_pytorch_model.safetensors")
     first, second = (
-        _text(folder / part / "model.safetensors") for part in ("text_encoder", "text_encoder_2")
+        load_file(folder / part / "model.safetensors") for part in ("text_encoder", "text_encoder_2")
     )
+    return as_original(unet, vae, first, second, layers_per_block)
+
+
+def as_original(
+    unet: Tensors, vae: Tensors, first: Tensors, second: Tensors, layers_per_block: int
+) -> Tensors:
+    """The four components' tensors as one file has them."""
+    first, second = _text(first), _text(second)
+    tensors: Tensors = {}
     tensors |= {f"model.diffusion_model.{_unet_name(k, unet, layers_per_block)}": v for k, v in unet.items()}
     tensors |= {f"first_stage_model.{_vae_name(k)}": _vae_value(k, v) for k, v in vae.items()}
     tensors |= {f"conditioner.embedders.0.transformer.text_model.{k}": v for k, v in first.items()}
     tensors |= {f"conditioner.embedders.1.model.{k}": v for k, v in _open_clip(second)}
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
-    return path
+    return {name: tensor.contiguous() for name, tensor in tensors.items()}
 
 
-def _text(path: Path) -> Tensors:
-    return {name.removeprefix("text_model."): tensor for name, tensor in load_file(path).items()}
+def with_leftovers(tensors: Tensors) -> Tensors:
+    """With what training scripts leave beside the weights: an EMA copy of the UNet, buffers, schedules."""
+    ema = {
+        "model_ema." + name.removeprefix("model.").replace(".", ""): tensor.clone()
+        for name, tensor in tensors.items()
+        if name.startswith("model.diffusion_model.")
+    }
+    return {
+        **tensors,
+        **ema,
+        "model_ema.decay": torch.tensor(0.9999),
+        "model_ema.num_updates": torch.tensor(7),
+        "denoiser.sigmas": torch.linspace(0.03, 14.6, 1000),
+        "conditioner.embedders.0.transformer.text_model.embeddings.position_ids": torch.arange(77)[None],
+        "conditioner.embedders.1.model.logit_scale": torch.tensor(4.6052),
+    }
+
+
+def _text(encoder: Tensors) -> Tensors:
+    return {name.removeprefix("text_model."): tensor for name, tensor in encoder.items()}
 
 
 def _unet_name(name: str, unet: Mapping[str, torch.Tensor], layers: int) -> str:

@@ -81,8 +81,8 @@ def check_single_file(path: Path, *, whole: bool = True) -> None:
     if _predicts_otherwise(header):
         refuse(
             path,
-            "it predicts something else than the noise (v-prediction or EDM), which a single file cannot say "
-            "to every program; use the model's diffusers folder",
+            "it does not predict noise (but v or EDM's target), and no configuration in a single file says "
+            "so to the samplers; use the model's diffusers folder",
         )
     missing = [_WORDS[component] for component in PREFIXES if not _has(header, component)]
     if whole and missing:
