@@ -54,13 +54,14 @@ export class Stroke {
     for (let y = top; y < bottom; y++) {
       const py = y + 0.5 - y0;
       for (let x = left, i = y * width + left; x < right; x++, i++) {
+        if (cover[i] === 255) continue; // most of a stroke has been here a move ago
         const px = x + 0.5 - x0;
         let t = (px * dx + py * dy) * perLength2;
         t = t < 0 ? 0 : t > 1 ? 1 : t;
         const ex = px - t * dx;
         const ey = py - t * dy;
         const distance2 = ex * ex + ey * ey;
-        if (distance2 >= outer2 || cover[i] === 255) continue;
+        if (distance2 >= outer2) continue;
         const c = this.#coverage(Math.sqrt(distance2));
         if (c <= cover[i]) continue;
         cover[i] = c;

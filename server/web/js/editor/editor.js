@@ -88,8 +88,8 @@ export class Editor extends EventTarget {
   /** @returns {?OpenPicture} */
   get picture() {
     if (!this.#doc) return null;
-    const { blob, name, width, height, hasAlpha } = this.#doc.picture;
-    return { blob, name, width, height, hasAlpha };
+    const { blob, name, width, height, clear } = this.#doc.picture;
+    return { blob, name, width, height, hasAlpha: clear !== null };
   }
 
   // Tools

@@ -10,7 +10,7 @@ import { Snapshot, bytesHeld } from "./snapshot.js";
  * @typedef {{op: Op, picture: Picture, extend: Rect, snapshot: ?Snapshot}} Entry
  */
 
-const BUDGET_BYTES = 64 * 2 ** 20;
+const BUDGET_BYTES = 96 * 2 ** 20;
 const CHECKPOINT_EVERY = 8; // of the older steps one in eight stays a bitmap: undo repeats at most seven
 
 /** Steps to go back and forth between. It holds no mask, but says how to make one as it was. */

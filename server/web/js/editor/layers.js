@@ -27,7 +27,7 @@ export class Layers {
     if (element.parentNode === this.element) return;
     element.className = "editor-picture";
     this.element.replaceChildren(element, this.#result, this.#preview);
-    this.ground.classList.toggle("is-transparent", doc.picture.hasAlpha);
+    this.ground.classList.toggle("is-transparent", doc.picture.clear !== null);
   }
 
   /** @param {View} view @param {number} width of the picture @param {number} height */

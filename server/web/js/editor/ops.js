@@ -1,6 +1,5 @@
 import { Stroke } from "./brush.js";
 import { grow, invert } from "./morphology.js";
-import { alphaMask } from "./picture.js";
 import { whole } from "./rect.js";
 import { fillPolygon, fillRect } from "./shapes.js";
 
@@ -35,7 +34,7 @@ export function apply(mask, op, picture) {
     case "grow":
       return grow(mask, op.px);
     case "alpha":
-      return replaceAll(mask, alphaMask(picture));
+      return picture.clear ? replaceAll(mask, picture.clear) : fillRect(mask, whole(mask.width, mask.height), 0);
     case "extend":
       return null;
     default:

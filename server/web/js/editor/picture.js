@@ -1,13 +1,14 @@
 /**
- * A picture as the caller gave it, upright for showing. `blob` is the file itself, untouched.
- * @typedef {{blob: Blob, name: string, width: number, height: number, hasAlpha: boolean, element: HTMLImageElement}}
+ * A picture as the caller gave it, upright for showing. `blob` is the file itself, untouched; `clear` how transparent
+ * each pixel is, 255 = nothing is seen of it, or null if none is transparent.
+ * @typedef {{blob: Blob, name: string, width: number, height: number, clear: ?Uint8Array, element: HTMLImageElement}}
  *   Picture
  */
 
 // inpaint/request.py's limits, so that a picture is refused before it is painted on; a test compares them.
 export const LIMITS = Object.freeze({ minSide: 16, maxSide: 8192, maxPixels: 25_000_000, maxAspect: 16 });
 
-const STRIP = 256; // rows that are read at a time: a canvas of 25 megapixels would take 100 MB once more
+const STRIP = 256; // rows read at a time: a canvas of 25 megapixels would take 100 MB once more
 
 /**
  * Open a PNG, JPEG or WebP file.
@@ -17,27 +18,33 @@ const STRIP = 256; // rows that are read at a time: a canvas of 25 megapixels wo
  */
 export async function readPicture({ blob, name }) {
   await checkFormat(blob, name);
+  const broken = new Error(`${name} cannot be opened: the file is damaged or cut off.`);
+  const element = await decoded(blob, broken);
+  const [width, height] = [element.naturalWidth, element.naturalHeight];
+  const problem = sizeProblem(width, height);
+  if (problem) throw new Error(`${name} is ${width} × ${height} pixels; ${problem}.`);
+  // An <img> shows what there is of a file that was cut off; createImageBitmap refuses it.
+  const bitmap = await createImageBitmap(blob, { colorSpaceConversion: "none" }).catch(() => {
+    throw broken;
+  });
+  const clear = blob.type === "image/jpeg" ? null : transparency(bitmap);
+  bitmap.close();
+  return { blob, name, width, height, clear, element };
+}
+
+async function decoded(blob, broken) {
   const element = new Image();
   element.alt = "";
   element.draggable = false;
   element.src = URL.createObjectURL(blob);
   try {
-    // An <img> shows half of a file that was cut off; createImageBitmap refuses it.
     await element.decode();
-    (await createImageBitmap(blob, { resizeWidth: 1, resizeHeight: 1 })).close();
   } catch {
-    URL.revokeObjectURL(element.src);
-    throw new Error(`${name} cannot be opened: the file is damaged or cut off.`);
+    throw broken;
+  } finally {
+    URL.revokeObjectURL(element.src); // the element has what it needs
   }
-  const [width, height] = [element.naturalWidth, element.naturalHeight];
-  const problem = sizeProblem(width, height);
-  if (problem) {
-    URL.revokeObjectURL(element.src);
-    throw new Error(`${name} is ${width} × ${height} pixels; ${problem}.`);
-  }
-  const picture = { blob, name, width, height, hasAlpha: false, element };
-  picture.hasAlpha = isTransparent(picture);
-  return picture;
+  return element;
 }
 
 async function checkFormat(blob, name) {
@@ -63,21 +70,16 @@ export function sizeProblem(width, height) {
   return null;
 }
 
-function isTransparent(picture) {
-  if (picture.blob.type === "image/jpeg") return false;
-  for (const { data } of strips(picture.element, picture.width, picture.height)) {
-    for (let i = 3; i < data.length; i += 4) if (data[i] < 255) return true;
+function transparency(bitmap) {
+  let clear = null;
+  for (const { data, top } of strips(bitmap)) {
+    for (let i = 3, at = top * bitmap.width; i < data.length; i += 4, at++) {
+      if (data[i] === 255) continue;
+      clear ??= new Uint8Array(bitmap.width * bitmap.height);
+      clear[at] = 255 - data[i];
+    }
   }
-  return false;
-}
-
-/** The picture's transparency as a mask: 255 where nothing is seen of it. @param {Picture} picture */
-export function alphaMask({ element, width, height }) {
-  const values = new Uint8Array(width * height);
-  for (const { data, top } of strips(element, width, height)) {
-    for (let i = 0; i < data.length / 4; i++) values[top * width + i] = 255 - data[4 * i + 3];
-  }
-  return values;
+  return clear;
 }
 
 /**
@@ -98,7 +100,7 @@ export async function readMask(blob, width, height) {
     throw new Error(`The mask is ${size} pixels, but must have the picture's size, ${width} × ${height}.`);
   }
   const values = new Uint8Array(width * height);
-  for (const { data, top } of strips(bitmap, width, height, "black")) {
+  for (const { data, top } of strips(bitmap, "black")) {
     for (let i = 0; i < data.length / 4; i++) {
       // Pillow's integers, so that page and server agree about a pixel at the threshold.
       const luminance = 19595 * data[4 * i] + 38470 * data[4 * i + 1] + 7471 * data[4 * i + 2] + 0x8000;
@@ -110,7 +112,8 @@ export async function readMask(blob, width, height) {
 }
 
 /** The pixels, some rows at a time, over `ground` if one is given. */
-function* strips(source, width, height, ground = null) {
+function* strips(bitmap, ground = null) {
+  const { width, height } = bitmap;
   const canvas = document.createElement("canvas");
   [canvas.width, canvas.height] = [width, Math.min(STRIP, height)];
   const context = canvas.getContext("2d", { willReadFrequently: true });
@@ -121,7 +124,7 @@ function* strips(source, width, height, ground = null) {
       context.fillStyle = ground;
       context.fillRect(0, 0, width, rows);
     }
-    context.drawImage(source, 0, top, width, rows, 0, 0, width, rows);
+    context.drawImage(bitmap, 0, top, width, rows, 0, 0, width, rows);
     yield { data: context.getImageData(0, 0, width, rows).data, top };
   }
 }

@@ -1,0 +1,127 @@
+/**
+ * @typedef {object} FieldOffer one field of a request, see server/dialects/discovery.py
+ * @property {string} name
+ * @property {"integer"|"number"|"boolean"|"text"|"choice"|"list"} kind
+ * @property {boolean} required
+ * @property {any} default
+ * @property {?number} minimum
+ * @property {?number} maximum
+ * @property {string[]} choices
+ * @property {string} description
+ *
+ * @typedef {object} Offer what the server can do
+ * @property {string} model
+ * @property {string} version
+ * @property {boolean} ready
+ * @property {?number} native_size
+ * @property {string[]} loras
+ * @property {FieldOffer[]} fields
+ */
+
+/** The server said no, or nothing. `status` is 0 where it could not be reached. */
+export class ApiError extends Error {
+  /** @param {string} message one sentence @param {number} status @param {?number} retryAfterS */
+  constructor(message, status, retryAfterS = null) {
+    super(message);
+    this.name = "ApiError";
+    this.status = status;
+    this.retryAfterS = retryAfterS;
+  }
+}
+
+const OFFLINE = "The server does not answer.";
+
+/** A client of the public v2 API on the page's own server; it has no way in of its own. */
+export class Api {
+  #keyring;
+
+  /** @param {URL} base where the page is @param {import("./keyring.js").Keyring} keyring */
+  constructor(base, keyring) {
+    this.base = base;
+    this.#keyring = keyring;
+  }
+
+  /** @returns {Promise<Offer>} */
+  async offer() {
+    return (await this.fetch("v2/sdxl-inpaint")).json();
+  }
+
+  /**
+   * Queue a painting; sending it again with the same key is the same request.
+   * @param {FormData} form @param {string} idempotencyKey @returns {Promise<string>} the request's id
+   */
+  async submit(form, idempotencyKey) {
+    const headers = { "Idempotency-Key": idempotencyKey };
+    const answer = await this.fetch("v2/sdxl-inpaint", { method: "POST", body: form, headers });
+    return (await answer.json()).request_id;
+  }
+
+  /** @param {string} id */
+  async cancel(id) {
+    await this.fetch(`v2/requests/${id}`, { method: "DELETE" });
+  }
+
+  /** The bytes of the events. @param {string} id @param {AbortSignal} signal */
+  async events(id, signal) {
+    return (await this.fetch(`v2/requests/${id}/events`, { signal })).body;
+  }
+
+  /** What a picture says about itself. @param {Blob} blob @returns {Promise<{settings: ?object, model: ?string}>} */
+  async info(blob) {
+    const form = new FormData();
+    form.append("image", blob, "picture");
+    return (await this.fetch("v2/info", { method: "POST", body: form })).json();
+  }
+
+  /**
+   * One painted picture.
+   * @param {string} path from `picturePath` @param {?string} format another than it was painted in
+   */
+  async picture(path, format = null) {
+    return (await this.fetch(format ? `${path}&format=${format}` : path)).blob();
+  }
+
+  /** @param {string} path @param {RequestInit} [options] @returns {Promise<Response>} @throws {ApiError} */
+  async fetch(path, options = {}) {
+    for (;;) {
+      const key = this.#keyring.key;
+      const answer = await this.#send(path, options, key);
+      if (answer.ok) return answer;
+      const error = await problem(answer);
+      // Asked once for each key that was refused; whoever closes the dialog has the refusal as the answer.
+      const isKey = answer.status === 401;
+      if (!isKey || !(await this.#keyring.ask(key, error.message))) throw error;
+    }
+  }
+
+  async #send(path, options, key) {
+    const headers = { ...options.headers, ...(key ? { "x-api-key": key } : {}) };
+    try {
+      return await fetch(new URL(path, this.base), { ...options, headers, cache: "no-store", credentials: "omit" });
+    } catch (error) {
+      if (/** @type {Error} */ (error).name === "AbortError") throw error;
+      throw new ApiError(OFFLINE, 0);
+    }
+  }
+}
+
+/**
+ * Where the page fetches a picture: on its own host, whatever name the server goes by elsewhere, with the token
+ * that opens it for as long as the server has it.
+ * @param {string} id of the request @param {number} number @param {string} url as the server told it
+ */
+export function picturePath(id, number, url) {
+  return `v2/requests/${id}/images/${number}${new URL(url).search}`;
+}
+
+/** @param {Response} answer */
+async function problem(answer) {
+  const after = Number(answer.headers.get("retry-after"));
+  let text = `The server answered with status ${answer.status}.`;
+  try {
+    text = (await answer.json()).error ?? text;
+  } catch {
+    // A proxy's own page; its status says more than its markup.
+  }
+  return new ApiError(text, answer.status, Number.isFinite(after) && after > 0 ? after : null);
+}

@@ -1,0 +1,251 @@
+import { Comparing } from "./comparing.js";
+import { Connection } from "./connection.js";
+import { byId, show } from "./dom.js";
+import { downloadResult } from "./download.js";
+import { Drafts } from "./drafts.js";
+import { Film } from "./film.js";
+import { Notices } from "./notices.js";
+import { Opening } from "./opening.js";
+import { Painting } from "./painting.js";
+import { Panel } from "./panel.js";
+import { Pictures } from "./pictures.js";
+import { save } from "./dom.js";
+import { PRESETS } from "./presets.js";
+import { Results } from "./results.js";
+import { Settings } from "./settings.js";
+import { StatusView } from "./status.js";
+import { Tools } from "./tools.js";
+
+/** @typedef {import("./results.js").Result} Result */
+
+const BOX_FIELDS = ["area", "padding", "grow", "feather", "soft"];
+const EXAMPLE = { path: "web/example.jpg", name: "portrait.jpg", prompt: "a red circle" };
+
+/** The parts of the page and what goes between them. */
+export class App {
+  /**
+   * @param {object} of
+   * @param {import("./editor/editor.js").Editor} of.editor @param {import("./api.js").Api} of.api
+   * @param {import("./keyring.js").Keyring} of.keyring
+   * @param {import("./database.js").Database} of.database @param {string} of.workspace
+   */
+  constructor({ editor, api, keyring, database, workspace }) {
+    this.editor = editor;
+    this.api = api;
+    this.keyring = keyring;
+    this.settings = new Settings();
+    this.pictures = new Pictures(editor);
+    this.results = new Results(database, workspace);
+    this.painting = new Painting(api);
+    this.notices = new Notices(byId("notices"));
+    this.drafts = new Drafts(database, workspace, this, () => this.#unsaved());
+    this.connection = new Connection(api, (error) => this.fail(error, () => this.connection.connect()));
+    this.status = new StatusView(this.painting);
+    this.panel = new Panel(this.settings, editor);
+    this.comparing = new Comparing(editor, this.results, byId("compare"), (error) => this.fail(error));
+    this.film = new Film(this.results, this.#resultActions());
+    this.opening = new Opening({
+      picture: (blob, name) => this.openPicture(blob, name),
+      mask: (blob) => this.#try(() => editor.loadMask(blob)),
+      result: (id) => this.keep(this.results.all.find((result) => result.id === id)),
+      hasPicture: () => editor.picture !== null,
+    });
+    this.tools = new Tools(editor, () => this.opening.chooseMask());
+    this.#listen();
+  }
+
+  /** Bring back what a reload interrupted. */
+  async begin() {
+    await this.results.load();
+    let order = null;
+    await this.#try(async () => (order = await this.drafts.begin(this.editor)));
+    this.#showPicture();
+    this.connection.connect();
+    if (order) this.painting.resume(order);
+  }
+
+  #listen() {
+    this.editor.addEventListener("change", () => this.#changed());
+    this.settings.addEventListener("change", () => this.#showBox());
+    this.connection.addEventListener("offer", () => this.#offered());
+    this.painting.addEventListener("progress", () => (this.editor.locked = this.painting.running));
+    this.painting.addEventListener("preview", (event) => this.#preview(event.detail));
+    this.painting.addEventListener("painted", (event) => this.#painted(event.detail));
+    this.painting.addEventListener("failed", (event) => this.fail(event.detail, () => this.paint()));
+    this.results.addEventListener("unsaved", () => this.#unsaved());
+  }
+
+  // The picture
+
+  /** @param {Blob} blob @param {string} name */
+  async openPicture(blob, name) {
+    if (this.painting.running) return this.notices.say("Wait for the painting to end, or cancel it, before you open another picture.");
+    await this.#try(async () => {
+      this.film.select(null);
+      await this.pictures.open(blob, name);
+      byId("host").focus();
+      await this.#askForSettings(blob);
+    });
+  }
+
+  async openExample() {
+    const answer = await fetch(EXAMPLE.path);
+    if (!this.settings.get("prompt")) this.settings.set("prompt", EXAMPLE.prompt);
+    await this.openPicture(await answer.blob(), EXAMPLE.name);
+  }
+
+  /** Whoever opens an earlier result may want to go on from where it was. */
+  async #askForSettings(blob) {
+    const made = await this.api.info(blob).catch(() => null); // no reason to bother somebody who opened a picture
+    if (!made?.settings || this.editor.picture?.blob !== blob) return;
+    const about = made.settings.prompt ? ` “${made.settings.prompt}”` : "";
+    this.notices.say(`This picture says how it was painted:${about}.`, {
+      action: { label: "Use its settings", run: () => this.settings.takeOver(made.settings) },
+      lasting: true,
+      testid: "settings-found",
+    });
+  }
+
+  #changed() {
+    this.film.select(null); // what is edited must be seen
+    this.#showPicture();
+  }
+
+  #showPicture() {
+    const { picture, canUndo, canRedo } = this.editor;
+    document.body.classList.toggle("has-picture", picture !== null);
+    show(byId("empty"), picture === null);
+    byId("picture-name").textContent = picture ? picture.name : "";
+    byId("picture-size").textContent = picture ? `${picture.width} × ${picture.height}` : "";
+    byId("undo").disabled = !canUndo;
+    byId("redo").disabled = !canRedo;
+  }
+
+  #showBox() {
+    const known = BOX_FIELDS.filter((name) => this.settings.get(name) !== undefined);
+    const fields = Object.fromEntries(known.map((name) => [name, this.settings.get(name)]));
+    const native = this.connection.offer?.native_size;
+    this.editor.settings = { ...fields, ...(native ? { native } : {}) };
+  }
+
+  #offered() {
+    this.settings.adopt(this.connection.offer);
+    this.panel.offer(this.connection.offer);
+    show(byId("example"), this.connection.offer.model === "demo");
+  }
+
+  // Painting
+
+  async paint() {
+    if (this.painting.running) return;
+    const missing = this.#missing();
+    if (missing) return missing();
+    this.notices.clear();
+    this.film.select(null);
+    const { picture, extend } = this.editor;
+    const form = new FormData();
+    for (const [name, value] of this.settings.toForm()) form.set(name, value);
+    form.set("image", picture.blob, picture.name);
+    form.set("mask", await this.editor.maskBlob(), "mask.png");
+    const sides = [extend.left, extend.top, extend.right, extend.bottom];
+    if (sides.some((side) => side > 0)) form.set("extend", sides.join(","));
+    await this.painting.paint(form, { settings: this.settings.toJSON().values, origin: this.pictures.origin });
+  }
+
+  /** @returns {?(() => void)} what says what is missing, and leads there */
+  #missing() {
+    if (!this.editor.picture) return () => this.notices.say("Open a picture first.", { action: { label: "Open", run: () => this.opening.choosePicture() } });
+    if (this.editor.isEmpty) {
+      const what = this.settings.intent === "extend" ? "Drag an edge of the picture outwards first." : "Mark what should change first: paint over it.";
+      return () => (this.notices.say(what), byId("host").focus());
+    }
+    if (PRESETS[this.settings.intent].needsPrompt && !this.settings.get("prompt").trim()) {
+      return () => (this.notices.say("Say what should be painted."), this.panel.focusPrompt());
+    }
+    return null;
+  }
+
+  async #preview(url) {
+    const image = new Image();
+    image.src = url;
+    await image.decode();
+    const bitmap = await createImageBitmap(image);
+    if (this.painting.running) this.editor.preview(bitmap);
+  }
+
+  async #painted(painted) {
+    this.editor.preview(null);
+    const [first] = await this.results.add(painted);
+    if (!this.settings.seedLocked) this.settings.set("seed", first.seed);
+    this.film.select(first);
+    const count = painted.blobs.length;
+    this.status.say(count === 1 ? "One picture is painted." : `${count} pictures are painted.`);
+    if (painted.answer.warnings?.length) this.notices.say(painted.answer.warnings.join(" "), { lasting: true, testid: "warning" });
+  }
+
+  // Results
+
+  #resultActions() {
+    return {
+      select: (result) => this.comparing.show(result),
+      keep: (result) => this.keep(result),
+      discard: (result) => this.#try(() => this.#discard(result)),
+      download: (result) => this.#try(() => this.#download(result)),
+      lockSeed: (result) => (this.settings.set("seed", result.seed), this.settings.lockSeed(true)),
+      takeOver: (result) => this.settings.takeOver(result.settings),
+    };
+  }
+
+  /** @param {Result|undefined} result */
+  async keep(result) {
+    if (!result || this.painting.running) return;
+    await this.#try(async () => {
+      await this.pictures.keep(await this.results.file(result), result);
+      this.status.say("The result is the working picture now.");
+      byId("host").focus();
+    });
+  }
+
+  async #discard(result) {
+    const { all } = this.results;
+    const next = all[all.indexOf(result) + 1];
+    const restore = await this.results.discard(result);
+    if (next?.batch === result.batch) this.film.select(next);
+    this.notices.say("Discarded.", { action: { label: "Bring it back", run: () => this.#try(restore) } });
+  }
+
+  async #download(result) {
+    const whole = await downloadResult(this.api, this.results, result);
+    if (!whole) this.notices.say("The server no longer has this picture, so the browser wrote the file: without its colour profile and settings.");
+  }
+
+  /** What is seen: the selected result, else the working picture. */
+  download() {
+    const { picture } = this.editor;
+    const result = this.film.selected ?? this.pictures.result;
+    if (result) this.#try(() => this.#download(result));
+    else if (picture) save(picture.blob, picture.name);
+  }
+
+  // What went wrong
+
+  /** @param {unknown} error @param {?(() => void)} again */
+  fail(error, again = null) {
+    this.editor.preview(null);
+    this.notices.fail(error, again, async () => {
+      if (await this.keyring.change()) (again ?? (() => this.connection.connect()))();
+    });
+  }
+
+  #unsaved() {
+    this.notices.say("This browser has no room left: what you see is lost when the page is closed. Download what you want to keep.", { lasting: true });
+  }
+
+  async #try(action) {
+    try {
+      await action();
+    } catch (error) {
+      this.fail(error);
+    }
+  }
+}

@@ -1,0 +1,52 @@
+import { ApiError } from "./api.js";
+import { byId, set } from "./dom.js";
+
+/** @typedef {import("./api.js").Offer} Offer */
+
+const AGAIN_MS = 2000; // while the model is being loaded, or nobody answers
+
+/** What the server offers, asked until it is ready, and how it is. Emits "offer" when fields are known. */
+export class Connection extends EventTarget {
+  /** @type {?Offer} */
+  offer = null;
+  #timer = 0;
+  #state = byId("server-state");
+
+  /** @param {import("./api.js").Api} api @param {(error: unknown) => void} fail */
+  constructor(api, fail) {
+    super();
+    this.api = api;
+    this.fail = fail;
+  }
+
+  /** Ask now, and again until it is ready. */
+  async connect() {
+    clearTimeout(this.#timer);
+    try {
+      const offer = await this.api.offer();
+      const isNew = this.offer === null || this.offer.native_size !== offer.native_size;
+      this.offer = offer;
+      if (isNew) this.dispatchEvent(new Event("offer"));
+      this.#tell(offer.ready ? "ready" : "loading", `${offer.model} · ${offer.ready ? "ready" : "the model is being loaded"}`);
+      if (!offer.ready) this.#later();
+    } catch (error) {
+      this.#refused(error);
+    }
+  }
+
+  #refused(error) {
+    const offline = error instanceof ApiError && error.status === 0;
+    this.#tell("away", offline ? "no answer from the server" : "the server refuses");
+    if (offline) this.#later();
+    else this.fail(error);
+  }
+
+  #later() {
+    this.#timer = setTimeout(() => this.connect(), AGAIN_MS);
+  }
+
+  #tell(state, text) {
+    set(this.#state, "data-state", state);
+    this.#state.textContent = text;
+  }
+}

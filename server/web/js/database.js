@@ -1,0 +1,85 @@
+const NAME = "inpaint";
+const VERSION = 1;
+/** Stores and their keys. Pictures lie apart, so that a list of results does not read them all. */
+const STORES = { workspaces: "id", drafts: "workspace", results: "id", pictures: "id" };
+
+/**
+ * What survives a reload, in this browser alone. Where it has no IndexedDB, or none to spare, it is memory, and
+ * `lasting` says so.
+ */
+export class Database {
+  #database = null;
+  /** @type {Map<string, Map<any, any>>} */
+  #memory = new Map(Object.keys(STORES).map((name) => [name, new Map()]));
+
+  /** @returns {Promise<Database>} */
+  static async open() {
+    const made = new Database();
+    try {
+      made.#database = await openDatabase();
+    } catch {
+      made.#database = null;
+    }
+    return made;
+  }
+
+  get lasting() {
+    return this.#database !== null;
+  }
+
+  /** @param {string} store @param {any} key @returns {Promise<any>} */
+  async get(store, key) {
+    if (!this.#database) return this.#memory.get(store).get(key);
+    return this.#ask(store, "readonly", (objects) => objects.get(key));
+  }
+
+  /** All of a store, or those of a workspace. @param {string} store @param {string} [workspace] */
+  async list(store, workspace) {
+    if (!this.#database) {
+      const all = [...this.#memory.get(store).values()];
+      return workspace === undefined ? all : all.filter((value) => value.workspace === workspace);
+    }
+    return this.#ask(store, "readonly", (objects) =>
+      workspace === undefined ? objects.getAll() : objects.index("workspace").getAll(workspace),
+    );
+  }
+
+  /** @param {string} store @param {any} value with its key inside */
+  async put(store, value) {
+    if (!this.#database) this.#memory.get(store).set(value[STORES[store]], value);
+    else await this.#ask(store, "readwrite", (objects) => objects.put(value));
+  }
+
+  /** @param {string} store @param {any} key */
+  async delete(store, key) {
+    if (!this.#database) this.#memory.get(store).delete(key);
+    else await this.#ask(store, "readwrite", (objects) => objects.delete(key));
+  }
+
+  #ask(store, mode, action) {
+    return new Promise((resolve, reject) => {
+      const transaction = this.#database.transaction(store, mode);
+      const request = action(transaction.objectStore(store));
+      transaction.oncomplete = () => resolve(request.result);
+      transaction.onerror = transaction.onabort = () => reject(transaction.error ?? request.error);
+    });
+  }
+}
+
+/** @returns {Promise<IDBDatabase>} */
+function openDatabase() {
+  return new Promise((resolve, reject) => {
+    const request = indexedDB.open(NAME, VERSION);
+    request.onupgradeneeded = () => {
+      for (const [name, keyPath] of Object.entries(STORES)) {
+        const store = request.result.createObjectStore(name, { keyPath });
+        if (name === "results") store.createIndex("workspace", "workspace");
+      }
+    };
+    request.onsuccess = () => {
+      request.result.onversionchange = () => request.result.close(); // a newer page in another tab
+      resolve(request.result);
+    };
+    request.onerror = request.onblocked = () => reject(request.error);
+  });
+}

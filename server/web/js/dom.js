@@ -1,0 +1,53 @@
+/** @typedef {Node|string|null|undefined|false} Child */
+
+/**
+ * An element. Attributes whose value is false or null are left out, true is an empty one; functions are listeners
+ * by the event's name. No markup is ever parsed, so that no file's name or server's sentence can become some.
+ * @param {string} tag
+ * @param {Record<string, unknown>} [attributes]
+ * @param {...(Child|Child[])} children
+ * @returns {any}
+ */
+export function h(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (typeof value === "function") element.addEventListener(name, /** @type {EventListener} */ (value));
+    else set(element, name, value);
+  }
+  element.append(...children.flat().filter((child) => child || child === ""));
+  return element;
+}
+
+/** @param {Element} element @param {string} name @param {unknown} value */
+export function set(element, name, value) {
+  if (value === false || value === null || value === undefined) element.removeAttribute(name);
+  else element.setAttribute(name, value === true ? "" : String(value));
+}
+
+/** Show or hide. @param {HTMLElement} element @param {boolean} shown */
+export function show(element, shown) {
+  element.hidden = !shown;
+}
+
+/** The element of the page's skeleton. @param {string} id @returns {any} */
+export function byId(id) {
+  const element = document.getElementById(id);
+  if (!element) throw new Error(`the page has no #${id}`);
+  return element;
+}
+
+/** Call `action` once `ms` milliseconds after the last call. @param {() => void} action @param {number} ms */
+export function debounced(action, ms) {
+  let timer = 0;
+  return () => {
+    clearTimeout(timer);
+    timer = setTimeout(action, ms);
+  };
+}
+
+/** Hand a file to the person. @param {Blob} blob @param {string} name */
+export function save(blob, name) {
+  const url = URL.createObjectURL(blob);
+  h("a", { href: url, download: name }).click();
+  setTimeout(() => URL.revokeObjectURL(url), 60_000); // the browser reads it after the click
+}

@@ -1,0 +1,42 @@
+import { ApiError } from "./api.js";
+import { save } from "./dom.js";
+import { formatOf, resultName } from "./pictures.js";
+
+/** @typedef {import("./results.js").Result} Result */
+
+const QUALITY = 0.95;
+
+/**
+ * Hand over a result in the format of the picture that it was painted on: written by the server, with its colour
+ * profile and how it was made; by the browser where the server no longer has it.
+ * @param {import("./api.js").Api} api @param {import("./results.js").Results} results @param {Result} result
+ * @returns {Promise<boolean>} whether nothing is missing from the file
+ */
+export async function downloadResult(api, results, result) {
+  const name = resultName(result.origin, result.seed);
+  const [format] = formatOf(result.origin.type);
+  try {
+    save(await api.picture(result.path, format), name);
+    return true;
+  } catch (error) {
+    if (!(error instanceof ApiError) || ![0, 404, 503].includes(error.status)) throw error;
+  }
+  const blob = await results.file(result);
+  save(format === "png" ? blob : await convert(blob, result.origin.type), name);
+  return format === "png";
+}
+
+/** @param {Blob} blob @param {string} type */
+async function convert(blob, type) {
+  const bitmap = await createImageBitmap(blob);
+  const canvas = document.createElement("canvas");
+  [canvas.width, canvas.height] = [bitmap.width, bitmap.height];
+  const context = canvas.getContext("2d");
+  if (type === "image/jpeg") {
+    context.fillStyle = "white"; // as the server lays transparency over white
+    context.fillRect(0, 0, canvas.width, canvas.height);
+  }
+  context.drawImage(bitmap, 0, 0);
+  bitmap.close();
+  return new Promise((resolve) => canvas.toBlob(resolve, type, QUALITY));
+}

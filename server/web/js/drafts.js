@@ -1,0 +1,56 @@
+import { debounced } from "./dom.js";
+
+const SAVE_AFTER_MS = 400;
+
+/**
+ * What is being worked on, kept so that a reload or a crash of the browser loses nothing: the picture, its strokes,
+ * the settings, and the request under way.
+ */
+export class Drafts {
+  /** @type {Promise<void>} one after the other, so that the last one written is the last one made */
+  #writing = Promise.resolve();
+
+  /**
+   * @param {import("./database.js").Database} database @param {string} workspace
+   * @param {{pictures: import("./pictures.js").Pictures, settings: import("./settings.js").Settings,
+   *   painting: import("./painting.js").Painting}} parts
+   * @param {() => void} unsaved told when the browser has no room
+   */
+  constructor(database, workspace, parts, unsaved) {
+    this.database = database;
+    this.workspace = workspace;
+    this.parts = parts;
+    this.unsaved = unsaved;
+  }
+
+  /** Restore, then keep what changes from now on. @param {import("./editor/editor.js").Editor} editor */
+  async begin(editor) {
+    const draft = await this.database.get("drafts", this.workspace);
+    const order = draft ? await this.#restore(draft) : null;
+    const later = debounced(() => this.save(), SAVE_AFTER_MS);
+    editor.addEventListener("change", later);
+    this.parts.settings.addEventListener("change", later);
+    this.parts.painting.addEventListener("order", () => this.save());
+    // The page may be gone before the pause is over.
+    document.addEventListener("visibilitychange", () => document.visibilityState === "hidden" && this.save());
+    return order;
+  }
+
+  save() {
+    const { pictures, settings, painting } = this.parts;
+    const draft = {
+      workspace: this.workspace,
+      picture: pictures.toJSON(),
+      settings: settings.toJSON(),
+      order: painting.order,
+    };
+    this.#writing = this.#writing.then(() => this.database.put("drafts", draft)).catch(() => this.unsaved());
+    return this.#writing;
+  }
+
+  async #restore({ picture, settings, order }) {
+    this.parts.settings.restore(settings);
+    if (picture) await this.parts.pictures.restore(picture);
+    return picture ? order : null;
+  }
+}

@@ -1,0 +1,133 @@
+import { h, set } from "./dom.js";
+
+/** @typedef {import("./api.js").FieldOffer} FieldOffer @typedef {import("./settings.js").Settings} Settings */
+/** @typedef {{element: HTMLElement, show: (value: any) => void}} Control */
+
+/** Names that say more than the field's own; others are made from it, so that a new field needs nothing here. */
+const LABELS = {
+  negative_prompt: "Not wanted",
+  num_inference_steps: "Steps",
+  guidance_scale: "Guidance",
+  guidance_interval: "Guidance from, to",
+  color_match: "Fit colours to the surroundings",
+  soft: "Soft: grey is strength",
+  loras: "LoRAs",
+};
+const WORDS = { padding: "px around the mask that the model sees", grow: "px", feather: "px of blend" };
+const FLOAT_STEPS = 100; // a slider's stops
+
+/** What a field is called. @param {string} name */
+export function labelOf(name) {
+  const plain = name.replaceAll("_", " ");
+  return LABELS[name] ?? plain.charAt(0).toUpperCase() + plain.slice(1);
+}
+
+/**
+ * A control for one field of a request, of whatever kind the server says it is.
+ * @param {FieldOffer} field @param {Settings} settings @param {string[]} loras that the server has
+ * @returns {?Control} null where there is nothing to choose
+ */
+export function controlFor(field, settings, loras) {
+  if (field.name === "loras") return loras.length > 0 ? loraControl(field, settings, loras) : null;
+  if (field.kind === "boolean") return checkbox(field, settings);
+  if (field.kind === "choice") return choice(field, settings);
+  if (field.kind === "integer" || field.kind === "number") return number(field, settings);
+  if (field.kind === "list") return list(field, settings);
+  return text(field, settings);
+}
+
+const idOf = (field) => `field-${field.name}`;
+
+function labelled(field, control, extra = []) {
+  const hint = field.description || WORDS[field.name];
+  return h(
+    "div",
+    { class: "field", title: hint },
+    h("label", { for: idOf(field) }, labelOf(field.name)),
+    ...extra,
+    control,
+  );
+}
+
+/** @param {FieldOffer} field @param {Settings} settings @returns {Control} */
+function checkbox(field, settings) {
+  const input = h("input", { type: "checkbox", id: idOf(field), "data-testid": idOf(field) });
+  input.addEventListener("change", () => settings.set(field.name, input.checked));
+  const words = h("label", { for: idOf(field) }, labelOf(field.name));
+  const element = h("div", { class: "field is-check", title: field.description }, input, words);
+  return { element, show: (value) => (input.checked = value === true) };
+}
+
+/** @param {FieldOffer} field @param {Settings} settings @returns {Control} */
+function choice(field, settings) {
+  const options = field.choices.map((value) => h("option", { value }, value));
+  const input = h("select", { id: idOf(field), "data-testid": idOf(field) }, options);
+  input.addEventListener("change", () => settings.set(field.name, input.value));
+  return { element: labelled(field, input), show: (value) => (input.value = value) };
+}
+
+/** A slider and a number beside it: the one to feel, the other to be exact. @returns {Control} */
+function number(field, settings) {
+  const { minimum: min, maximum: max } = field;
+  const whole = field.kind === "integer";
+  const step = whole ? 1 : (max - min) / FLOAT_STEPS;
+  const common = { min, max, "data-testid": idOf(field) };
+  const exact = h("input", { type: "number", id: idOf(field), ...common, step: whole ? 1 : "any" });
+  const slider = h("input", { type: "range", min, max, step: whole ? 1 : Number(step.toPrecision(2)) });
+  set(slider, "aria-label", `${labelOf(field.name)}, slider`);
+  slider.addEventListener("input", () => settings.set(field.name, slider.value));
+  exact.addEventListener("change", () => settings.set(field.name, exact.value));
+  const show = (value) => {
+    slider.value = exact.value = String(Number(Number(value).toPrecision(6)));
+  };
+  return { element: h("div", { class: "is-number" }, labelled(field, slider, [exact])), show };
+}
+
+/** @param {FieldOffer} field @param {Settings} settings @returns {Control} */
+function text(field, settings) {
+  const input = h("textarea", { id: idOf(field), rows: 2, "data-testid": idOf(field) });
+  input.addEventListener("input", () => settings.set(field.name, input.value || field.default));
+  return { element: labelled(field, input), show: (value) => showText(input, value ?? "") };
+}
+
+/** Several values, as a form has them: with commas between. @returns {Control} */
+function list(field, settings) {
+  const input = h("input", { type: "text", id: idOf(field), "data-testid": idOf(field), autocomplete: "off" });
+  input.addEventListener("change", () => settings.set(field.name, input.value || field.default));
+  return { element: labelled(field, input), show: (value) => showText(input, String(value ?? "")) };
+}
+
+/** @param {FieldOffer} field @param {Settings} settings @param {string[]} names @returns {Control} */
+function loraControl(field, settings, names) {
+  const rows = names.map((name) => {
+    const scale = h("input", { type: "number", min: -4, max: 4, step: 0.05, value: 0 });
+    set(scale, "aria-label", `Strength of ${name}`);
+    set(scale, "data-testid", `lora-${name}`);
+    scale.addEventListener("change", () => settings.set(field.name, written()));
+    return { name, scale, element: h("div", { class: "lora" }, h("span", {}, name), scale) };
+  });
+  const written = () =>
+    rows
+      .filter(({ scale }) => Number(scale.value) !== 0)
+      .map(({ name, scale }) => `${name}:${Number(scale.value)}`)
+      .join(",");
+  const show = (value) => {
+    const uses = usesOf(value);
+    for (const { name, scale } of rows) scale.value = String(uses.get(name) ?? 0);
+  };
+  const legend = h("legend", {}, labelOf(field.name));
+  const element = h("fieldset", { class: "field" }, legend, ...rows.map((row) => row.element));
+  return { element, show };
+}
+
+/** `name:0.8,other`, or the list of objects that a picture's metadata has. @returns {Map<string, number>} */
+function usesOf(value) {
+  if (Array.isArray(value)) return new Map(value.map(({ name, scale }) => [name, scale ?? 1]));
+  const parts = String(value ?? "").split(",").filter(Boolean);
+  return new Map(parts.map((part) => [part.split(":")[0].trim(), Number(part.split(":")[1] ?? 1)]));
+}
+
+/** Not while somebody types in it: the caret would jump. */
+function showText(input, value) {
+  if (input.value !== value) input.value = value;
+}

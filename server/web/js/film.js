@@ -1,0 +1,130 @@
+import { byId, h, set, show } from "./dom.js";
+import { icon } from "./icons.js";
+
+/** @typedef {import("./results.js").Result} Result @typedef {import("./results.js").Results} Results */
+/**
+ * What can be done with a result.
+ * @typedef {{keep: (r: Result) => void, discard: (r: Result) => void, download: (r: Result) => void,
+ *   lockSeed: (r: Result) => void, takeOver: (r: Result) => void, select: (r: ?Result) => void}} Actions
+ */
+
+/** Dragging a thumbnail onto the picture is keeping it; the id is all that is carried. */
+export const DRAG_TYPE = "application/x-inpaint-result";
+
+const ACTIONS = [
+  ["keep", "Keep", "check", "Make it the working picture"],
+  ["discard", "Discard", "clear", "Take it away"],
+  ["lockSeed", "Lock seed", "lock", "Paint with its seed from now on"],
+  ["takeOver", "Use settings", "settings", "Paint with its prompt and settings"],
+  ["download", "Download", "download", "In the format of the picture it was painted on"],
+];
+
+/** The strip of results below the picture: the newest variations first, then what came before. */
+export class Film {
+  /** @type {?Result} */
+  selected = null;
+  #list = byId("results");
+  /** Object URLs of thumbnails, by the result's id. @type {Map<string, string>} */
+  #urls = new Map();
+
+  /** @param {Results} results @param {Actions} actions */
+  constructor(results, actions) {
+    this.results = results;
+    this.actions = actions;
+    this.#buildActions(byId("result-actions"));
+    this.#list.addEventListener("keydown", (event) => this.#key(event));
+    results.addEventListener("change", () => this.#show());
+    this.#show();
+  }
+
+  /** @param {?Result} result */
+  select(result) {
+    if (result?.id === this.selected?.id) return;
+    this.selected = result;
+    this.#mark();
+    this.actions.select(result);
+  }
+
+  /** The one after, or before. @param {number} by */
+  step(by) {
+    const all = this.results.all;
+    if (all.length === 0) return;
+    const at = all.findIndex(({ id }) => id === this.selected?.id);
+    const next = all[at < 0 ? 0 : Math.min(Math.max(at + by, 0), all.length - 1)];
+    this.select(next);
+    this.#button(next)?.focus();
+  }
+
+  #button(result) {
+    return this.#list.querySelector(`[data-id="${result.id}"]`);
+  }
+
+  #buildActions(place) {
+    for (const [name, label, picture, title] of ACTIONS) {
+      const run = () => this.selected && this.actions[name](this.selected);
+      const attributes = { type: "button", class: "button", title, "data-testid": `result-${name}`, click: run };
+      place.append(h("button", attributes, icon(picture), h("span", {}, label)));
+    }
+  }
+
+  #show() {
+    const { all } = this.results;
+    if (this.selected && !all.some(({ id }) => id === this.selected.id)) this.select(null);
+    const known = new Map([...this.#list.children].map((item) => [item.dataset.result, item]));
+    const items = all.map((result, index) => {
+      const item = known.get(result.id) ?? this.#item(result);
+      item.classList.toggle("begins-batch", index > 0 && all[index - 1].batch !== result.batch);
+      known.delete(result.id);
+      return item;
+    });
+    for (const id of known.keys()) this.#forget(id);
+    this.#list.replaceChildren(...items);
+    show(byId("film"), all.length > 0);
+    this.#mark();
+  }
+
+  #item(result) {
+    this.#urls.set(result.id, URL.createObjectURL(result.thumbnail));
+    const label = `Result, seed ${result.seed}, ${result.settings.prompt || "no prompt"}`;
+    const image = h("img", { src: this.#urls.get(result.id), alt: "", draggable: "false" });
+    const button = h(
+      "button",
+      { type: "button", class: "result", "data-id": result.id, "data-testid": "result", "aria-label": label, draggable: "true" },
+      image,
+      h("span", { class: "seed" }, String(result.seed)),
+    );
+    set(button, "title", label);
+    button.addEventListener("click", () => this.select(this.selected?.id === result.id ? null : result));
+    button.addEventListener("dragstart", (event) => event.dataTransfer.setData(DRAG_TYPE, result.id));
+    return h("li", { "data-result": result.id }, button);
+  }
+
+  #forget(id) {
+    URL.revokeObjectURL(this.#urls.get(id));
+    this.#urls.delete(id);
+  }
+
+  /** One of them is in the tab order; the arrow keys reach the others. */
+  #mark() {
+    const buttons = [...this.#list.querySelectorAll(".result")];
+    for (const [index, button] of buttons.entries()) {
+      const chosen = button.dataset.id === this.selected?.id;
+      set(button, "aria-pressed", String(chosen));
+      button.tabIndex = chosen || (!this.selected && index === 0) ? 0 : -1;
+      if (chosen) button.scrollIntoView({ block: "nearest", inline: "nearest" });
+    }
+    show(byId("result-bar"), this.selected !== null);
+    byId("result-title").textContent = this.selected ? `Seed ${this.selected.seed}` : "";
+  }
+
+  #key(event) {
+    const by = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    if (by) {
+      event.preventDefault();
+      this.step(by);
+    } else if (event.key === "Delete" && this.selected) {
+      event.preventDefault();
+      this.actions.discard(this.selected);
+    }
+  }
+}

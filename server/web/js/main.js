@@ -1,0 +1,105 @@
+import { Api } from "./api.js";
+import { App } from "./app.js";
+import { Database } from "./database.js";
+import { byId } from "./dom.js";
+import { Editor } from "./editor/editor.js";
+import { icon } from "./icons.js";
+import { Keyring } from "./keyring.js";
+import { ctrl, key, Shortcuts } from "./shortcuts.js";
+import { claimWorkspace } from "./workspace.js";
+
+const ZOOM = 1.25;
+const BRUSH = 1.15;
+
+/** @param {App} app @returns {import("./shortcuts.js").Shortcut[]} */
+function table(app) {
+  const { editor, tools, film, comparing, painting } = app;
+  const tool = (name) => () => (editor.tool = name);
+  return [
+    { keys: "Ctrl Enter", label: "Paint", fits: ctrl("enter"), run: () => app.paint(), inFields: true },
+    { keys: "Esc", label: "Cancel, or put the result away", fits: key("escape"), run: () => (painting.running ? painting.cancel() : film.select(null)) },
+    { keys: "B", label: "Brush", fits: key("b"), run: tool("brush") },
+    { keys: "E", label: "Eraser; also the right mouse button", fits: key("e"), run: tool("eraser") },
+    { keys: "L", label: "Lasso", fits: key("l"), run: tool("lasso") },
+    { keys: "R", label: "Rectangle", fits: key("r"), run: tool("rectangle") },
+    { keys: "H", label: "Move the view; also the middle button, or Space and drag", fits: key("h"), run: tool("pan") },
+    { keys: "[ ]", label: "Smaller and larger brush", fits: key("["), run: () => tools.resizeBrush(1 / BRUSH) },
+    { keys: "X", label: "Invert the mask", fits: key("x"), run: () => editor.invert() },
+    { keys: "Ctrl Z", label: "Undo", fits: ctrl("z"), run: () => editor.undo() },
+    { keys: "Ctrl Y", label: "Redo; also Ctrl Shift Z", fits: ctrl("y"), run: () => editor.redo() },
+    { keys: "K", label: "Keep the result", fits: key("k"), run: () => app.keep(film.selected ?? undefined) },
+    { keys: "C", label: "Compare it with the picture", fits: key("c"), run: () => comparing.toggle() },
+    { keys: ", .", label: "Newer and older result", fits: key(","), run: () => film.step(-1) },
+    { keys: "Space", label: "Hold: see the original", fits: () => false, run: null },
+    { keys: "+ −", label: "Zoom; also the wheel", fits: key("+", "="), run: () => editor.zoomBy(ZOOM) },
+    { keys: "0", label: "Fit the picture into the window", fits: key("0"), run: () => editor.fit() },
+    { keys: "Ctrl O", label: "Open a picture", fits: ctrl("o"), run: () => app.opening.choosePicture() },
+    { keys: "Ctrl S", label: "Download", fits: ctrl("s"), run: () => app.download() },
+    { keys: "Arrows", label: "On the picture: move a crosshair; Enter or Space paints there", fits: () => false, run: null },
+  ];
+}
+
+/** Keys that share a line of the table with another. @param {App} app */
+function more(app) {
+  const { editor, tools, film } = app;
+  return [
+    { fits: key("]"), run: () => tools.resizeBrush(BRUSH) },
+    { fits: ctrl("z", true), run: () => editor.redo() },
+    { fits: key("."), run: () => film.step(1) },
+    { fits: key("-", "−"), run: () => editor.zoomBy(1 / ZOOM) },
+  ];
+}
+
+/** @param {App} app */
+function connectButtons(app) {
+  const { editor, comparing, opening } = app;
+  const shortcuts = new Shortcuts(table(app), more(app), (held) => (editor.original = held));
+  const clicks = {
+    open: () => opening.choosePicture(),
+    "open-first": () => opening.choosePicture(),
+    example: () => app.openExample(),
+    undo: () => editor.undo(),
+    redo: () => editor.redo(),
+    "zoom-out": () => editor.zoomBy(1 / ZOOM),
+    "zoom-in": () => editor.zoomBy(ZOOM),
+    fit: () => editor.fit(),
+    compare: () => comparing.toggle(),
+    download: () => app.download(),
+    help: () => shortcuts.open(),
+    paint: () => app.paint(),
+  };
+  for (const [id, run] of Object.entries(clicks)) byId(id).addEventListener("click", run);
+  for (const place of document.querySelectorAll("[data-icon]")) place.prepend(icon(place.dataset.icon));
+  holdOriginal(editor);
+  editor.addEventListener("view", () => (byId("zoom").textContent = `${Math.round(editor.zoom * 100)} %`));
+}
+
+/** The eye: as long as it is pressed, by pointer or key. @param {Editor} editor */
+function holdOriginal(editor) {
+  const button = byId("original");
+  const set = (held) => {
+    editor.original = held;
+    button.setAttribute("aria-pressed", String(held));
+  };
+  button.addEventListener("pointerdown", (event) => {
+    button.setPointerCapture(event.pointerId);
+    set(true);
+  });
+  for (const name of ["pointerup", "pointercancel", "blur"]) button.addEventListener(name, () => set(false));
+  button.addEventListener("keydown", (event) => [" ", "Enter"].includes(event.key) && set(true));
+  button.addEventListener("keyup", () => set(false));
+}
+
+async function main() {
+  const keyring = new Keyring();
+  const api = new Api(new URL(".", document.baseURI), keyring);
+  const database = await Database.open();
+  const workspace = await claimWorkspace(database);
+  const editor = new Editor(byId("host"));
+  const app = new App({ editor, api, keyring, database, workspace });
+  connectButtons(app);
+  await app.begin();
+  document.body.dataset.ready = "true";
+}
+
+main();

@@ -1,0 +1,73 @@
+import { ApiError } from "./api.js";
+import { h } from "./dom.js";
+import { icon } from "./icons.js";
+
+/**
+ * @typedef {{label: string, run: () => void}} Action
+ * @typedef {{level?: "info"|"error", action?: ?Action, afterS?: ?number, lasting?: boolean, testid?: string}} How
+ */
+
+const SHOWN_MS = 6000; // what needs no answer goes by itself
+
+/** Sentences over the canvas: what happened and what to do now. One at a time, the newest. */
+export class Notices {
+  #timer = 0;
+
+  /** @param {HTMLElement} place with role="status" */
+  constructor(place) {
+    this.place = place;
+  }
+
+  /**
+   * @param {string} text a sentence
+   * @param {How} how an action; `afterS`: it can be taken only after so many seconds, which are counted down
+   */
+  say(text, { level = "info", action = null, afterS = null, lasting = false, testid = "notice" } = {}) {
+    this.clear();
+    const button = action && h("button", { type: "button", class: "button", click: () => this.#take(action) });
+    const close = h("button", { type: "button", class: "icon-button", "aria-label": "Close this message" }, icon("close"));
+    close.addEventListener("click", () => this.clear());
+    const words = h("p", {}, text);
+    this.place.append(h("div", { class: `notice is-${level}`, "data-testid": testid }, words, button, close));
+    if (button) this.#countDown(button, action.label, afterS ?? 0);
+    else if (!lasting && level === "info") this.#timer = setTimeout(() => this.clear(), SHOWN_MS);
+  }
+
+  /**
+   * An error in the server's own sentence, and what can be done about it.
+   * @param {unknown} error @param {?(() => void)} again what may be tried again @param {?(() => void)} newKey
+   */
+  fail(error, again = null, newKey = null) {
+    const { message } = /** @type {Error} */ (error);
+    const how = { level: /** @type {const} */ ("error"), testid: "error" };
+    if (!(error instanceof ApiError)) return this.say(message, how);
+    const retry = again && { label: "Try again", run: again };
+    if (error.status === 0) this.say(`${message} Is it still running? Your picture and your mask are kept.`, { ...how, action: retry });
+    else if (error.status === 429 || error.status === 503) this.say(`${sentence(message)}`, { ...how, action: retry, afterS: error.retryAfterS });
+    else if (error.status === 401 || error.status === 403) this.say(sentence(message), { ...how, action: newKey && { label: "Use another key", run: newKey } });
+    else if (error.status >= 500) this.say(sentence(message), { ...how, action: retry });
+    else this.say(sentence(message), how);
+  }
+
+  clear() {
+    clearTimeout(this.#timer);
+    this.place.replaceChildren();
+  }
+
+  #take(action) {
+    this.clear();
+    action.run();
+  }
+
+  #countDown(button, label, seconds) {
+    button.disabled = seconds > 0;
+    button.textContent = seconds > 0 ? `${label} in ${Math.ceil(seconds)} s` : label;
+    if (seconds > 0) this.#timer = setTimeout(() => this.#countDown(button, label, seconds - 1), 1000);
+  }
+}
+
+/** The server's errors begin with a field's name and have no full stop. @param {string} text */
+function sentence(text) {
+  const upper = text.charAt(0).toUpperCase() + text.slice(1);
+  return /[.!?]$/.test(upper) ? upper : `${upper}.`;
+}

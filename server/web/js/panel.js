@@ -1,0 +1,93 @@
+import { byId, h, set, show } from "./dom.js";
+import { controlFor } from "./fields.js";
+import { icon } from "./icons.js";
+import { PRESETS } from "./presets.js";
+
+/** @typedef {import("./settings.js").Settings} Settings @typedef {import("./editor/editor.js").Editor} Editor */
+
+const SIDES = ["left", "top", "right", "bottom"];
+
+/** The right-hand side: what is wanted, and every knob of it. */
+export class Panel {
+  /** @type {[string, import("./fields.js").Control][]} */
+  #controls = [];
+  #intents = new Map();
+  #prompt = byId("prompt");
+  #seed = byId("seed");
+  #samples = byId("samples");
+  #lock = byId("lock-seed");
+  #sides = new Map();
+
+  /** @param {Settings} settings @param {Editor} editor */
+  constructor(settings, editor) {
+    this.settings = settings;
+    this.editor = editor;
+    this.#build();
+    settings.addEventListener("change", () => this.#show());
+    editor.addEventListener("change", () => this.#showExtension());
+    this.#show();
+  }
+
+  /** The server's fields are known. @param {import("./api.js").Offer} offer */
+  offer(offer) {
+    this.#controls = this.settings.advanced
+      .map((field) => [field.name, controlFor(field, this.settings, offer.loras)])
+      .filter(([, control]) => control !== null);
+    byId("fields").replaceChildren(...this.#controls.map(([, { element }]) => element));
+    this.#show();
+  }
+
+  /** Where something has to be said first. */
+  focusPrompt() {
+    this.#prompt.focus();
+  }
+
+  #build() {
+    for (const [intent, { label }] of Object.entries(PRESETS)) {
+      const input = h("input", { type: "radio", name: "intent", value: intent, "data-testid": `intent-${intent}` });
+      input.addEventListener("change", () => this.settings.choose(intent));
+      this.#intents.set(intent, input);
+      byId("intents").append(h("label", {}, input, h("span", {}, label)));
+    }
+    this.#prompt.addEventListener("input", () => this.settings.set("prompt", this.#prompt.value));
+    this.#samples.addEventListener("change", () => this.settings.set("samples", this.#samples.value));
+    this.#seed.addEventListener("change", () => {
+      this.settings.set("seed", this.#seed.value === "" ? -1 : this.#seed.value);
+      this.settings.lockSeed(this.#seed.value !== "" && Number(this.#seed.value) >= 0);
+    });
+    this.#lock.addEventListener("click", () => this.settings.lockSeed(!this.settings.seedLocked));
+    this.#buildExtension();
+  }
+
+  #buildExtension() {
+    for (const side of SIDES) {
+      const id = `extend-${side}`;
+      const input = h("input", { type: "number", id, min: 0, step: 8, value: 0, "data-testid": id });
+      input.addEventListener("change", () => (this.editor.extend = { ...this.editor.extend, [side]: input.value }));
+      this.#sides.set(side, input);
+      const name = side.charAt(0).toUpperCase() + side.slice(1);
+      byId("extension").append(h("label", { for: id }, name, input));
+    }
+  }
+
+  #show() {
+    const { settings } = this;
+    const { hint, placeholder } = PRESETS[settings.intent];
+    this.#intents.get(settings.intent).checked = true;
+    byId("intent-hint").textContent = hint;
+    set(this.#prompt, "placeholder", placeholder);
+    if (this.#prompt.value !== settings.get("prompt")) this.#prompt.value = settings.get("prompt");
+    this.#samples.value = String(settings.get("samples"));
+    const seed = Number(settings.get("seed"));
+    this.#seed.value = seed >= 0 ? String(seed) : "";
+    set(this.#lock, "aria-pressed", String(settings.seedLocked));
+    this.#lock.replaceChildren(icon(settings.seedLocked ? "lock" : "unlock"));
+    for (const [name, control] of this.#controls) control.show(settings.get(name));
+    show(byId("extension"), settings.intent === "extend");
+    this.editor.extending = settings.intent === "extend";
+  }
+
+  #showExtension() {
+    for (const [side, input] of this.#sides) input.value = String(this.editor.extend[side]);
+  }
+}

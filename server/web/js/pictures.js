@@ -1,0 +1,75 @@
+/** @typedef {import("./editor/editor.js").Editor} Editor @typedef {import("./results.js").Result} Result */
+/** @typedef {{name: string, type: string}} Origin the file that it all began with */
+
+const TYPES = { "image/jpeg": ["jpeg", "jpg"], "image/png": ["png", "png"], "image/webp": ["webp", "webp"] };
+const EARLIER = /_inpainted(_\d+)?$/;
+
+/** What the server calls a type, and how such a file's name ends. @param {string} type @returns {[string, string]} */
+export const formatOf = (type) => TYPES[type] ?? TYPES["image/png"];
+
+/** What a result is called. @param {Origin} origin @param {number} seed */
+export function resultName(origin, seed) {
+  const stem = origin.name.replace(/\.[^.]*$/, "").replace(EARLIER, "");
+  return `${stem}_inpainted_${seed}.${formatOf(origin.type)[1]}`;
+}
+
+/** The type of a file by its first bytes; what a folder or a clipboard says of it may be missing. @param {Blob} blob */
+export async function typeOf(blob) {
+  const head = String.fromCharCode(...new Uint8Array(await blob.slice(0, 4).arrayBuffer()));
+  if (head.startsWith("\xff\xd8")) return "image/jpeg";
+  return head === "RIFF" ? "image/webp" : "image/png";
+}
+
+/** The working picture: the caller's own file, untouched, or a result that was kept. */
+export class Pictures {
+  /** What each file that was ever the working picture came from; undo brings them back. */
+  #sources = new WeakMap();
+
+  /** @param {Editor} editor */
+  constructor(editor) {
+    this.editor = editor;
+  }
+
+  /**
+   * Open a file: afresh, or in place of the picture that is there, which undo brings back.
+   * @param {Blob} blob @param {string} name @throws {Error} with a sentence
+   */
+  async open(blob, name) {
+    await this.editor.replace({ blob, name });
+    this.#sources.set(blob, { origin: { name, type: await typeOf(blob) }, result: null });
+  }
+
+  /** Make a result the working picture. @param {Blob} blob @param {Result} result */
+  async keep(blob, result) {
+    await this.editor.replace({ blob, name: resultName(result.origin, result.seed) });
+    this.#sources.set(blob, { origin: result.origin, result });
+  }
+
+  /** @returns {Origin} of the working picture */
+  get origin() {
+    return this.#source.origin;
+  }
+
+  /** @returns {?Result} that the working picture is */
+  get result() {
+    return this.#source.result;
+  }
+
+  /** For the draft. */
+  toJSON() {
+    const { picture } = this.editor;
+    return picture && { blob: picture.blob, name: picture.name, ...this.#source, steps: this.editor.toJSON() };
+  }
+
+  /** @param {any} draft what `toJSON` gave */
+  async restore({ blob, name, origin, result, steps }) {
+    this.#sources.set(blob, { origin, result });
+    await this.editor.restore({ blob, name }, steps);
+  }
+
+  get #source() {
+    const picture = this.editor.picture;
+    const unknown = { origin: { name: picture?.name ?? "picture.png", type: "image/png" }, result: null };
+    return (picture && this.#sources.get(picture.blob)) ?? unknown;
+  }
+}

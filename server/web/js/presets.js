@@ -1,0 +1,49 @@
+/**
+ * What somebody wants to do, instead of knobs: the fields of a request that each intent sets.
+ * @typedef {"replace"|"remove"|"add"|"refine"|"extend"} Intent
+ * @typedef {object} Preset
+ * @property {string} label
+ * @property {string} hint what it is for
+ * @property {string} placeholder of the prompt
+ * @property {boolean} needsPrompt
+ * @property {Record<string, unknown>} values
+ */
+
+/** @type {Record<Intent, Preset>} */
+export const PRESETS = {
+  replace: {
+    label: "Replace",
+    hint: "Something else in place of what is marked.",
+    placeholder: "What should be there?",
+    needsPrompt: true,
+    values: { strength: 0.9, fill: "original", soft: false },
+  },
+  remove: {
+    label: "Remove",
+    hint: "What is marked disappears into its surroundings.",
+    placeholder: "What is behind it? May stay empty.",
+    needsPrompt: false,
+    values: { strength: 0.99, fill: "telea", soft: false },
+  },
+  add: {
+    label: "Add",
+    hint: "Something new, blended in softly: grey strokes keep more of the picture.",
+    placeholder: "What should be added?",
+    needsPrompt: true,
+    values: { strength: 0.99, fill: "original", soft: true },
+  },
+  refine: {
+    label: "Refine",
+    hint: "The same again, better: shapes stay, details are new.",
+    placeholder: "What is it? May stay empty.",
+    needsPrompt: false,
+    values: { strength: 0.45, fill: "original", soft: false },
+  },
+  extend: {
+    label: "Extend",
+    hint: "Drag the picture's edges outwards, or type how far.",
+    placeholder: "What lies beyond the edge? May stay empty.",
+    needsPrompt: false,
+    values: { strength: 0.99, fill: "original", soft: false },
+  },
+};

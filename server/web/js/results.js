@@ -1,0 +1,121 @@
+import { newId } from "./workspace.js";
+
+/**
+ * One painted picture. Its file lies apart, see `file`.
+ * @typedef {object} Result
+ * @property {string} id
+ * @property {string} workspace
+ * @property {string} batch of the painting that it belongs to
+ * @property {number} at when it was painted
+ * @property {number} seed
+ * @property {number} width
+ * @property {number} height
+ * @property {string} path where the server has it, for as long as it does
+ * @property {Blob} thumbnail
+ * @property {Record<string, unknown>} settings that it was painted with
+ * @property {{name: string, type: string}} origin the file that it all began with
+ */
+
+const MOST = 80; // older ones make room; a photograph's PNG has some 20 MB
+const SIDE = 176; // px of a thumbnail: shown at half of it
+
+/**
+ * The results of one workspace, newest first; they survive a reload. Emits "change", and "unsaved" where the browser
+ * has no room: they are there until the page is closed.
+ */
+export class Results extends EventTarget {
+  /** Files that the browser would not keep. @type {Map<string, Blob>} */
+  #unsaved = new Map();
+  /** @type {Result[]} */
+  all = [];
+
+  /** @param {import("./database.js").Database} database @param {string} workspace */
+  constructor(database, workspace) {
+    super();
+    this.database = database;
+    this.workspace = workspace;
+  }
+
+  async load() {
+    this.all = (await this.database.list("results", this.workspace)).sort(newestFirst);
+    this.#emit();
+  }
+
+  /** @param {{answer: any, order: import("./painting.js").Order, paths: string[], blobs: Blob[]}} painted */
+  async add({ answer, order, paths, blobs }) {
+    const made = await Promise.all(
+      blobs.map(async (blob, number) => ({
+        ...(await thumbnailOf(blob)),
+        id: newId(),
+        workspace: this.workspace,
+        batch: order.id,
+        at: Date.now() - number, // the first of a batch comes first
+        seed: answer.seeds[number],
+        path: paths[number],
+        settings: { ...order.settings, seed: answer.seeds[number] },
+        origin: order.origin,
+        blob,
+      })),
+    );
+    for (const { blob, ...result } of made) await this.#keep(result, blob);
+    this.all = [...made.map(({ blob, ...result }) => result), ...this.all];
+    for (const old of this.all.slice(MOST)) await this.discard(old);
+    this.#emit();
+    return this.all.slice(0, made.length);
+  }
+
+  /** The picture's file. @param {Result} result @returns {Promise<Blob>} */
+  async file(result) {
+    if (this.#unsaved.has(result.id)) return this.#unsaved.get(result.id);
+    const kept = await this.database.get("pictures", result.id);
+    if (!kept) throw new Error("This browser no longer has the picture.");
+    return kept.blob;
+  }
+
+  /** @param {Result} result @returns {Promise<() => Promise<void>>} what brings it back */
+  async discard(result) {
+    const blob = await this.file(result);
+    this.#unsaved.delete(result.id);
+    await this.database.delete("results", result.id);
+    await this.database.delete("pictures", result.id);
+    this.all = this.all.filter(({ id }) => id !== result.id);
+    this.#emit();
+    return async () => {
+      await this.#keep(result, blob);
+      this.all = [...this.all, result].sort(newestFirst);
+      this.#emit();
+    };
+  }
+
+  async #keep(result, blob) {
+    try {
+      await this.database.put("pictures", { id: result.id, blob });
+      await this.database.put("results", result);
+    } catch {
+      this.#unsaved.set(result.id, blob);
+      this.dispatchEvent(new Event("unsaved"));
+    }
+  }
+
+  #emit() {
+    this.dispatchEvent(new Event("change"));
+  }
+}
+
+const newestFirst = (a, b) => b.at - a.at;
+
+/** @param {Blob} blob */
+async function thumbnailOf(blob) {
+  const bitmap = await createImageBitmap(blob);
+  const { width, height } = bitmap;
+  const scale = Math.min(1, SIDE / Math.max(width, height));
+  const canvas = document.createElement("canvas");
+  canvas.width = Math.max(1, Math.round(width * scale));
+  canvas.height = Math.max(1, Math.round(height * scale));
+  const context = canvas.getContext("2d");
+  context.imageSmoothingQuality = "high";
+  context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+  bitmap.close();
+  const thumbnail = await new Promise((resolve) => canvas.toBlob(resolve, "image/webp", 0.85));
+  return { width, height, thumbnail };
+}

@@ -1,0 +1,135 @@
+import { PRESETS } from "./presets.js";
+
+/** @typedef {import("./api.js").Offer} Offer @typedef {import("./api.js").FieldOffer} FieldOffer */
+/** @typedef {import("./presets.js").Intent} Intent */
+
+const VARIATIONS = 4;
+/** The page's own business: results stay lossless until they are downloaded, and say how they were made. */
+const FIXED = { output_format: "png", metadata: true };
+/** Made up by the page when it sends, or no setting of a painting. */
+const NOT_SETTINGS = new Set(["output_format", "quality", "base64", "metadata", "extend"]);
+
+/**
+ * Every field of a request that a person may set, within what the server offers. Emits "change".
+ * Until the server has told what it offers, values are kept as they are.
+ */
+export class Settings extends EventTarget {
+  /** @type {Map<string, FieldOffer>} */
+  fields = new Map();
+  /** @type {Record<string, any>} */
+  #values = { prompt: "", samples: VARIATIONS, seed: -1, ...PRESETS.replace.values };
+  /** @type {Intent} */
+  intent = "replace";
+  seedLocked = false;
+  /** Those that the server's own values do not replace: a draft's, a preset's, a person's. */
+  #chosen = new Set(Object.keys(this.#values));
+
+  /** @param {Offer} offer */
+  adopt(offer) {
+    this.fields = new Map(offer.fields.map((field) => [field.name, field]));
+    for (const field of offer.fields) {
+      const value = this.#chosen.has(field.name) ? this.#values[field.name] : field.default;
+      this.#values[field.name] = fitted(field, value);
+    }
+    this.#emit();
+  }
+
+  /** Those that are shown under "Advanced", in the server's order. @returns {FieldOffer[]} */
+  get advanced() {
+    const elsewhere = new Set(["prompt", "samples", "seed", ...NOT_SETTINGS]);
+    return [...this.fields.values()].filter((field) => !elsewhere.has(field.name));
+  }
+
+  /** @param {string} name */
+  get(name) {
+    return this.#values[name];
+  }
+
+  /** @param {string} name @param {any} value */
+  set(name, value) {
+    const field = this.fields.get(name);
+    this.#values[name] = field ? fitted(field, value) : value;
+    this.#chosen.add(name);
+    this.#emit();
+  }
+
+  /** @param {Intent} intent */
+  choose(intent) {
+    this.intent = intent;
+    for (const [name, value] of Object.entries(PRESETS[intent].values)) {
+      this.#values[name] = value;
+      this.#chosen.add(name);
+    }
+    this.#emit();
+  }
+
+  /** @param {boolean} locked */
+  lockSeed(locked) {
+    this.seedLocked = locked;
+    this.#emit();
+  }
+
+  /** Take over what a picture was painted with; what this server does not have is left out. @param {object} made */
+  takeOver(made) {
+    for (const [name, value] of Object.entries(made)) {
+      const field = this.fields.get(name);
+      if (!field || NOT_SETTINGS.has(name)) continue;
+      this.#values[name] = fitted(field, value ?? field.default);
+      this.#chosen.add(name);
+    }
+    this.seedLocked = "seed" in made;
+    this.intent = nearest(this.#values, this.intent);
+    this.#emit();
+  }
+
+  /** As the fields of a form. @returns {Map<string, string>} */
+  toForm() {
+    const form = new Map();
+    const values = { ...this.#values, ...FIXED, seed: this.seedLocked ? this.#values.seed : -1 };
+    for (const [name, value] of Object.entries(values)) {
+      if (!this.fields.has(name) || value === null || value === "" ) continue;
+      if (name !== "extend") form.set(name, String(value));
+    }
+    form.set("prompt", this.#values.prompt);
+    return form;
+  }
+
+  toJSON() {
+    const chosen = Object.entries(this.#values).filter(([name]) => this.#chosen.has(name));
+    return { values: Object.fromEntries(chosen), intent: this.intent, seedLocked: this.seedLocked };
+  }
+
+  /** @param {any} json what `toJSON` gave */
+  restore({ values, intent, seedLocked }) {
+    for (const [name, value] of Object.entries(values)) {
+      const field = this.fields.get(name);
+      this.#values[name] = field ? fitted(field, value) : value;
+      this.#chosen.add(name);
+    }
+    this.intent = intent in PRESETS ? intent : "replace";
+    this.seedLocked = seedLocked === true;
+    this.#emit();
+  }
+
+  #emit() {
+    this.dispatchEvent(new Event("change"));
+  }
+}
+
+/** The nearest value that the server takes. @param {FieldOffer} field @param {any} value */
+export function fitted(field, value) {
+  if (field.kind === "choice") return field.choices.includes(value) ? value : field.default;
+  if (field.kind === "boolean") return value === true;
+  if (field.kind !== "integer" && field.kind !== "number") return value;
+  const number = Number(value);
+  if (value === "" || value === null || !Number.isFinite(number)) return field.default;
+  const inside = Math.min(Math.max(number, field.minimum ?? number), field.maximum ?? number);
+  return field.kind === "integer" ? Math.round(inside) : inside;
+}
+
+/** The intent whose fields these are, or the one that was. */
+function nearest(values, current) {
+  const fits = ([, preset]) => Object.entries(preset.values).every(([name, value]) => values[name] === value);
+  const found = Object.entries(PRESETS).filter(fits).map(([intent]) => intent);
+  return /** @type {Intent} */ (found.includes(current) || found.length === 0 ? current : found[0]);
+}

@@ -1,0 +1,64 @@
+import { byId, h } from "./dom.js";
+
+/**
+ * @typedef {object} Shortcut
+ * @property {string} keys as people read them
+ * @property {string} label
+ * @property {(event: KeyboardEvent) => boolean} fits
+ * @property {?(() => void)} run null: somebody else listens, this is for the dialog
+ * @property {boolean} [inFields] also while something is typed
+ */
+
+const TYPING = "textarea, select, [contenteditable], input:not([type=range], [type=checkbox], [type=radio])";
+const PRESSED = "button, summary, a, input, [role=slider]"; // what the space bar is for there
+
+/** Shortcuts, one table for the keys and for the dialog that lists them. */
+export class Shortcuts {
+  /**
+   * @param {Shortcut[]} table @param {Pick<Shortcut, "fits"|"run">[]} more keys that share a line with another
+   * @param {(held: boolean) => void} hold while the space bar is down
+   */
+  constructor(table, more, hold) {
+    this.all = [...table, ...more, { fits: key("?"), run: () => this.open() }];
+    this.dialog = byId("shortcuts-dialog");
+    byId("shortcuts").append(
+      ...table.flatMap(({ keys, label }) => [h("dt", {}, ...keys.split(" ").map((k) => h("kbd", {}, k))), h("dd", {}, label)]),
+    );
+    window.addEventListener("keydown", (event) => this.#down(event));
+    this.#watchSpace(hold);
+  }
+
+  open() {
+    this.dialog.showModal();
+  }
+
+  #down(event) {
+    if (event.defaultPrevented || document.querySelector("dialog[open]")) return;
+    const typing = event.target.closest?.(TYPING);
+    const found = this.all.find((one) => one.run && one.fits(event) && (!typing || one.inFields));
+    if (!found) return;
+    event.preventDefault();
+    found.run();
+  }
+
+  /** Not `defaultPrevented`: the editor keeps the page from scrolling with it. */
+  #watchSpace(hold) {
+    const ignores = (target) => target.closest?.(TYPING) || target.closest?.(PRESSED);
+    window.addEventListener("keydown", (event) => {
+      if (event.key !== " " || event.repeat || ignores(event.target) || document.querySelector("dialog[open]")) return;
+      event.preventDefault();
+      hold(true);
+    });
+    window.addEventListener("keyup", (event) => event.key === " " && hold(false));
+    window.addEventListener("blur", () => hold(false));
+    window.addEventListener("pointerdown", () => hold(false), true); // it is dragged: the view moves
+  }
+}
+
+/** A key alone, whatever its letter's case. @param {...string} keys */
+export const key = (...keys) => (event) =>
+  !event.ctrlKey && !event.metaKey && !event.altKey && keys.includes(event.key.toLowerCase());
+
+/** With Ctrl, on a Mac with Cmd. @param {string} wanted @param {boolean} shift */
+export const ctrl = (wanted, shift = false) => (event) =>
+  (event.ctrlKey || event.metaKey) && !event.altKey && event.shiftKey === shift && event.key.toLowerCase() === wanted;
