@@ -1,6 +1,5 @@
 """The command line as its users meet it: a real process, real files, exit codes and one-sentence errors."""
 
-import json
 import os
 import signal
 import subprocess
@@ -14,59 +13,10 @@ from PIL import Image
 
 from inpaint import Engine, InpaintRequest
 from inpaint.canvas import cut
-from inpaint.cli import main
+from tests.cli_runs import QUICK, Run
 from tests.conftest import EYES_MASK, PORTRAIT
 
-Run = Callable[..., "Done"]
-QUICK = ["--steps", "3", "--scheduler", "DDIM", "--seed", "5"]
-
-
-class Done:
-    """A finished command: its exit code, what it printed for people and for programs."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-    @property
-    def answers(self) -> list[dict[str, object]]:
-        """The JSON objects on stdout."""
-        return [json.loads(line) for line in self.out.splitlines()]
-
-
-@pytest.fixture
-def inpaint(
-    checkpoint: Callable[[int], Path],
-    capfd: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-) -> Run:
-    """Run ``inpaint ARGUMENTS`` in this process, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("INPAINT_MODELS", str(tmp_path / "models"))
-    for switch in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "DIFFUSERS_DISABLE_REMOTE_CODE"):
-        monkeypatch.setenv(switch, "")  # the command sets them; this puts them back for the other tests
-
-    def run(*arguments: object) -> Done:
-        with pytest.raises(SystemExit) as ended:
-            main([str(argument) for argument in arguments])
-        out, err = capfd.readouterr()
-        assert "Traceback" not in err
-        return Done(int(ended.value.code or 0), out, err)
-
-    return run
-
-
-@pytest.fixture
-def paint(inpaint: Run, checkpoint: Callable[[int], Path], photo: Image.Image, grid_mask: Image.Image) -> Run:
-    """``inpaint run photo.png --mask mask.png …`` on the tiny model; later flags win."""
-    photo.save("photo.png")
-    grid_mask.save("mask.png")
-
-    def run(*arguments: object, image: object = "photo.png", mask: object = "mask.png") -> Done:
-        base = [image, "--mask", mask, "-p", "a red circle", "--model", checkpoint(9), *QUICK]
-        return inpaint("run", *base, *arguments)
-
-    return run
+pytest_plugins = ["tests.cli_fixtures"]
 
 
 def leftovers() -> set[str]:

@@ -21,7 +21,7 @@ class Account:
 
     def __init__(self, progress: Progress, report: Report | None, *, alone: bool, as_json: bool) -> None:
         """With ``alone``, one picture was named, and its error is the command's."""
-        self.painted_count = self.skipped_count = self.failed_count = 0
+        self.painted_count = self.planned_count = self.skipped_count = self.failed_count = 0
         self._progress = progress
         self._report = report
         self._alone = alone
@@ -82,6 +82,7 @@ class Account:
 
     def rehearsed(self, picked: Picked, canvas: Canvas) -> None:
         """It would be painted like this."""
+        self.planned_count += 1
         self._progress.ended(picked.task.label, painted=False)
         left, top, right, bottom = canvas.box
         note(
@@ -106,6 +107,7 @@ class Account:
         total, behind = self._progress.total, self._progress.behind
         done = (
             (self.painted_count, "painted"),
+            (self.planned_count, "to be painted"),
             (self.skipped_count, "painted already"),
             (total - behind, "not finished"),
         )
@@ -113,7 +115,7 @@ class Account:
         note(f"{words or 'none painted'}, of {total} pictures")
         if self.failed_count:
             note(f"{self.failed_count} of {total} pictures failed")
-        if behind < total or self.failed_count:
+        if self.painted_count and (behind < total or self.failed_count):
             note("the same command with --resume paints what is missing")
 
     def _place(self) -> str:

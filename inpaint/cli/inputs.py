@@ -64,11 +64,11 @@ def names_one(arguments: Sequence[str]) -> bool:
     """Whether they are the path of a single file, there or not."""
     if len(arguments) != 1 or arguments[0] == STDIN:
         return False
-    return not _is_pattern(arguments[0]) and not _is(Path.is_dir, Path(arguments[0]))
+    return not _is_pattern(arguments[0]) and not is_folder(Path(arguments[0]))
 
 
 def _is_pattern(text: str) -> bool:
-    return glob.has_magic(text) and not _is(Path.exists, Path(text))
+    return glob.has_magic(text) and not exists(Path(text))
 
 
 def _belongs_to(path: Path, stems: set[tuple[Path, str]]) -> bool:
@@ -107,7 +107,7 @@ class _Search:
             paths = sorted(map(Path, glob.iglob(argument.text, recursive=True)))  # noqa: PTH207
             found = list(self._pictures(root, paths))
             nothing = f"no picture matches {argument.text!r}"
-        elif _is(Path.is_dir, root := Path(argument.text)):
+        elif is_folder(root := Path(argument.text)):
             found = list(self._pictures(root, self._listed(root)))
             nothing = f"there is no PNG, JPEG or WebP picture in the folder {root}"
         else:
@@ -148,9 +148,14 @@ def fixed_part(pattern: str, varies: Callable[[str], bool]) -> Path:
     return Path(*takewhile(lambda part: not varies(part), Path(pattern).parent.parts))
 
 
-def _is(test: Callable[[Path], bool], path: Path) -> bool:
-    """A test of a path that may be no path at all: too long, for one."""
+def exists(path: Path) -> bool:
+    """Whether there is such a file or folder; not where the name itself cannot be, such as one too long."""
     try:
-        return test(path)
+        return path.exists()
     except OSError:
         return False
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is such a folder."""
+    return exists(path) and path.is_dir()

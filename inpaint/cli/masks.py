@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image, ImageChops
 
-from inpaint.cli.inputs import FORMATS, Found, fixed_part
+from inpaint.cli.inputs import FORMATS, Found, exists, fixed_part, is_folder
 from inpaint.cli.output import fill_in
 from inpaint.errors import RequestError
 
@@ -32,7 +32,7 @@ class MaskChoice:
     @property
     def home(self) -> Path | None:
         """The folder that all masks lie in, if there is one and it is not each picture's own."""
-        if self.text is None or self.is_alpha or not ("{" in self.text or Path(self.text).is_dir()):
+        if self.text is None or self.is_alpha or not ("{" in self.text or is_folder(Path(self.text))):
             return None
         if "{" in self.text:
             return fixed_part(self.text, lambda part: "{" in part) if len(Path(self.text).parts) > 1 else None
@@ -51,7 +51,7 @@ class MaskChoice:
         if "{" in self.text:
             return self._from_template(self.text, picture.path)
         folder = Path(self.text)
-        return _in_folder(folder, picture) if folder.is_dir() else folder
+        return _in_folder(folder, picture) if is_folder(folder) else folder
 
     def _from_template(self, template: str, image: Path) -> Path:
         values = {"stem": image.stem, "parent": image.absolute().parent.name}
@@ -79,11 +79,11 @@ def _in_folder(folder: Path, picture: Found) -> Path:
 
 
 def _first(paths: Iterable[Path]) -> Path | None:
-    return next((path for path in paths if path.exists()), None)
+    return next((path for path in paths if exists(path)), None)
 
 
 def _same(one: Path, other: Path) -> bool:
-    return one.exists() and other.exists() and one.samefile(other)
+    return exists(one) and exists(other) and one.samefile(other)
 
 
 def from_alpha(image: Image.Image) -> Image.Image:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from inpaint.cli.inputs import FORMATS, Found, fixed_part
+from inpaint.cli.inputs import FORMATS, Found, fixed_part, is_folder
 from inpaint.errors import OutputError, RequestError
 
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
@@ -50,7 +50,7 @@ class Output:
         if self.template is None or "{" in self.template:
             return None
         path = Path(self.template)
-        named = path.suffix == "" or self.template.endswith(("/", os.sep)) or path.is_dir()
+        named = path.suffix == "" or self.template.endswith(("/", os.sep)) or is_folder(path)
         return path if named or (self.several and path.suffix.lower() not in FORMATS) else None
 
     @property

@@ -62,8 +62,8 @@ class Picker:
         settings = dict(recipe.settings)
         check_settings(settings)
         data = read_file(task.picture.path)
-        mask = recipe.mask.of(task.picture) if not any(recipe.extend) or recipe.mask.text else None
-        mask_data = read_file(mask, "mask") if mask else b""
+        mask = _mask_of(task)
+        mask_data = read_file(mask, "mask") if mask else None
         digest = self._hash(task, data, mask_data)
         source = ALPHA if recipe.mask.is_alpha else str(mask) if mask else None
         standing = self._standing(task, digest)
@@ -79,10 +79,10 @@ class Picker:
         request = InpaintRequest(image=image, mask=white, **{**settings, "seed": seeds[0]})
         return Picked(task, picture, request, source, outputs, standing.kept, digest)
 
-    def _hash(self, task: Task, data: bytes, mask_data: bytes) -> str:
+    def _hash(self, task: Task, data: bytes, mask_data: bytes | None) -> str:
         recipe = task.recipe
         settings = dict(recipe.settings) | ({"extend": recipe.extend} if any(recipe.extend) else {})
-        files = [data, ALPHA.encode() if recipe.mask.is_alpha else mask_data]
+        files = [data, ALPHA.encode() if recipe.mask.is_alpha else mask_data or b""]
         return settings_hash(settings, self.model, files)
 
     def _standing(self, task: Task, digest: str) -> Standing:
@@ -98,19 +98,29 @@ class Picker:
         )
 
 
-def _masked(task: Task, image: Image.Image, mask_data: bytes) -> tuple[Image.Image, Image.Image]:
+def _mask_of(task: Task) -> Path | None:
+    """The file that the mask is in; None where it is the picture's alpha, or none is needed."""
+    recipe, picture = task.recipe, task.picture
+    if any(recipe.extend) and recipe.mask.text is None:
+        return None  # one that lies beside the picture is not asked for
+    mask = recipe.mask.of(picture)
+    if mask is None and not recipe.mask.is_alpha:
+        raise RequestError(
+            "mask",
+            "give --mask PICTURE (white = repaint) or --extend L,T,R,B, or put "
+            f"{picture.path.stem}_mask.png beside the picture",
+        )
+    return mask
+
+
+def _masked(task: Task, image: Image.Image, mask_data: bytes | None) -> tuple[Image.Image, Image.Image]:
     """The picture and its mask, both larger where the task extends it."""
     recipe = task.recipe
     if recipe.mask.is_alpha:
         mask: Image.Image | None = from_alpha(image)
     else:
-        mask = decode(mask_data, "mask").image if mask_data else None
+        mask = decode(mask_data, "mask").image if mask_data is not None else None
     if any(recipe.extend):
         return extend(image, mask, *recipe.extend)
-    if mask is None:
-        raise RequestError(
-            "mask",
-            "give --mask PICTURE (white = repaint) or --extend L,T,R,B, or put "
-            f"{task.picture.path.stem}_mask.png beside the picture",
-        )
+    assert mask is not None
     return image, mask

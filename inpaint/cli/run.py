@@ -122,5 +122,5 @@ def _tasks(
     besides = [home for home in (recipe.mask.home, recipe.output.home) if home]
     inputs = Inputs.named_by(images, recursive=recursive, by_null=by_null, besides=besides)
     if inputs.left_out:
-        note(f"left out {inputs.left_out} masks and earlier results")
+        note(f"left out {inputs.left_out} of the files found: masks and earlier results")
     return tasks_of(inputs.found, recipe)

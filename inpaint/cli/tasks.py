@@ -104,6 +104,8 @@ def _with(recipe: Recipe, given: Mapping[str, Any]) -> Recipe:
     if isinstance(settings.get("guidance_interval"), list):
         settings["guidance_interval"] = tuple(settings["guidance_interval"])
     changed = replace(recipe, settings={**recipe.settings, **settings})
+    if changed.settings["prompt"] is None:
+        raise RequestError("prompt", "is missing; write it into the line, or give one for all with -p TEXT")
     if "mask" in given:
         changed = replace(changed, mask=MaskChoice(_text("mask", given["mask"])))
     if "output" in given:
