@@ -1,5 +1,7 @@
 """A device in virtual time around the real ``Batcher``: the step loop, and encoding and decoding beside it.
 
+Where the costs say that those are not beside it, as on a CPU, the loop does one such job between two calls.
+
 A discrete-event simulation: only the clock and the work are made up, who runs when is decided by the class
 that decides it in production.
 """
@@ -79,6 +81,7 @@ class Device:
         self._jobs: deque[_Job] = deque()
         self._doing: list[_Job] = []
         self._doing_ends = inf
+        self._job_was_last = False
 
     def run(self, trace: Sequence[Sent]) -> None:
         """Send everything, in its order, and go on until nothing is under way."""
@@ -120,15 +123,15 @@ class Device:
         for entry in self.batcher.expired():
             self._end(entry, "expired")
         self._begin()
-        if not self._call:
-            self._call = self.batcher.next_batch()
-            self.tally.stalls += not self._call and self.batcher.running > 0
-            if self._call:
-                slots = sum(entry.work.slots for entry, _ in self._call)
-                self._call_ends = self.now + self._costs.step_s(self._call[0][0].work.bucket, slots)
-                self.tally.busy_s += self._call_ends - self.now
-        if not self._doing and self._jobs:
-            self._do_beside()
+        if self._costs.beside:
+            self._step()
+            self._do_job()
+        elif not self._call and not self._doing:
+            first, second = (self._step, self._do_job) if self._job_was_last else (self._do_job, self._step)
+            first()
+            if not self._call and not self._doing:
+                second()
+            self._job_was_last = bool(self._doing)
         self.tally.longest_queue = max(self.tally.longest_queue, len(self._queue) + self.batcher.waiting)
 
     def _begin(self) -> None:
@@ -140,7 +143,19 @@ class Device:
             sent = self._queue.popleft()
             self._take(self.batcher.enter(_without_deadline(sent.work)), sent)
 
-    def _do_beside(self) -> None:
+    def _step(self) -> None:
+        if self._call:
+            return
+        self._call = self.batcher.next_batch()
+        self.tally.stalls += not self._call and self.batcher.running > 0
+        if self._call:
+            slots = sum(entry.work.slots for entry, _ in self._call)
+            self._call_ends = self.now + self._costs.step_s(self._call[0][0].work.bucket, slots)
+            self.tally.busy_s += self._call_ends - self.now
+
+    def _do_job(self) -> None:
+        if self._doing or not self._jobs:
+            return
         job = self._jobs.popleft()
         self._doing = [job]
         bucket = job.entry.work.bucket
