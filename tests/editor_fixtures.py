@@ -9,6 +9,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser
 
 from tests.browser import Visit
 from tests.editor_page import EditorPage
@@ -22,6 +23,8 @@ POLICY = (
 
 class _Handler(SimpleHTTPRequestHandler):
     """The page's files under /web/, the harness at /, the page's policy on everything."""
+
+    protocol_version = "HTTP/1.1"
 
     def translate_path(self, path: str) -> str:
         name = path.partition("?")[0]
@@ -49,7 +52,17 @@ def editor_url() -> Iterator[str]:
         thread.join()
 
 
+@pytest.fixture(scope="module")
+def desk(chromium: Browser, editor_url: str) -> Iterator[EditorPage]:
+    """One page for the tests of a module: to load it takes longer than most of them."""
+    visit = Visit(chromium.new_context(viewport={"width": 1280, "height": 800}, reduced_motion="reduce"))
+    yield EditorPage(visit, editor_url)
+    visit.context.close()
+
+
 @pytest.fixture
-def editor(visit: Visit, editor_url: str) -> EditorPage:
-    """The editor at desktop size, nothing open."""
-    return EditorPage(visit, editor_url)
+def editor(desk: EditorPage) -> Iterator[EditorPage]:
+    """A new editor at desktop size, nothing open; nothing may have gone wrong unseen."""
+    desk.run("{h.reset()}")
+    yield desk
+    desk.visit.check()

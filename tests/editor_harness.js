@@ -4,12 +4,20 @@ import * as box from "/web/js/editor/box.js";
 import * as history from "/web/js/editor/history.js";
 import { Mask } from "/web/js/editor/mask.js";
 import * as morphology from "/web/js/editor/morphology.js";
+import * as ops from "/web/js/editor/ops.js";
 import * as picture from "/web/js/editor/picture.js";
 import * as snapshot from "/web/js/editor/snapshot.js";
 
-const editor = new Editor(document.getElementById("host"));
-const events = [];
-for (const type of ["change", "tool", "view", "split"]) editor.addEventListener(type, () => events.push(type));
+/** A new editor in place of the last one. */
+function reset() {
+  const host = document.createElement("main");
+  host.id = "host";
+  document.body.replaceChildren(host);
+  const editor = new Editor(host);
+  const events = [];
+  for (const type of ["change", "tool", "view", "split"]) editor.addEventListener(type, () => events.push(type));
+  Object.assign(window.harness, { editor, events });
+}
 
 const blobOf = (base64, type = "image/png") =>
   new Blob([Uint8Array.from(atob(base64), (c) => c.charCodeAt(0))], { type });
@@ -27,5 +35,6 @@ const frames = (n) =>
     next();
   });
 
-window.harness = { editor, events, box, history, Mask, morphology, picture, snapshot, blobOf, base64Of, frames };
+window.harness = { reset, box, history, Mask, morphology, ops, picture, snapshot, blobOf, base64Of, frames };
+reset();
 window.ready = true;

@@ -49,10 +49,11 @@ class EditorPage:
             return np.asarray(image)
 
     def at(self, x: float, y: float) -> tuple[float, float]:
-        """Where a point of the picture is in the window, by the picture's own element."""
+        """Where a point of the picture is in the window, by the picture's own element, once that is drawn."""
         return tuple(  # type: ignore[return-value]
             self.run(
                 """{
+                await h.frames(1);
                 const r = document.querySelector(".editor-picture").getBoundingClientRect();
                 const {width, height} = editor.picture;
                 return [r.left + a[0] * r.width / width, r.top + a[1] * r.height / height];

@@ -85,8 +85,8 @@ export class History {
     const order = [...indices.filter((k) => !isCheckpoint(k)), ...indices.filter(isCheckpoint)];
     for (;;) {
       this.#held = bytesHeld(this.entries.map((entry) => entry.snapshot).filter(Boolean));
-      if (this.#held <= this.budgetBytes / 2 || order.length === 0) return;
-      for (const k of order.splice(0, Math.ceil(order.length / 4))) this.entries[k].snapshot = null;
+      if (this.#held <= 0.75 * this.budgetBytes || order.length === 0) return;
+      for (const k of order.splice(0, Math.ceil(order.length / 8))) this.entries[k].snapshot = null;
     }
   }
 
