@@ -18,6 +18,7 @@ from typing import Literal
 from inpaint.admission import Load, backlog_s, demand_s, finish_s, refuse_late
 from inpaint.errors import BusyError
 from inpaint.line import Line
+from inpaint.loras import LoraUse
 from inpaint.work import Bucket, Costs, Work
 
 
@@ -41,9 +42,11 @@ class _Limited:
     def __init__(self, costs: Costs) -> None:
         self._costs = costs
         self.limits: dict[Bucket, int] = {}
+        self.beside = costs.beside
         self.step_s = costs.step_s
         self.encode_s = costs.encode_s
         self.decode_s = costs.decode_s
+        self.switch_s = costs.switch_s
 
     def cap(self, bucket: Bucket) -> int:
         """Slots of one UNet call at most, 1 at least."""
@@ -79,6 +82,7 @@ class Batcher:
         self._begun: dict[Bucket, list[Entry]] = {}  # oldest first; none is empty
         self._turns: dict[Bucket, float] = {}  # in turn, the predicted seconds that each may still use
         self._current: Bucket | None = None  # has had its quantum for this turn
+        self._merged: tuple[LoraUse, ...] = ()  # the LoRAs of the last call
 
     def submit(self, work: Work) -> Entry:
         """Take on work, if there is room and time for it.
@@ -92,8 +96,8 @@ class Batcher:
                 f"{self.waiting} requests are waiting, which is as many as may; try again later", a_place_s
             )
         if work.deadline < inf:
-            given_s = work.deadline - self._clock()
-            refuse_late(work, given_s, self.forecast_s(work), self._costs, queued=self.waiting > 0)
+            ahead, behind = self._around(work)
+            refuse_late(work, self._clock(), ahead, behind, self._costs)
         return self.enter(work)
 
     def enter(self, work: Work) -> Entry:
@@ -156,11 +160,15 @@ class Batcher:
             self._turns.clear()
             return []
         seconds = {bucket: self._call_s(bucket, batch) for bucket, batch in batches.items()}
+        quantum = max(seconds.values())
+        if len({bucket.loras for bucket in batches}) > 1:
+            quantum = max(quantum, _TURN_PER_SWITCH * self._costs.switch_s())
         # Who has nothing to run saves nothing up; who has just come is behind the others.
         turns = {bucket: left for bucket, left in self._turns.items() if bucket in batches}
         self._turns = turns | {bucket: 0.0 for bucket in batches if bucket not in turns}
-        bucket = self._whose_turn(seconds)
+        bucket = self._whose_turn(seconds, quantum)
         self._turns[bucket] -= seconds[bucket]
+        self._merged = bucket.loras
         return batches[bucket]
 
     def stepped(self, batch: Batch) -> None:
@@ -179,15 +187,13 @@ class Batcher:
 
     def forecast_s(self, work: Work) -> float:
         """Seconds until ``work`` would be finished if it were submitted now."""
-        line = self._lines.get(work.bucket, Line[Entry]())
-        ahead = [entry.work for entry in line.ahead(work)]
-        elsewhere = [e.work for bucket, line in self._lines.items() if bucket != work.bucket for e in line]
-        return finish_s(work, self._loads(), [*ahead, *elsewhere], self._costs)
+        ahead, _ = self._around(work)
+        return finish_s(work, ahead, self._costs)
 
     def backlog_s(self) -> float:
         """Seconds until the step loop would have done all that is here."""
-        waiting = [entry.work for line in self._lines.values() for entry in line]
-        return backlog_s(self._loads(), waiting, self._costs)
+        waiting = [Load.waiting(entry.work) for line in self._lines.values() for entry in line]
+        return backlog_s([*self._loads(), *waiting], self._costs)
 
     @property
     def waiting(self) -> int:
@@ -205,6 +211,14 @@ class Batcher:
             yield from begun
         for line in self._lines.values():
             yield from line
+
+    def _around(self, work: Work) -> tuple[list[Load], list[Load]]:
+        """What ``work`` would stand behind, other buckets included, and what would stand behind it."""
+        own = self._lines.get(work.bucket, Line[Entry]())
+        ahead = own.ahead(work)
+        behind = [Load.waiting(entry.work) for entry in own if entry not in ahead]
+        elsewhere = [entry for bucket, line in self._lines.items() if bucket != work.bucket for entry in line]
+        return [*self._loads(), *(Load.waiting(entry.work) for entry in [*ahead, *elsewhere])], behind
 
     def _loads(self) -> list[Load]:
         """What is begun; the rows of an entry need not be in step with each other."""
@@ -229,19 +243,22 @@ class Batcher:
         return batch
 
     def _call_s(self, bucket: Bucket, batch: Batch) -> float:
+        """Of a call, with the exchange of LoRAs before it that it needs."""
         slots = sum(entry.work.slots for entry, _ in batch)
-        return max(self._costs.step_s(bucket, slots), _SHORTEST_S)
+        switch_s = 0.0 if bucket.loras == self._merged else self._costs.switch_s()
+        return max(self._costs.step_s(bucket, slots) + switch_s, _SHORTEST_S)
 
-    def _whose_turn(self, seconds: dict[Bucket, float]) -> Bucket:
+    def _whose_turn(self, seconds: dict[Bucket, float], quantum: float) -> Bucket:
         """The first bucket with enough seconds left for its call; each gets a quantum when its turn comes.
 
-        The quantum is the dearest call, so that every bucket has at least one call a round.
+        The quantum is the dearest call at least, so that every bucket has one call a round. Where LoRAs are
+        exchanged between turns it is many times what that takes, so that a turn is spent on calls.
         """
         while True:
             bucket = next(iter(self._turns))
             if bucket != self._current:
                 self._current = bucket
-                self._turns[bucket] += max(seconds.values())
+                self._turns[bucket] += quantum
             if self._turns[bucket] >= seconds[bucket]:
                 return bucket
             self._turns[bucket] = self._turns.pop(bucket)  # to the end
@@ -253,4 +270,5 @@ def slots_left(entry: Entry) -> int:
     return entry.work.slots * sum(left > 0 for left in entry.left)
 
 
+_TURN_PER_SWITCH = 10  # a turn is so many times an exchange: a tenth of the time goes there at most
 _SHORTEST_S = 1e-9  # with a call at no cost a bucket would keep its turn for ever

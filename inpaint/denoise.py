@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from inpaint.latents import Posterior, draw
+from inpaint.lora import NO_LORAS, LoraSet
 from inpaint.models import Model
 from inpaint.prompts import PromptEmbeds
 from inpaint.schedulers import SCHEDULERS, make_scheduler
@@ -30,6 +31,7 @@ class Conditioning:
     masked_image: Posterior | None  # of the picture without its hole; 9 channels only
     mask: torch.Tensor  # (1, 1, h, w), 1 = repaint
     soft_mask: torch.Tensor | None = None  # (1, 1, h, w), strength per cell
+    loras: LoraSet = NO_LORAS  # in the UNet while it is called for these rows; whoever calls it sees to that
 
 
 @dataclass(slots=True, eq=False)
@@ -92,7 +94,8 @@ class Row:
     @property
     def bucket(self) -> Bucket:
         """What rows must have in common to share a UNet call."""
-        return Bucket(self.latents.shape[-2], self.latents.shape[-1], self.precise)
+        height, width = self.latents.shape[-2:]
+        return Bucket(height, width, self.precise, self.conditioning.loras.uses)
 
 
 def start_row(

@@ -14,6 +14,7 @@ from inpaint.fast.levers import Fast, choose, ready
 from inpaint.faults import Faults
 from inpaint.job import Job
 from inpaint.loop import EngineStats, StepLoop
+from inpaint.lora_files import find_lora
 from inpaint.models import Model, load_model, pick_device, pick_dtype
 from inpaint.profile import Profile
 from inpaint.request import InpaintRequest, InpaintResult
@@ -39,11 +40,13 @@ class Engine:
         fast: Fast | None = None,
         profile: Profile | None = None,
         faults: Faults | None = None,
+        loras: Path | None = None,
     ) -> None:
         self.model = model
+        self._lora_folder = loras
         self.profile = profile or Profile(made_for(model), max_slots=2 * max_rows)
         self._fast = fast
-        self._loop = StepLoop(model, self.profile, fast, faults)
+        self._loop = StepLoop(model, self.profile, fast, faults, loras)
         if fast is not None:
             fast.start()
 
@@ -58,6 +61,7 @@ class Engine:
         precision: str = "exact",
         without: Iterable[str] = (),
         few_step_lora: Path | None = None,
+        loras: Path | None = None,
         max_rows: int = 8,
         profiles: Path | None = None,
         faults: Faults | None = None,
@@ -72,7 +76,8 @@ class Engine:
             precision: ``exact``, or ``fp8`` for quicker pictures that differ a little.
             without: names of levers (``inpaint.fast``) to leave out.
             few_step_lora: a ``.safetensors`` LoRA that paints in 4 to 8 steps (SDXL-Lightning, Hyper-SD) to
-                merge into the UNet; samplers then space their steps as it was trained, and want guidance 1.
+                merge for good; samplers then space their steps as it was trained, and want guidance 1.
+            loras: the folder of the LoRA files that requests name; ``lora_files.loras_dir()`` if None.
             max_rows: samples that share one UNet call at most; fewer where measuring finds that more gain
                 nothing.
             profiles: a folder of measurements. Those of this model on this device are made where they are not
@@ -103,7 +108,7 @@ class Engine:
         # On a thread that ends: torch's pool of threads would stay with the caller's, see ``side``.
         with ThreadPoolExecutor(1, "inpaint-load") as thread:
             loaded, fast, profile = thread.submit(load).result()
-        return cls(loaded, max_rows=max_rows, fast=fast, profile=profile, faults=faults)
+        return cls(loaded, max_rows=max_rows, fast=fast, profile=profile, faults=faults, loras=loras)
 
     @property
     def native_size(self) -> int:
@@ -127,10 +132,12 @@ class Engine:
             promised: take it whatever is ahead of it; whoever sends it has looked at the time already.
 
         Raises:
-            RequestError: there is nothing to repaint.
+            RequestError: there is nothing to repaint, or no LoRA of a name.
             BusyError: it could not be finished by its deadline; nothing was begun.
             ClosedError: the engine takes no more requests.
         """
+        for use in request.loras:
+            find_lora(use.name, self._lora_folder)
         # Not of the module random: a compilation in another thread puts its state back to what it was.
         first = secrets.randbits(32) if request.seed == -1 else request.seed
         job = Job(request, [first + i for i in range(request.samples)])

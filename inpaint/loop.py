@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 import torch
 from PIL import Image
@@ -27,10 +28,13 @@ from inpaint.errors import (
     InpaintError,
     OutOfMemoryError,
 )
+from inpaint.exchange import Exchange
 from inpaint.faults import Faults
 from inpaint.job import Event, Job
 from inpaint.lane import Lane, attempt
 from inpaint.latents import DECODED_TOGETHER
+from inpaint.lora import NO_LORAS, LoraSet
+from inpaint.loras import LoraUse
 from inpaint.memory import empty_cache
 from inpaint.models import Model
 from inpaint.painter import Painter, Task
@@ -54,18 +58,27 @@ class EngineStats:
     max_rows: int  # guided rows of the native size in one UNet call at most; an out-of-memory halves it
     step_us: Mapping[str, tuple[int, int]]  # rows in a UNet call → how many such calls, their microseconds
     backlog_s: float = 0.0  # until all that it holds is stepped
+    exchanges: int = 0  # of the LoRAs in the UNet
 
 
 class StepLoop:
     """Rows of any requests, one call at a time. The public methods may be called from any thread."""
 
-    def __init__(self, model: Model, profile: Profile, fast: Forward | None, faults: Faults | None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        profile: Profile,
+        fast: Forward | None,
+        faults: Faults | None,
+        loras: Path | None,
+    ) -> None:
         self._model = model
         self._profile = profile
         self._fast = fast
-        self._precise: Forward | None = None
+        self._precise: tuple[tuple[LoraUse, ...], Forward] | None = None
         self._faults = faults
-        self._painter = Painter(model)
+        self._painter = Painter(model, loras)
+        self._exchange = Exchange(model)
         self._wake = threading.Condition()  # guards everything down to the counters
         self._batcher = Batcher(profile)
         self._tasks: dict[Entry, Task] = {}
@@ -75,11 +88,11 @@ class StepLoop:
         self._accepting = True
         self._closing = False
         self._broken: DeviceError | None = None
-        self._counts = dict.fromkeys(("unet_calls", "row_steps", "images", "failures", "out_of_memory"), 0)
+        self._counts = dict.fromkeys(_COUNTED, 0)
         self._step_us: dict[str, tuple[int, int]] = {}
         name = f"inpaint-{model.name}"
         self._lane = Lane(model.device, urgent=True)
-        self._side = Side(self._painter, self._post, name, beside=model.device.type == "cuda")
+        self._side = Side(self._painter, self._post, name, beside=profile.beside)
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -157,6 +170,7 @@ class StepLoop:
             with self._wake:
                 self._accepting = False
             self._end_all(CancelledError("the engine was closed before this was finished"))
+            attempt(partial(self._use, NO_LORAS))  # the model may go on in another engine
 
     def _wait_for_work(self) -> bool:
         """Hear what was posted; False when the engine closes."""
@@ -216,8 +230,9 @@ class StepLoop:
         rows = [self._tasks[entry].row(entry, sample) for entry, sample in batch]
         tasks = list(dict.fromkeys(self._tasks[entry] for entry, _ in batch))
         before = [row.position for row in rows]
+        error = attempt(partial(self._use, rows[0].conditioning.loras))
         started = time.monotonic()
-        error = attempt(partial(self._call, batch, rows))
+        error = error or attempt(partial(self._call, batch, rows))
         seconds = time.monotonic() - started
         moved = [pair for pair, row, at in zip(batch, rows, before, strict=True) if row.position > at]
         with self._wake:
@@ -230,6 +245,13 @@ class StepLoop:
         else:
             self._note(error)
             self._divide(batch, error, again=again)
+
+    def _use(self, loras: LoraSet) -> None:
+        """Have these LoRAs in the UNet, in place of those of the call before."""
+        seconds = self._exchange.use(loras, self._lane.settle)
+        if seconds is not None:
+            self._counts["exchanges"] += 1
+            self._profile.observe_switch(seconds)
 
     def _call(self, batch: Batch, rows: list[Row]) -> None:
         tasks = [self._tasks[entry] for entry, _ in batch]
@@ -244,9 +266,11 @@ class StepLoop:
     def _in_fp32(self) -> Forward:
         """The way through a copy of the UNet in fp32, there as long as precise rows are."""
         # A copy: compiled code and recorded calls hold on to where the UNet's own weights lie.
-        if self._precise is None:
-            self._precise = plain(copy.deepcopy(self._model.unet).float())
-        return self._precise
+        uses = self._exchange.uses
+        if self._precise is None or self._precise[0] != uses:
+            self._precise = None  # before the next is made: there is no room for two
+            self._precise = uses, plain(copy.deepcopy(self._model.unet).float())
+        return self._precise[1]
 
     def _divide(self, batch: Batch, error: InpaintError, *, again: bool) -> None:
         """After a call that failed: its rows in halves; one alone once more, with nothing beside it."""
@@ -363,3 +387,6 @@ class StepLoop:
     def _end_all(self, error: InpaintError) -> None:
         for task in set(self._tasks.values()):
             self._end(task, error)
+
+
+_COUNTED = ("unet_calls", "row_steps", "images", "failures", "out_of_memory", "exchanges")

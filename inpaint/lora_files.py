@@ -69,11 +69,12 @@ def find_lora(name: str, folder: Path | None = None) -> LoraFile:
     Raises:
         RequestError: there is none; lists those that there are.
     """
-    known = available_loras(folder)
-    for file in known:
-        if file.name == name:
-            return file
-    names = ", ".join(file.name for file in known)
+    lock, paths = {file.name: file for file in _from_lock()}, _paths(folder or loras_dir())
+    if name in lock:
+        return lock[name]
+    if name in paths:
+        return _in_folder(paths[name])
+    names = ", ".join(sorted({*lock, *paths}))
     there = f"there are {names}" if names else f"put {SUFFIX} files into {folder or loras_dir()}"
     raise RequestError("loras", f"there is no LoRA {name!r}; {there}")
 

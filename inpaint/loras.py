@@ -67,6 +67,11 @@ def parse_loras(value: object) -> tuple[LoraUse, ...]:
     return _added_up("loras", [_from_item(item) for item in value])
 
 
+def effective(loras: Sequence[LoraUse]) -> tuple[LoraUse, ...]:
+    """Those that change anything."""
+    return tuple(use for use in loras if use.scale)
+
+
 def tags(loras: Sequence[LoraUse]) -> str:
     """The tags that stand for ``loras`` in a prompt."""
     return "".join(f"<lora:{use.name}:{use.scale:g}>" for use in loras)

@@ -115,8 +115,8 @@ def load_model(
         dtype: what it computes in; a VAE that overflows in 16 bit stays in fp32.
         memory: a plan's name, or ``auto`` to choose by the free memory.
         configs: for a single file, a local diffusers folder with SDXL's configs and tokenizers.
-        few_step_lora: merged into UNet and text encoders; the samplers' steps are then spaced from the last one down, as
-            such a LoRA is trained.
+        few_step_lora: merged into UNet and text encoders; the samplers' steps are then spaced from the last
+            one down, as such a LoRA is trained.
 
     Raises:
         ModelError: a part is missing, damaged, or not SDXL's.

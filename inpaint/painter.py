@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from inpaint.encodes import PictureEncoder
 from inpaint.errors import PaintError
 from inpaint.job import Job
 from inpaint.latents import Previewer, pictures, to_mask
+from inpaint.lora import Library
+from inpaint.loras import effective
 from inpaint.models import Model
 from inpaint.prompts import CHUNK_TOKENS, MAX_CHUNKS, PromptEncoder
 from inpaint.request import InpaintRequest, InpaintResult
@@ -69,10 +72,12 @@ class Task:
 
 
 class Painter:
-    """A model with its prompt cache and its previewer."""
+    """A model with its prompt cache, its LoRAs and its previewer."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, loras: Path | None = None) -> None:
         self.model = model
+        rest = model.device if model.plan.unet == "resident" else torch.device("cpu")
+        self._library = Library(model.unet, model.text_encoders, rest, loras)
         self._prompts = PromptEncoder(model)
         self._pictures = PictureEncoder(model)
         self._previewer: Previewer | None = None
@@ -109,7 +114,8 @@ class Painter:
 
     def _conditioning(self, request: InpaintRequest, canvas: Canvas) -> Conditioning:
         model = self.model
-        prompt, negative = self._prompts.pair(request.prompt, request.negative_prompt)
+        loras = self._library.load(effective(request.loras))
+        prompt, negative = self._prompts.pair(request.prompt, request.negative_prompt, loras)
         image, masked_image = self._pictures.pair(canvas.image, canvas.mask)
         mask = to_mask(latent_mask(canvas.mask, model.vae_factor)).to(model.device)
         soft = canvas.soft_mask
@@ -122,6 +128,7 @@ class Painter:
             soft_mask=None
             if soft is None
             else to_mask(latent_soft_mask(soft, model.vae_factor)).to(model.device),
+            loras=loras,
         )
 
     def decode(self, rows: Sequence[Row]) -> list[Any]:

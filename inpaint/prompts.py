@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from inpaint.lora import NO_LORAS, Beside, LoraSet
+from inpaint.loras import LoraUse
 from inpaint.memory import visiting
 from inpaint.models import Model
 
@@ -32,36 +34,43 @@ class PromptEncoder:
 
     def __init__(self, model: Model) -> None:
         self._model = model
-        self._cache: OrderedDict[str, PromptEmbeds] = OrderedDict()
+        self._beside = Beside(model.device, model.dtype)
+        self._cache: OrderedDict[tuple[tuple[LoraUse, ...], str], PromptEmbeds] = OrderedDict()
 
-    def pair(self, prompt: str, negative_prompt: str | None) -> tuple[PromptEmbeds, PromptEmbeds]:
-        """The embeddings of a prompt and of its negative.
+    def pair(
+        self, prompt: str, negative_prompt: str | None, loras: LoraSet = NO_LORAS
+    ) -> tuple[PromptEmbeds, PromptEmbeds]:
+        """The embeddings of a prompt and of its negative, by text encoders with ``loras``.
 
         ``None`` and ``""`` differ where the checkpoint says so: no negative prompt is all zeros, an empty
         one is the encoded empty string (diffusers' ``force_zeros_for_empty_prompt``).
         """
-        positive = self.encode(prompt)
+        positive = self.encode(prompt, loras)
         if negative_prompt is None and self._model.force_zeros_for_empty_prompt:
             zeros = torch.zeros_like
             return positive, PromptEmbeds(zeros(positive.hidden), zeros(positive.pooled))
-        return positive, self.encode(negative_prompt or "")
+        return positive, self.encode(negative_prompt or "", loras)
 
-    def encode(self, text: str) -> PromptEmbeds:
-        """One prompt's embeddings, from the cache where it was seen lately."""
-        if text in self._cache:
-            self._cache.move_to_end(text)
-            return self._cache[text]
-        embeds = self._encode(text)
-        self._cache[text] = embeds
+    def encode(self, text: str, loras: LoraSet = NO_LORAS) -> PromptEmbeds:
+        """One prompt's embeddings, from the cache where it was seen lately with the same LoRAs."""
+        # Also where they change no text encoder: two sets never share an object, by which ``text_kv`` knows
+        # the keys and values that the UNet's weights of another set have made.
+        key = (loras.uses, text)
+        if key in self._cache:
+            self._cache.move_to_end(key)
+            return self._cache[key]
+        embeds = self._encode(text, loras)
+        self._cache[key] = embeds
         if len(self._cache) > _CACHED_PROMPTS:
             self._cache.popitem(last=False)
         return embeds
 
-    def _encode(self, text: str) -> PromptEmbeds:
+    def _encode(self, text: str, loras: LoraSet) -> PromptEmbeds:
         fragments = parse_weights(text)
-        sides = [self._encode_side(side, fragments) for side in (0, 1)]
-        chunks = max(hidden.shape[0] for hidden, _, _ in sides)
-        wide = [self._padded(side, hidden, chunks) for side, (hidden, _, _) in enumerate(sides)]
+        with self._beside.using([*loras.text(0), *loras.text(1)]):
+            sides = [self._encode_side(side, fragments) for side in (0, 1)]
+            chunks = max(hidden.shape[0] for hidden, _, _ in sides)
+            wide = [self._padded(side, hidden, chunks) for side, (hidden, _, _) in enumerate(sides)]
         _, pooled, dropped = sides[1]
         return PromptEmbeds(torch.cat(wide, dim=-1).flatten(0, 1), pooled, dropped or sides[0][2])
 

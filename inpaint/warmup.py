@@ -145,6 +145,7 @@ def made_for(model: Model, levers: Iterable[str] = ()) -> MadeFor:
         dtype=str(model.dtype).removeprefix("torch."),
         levers=tuple(levers),
         plan=model.plan.name,
+        beside=model.device.type == "cuda",
     )
 
 

@@ -16,7 +16,7 @@ ORDER = (
     "errors", "schedulers", "loras", "request", "structure", "work",
     "exif", "image", "infotext", "metadata", "fills", "blend", "canvas", "weights", "lora_files", "demo",
     "line", "admission", "batcher", "profile",
-    "memory", "lora", "models", "prompts", "latents", "encodes", "unet", "denoise", "fast", "warmup",
+    "memory", "lora", "models", "exchange", "prompts", "latents", "encodes", "unet", "denoise", "fast", "warmup",
     "job", "lane", "painter", "faults", "side", "loop", "engine",
     "cli", "__main__",
 )  # fmt: skip

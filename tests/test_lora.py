@@ -13,13 +13,17 @@ from safetensors.torch import save_file
 from torch import nn
 
 from inpaint.errors import ModelError, RequestError
-from inpaint.lora import Fused, _bare, _named_layers, _original_name, _plain, fuse
+from inpaint.lora import Fused, fuse
+from inpaint.lora.layers import original_name as ours_in_original_code
+from inpaint.lora.layers import plain, unet_layers
+from inpaint.lora.reading import bare
 from inpaint.models import Model
 from tests.single_file import _unet_name as original_name
 from tools.make_full_size import UNET
 
 Tensors = dict[str, torch.Tensor]
 Save = Callable[..., Path]
+Encoders = tuple[Any, Any]
 RANK = 4
 CHOSEN = (  # a layer of every kind that LoRAs are trained on
     "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q",
@@ -41,6 +45,12 @@ CHOSEN = (  # a layer of every kind that LoRAs are trained on
 def unet(model: Model) -> Any:
     """A copy that may be changed."""
     return copy.deepcopy(model.unet)
+
+
+@pytest.fixture
+def encoders(model: Model) -> Encoders:
+    """Copies of both text encoders."""
+    return copy.deepcopy(model.text_encoders)
 
 
 @pytest.fixture
@@ -94,14 +104,16 @@ SPELLINGS: dict[str, Callable[[Any, str], tuple[str, str, str]]] = {
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
-def test_every_spelling_changes_the_same_weights(spelling: str, unet: Any, model: Model, save: Save) -> None:
+def test_every_spelling_changes_the_same_weights(
+    spelling: str, unet: Any, encoders: Encoders, model: Model, save: Save
+) -> None:
     """W + scale · alpha/rank · up · down, for matrices and kernels, whoever trained and saved it."""
     tensors: Tensors = {}
     for i, name in enumerate(CHOSEN):
         down, up, alpha = SPELLINGS[spelling](unet, name)
         tensors[down], tensors[up] = matrices(unet, name, i)
         tensors[alpha] = torch.tensor(2.0)
-    assert fuse(unet, save(tensors), scale=0.5) == Fused(layers=len(CHOSEN), text_layers=0)
+    assert fuse(unet, encoders, save(tensors), scale=0.5) == Fused(layers=len(CHOSEN), text_layers=0)
     before = dict(model.unet.named_parameters())
     for name, after in unet.named_parameters():
         layer, _, kind = name.rpartition(".")
@@ -114,7 +126,7 @@ def test_every_spelling_changes_the_same_weights(spelling: str, unet: Any, model
         torch.testing.assert_close(after, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_every_layer_is_found_by_its_original_name(unet: Any, save: Save) -> None:
+def test_every_layer_is_found_by_its_original_name(unet: Any, encoders: Encoders, save: Save) -> None:
     """kohya's files for SDXL name all layers so; one that is missed would be refused or, worse, mixed up."""
     layers = {n: m for n, m in unet.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)}
     tensors: Tensors = {}
@@ -122,7 +134,7 @@ def test_every_layer_is_found_by_its_original_name(unet: Any, save: Save) -> Non
         down, up, _ = SPELLINGS["kohya, original names"](unet, name)
         tensors[down], tensors[up] = matrices(unet, name, i)
     before = {name: layer.weight.detach().clone() for name, layer in layers.items()}
-    assert fuse(unet, save(tensors)).layers == len(layers)
+    assert fuse(unet, encoders, save(tensors)).layers == len(layers)
     for i, (name, layer) in enumerate(layers.items()):
         down, up = matrices(unet, name, i)
         change = (up.flatten(1) @ down.flatten(1)).reshape(layer.weight.shape)
@@ -138,18 +150,18 @@ def test_sdxls_names_are_those_that_diffusers_reads() -> None:
     layers = {n: m for n, m in unet.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)}
     tensors: Tensors = {}
     for i, name in enumerate(layers):
-        down, up, _ = kohya("lora_unet_" + _original_name(unet, name).replace(".", "_"))
+        down, up, _ = kohya("lora_unet_" + ours_in_original_code(unet, name).replace(".", "_"))
         tensors |= {down: torch.tensor([i]), up: torch.tensor([i])}  # to be known again by its number
     assert len(tensors) == 2 * len(layers) == 2 * 794
     read, _ = StableDiffusionXLInpaintPipeline.lora_state_dict(tensors, unet_config=unet.config)
-    found, numbered = _named_layers(unet), list(layers.values())
+    found, numbered = unet_layers(unet), list(layers.values())
     for key, number in read.items():
         layer = re.fullmatch(r"unet\.(.*?)[._]lora\.(down|up)\.weight", key)[1]
-        assert found[_plain(_bare(layer))] is numbered[number], key
+        assert found[plain(bare(layer)[1])].module is numbered[number], key
 
 
 def test_a_fused_unet_predicts_what_one_with_the_lora_beside_it_does(
-    unet: Any, model: Model, save: Save
+    unet: Any, encoders: Encoders, model: Model, save: Save
 ) -> None:
     """The definition of a LoRA, as training runs it: each layer's output plus up(down(input))."""
     tensors: Tensors = {}
@@ -161,7 +173,7 @@ def test_a_fused_unet_predicts_what_one_with_the_lora_beside_it_does(
         layer.register_forward_hook(
             lambda layer, given, out, down=down, up=up: out + beside(layer, given[0], down, up)
         )
-    fuse(unet, save(tensors))
+    fuse(unet, encoders, save(tensors))
     random = torch.Generator().manual_seed(1)
     inputs = {
         "sample": torch.randn(2, 9, 16, 16, generator=random),
@@ -199,34 +211,87 @@ A, B = f"unet.{LAYER}.lora_A.weight", f"unet.{LAYER}.lora_B.weight"
         ({"unet.lora_alpha": 8, "unet.alpha_pattern": {"attn2.to_q": 2}}, 2),
     ],
 )
-def test_alpha_may_stand_in_the_header(config: dict[str, Any], factor: float, unet: Any, save: Save) -> None:
+def test_alpha_may_stand_in_the_header(
+    config: dict[str, Any], factor: float, unet: Any, encoders: Encoders, save: Save
+) -> None:
     """Where diffusers puts it now; without any, the matrices are meant as they are."""
     down, up = matrices(unet, LAYER)
     before = unet.get_submodule(LAYER).weight.detach().clone()
-    fuse(unet, save({A: down, B: up}, {"lora_adapter_metadata": json.dumps(config)}))
+    fuse(unet, encoders, save({A: down, B: up}, {"lora_adapter_metadata": json.dumps(config)}))
     after = unet.get_submodule(LAYER).weight
     torch.testing.assert_close(after - before, factor * up @ down, rtol=1e-4, atol=1e-6)
 
 
-def test_a_half_precision_unet_keeps_its_dtype(unet: Any, save: Save) -> None:
+def test_a_half_precision_unet_keeps_its_dtype(unet: Any, encoders: Encoders, save: Save) -> None:
     """Merged in fp32 and rounded once."""
     down, up = matrices(unet, LAYER)
     before = unet.get_submodule(LAYER).weight.detach().clone()
     unet.to(torch.float16)
-    fuse(unet, save({A: down.half(), B: up.half()}))
+    fuse(unet, encoders, save({A: down.half(), B: up.half()}))
     after = unet.get_submodule(LAYER).weight
     expected = before.half().float() + up.half().float() @ down.half().float()
     assert torch.equal(after, expected.half())
     assert not after.requires_grad
 
 
-def test_the_text_encoders_part_is_counted_and_left(unet: Any, save: Save) -> None:
-    """Some styles have one; whoever loads it should be told that half of it is not used."""
-    down, up = matrices(unet, LAYER)
-    first, second, alpha = kohya("lora_te1_text_model_encoder_layers_0_mlp_fc1")
-    text = {first: torch.ones(4, 8), second: torch.ones(8, 4), alpha: torch.tensor(1.0)}
-    text["text_encoder_2.text_model.encoder.layers.0.mlp.fc1.lora_A.weight"] = torch.ones(4, 8)
-    assert fuse(unet, save({A: down, B: up, **text})) == Fused(layers=1, text_layers=2)
+TEXT_SPELLINGS: dict[str, tuple[str, str, str]] = {  # {n}: 1 or 2; {_n}: nothing or _2
+    "peft": (
+        "text_encoder{_n}.text_model.{}.lora_A.weight",
+        "text_encoder{_n}.text_model.{}.lora_B.weight",
+        ".",
+    ),
+    "diffusers": (
+        "text_encoder{_n}.text_model.{}.lora_linear_layer.down.weight",
+        "text_encoder{_n}.text_model.{}.lora_linear_layer.up.weight",
+        ".",
+    ),
+    "without text_model": ("text_encoder{_n}.{}.lora.down.weight", "text_encoder{_n}.{}.lora.up.weight", "."),
+    "kohya": ("lora_te{n}_text_model_{}.lora_down.weight", "lora_te{n}_text_model_{}.lora_up.weight", "_"),
+}
+TEXT_CHOSEN = (
+    "encoder.layers.0.self_attn.q_proj",
+    "encoder.layers.0.self_attn.out_proj",
+    "encoder.layers.2.mlp.fc1",
+)
+
+
+@pytest.mark.parametrize("spelling", TEXT_SPELLINGS)
+def test_the_text_encoders_part_changes_both(
+    spelling: str, unet: Any, encoders: Encoders, model: Model, save: Save
+) -> None:
+    """A style's words are trained into them; left out, it would paint something else."""
+    down_key, up_key, dot = TEXT_SPELLINGS[spelling]
+    tensors, expected = {}, []
+    for n, encoder in enumerate(model.text_encoders, 1):
+        for i, layer in enumerate(TEXT_CHOSEN):
+            name = layer if n == 1 else f"text_model.{layer}"
+            down, up = matrices(encoder, name, 10 * n + i)
+            given = {"n": n, "_n": "" if n == 1 else "_2"}
+            tensors[down_key.format(layer.replace(".", dot), **given)] = down
+            tensors[up_key.format(layer.replace(".", dot), **given)] = up
+            expected.append((n - 1, name, encoder.get_submodule(name).weight + 0.5 * up @ down))
+    assert fuse(unet, encoders, save(tensors), scale=0.5) == Fused(layers=0, text_layers=6)
+    for side, name, weight in expected:
+        torch.testing.assert_close(encoders[side].get_submodule(name).weight, weight, rtol=1e-5, atol=1e-6)
+
+
+def test_diffusers_first_names_for_text_encoders_are_known() -> None:
+    """Files from before peft, and what diffusers makes of kohya's."""
+    for part, layer in (("q", "to_q"), ("out", "to_out")):
+        key = f"text_encoder.text_model.encoder.layers.0.self_attn.{layer}"
+        assert bare(key) == ("text_encoder", f"text_model.encoder.layers.0.self_attn.{part}_proj")
+
+
+def test_a_lora_of_sdxl_itself_fits_the_inpainting_unet(
+    unet: Any, encoders: Encoders, model: Model, save: Save
+) -> None:
+    """Its first layer was trained on four channels; ours has the mask's five beside them, which stay."""
+    down, up = torch.randn(RANK, 4, 3, 3), torch.randn(32, RANK, 1, 1)
+    fuse(unet, encoders, save({"unet.conv_in.lora_A.weight": down, "unet.conv_in.lora_B.weight": up}))
+    before, after = model.unet.conv_in.weight, unet.conv_in.weight
+    change = torch.einsum("or,rikl->oikl", up.flatten(1), down)
+    torch.testing.assert_close(after[:, :4], before[:, :4] + change, rtol=1e-5, atol=1e-5)
+    assert torch.equal(after[:, 4:], before[:, 4:])
 
 
 Change = Callable[[Tensors], object]
@@ -253,13 +318,26 @@ WRONG: dict[str, tuple[Change, str]] = {
     "LoHa": (lambda t: t.update({f"unet.{LAYER}.hada_w1_a": t[A]}), "LoHa, LoKr, DoRA and the like"),
     "DoRA": (lambda t: t.update({f"unet.{LAYER}.dora_scale": t[A]}), "cannot be merged"),
     "a Tucker core": (lambda t: t.update({f"unet.{LAYER}.lora_mid.weight": t[A]}), "is not a plain LoRA"),
-    "nothing for the UNet": (lambda t: t.clear() or t.update({"lora_te_x.alpha": torch.ones(())}), "no LoRA"),
+    "nothing": (
+        lambda t: t.clear() or t.update({"x.weight": torch.ones(())}),
+        "is not a plain LoRA: it has x",
+    ),
+    "an unknown text layer": (
+        lambda t: t.update({"lora_te2_x.lora_up.weight": t[B]}),
+        "the model has no layer x in its text_encoder_2",
+    ),
+    "another text encoder": (
+        lambda t: t.update(
+            {f"text_encoder.encoder.layers.0.mlp.fc1.lora_{x}.weight": torch.ones(4, 4) for x in "AB"}
+        ),
+        "not a LoRA for this model: encoder.layers.0.mlp.fc1 has",
+    ),
 }
 
 
 @pytest.mark.parametrize("what", WRONG)
 def test_what_does_not_fit_is_refused_and_nothing_is_changed(
-    what: str, unet: Any, model: Model, save: Save
+    what: str, unet: Any, encoders: Encoders, model: Model, save: Save
 ) -> None:
     """Half a LoRA, or one for SD 1.5, would paint badly and say nothing."""
     change, says = WRONG[what]
@@ -269,50 +347,56 @@ def test_what_does_not_fit_is_refused_and_nothing_is_changed(
         tensors |= {f"unet.{name}.lora_A.weight": down, f"unet.{name}.lora_B.weight": up}
     change(tensors)
     with pytest.raises(ModelError, match=says):
-        fuse(unet, save(tensors))
+        fuse(unet, encoders, save(tensors))
     before = dict(model.unet.named_parameters())
     assert all(torch.equal(after, before[name]) for name, after in unet.named_parameters())
 
 
 @pytest.mark.parametrize("flag", ["unet.use_rslora", "unet.use_dora"])
-def test_a_header_that_asks_for_another_merge_is_believed(flag: str, unet: Any, save: Save) -> None:
+def test_a_header_that_asks_for_another_merge_is_believed(
+    flag: str, unet: Any, encoders: Encoders, save: Save
+) -> None:
     """The matrices alone do not show it."""
     down, up = matrices(unet, LAYER)
     with pytest.raises(ModelError, match="cannot be merged"):
-        fuse(unet, save({A: down, B: up}, {"lora_adapter_metadata": json.dumps({flag: True})}))
+        fuse(unet, encoders, save({A: down, B: up}, {"lora_adapter_metadata": json.dumps({flag: True})}))
 
 
 @pytest.mark.parametrize("content", [b"", b"no safetensors file", None])
-def test_a_file_that_cannot_be_read_is_named(content: bytes | None, unet: Any, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_is_named(
+    content: bytes | None, unet: Any, encoders: Encoders, tmp_path: Path
+) -> None:
     """A typo in a path, an interrupted download, a pickle."""
     path = tmp_path / "gone.safetensors"
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(ModelError, match=r"gone\.safetensors cannot be read"):
-        fuse(unet, path)
+        fuse(unet, encoders, path)
 
 
-def test_a_merge_out_of_the_weights_range_is_refused(unet: Any, save: Save) -> None:
+def test_a_merge_out_of_the_weights_range_is_refused(unet: Any, encoders: Encoders, save: Save) -> None:
     """Infinite weights would paint NaN, and blame the request."""
     down, up = matrices(unet, LAYER)
     unet.to(torch.float16)
     with pytest.raises(ModelError, match="too strong"):
-        fuse(unet, save({A: down, B: up}), scale=1e6)
+        fuse(unet, encoders, save({A: down, B: up}), scale=1e6)
 
 
 @pytest.mark.parametrize("scale", [float("nan"), float("inf")])
-def test_a_scale_is_a_number(scale: float, unet: Any, save: Save) -> None:
+def test_a_scale_is_a_number(scale: float, unet: Any, encoders: Encoders, save: Save) -> None:
     """Said before the file is read."""
     with pytest.raises(RequestError, match="lora_scale"):
-        fuse(unet, Path("unread.safetensors"), scale=scale)
+        fuse(unet, encoders, Path("unread.safetensors"), scale=scale)
 
 
-def test_a_scale_of_minus_one_takes_it_out_again(unet: Any, model: Model, save: Save) -> None:
+def test_a_scale_of_minus_one_takes_it_out_again(
+    unet: Any, encoders: Encoders, model: Model, save: Save
+) -> None:
     """What was added can be subtracted, to fp32's rounding."""
     down, up = matrices(unet, LAYER)
     file = save({A: down, B: up})
-    fuse(unet, file)
-    fuse(unet, file, scale=-1)
+    fuse(unet, encoders, file)
+    fuse(unet, encoders, file, scale=-1)
     torch.testing.assert_close(
         unet.get_submodule(LAYER).weight, model.unet.get_submodule(LAYER).weight, rtol=0, atol=1e-5
     )

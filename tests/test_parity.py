@@ -1,6 +1,7 @@
 """Stock diffusers is the oracle: same weights, same seed, same pixels."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,24 +25,25 @@ PROMPTS = {"prompt": "A man with black sun glasses", "negative_prompt": "bad qua
 @pytest.fixture(scope="session")
 def stock(models: Callable[[int], Model]) -> Callable[[int], object]:
     """in_channels → stock's pipeline on the very modules that our model holds."""
+    return lambda in_channels: stock_pipeline(models(in_channels))
+
+
+def stock_pipeline(model: Model) -> Any:
+    """Stock's pipeline on the very modules that our model holds."""
     from diffusers import StableDiffusionXLInpaintPipeline
 
-    def build(in_channels: int) -> object:
-        model = models(in_channels)
-        pipe = StableDiffusionXLInpaintPipeline(
-            vae=model.vae,
-            text_encoder=model.text_encoders[0],
-            text_encoder_2=model.text_encoders[1],
-            tokenizer=model.tokenizers[0],
-            tokenizer_2=model.tokenizers[1],
-            unet=model.unet,
-            scheduler=make_scheduler("Euler", model.scheduler_config),
-            add_watermarker=False,
-        )
-        pipe.set_progress_bar_config(disable=True)
-        return pipe
-
-    return build
+    pipe = StableDiffusionXLInpaintPipeline(
+        vae=model.vae,
+        text_encoder=model.text_encoders[0],
+        text_encoder_2=model.text_encoders[1],
+        tokenizer=model.tokenizers[0],
+        tokenizer_2=model.tokenizers[1],
+        unet=model.unet,
+        scheduler=make_scheduler("Euler", model.scheduler_config),
+        add_watermarker=False,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
 
 
 def stock_picture(pipe: object, model: Model, request: InpaintRequest, seed: int) -> torch.Tensor:

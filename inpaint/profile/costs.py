@@ -25,6 +25,8 @@ _MAX_FOLLOWED = 128  # buckets that were seen in service; the shapes around SDXL
 class Profile:
     """Measured costs; the ``Costs`` of a device. Every method may be called from any thread.
 
+    What is known of a bucket is known of it with any LoRAs.
+
     The cap of a bucket rests on what was surveyed alone: in service only batches up to the cap are seen, so
     averages that follow the service would compare new figures below the cap with old ones above it.
     """
@@ -33,7 +35,8 @@ class Profile:
         self.made_for = made_for
         self.max_slots = max_slots
         self._lock = threading.Lock()
-        self._table: dict[Bucket, Measured] = {}  # seen in service last stands last
+        self._table: dict[Bucket, Measured] = {}  # bare; seen in service last stands last
+        self._switch: Average | None = None
 
     @property
     def known(self) -> bool:
@@ -53,20 +56,25 @@ class Profile:
 
     # The Costs protocol.
 
+    @property
+    def beside(self) -> bool:
+        """Whether encoding and decoding have a thread of their own; else the step loop waits for them."""
+        return self.made_for.beside
+
     def step_s(self, bucket: Bucket, slots: int) -> float:
         """Seconds of one UNet call with so many slots, schedulers included."""
         with self._lock:
-            return self._step_s(bucket, slots)
+            return self._step_s(bucket.bare, slots)
 
     def encode_s(self, bucket: Bucket) -> float:
         """Seconds to encode one request's prompts and pictures, when nothing of it is cached."""
         with self._lock:
-            return self._stage_s("encode_s", bucket)
+            return self._stage_s("encode_s", bucket.bare)
 
     def decode_s(self, bucket: Bucket) -> float:
         """Seconds to decode one row."""
         with self._lock:
-            return self._stage_s("decode_s", bucket)
+            return self._stage_s("decode_s", bucket.bare)
 
     def cap(self, bucket: Bucket) -> int:
         """Slots of one UNet call at most: the fewest past which more gain under 8 % of throughput.
@@ -76,13 +84,18 @@ class Profile:
         none was.
         """
         with self._lock:
-            nearest = self._nearest(bucket, [b for b, m in self._table.items() if m.surveyed])
+            nearest = self._nearest(bucket.bare, [b for b, m in self._table.items() if m.surveyed])
             if nearest is None:
                 return self.max_slots
             measured = self._table[nearest]
         share = nearest.cells / bucket.cells
         slots = min(max(power_of_two(knee(measured.surveyed) * share), MIN_SLOTS), self.max_slots)
         return slots if measured.limit is None else min(slots, max(1, int(measured.limit * share)))
+
+    def switch_s(self) -> float:
+        """Seconds to exchange the LoRAs in the UNet's weights; 0 until it was done once."""
+        with self._lock:
+            return 0.0 if self._switch is None else self._switch.seconds
 
     # What was measured.
 
@@ -115,6 +128,7 @@ class Profile:
         """One UNet call took so long, from its start until its result was there."""
         if not plausible(seconds):
             return
+        bucket = bucket.bare
         with self._lock:
             expected = self._step_s(bucket, slots)
             known = any(measured.steps for measured in self._table.values())
@@ -129,9 +143,17 @@ class Profile:
         """Decoding took so long, a row."""
         self._observe_stage("decode_s", bucket, seconds)
 
+    def observe_switch(self, seconds: float) -> None:
+        """To exchange LoRAs took so long."""
+        if plausible(seconds):
+            with self._lock:
+                self._switch = self._switch or Average(seconds, seen=0)
+                self._switch.take(seconds)
+
     def _observe_stage(self, stage: Stage, bucket: Bucket, seconds: float) -> None:
         if not plausible(seconds):
             return
+        bucket = bucket.bare
         with self._lock:
             known = any(stage in measured.stages for measured in self._table.values())
             prior = Average(self._stage_s(stage, bucket), seen=int(known))

@@ -22,6 +22,7 @@ class MadeFor:
     dtype: str
     levers: tuple[str, ...] = ()  # the ways of ``inpaint.fast`` that are in use
     plan: str = "resident"  # the memory plan
+    beside: bool = True  # encoding and decoding have a thread of their own
 
     @property
     def file_name(self) -> str:
@@ -42,7 +43,9 @@ class Measured:
 def to_row(bucket: Bucket, measured: Measured) -> dict[str, Any]:
     """One bucket as :func:`from_row` reads it."""
     return {
-        **bucket._asdict(),
+        "h": bucket.h,
+        "w": bucket.w,
+        "precise": bucket.precise,
         "surveyed": {str(slots): seconds for slots, seconds in measured.surveyed.items()},
         "limit": measured.limit,
         "steps": {str(slots): average.seconds for slots, average in measured.steps.items()},

@@ -1,0 +1,123 @@
+"""The layers that a LoRA can change, under every name that files have for them.
+
+Three spellings of a layer's name are understood: diffusers' and peft's with dots, kohya's with underscores,
+and kohya's for SDXL, which follows the names of Stability AI's original code (``input_blocks_4_1_…``).
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import nn
+
+Layers = Mapping[str, "Layer"]  # by name, dots and underscores alike: see ``plain``
+
+_ENDS = {
+    "conv_in": "input_blocks.0.0",
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
+    "conv_out": "out.2",
+}
+_RESNET = {
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}
+# What diffusers calls projections that were joined into one matrix (``Attention.fuse_projections``).
+_JOINED = {"to_qkv": ("to_q", "to_k", "to_v"), "to_kv": ("to_k", "to_v")}
+
+
+@runtime_checkable
+class Rewritable(Protocol):
+    """A layer whose weight is kept in another form, and made anew from a plain one."""
+
+    @property
+    def original(self) -> torch.Tensor:
+        """(out, in), what it was made of, perhaps in another memory."""
+
+    def rewrite(self, weight: torch.Tensor) -> None:
+        """Be made of ``weight`` (out, in) from now on, at the same addresses."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layer:
+    """One layer: a module, or some rows of one that several layers were joined into."""
+
+    module: Any  # nn.Linear, nn.Conv2d or a Rewritable
+    rows: slice  # of the module's weight
+    shape: tuple[int, ...]  # of these rows: (out, in) or (out, in, kh, kw)
+
+
+def unet_layers(unet: Any) -> Layers:
+    """The layers of a UNet, each under all of its names; it may have been rewritten by ``inpaint.fast``."""
+    layers: dict[str, Layer] = {}
+    for name, layer in _layers(unet):
+        for spelling in (name, name.removesuffix(".0"), original_name(unet, name)):
+            layers.setdefault(plain(spelling), layer)
+    return layers
+
+
+def text_layers(encoder: Any) -> Layers:
+    """The layers of one text encoder."""
+    return {plain_text(name): layer for name, layer in _layers(encoder)}
+
+
+def plain(name: str) -> str:
+    """Dots and underscores alike: no two layers of a UNet differ by these alone."""
+    return name.replace(".", "_")
+
+
+def plain_text(name: str) -> str:
+    """:func:`plain` for a text encoder: some of transformers' classes have a ``text_model`` around it."""
+    return plain(name).removeprefix("text_model_")
+
+
+def _layers(root: Any) -> Iterator[tuple[str, Layer]]:
+    for name, module in root.named_modules():
+        if isinstance(module, Rewritable):
+            shape = tuple(module.original.shape)
+        elif isinstance(module, nn.Linear | nn.Conv2d):
+            shape = tuple(module.weight.shape)
+        else:
+            continue
+        parent, dot, last = name.rpartition(".")
+        parts = _JOINED.get(last, (last,))
+        rows = shape[0] // len(parts)
+        for i, part in enumerate(parts):
+            yield f"{parent}{dot}{part}", Layer(module, slice(i * rows, (i + 1) * rows), (rows, *shape[1:]))
+
+
+def original_name(unet: Any, name: str) -> str:
+    """A diffusers name in Stability AI's original code, as kohya's files for SDXL have it.
+
+    There, a block is a list of stages, each a list of a resnet, an attention if any, and a resampling.
+    """
+    if name in _ENDS:
+        return _ENDS[name]
+    side, _, rest = name.partition(".")
+    if side not in ("down_blocks", "mid_block", "up_blocks"):
+        return name
+    if side == "mid_block":
+        kind, index, tail = rest.split(".", 2)
+        stage = 1 if kind == "attentions" else 2 * int(index)
+        return f"middle_block.{stage}.{_inner(kind, tail)}"
+    block, kind, index, tail = rest.split(".", 3)
+    per_block = int(unet.config.layers_per_block) + 1  # going down: and a resampling; going up: one more
+    first = int(block) * per_block
+    if kind == "downsamplers":
+        return f"input_blocks.{first + per_block}.0.op"
+    if kind == "upsamplers":
+        has_attention = hasattr(unet.up_blocks[int(block)], "attentions")
+        return f"output_blocks.{first + per_block - 1}.{1 + has_attention}.{tail}"
+    column = int(kind == "attentions")
+    if side == "down_blocks":
+        return f"input_blocks.{first + int(index) + 1}.{column}.{_inner(kind, tail)}"
+    return f"output_blocks.{first + int(index)}.{column}.{_inner(kind, tail)}"
+
+
+def _inner(kind: str, tail: str) -> str:
+    return _RESNET.get(tail, tail) if kind == "resnets" else tail
