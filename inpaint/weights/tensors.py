@@ -25,7 +25,7 @@ _BYTES: Mapping[str, int] = {
     **dict.fromkeys(("U64", "I64", "F64"), 8),
 }
 FLOATS: Mapping[str, str] = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-_BLOCK_ELEMENTS = 4 << 20  # 16 MB in fp32
+_BLOCK_ELEMENTS = 1 << 20  # 4 MB in fp32
 
 
 @dataclass(frozen=True, slots=True)
