@@ -7,6 +7,9 @@ When a worker dies, what it held is painted again, **one request at a time in th
 its worker**: the one that kills it once more is found, fails by itself after ``max_attempts``, and its
 neighbours finish. A worker with work and without progress for ``hang_s`` is killed: progress is what its
 engine has done, not that its process answers.
+
+A worker without work for ``idle_unload_s`` is ended, so that its GPU is free, and started again by the next
+request, which waits for it; the pool is ready all the while.
 """
 
 import asyncio
@@ -17,8 +20,9 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
+from math import inf
 
-from inpaint.admission import backlog_s, demand_s, finish_s, refuse_late
+from inpaint.admission import backlog_s, demand_s, refuse_late
 from inpaint.errors import BusyError, CancelledError, ClosedError, DeadlineError, DeviceError, PaintError
 from inpaint.job import Event
 from inpaint.line import Line
@@ -48,6 +52,7 @@ class Pool:
         workers: how many.
         hang_s: a worker with work and without progress for so long is killed.
         max_attempts: of a request whose worker dies under it.
+        idle_unload_s: a worker without work for so long is ended until it is needed.
         restarts: of workers that died.
         program: what a child runs, for tests.
     """
@@ -59,12 +64,14 @@ class Pool:
         workers: int = 1,
         hang_s: float = 120.0,
         max_attempts: int = 2,
+        idle_unload_s: float = inf,
         restarts: Restarts = Restarts(),  # noqa: B008 - frozen
         program: Sequence[str] = WORKER,
     ) -> None:
         self._spec = spec
         self._hang_s = hang_s
         self._max_attempts = max_attempts
+        self._idle_unload_s = idle_unload_s
         self._restarts = restarts
         self._program = program
         self._slots = [Slot(i, spec.max_rows) for i in range(workers)]
@@ -116,7 +123,8 @@ class Pool:
         request = await prepare(request)
         work = await asyncio.to_thread(self._engines.work, request, terms.key)
         self._check_ready()  # it may have changed meanwhile
-        ticket = PoolTicket(request, next(self._numbers), work, self._promise(work, terms))
+        work = self._promised(work, terms)
+        ticket = PoolTicket(request, next(self._numbers), work)
         ticket.on_cancel = lambda: self._cancel(ticket)
         ticket.on_watch = lambda change: self._send(
             ticket, Message("watch", ticket.number, {"change": change})
@@ -125,31 +133,34 @@ class Pool:
         self._dispatch()
         return ticket
 
-    def _promise(self, work: Work, terms: Terms) -> float:
-        """When it will be finished at the latest, on the loop's clock; raises BusyError if not in time."""
-        given_s = self._engines.given_s(work, terms)
-        costs, hands = self._engines.profile, max(1, sum(slot.ready for slot in self._slots))
-        held = [ticket.load for ticket in [*self._held(), *self._suspects]]
-        ahead = [ticket.work for ticket in self._waiting.ahead(work)]
-        forecast_s = finish_s(work, held, ahead, costs, hands=hands)
-        refuse_late(work, given_s, forecast_s, costs, queued=bool(ahead))
-        return asyncio.get_running_loop().time() + given_s
+    def _promised(self, work: Work, terms: Terms) -> Work:
+        """The work with its deadline on the loop's clock; raises BusyError if it would not be in time."""
+        now, costs = asyncio.get_running_loop().time(), self._engines.profile
+        if not any(slot.ready for slot in self._slots):
+            terms = replace(terms, slowdown=inf)  # no multiple of a picture's time allows for a load
+        work = replace(work, deadline=now + self._engines.given_s(work, terms))
+        if work.deadline < inf:
+            first = self._waiting.ahead(work)
+            held = [ticket.load for ticket in [*self._held(), *self._suspects]]
+            ahead = [*held, *(ticket.load for ticket in first)]
+            behind = [ticket.load for ticket in self._waiting if ticket not in first]
+            refuse_late(work, now, ahead, behind, costs, hands=self._hands)
+        return work
 
     def health(self) -> Health:
         """See :meth:`server.client.EngineClient.health`."""
         under_way = self._under_way()
         running = sum(ticket.begun for ticket in under_way)
-        hands = sum(slot.ready for slot in self._slots)
         counts = sum((slot.counts + slot.counts_before for slot in self._slots), Counter[str]())
-        ready = hands > 0 and not self._closing
+        ready = any(slot.available for slot in self._slots) and not self._closing
         return Health(
             ready=ready,
             reason="" if ready else self._not_ready(),
             waiting=len(under_way) - running,
             running=running,
             native_size=self._engines.native_size if self._described else None,
-            backlog_s=backlog_s([t.load for t in under_way], [], self._engines.profile, hands=max(1, hands)),
-            restarts=sum(max(0, slot.starts - 1) for slot in self._slots),
+            backlog_s=backlog_s([t.load for t in under_way], self._engines.profile, hands=self._hands),
+            restarts=sum(max(0, slot.starts - slot.naps - 1) for slot in self._slots),
             **{name: counts[name] for name in COUNTS},
             steps=steps_of(counts),
         )
@@ -158,8 +169,13 @@ class Pool:
         """Of the worker processes that run now."""
         return [slot.child.pid for slot in self._slots if slot.child is not None]
 
+    @property
+    def _hands(self) -> int:
+        """Workers that paint, at least one: until one is there again, that is what is hoped for."""
+        return max(1, sum(slot.ready for slot in self._slots))
+
     def _check_ready(self) -> None:
-        if self._closing or not any(slot.ready for slot in self._slots):
+        if self._closing or not any(slot.available for slot in self._slots):
             raise BusyError(f"not ready: {self._not_ready()}; try again later", self._load_s)
 
     def _under_way(self) -> list[PoolTicket]:
@@ -179,16 +195,22 @@ class Pool:
         """Hand over as much as the workers take."""
         self._drop_late()
         if not self._dispatch_suspect():
-            while self._waiting:
-                open_slots = [slot for slot in self._slots if slot.has_room]
-                if not open_slots:
-                    return
+            while self._waiting and (open_slots := [slot for slot in self._slots if slot.has_room]):
                 self._hand_over(min(open_slots, key=lambda slot: slot.rows), self._waiting.pop())
+
+        self._wake()
+
+    def _wake(self) -> None:
+        """As many workers as there are requests that no other is about to take."""
+        coming = sum(not (slot.ready or slot.resting) for slot in self._slots)
+        wanted = max(0, len(self._waiting) + len(self._suspects) - coming)
+        for slot in [slot for slot in self._slots if slot.resting][:wanted]:
+            slot.wake()
 
     def _drop_late(self) -> None:
         """Nobody wants those any more, and the others want their time."""
         now = asyncio.get_running_loop().time()
-        for ticket in [ticket for ticket in self._waiting if ticket.deadline < now]:
+        for ticket in [ticket for ticket in self._waiting if ticket.work.deadline < now]:
             self._waiting.remove(ticket)
             ticket.fail(DeadlineError("not painted in time: others took longer than was foreseen; try again"))
 
@@ -209,7 +231,7 @@ class Pool:
         ticket.attempts += 1
         slot.tickets[ticket.number] = ticket
         assert slot.child is not None
-        left_s = ticket.deadline - asyncio.get_running_loop().time()
+        left_s = ticket.work.deadline - asyncio.get_running_loop().time()
         slot.child.link.send(
             request_message(ticket.number, ticket.request, ticket.watchers, ticket.work.key, left_s)
         )
@@ -245,7 +267,7 @@ class Pool:
             self._hear_of(ticket, slot, message)
 
     def _welcome(self, slot: Slot) -> None:
-        slot.ready = True
+        slot.ready, slot.asleep = True, False
         slot.reason = ""
         self._load_s = asyncio.get_running_loop().time() - slot.started_at
         if self._first is not None and not self._first.done():
@@ -281,6 +303,11 @@ class Pool:
                 status = await self._live(slot)
             except OSError as error:  # no process, no memory, no descriptor left
                 status, slot.error = None, DeviceError(f"no process could be started: {error}")
+            if slot.alarm is not None:  # it was told to end
+                slot.settle()
+                await slot.alarm.wait()
+                slot.alarm = None
+                continue
             self._bury(slot, status)
             await asyncio.sleep(self._restarts.delay_s(slot.deaths))
 
@@ -303,11 +330,11 @@ class Pool:
 
     def _bury(self, slot: Slot, status: int | None) -> None:
         slot.deaths += 1
+        slot.asleep = False
         how = str(slot.error) if slot.error is not None else _how(status)
         slot.reason = self._reason(slot, how)
         _log.error("%s", slot.reason)
-        slot.counts_before += slot.counts
-        slot.counts = Counter()
+        slot.settle()
         held, slot.tickets, slot.alone = list(slot.tickets.values()), {}, False
         for ticket in held:
             self._requeue(ticket, how)
@@ -334,8 +361,8 @@ class Pool:
             ticket.tell(Event("queued", steps=ticket.request.steps_to_run))
 
     async def _watch(self) -> None:
-        """Kill workers that stand still."""
-        interval_s = min(1.0, self._hang_s / 8)
+        """Kill workers that stand still, and unload those that nobody needs."""
+        interval_s = min(1.0, self._hang_s / 8, self._idle_unload_s / 4)
         while True:
             await asyncio.sleep(interval_s)
             self._drop_late()
@@ -348,6 +375,15 @@ class Pool:
                     if slot.still_s > limit_s:
                         slot.give_up(DeviceError(f"no progress for {limit_s:g} s"))
                         slot.child.kill()
+            self._unload_idle(interval_s)
+
+    def _unload_idle(self, interval_s: float) -> None:
+        for slot in self._slots:
+            idle = slot.ready and not (slot.tickets or self._waiting or self._suspects)
+            slot.idle_s = slot.idle_s + interval_s if idle else 0.0
+            if slot.idle_s >= self._idle_unload_s:
+                slot.sleep()
+                _log.info("worker %d is unloaded after %g s without work", slot.index, self._idle_unload_s)
 
 
 def _how(status: int | None) -> str:

@@ -1,5 +1,6 @@
 """The places of a pool's workers: what each holds, has done, and when it is started again."""
 
+import asyncio
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -36,11 +37,10 @@ class Restarts:
 class PoolTicket(LoopTicket):
     """A request in the pool's queue or on a worker."""
 
-    def __init__(self, request: InpaintRequest, number: int, work: Work, deadline: float) -> None:
+    def __init__(self, request: InpaintRequest, number: int, work: Work) -> None:
         super().__init__(request)
         self.number = number
-        self.work = work
-        self.deadline = deadline  # on the loop's clock
+        self.work = work  # its deadline is on the loop's clock
         self.attempts = 0
 
     @property
@@ -64,6 +64,10 @@ class Slot:
     tickets: dict[int, PoolTicket] = field(default_factory=dict)
     alone: bool = False  # what it holds may be poison and gets no neighbours
     still_s: float = 0.0  # without progress
+    idle_s: float = 0.0  # ready, and without work
+    asleep: bool = False  # unloaded for want of work, until it is ready again or has failed to be
+    alarm: asyncio.Event | None = None  # its process was told to end, until this is set
+    naps: int = 0  # how often
     started_at: float = 0.0
     counts: Counter[str] = field(default_factory=Counter)  # of the process now
     counts_before: Counter[str] = field(default_factory=Counter)  # of those before
@@ -78,6 +82,35 @@ class Slot:
         """Whether it takes another: up to its rows, and one to go on with when those are done."""
         idle_hands = all(ticket.begun for ticket in self.tickets.values())
         return self.ready and not self.alone and (self.rows < self.max_rows or idle_hands)
+
+    @property
+    def available(self) -> bool:
+        """Whether it paints, or will as soon as it is asked to."""
+        return self.ready or self.asleep
+
+    @property
+    def resting(self) -> bool:
+        """Whether it sleeps and nobody has called it."""
+        return self.alarm is not None and not self.alarm.is_set()
+
+    def sleep(self) -> None:
+        """End the idle process, which frees its GPU, until :meth:`wake`."""
+        assert self.ready, self.reason
+        assert self.child is not None, self.index
+        assert not self.tickets, self.tickets
+        self.ready, self.asleep, self.alarm = False, True, asyncio.Event()
+        self.naps += 1
+        self.child.link.close()
+
+    def wake(self) -> None:
+        """Start the process again."""
+        if self.alarm is not None:
+            self.alarm.set()
+
+    def settle(self) -> None:
+        """Its process has ended: keep what it had counted."""
+        self.counts_before += self.counts
+        self.counts = Counter()
 
     def give_up(self, error: InpaintError) -> None:
         """The process is about to end, because of ``error``."""
