@@ -5,7 +5,7 @@ from functools import cached_property
 from pathlib import Path
 
 from platformdirs import user_data_path
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -31,11 +31,14 @@ class Settings(BaseSettings):
     precision: str = "exact"  # or "fp8"
     without: tuple[str, ...] = ()  # levers of ``inpaint.fast`` to leave out
     few_step_lora: Path | None = None  # a LoRA that paints in 4 to 8 steps
+    loras: Path | None = None  # folder of the LoRA files that requests may name; else in the models folder
     warm_up: bool = True  # measure at the first start what pictures cost here; kept in ``data``
     max_rows: int = Field(8, ge=1)
     workers: int = Field(1, ge=0)  # processes with an engine each; 0: in the API process
     hang_s: float = 120.0  # a worker with work and without progress for so long is killed
     max_attempts: int = Field(2, ge=1)  # of a request whose worker dies under it
+    # A worker without work for so long frees its GPU; the next request waits until it is loaded again.
+    idle_unload_s: float | None = Field(None, gt=0)
 
     # where things are kept
     data: Path = Field(default_factory=lambda: user_data_path("inpaint"))
@@ -72,6 +75,13 @@ class Settings(BaseSettings):
 
     log_level: str = "INFO"
     telemetry: bool = False  # traces for OpenTelemetry; OTEL_EXPORTER_OTLP_ENDPOINT says where to
+
+    @field_validator("idle_unload_s")
+    @classmethod
+    def _only_a_process_can_be_unloaded(cls, idle_s: float | None, info: ValidationInfo) -> float | None:
+        if idle_s is not None and info.data.get("workers") == 0:
+            raise ValueError("needs a worker process, which alone frees all its memory; not with workers 0")
+        return idle_s
 
     @field_validator("fetch_denied_networks")
     @classmethod
