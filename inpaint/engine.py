@@ -14,7 +14,7 @@ from inpaint.fast.levers import Fast, choose, ready
 from inpaint.faults import Faults
 from inpaint.job import Job
 from inpaint.loop import EngineStats, StepLoop
-from inpaint.lora_files import find_lora
+from inpaint.lora_files import require
 from inpaint.models import Model, load_model, pick_device, pick_dtype
 from inpaint.profile import Profile
 from inpaint.request import InpaintRequest, InpaintResult
@@ -136,8 +136,7 @@ class Engine:
             BusyError: it could not be finished by its deadline; nothing was begun.
             ClosedError: the engine takes no more requests.
         """
-        for use in request.loras:
-            find_lora(use.name, self._lora_folder)
+        require(request.loras, self._lora_folder)
         # Not of the module random: a compilation in another thread puts its state back to what it was.
         first = secrets.randbits(32) if request.seed == -1 else request.seed
         job = Job(request, [first + i for i in range(request.samples)])

@@ -8,6 +8,7 @@ Knows files and headers; loads no weight.
 import json
 import os
 import shlex
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Literal
 
 from inpaint import weights
 from inpaint.errors import LockError, ModelError, OutputError, RequestError
-from inpaint.loras import is_name
+from inpaint.loras import LoraUse, is_name
 from inpaint.weights.lock import LockedFile, parse_file
 from inpaint.weights.verify import sha256_of
 
@@ -58,7 +59,7 @@ def available_loras(folder: Path | None = None) -> list[LoraFile]:
     Args:
         folder: with ``.safetensors`` files; ``loras_dir()`` if None. One that is not there holds none.
     """
-    found = {name: _in_folder(path) for name, path in _paths(folder or loras_dir()).items()}
+    found = {name: _in_folder(path) for name, path in _paths(folder).items()}
     found |= {file.name: file for file in _from_lock()}
     return [found[name] for name in sorted(found)]
 
@@ -69,14 +70,21 @@ def find_lora(name: str, folder: Path | None = None) -> LoraFile:
     Raises:
         RequestError: there is none; lists those that there are.
     """
-    lock, paths = {file.name: file for file in _from_lock()}, _paths(folder or loras_dir())
+    lock, paths = {file.name: file for file in _from_lock()}, _paths(folder)
     if name in lock:
         return lock[name]
     if name in paths:
         return _in_folder(paths[name])
     names = ", ".join(sorted({*lock, *paths}))
-    there = f"there are {names}" if names else f"put {SUFFIX} files into {folder or loras_dir()}"
+    # Not where they are: whoever sends a request over HTTP need not know the operator's disk.
+    there = f"there are {names}" if names else "`inpaint loras list` says where their files go"
     raise RequestError("loras", f"there is no LoRA {name!r}; {there}")
+
+
+def require(uses: Iterable[LoraUse], folder: Path | None = None) -> None:
+    """Raises a ``RequestError`` where there is no LoRA of one of the names; looks at no content."""
+    for use in uses:
+        find_lora(use.name, folder)
 
 
 def checked(file: LoraFile) -> LoraFile:
@@ -136,8 +144,9 @@ def verify(file: LoraFile) -> None:
         checked(replace(file, state="changed"))
 
 
-def _paths(folder: Path) -> dict[str, Path]:
+def _paths(folder: Path | None) -> dict[str, Path]:
     """The files of a folder by the name that requests use; files that no request could name are left out."""
+    folder = loras_dir() if folder is None else folder.expanduser()
     if not folder.is_dir():
         return {}
     files = [path for path in folder.iterdir() if path.suffix.lower() == SUFFIX and is_name(path.stem)]
@@ -164,12 +173,14 @@ def _from_lock() -> list[LoraFile]:
 
 
 def _hashed(path: Path) -> _Pin:
-    weights.check_safetensors(path)  # first: a file that is still being copied is not pinned
     try:
+        weights.check_safetensors(path)  # first: a file that is still being copied is not pinned
         before = path.stat()
         digest = sha256_of(path)
+    except ModelError as error:
+        raise ModelError(str(error).replace(str(path), path.name)) from None
     except OSError as error:
-        raise ModelError(f"{path} cannot be read ({error.strerror})") from None
+        raise ModelError(f"{path.name} cannot be read ({error.strerror})") from None
     return _Pin(LockedFile(path.name, before.st_size, f"sha256:{digest}"), before.st_mtime_ns)
 
 

@@ -77,6 +77,11 @@ def tags(loras: Sequence[LoraUse]) -> str:
     return "".join(f"<lora:{use.name}:{use.scale:g}>" for use in loras)
 
 
+def without_tags(prompt: str) -> str:
+    """The prompt alone, also where its tags cannot be read."""
+    return _TAG.sub("", prompt).strip() if _TAG.search(prompt) else prompt
+
+
 def is_name(text: str) -> bool:
     """Whether a LoRA can be called so in every notation."""
     plain = text.isprintable() and text == text.strip() and not text.startswith(".")

@@ -19,7 +19,7 @@ from inpaint import __version__, infotext
 from inpaint.errors import InpaintError, RequestError
 from inpaint.exif import Comments, comments, with_comments
 from inpaint.image import MAX_JPEG_EXIF_BYTES, Picture, encode, open_checked
-from inpaint.loras import combine
+from inpaint.loras import combine, without_tags
 from inpaint.request import RANGES, SETTINGS, InpaintRequest, InpaintResult, check_settings
 from inpaint.schedulers import canonical_name
 
@@ -220,6 +220,8 @@ def _from_text(text: str) -> Made | None:
 def _valid(settings: Mapping[str, object]) -> dict[str, Any]:
     """Those that a request takes, in its own types: lists become tuples again."""
     good = {name: _clean(settings[name]) for name in SETTINGS if name in settings and name != "samples"}
+    if isinstance(prompt := good.get("prompt"), str) and not _fits({"prompt": prompt}):
+        good["prompt"] = without_tags(prompt)  # another program's, whose tags say more than ours can
     good = {name: value for name, value in good.items() if _fits({name: value})}
     coupled = ("strength", "num_inference_steps")
     if not _fits(

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import structlog
 
 from inpaint.errors import BusyError, CancelledError, DeadlineError, InpaintError, RequestError
+from inpaint.lora_files import require
 from inpaint.request import InpaintRequest, InpaintResult, upright_size
 from server.auth import Caller
 from server.blobs import Blobs
@@ -131,6 +132,8 @@ class Service:
             files = await self._gather(caller, order)
         with self.timed("read"):
             prepared = await asyncio.to_thread(prepare, order, *files)
+            if loras := prepared.request.loras:  # now, not when it is painted: a name may be mistyped
+                await asyncio.to_thread(require, loras, self.parts.settings.loras)
         if prepared.request.seed == -1:
             drawn = replace(prepared.request, seed=secrets.randbelow(_SEEDS))
             prepared = replace(prepared, request=drawn)

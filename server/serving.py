@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 from contextvars import Context
+from math import inf
 from types import FrameType
 
 import uvicorn
@@ -139,6 +140,7 @@ def spec_of(settings: Settings) -> WorkerSpec:
         precision=settings.precision,
         without=settings.without,
         few_step_lora=None if lora is None else str(lora),
+        loras=None if settings.loras is None else str(settings.loras),
         profiles=str(settings.data / "profiles") if settings.warm_up else None,
     )
 
@@ -154,4 +156,10 @@ def engine_client(settings: Settings) -> EngineClient:
     spec = spec_of(settings)
     if settings.workers == 0:
         return InProcessClient(spec)
-    return Pool(spec, workers=settings.workers, hang_s=settings.hang_s, max_attempts=settings.max_attempts)
+    return Pool(
+        spec,
+        workers=settings.workers,
+        hang_s=settings.hang_s,
+        max_attempts=settings.max_attempts,
+        idle_unload_s=settings.idle_unload_s or inf,
+    )

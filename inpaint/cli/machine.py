@@ -28,6 +28,7 @@ class Machine:
     precision: str
     without: tuple[str, ...]
     few_step_lora: Path | None
+    loras: Path | None  # the folder
 
     def load(self) -> "Engine":
         """The engine, with a word about it on stderr."""

@@ -76,6 +76,16 @@ GuidanceInterval = Annotated[
     ),
 ]
 
+Loras = Annotated[
+    list[str] | None,
+    _option(
+        "A LoRA from `inpaint loras list` and how strongly; may be repeated, and the prompt may hold "
+        "<lora:NAME:0.8>",
+        "--lora",
+        metavar="NAME:0.8",
+    ),
+]
+
 # Where in the picture.
 Mask = Annotated[
     str | None,
@@ -152,4 +162,14 @@ Without = Annotated[
 FewStepLora = Annotated[
     Path | None,
     _option("A LoRA that paints in 4 to 8 steps, with --guidance-scale 1", panel=_MACHINE, metavar="FILE"),
+]
+LoraFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--loras",
+        help="Folder of the LoRA files that --lora names.",
+        rich_help_panel=_MACHINE,
+        metavar="DIR",
+        show_default="INPAINT_LORAS",
+    ),
 ]

@@ -13,6 +13,7 @@ from inpaint.cli.output import Claims
 from inpaint.cli.tasks import Refused, Task
 from inpaint.errors import RequestError
 from inpaint.image import Picture, decode, read_file
+from inpaint.lora_files import require
 from inpaint.metadata import settings_hash
 from inpaint.request import InpaintRequest, check_settings
 
@@ -48,6 +49,7 @@ class Picker:
     claims: Claims
     model: str  # its identity
     earlier: Earlier | None
+    loras: Path | None  # the folder
 
     def pick(self, task: Task | Refused) -> Picked | Skipped:
         """Read one picture and its mask, and check that the result can be written.
@@ -77,6 +79,7 @@ class Picker:
         picture = decode(data)
         image, white = _masked(task, picture.image, mask_data)
         request = InpaintRequest(image=image, mask=white, **{**settings, "seed": seeds[0]})
+        require(request.loras, self.loras)
         return Picked(task, picture, request, source, outputs, standing.kept, digest)
 
     def _hash(self, task: Task, data: bytes, mask_data: bytes | None) -> str:

@@ -28,6 +28,7 @@ def run(
     seed: options.Seed = -1,
     samples: options.Samples = 1,
     guidance_interval: options.GuidanceInterval = None,
+    loras: options.Loras = None,
     area: options.Area = "auto",
     padding: options.Padding = 32,
     grow: options.Grow = 8,
@@ -55,6 +56,7 @@ def run(
     precision: options.Precision = "exact",
     without: options.Without = None,
     few_step_lora: options.FewStepLora = None,
+    lora_folder: options.LoraFolder = None,
 ) -> None:
     """Repaint the white part of a mask in one or more pictures.
 
@@ -82,7 +84,9 @@ def run(
     name = model_from(context, made, source)
     work = Work(
         tasks=_tasks(images or [], jobs, recipe, recursive=recursive, by_null=by_null),
-        machine=Machine(name, device, dtype, memory, precision, tuple(without or ()), few_step_lora),
+        machine=Machine(
+            name, device, dtype, memory, precision, tuple(without or ()), few_step_lora, lora_folder
+        ),
         report=report,
         alone=alone,
         overwrite=overwrite,

@@ -29,6 +29,12 @@ def serve(
         str | None,
         typer.Option(help="exact, or fp8: quicker, pictures that differ a little.", show_default="exact"),
     ] = None,
+    loras: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the LoRA files that requests may name.", show_default="loras in the models folder"
+        ),
+    ] = None,
     workers: Annotated[
         int | None,
         typer.Option(help="Processes with a GPU each; 0 paints in the server's own.", show_default="1"),

@@ -6,6 +6,7 @@ from typing import Any
 import typer
 
 from inpaint.errors import ModelError, RequestError
+from inpaint.loras import parse_loras
 from inpaint.metadata import Made
 from inpaint.request import SETTINGS
 from inpaint.weights import BUILT_IN, find_entry, models_dir
@@ -15,10 +16,11 @@ def settings_from(context: typer.Context, made: Made | None) -> dict[str, Any]:
     """Every field that has an option of its name: as typed, else as ``made`` has it, else the default.
 
     Raises:
-        RequestError: ``--guidance-interval`` is not two numbers.
+        RequestError: ``--guidance-interval`` is not two numbers, or a ``--lora`` cannot be read.
     """
     settings = {name: context.params[name] for name in SETTINGS if name in context.params}
     settings["guidance_interval"] = _interval(settings["guidance_interval"])
+    settings["loras"] = parse_loras(settings["loras"])
     if made is not None:
         settings |= {name: value for name, value in made.settings.items() if not is_typed(context, name)}
     return settings

@@ -89,6 +89,7 @@ class Work:
             Claims(inputs, overwrite=self.overwrite),
             self.machine.identity(),
             Earlier(reported) if self.resume else None,
+            self.machine.loras,
         )
 
 

@@ -122,5 +122,5 @@ def _stamp(file: LoraFile) -> tuple[int, int]:
     try:
         found = file.path.stat()
     except OSError as error:
-        raise ModelError(f"{file.path} cannot be read ({error.strerror})") from None
+        raise ModelError(f"{file.path.name} cannot be read ({error.strerror})") from None
     return found.st_size, found.st_mtime_ns

@@ -73,7 +73,8 @@ def read(file: Path) -> LoraTensors:
                 # A copy: what safe_open gives may be a page of the file, which somebody may write to.
                 _take(file, tensors, key, stored.get_tensor(key).clone())
     except (OSError, SafetensorError) as error:
-        raise ModelError(f"{file} cannot be read as a .safetensors file ({error})") from None
+        reason = str(error).replace(str(file), file.name)
+        raise ModelError(f"{file.name} cannot be read as a .safetensors file ({reason})") from None
     if not any(tensors.of(part) for part in PARTS):
         raise ModelError(f"{file.name} holds no LoRA")
     for part in PARTS:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field
 import inpaint
 from inpaint.errors import RequestError
 from inpaint.image import MAX_ENCODED_BYTES
+from inpaint.lora_files import available_loras
 from inpaint.request import AREAS, FILLS, MAX_ASPECT, MAX_PIXELS, MAX_SIDE, MIN_SIDE
 from inpaint.schedulers import SCHEDULERS
 from server.auth import MODEL_SCOPE, Gate
@@ -119,12 +120,15 @@ class Discovery:
     async def offer(self, request: Request) -> Offer:
         """Its model, and every field of a request with its range: enough to build a form from."""
         (await self.gate.admit(request)).require(MODEL_SCOPE)
-        health, model = self.service.parts.client.health(), self.service.parts.settings.model
+        settings = self.service.parts.settings
+        health, model = self.service.parts.client.health(), settings.model
+        loras = await asyncio.to_thread(available_loras, settings.loras)
         return Offer(
             model=Path(model).stem,  # of a path, no more than its name
             version=inpaint.__version__,
             ready=health.ready and not self.service.draining,
             native_size=health.native_size,
+            loras=[file.name for file in loras],
             fields=field_offers(),
         )
 

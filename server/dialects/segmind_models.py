@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from inpaint.errors import RequestError
+from inpaint.loras import MAX_LORAS, MAX_SCALE, parse_loras
 from inpaint.request import MAX_SIDE, RANGES, Area, Fill, Range, check_settings
 from inpaint.schedulers import SCHEDULERS, canonical_name
 from server.orders import Format, Order, source
@@ -43,6 +44,20 @@ def _split(value: object) -> object:
         return [float(part) for part in value.strip("[] ").split(",")]
     except ValueError:
         return value
+
+
+class Lora(BaseModel):
+    """A LoRA by its name, and how strongly it counts; twice the same name counts with the sum."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    scale: Annotated[float, Field(ge=-MAX_SCALE, le=MAX_SCALE)] = 1.0
+
+
+def _named(value: object) -> object:
+    """In any of the engine's notations: a form's text, or pairs."""
+    return [use._asdict() for use in parse_loras(value)]
 
 
 class InpaintBody(BaseModel):
@@ -97,6 +112,16 @@ class InpaintBody(BaseModel):
         ),
     ] = (0, 0, 0, 0)
 
+    loras: Annotated[
+        list[Lora],
+        BeforeValidator(_named),
+        Field(
+            max_length=MAX_LORAS,
+            description="Styles that this server has (`GET /v2/sdxl-inpaint`); in a form `style:0.8,other`. "
+            "`<lora:style:0.8>` in the prompt does the same.",
+        ),
+    ] = []
+
     metadata: Annotated[
         bool | None,
         Field(
@@ -124,7 +149,8 @@ class InpaintBody(BaseModel):
     def _fits_together(self) -> Self:
         for name in ("prompt", "negative_prompt"):
             _check_text(name, getattr(self, name))
-        check_settings({"guidance_interval": self.guidance_interval})
+        loras = [lora.model_dump() for lora in self.loras]
+        check_settings({"guidance_interval": self.guidance_interval, "prompt": self.prompt, "loras": loras})
         if self.mask is None and not any(self.extend):
             raise RequestError("mask", "is required")
         if self.num_inference_steps * self.strength < 1:
