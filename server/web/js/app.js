@@ -68,7 +68,7 @@ export class App {
     this.editor.addEventListener("change", () => this.#changed());
     this.settings.addEventListener("change", () => this.#showBox());
     this.connection.addEventListener("offer", () => this.#offered());
-    this.painting.addEventListener("progress", () => (this.editor.locked = this.painting.running));
+    this.painting.addEventListener("progress", () => this.#progressed());
     this.painting.addEventListener("preview", (event) => this.#preview(event.detail));
     this.painting.addEventListener("painted", (event) => this.#painted(event.detail));
     this.painting.addEventListener("failed", (event) => this.fail(event.detail, () => this.paint()));
@@ -165,6 +165,11 @@ export class App {
     return null;
   }
 
+  #progressed() {
+    this.editor.locked = this.painting.running;
+    if (!this.painting.running) this.editor.preview(null);
+  }
+
   async #preview(url) {
     const image = new Image();
     image.src = url;
@@ -174,7 +179,6 @@ export class App {
   }
 
   async #painted(painted) {
-    this.editor.preview(null);
     const [first] = await this.results.add(painted);
     if (!this.settings.seedLocked) this.settings.set("seed", first.seed);
     this.film.select(first);
@@ -231,7 +235,6 @@ export class App {
 
   /** @param {unknown} error @param {?(() => void)} again */
   fail(error, again = null) {
-    this.editor.preview(null);
     this.notices.fail(error, again, async () => {
       if (await this.keyring.change()) (again ?? (() => this.connection.connect()))();
     });

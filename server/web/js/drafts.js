@@ -27,7 +27,11 @@ export class Drafts {
   async begin(editor) {
     const draft = await this.database.get("drafts", this.workspace);
     const order = draft ? await this.#restore(draft) : null;
-    const later = debounced(() => this.save(), SAVE_AFTER_MS);
+    const afterwards = debounced(() => this.save(), SAVE_AFTER_MS);
+    const later = () => {
+      document.body.dataset.draft = "changed";
+      afterwards();
+    };
     editor.addEventListener("change", later);
     this.parts.settings.addEventListener("change", later);
     this.parts.painting.addEventListener("order", () => this.save());
@@ -44,8 +48,17 @@ export class Drafts {
       settings: settings.toJSON(),
       order: painting.order,
     };
-    this.#writing = this.#writing.then(() => this.database.put("drafts", draft)).catch(() => this.unsaved());
+    this.#writing = this.#writing.then(() => this.#write(draft));
     return this.#writing;
+  }
+
+  async #write(draft) {
+    try {
+      await this.database.put("drafts", draft);
+      document.body.dataset.draft = "saved";
+    } catch {
+      this.unsaved();
+    }
   }
 
   async #restore({ picture, settings, order }) {

@@ -113,8 +113,9 @@ export class Film {
       button.tabIndex = chosen || (!this.selected && index === 0) ? 0 : -1;
       if (chosen) button.scrollIntoView({ block: "nearest", inline: "nearest" });
     }
-    show(byId("result-bar"), this.selected !== null);
-    byId("result-title").textContent = this.selected ? `Seed ${this.selected.seed}` : "";
+    show(byId("result-actions"), this.selected !== null);
+    // The line stays: the picture above must not jump with every choice.
+    byId("result-title").textContent = this.selected ? `Seed ${this.selected.seed}` : "Choose a result to keep or compare it.";
   }
 
   #key(event) {

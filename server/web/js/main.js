@@ -5,7 +5,7 @@ import { byId } from "./dom.js";
 import { Editor } from "./editor/editor.js";
 import { icon } from "./icons.js";
 import { Keyring } from "./keyring.js";
-import { ctrl, key, Shortcuts } from "./shortcuts.js";
+import { ctrl, key, Shortcuts, TYPING } from "./shortcuts.js";
 import { claimWorkspace } from "./workspace.js";
 
 const ZOOM = 1.25;
@@ -13,11 +13,11 @@ const BRUSH = 1.15;
 
 /** @param {App} app @returns {import("./shortcuts.js").Shortcut[]} */
 function table(app) {
-  const { editor, tools, film, comparing, painting } = app;
+  const { editor, tools, film, comparing } = app;
   const tool = (name) => () => (editor.tool = name);
   return [
     { keys: "Ctrl Enter", label: "Paint", fits: ctrl("enter"), run: () => app.paint(), inFields: true },
-    { keys: "Esc", label: "Cancel, or put the result away", fits: key("escape"), run: () => (painting.running ? painting.cancel() : film.select(null)) },
+    { keys: "Esc", label: "Cancel, or put the result away", fits: key("escape"), run: () => escape(app), inFields: true },
     { keys: "B", label: "Brush", fits: key("b"), run: tool("brush") },
     { keys: "E", label: "Eraser; also the right mouse button", fits: key("e"), run: tool("eraser") },
     { keys: "L", label: "Lasso", fits: key("l"), run: tool("lasso") },
@@ -37,6 +37,13 @@ function table(app) {
     { keys: "Ctrl S", label: "Download", fits: ctrl("s"), run: () => app.download() },
     { keys: "Arrows", label: "On the picture: move a crosshair; Enter or Space paints there", fits: () => false, run: null },
   ];
+}
+
+/** Cancel what runs, else leave the field, else put the result away. @param {App} app */
+function escape({ painting, film }) {
+  if (painting.running) painting.cancel();
+  else if (document.activeElement?.matches(TYPING)) byId("host").focus();
+  else film.select(null);
 }
 
 /** Keys that share a line of the table with another. @param {App} app */

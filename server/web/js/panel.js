@@ -61,7 +61,7 @@ export class Panel {
 
   #buildExtension() {
     for (const side of SIDES) {
-      const id = `extend-${side}`;
+      const id = `extend-${side}-px`; // the handles on the picture are the other way
       const input = h("input", { type: "number", id, min: 0, step: 8, value: 0, "data-testid": id });
       input.addEventListener("change", () => (this.editor.extend = { ...this.editor.extend, [side]: input.value }));
       this.#sides.set(side, input);

@@ -9,7 +9,8 @@ import { byId, h } from "./dom.js";
  * @property {boolean} [inFields] also while something is typed
  */
 
-const TYPING = "textarea, select, [contenteditable], input:not([type=range], [type=checkbox], [type=radio])";
+/** Where letters are text. */
+export const TYPING = "textarea, select, [contenteditable], input:not([type=range], [type=checkbox], [type=radio])";
 const PRESSED = "button, summary, a, input, [role=slider]"; // what the space bar is for there
 
 /** Shortcuts, one table for the keys and for the dialog that lists them. */
@@ -38,6 +39,7 @@ export class Shortcuts {
     const found = this.all.find((one) => one.run && one.fits(event) && (!typing || one.inFields));
     if (!found) return;
     event.preventDefault();
+    if (typing) typing.dispatchEvent(new Event("change")); // else the number just typed would not count
     found.run();
   }
 

@@ -8,6 +8,9 @@
 
 // An eighth of a pixel is finer than any hand, and keeps drafts short.
 const rounded = (v) => Math.round(v * 8) / 8;
+// A brush of one pixel between two of them would paint both at less than half, which repaints neither.
+const inPixel = (v) => Math.floor(v) + 0.5;
+const ONE_PIXEL = 2; // brushes smaller than this
 
 /** @implements {Gesture} */
 export class BrushGesture {
@@ -26,7 +29,8 @@ export class BrushGesture {
   }
 
   move(point) {
-    const [x, y] = [rounded(point.x), rounded(point.y)];
+    const fit = this.brush.size < ONE_PIXEL ? inPixel : rounded;
+    const [x, y] = [fit(point.x), fit(point.y)];
     const n = this.#points.length;
     if (this.#points[n - 2] === x && this.#points[n - 1] === y) return;
     this.#points.push(x, y);

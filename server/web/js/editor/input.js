@@ -136,9 +136,7 @@ export class Input {
       this.showCursor();
     };
     window.addEventListener("keydown", (event) => {
-      if (event.key !== " " || event.repeat || isControl(event.target) || event.defaultPrevented) return;
-      if (event.target === this.host) event.preventDefault(); // the page would scroll
-      set(true);
+      if (event.key === " " && !event.repeat && !isControl(event.target)) set(true);
     });
     window.addEventListener("keyup", (event) => event.key === " " && set(false));
     window.addEventListener("blur", () => set(false));
