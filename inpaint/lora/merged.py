@@ -73,7 +73,8 @@ class Merged:
             else:
                 weight = module.weight.data
                 free -= weight.nbytes
-                self._before[module] = weight.clone() if free > _RESERVE_BYTES else weight.cpu()
+                kept_on = self._device if free > _RESERVE_BYTES else torch.device("cpu")
+                self._before[module] = weight.to(kept_on, copy=True)
 
 
 def _free_bytes(device: torch.device) -> int | None:
