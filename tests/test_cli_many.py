@@ -1,5 +1,6 @@
 """A folder of pictures: what a failure leaves, what --resume does again, what the report says."""
 
+import errno
 import io
 import json
 import os
@@ -210,6 +211,43 @@ def test_resume_goes_by_the_report_where_pictures_say_nothing(
     assert "pictures/00_inpainted.jpg exists already" in done.err
 
 
+def test_a_full_disk_costs_no_earlier_result(
+    batch: Run, photo: Image.Image, grid_mask: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old file stays whole, nothing half-written lies about, and the next picture is tried."""
+    make_pictures(photo, grid_mask, 2)
+    assert batch().code == 0
+    before = results()
+    full = [True, False]
+
+    def sync(_: int) -> None:
+        if full.pop(0):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", sync)
+    done = batch("--overwrite", "--seed", "8")
+    assert done.code == 3
+    assert "00_inpainted.jpg could not be written: No space left on device" in done.err
+    after = results()
+    assert after["pictures/00_inpainted.jpg"] == before["pictures/00_inpainted.jpg"]
+    assert after["pictures/01_inpainted.png"] != before["pictures/01_inpainted.png"]
+    assert not list(Path("pictures").glob(".*"))
+
+
+def test_a_name_that_is_no_text_is_reported_like_any_other(
+    batch: Run, photo: Image.Image, grid_mask: Image.Image
+) -> None:
+    """Files from an old disk, whose names are not UTF-8; and resuming finds them again."""
+    make_pictures(photo, grid_mask, 1)
+    name = os.fsdecode(b"caf\xe9")
+    Path("pictures/00.jpg").rename(f"pictures/{name}.jpg")
+    Path("pictures/00_mask.png").rename(f"pictures/{name}_mask.png")
+    assert batch("--no-metadata", "--json").answers[0]["image"] == f"pictures/{name}.jpg"
+    assert lines()[0]["outputs"] == [f"pictures/{name}_inpainted.jpg"]
+    assert batch("--no-metadata", "--resume").code == 0
+    assert states(lines()) == ["done", "skipped"]
+
+
 def test_fail_fast_stops_at_the_first_failure(batch: Run, photo: Image.Image, grid_mask: Image.Image) -> None:
     """For whoever wants to look before the rest of the night is spent; what was painted before it is kept."""
     paths = make_pictures(photo, grid_mask, 8)
@@ -402,7 +440,10 @@ def test_on_a_terminal_a_bar_shows_pictures_and_stdout_stays_a_programs(
         os.close(its_end)
         reader = threading.Thread(target=_copy, args=(screen, shown))
         reader.start()
-        out, _ = child.communicate(timeout=120)
+        try:
+            out, _ = child.communicate(timeout=120)
+        finally:
+            child.kill()
         reader.join(30)
     assert child.returncode == 0
     assert [json.loads(line)["image"] for line in out.splitlines()] == [
@@ -412,6 +453,7 @@ def test_on_a_terminal_a_bar_shows_pictures_and_stdout_stays_a_programs(
     assert "of 3" in text
     assert "step 1 of 54" in text or "step 54 of 54" in text
     assert '"image"' not in text
+    assert "\n[1 of 3" in text.replace("\x1b[2K", "").replace("\r", "\n"), "notes have lines of their own"
 
 
 def _copy(source: io.RawIOBase, target: io.BytesIO) -> None:

@@ -1,6 +1,5 @@
 """What becomes of each picture: told to people on stderr, to programs on stdout, and to the report."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import typer
 from inpaint.canvas import Canvas
 from inpaint.cli.pick import Picked, Skipped
 from inpaint.cli.progress import Progress, note
-from inpaint.cli.report import Report
+from inpaint.cli.report import Report, as_json
 from inpaint.cli.tasks import Refused, Task
 from inpaint.errors import InpaintError
 from inpaint.request import InpaintResult
@@ -125,7 +124,7 @@ class Account:
         if self._report is not None:
             self._report.add(line)
         if self._as_json:
-            typer.echo(json.dumps(answer, ensure_ascii=False))
+            typer.echo(as_json(answer))
 
 
 def _line(

@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import typer
-
 
 def note(text: str) -> None:
-    """A line for the person at the terminal."""
-    typer.echo(text, err=True)
+    """A line for the person at the terminal, above the bar if there is one."""
+    # typer.echo would look for the stream behind the one that rich has put there, and write into the bar.
+    sys.stderr.write(f"{text}\n")
 
 
 class Progress:

@@ -35,7 +35,7 @@ class Report:
             OutputError: it cannot be written.
         """
         with self._in_one_sentence():
-            self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            self._file.write(as_json(line) + "\n")
             self._file.flush()
 
     @contextmanager
@@ -52,6 +52,16 @@ class Report:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
+
+
+def as_json(value: Mapping[str, Any]) -> str:
+    """One line of text that UTF-8 can hold, also where a file's name is no text in it."""
+    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # the bytes of such a name stand in it as lone surrogates
+        return json.dumps(value)
+    return text
 
 
 def read_report(path: Path) -> dict[str, Reported]:
