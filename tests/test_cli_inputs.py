@@ -257,6 +257,20 @@ def test_no_result_replaces_an_input_of_the_run(plan: Run) -> None:
     assert "output: link.png is an input of this run" in done.err
 
 
+def test_a_lora_of_another_content_is_another_setting(plan: Run) -> None:
+    """--resume must not take last week's style for this week's because the file has the same name."""
+    make("a.png", "mask.png")
+    Path("loras").mkdir()
+    hashes = []
+    for content in ("last week", "this week", "last week"):
+        Path("loras/style.safetensors").write_text(content)
+        done = plan("a.png", "--mask", "mask.png", "--loras", "loras", "--lora", "style:0.5")
+        assert done.code == 0, done.err
+        hashes.append(done.answers[0]["settings_hash"])
+    assert hashes[0] == hashes[2] != hashes[1]
+    assert plan("a.png", "--mask", "mask.png", "--loras", "loras", "--lora", "lost").code == 2
+
+
 def test_a_name_that_is_too_long_is_found_out_before_painting(plan: Run) -> None:
     """Not after an hour, and not as a bug."""
     make("a.png", "mask.png")

@@ -1,7 +1,7 @@
 """From a task to a request: read the picture and its mask, and see what is to be written where."""
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image
@@ -13,9 +13,11 @@ from inpaint.cli.output import Claims
 from inpaint.cli.tasks import Refused, Task
 from inpaint.errors import RequestError
 from inpaint.image import Picture, decode, read_file
-from inpaint.lora_files import require
+from inpaint.lora_files import find_lora
+from inpaint.loras import combine
 from inpaint.metadata import settings_hash
 from inpaint.request import InpaintRequest, check_settings
+from inpaint.weights.verify import sha256_of
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,6 +52,7 @@ class Picker:
     model: str  # its identity
     earlier: Earlier | None
     loras: Path | None  # the folder
+    lora_digests: dict[str, str] = field(default_factory=dict)  # by name, as they are asked for
 
     def pick(self, task: Task | Refused) -> Picked | Skipped:
         """Read one picture and its mask, and check that the result can be written.
@@ -79,14 +82,25 @@ class Picker:
         picture = decode(data)
         image, white = _masked(task, picture.image, mask_data)
         request = InpaintRequest(image=image, mask=white, **{**settings, "seed": seeds[0]})
-        require(request.loras, self.loras)
         return Picked(task, picture, request, source, outputs, standing.kept, digest)
 
     def _hash(self, task: Task, data: bytes, mask_data: bytes | None) -> str:
         recipe = task.recipe
         settings = dict(recipe.settings) | ({"extend": recipe.extend} if any(recipe.extend) else {})
+        _, uses = combine(str(settings["prompt"]), settings.get("loras"))
+        if uses:  # names alone would not tell a file from the one that took its place
+            settings["lora_files"] = [self._lora_digest(use.name) for use in uses]
         files = [data, ALPHA.encode() if recipe.mask.is_alpha else mask_data or b""]
         return settings_hash(settings, self.model, files)
+
+    def _lora_digest(self, name: str) -> str:
+        if name not in self.lora_digests:
+            file = find_lora(name, self.loras)
+            try:
+                self.lora_digests[name] = file.sha256 if file.state == "pinned" else sha256_of(file.path)
+            except OSError as error:
+                raise RequestError("loras", f"{file.path} cannot be read: {error.strerror}") from error
+        return self.lora_digests[name]
 
     def _standing(self, task: Task, digest: str) -> Standing:
         if self.earlier is None:
