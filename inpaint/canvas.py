@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from inpaint.blend import LATENT_CELL, blend, feather, match_colors
+from inpaint.blend import blend, feather
+from inpaint.colors import LATENT_CELL, match_colors
 from inpaint.errors import RequestError
 from inpaint.fills import continue_edges, fill_hole
 from inpaint.image import MASK_THRESHOLD, mask_to_grey, mask_to_l, to_rgb, upright

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from inpaint.membrane import membrane
 from inpaint.request import Fill
 
 NEUTRAL = 127
@@ -23,9 +24,10 @@ Pixels = NDArray[np.uint8]
 def fill_hole(image: Pixels, mask: Pixels, fill: Fill) -> Pixels:
     """``image`` with the masked part replaced.
 
-    ``noise`` comes from a fixed constant, not from the request's seed, which is still undrawn when it is
-    -1: the same picture and mask are always prepared alike, and samples differ by their latents.
-    Where everything is masked, ``telea`` and ``blur`` know no surroundings and give neutral grey.
+    ``noise`` is pixels of the surroundings in no order, so that it has their colours. It comes from a fixed
+    constant, not from the request's seed, which is still undrawn when it is -1: the same picture and mask are
+    always prepared alike, and samples differ by their latents. Where everything is masked there are no
+    surroundings: noise has any colour, ``telea`` and ``blur`` give neutral grey.
 
     Args:
         image: (H, W, 3) 0..255, not changed.
@@ -40,7 +42,7 @@ def fill_hole(image: Pixels, mask: Pixels, fill: Fill) -> Pixels:
     if fill == "original" or not hole.any():
         return filled
     if fill == "noise":
-        filled[hole] = np.random.default_rng(_SEED).integers(0, 256, image.shape, dtype=np.uint8)[hole]
+        filled[hole] = _noise(image[~hole], np.count_nonzero(hole))
     elif fill == "neutral" or hole.all():
         filled[hole] = NEUTRAL
     elif fill == "blur":
@@ -50,31 +52,17 @@ def fill_hole(image: Pixels, mask: Pixels, fill: Fill) -> Pixels:
     return filled
 
 
+def _noise(known: Pixels, count: int) -> Pixels:
+    rng = np.random.default_rng(_SEED)
+    if not len(known):
+        return rng.integers(0, 256, (count, 3), dtype=np.uint8)
+    return known[rng.integers(0, len(known), count)]
+
+
 def _surroundings(image: Pixels, hole: NDArray[np.bool_]) -> Pixels:
-    """A smooth continuation of the known pixels: averaged down a pyramid, filled on the way up."""
+    """A smooth continuation of the known pixels into the hole."""
     known = (~hole).astype(np.float32)
-    return (
-        _pull_push(image.astype(np.float32) * known[..., None], known).round().clip(0, 255).astype(np.uint8)
-    )
-
-
-def _pull_push(weighted: NDArray[np.float32], known: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Weighted colours (h, w, 3) and their weights (h, w) → colours everywhere (h, w, 3)."""
-    h, w = known.shape
-    if min(h, w) == 1:
-        total = np.maximum(known.sum(), 1e-6)
-        return np.broadcast_to(weighted.sum((0, 1)) / total, (h, w, 3)).astype(np.float32)
-    half = ((w + 1) // 2, (h + 1) // 2)
-    smaller = _pull_push(
-        cv2.resize(weighted, half, interpolation=cv2.INTER_AREA),
-        cv2.resize(known, half, interpolation=cv2.INTER_AREA),
-    )
-    above: NDArray[np.float32] = cv2.resize(smaller, (w, h), interpolation=cv2.INTER_LINEAR)
-    # Where half the cell or more is known, its own colour counts; where nothing is, the coarser level.
-    trust = np.minimum(1, known * 2)[..., None]
-    own = weighted / np.maximum(known, 1e-6)[..., None]
-    mixed: NDArray[np.float32] = own * trust + above * (1 - trust)
-    return mixed
+    return membrane(image.astype(np.float32), known).round().clip(0, 255).astype(np.uint8)
 
 
 def _telea(image: Pixels, hole: NDArray[np.bool_]) -> Pixels:
@@ -94,13 +82,30 @@ def _telea(image: Pixels, hole: NDArray[np.bool_]) -> Pixels:
 
 
 def continue_edges(pixels: NDArray[Any], amounts: tuple[int, int, int, int]) -> NDArray[Any]:
-    """(h, w[, c]) of 8 or 16 bits inside its own edge pixels, repeated left, top, right, bottom and softened.
+    """(h, w[, c]) of 8 or 16 bits inside its own edge pixels, repeated left, top, right, bottom.
 
-    Softened, because the model takes the bare streaks of repeated pixels for something to paint.
+    The further out, the softer: at the old edge nothing may jump, and further out the bare streaks of
+    repeated pixels would be taken by the model for something to paint.
     """
     left, top, right, bottom = amounts
-    edges = cv2.copyMakeBorder(pixels, top, bottom, left, right, cv2.BORDER_REPLICATE)
-    side = 2 * (max(amounts) // 4) + 1
-    bigger = np.asarray(cv2.blur(edges, (side, side), borderType=cv2.BORDER_REPLICATE))
-    bigger[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
+    bigger = np.asarray(cv2.copyMakeBorder(pixels, top, bottom, left, right, cv2.BORDER_REPLICATE))
+    softness = _softness(pixels.shape[0], pixels.shape[1], amounts)
+    levels = np.ceil(softness).astype(np.uint8)
+    softer = bigger.copy()
+    for level in range(1, int(levels.max()) + 1):
+        sharper, side = softer, 2 * 2**level + 1
+        softer = np.asarray(cv2.blur(sharper, (side, side), borderType=cv2.BORDER_REPLICATE))
+        here = levels == level
+        share = (softness[here] - (level - 1)).reshape(-1, *[1] * (pixels.ndim - 2))
+        mixed = sharper[here] + (softer[here].astype(np.float32) - sharper[here]) * share
+        bigger[here] = np.rint(mixed).astype(pixels.dtype)
     return bigger
+
+
+def _softness(h: int, w: int, amounts: tuple[int, int, int, int]) -> NDArray[np.float32]:
+    """How often each pixel of the larger picture is blurred: 0 inside, once more at twice the distance."""
+    left, top, right, bottom = amounts
+    x, y = np.arange(-left, w + right, dtype=np.float32), np.arange(-top, h + bottom, dtype=np.float32)
+    beside, above = np.maximum(-x, x - (w - 1)), np.maximum(-y, y - (h - 1))
+    distance = np.maximum(0, np.maximum(beside[None], above[:, None]))
+    return np.log2(1 + distance / 2)

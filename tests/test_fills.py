@@ -48,8 +48,28 @@ def test_neutral_is_grey_and_noise_is_noise_and_the_same_each_time() -> None:
     image, mask = scene(), hole()
     assert (fill_hole(image, mask, "neutral")[mask > 0] == NEUTRAL).all()
     noise = fill_hole(image, mask, "noise")
-    assert noise[mask > 0].std() > 60
     assert np.array_equal(noise, fill_hole(image, mask, "noise"))
+    inside, outside = noise[mask > 0], image[mask == 0]
+    assert np.abs(inside.mean(0) - outside.mean(0)).max() < 3
+    assert np.abs(inside.std(0) - outside.std(0)).max() < 3
+    assert np.abs(np.corrcoef(inside[:-1, 0], inside[1:, 0])[0, 1]) < 0.1  # no order is left
+
+
+def test_noise_has_no_colour_that_the_surroundings_lack() -> None:
+    """Bright confetti at a middling strength would be painted as confetti; and no red of the object stays."""
+    noise = fill_hole(scene(), hole(), "noise")[hole() > 0]
+    assert (noise.max(1) == noise.min(1)).all()  # the ramp is grey
+    everything = fill_hole(scene(), np.full((128, 192), 255, np.uint8), "noise")
+    assert everything.std() > 60  # with nothing to take colours from: any
+
+
+@pytest.mark.parametrize("scale", [1, 5])
+def test_a_slope_goes_on_in_the_blur(scale: int) -> None:
+    """A sky removed a bird from: a step at the hole's edge would be painted as an edge."""
+    mask = hole(128 * scale, 192 * scale, 20 * scale)
+    image = scene(128 * scale, 192 * scale)
+    ramp = image[:1].repeat(128 * scale, 0)
+    assert np.abs(fill_hole(image, mask, "blur").astype(int) - ramp)[mask > 0].max() <= 3
 
 
 @pytest.mark.parametrize("fill", ["telea", "blur", "neutral"])
