@@ -217,6 +217,29 @@ def test_keys_that_the_editor_takes_do_not_reach_the_page_and_others_do(editor: 
     assert editor.run("heard.filter((key) => key !== 'Control')") == ["b", "0", "[", "Enter"]
 
 
+def test_what_the_hand_did_between_two_frames_is_painted(editor: EditorPage) -> None:
+    """A browser hands over one move a frame; a quick curve is in the moves that it has put together."""
+    editor.open(grey_picture(200, 150))
+    editor.run("{editor.brush = {size: 4}}")
+    editor.page.mouse.move(*editor.at(20, 20))
+    editor.page.mouse.down()
+    corner, end = editor.at(100, 130), editor.at(180, 20)
+    editor.run(
+        """{
+        const move = ([clientX, clientY], coalescedEvents = []) => new PointerEvent("pointermove", {
+            pointerId: 1, pointerType: "mouse", buttons: 1, bubbles: true, clientX, clientY, coalescedEvents,
+        });
+        document.getElementById("host").dispatchEvent(move(a[1], [move(a[0]), move(a[1])]));
+    }""",
+        [corner, end],
+    )
+    editor.page.mouse.move(*end)
+    editor.page.mouse.up()
+    mask = editor.mask()
+    assert mask[129, 100] == 255
+    assert mask[20, 100] == 0
+
+
 def test_forty_moves_across_a_large_picture_take_less_than_a_second(editor: EditorPage) -> None:
     """The brush must not lag: from the first of 40 moves on 2048² to the frame that shows the last."""
     editor.open(grey_picture(2048, 2048))

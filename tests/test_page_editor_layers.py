@@ -1,4 +1,4 @@
-"""What the editor shows, by the pixels of a screenshot: results, divider, previews, original, mask, handles."""
+"""What the editor shows, by the pixels of a screenshot: results, divider, previews, mask, handles."""
 
 import io
 from typing import Any
