@@ -34,6 +34,15 @@ window.fetch = (url, options) => {
 };
 """
 
+_TRANSFER = """
+([base64, name, type]) => {
+  const transfer = new DataTransfer();
+  const bytes = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
+  transfer.items.add(new File([bytes], name, { type }));
+  return transfer;
+}
+"""
+
 
 def photo(size: tuple[int, int] = (128, 128)) -> Image.Image:
     """Every pixel differs from its neighbours, so that each one tells where it is."""
@@ -109,6 +118,22 @@ class Desk:
         """Ask for it and press the button."""
         self.get("prompt").fill(prompt)
         self.click("paint")
+
+    def drop(self, data: bytes, name: str, zone: str = "drop-picture") -> None:
+        """Drag a file from outside over the window and let go of it over one of the zones."""
+        kind = f"image/{name.rpartition('.')[2].replace('jpg', 'jpeg')}"
+        transfer = self.page.evaluate_handle(_TRANSFER, [base64.b64encode(data).decode(), name, kind])
+        self.page.dispatch_event("body", "dragenter", {"dataTransfer": transfer})
+        expect(self.get(zone)).to_be_visible()
+        self.get(zone).dispatch_event("drop", {"dataTransfer": transfer})
+        expect(self.get(zone)).to_be_hidden()
+
+    def pixel(self, x: float, y: float) -> tuple[int, int, int]:
+        """The colour that is seen at the picture's pixel (x, y)."""
+        left, top = self.at(x, y)
+        shot = self.page.screenshot(clip={"x": round(left), "y": round(top), "width": 1, "height": 1})
+        red, green, blue = opened(shot).convert("RGB").getpixel((0, 0))  # type: ignore[misc]
+        return red, green, blue
 
     def results(self, count: int) -> Locator:
         """Wait until there are so many."""

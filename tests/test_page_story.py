@@ -86,30 +86,13 @@ def test_from_a_brush_stroke_to_a_file_on_disk(real: Served, visit: Visit) -> No
 def _gives_its_settings_back(desk: Desk, data: bytes) -> None:
     """Dropped on the page, the download knows what it was painted with."""
     desk.get("prompt").fill("something else")
-    drop(desk, data, "old.png", "drop-picture")
+    desk.drop(data, "old.png")
     expect(desk.get("settings-found")).to_contain_text("“a red circle”")
     desk.get("settings-found").get_by_role("button", name="Use its settings").click()
     expect(desk.get("prompt")).to_have_value("a red circle")
     expect(desk.get("field-num_inference_steps")).to_have_value("20")
     expect(desk.get("field-scheduler")).to_have_value("DDIM")
     expect(desk.get("lock-seed")).to_have_attribute("aria-pressed", "true")
-
-
-def drop(desk: Desk, data: bytes, name: str, zone: str) -> None:
-    """Drag a file from outside over the window and let go of it over one of the zones."""
-    kind = f"image/{name.rpartition('.')[2].replace('jpg', 'jpeg')}"
-    transfer = desk.page.evaluate_handle(
-        """async ([bytes, name, type]) => {
-          const transfer = new DataTransfer();
-          transfer.items.add(new File([new Uint8Array(bytes)], name, { type }));
-          return transfer;
-        }""",
-        [list(data), name, kind],
-    )
-    desk.page.dispatch_event("body", "dragenter", {"dataTransfer": transfer})
-    expect(desk.get(zone)).to_be_visible()
-    desk.get(zone).dispatch_event("drop", {"dataTransfer": transfer})
-    expect(desk.get(zone)).to_be_hidden()
 
 
 def test_without_a_pointer(real: Served, visit: Visit) -> None:

@@ -33,6 +33,7 @@ export class App {
     this.editor = editor;
     this.api = api;
     this.keyring = keyring;
+    this.database = database;
     this.settings = new Settings();
     this.pictures = new Pictures(editor);
     this.results = new Results(database, workspace);
@@ -61,6 +62,7 @@ export class App {
     await this.#try(async () => (order = await this.drafts.begin(this.editor)));
     this.#showPicture();
     this.connection.connect();
+    if (!this.database.lasting) this.notices.say("This browser keeps nothing for this page: a reload loses your work.", { lasting: true });
     if (order) this.painting.resume(order);
   }
 

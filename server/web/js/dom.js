@@ -51,3 +51,11 @@ export function save(blob, name) {
   h("a", { href: url, download: name }).click();
   setTimeout(() => URL.revokeObjectURL(url), 60_000); // the browser reads it after the click
 }
+
+const LONG_S = 90; // from here on in minutes
+
+/** @param {number} seconds */
+export function duration(seconds) {
+  if (seconds < LONG_S) return `${Math.max(1, Math.round(seconds))} s`;
+  return `${Math.round(seconds / 60)} min`;
+}

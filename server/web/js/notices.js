@@ -1,5 +1,5 @@
 import { ApiError } from "./api.js";
-import { h } from "./dom.js";
+import { duration, h } from "./dom.js";
 import { icon } from "./icons.js";
 
 /**
@@ -61,7 +61,7 @@ export class Notices {
 
   #countDown(button, label, seconds) {
     button.disabled = seconds > 0;
-    button.textContent = seconds > 0 ? `${label} in ${Math.ceil(seconds)} s` : label;
+    button.textContent = seconds > 0 ? `${label} in ${duration(seconds)}` : label;
     if (seconds > 0) this.#timer = setTimeout(() => this.#countDown(button, label, seconds - 1), 1000);
   }
 }

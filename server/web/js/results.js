@@ -43,13 +43,14 @@ export class Results extends EventTarget {
 
   /** @param {{answer: any, order: import("./painting.js").Order, paths: string[], blobs: Blob[]}} painted */
   async add({ answer, order, paths, blobs }) {
+    const now = Date.now();
     const made = await Promise.all(
       blobs.map(async (blob, number) => ({
         ...(await thumbnailOf(blob)),
         id: newId(),
         workspace: this.workspace,
         batch: order.id,
-        at: Date.now() - number, // the first of a batch comes first
+        at: now - number, // the first of a batch comes first
         seed: answer.seeds[number],
         path: paths[number],
         settings: { ...order.settings, seed: answer.seeds[number] },

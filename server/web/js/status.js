@@ -1,8 +1,6 @@
-import { byId, show } from "./dom.js";
+import { byId, duration, show } from "./dom.js";
 
 /** @typedef {import("./painting.js").Painting} Painting @typedef {import("./painting.js").Progress} Progress */
-
-const LONG_S = 90; // from here on in minutes
 
 /** The Paint button's place: the button, or how far the painting is. */
 export class StatusView {
@@ -51,10 +49,4 @@ function textOf({ state, step, steps, position, leftS }) {
   if (state === "fetching") return "Fetching the pictures…";
   if (state === "queued") return position ? `Waiting: ${position} before this one.` : "Waiting for its turn…";
   return `Step ${step} of ${steps}${leftS === null ? "" : ` · ${duration(leftS)} left`}`;
-}
-
-/** @param {number} seconds */
-function duration(seconds) {
-  if (seconds < LONG_S) return `${Math.max(1, Math.round(seconds))} s`;
-  return `${Math.round(seconds / 60)} min`;
 }

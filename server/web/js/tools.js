@@ -36,7 +36,8 @@ export class Tools {
   /** @param {number} factor of the brush's size */
   resizeBrush(factor) {
     const { size } = this.editor.brush;
-    this.editor.brush = { size: Math.max(1, Math.round(factor > 1 ? Math.max(size * factor, size + 1) : size * factor)) };
+    const wanted = Math.round(size * factor); // and at least a pixel more or less
+    this.editor.brush = { size: factor > 1 ? Math.max(wanted, size + 1) : Math.min(wanted, size - 1) };
   }
 
   #build(place, chooseMask) {
