@@ -1,5 +1,6 @@
 """What the README says works."""
 
+import json
 import re
 import runpy
 import shlex
@@ -9,8 +10,13 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
 
+from inpaint.metadata import write
 from tests.conftest import ROOT
+from tests.painted import BLANK, made, plain
 
 README = (ROOT / "README.md").read_text("utf-8")
 
@@ -52,21 +58,29 @@ def test_every_run_command_is_understood(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With --dry-run, on pictures of the names that it uses."""
-    from PIL import Image
-
     from inpaint.cli import main
 
     monkeypatch.chdir(tmp_path)
-    for folder in ("photos", "masks"):
-        (tmp_path / folder).mkdir()
-    for path in ("photo.jpg", "photos/a.jpg"):
-        Image.new("RGB", (640, 480), "grey").save(path)
-    for path in ("mask.png", "masks/a.png"):
-        Image.new("L", (640, 480), 255).save(path)
-    arguments = [a.replace("photos/*.jpg", "photos/a.jpg") for a in shlex.split(command)[1:]]
+    monkeypatch.setenv("INPAINT_LORAS", str(tmp_path))
+    lay_out(tmp_path)
     with pytest.raises(SystemExit) as ended:
-        main([*arguments, "--dry-run"])
+        main([*shlex.split(command)[1:], "--dry-run"])
     assert ended.value.code == 0
+
+
+def lay_out(folder: Path) -> None:
+    """The files that the README's commands name."""
+    for name in ("photos", "masks", "painted"):
+        (folder / name).mkdir()
+    for name in ("photo.jpg", "photo2.jpg", "photos/a.jpg"):
+        Image.new("RGB", (640, 480), "grey").save(folder / name)
+    for name in ("mask.png", "masks/a.png", "masks/a_mask.png"):
+        Image.new("L", (640, 480), 255).save(folder / name)
+    Image.new("RGBA", (640, 480), (9, 9, 9, 0)).save(folder / "cutout.png")
+    (folder / "painted" / "photo1.jpg").write_bytes(write(BLANK, plain("JPEG"), made()))
+    job = {"image": "photo.jpg", "mask": "mask.png", "prompt": "a door"}
+    (folder / "jobs.jsonl").write_text(json.dumps(job), "utf-8")
+    save_file({"lora_unet_x.alpha": torch.ones(())}, folder / "ink.safetensors")
 
 
 def test_every_file_in_the_tree_exists() -> None:
