@@ -128,6 +128,15 @@ NOTHING = {
 }
 
 
+def test_an_unset_variable_is_not_the_working_folder(plan: Run) -> None:
+    """``inpaint run "$PHOTO"`` must not go through everything that is here."""
+    make("a.png", "a_mask.png")
+    for flags in ([""], ["a.png", "--mask", ""], ["a.png", "-o", ""]):
+        done = plan(*flags)
+        assert done.code == 2
+        assert "an empty name names no" in done.err
+
+
 @pytest.mark.parametrize("argument", NOTHING)
 def test_an_argument_that_names_no_picture_is_code_2(argument: str, plan: Run) -> None:
     """A typo in a nightly command must not look like a night without work."""

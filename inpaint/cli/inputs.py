@@ -84,6 +84,8 @@ class _Argument:
 
 def _with_stdin(arguments: Sequence[str], by_null: bool) -> Iterator[_Argument]:
     for text in arguments:
+        if not text:  # a shell's variable that is not set; as a path it would be the working folder
+            raise RequestError("image", "an empty name names no picture")
         if text != STDIN:
             yield _Argument(text, _is_pattern(text))
             continue

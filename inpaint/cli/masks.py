@@ -21,6 +21,8 @@ class MaskChoice:
     text: str | None
 
     def __post_init__(self) -> None:
+        if self.text == "":
+            raise RequestError("mask", "an empty name names no picture")
         if self.text is not None:
             fill_in(self.text, {"stem": "", "parent": ""}, "mask")
 

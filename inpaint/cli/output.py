@@ -38,6 +38,8 @@ class Output:
     def __post_init__(self) -> None:
         if self.template is None:
             return
+        if not self.template:
+            raise RequestError("output", "an empty name names no file; leave it out, or name one")
         fill_in(self.template, dict.fromkeys(("stem", "seed", "n", "parent"), ""), "output")
         if self.several and self.folder is None and "{" not in self.template:
             raise RequestError(
