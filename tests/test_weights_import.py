@@ -22,7 +22,7 @@ from inpaint.weights import (
     verify,
 )
 from inpaint.weights.verify import STAMP_NAME, write_stamp
-from tests.checkpoints import INDEX, safetensors, single_file, write_folder
+from tests.checkpoints import INDEX, single_file, write_folder
 
 
 @pytest.fixture

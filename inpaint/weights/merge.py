@@ -8,6 +8,7 @@ difference". Tensors are read, added in fp32, rounded once and written in blocks
 import json
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -79,8 +80,22 @@ def merge_models(
             contents[path] = _merged_file(file, component, recipe)
     if vae == "style" and inpaint.kind == "folder":
         contents["vae/config.json"] = _vae_config(inpaint, style)
-    folder = install(contents, name, root, progress)
+    with _one_thread():
+        folder = install(contents, name, root, progress)
     return Merged(folder, tuple(part for part in MERGED if part not in recipe.merged))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Disks set the pace of a merge, and torch's threads wait for one another by spinning."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _vae_config(inpaint: Checkpoint, style: Checkpoint) -> Content:
@@ -119,20 +134,24 @@ def _changed(piece: Piece, recipe: Recipe) -> Iterator[Chunk]:
     import torch
 
     own = piece.stored
+    dtype = getattr(torch, FLOATS[own.dtype])
     for start, stop in own.blocks():
         exact = _exact(piece, recipe, start, stop)
-        rounded = exact.to(getattr(torch, FLOATS[own.dtype]))
-        _check_finite(piece, recipe, exact, rounded)
+        rounded = exact.to(dtype)
+        low, high = exact.aminmax()  # 25 times as quick as isfinite; NaN is in no range
+        if not torch.finfo(dtype).min <= low <= high <= torch.finfo(dtype).max:
+            _check_finite(piece, recipe, exact, rounded)
         yield bytes_of(rounded.T if own.transposed else rounded)
 
 
 def _exact(piece: Piece, recipe: Recipe, start: int, stop: int) -> "torch.Tensor":
     """Rows of a piece of the result, in fp32."""
-    style = recipe.styled[piece.place].stored.read(start, stop).float()
+    change = recipe.styled[piece.place].stored.read(start, stop).float()
     if piece.component not in recipe.merged:
-        return style
-    base = recipe.based[piece.place].stored.read(start, stop).float()
-    change = recipe.alpha * (style - base)
+        return change
+    # In place: what was read is nobody else's, and new memory costs more than the arithmetic.
+    change -= recipe.based[piece.place].stored.read(start, stop).float()
+    change *= recipe.alpha
     exact = piece.stored.read(start, stop).float()
     # The first convolution has 9 input channels here and 4 in a style that knows no mask.
     common = exact[:, : change.shape[1]] if change.ndim > 1 else exact
