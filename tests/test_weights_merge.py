@@ -295,7 +295,7 @@ REFUSED: dict[str, tuple[str, Callable[[Tensors], object], str]] = {
     "a layer too many": (
         "style",
         lambda t: t.update({"model.diffusion_model.input_blocks.1.0.more.weight": torch.zeros(2)}),
-        r"^style cannot be merged: it has unet: .*, and inpaint has not$",
+        r"^style cannot .*: it has unet: down_blocks\.0\.resnets\.0\.more\.weight, and inpaint has not$",
     ),
     "a base without text encoders": (
         "base",
@@ -351,6 +351,20 @@ def test_models_that_do_not_go_together_are_refused(
     with pytest.raises(ModelError, match=words):
         merge_models(*three.values(), "mine", root, alpha=alpha)
     assert not root.exists() or [path.name for path in root.iterdir()] == [".mine.lock"]
+
+
+def test_a_style_with_channels_of_its_own_is_refused(
+    folders: dict[str, Path], tmp_path: Path, root: Path
+) -> None:
+    """Depth and edges as input: style and base agree, and still there is nothing to add them to."""
+    inpaint = Checkpoint("inpaint", folders["inpaint"], "folder")
+    odd = [
+        as_file(folders[name], tmp_path / f"{name}.safetensors", torch.float16) for name in ("style", "base")
+    ]
+    for checkpoint in odd:
+        edited(checkpoint, lambda t: t.update({CONV_IN: torch.zeros(32, 12, 3, 3)}))
+    with pytest.raises(ModelError, match=r"^the UNet of style has 12 input channels"):
+        merge_models(inpaint, *odd, "mine", root)
 
 
 @pytest.mark.parametrize("alpha", [0.0, float("nan"), float("inf")])

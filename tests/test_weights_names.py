@@ -14,7 +14,7 @@ from inpaint.models import load_model
 from inpaint.weights.fit import check_fits
 from inpaint.weights.kinds import check_single_file
 from inpaint.weights.names import Piece, pieces_of_component, pieces_of_file
-from inpaint.weights.tensors import header_of, read_layout
+from inpaint.weights.tensors import Stored, header_of, read_layout
 from tests.single_file import as_original, original_tensors, with_leftovers, write_single_file
 from tools.make_full_size import build
 
@@ -184,6 +184,26 @@ def test_a_header_that_contradicts_itself_is_refused(
     path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(8))
     with pytest.raises(ModelError, match=words):
         read_layout(path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.diffusion_model.middle_block.x",
+        "model.diffusion_model.middle_block.x.y",
+        f"model.diffusion_model.input_blocks.{'9' * 5000}.0.op.weight",
+        f"first_stage_model.decoder.up.{'9' * 5000}.block.0.x",
+        "first_stage_model.decoder.mid.block_x.y",
+        "first_stage_model.encoder",
+        "conditioner.embedders.1.model.transformer.resblocks.x.y",
+        "conditioner.embedders.1.model.transformer.resblocks.1.attn.in_proj_weight",
+        "",
+    ],
+)
+def test_odd_names_are_no_error(name: str, tmp_path: Path) -> None:
+    """Names come from strangers' files."""
+    stored = Stored(tmp_path / "x", "F16", (), 0)
+    assert set(pieces_of_file({name: stored})) == {name}
 
 
 def test_a_written_header_is_read_by_safetensors(tmp_path: Path) -> None:

@@ -115,9 +115,13 @@ def name_in_folder(piece: Piece) -> str:
     return piece.name if piece.name == _PROJECTION else PREFIX_IN_FOLDERS[piece.component] + piece.name
 
 
-_LEVEL = re.compile(r"(?:first_stage_model|vae)\.decoder\.up\.(\d+)\..*")
-_STAGE = re.compile(r"(input|output)_blocks\.(\d+)\.(\d+)\.(.+)")
-_DOWNSAMPLER = re.compile(r"model\.diffusion_model\.input_blocks\.(\d+)\.0\.op\.weight")
+# Numbers of at most three digits: a file from a stranger may have any.
+_LEVEL = re.compile(r"(?:first_stage_model|vae)\.decoder\.up\.(\d{1,3})\..*")
+_DOWNSAMPLER = re.compile(r"model\.diffusion_model\.input_blocks\.(\d{1,3})\.0\.op\.weight")
+_STAGE = re.compile(r"(input|output)_blocks\.(\d{1,3})\.(\d{1,3})\.(.+)")
+_MIDDLE = re.compile(r"middle_block\.(\d{1,3})\.(.+)")
+_VAE_LEVEL = re.compile(r"(down|up)\.(\d{1,3})\.(?:block\.(\d{1,3})|(?:down|up)sample)\.(.+)")
+_VAE_MIDDLE = re.compile(r"mid\.block_(\d{1,3})\.(.+)")
 
 
 def _stages_per_block(layout: Mapping[str, Stored]) -> int:
@@ -150,11 +154,11 @@ def _renamed(name: str, table: Mapping[str, str]) -> str:
 def _unet(name: str, per_block: int) -> str:
     if end := _renamed(name, _UNET_ENDS):
         return end
-    if name.startswith("middle_block."):
-        _, index, tail = name.split(".", 2)
-        if int(index) % 2:
-            return f"mid_block.attentions.{int(index) // 2}.{tail}"
-        return f"mid_block.resnets.{int(index) // 2}.{_renamed(tail, _UNET_RESNET)}"
+    if middle := _MIDDLE.fullmatch(name):
+        index, tail = int(middle[1]), middle[2]
+        if index % 2:
+            return f"mid_block.attentions.{index // 2}.{tail}"
+        return f"mid_block.resnets.{index // 2}.{_renamed(tail, _UNET_RESNET) or tail}"
     stage = _STAGE.fullmatch(name)
     if stage is None:
         return ""
@@ -167,7 +171,7 @@ def _unet(name: str, per_block: int) -> str:
         return f"{where}.upsamplers.0.{tail}"
     if column == "1":
         return f"{where}.attentions.{layer}.{tail}"
-    return f"{where}.resnets.{layer}.{_renamed(tail, _UNET_RESNET)}"
+    return f"{where}.resnets.{layer}.{_renamed(tail, _UNET_RESNET) or tail}"
 
 
 def _vae(name: str, levels: int) -> str:
@@ -177,14 +181,15 @@ def _vae(name: str, levels: int) -> str:
     if side not in ("encoder", "decoder"):
         return ""
     rest = rest.replace("nin_shortcut", "conv_shortcut")
-    if found := re.fullmatch(r"(down|up)\.(\d+)\.(?:block\.(\d+)|(?:down|up)sample)\.(.+)", rest):
+    if found := _VAE_LEVEL.fullmatch(rest):
         block = int(found[2]) if found[1] == "down" else levels - 1 - int(found[2])  # counted from the end
         what = f"{found[1]}samplers.0" if found[3] is None else f"resnets.{found[3]}"
         return f"{side}.{found[1]}_blocks.{block}.{what}.{found[4]}"
-    if found := re.fullmatch(r"mid\.block_(\d+)\.(.+)", rest):
+    if found := _VAE_MIDDLE.fullmatch(rest):
         return f"{side}.mid_block.resnets.{int(found[1]) - 1}.{found[2]}"
     if rest.startswith("mid.attn_1."):
-        return f"{side}.mid_block.attentions.0.{_renamed(rest.removeprefix('mid.attn_1.'), _VAE_ATTENTION)}"
+        tail = rest.removeprefix("mid.attn_1.")
+        return f"{side}.mid_block.attentions.0.{_renamed(tail, _VAE_ATTENTION) or tail}"
     return f"{side}.{_renamed(rest, {'norm_out': 'conv_norm_out'}) or rest}"
 
 

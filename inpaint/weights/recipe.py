@@ -8,7 +8,7 @@ from typing import Literal
 from inpaint.errors import ModelError
 from inpaint.weights.importer import needed
 from inpaint.weights.names import FIRST, SECOND, UNET, VAE, Piece, pieces_of_component, pieces_of_file
-from inpaint.weights.safety import read_json
+from inpaint.weights.safety import IN_CHANNELS, read_json
 from inpaint.weights.store import Checkpoint
 from inpaint.weights.tensors import FLOATS, read_layout
 
@@ -97,7 +97,7 @@ def _check_channels(*three: tuple[Checkpoint, Pieces]) -> None:
             f"{inpaint} is no inpainting model: its UNet has {channels[0]} input channels instead of 9; the "
             "inpainting model comes first, then the style"
         )
-    if channels[1] != channels[2]:
+    if channels[1] != channels[2] or channels[1] not in IN_CHANNELS:
         raise ModelError(
             f"the UNet of {style} has {channels[1]} input channels and that of {base} has {channels[2]}; "
             "--base must be the model that the style was tuned from"
