@@ -99,6 +99,44 @@ def test_escape_takes_back_the_stroke_in_progress(editor: EditorPage) -> None:
     assert editor.run("editor.canUndo") is False
 
 
+def test_a_mouse_without_a_button_does_not_paint(editor: EditorPage) -> None:
+    """A dialog that opens meanwhile swallows the release; back on the picture, nothing sticks to it."""
+    editor.open(grey_picture(200, 150))
+    editor.run("{editor.brush = {size: 4}}")
+    start, end = editor.at(20, 20), editor.at(150, 100)
+    editor.page.mouse.move(*start)
+    editor.page.mouse.down()
+    editor.run(
+        """{
+        const init = {pointerId: 1, pointerType: "mouse", buttons: 0, clientX: a[0], clientY: a[1]};
+        document.getElementById("host").dispatchEvent(new PointerEvent("pointermove", init));
+    }""",
+        end,
+    )
+    editor.page.mouse.move(*end)
+    editor.page.mouse.up()
+    mask = editor.mask()
+    assert mask[20, 20] == 255
+    assert not mask[30:].any()
+
+
+def test_without_a_picture_clicks_and_scrolling_are_the_page_s(editor: EditorPage) -> None:
+    """Where nothing is open, the page has its own invitation, with buttons, in the same place."""
+    editor.run("""{
+        window.clicked = 0;
+        window.scrolled = null;
+        const button = document.createElement("button");
+        button.textContent = "Open";
+        button.addEventListener("click", () => { window.clicked += 1; });
+        document.getElementById("host").append(button);
+        window.addEventListener("wheel", (event) => { window.scrolled = !event.defaultPrevented; });
+    }""")
+    editor.page.get_by_role("button", name="Open").click()
+    editor.page.mouse.wheel(0, 100)
+    editor.page.wait_for_function("window.scrolled !== null")
+    assert editor.run("[clicked, scrolled]") == [1, True]
+
+
 def touches(session: CDPSession, kind: str, *points: tuple[float, float]) -> None:
     """Fingers on a touch screen: where they all are now."""
     fingers = [{"x": x, "y": y, "id": k} for k, (x, y) in enumerate(points)]
@@ -134,8 +172,8 @@ def test_two_fingers_zoom_and_pan_and_paint_nothing(phone: EditorPage) -> None:
     zoom = phone.run("editor.zoom")
     left, right = phone.at(80, 75), phone.at(120, 75)
     apart = right[0] - left[0]
-    touches(session, "touchStart", left)
-    touches(session, "touchMove", (left[0] + 2, left[1]))
+    touches(session, "touchStart", (left[0] - 25, left[1] - 5))
+    touches(session, "touchMove", left)
     touches(session, "touchStart", left, right)
     for k in range(1, 6):
         touches(

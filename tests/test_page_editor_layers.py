@@ -75,6 +75,7 @@ def test_the_divider_shows_the_original_left_and_the_result_right(opened: Editor
     assert opened.run("editor.split") == pytest.approx(0.25, abs=0.01)
     divider.press("ArrowRight")
     assert opened.run("editor.split") == pytest.approx(0.27, abs=0.01)
+    opened.frame()
     assert divider.get_attribute("aria-valuenow") == "27"
     assert "split" in opened.run("h.events")
     assert opened.run("editor.isEmpty")
@@ -170,6 +171,7 @@ def test_handles_extend_the_picture(
     handle = opened.page.get_by_test_id(f"extend-{side}")
     handle.press(key)
     assert opened.run("editor.extend[a]", side) == pulled + 8
+    opened.frame()
     assert handle.get_attribute("aria-valuenow") == str(pulled + 8)
     opened.run("{editor.undo()}")
     assert opened.run("editor.extend[a]", side) == pulled

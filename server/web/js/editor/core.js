@@ -1,4 +1,3 @@
-import { NOT_EXTENDED } from "./extension.js";
 import { Stage } from "./stage.js";
 import { View } from "./view.js";
 
@@ -147,7 +146,7 @@ export class Core {
   }
 
   #dropExtension() {
-    if (this.doc?.draft && this.doc.extendTo(this.doc.draft ?? NOT_EXTENDED)) this.edited();
+    if (this.doc?.draft && this.doc.extendTo(this.doc.draft)) this.edited();
   }
 
   #split(share) {

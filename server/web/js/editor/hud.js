@@ -20,7 +20,7 @@ export class Hud {
 
   /** @param {number} width CSS pixels @param {number} height */
   resize(width, height) {
-    this.#ratio = window.devicePixelRatio || 1;
+    this.#ratio = window.devicePixelRatio;
     this.canvas.width = Math.round(width * this.#ratio);
     this.canvas.height = Math.round(height * this.#ratio);
     this.canvas.style.width = `${width}px`;
@@ -29,6 +29,8 @@ export class Hud {
 
   /** @param {?Document} doc @param {View} view @param {Scene} scene */
   draw(doc, view, scene) {
+    // The window may have moved to a screen with other pixels, or the browser's zoom changed.
+    if (this.#ratio !== window.devicePixelRatio) this.resize(view.width, view.height);
     const c = this.#context;
     c.setTransform(this.#ratio, 0, 0, this.#ratio, 0, 0);
     c.clearRect(0, 0, view.width, view.height);

@@ -11,6 +11,7 @@ export class Input {
     this.host = host;
     this.coreOf = core;
     this.pointers = new Pointers(host, {
+      ready: () => this.core.doc !== null,
       start: (at, how) => this.#press(at, how),
       hover: (at) => this.#hover(at),
       zoom: (factor, at) => this.core.zoom(factor, at),
@@ -54,7 +55,6 @@ export class Input {
 
   #press(at, { erase, pan, touch }) {
     const { core } = this;
-    if (!core.doc) return null;
     this.keyboard.hide();
     core.scene.cursor = touch ? null : at;
     if (pan || core.tool === "pan" || core.locked || core.scene.original) return this.#pan(at);

@@ -2,6 +2,7 @@
 /**
  * What the pointers do, in CSS pixels of the host.
  * @typedef {object} Actions
+ * @property {() => boolean} ready whether there is a picture; without one, clicks and scrolling are the page's
  * @property {(at: Point, how: {erase: boolean, pan: boolean, touch: boolean}) => ?{move: (at: Point) => void,
  *   end: () => void, cancel: () => void}} start
  * @property {(at: ?Point) => void} hover where a mouse or pen is, null where none is
@@ -72,6 +73,7 @@ export class Pointers {
   }
 
   #down(event) {
+    if (!this.actions.ready()) return;
     const at = this.local(event);
     const touch = event.pointerType === "touch";
     this.host.focus({ preventScroll: true });
@@ -93,22 +95,25 @@ export class Pointers {
 
   #move(event) {
     const at = this.local(event);
-    if (this.#fingers.has(event.pointerId) && this.#pinching) this.#pinch(event.pointerId, at);
+    if (this.#pinching) this.#pinch(event.pointerId, at);
     else if (this.#gesture && event.pointerId === this.#id) this.#draw(event);
+    if (this.#fingers.has(event.pointerId)) this.#fingers.set(event.pointerId, at);
     if (event.pointerType !== "touch") this.actions.hover(at);
   }
 
   #draw(event) {
+    // A dialog can swallow the release: a mouse without a button does not paint.
+    if (event.buttons === 0) return this.finish(true);
     // The browser hands over one event a frame; what the hand did between is in the coalesced ones.
     const all = event.getCoalescedEvents();
     for (const one of all.length > 0 ? all : [event]) this.#gesture.move(this.local(one));
   }
 
   #pinch(id, at) {
+    if (this.#fingers.size !== 2 || !this.#fingers.has(id)) return;
     const before = [...this.#fingers.values()];
     this.#fingers.set(id, at);
     const after = [...this.#fingers.values()];
-    if (after.length !== 2) return;
     const [from, to] = [middle(before), middle(after)];
     this.actions.pan(to.x - from.x, to.y - from.y);
     this.actions.zoom(distance(after) / Math.max(distance(before), 1), to);
@@ -122,6 +127,7 @@ export class Pointers {
   }
 
   #wheel(event) {
+    if (!this.actions.ready()) return;
     event.preventDefault();
     const unit = [1, LINE, PAGE][event.deltaMode];
     const speed = event.ctrlKey ? WHEEL_PINCH : WHEEL;
