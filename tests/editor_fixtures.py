@@ -53,7 +53,7 @@ def editor_url() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def desk(chromium: Browser, editor_url: str) -> Iterator[EditorPage]:
+def harness(chromium: Browser, editor_url: str) -> Iterator[EditorPage]:
     """One page for the tests of a module: to load it takes longer than most of them."""
     visit = Visit(chromium.new_context(viewport={"width": 1280, "height": 800}, reduced_motion="reduce"))
     yield EditorPage(visit, editor_url)
@@ -61,8 +61,8 @@ def desk(chromium: Browser, editor_url: str) -> Iterator[EditorPage]:
 
 
 @pytest.fixture
-def editor(desk: EditorPage) -> Iterator[EditorPage]:
+def editor(harness: EditorPage) -> Iterator[EditorPage]:
     """A new editor at desktop size, nothing open; nothing may have gone wrong unseen."""
-    desk.run("{h.reset()}")
-    yield desk
-    desk.visit.check()
+    harness.run("{h.reset()}")
+    yield harness
+    harness.visit.check()

@@ -191,7 +191,7 @@ def test_a_file_that_cannot_be_painted_is_refused_in_words(
     assert editor.run("[editor.picture.name, editor.isEmpty]") == ["mine.png", False]
 
 
-def test_twenty_five_megapixels_open_and_undo_within_memory(editor: EditorPage, desk: EditorPage) -> None:
+def test_twenty_five_megapixels_open_and_undo_within_memory(editor: EditorPage, harness: EditorPage) -> None:
     """The largest picture the server takes; strokes right across it, and back."""
     editor.run("""{
         const canvas = new OffscreenCanvas(5000, 5000);
@@ -204,7 +204,7 @@ def test_twenty_five_megapixels_open_and_undo_within_memory(editor: EditorPage, 
     for k in range(6):
         editor.drag((100, 700 * k + 400), (4900, 600 * k + 900), steps=3)
     painted = int(editor.mask().astype(bool).sum())
-    memory = renderer_bytes(desk)
+    memory = renderer_bytes(harness)
     editor.run("{for (let k = 0; k < 6; k++) editor.undo()}")
     assert editor.run("[editor.isEmpty, editor.canUndo]") == [True, False]
     editor.run("{for (let k = 0; k < 6; k++) editor.redo()}")
@@ -212,9 +212,9 @@ def test_twenty_five_megapixels_open_and_undo_within_memory(editor: EditorPage, 
     assert memory < 900_000_000, memory
 
 
-def renderer_bytes(desk: EditorPage) -> int:
+def renderer_bytes(harness: EditorPage) -> int:
     """The memory of the largest of the browser's processes that show pages."""
-    browser = desk.visit.context.browser
+    browser = harness.visit.context.browser
     assert browser is not None
     session = browser.new_browser_cdp_session()
     processes = session.send("SystemInfo.getProcessInfo")["processInfo"]
