@@ -43,10 +43,11 @@ async def gather(fetcher: Fetcher, order: Order, *, max_bytes: int) -> tuple[byt
         for name, source in sources.items()
     ]
     try:
-        image, mask = [*await asyncio.gather(*tasks), None][:2]
+        image, *masks = await asyncio.gather(*tasks)
     finally:
         for task in tasks:
             task.cancel()  # where the other one failed, this one is of no use
+    mask = masks[0] if masks else None
     if order.has_urls and len(image) + len(mask or b"") > max_bytes:
         raise TooLargeError(f"the two pictures together must be at most {max_bytes // 10**6} MB")
     return image, mask

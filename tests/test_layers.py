@@ -14,9 +14,11 @@ PACKAGE = Path(inpaint.__file__).parent
 # Lowest first; a module may import what stands before it. docs/architecture.md explains the layers.
 ORDER = (
     "errors", "schedulers", "loras", "request", "structure", "work",
-    "exif", "image", "infotext", "metadata", "membrane", "fills", "colors", "blend", "canvas", "weights", "lora_files", "demo",
+    "exif", "image", "infotext", "metadata",
+    "membrane", "fills", "colors", "blend", "canvas", "weights", "lora_files", "demo",
     "line", "admission", "batcher", "profile",
-    "memory", "lora", "models", "exchange", "prompts", "latents", "encodes", "unet", "denoise", "fast", "warmup",
+    "memory", "lora", "models", "exchange",
+    "prompts", "latents", "encodes", "unet", "denoise", "fast", "warmup",
     "job", "lane", "painter", "faults", "side", "loop", "engine",
     "cli", "__main__",
 )  # fmt: skip
