@@ -165,20 +165,21 @@ def test_levers_paint_a_loras_picture(
 
 
 def test_held_keys_and_values_are_never_those_of_another_set(
-    own: Model, folder: Path, request_for: Make
+    own: Model, model: Model, folder: Path, request_for: Make
 ) -> None:
     """The same words, with and without a LoRA of the UNet's cross-attention, call after call in turns."""
-    fast = ready(own, ("qkv", "text-kv"))
-    requests = [request_for(num_inference_steps=8), request_for(num_inference_steps=8, loras="two:4")]
-    with Engine(own, fast=fast, loras=folder) as engine:
-        alone = [latents_of(engine, request)[0] for request in requests]
-        assert apart(*alone) > 0.01
-        jobs = [engine.submit(request) for request in requests]
+    base, styled = request_for(num_inference_steps=6), request_for(num_inference_steps=6, loras="two:4")
+    with Engine(model) as plain, Engine(merged_by_hand(model, [(2, 4.0)], ["unet"])) as merged:
+        expected = [latents_of(plain, base)[0], latents_of(merged, base)[0]]
+    with Engine(own, fast=ready(own, ("qkv", "text-kv")), loras=folder) as engine:
+        alone = [latents_of(engine, request)[0] for request in (base, styled)]
+        jobs = [engine.submit(request) for request in (base, styled)]
         with engine._loop._wake:
             tasks = list(engine._loop._tasks.values())
-        for job, task, expected in zip(jobs, tasks, alone, strict=True):
+        for job in jobs:
             job.result(WAIT_S)
-            assert apart(task.rows[0].latents, expected) < TOLERANCE
+    assert apart(alone, expected) < TOLERANCE
+    assert apart([task.rows[0].latents for task in tasks], expected) < TOLERANCE
 
 
 def test_a_lora_in_8_bit_is_not_rounded_away(
