@@ -155,10 +155,10 @@ def _unet(name: str, per_block: int) -> str:
     if end := _renamed(name, _UNET_ENDS):
         return end
     if middle := _MIDDLE.fullmatch(name):
-        index, tail = int(middle[1]), middle[2]
-        if index % 2:
-            return f"mid_block.attentions.{index // 2}.{tail}"
-        return f"mid_block.resnets.{index // 2}.{_renamed(tail, _UNET_RESNET) or tail}"
+        layer, tail = int(middle[1]) // 2, middle[2]
+        if int(middle[1]) % 2:
+            return f"mid_block.attentions.{layer}.{tail}"
+        return f"mid_block.resnets.{layer}.{_renamed(tail, _UNET_RESNET) or tail}"
     stage = _STAGE.fullmatch(name)
     if stage is None:
         return ""
