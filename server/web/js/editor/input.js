@@ -143,5 +143,5 @@ export class Input {
   }
 }
 
-const isControl = (target) =>
-  target instanceof Element && target.matches("input, textarea, select, button, summary, a, [contenteditable], [role=slider]");
+const CONTROLS = "input, textarea, select, button, summary, a, [contenteditable], [role=slider]";
+const isControl = (target) => target instanceof Element && target.matches(CONTROLS);

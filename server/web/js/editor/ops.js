@@ -56,13 +56,14 @@ function strokeAll(mask, op) {
   return stroke.end();
 }
 
+const isSize = (n) => Number.isFinite(n) && n > 0;
 const isShare = (n) => Number.isFinite(n) && n >= 0 && n <= 1;
 const isGrey = (n) => Number.isInteger(n) && n >= 0 && n <= 255;
 const arePoints = (points) => Array.isArray(points) && points.length % 2 === 0 && points.every(Number.isFinite);
 const isRect = (r) => !!r && [r.left, r.top, r.right, r.bottom].every(Number.isInteger);
 
 const CHECKS = {
-  stroke: (op) => Number.isFinite(op.size) && op.size > 0 && isShare(op.hardness) && isGrey(op.value) && arePoints(op.points),
+  stroke: (op) => isSize(op.size) && isShare(op.hardness) && isGrey(op.value) && arePoints(op.points),
   polygon: (op) => isGrey(op.value) && arePoints(op.points),
   rectangle: (op) => isGrey(op.value) && isRect(op.rect),
   fill: (op) => isGrey(op.value),

@@ -61,7 +61,7 @@ async function checkFormat(blob, name) {
 }
 
 /** What is wrong with a picture of this size, or null. */
-export function sizeProblem(width, height) {
+function sizeProblem(width, height) {
   const { minSide, maxSide, maxPixels, maxAspect } = LIMITS;
   const [short, long] = [Math.min(width, height), Math.max(width, height)];
   if (short < minSide || long > maxSide) return `its sides must be ${minSide} to ${maxSide} pixels`;

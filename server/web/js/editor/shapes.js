@@ -46,7 +46,7 @@ function crossings(points, y) {
 }
 
 /** @param {number[]} points @returns {Rect} */
-export function boundsOf(points) {
+function boundsOf(points) {
   const rect = { left: Infinity, top: Infinity, right: -Infinity, bottom: -Infinity };
   for (let i = 0; i < points.length; i += 2) {
     rect.left = Math.min(rect.left, Math.floor(points[i]));
