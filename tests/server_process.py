@@ -67,14 +67,23 @@ def program(
 
 
 class ServerProcess:
-    """A running server. ``settings`` become ``INPAINT_*`` variables; no other of these is passed on."""
+    """A running server. ``settings`` become ``INPAINT_*`` variables; no other of these is passed on.
 
-    def __init__(self, arguments: list[str], cwd: Path | None = None, **settings: object) -> None:
+    ``python`` may be that of another environment, whose server it is then.
+    """
+
+    def __init__(
+        self,
+        arguments: list[str],
+        cwd: Path | None = None,
+        python: str | Path = sys.executable,
+        **settings: object,
+    ) -> None:
         env = {name: value for name, value in os.environ.items() if not name.startswith("INPAINT_")}
         env["INPAINT_WARM_UP"] = "false"  # seconds at each start, which few tests are about
         env |= {f"INPAINT_{name.upper()}": str(value) for name, value in settings.items()}
         self._process = subprocess.Popen(
-            [sys.executable, *arguments],
+            [python, *arguments],
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             env=env | {"OMP_NUM_THREADS": "1"},

@@ -4,9 +4,6 @@ import json
 import re
 import runpy
 import shlex
-import subprocess
-import sys
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -101,26 +98,3 @@ def test_links_and_pictures_exist() -> None:
     for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
         for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text("utf-8")):
             assert (page.parent / target).exists(), f"{page.name} → {target}"
-
-
-def test_the_wheel_holds_the_lock(tmp_path: Path) -> None:
-    """Somebody who installs the wheel, not the repository, can fetch models too."""
-    build = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--quiet",
-        "--no-deps",
-        "--no-build-isolation",
-        "-w",
-        str(tmp_path),
-        str(ROOT),
-    ]
-    subprocess.run(build, check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("sdxl_inpaint-*.whl")
-    with zipfile.ZipFile(wheel) as file:
-        names = file.namelist()
-    assert "inpaint/weights.lock" in names
-    assert "inpaint/cli/run.py" in names
-    assert not any(name.startswith(("tests/", "bench/")) for name in names)
