@@ -31,10 +31,6 @@ class Account:
         self.painted_count += 1
         self._progress.ended(picked.task.label, painted=True)
         seconds = sum(result.timings.values())
-        for warning in result.warnings:
-            note(f"warning: {warning}" if self._alone else f"warning: {picked.task.label}: {warning}")
-        for output, seed in zip(picked.outputs, result.seeds, strict=True):
-            note(f"{self._place()}{output} (seed {seed}, {seconds:.1f} s)")
         line = _line(
             picked.task.label,
             picked.task.picture.path,
@@ -45,7 +41,12 @@ class Account:
             seconds=seconds,
             settings_hash=picked.settings_hash,
         )
+        # Before a word of it: whoever stops the run after that word finds it in the report.
         self._tell(line | {"sha256": list(digests)}, line | _details(picked, result, model))
+        for warning in result.warnings:
+            note(f"warning: {warning}" if self._alone else f"warning: {picked.task.label}: {warning}")
+        for output, seed in zip(picked.outputs, result.seeds, strict=True):
+            note(f"{self._place()}{output} (seed {seed}, {seconds:.1f} s)")
 
     def skipped(self, skipped: Skipped) -> None:
         """Its results were there already."""
