@@ -1,16 +1,20 @@
 """What the page does around the picture, on an engine that the test moves: progress, results, files."""
 
 import base64
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from playwright.sync_api import expect
+from safetensors.numpy import save_file
 
+from inpaint.image import decode
+from inpaint.metadata import Made, write
 from inpaint.request import InpaintResult
 from server.dialects.discovery import field_offers
 from tests.desk import Desk, opened, photo
-from tests.served import FakeEngine, Served, colour_of, file_of, white_box
+from tests.served import FakeEngine, Serve, Served, colour_of, file_of, white_box
 from tests.visits import Visit
 
 pytest_plugins = ["tests.browser", "tests.served_fixtures", "tests.desk_fixtures"]
@@ -263,6 +267,25 @@ def test_every_field_of_the_server_is_under_advanced(fake: Served, desk: Desk) -
     sent = desk.sent()[0]
     assert {name: sent[name].decode() for name in chosen} == chosen
     assert set(offers) <= set(sent)
+
+
+def test_the_servers_loras_are_chosen_with_their_strengths(
+    serve: Serve, visit: Visit, tmp_path: Path
+) -> None:
+    """Styles by name; those left at 0 are not used; an earlier result gives its own back."""
+    for name in ("ink", "oil"):
+        save_file({"x": np.zeros(1, np.float32)}, tmp_path / f"{name}.safetensors")
+    desk = Desk(visit, serve(loras=tmp_path).url)
+    desk.open(file_of(photo()))
+    desk.page.click("#advanced summary")
+    desk.get("lora-oil").fill("0.7")
+    painted(desk)
+    assert desk.sent()[0]["loras"] == b"oil:0.7"
+    made = Made({"prompt": "x", "loras": [{"name": "ink", "scale": 0.5}]})
+    desk.drop(write(photo(), decode(file_of(photo())), made, "PNG"), "earlier.png")
+    desk.get("settings-found").get_by_role("button", name="Use its settings").click()
+    expect(desk.get("lora-ink")).to_have_value("0.5")
+    expect(desk.get("lora-oil")).to_have_value("0")
 
 
 def test_what_is_missing_is_said_and_led_to(fake: Served, visit: Visit) -> None:

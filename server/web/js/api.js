@@ -97,7 +97,7 @@ export class Api {
   async #send(path, options, key) {
     const headers = { ...options.headers, ...(key ? { "x-api-key": key } : {}) };
     try {
-      return await fetch(new URL(path, this.base), { ...options, headers, cache: "no-store", credentials: "omit" });
+      return await fetch(new URL(path, this.base), { ...options, headers, cache: "no-store" });
     } catch (error) {
       if (/** @type {Error} */ (error).name === "AbortError") throw error;
       throw new ApiError(OFFLINE, 0);

@@ -1,6 +1,6 @@
 import { Comparing } from "./comparing.js";
 import { Connection } from "./connection.js";
-import { byId, show } from "./dom.js";
+import { byId, save, show } from "./dom.js";
 import { downloadResult } from "./download.js";
 import { Drafts } from "./drafts.js";
 import { Film } from "./film.js";
@@ -9,7 +9,6 @@ import { Opening } from "./opening.js";
 import { Painting } from "./painting.js";
 import { Panel } from "./panel.js";
 import { Pictures } from "./pictures.js";
-import { save } from "./dom.js";
 import { PRESETS } from "./presets.js";
 import { Results } from "./results.js";
 import { Settings } from "./settings.js";
@@ -62,7 +61,9 @@ export class App {
     await this.#try(async () => (order = await this.drafts.begin(this.editor)));
     this.#showPicture();
     this.connection.connect();
-    if (!this.database.lasting) this.notices.say("This browser keeps nothing for this page: a reload loses your work.", { lasting: true });
+    if (!this.database.lasting) {
+      this.notices.say("This browser keeps nothing for this page: a reload loses your work.", { lasting: true });
+    }
     if (order) this.painting.resume(order);
   }
 
@@ -81,7 +82,7 @@ export class App {
 
   /** @param {Blob} blob @param {string} name */
   async openPicture(blob, name) {
-    if (this.painting.running) return this.notices.say("Wait for the painting to end, or cancel it, before you open another picture.");
+    if (this.painting.running) return this.notices.say("Cancel the painting, or wait for it, to open a picture.");
     await this.#try(async () => {
       this.film.select(null);
       await this.pictures.open(blob, name);
@@ -156,12 +157,17 @@ export class App {
 
   /** @returns {?(() => void)} what says what is missing, and leads there */
   #missing() {
-    if (!this.editor.picture) return () => this.notices.say("Open a picture first.", { action: { label: "Open", run: () => this.opening.choosePicture() } });
+    const { intent } = this.settings;
+    if (!this.editor.picture) {
+      const action = { label: "Open", run: () => this.opening.choosePicture() };
+      return () => this.notices.say("Open a picture first.", { action });
+    }
     if (this.editor.isEmpty) {
-      const what = this.settings.intent === "extend" ? "Drag an edge of the picture outwards first." : "Mark what should change first: paint over it.";
+      const mark = "Mark what should change first: paint over it.";
+      const what = intent === "extend" ? "Drag an edge of the picture outwards first." : mark;
       return () => (this.notices.say(what), byId("host").focus());
     }
-    if (PRESETS[this.settings.intent].needsPrompt && !this.settings.get("prompt").trim()) {
+    if (PRESETS[intent].needsPrompt && !this.settings.get("prompt").trim()) {
       return () => (this.notices.say("Say what should be painted."), this.panel.focusPrompt());
     }
     return null;
@@ -186,7 +192,8 @@ export class App {
     this.film.select(first);
     const count = painted.blobs.length;
     this.status.say(count === 1 ? "One picture is painted." : `${count} pictures are painted.`);
-    if (painted.answer.warnings?.length) this.notices.say(painted.answer.warnings.join(" "), { lasting: true, testid: "warning" });
+    const warnings = painted.answer.warnings.join(" ");
+    if (warnings) this.notices.say(warnings, { lasting: true, testid: "warning" });
   }
 
   // Results
@@ -222,7 +229,9 @@ export class App {
 
   async #download(result) {
     const whole = await downloadResult(this.api, this.results, result);
-    if (!whole) this.notices.say("The server no longer has this picture, so the browser wrote the file: without its colour profile and settings.");
+    if (whole) return;
+    const lacks = "so the browser wrote the file: without its colour profile and settings.";
+    this.notices.say(`The server no longer has this picture, ${lacks}`);
   }
 
   /** What is seen: the selected result, else the working picture. */
@@ -243,7 +252,8 @@ export class App {
   }
 
   #unsaved() {
-    this.notices.say("This browser has no room left: what you see is lost when the page is closed. Download what you want to keep.", { lasting: true });
+    const lost = "This browser has no room left: what you see is lost when the page is closed.";
+    this.notices.say(`${lost} Download what you want to keep.`, { lasting: true });
   }
 
   async #try(action) {

@@ -27,7 +27,8 @@ export class Connection extends EventTarget {
       const isNew = this.offer === null || this.offer.native_size !== offer.native_size;
       this.offer = offer;
       if (isNew) this.dispatchEvent(new Event("offer"));
-      this.#tell(offer.ready ? "ready" : "loading", `${offer.model} · ${offer.ready ? "ready" : "the model is being loaded"}`);
+      const [state, words] = offer.ready ? ["ready", "ready"] : ["loading", "the model is being loaded"];
+      this.#tell(state, `${offer.model} · ${words}`);
       if (!offer.ready) this.#later();
     } catch (error) {
       this.#refused(error);

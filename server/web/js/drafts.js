@@ -23,10 +23,22 @@ export class Drafts {
     this.unsaved = unsaved;
   }
 
-  /** Restore, then keep what changes from now on. @param {import("./editor/editor.js").Editor} editor */
+  /**
+   * Restore, then keep what changes from now on.
+   * @param {import("./editor/editor.js").Editor} editor
+   * @returns {Promise<?import("./painting.js").Order>} what was under way
+   * @throws {Error} the draft cannot be restored
+   */
   async begin(editor) {
-    const draft = await this.database.get("drafts", this.workspace);
-    const order = draft ? await this.#restore(draft) : null;
+    try {
+      const draft = await this.database.get("drafts", this.workspace);
+      return draft ? await this.#restore(draft) : null;
+    } finally {
+      this.#watch(editor); // also after a draft that cannot be restored
+    }
+  }
+
+  #watch(editor) {
     const afterwards = debounced(() => this.save(), SAVE_AFTER_MS);
     const later = () => {
       document.body.dataset.draft = "changed";
@@ -37,7 +49,6 @@ export class Drafts {
     this.parts.painting.addEventListener("order", () => this.save());
     // The page may be gone before the pause is over.
     document.addEventListener("visibilitychange", () => document.visibilityState === "hidden" && this.save());
-    return order;
   }
 
   save() {

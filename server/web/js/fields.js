@@ -1,4 +1,5 @@
 import { h, set } from "./dom.js";
+import { textOf } from "./settings.js";
 
 /** @typedef {import("./api.js").FieldOffer} FieldOffer @typedef {import("./settings.js").Settings} Settings */
 /** @typedef {{element: HTMLElement, show: (value: any) => void}} Control */
@@ -94,7 +95,7 @@ function text(field, settings) {
 function list(field, settings) {
   const input = h("input", { type: "text", id: idOf(field), "data-testid": idOf(field), autocomplete: "off" });
   input.addEventListener("change", () => settings.set(field.name, input.value || field.default));
-  return { element: labelled(field, input), show: (value) => showText(input, String(value ?? "")) };
+  return { element: labelled(field, input), show: (value) => showText(input, textOf(value)) };
 }
 
 /** @param {FieldOffer} field @param {Settings} settings @param {string[]} names @returns {Control} */
@@ -120,10 +121,9 @@ function loraControl(field, settings, names) {
   return { element, show };
 }
 
-/** `name:0.8,other`, or the list of objects that a picture's metadata has. @returns {Map<string, number>} */
+/** @param {any} value in any of its notations @returns {Map<string, number>} */
 function usesOf(value) {
-  if (Array.isArray(value)) return new Map(value.map(({ name, scale }) => [name, scale ?? 1]));
-  const parts = String(value ?? "").split(",").filter(Boolean);
+  const parts = textOf(value).split(",").filter(Boolean);
   return new Map(parts.map((part) => [part.split(":")[0].trim(), Number(part.split(":")[1] ?? 1)]));
 }
 

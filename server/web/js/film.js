@@ -87,13 +87,9 @@ export class Film {
     this.#urls.set(result.id, URL.createObjectURL(result.thumbnail));
     const label = `Result, seed ${result.seed}, ${result.settings.prompt || "no prompt"}`;
     const image = h("img", { src: this.#urls.get(result.id), alt: "", draggable: "false" });
-    const button = h(
-      "button",
-      { type: "button", class: "result", "data-id": result.id, "data-testid": "result", "aria-label": label, draggable: "true" },
-      image,
-      h("span", { class: "seed" }, String(result.seed)),
-    );
-    set(button, "title", label);
+    const attributes = { type: "button", class: "result", draggable: "true", title: label, "aria-label": label };
+    const seed = h("span", { class: "seed" }, String(result.seed));
+    const button = h("button", { ...attributes, "data-id": result.id, "data-testid": "result" }, image, seed);
     button.addEventListener("click", () => this.select(this.selected?.id === result.id ? null : result));
     button.addEventListener("dragstart", (event) => event.dataTransfer.setData(DRAG_TYPE, result.id));
     return h("li", { "data-result": result.id }, button);
@@ -115,7 +111,8 @@ export class Film {
     }
     show(byId("result-actions"), this.selected !== null);
     // The line stays: the picture above must not jump with every choice.
-    byId("result-title").textContent = this.selected ? `Seed ${this.selected.seed}` : "Choose a result to keep or compare it.";
+    const title = this.selected ? `Seed ${this.selected.seed}` : "Choose a result to keep or compare it.";
+    byId("result-title").textContent = title;
   }
 
   #key(event) {

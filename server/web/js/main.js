@@ -17,7 +17,7 @@ function table(app) {
   const tool = (name) => () => (editor.tool = name);
   return [
     { keys: "Ctrl Enter", label: "Paint", fits: ctrl("enter"), run: () => app.paint(), inFields: true },
-    { keys: "Esc", label: "Cancel, or put the result away", fits: key("escape"), run: () => escape(app), inFields: true },
+    { keys: "Esc", label: "Cancel; leave a field", fits: key("escape"), run: () => escape(app), inFields: true },
     { keys: "B", label: "Brush", fits: key("b"), run: tool("brush") },
     { keys: "E", label: "Eraser; also the right mouse button", fits: key("e"), run: tool("eraser") },
     { keys: "L", label: "Lasso", fits: key("l"), run: tool("lasso") },
@@ -35,7 +35,7 @@ function table(app) {
     { keys: "0", label: "Fit the picture into the window", fits: key("0"), run: () => editor.fit() },
     { keys: "Ctrl O", label: "Open a picture", fits: ctrl("o"), run: () => app.opening.choosePicture() },
     { keys: "Ctrl S", label: "Download", fits: ctrl("s"), run: () => app.download() },
-    { keys: "Arrows", label: "On the picture: move a crosshair; Enter or Space paints there", fits: () => false, run: null },
+    { keys: "Arrows", label: "Move a crosshair; Enter or Space paints there", fits: () => false, run: null },
   ];
 }
 
@@ -78,6 +78,7 @@ function connectButtons(app) {
   for (const [id, run] of Object.entries(clicks)) byId(id).addEventListener("click", run);
   for (const place of document.querySelectorAll("[data-icon]")) place.prepend(icon(place.dataset.icon));
   holdOriginal(editor);
+  ringForKeys(byId("host"));
   editor.addEventListener("view", () => (byId("zoom").textContent = `${Math.round(editor.zoom * 100)} %`));
 }
 
@@ -95,6 +96,12 @@ function holdOriginal(editor) {
   for (const name of ["pointerup", "pointercancel", "blur"]) button.addEventListener(name, () => set(false));
   button.addEventListener("keydown", (event) => [" ", "Enter"].includes(event.key) && set(true));
   button.addEventListener("keyup", () => set(false));
+}
+
+/** The ring around the picture is for keys. @param {HTMLElement} host */
+function ringForKeys(host) {
+  host.addEventListener("pointerdown", () => host.classList.add("is-pointed"), true);
+  for (const name of ["keydown", "blur"]) host.addEventListener(name, () => host.classList.remove("is-pointed"));
 }
 
 async function main() {

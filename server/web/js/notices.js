@@ -7,6 +7,7 @@ import { icon } from "./icons.js";
  * @typedef {{level?: "info"|"error", action?: ?Action, afterS?: ?number, lasting?: boolean, testid?: string}} How
  */
 
+const KEPT = "Is it still running? Your picture and your mask are kept.";
 const SHOWN_MS = 6000; // what needs no answer goes by itself
 
 /** Sentences over the canvas: what happened and what to do now. One at a time, the newest. */
@@ -25,8 +26,8 @@ export class Notices {
   say(text, { level = "info", action = null, afterS = null, lasting = false, testid = "notice" } = {}) {
     this.clear();
     const button = action && h("button", { type: "button", class: "button", click: () => this.#take(action) });
-    const close = h("button", { type: "button", class: "icon-button", "aria-label": "Close this message" }, icon("close"));
-    close.addEventListener("click", () => this.clear());
+    const attributes = { type: "button", class: "icon-button", "aria-label": "Close this message" };
+    const close = h("button", { ...attributes, click: () => this.clear() }, icon("close"));
     const words = h("p", {}, text);
     this.place.append(h("div", { class: `notice is-${level}`, "data-testid": testid }, words, button, close));
     if (button) this.#countDown(button, action.label, afterS ?? 0);
@@ -41,12 +42,13 @@ export class Notices {
     const { message } = /** @type {Error} */ (error);
     const how = { level: /** @type {const} */ ("error"), testid: "error" };
     if (!(error instanceof ApiError)) return this.say(message, how);
+    const { status, retryAfterS: afterS } = error;
     const retry = again && { label: "Try again", run: again };
-    if (error.status === 0) this.say(`${message} Is it still running? Your picture and your mask are kept.`, { ...how, action: retry });
-    else if (error.status === 429 || error.status === 503) this.say(`${sentence(message)}`, { ...how, action: retry, afterS: error.retryAfterS });
-    else if (error.status === 401 || error.status === 403) this.say(sentence(message), { ...how, action: newKey && { label: "Use another key", run: newKey } });
-    else if (error.status >= 500) this.say(sentence(message), { ...how, action: retry });
-    else this.say(sentence(message), how);
+    const words = status === 0 ? `${message} ${KEPT}` : sentence(message);
+    if (status === 401 || status === 403) {
+      this.say(words, { ...how, action: newKey && { label: "Use another key", run: newKey } });
+    } else if (status === 0 || status === 429 || status >= 500) this.say(words, { ...how, action: retry, afterS });
+    else this.say(words, how);
   }
 
   clear() {

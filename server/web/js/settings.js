@@ -87,8 +87,8 @@ export class Settings extends EventTarget {
     const form = new Map();
     const values = { ...this.#values, ...FIXED, seed: this.seedLocked ? this.#values.seed : -1 };
     for (const [name, value] of Object.entries(values)) {
-      if (!this.fields.has(name) || value === null || value === "" ) continue;
-      if (name !== "extend") form.set(name, String(value));
+      const text = textOf(value);
+      if (this.fields.has(name) && name !== "extend" && text !== "") form.set(name, text);
     }
     form.set("prompt", this.#values.prompt);
     return form;
@@ -125,6 +125,13 @@ export function fitted(field, value) {
   if (value === "" || value === null || !Number.isFinite(number)) return field.default;
   const inside = Math.min(Math.max(number, field.minimum ?? number), field.maximum ?? number);
   return field.kind === "integer" ? Math.round(inside) : inside;
+}
+
+/** As a form has it: lists with commas, a LoRA of a picture's metadata as `name:scale`. @param {any} value */
+export function textOf(value) {
+  if (Array.isArray(value)) return value.map((one) => (Array.isArray(one) ? one.join(":") : textOf(one))).join(",");
+  if (value !== null && typeof value === "object") return `${value.name}:${value.scale ?? 1}`;
+  return String(value ?? "");
 }
 
 /** The intent whose fields these are, or the one that was. */

@@ -22,9 +22,10 @@ export class Shortcuts {
   constructor(table, more, hold) {
     this.all = [...table, ...more, { fits: key("?"), run: () => this.open() }];
     this.dialog = byId("shortcuts-dialog");
-    byId("shortcuts").append(
-      ...table.flatMap(({ keys, label }) => [h("dt", {}, ...keys.split(" ").map((k) => h("kbd", {}, k))), h("dd", {}, label)]),
-    );
+    for (const { keys, label } of table) {
+      const names = keys.split(" ").map((name) => h("kbd", {}, name));
+      byId("shortcuts").append(h("dt", {}, names), h("dd", {}, label));
+    }
     window.addEventListener("keydown", (event) => this.#down(event));
     this.#watchSpace(hold);
   }

@@ -2,6 +2,14 @@ import { byId, duration, show } from "./dom.js";
 
 /** @typedef {import("./painting.js").Painting} Painting @typedef {import("./painting.js").Progress} Progress */
 
+const TITLE = document.title;
+/** What is said aloud of a state. */
+const SAID = {
+  sending: "Sending the picture.",
+  painting: "Painting.",
+  lost: "The connection is lost; trying again.",
+};
+
 /** The Paint button's place: the button, or how far the painting is. */
 export class StatusView {
   #bar = byId("progress-bar");
@@ -30,6 +38,8 @@ export class StatusView {
     this.#text.textContent = running ? textOf(progress) : "";
     if (progress.steps > 0) this.#bar.value = progress.step / progress.steps;
     else this.#bar.removeAttribute("value"); // still unknown: the bar moves by itself
+    // For those who look at another tab meanwhile.
+    document.title = progress.steps > 0 ? `${Math.floor((100 * progress.step) / progress.steps)} % · ${TITLE}` : TITLE;
     this.#announce(progress);
   }
 
@@ -37,8 +47,7 @@ export class StatusView {
   #announce({ state }) {
     if (state === this.#said) return;
     this.#said = state;
-    const words = { sending: "Sending the picture.", painting: "Painting.", lost: "The connection is lost; trying again." };
-    if (words[state]) this.say(words[state]);
+    if (SAID[state]) this.say(SAID[state]);
   }
 }
 
