@@ -234,25 +234,13 @@ def test_a_half_precision_unet_keeps_its_dtype(unet: Any, encoders: Encoders, sa
     assert not after.requires_grad
 
 
-TEXT_SPELLINGS: dict[str, tuple[str, str, str]] = {  # {n}: 1 or 2; {_n}: nothing or _2
-    "peft": (
-        "text_encoder{_n}.text_model.{}.lora_A.weight",
-        "text_encoder{_n}.text_model.{}.lora_B.weight",
-        ".",
-    ),
-    "diffusers": (
-        "text_encoder{_n}.text_model.{}.lora_linear_layer.down.weight",
-        "text_encoder{_n}.text_model.{}.lora_linear_layer.up.weight",
-        ".",
-    ),
-    "without text_model": ("text_encoder{_n}.{}.lora.down.weight", "text_encoder{_n}.{}.lora.up.weight", "."),
-    "kohya": ("lora_te{n}_text_model_{}.lora_down.weight", "lora_te{n}_text_model_{}.lora_up.weight", "_"),
+TEXT_SPELLINGS = {  # {0}: the layer; {n}: 1 or 2; {_n}: nothing or _2; how down and up are called
+    "peft": ("text_encoder{_n}.text_model.{0}.{x}.weight", "lora_A", "lora_B"),
+    "diffusers": ("text_encoder{_n}.text_model.{0}.lora_linear_layer.{x}.weight", "down", "up"),
+    "without text_model": ("text_encoder{_n}.{0}.lora.{x}.weight", "down", "up"),
+    "kohya": ("lora_te{n}_text_model_{0}.lora_{x}.weight", "down", "up"),
 }
-TEXT_CHOSEN = (
-    "encoder.layers.0.self_attn.q_proj",
-    "encoder.layers.0.self_attn.out_proj",
-    "encoder.layers.2.mlp.fc1",
-)
+TEXT_CHOSEN = ("layers.0.self_attn.q_proj", "layers.0.self_attn.out_proj", "layers.2.mlp.fc1")
 
 
 @pytest.mark.parametrize("spelling", TEXT_SPELLINGS)
@@ -260,15 +248,15 @@ def test_the_text_encoders_part_changes_both(
     spelling: str, unet: Any, encoders: Encoders, model: Model, save: Save
 ) -> None:
     """A style's words are trained into them; left out, it would paint something else."""
-    down_key, up_key, dot = TEXT_SPELLINGS[spelling]
+    key, down_name, up_name = TEXT_SPELLINGS[spelling]
     tensors, expected = {}, []
     for n, encoder in enumerate(model.text_encoders, 1):
         for i, layer in enumerate(TEXT_CHOSEN):
-            name = layer if n == 1 else f"text_model.{layer}"
+            name = f"encoder.{layer}" if n == 1 else f"text_model.encoder.{layer}"
+            spelt = f"encoder.{layer}".replace(".", "_" if spelling == "kohya" else ".")
             down, up = matrices(encoder, name, 10 * n + i)
-            given = {"n": n, "_n": "" if n == 1 else "_2"}
-            tensors[down_key.format(layer.replace(".", dot), **given)] = down
-            tensors[up_key.format(layer.replace(".", dot), **given)] = up
+            for x, matrix in ((down_name, down), (up_name, up)):
+                tensors[key.format(spelt, n=n, _n="" if n == 1 else "_2", x=x)] = matrix
             expected.append((n - 1, name, encoder.get_submodule(name).weight + 0.5 * up @ down))
     assert fuse(unet, encoders, save(tensors), scale=0.5) == Fused(layers=0, text_layers=6)
     for side, name, weight in expected:
