@@ -25,8 +25,9 @@ def demo_checkpoint() -> Checkpoint:
         folder = _HERE / demo_entry().target
         verify_bundled(demo_entry(), folder)
     except (ModelError, OSError) as error:
+        what, _, _ = str(error).partition(";")  # its remedy is for models that are fetched or imported
         raise ModelError(
-            f"the demo model of this installation is damaged ({error}); install sdxl-inpaint again"
+            f"the demo model of this installation is damaged ({what}); install sdxl-inpaint again"
         ) from error
     return Checkpoint("demo", folder, "folder")
 
