@@ -21,6 +21,7 @@ CHROMIUM = os.environ.get("INPAINT_CHROMIUM", "/usr/bin/chromium")
 DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 360, "height": 740}
 MISSION_PATCH = [(150, 385), (200, 385), (205, 410), (150, 415), (155, 400), (195, 400)]  # px of the portrait
 PAINTING_MS = 300_000
+AROUND, ALIKE = 48, 6  # colours for what is not the photograph, and how near two of them are one
 ENV = {
     "INPAINT_WARM_UP": "false",
     "OMP_NUM_THREADS": "1",
@@ -105,27 +106,37 @@ def compare(page: Page) -> None:
     page.mouse.down()
     page.mouse.move(at(page, 170, 0)[0], divider["y"] + divider["height"] / 2, steps=4)
     page.mouse.up()
+    page.mouse.move(0, 0)
 
 
 def save(page: Page, name: str) -> None:
-    """256 colours: a photograph's PNG would be several times as large.
-
-    Half of them are the commonest beside the photograph, or the accent would go under in its colours.
-    """
+    """In 256 colours: a photograph's PNG would be several times as large."""
     shot = Image.open(io.BytesIO(page.screenshot(animations="disabled"))).convert("RGB")
-    beside = shot.copy()
-    box, ratio = page.locator(".editor-picture").bounding_box(), shot.width / page.viewport_size["width"]  # type: ignore[index]
+    box, viewport = page.locator(".editor-picture").bounding_box(), page.viewport_size
     assert box is not None
-    corner = [
-        round(ratio * v) for v in (box["x"], box["y"], box["x"] + box["width"], box["y"] + box["height"])
-    ]
-    beside.paste("white", (*corner[:2], *corner[2:]))  # type: ignore[arg-type]
-    common = sorted(beside.getcolors(beside.width * beside.height), reverse=True)[:128]  # type: ignore[type-var]
-    few = shot.quantize(256 - len(common), dither=Image.Dither.NONE).getpalette() or []
-    palette = Image.new("P", (1, 1))
-    palette.putpalette([*(value for _, colour in common for value in colour), *few][:768])  # type: ignore[union-attr]
-    shot.quantize(palette=palette, dither=Image.Dither.NONE).save(OUT / name, optimize=True)
+    assert viewport is not None
+    ratio = shot.width / viewport["width"]
+    left, top = round(ratio * box["x"]), round(ratio * box["y"])
+    photo = (left, top, left + round(ratio * box["width"]), top + round(ratio * box["height"]))
+    fewer_colours(shot, photo).save(OUT / name, optimize=True)
     sys.stderr.write(f"{OUT / name}: {(OUT / name).stat().st_size} bytes\n")
+
+
+def fewer_colours(shot: Image.Image, photo: tuple[int, int, int, int]) -> Image.Image:
+    """Most colours for the photograph, some for what is around it, or its accent would go under."""
+    around = shot.copy()
+    around.paste(shot.getpixel((0, 0)), photo)  # type: ignore[arg-type]
+    chosen: list[tuple[int, ...]] = []
+    for _, colour in sorted(around.getcolors(around.width * around.height) or [], reverse=True):
+        assert isinstance(colour, tuple)
+        unlike = all(max(abs(a - b) for a, b in zip(colour, other, strict=True)) > ALIKE for other in chosen)
+        if unlike and len(chosen) < AROUND:
+            chosen.append(colour)
+    flat = [value for colour in chosen for value in colour]
+    rest = shot.crop(photo).quantize(256 - len(chosen)).getpalette() or []
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([*flat, *rest])
+    return shot.quantize(palette=palette)
 
 
 if __name__ == "__main__":
