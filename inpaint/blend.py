@@ -7,6 +7,8 @@ from numpy.typing import NDArray
 
 from inpaint.colors import LUMA
 
+_FULL_STRENGTH = 64  # of 255
+
 Floats = NDArray[np.float32]
 
 
@@ -19,6 +21,15 @@ def feather(distance: Floats, grow_px: int, feather_px: int) -> NDArray[np.uint8
     weight = np.rint(255 * (1 - t * t * (3 - 2 * t))).astype(np.uint8)
     weight[distance > grow_px + feather_px] = 0
     return weight
+
+
+def fade(weight: NDArray[np.uint8], strength: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """``weight`` where at least a quarter of the steps repaint, (h, w), and smoothly less where fewer do.
+
+    There the painted picture shows what the caller's does, only through a lossy VAE.
+    """
+    t = np.clip(strength / _FULL_STRENGTH, 0, 1)
+    return np.asarray(np.rint(weight * t * t * (3 - 2 * t)), np.uint8)
 
 
 def blend(own: NDArray[Any], painted: Floats, weight: NDArray[np.uint8]) -> NDArray[Any]:

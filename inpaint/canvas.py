@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from inpaint.blend import blend, feather
+from inpaint.blend import blend, fade, feather
 from inpaint.colors import LATENT_CELL, match_colors
 from inpaint.errors import RequestError
 from inpaint.fills import continue_edges, fill_hole
@@ -40,7 +40,8 @@ class Canvas:
 
     ``original`` is the upright picture in the caller's mode; ``box`` the part of it that is painted.
     ``image`` (RGB, filled) and ``mask`` (``L``, 0 or 255, grown) have the working size;
-    ``paste_mask`` (``L``) has the box's size: 255 in the grown mask, falling to 0 outwards.
+    ``paste_mask`` (``L``) has the box's size: 255 in the grown mask, falling to 0 outwards and, where a soft
+    request's mask is dark grey, with it.
     ``soft_mask`` (``L``, working size) is strength per pixel, and None unless the request is soft.
     """
 
@@ -82,14 +83,18 @@ def cut(request: InpaintRequest, native: int = 1024) -> Canvas:
     width, height = working_size(box[2] - box[0], box[3] - box[1], native)
     working_mask = _resize_max(grown.astype(np.uint8) * 255, (width, height))
     seen = np.asarray(_resize(to_rgb(original.crop(box)), (width, height)))
-    soft = _resize_max(_grown_grey(grey.crop(box), grown), (width, height)) if request.soft else None
+    paste_mask, soft_mask = feather(distance, grow_px, feather_px), None
+    if request.soft:
+        strength = _nearest_grey(grey.crop(box))
+        paste_mask = fade(paste_mask, strength)
+        soft_mask = Image.fromarray(_resize_max(np.where(grown, strength, np.uint8(0)), (width, height)))
     return Canvas(
         original=original,
         box=box,
         image=Image.fromarray(fill_hole(seen, working_mask, request.fill)),
         mask=Image.fromarray(working_mask),
-        paste_mask=Image.fromarray(feather(distance, grow_px, feather_px)),
-        soft_mask=None if soft is None else Image.fromarray(soft),
+        paste_mask=Image.fromarray(paste_mask),
+        soft_mask=soft_mask,
         grow_px=grow_px,
         feather_px=feather_px,
         color_match=request.color_match,
@@ -191,8 +196,8 @@ def _distance(mask: Bytes2D) -> NDArray[np.float32]:
     return np.asarray(cv2.distanceTransform(255 - mask, cv2.DIST_L2, cv2.DIST_MASK_PRECISE), np.float32)
 
 
-def _grown_grey(grey: Image.Image, grown: NDArray[np.bool_]) -> Bytes2D:
-    """Strength per pixel: the mask's grey, in the grown rim that of the nearest mask pixel, else 0."""
+def _nearest_grey(grey: Image.Image) -> Bytes2D:
+    """Strength per pixel: the mask's grey where it repaints, elsewhere the nearest such pixel's."""
     values = np.asarray(grey)
     support = values >= _SOFT_THRESHOLD
     _, labels = cv2.distanceTransformWithLabels(
@@ -200,7 +205,7 @@ def _grown_grey(grey: Image.Image, grown: NDArray[np.bool_]) -> Bytes2D:
     )
     of_label = np.zeros(int(labels.max()) + 1, np.uint8)
     of_label[labels[support]] = values[support]
-    return np.where(grown, of_label[labels], 0).astype(np.uint8)
+    return of_label[labels]
 
 
 def _resize(image: Image.Image, size: Size) -> Image.Image:

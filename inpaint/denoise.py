@@ -290,13 +290,18 @@ def _blend(model: Model, row: Row, latents: torch.Tensor) -> torch.Tensor:
     """The original, re-noised to the row's level, where the mask does not (yet) repaint.
 
     A 4-channel UNet knows no mask and needs this each step. With a soft mask it is how grey means strength:
-    a cell of strength s is set free for the last s of the steps.
+    a cell of strength s is set free for the last s of the steps, and one of strength 0 ends as the original.
     Source: Levin & Fried, "Differential Diffusion: Giving Each Pixel Its Strength", 2023.
     """
     shared = row.conditioning
     if shared.soft_mask is not None:
-        free = (shared.soft_mask > 0) & (shared.soft_mask >= 1 - row.position / len(row.timesteps))
-        mask = free.to(latents)
+        order = row.scheduler.order
+        if row.position % order and not row.done:
+            # Between the two calls of a step the sample is at a noise level of its own, for which add_noise
+            # has no name: the original would be put in at the next step's.
+            return latents
+        taken, of = (-(-calls // order) for calls in (row.position, len(row.timesteps)))
+        mask = ((shared.soft_mask > 0) & (shared.soft_mask >= 1 - taken / of)).to(latents)
     elif model.in_channels == 4:
         mask = shared.mask.to(latents)
     else:
