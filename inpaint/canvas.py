@@ -205,7 +205,7 @@ def _nearest_grey(grey: Image.Image) -> Bytes2D:
     )
     of_label = np.zeros(int(labels.max()) + 1, np.uint8)
     of_label[labels[support]] = values[support]
-    return of_label[labels]
+    return np.asarray(of_label[labels], np.uint8)
 
 
 def _resize(image: Image.Image, size: Size) -> Image.Image:

@@ -50,8 +50,9 @@ def match_colors(painted: Floats, reference: NDArray[np.uint8], mask: NDArray[np
     some = slice(None, None, 1 + np.count_nonzero(ring) // _PIXELS)
     x, y = painted[ring][some], reference[ring][some].astype(np.float32) / 255
     middle = np.median(x, axis=0)
-    matched = (painted - middle) @ _gains(x, y) + middle
-    return matched + _shift(matched, reference, np.asarray(outside, np.float32))
+    matched: Floats = (painted - middle) @ _gains(x, y) + middle
+    shifted: Floats = matched + _shift(matched, reference, np.asarray(outside, np.float32))
+    return shifted
 
 
 def _gains(x: Floats, y: Floats) -> Floats:
@@ -62,7 +63,9 @@ def _gains(x: Floats, y: Floats) -> Floats:
     """
     contrast, saturation = np.ones(3, np.float32), 1.0
     for _ in range(_TURNS):
-        saturation = _gain((x * contrast) @ _CHROMA, y @ _CHROMA)
+        saturation = _gain(
+            np.asarray((x * contrast) @ _CHROMA, np.float32), np.asarray(y @ _CHROMA, np.float32)
+        )
         unsaturated = y @ _saturating(1 / saturation)
         contrast = np.array([_gain(x[:, [c]], unsaturated[:, [c]]) for c in range(3)], np.float32)
     # Together they may not do more than either: a gain is a guess about colours that the ring may not show.
@@ -102,7 +105,8 @@ def _shift(matched: Floats, reference: NDArray[np.uint8], outside: Floats) -> Fl
     # At half the size: the shift is smooth, and a quarter of the pixels takes a quarter of the time.
     beside = (outside > 0).astype(np.float32)
     share = _halved(beside)
-    difference = _halved(reference * (beside / 255)[..., None]) - _halved(matched * beside[..., None])
+    known = np.asarray(reference * (beside / 255)[..., None], np.float32)
+    difference = _halved(known) - _halved(matched * beside[..., None])
     difference /= np.maximum(share, 1e-6)[..., None]
     distance = _halved(outside)
     near = (share == 1) & (distance <= LATENT_CELL + _RING)

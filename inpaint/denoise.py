@@ -311,4 +311,4 @@ def _blend(model: Model, row: Row, latents: torch.Tensor) -> torch.Tensor:
     if not row.done:
         next_timestep = row.timesteps[row.position : row.position + 1]
         original = row.scheduler.add_noise(original, row.noise, next_timestep)
-    return (1 - mask) * original + mask * latents
+    return torch.as_tensor((1 - mask) * original + mask * latents)

@@ -42,7 +42,7 @@ def fill_hole(image: Pixels, mask: Pixels, fill: Fill) -> Pixels:
     if fill == "original" or not hole.any():
         return filled
     if fill == "noise":
-        filled[hole] = _noise(image[~hole], np.count_nonzero(hole))
+        filled[hole] = _noise(image[~hole], int(np.count_nonzero(hole)))
     elif fill == "neutral" or hole.all():
         filled[hole] = NEUTRAL
     elif fill == "blur":

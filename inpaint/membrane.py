@@ -35,10 +35,10 @@ def membrane(values: Floats, trust: Floats) -> Floats:
         return np.broadcast_to(mean, values.shape).astype(np.float32)
     half = ((w + 1) // 2, (h + 1) // 2)
     share = _shrunk(trust, half)
-    means = _shrunk(weighted, half) / np.maximum(share, 1e-12)[..., None]
+    means = np.asarray(_shrunk(weighted, half) / np.maximum(share, 1e-12)[..., None], np.float32)
     # A pixel twice as wide counts four times as much against the same steps to its neighbours.
     coarse = membrane(means, 4 * share / (1 + 3 * share))
-    field = cv2.resize(coarse, (w, h), interpolation=cv2.INTER_LINEAR).reshape(values.shape)
+    field: Floats = cv2.resize(coarse, (w, h), interpolation=cv2.INTER_LINEAR).reshape(values.shape)
     free = 1 - trust[..., None]
     for _ in range(_SWEEPS):
         around = cv2.filter2D(field, -1, _NEIGHBOURS, borderType=cv2.BORDER_REPLICATE)

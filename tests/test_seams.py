@@ -79,8 +79,8 @@ def test_the_colours_that_users_complain_of_are_put_right(kind: str, mask: str, 
     )
     assert both[0] < 2.2, "what is left is the VAE's blur of photographs: 1 can just be seen"
     assert both[0] < 0.6 * bare[0]
-    # Of what is wrong inside beyond the VAE's own error. "uneven" is half out of sight where the mask runs out
-    # of the picture: nothing there says how wrong it is.
+    # Of what is wrong inside beyond the VAE's own error. "uneven" is half out of sight where the mask runs
+    # out of the picture: nothing there says how wrong it is.
     assert both[1] - least < (0.55 if kind == "uneven" else 0.25) * (bare[1] - least)
 
 
