@@ -116,12 +116,12 @@ def drifted(model: Model, picture: Image.Image, mask: Image.Image, kind: str) ->
 def figures(painted: Painted, **settings: Any) -> dict[str, float]:
     """Of one picture pasted in one way, in ΔE to the caller's own picture."""
     result, canvas = painted.pasted(**settings)
-    # The edge is where the patch would end without feather, so that all ways are judged at the same place.
-    _, edge = painted.pasted(**{**settings, "feather": 0})
-    ideal = painted.request.image
+    # The edge is that of what the model painted, so that all ways are judged at the same place: area="whole"
+    # at the native size, so the working mask is the picture's.
+    ideal, edge = painted.request.image, canvas.mask
     return {
-        "ring": ring_error(result, ideal, edge.paste_mask),
-        "step": step_at_edge(result, ideal, edge.paste_mask),
+        "ring": ring_error(result, ideal, edge),
+        "step": step_at_edge(result, ideal, edge),
         "inside": error_inside(result, ideal, canvas.paste_mask),
     }
 

@@ -337,6 +337,23 @@ def test_a_grown_soft_mask_continues_its_own_grey() -> None:
     assert np.array_equal(values > 0, np.asarray(canvas.mask) > 0)
 
 
+def test_a_soft_paste_fades_with_the_grey_and_a_white_one_does_not() -> None:
+    """Dark grey keeps the file's own sharpness; light grey is repainted, and shown."""
+    size = (256, 256)
+    mask = Image.new("L", size)
+    for i, grey in enumerate((8, 24, 40, 64, 160, 255)):
+        mask.paste(grey, (40 * i, 0, 40 * i + 40, 256))
+    canvas = cut(request(Image.new("L", size), mask, area="whole", grow=0, feather=0, soft=True), NATIVE)
+    weights = [int(canvas.paste_mask.getpixel((40 * i + 20, 128))) for i in range(6)]
+    assert weights[0] < 16
+    assert weights[:4] == sorted(set(weights[:4]))
+    assert weights[3:] == [255] * 3
+    hard = cut(request(Image.new("L", size), mask, grow=8, feather=40), NATIVE)
+    white = mask.point(lambda v: 255 if v >= 128 else 0)
+    soft = cut(request(Image.new("L", size), white, grow=8, feather=40, soft=True), NATIVE)
+    assert soft.paste_mask.tobytes() == hard.paste_mask.tobytes()
+
+
 @pytest.mark.parametrize("scale", [0.5, 1, 3])
 def test_painting_the_same_picture_changes_little(scale: float) -> None:
     """Cut and paste are inverse to each other: nothing is shifted by half a pixel or darkened."""
@@ -393,6 +410,23 @@ def test_extend_continues_the_edges() -> None:
     """The model starts from the neighbouring colours, not from black."""
     image = Image.new("RGB", (40, 40), (200, 10, 30))
     assert extend(image, None, 8, 8, 8, 8)[0].getcolors() == [(56 * 56, (200, 10, 30))]
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "I;16"])
+def test_an_extension_begins_as_the_picture_ends_and_gets_softer(mode: str) -> None:
+    """A step at the old edge would be painted as an edge, and bare streaks of pixels as curtains."""
+    image = texture(mode, (120, 80))
+    left, top, right, bottom = 40, 30, 0, 60
+    bigger = np.asarray(extend(image, None, left, top, right, bottom)[0], float)
+    own = np.asarray(image, float)
+    contrast = own.std()
+    beside = [bigger[top : top + 80, left - d] for d in (1, 4, 12, 36)]
+    assert np.abs(beside[0] - own[:, 0]).mean() < 0.5 * contrast  # of unrelated pixels it would be 1.1
+    roughness = [np.abs(np.diff(column, axis=0)).mean() for column in beside]
+    assert roughness == sorted(roughness, reverse=True)
+    assert roughness[-1] < 0.05 * roughness[0]
+    corner = bigger[top + 80 + 15 :, : left - 15]
+    assert max(np.abs(np.diff(corner, axis=axis)).max() for axis in (0, 1)) < 0.1 * contrast
 
 
 @pytest.mark.parametrize(

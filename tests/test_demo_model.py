@@ -17,13 +17,15 @@ from PIL import Image
 import inpaint.denoise
 import inpaint.painter
 import inpaint.schedulers
-from inpaint import SCHEDULERS, Engine
+from bench.blending import step_at_edge
+from inpaint import SCHEDULERS, Engine, InpaintRequest
+from inpaint.canvas import extend
 from inpaint.demo import demo_checkpoint, demo_entry
 from inpaint.latents import decode, encode, to_pixels
 from inpaint.prompts import PromptEncoder
-from tools.train_demo.judge import distance, unseen
+from tools.train_demo.judge import as_floats, distance, unseen
 from tools.train_demo.paint import FIRST_SEED, mean_distance, paint, requests_for, run, share, verdicts
-from tools.train_demo.scenes import SIZE, Scene
+from tools.train_demo.scenes import COLOURS, SIZE, Scene
 
 SCENES = unseen(32, start=100)
 NEAR = SCENES[:8]  # enough for a mean distance
@@ -289,6 +291,54 @@ def test_background_removes_an_object(demo: Engine) -> None:
     occupied = [replace(scene, clean=scene.target) for scene in scenes]
     removed = paint(demo, occupied, prompt="background", fill="telea", scheduler="DDIM")
     assert mean_distance(scenes, removed, clean) <= 0.5 * mean_distance(scenes, untouched, clean)
+
+
+def colour_left(scene: Scene, picture: Image.Image) -> float:
+    """The share of the object's pixels that are still nearer to its colour than to what is behind it."""
+    own, clean, found = (as_floats(p) for p in (scene.target, scene.clean, picture))
+    colour = np.array(COLOURS[scene.colour], np.float32) / 255
+    there = (np.asarray(scene.mask) > 0) & (np.abs(own - clean).mean(2) > 0.05)
+    nearer = np.linalg.norm(found - colour, axis=2) < np.linalg.norm(found - clean, axis=2)
+    return float(nearer[there].mean())
+
+
+def removed(engine: Engine, fill: str, strength: float) -> list[float]:
+    """The colour left in each of ten scenes with drawn backgrounds after the removal of its object."""
+    scenes = [scene for scene in unseen(13, start=400) if scene.background != "photo"]
+    occupied = [replace(scene, clean=scene.target) for scene in scenes]
+    quick = {"scheduler": "DDIM", "num_inference_steps": 20, "guidance_scale": GUIDANCE}
+    pictures = paint(engine, occupied, prompt="background", fill=fill, strength=strength, **quick)
+    return [colour_left(scene, picture) for scene, picture in zip(scenes, pictures, strict=True)]
+
+
+def test_remove_removes(demo: Engine) -> None:
+    """The page's Remove, telea and 0.99: nothing is left that has the object's colour."""
+    left = removed(demo, "telea", 0.99)
+    assert max(left) < 0.15
+    assert np.mean(left) < 0.03
+
+
+def test_below_strength_1_the_fill_is_what_removes(demo: Engine) -> None:
+    """At 0.6 the old content shines through the noise, unless the hole was filled from its surroundings."""
+    left = {fill: np.mean(removed(demo, fill, 0.6)) for fill in ("original", "telea", "blur")}
+    assert left["telea"] < 0.03 < 0.08 < left["original"]
+    assert left["blur"] < 0.03
+
+
+def test_an_extended_picture_shows_no_line_where_it_ended(demo: Engine) -> None:
+    """More sky: on gradients, where the eye finds any step; and matching the colours is what hides it."""
+    scenes = [scene for scene in unseen(24, start=700) if scene.background == "gradient"][:4]
+    steps = []
+    for match in (True, False):
+        wider = [extend(scene.clean.crop((0, 0, 96, SIZE)), None, 0, 0, 32, 0) for scene in scenes]
+        quick: dict[str, Any] = {"scheduler": "DDIM", "num_inference_steps": 15, "color_match": match}
+        pictures = run(
+            demo, [InpaintRequest(p, m, "background", area="whole", seed=5, **quick) for p, m in wider]
+        )
+        together = zip(scenes, pictures, wider, strict=True)
+        steps.append(np.mean([step_at_edge(one, scene.clean, mask) for scene, one, (_, mask) in together]))
+    assert steps[0] < 4
+    assert steps[0] < 0.6 * steps[1]
 
 
 def test_strength_is_how_much_changes(demo: Engine) -> None:
