@@ -12,7 +12,8 @@ from inpaint.errors import BusyError
 from inpaint.work import Bucket, Costs, Work
 
 # A forecast of a wait counts so often, for what it cannot know: other costs than measured, buckets that take
-# turns in whole calls. Simulated at 1.2 × capacity with 1 / 1.2: 0.2 / 0 % are promised in vain.
+# turns in whole calls. Simulated on a CPU's costs at 1.5 × capacity with 1 / 1.2: 2.5 / 0.6 % are
+# promised in vain.
 MARGIN = 1.2
 _NEARLY_NONE = 1e-9  # of a call, left over by rounding
 
