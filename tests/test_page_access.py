@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import expect
+from playwright.sync_api import Browser, expect
 
 from tests.desk import Desk, opened, photo
 from tests.served import Served, file_of
@@ -21,6 +21,46 @@ def findings(desk: Desk) -> list[str]:
         if one["impact"] in ("serious", "critical")
         for node in one["nodes"]
     ]
+
+
+def test_no_other_host_is_asked_for_anything(fake: Served, visit: Visit) -> None:
+    """Offline means offline, whatever is opened, painted and kept; the browser would refuse to ask."""
+    desk = Desk(visit, fake.url)
+    desk.click("example")
+    desk.stroke((200, 200), (260, 230))
+    desk.paint()
+    desk.results(4)
+    desk.click("result-keep")
+    desk.downloaded()
+    desk.page.keyboard.press("?")
+    assert visit.elsewhere() == []
+    assert len(visit.requests) > 40
+
+
+TRIES = {
+    "img-src": "new Image().src = 'https://example.org/pixel.png'",
+    "connect-src": "fetch('https://example.org/').catch(() => {})",
+    "script-src-elem": "import('https://example.org/module.js').catch(() => {})",
+}
+
+
+def test_a_request_to_another_host_is_refused_and_would_fail_a_test(fake: Served, chromium: Browser) -> None:
+    """By the browser, at our policy's word; and what watches every test of the page is not blind."""
+    visit = Visit(chromium.new_context())
+    page = visit.open(fake.url)
+    for directive, script in TRIES.items():
+        told = page.evaluate(
+            f"""() => new Promise((resolve) => {{
+              const told = (event) => resolve(event.effectiveDirective);
+              document.addEventListener("securitypolicyviolation", told, {{ once: true }});
+              {script};
+            }})"""
+        )
+        assert told == directive
+    visit.context.close()
+    assert visit.elsewhere()
+    with pytest.raises(AssertionError):
+        visit.check()
 
 
 def nowhere(desk: Desk, *widths: int) -> None:
