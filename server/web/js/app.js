@@ -101,8 +101,8 @@ export class App {
   async #askForSettings(blob) {
     const made = await this.api.info(blob).catch(() => null); // no reason to bother somebody who opened a picture
     if (!made?.settings || this.editor.picture?.blob !== blob) return;
-    const about = made.settings.prompt ? ` “${made.settings.prompt}”` : "";
-    this.notices.say(`This picture says how it was painted:${about}.`, {
+    const about = made.settings.prompt ? `: “${made.settings.prompt}”` : "";
+    this.notices.say(`This picture says how it was painted${about}.`, {
       action: { label: "Use its settings", run: () => this.settings.takeOver(made.settings) },
       lasting: true,
       testid: "settings-found",

@@ -18,7 +18,7 @@ const WORDS = { padding: "px around the mask that the model sees", grow: "px", f
 const FLOAT_STEPS = 100; // a slider's stops
 
 /** What a field is called. @param {string} name */
-export function labelOf(name) {
+function labelOf(name) {
   const plain = name.replaceAll("_", " ");
   return LABELS[name] ?? plain.charAt(0).toUpperCase() + plain.slice(1);
 }

@@ -14,7 +14,7 @@ export function resultName(origin, seed) {
 }
 
 /** The type of a file by its first bytes; what a folder or a clipboard says of it may be missing. @param {Blob} blob */
-export async function typeOf(blob) {
+async function typeOf(blob) {
   const head = String.fromCharCode(...new Uint8Array(await blob.slice(0, 4).arrayBuffer()));
   if (head.startsWith("\xff\xd8")) return "image/jpeg";
   return head === "RIFF" ? "image/webp" : "image/png";

@@ -16,7 +16,7 @@ import { newId } from "./workspace.js";
  * @property {{name: string, type: string}} origin the file that it all began with
  */
 
-const MOST = 80; // older ones make room; a photograph's PNG has some 20 MB
+const MOST = 40; // older ones make room: a photograph's PNG has some 20 MB
 const SIDE = 176; // px of a thumbnail: shown at half of it
 
 /**

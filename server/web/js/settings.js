@@ -117,7 +117,7 @@ export class Settings extends EventTarget {
 }
 
 /** The nearest value that the server takes. @param {FieldOffer} field @param {any} value */
-export function fitted(field, value) {
+function fitted(field, value) {
   if (field.kind === "choice") return field.choices.includes(value) ? value : field.default;
   if (field.kind === "boolean") return value === true;
   if (field.kind !== "integer" && field.kind !== "number") return value;

@@ -39,7 +39,7 @@ function isFinal(error) {
 }
 
 /** @param {ReadableStream<Uint8Array>} body @returns {AsyncGenerator<Told>} */
-export async function* serverSentEvents(body) {
+async function* serverSentEvents(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let held = "";
   try {
