@@ -2,6 +2,7 @@
 
 import base64
 import io
+import time
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,14 @@ class Desk:
         shot = self.page.screenshot(clip={"x": round(left), "y": round(top), "width": 1, "height": 1})
         red, green, blue = opened(shot).convert("RGB").getpixel((0, 0))  # type: ignore[misc]
         return red, green, blue
+
+    def sees(self, x: float, y: float, colour: object) -> bool:
+        """Whether the picture's pixel (x, y) gets that colour; a page draws a moment after it says so."""
+        end = time.monotonic() + PATIENCE_MS / 1000
+        while self.pixel(x, y) != colour:
+            if time.monotonic() > end:
+                return False
+        return True
 
     def results(self, count: int) -> Locator:
         """Wait until there are so many."""

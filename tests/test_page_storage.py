@@ -58,7 +58,7 @@ def test_a_reload_loses_nothing(fake: Served, desk: Desk) -> None:
     desk.wait_saved()
     desk.reload()
     expect(desk.get("picture-size")).to_have_text("160 × 128")
-    assert desk.pixel(150, 64) == colour_of(8)
+    assert desk.sees(150, 64, colour_of(8))
     assert desk.downloaded()[0] == "photo_inpainted_8.png"
 
 
@@ -154,7 +154,7 @@ def test_a_full_disk_loses_no_result(fake: Served, desk: Desk) -> None:
     )
     painted(desk, "photo.png", 7)
     expect(desk.get("notice")).to_contain_text("no room left")
-    assert desk.pixel(64, 64) == colour_of(7)
+    assert desk.sees(64, 64, colour_of(7))
     assert np.asarray(opened(desk.downloaded()[1]))[64, 64].tolist() == list(colour_of(7))
 
 
