@@ -91,6 +91,7 @@ class Desk:
 
     def at(self, x: float, y: float) -> Point:
         """Where the middle of the picture's pixel (x, y) is in the window."""
+        expect(self.page.locator(".editor-picture")).to_be_visible()
         box = self.page.locator(".editor-picture").bounding_box()
         assert box is not None
         width, height = map(int, self.get("picture-size").inner_text().split(" × "))

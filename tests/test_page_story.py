@@ -41,6 +41,8 @@ def test_from_a_brush_stroke_to_a_file_on_disk(real: Served, visit: Visit) -> No
     desk.open(file_of(original))
     expect(desk.get("server-state")).to_have_text("demo · ready", timeout=PAINTING_MS)
     desk.quick(steps=100)
+    desk.get("field-scheduler").select_option("DPM2 Karras")
+    desk.get("samples").select_option("4")  # slow enough to be seen and cancelled
     desk.stroke((40, 40), (80, 40))
     desk.stroke((100, 100), (120, 120))
     desk.click("undo")
