@@ -224,8 +224,8 @@ def test_zeroed_pooled_embeddings_are_caught(
     """The second path by which SDXL hears its prompt."""
     pair = PromptEncoder.pair
 
-    def without(self: PromptEncoder, prompt: str, negative: str | None) -> Any:
-        positive, other = pair(self, prompt, negative)
+    def without(self: PromptEncoder, *prompts: Any) -> Any:
+        positive, other = pair(self, *prompts)
         return replace(positive, pooled=torch.zeros_like(positive.pooled)), other
 
     monkeypatch.setattr(PromptEncoder, "pair", without)
@@ -235,7 +235,7 @@ def test_zeroed_pooled_embeddings_are_caught(
 def test_swapped_prompts_are_caught(is_right: Callable[..., bool], monkeypatch: pytest.MonkeyPatch) -> None:
     """Guidance away from the prompt."""
     pair = PromptEncoder.pair
-    monkeypatch.setattr(PromptEncoder, "pair", lambda self, a, b: pair(self, a, b)[::-1])
+    monkeypatch.setattr(PromptEncoder, "pair", lambda self, *prompts: pair(self, *prompts)[::-1])
     assert not is_right("DDIM")
 
 
