@@ -6,6 +6,7 @@ more than who is waiting for what, so that a restart begins where the last proce
 
 import asyncio
 import io
+import itertools
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Coroutine
@@ -29,6 +30,7 @@ from server.service import Painted, Service, settings_of
 from server.store import Record
 
 _SWEEP_EVERY_S = 60.0
+_SWEEPS_AN_AUDIT = 10  # an audit adds up every entry of the ledger
 _RETRY_S = 0.5  # while no engine is ready
 ENDED = ("COMPLETED", "FAILED", "CANCELLED")
 
@@ -336,12 +338,21 @@ class DurableQueue:
         await self._service.finish(record, prepared.request, result, outputs)
 
     async def _sweep(self) -> None:
-        while True:
+        for turn in itertools.count():
             try:
+                if turn % _SWEEPS_AN_AUDIT == 0:
+                    await asyncio.to_thread(self._audit)
                 await asyncio.to_thread(self._sweep_once)
             except (InpaintError, OSError) as error:  # a store that is away for a while
                 log.error("the sweep failed", error=str(error))
             await asyncio.sleep(_SWEEP_EVERY_S)
+
+    def _audit(self) -> None:
+        """Tell Prometheus, and the log, of keys whose credits do not add up."""
+        wrong = self._parts.ledger.check()
+        self._parts.metrics.ledger_drift.set(len(wrong))
+        for sentence in wrong:
+            log.error("the ledger is damaged", error=sentence)
 
     def _sweep_once(self) -> None:
         parts = self._parts

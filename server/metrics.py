@@ -24,6 +24,7 @@ class Metrics:
     images: Counter = field(init=False)
     steps: Counter = field(init=False)
     credits: Counter = field(init=False)
+    ledger_drift: Gauge = field(init=False)
     engine: dict[str, Gauge] = field(init=False)
     step_seconds: "_StepSeconds" = field(init=False)
 
@@ -52,6 +53,11 @@ class Metrics:
         self.images = Counter("inpaint_images", "Pictures painted.", registry=r)
         self.steps = Counter("inpaint_steps", "Denoising steps × samples of finished requests.", registry=r)
         self.credits = Counter("inpaint_credits", "Credits by what became of them.", ("kind",), registry=r)
+        self.ledger_drift = Gauge(
+            "inpaint_ledger_drift_keys",
+            "Keys whose entries did not sum to their balance when that was last looked at.",
+            registry=r,
+        )
         self.step_seconds = _StepSeconds()
         r.register(self.step_seconds)
         self.engine = {
