@@ -28,7 +28,7 @@ SERVER_ORDER = (
     "problems", "settings", "client", "metrics", "logs", "telemetry",
     "addresses", "targets", "dialler", "fetch",
     "tables", "migrations", "db", "keys", "ledger", "store", "blobs", "limits",
-    "forecast", "wire", "tickets", "process", "slots", "worker", "pool",
+    "forecast", "routing", "wire", "tickets", "process", "slots", "worker", "pool",
     "orders", "pictures", "auth", "body", "service", "durable",
     "dialects", "middleware", "description", "page", "app", "serving", "start",
 )  # fmt: skip
