@@ -31,6 +31,7 @@ from server.limits import Limiter
 from server.metrics import Metrics
 from server.middleware import Surround
 from server.page import add_page
+from server.peers import Peers
 from server.problems import headers_of, status_of
 from server.service import Parts, Service
 from server.settings import Settings
@@ -49,19 +50,22 @@ def create_app(settings: Settings, client: EngineClient, *, policy: Policy | Non
         policy: which URLs may be fetched, where it is not the settings' (tests fetch from loopback).
     """
     database = Database(settings.database)
+    peers = Peers(database, settings.lease_s)
     parts = Parts(
         settings=settings,
         client=client,
+        database=database,
+        peers=peers,
         keys=Keys(database),
         ledger=Ledger(database),
-        store=Store(database),
+        store=Store(database, server_id=peers.server_id),
         blobs=Blobs(settings.blobs),
         fetcher=Fetcher(policy or Policy.from_settings(settings)),
         limiter=Limiter(settings),
         metrics=Metrics(),
     )
     service = Service(parts)
-    running = Running(parts, service, DurableQueue(service), database)
+    running = Running(parts, service, DurableQueue(service))
     gate = Gate(
         parts.keys,
         open_to_all=settings.no_auth,
@@ -102,13 +106,12 @@ class Running:
     parts: Parts
     service: Service
     queue: DurableQueue
-    database: Database
     failure: BaseException | None = None  # why the engine did not start
 
     @asynccontextmanager
     async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:
         """Listen at once; ``/readyz`` says when the model is loaded."""
-        await asyncio.to_thread(self.database.migrate)
+        await asyncio.to_thread(self.parts.database.migrate)
         loading = asyncio.create_task(self.parts.client.start())
         loading.add_done_callback(self._loaded)
         try:
@@ -122,7 +125,7 @@ class Running:
             await self.queue.stop()
             await self.parts.client.close(0.0)
             await self.parts.fetcher.aclose()
-            await asyncio.to_thread(self.database.close)
+            await asyncio.to_thread(self.parts.database.close)
 
     def _loaded(self, loading: asyncio.Task[None]) -> None:
         if loading.cancelled():

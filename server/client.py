@@ -54,6 +54,10 @@ class Ticket(Protocol):
     def started(self) -> bool:
         """Whether its first denoising step was taken (from then on it is charged when abandoned)."""
 
+    @property
+    def steps_taken(self) -> int:
+        """Denoising steps so far, of each sample."""
+
     def events(self, *, preview: bool = False) -> AsyncIterator[Event]:
         """Everything that has happened and will happen, ending with done, failed or cancelled."""
 

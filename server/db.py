@@ -48,6 +48,11 @@ class Database:
     def _file(self) -> Path | None:
         return Path(self._url.database or "") if self._url.drivername == "sqlite" else None
 
+    @property
+    def shared(self) -> bool:
+        """Whether several servers may use it at once."""
+        return self._file is None
+
     def read(self) -> AbstractContextManager[Connection]:
         """A transaction that only reads."""
         return _transaction(self.engine)
@@ -79,6 +84,26 @@ class Database:
             except CommandError as error:
                 problem = "a newer version of inpaint wrote this database; install that version"
                 raise RequestError("database_url", problem) from error
+
+    @contextmanager
+    def elected(self, office: int) -> Iterator[bool]:
+        """Whether this server holds an office for the length of the block, which no other then does.
+
+        The database takes it back from a server that dies.
+
+        Args:
+            office: any number, the same in every server.
+        """
+        if not self.shared:
+            yield True
+            return
+        with _transaction(self.engine.execution_options(isolation_level="AUTOCOMMIT")) as connection:
+            won = bool(connection.scalar(select(func.pg_try_advisory_lock(office))))
+            try:
+                yield won
+            finally:
+                if won:
+                    connection.execute(select(func.pg_advisory_unlock(office)))
 
     def _one_starter(self) -> AbstractContextManager[object]:
         """SQLite's change to WAL waits for nobody, so the first connection is made under a lock of ours."""

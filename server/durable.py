@@ -6,8 +6,6 @@ more than who is waiting for what, so that a restart begins where the last proce
 
 import asyncio
 import io
-import itertools
-import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing, suppress
@@ -26,12 +24,12 @@ from server.client import Terms, Ticket
 from server.orders import Order
 from server.pictures import CONTENT_TYPES, MAX_KEPT_BYTES, Prepared, write_input
 from server.problems import FailedError, NotFoundError, RateError, UnauthorizedError
-from server.service import Painted, Service, settings_of
+from server.service import Painted, Service, settings_of, steps_of
 from server.store import Record
+from server.sweeper import keep_swept
 
-_SWEEP_EVERY_S = 60.0
-_SWEEPS_AN_AUDIT = 10  # an audit adds up every entry of the ledger
 _RETRY_S = 0.5  # while no engine is ready
+_CANCEL_S = 10.0  # for another server to hear that it shall cancel, and to do so
 ENDED = ("COMPLETED", "FAILED", "CANCELLED")
 
 log = structlog.get_logger()
@@ -59,18 +57,27 @@ class DurableQueue:
         self._live: dict[str, _Live] = {}  # in order of arrival
         self._arriving: Counter[str] = Counter()  # by key: being read, not yet written down
         self._tasks: set[asyncio.Task[None]] = set()
+        self._left = False
 
     async def start(self) -> None:
-        """Take up what an earlier process left."""
-        for record in await asyncio.to_thread(self._parts.store.recover):
+        """Take up what an earlier process left, and from now on what other servers leave."""
+        parts = self._parts
+        if parts.database.shared:
+            await asyncio.to_thread(parts.peers.beat, {})
+            self._spawn(self._keep_beating())
+        for record in await asyncio.to_thread(parts.store.recover):
             self._launch(record)
-        self._spawn(self._sweep())
+        self._spawn(keep_swept(parts))
 
     async def stop(self) -> None:
-        """Leave what has not ended for the next process."""
+        """Leave what has not ended for the next process, or for another server."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._parts.database.shared and not self._left:
+            self._left = True
+            with suppress(BusyError):  # others will find out by themselves
+                await asyncio.to_thread(self._parts.peers.leave)
 
     async def find(self, caller: Caller, idempotency_key: str, digest: str) -> Record | None:
         """The request that this key was used for; raises IdempotencyError if its body was another."""
@@ -170,16 +177,20 @@ class DurableQueue:
         record = await self.get(caller, request_id)
         live = self._live.get(record.id)
         if live is not None:
-            live.cancelled = True  # where it begins at this moment, it ends before its first step
-        if live is not None and live.ticket is not None:
-            live.ticket.cancel()
-        elif record.state == "QUEUED":
+            self._stop(live)
+        if record.state == "QUEUED" and (live is None or live.ticket is None):
             await self._service.fail(record, "cancelled by the caller", 422, state="CANCELLED")
             if live is not None:
                 self._end(live)
         if live is not None:
             await live.ended.wait()
-        return await self.get(caller, request_id)
+        record = await self.get(caller, request_id)
+        if record.state not in ENDED:  # another server's
+            await asyncio.to_thread(self._parts.store.ask_cancel, record.id)
+            with suppress(TimeoutError, BusyError):
+                async with asyncio.timeout(_CANCEL_S):
+                    record = await self.wait(record, caller)
+        return record
 
     async def picture(
         self, request_id: str, number: int, *, key_id: str | None, token: str | None
@@ -201,9 +212,11 @@ class DurableQueue:
     async def events(self, caller: Caller, request_id: str) -> AsyncGenerator[Event | int]:
         """Its place in the queue (0 is next) whenever that changes, then the engine's events.
 
-        Over when the request has ended, or when this process is about to.
+        Of a request that another server has: its steps, once a second. Over when the request has ended, or
+        when this process is about to.
         """
         record = await self.get(caller, request_id)
+        step = 0
         while record.state not in ENDED:
             if (live := self._live.get(request_id)) is not None:
                 async with aclosing(self._follow(live)) as happenings:
@@ -212,6 +225,9 @@ class DurableQueue:
             elif self._service.draining:
                 return
             else:
+                if record.step != step:
+                    step = record.step
+                    yield Event("step", step, max(step, steps_of(record)))
                 await asyncio.sleep(_RETRY_S)
             record = await self.get(caller, request_id)
 
@@ -233,6 +249,36 @@ class DurableQueue:
     def _place(self, live: _Live) -> int:
         waiting = [other for other in self._live.values() if other.ticket is None]
         return waiting.index(live) if live in waiting else 0
+
+    # Among other servers.
+
+    async def _keep_beating(self) -> None:
+        while True:
+            await asyncio.sleep(self._parts.peers.beat_s)
+            try:
+                await self._beat()
+            except BusyError as error:  # the database is away; once it is back, others may have our requests
+                log.warning("no heartbeat", error=str(error))
+
+    async def _beat(self) -> None:
+        parts = self._parts
+        steps = {
+            request_id: live.ticket.steps_taken if live.ticket is not None else 0
+            for request_id, live in self._live.items()
+        }
+        pulse = await asyncio.to_thread(parts.peers.beat, steps)
+        for request_id in pulse.cancelled | pulse.lost:
+            if (live := self._live.get(request_id)) is not None:
+                self._stop(live)
+        for record in await asyncio.to_thread(parts.store.recover, pulse.dead):
+            log.info("taken over", request=record.id)
+            self._launch(record)
+
+    @staticmethod
+    def _stop(live: _Live) -> None:
+        live.cancelled = True  # where it begins at this moment, it ends before its first step
+        if live.ticket is not None:
+            live.ticket.cancel()
 
     # Painting.
 
@@ -277,7 +323,8 @@ class DurableQueue:
         return None
 
     def _end(self, live: _Live) -> None:
-        self._live.pop(live.record.id, None)
+        if self._live.get(live.record.id) is live:  # not one that was lost, and taken over again meanwhile
+            del self._live[live.record.id]
         live.changed.set()
         live.ended.set()
 
@@ -336,31 +383,3 @@ class DurableQueue:
                 }
             )
         await self._service.finish(record, prepared.request, result, outputs)
-
-    async def _sweep(self) -> None:
-        for turn in itertools.count():
-            try:
-                if turn % _SWEEPS_AN_AUDIT == 0:
-                    await asyncio.to_thread(self._audit)
-                await asyncio.to_thread(self._sweep_once)
-            except (InpaintError, OSError) as error:  # a store that is away for a while
-                log.error("the sweep failed", error=str(error))
-            await asyncio.sleep(_SWEEP_EVERY_S)
-
-    def _audit(self) -> None:
-        """Tell Prometheus, and the log, of keys whose credits do not add up."""
-        wrong = self._parts.ledger.check()
-        self._parts.metrics.ledger_drift.set(len(wrong))
-        for sentence in wrong:
-            log.error("the ledger is damaged", error=sentence)
-
-    def _sweep_once(self) -> None:
-        parts = self._parts
-        ttl = {
-            "requests_ttl_s": parts.settings.requests_ttl_s,
-            "pictures_ttl_s": parts.settings.pictures_ttl_s,
-        }
-        expired = parts.store.sweep(time.time(), **ttl)
-        for request_id in expired:
-            parts.blobs.delete(request_id)
-        parts.store.pictures_deleted(expired)

@@ -21,12 +21,14 @@ from inpaint.request import InpaintRequest, InpaintResult, upright_size
 from server.auth import Caller
 from server.blobs import Blobs
 from server.client import EngineClient, Terms, Ticket
+from server.db import Database
 from server.fetch import Fetcher
 from server.keys import Keys
 from server.ledger import Ledger
 from server.limits import Limiter, RateState
 from server.metrics import Metrics
 from server.orders import Order, Source, Url
+from server.peers import Peers
 from server.pictures import CONTENT_TYPES, Prepared, gather, prepare, read_source, write
 from server.problems import status_of
 from server.settings import Settings
@@ -47,6 +49,8 @@ class Parts:
 
     settings: Settings
     client: EngineClient
+    database: Database
+    peers: Peers
     keys: Keys
     ledger: Ledger
     store: Store
@@ -188,6 +192,7 @@ class Service:
                 "output_format": order.output_format,
                 "quality": order.quality,
                 "metadata": self.parts.settings.metadata if order.metadata is None else order.metadata,
+                "steps": request.steps_to_run,
                 "token": secrets.token_urlsafe(24),  # opens this request's pictures, and nothing else
             },
             seeds=[request.seed + i for i in range(request.samples)],
@@ -342,6 +347,11 @@ class Account:
 def inference_s(result: InpaintResult) -> float:
     """Seconds that the engine itself worked on a request."""
     return sum(result.timings.get(f"{stage}_s", 0.0) for stage in ("encode", "denoise", "decode"))
+
+
+def steps_of(record: Record) -> int:
+    """Denoising steps that a request takes."""
+    return int(str(record.fields.get("steps", 0)))
 
 
 def settings_of(record: Record) -> dict[str, object]:

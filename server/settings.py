@@ -44,6 +44,8 @@ class Settings(BaseSettings):
     data: Path = Field(default_factory=lambda: user_data_path("inpaint"))
     database_url: str | None = None  # default: SQLite in ``data``
     blobs_url: str | None = None  # default: a folder in ``data``; any fsspec URL
+    # Of several servers with one database: one silent for so long is dead, and others take its requests over.
+    lease_s: float = Field(15.0, gt=0)
     requests_ttl_s: float = 3600.0
     pictures_ttl_s: float = 7 * 86400.0
     metadata: bool = False  # pictures say how they were made, where their request does not say whether

@@ -5,14 +5,17 @@
     accept → QUEUED ⇄ PROCESSING → COMPLETED | FAILED | CANCELLED → expired → gone
 
 Every change of state is one conditional UPDATE, so that of two that race one wins and the other is told.
+Several servers may share a database. A request belongs to the one that accepted it, until that one is gone
+and another takes it over (see :meth:`Store.recover`); whoever it no longer belongs to changes nothing of it.
 """
 
 import hashlib
 import hmac
 import re
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from types import MappingProxyType
 from typing import Self
 
 from sqlalchemy import Connection, Update, delete, insert, select, update
@@ -21,11 +24,13 @@ from sqlalchemy.exc import IntegrityError
 from server import ledger
 from server.db import Database
 from server.problems import IdempotencyError, NotFoundError
-from server.tables import requests
+from server.tables import requests, servers
 
 _UNFINISHED = ("QUEUED", "PROCESSING")
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _STOPPED = "the server stopped before the picture was painted; nothing was charged, send it again"
+_CUT_OFF = {"state": "FAILED", "error": _STOPPED, "error_status": 503, "idempotency_sha256": None}
+_WAITING = {"state": "QUEUED", "started_at": None, "step": 0}
 _SWEPT_AT_ONCE = 1000  # so that one sweep never holds the database for long
 
 
@@ -51,6 +56,7 @@ class Record:
     error_status: int | None = None
     outputs: list[dict[str, object]] = field(default_factory=list)  # JSON
     inference_s: float | None = None
+    step: int = 0  # of its denoising; told to other servers once a second
 
     @classmethod
     def new(
@@ -71,10 +77,13 @@ _RECORD = tuple(requests.c[column.name] for column in fields(Record))
 
 
 class Store:
-    """The requests of one server. Safe from any thread; one server at a time, see :meth:`recover`."""
+    """The requests of a database, as one of its servers sees them. Safe from any thread."""
 
-    def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
-        self._database, self._clock = database, clock
+    def __init__(
+        self, database: Database, clock: Callable[[], float] = time.time, *, server_id: str = ""
+    ) -> None:
+        """``server_id`` is "" for the only server of a database."""
+        self._database, self._clock, self._server_id = database, clock, server_id
 
     def accept(self, record: Record, *, idempotency_key: str | None = None, body_digest: str = "") -> Record:
         """Write a new request down and take its price, both or neither.
@@ -95,6 +104,7 @@ class Store:
             "picture_token": record.fields.get("token"),
             "expired": False,
             "has_pictures": True,
+            "server_id": self._server_id,
         }
         try:
             with self._database.write() as connection:
@@ -126,8 +136,8 @@ class Store:
         return Record(*row[1:])
 
     def begin(self, request_id: str) -> Record | None:
-        """QUEUED → PROCESSING, one attempt more; None if it is no longer QUEUED."""
-        waiting = update(requests).where(requests.c.id == request_id, requests.c.state == "QUEUED")
+        """QUEUED → PROCESSING, one attempt more; None if it no longer is, or is not this server's."""
+        waiting = self._mine(request_id).where(requests.c.state == "QUEUED")
         begun = waiting.values(
             state="PROCESSING", attempts=requests.c.attempts + 1, started_at=self._clock()
         ).returning(*_RECORD)
@@ -138,8 +148,17 @@ class Store:
     def requeue(self, request_id: str) -> None:
         """PROCESSING → QUEUED, the attempt not counted: the server stopped in order, nothing failed."""
         with self._database.write() as connection:
-            undone = _requeue().where(requests.c.id == request_id)
-            connection.execute(undone.values(attempts=requests.c.attempts - 1))
+            undone = self._mine(request_id).where(requests.c.state == "PROCESSING")
+            connection.execute(undone.values(**_WAITING, attempts=requests.c.attempts - 1))
+
+    def ask_cancel(self, request_id: str) -> None:
+        """Have the server that this request belongs to cancel it; it hears of it with its next heartbeat."""
+        unfinished = update(requests).where(requests.c.id == request_id, requests.c.state.in_(_UNFINISHED))
+        with self._database.write() as connection:
+            connection.execute(unfinished.values(cancel_asked=True))
+
+    def _mine(self, request_id: str) -> Update:
+        return update(requests).where(requests.c.id == request_id, requests.c.server_id == self._server_id)
 
     def finish(self, request_id: str, *, outputs: list[dict[str, object]], inference_s: float) -> bool:
         """→ COMPLETED, and the price is kept; False if it had ended already."""
@@ -166,7 +185,7 @@ class Store:
         self, connection: Connection, request_id: str, changes: dict[str, object], *, refund: bool
     ) -> bool:
         now = self._clock()
-        unfinished = update(requests).where(requests.c.id == request_id, requests.c.state.in_(_UNFINISHED))
+        unfinished = self._mine(request_id).where(requests.c.state.in_(_UNFINISHED))
         ended = connection.execute(
             unfinished.values(changes | {"ended_at": now}).returning(requests.c.key_id, requests.c.cost_micro)
         ).one_or_none()
@@ -205,26 +224,31 @@ class Store:
             raise _not_found()
         return Record(*row[1:])
 
-    def recover(self) -> list[Record]:
-        """Put right what a killed server left, before anything is accepted; returns what waits, oldest first.
+    def recover(self, dead: Mapping[str, int] = MappingProxyType({})) -> list[Record]:
+        """Take over what servers left that are gone; returns what of it waits, oldest first.
 
         v1 requests have lost their callers: failed and refunded, and their idempotency keys are free again.
-        v2 requests under way wait again. For one server a database: another's requests would be taken away.
+        v2 requests under way wait again.
+
+        Args:
+            dead: servers that were silent for too long, and the number of the last heartbeat of each; one
+                that was heard of since is not dead.
         """
-        cut_off = select(requests.c.id).where(requests.c.mode == "v1", requests.c.state.in_(_UNFINISHED))
-        waiting = select(*_RECORD).where(requests.c.mode == "v2", requests.c.state == "QUEUED")
+        mine = {"server_id": self._server_id}
         with self._database.write() as connection:
-            for request_id in connection.scalars(cut_off).all():
-                changes = {
-                    "state": "FAILED",
-                    "error": _STOPPED,
-                    "error_status": 503,
-                    "idempotency_sha256": None,
-                }
-                self._end(connection, request_id, changes, refund=True)
-            connection.execute(_requeue())
-            rows = connection.execute(waiting.order_by(requests.c.created_at, requests.c.id))
-            return [Record(*row) for row in rows]
+            for server_id, beats in dead.items():
+                connection.execute(delete(servers).where(servers.c.id == server_id, servers.c.beats == beats))
+            orphans = requests.c.server_id.not_in(select(servers.c.id)) & requests.c.state.in_(_UNFINISHED)
+            connection.execute(
+                update(requests).where(orphans, requests.c.state == "PROCESSING").values(_WAITING)
+            )
+            taken = update(requests).where(orphans).values(mine).returning(*_RECORD)
+            records = sorted(
+                (Record(*row) for row in connection.execute(taken)), key=lambda r: (r.created_at, r.id)
+            )
+            for cut_off in (record for record in records if record.mode == "v1"):
+                self._end(connection, cut_off.id, _CUT_OFF, refund=True)
+        return [record for record in records if record.mode == "v2"]
 
     def sweep(self, now: float, requests_ttl_s: float, pictures_ttl_s: float) -> list[str]:
         """Drop the records of requests that ended more than ``requests_ttl_s`` ago; the ledger stays.
@@ -248,11 +272,6 @@ class Store:
         """The pictures of these requests are gone; the next sweep forgets the requests as well."""
         with self._database.write() as connection:
             connection.execute(update(requests).where(requests.c.id.in_(ids)).values(has_pictures=False))
-
-
-def _requeue() -> Update:
-    running = update(requests).where(requests.c.mode == "v2", requests.c.state == "PROCESSING")
-    return running.values(state="QUEUED", started_at=None)
 
 
 def _not_found() -> NotFoundError:

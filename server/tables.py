@@ -20,6 +20,7 @@ from sqlalchemy import (
     Table,
     TypedColumns,
     UniqueConstraint,
+    false,
     text,
 )
 
@@ -68,6 +69,14 @@ class _Requests(TypedColumns):
     picture_token: Named[str | None]
     expired: Named[bool]  # the record is gone; the row says whose its pictures are until they go too
     has_pictures: Named[bool]
+    server_id: Named[str] = Column(server_default="")  # who paints it
+    step: Named[int] = Column(server_default="0")  # of its denoising, as other servers may tell it
+    cancel_asked: Named[bool] = Column(server_default=false())  # by another server's client
+
+
+class _Servers(TypedColumns):
+    id: Named[str] = Column(primary_key=True)
+    beats: Named[int] = Column(BigInteger)  # grows for as long as it lives
 
 
 # The check is the second line: the debit's own condition answers first, in words.
@@ -96,3 +105,5 @@ requests = Table(
     Index("requests_by_state", "state"),
     Index("requests_by_end", "ended_at"),
 )
+
+servers = Table("servers", metadata, _Servers)

@@ -27,10 +27,10 @@ ORDER = (
 SERVER_ORDER = (
     "problems", "settings", "client", "metrics", "logs", "telemetry",
     "addresses", "targets", "dialler", "fetch",
-    "tables", "migrations", "db", "keys", "ledger", "store", "blobs", "limits",
+    "tables", "migrations", "db", "keys", "ledger", "store", "peers", "blobs", "limits",
     "forecast", "routing", "wire", "tickets", "process", "slots", "worker", "pool",
-    "orders", "pictures", "auth", "body", "service", "durable",
-    "dialects", "middleware", "description", "page", "app", "serving", "start",
+    "orders", "pictures", "auth", "body", "service", "sweeper", "durable",
+    "dialects", "middleware", "description", "page", "app", "serving", "ray", "start",
 )  # fmt: skip
 SERVER_PACKAGE = PACKAGE.parent / "server"
 FILES = sorted([*PACKAGE.rglob("*.py"), *SERVER_PACKAGE.rglob("*.py")])

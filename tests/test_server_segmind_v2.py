@@ -648,7 +648,7 @@ def test_records_expire_before_their_pictures(serve: Serve, monkeypatch: pytest.
     eventually(lambda: second.client.get(f"/v2/requests/{request_id}").status_code == 404)
     assert second.client.get(path).status_code == 200
     second.stop()
-    monkeypatch.setattr("server.durable._SWEEP_EVERY_S", 0.01)
+    monkeypatch.setattr("server.sweeper._EVERY_S", 0.01)
     third = serve(requests_ttl_s=0.0, pictures_ttl_s=0.0)
     eventually(lambda: third.client.get(path).status_code == 404)
     folder = third.settings.data / "pictures"
@@ -657,5 +657,5 @@ def test_records_expire_before_their_pictures(serve: Serve, monkeypatch: pytest.
 
 
 def rows_of(served: Served) -> int:
-    with served.running.database.read() as connection:
+    with served.parts.database.read() as connection:
         return len(connection.execute(select(requests.c.id)).all())

@@ -465,7 +465,7 @@ def test_no_request_is_left_when_its_database_is_away_for_a_moment(serve: Serve)
 
 def test_a_sweep_that_fails_is_not_the_last(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else the disk would fill after one bad moment."""
-    monkeypatch.setattr("server.durable._SWEEP_EVERY_S", 0.01)
+    monkeypatch.setattr("server.sweeper._EVERY_S", 0.01)
     served = serve()
     calls = threading.Semaphore(0)
 
