@@ -81,17 +81,16 @@ class Board:
 
     def predicted_s(self, replica: str) -> float:
         """Seconds of work that a replica still has; 0 for one that nothing is known of."""
-        return self._predicted(replica, self._clock())
+        return self._predicted([replica])[replica]
 
     def choose(self, among: Collection[str]) -> str:
         """The one of these replicas, at least one, with the least predicted backlog."""
-        now = self._clock()
-        return least_backlog({replica: self._predicted(replica, now) for replica in among}, self._chance)
+        return least_backlog(self._predicted(among), self._chance)
 
     def forget(self, replica: str) -> None:
         """It is gone; one of that name that comes later is a new one."""
         self._known.pop(replica, None)
 
-    def _predicted(self, replica: str, now: float) -> float:
-        known = self._known.get(replica)
-        return max(known.idle_at - now, 0.0) if known else 0.0
+    def _predicted(self, among: Collection[str]) -> dict[str, float]:
+        now, known = self._clock(), self._known
+        return {name: max(known[name].idle_at - now, 0.0) if name in known else 0.0 for name in among}
