@@ -86,19 +86,36 @@ class Device:
     def run(self, trace: Sequence[Sent]) -> None:
         """Send everything, in its order, and go on until nothing is under way."""
         coming = deque(trace)
-        while True:
-            arrival = coming[0].at if coming else inf
-            self.now = min(arrival, self._call_ends, self._doing_ends)
-            if self.now == inf:
-                return
-            self.tally.ended_at = self.now
-            if self.now == self._call_ends:
-                self._end_call()
-            elif self.now == self._doing_ends:
-                self._end_doing()
+        while coming or self.next_at < inf:
+            if coming and coming[0].at < self.next_at:
+                self.send(coming.popleft())
             else:
-                self._arrive(coming.popleft())
-            self._dispatch()
+                self.advance()
+
+    @property
+    def next_at(self) -> float:
+        """When a call or a job beside it ends; inf where nothing is under way."""
+        return min(self._call_ends, self._doing_ends)
+
+    @property
+    def under_way(self) -> int:
+        """Requests that were taken on and have not ended."""
+        return len(self._sent) + len(self._queue)
+
+    def advance(self) -> None:
+        """Go on to :attr:`next_at`."""
+        self.now = self.tally.ended_at = self.next_at
+        if self.now == self._call_ends:
+            self._end_call()
+        else:
+            self._end_doing()
+        self._dispatch()
+
+    def send(self, sent: Sent) -> None:
+        """A request comes, no later than :attr:`next_at`."""
+        self.now = self.tally.ended_at = sent.at
+        self._arrive(sent)
+        self._dispatch()
 
     def _arrive(self, sent: Sent) -> None:
         room = self._policy.room

@@ -1,0 +1,240 @@
+"""How many GPUs for how many requests: the real batcher on up to 1,000 simulated devices, and real routing.
+
+Requests come at Poisson times from ``bench.simulate``'s mix. One of several routers, drawn at random, sends
+each to a device by one of three rules (``bench.routers``): *random*, *two-choices*, or *least-backlog*, which
+is the server's own (``server.routing``) with reports that are up to a second old. Nobody is refused, so that
+the latencies are those of everybody; attainment counts those done within five times their time alone. A
+second table has the same with admission by that deadline, a third the fewest GPUs with which 99 % of the
+requests are painted within so many seconds.
+
+Without ``--profile`` the costs are a model, not a measurement (see ``bench.simulate``): what is compared
+follows from them, no speed of any device.
+
+    python -m bench.fleet [--profile FILE] [--mix sdxl|demo] [--quick] [--json FILE]
+"""
+
+import argparse
+import json
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import cache
+from heapq import heappop, heappush
+from math import ceil, inf
+from pathlib import Path
+from typing import Any
+
+from bench.routers import RULES
+from bench.simulate import CPU_MIX, MIX, SLOWDOWN, Kind, Modelled, OnCpu, capacity, trace
+from bench.virtual import Device, Policy, Sent
+from inpaint.admission import alone_s
+from inpaint.profile import Profile
+from inpaint.work import Costs, Work
+
+LOAD = 0.9
+REPORT_S = 1.0
+WARM_UP = 0.25  # of a trace, which finds the fleet emptier than it will be
+SIZES = {2: 3000, 4: 1500, 16: 400, 64: 150, 256: 100, 1000: 60}  # GPUs → requests for each
+WAYS = (("random", 1), ("two-choices", 1), ("least-backlog", 1), ("least-backlog", 4))  # rule, routers
+RATES = (0.5, 1, 3, 10, 30, 100)  # requests a second
+MIXES: Mapping[str, tuple[Sequence[Kind], Sequence[float]]] = {  # and what 99 % are to be painted within
+    "sdxl": (MIX, (10, 20)),
+    "demo": (CPU_MIX, (2, 5)),
+}
+_EVERYBODY = Policy("batcher", admits=True)  # the batcher itself refuses, those alone that have a deadline
+
+
+class Remembered:
+    """Costs that are looked up once: a measured profile takes a lock and averages for each answer."""
+
+    def __init__(self, costs: Costs) -> None:
+        self.beside = costs.beside
+        self.step_s = cache(costs.step_s)
+        self.encode_s = cache(costs.encode_s)
+        self.decode_s = cache(costs.decode_s)
+        self.cap = cache(costs.cap)
+        self.switch_s = costs.switch_s
+        self._alone_s = cache(lambda *facts: alone_s(Work(*facts), costs))
+
+    def alone_s(self, work: Work) -> float:
+        """Seconds that it takes on an idle device."""
+        return self._alone_s(work.bucket, work.calls, work.samples, work.slots)
+
+
+class Fleet:
+    """Devices and routers in one virtual time."""
+
+    def __init__(self, gpus: int, costs: Costs, rule: str, *, routers: int = 1, seed: int = 0) -> None:
+        self.now = 0.0
+        self.devices = [Device(costs, _EVERYBODY) for _ in range(gpus)]
+        self._chance = random.Random(seed)
+        self._routers = [
+            RULES[rule](self.devices, costs, random.Random(self._chance.random()), lambda: self.now)
+            for _ in range(routers)
+        ]
+        self._reports = 0  # so many, one device after the other, each once in REPORT_S
+        self._due: list[tuple[float, int]] = []  # when a device goes on; of its entries one is true
+
+    def run(self, requests: Sequence[Sent]) -> None:
+        """Send all of ``requests``, which then know what became of them."""
+        for sent in requests:
+            self._until(sent.at)
+            self.now = sent.at
+            device = self._chance.choice(self._routers).choose(sent.work)
+            self.devices[device].send(sent)
+            self._expect(device)
+        while self._due:
+            self._go_on()
+
+    def _until(self, at: float) -> None:
+        """Everything before ``at``, in its order."""
+        while True:
+            report_at = self._reports * REPORT_S / len(self.devices)
+            if self._due and self._due[0][0] <= min(at, report_at):
+                self._go_on()
+            elif report_at <= at:
+                self._report(report_at)
+            else:
+                return
+
+    def _report(self, at: float) -> None:
+        self.now = at
+        number = self._reports % len(self.devices)
+        backlog_s = self.devices[number].batcher.backlog_s()
+        for router in self._routers:
+            router.hear(number, backlog_s)
+        self._reports += 1
+
+    def _go_on(self) -> None:
+        at, number = heappop(self._due)
+        if self.devices[number].next_at == at:  # else something came between
+            self.devices[number].advance()
+            self._expect(number)
+
+    def _expect(self, number: int) -> None:
+        if (at := self.devices[number].next_at) < inf:
+            heappush(self._due, (at, number))
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What is asked, and of what devices."""
+
+    mix: Sequence[Kind]
+    costs: Remembered
+    sizing: int = 3000  # requests at least, of a trace that says whether so many GPUs suffice
+
+    def simulate(
+        self, gpus: int, rule: str, routers: int, count: int, *, rate: float, refusing: bool = False
+    ) -> dict[str, float]:
+        """Seconds of those that were painted, and the share of all sent that were good."""
+        requests = trace(self.mix, rate, count, gpus, self.costs)
+        if not refusing:
+            requests = [Sent(sent.at, replace(sent.work, deadline=inf)) for sent in requests]
+        Fleet(gpus, self.costs, rule, routers=routers, seed=gpus).run(requests)
+        counted = requests[int(WARM_UP * count) :]
+        seconds = sorted(sent.finished_at - sent.at for sent in counted if sent.fate == "finished")
+        good = sum(sent.finished_at - sent.at <= SLOWDOWN * self.costs.alone_s(sent.work) for sent in counted)
+        return {
+            "p50_s": round(seconds[len(seconds) // 2], 3),
+            "p99_s": round(seconds[ceil(0.99 * len(seconds)) - 1], 3),
+            "attainment": round(good / len(counted), 4),
+        }
+
+    def compare(self, sizes: Mapping[int, int]) -> list[dict[str, Any]]:
+        """Each rule on each size of fleet, on the same traces."""
+        rows = []
+        print("  GPUs  routers rule              p50 s     p99 s  attainment   random's p99 ÷")
+        for gpus, each in sizes.items():
+            random_p99_s = None
+            for rule, routers in WAYS:
+                found = self.simulate(gpus, rule, routers, gpus * each, rate=LOAD * gpus * self.capacity)
+                random_p99_s = random_p99_s or found["p99_s"]
+                found["gain"] = round(random_p99_s / found["p99_s"], 2)
+                rows.append({"gpus": gpus, "rule": rule, "routers": routers, **found})
+                figures = f"{found['p50_s']:>9.2f} {found['p99_s']:>9.2f} {found['attainment']:>11.3f}"
+                print(f"{gpus:>6} {routers:>8} {rule:<14}{figures} {found['gain']:>16.2f}", flush=True)
+        return rows
+
+    def admit(self, gpus: int, each: int) -> list[dict[str, Any]]:
+        """What the rules are worth where devices refuse what would be late."""
+        rows = []
+        print(f"of all sent, good where {gpus} GPUs refuse what would be late:")
+        for load in (LOAD, 1.2):
+            for rule, routers in WAYS:
+                rate = load * gpus * self.capacity
+                found = self.simulate(gpus, rule, routers, gpus * each, rate=rate, refusing=True)
+                rows.append({"gpus": gpus, "load": load, "rule": rule, "routers": routers, **found})
+                print(f"  load {load}, {rule}, {routers} routers: {found['attainment']:.3f}", flush=True)
+        return rows
+
+    def size(self, rates: Sequence[float], limits_s: Sequence[float]) -> list[dict[str, Any]]:
+        """The fewest GPUs for each rate and limit; four routers."""
+        rows = []
+        print("requests/s   p99 within   GPUs  load")
+        for rate in rates:
+            p99_s = cache(lambda gpus, rate=rate: self._p99_s(gpus, rate))
+            for limit_s in limits_s:
+                gpus = fewest(lambda gpus: p99_s(gpus) <= limit_s, ceil(rate / self.capacity))  # noqa: B023
+                load = round(rate / gpus / self.capacity, 3)
+                rows.append({"rate": rate, "within_s": limit_s, "gpus": gpus, "load": load})
+                print(f"{rate:>10} {limit_s:>10} s {gpus:>6} {load:>5.2f}", flush=True)
+        return rows
+
+    def _p99_s(self, gpus: int, rate: float) -> float:
+        count = max(self.sizing, 60 * gpus)
+        return self.simulate(gpus, "least-backlog", 4, count, rate=rate)["p99_s"]
+
+    @property
+    def capacity(self) -> float:
+        """Requests a second of one device whose calls are full."""
+        return capacity(self.mix, self.costs)
+
+
+def fewest(enough: Callable[[int], bool], least: int) -> int:
+    """The smallest number from ``least`` on that is enough, where more is never worse."""
+    low, high = least - 1, least
+    while not enough(high):
+        low, high = high, high + max(1, high // 4)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--profile", type=Path, metavar="FILE", help="costs as measured, a profile.json")
+    parser.add_argument("--mix", choices=MIXES, default="sdxl", help="what is asked for (default sdxl)")
+    parser.add_argument("--quick", action="store_true", help="a few GPUs and requests: whether it runs")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="where to keep the JSON as well")
+    chosen = parser.parse_args(arguments)
+    mix, limits_s = MIXES[chosen.mix]
+    costs: Costs = Modelled() if chosen.mix == "sdxl" else OnCpu()
+    if chosen.profile:
+        costs = Profile.from_json(json.loads(chosen.profile.read_text("utf-8")))
+    bench = Bench(mix, Remembered(costs), 300 if chosen.quick else 3000)
+    started = time.perf_counter()
+    result: dict[str, Any] = {
+        "bench": "fleet",
+        "date": datetime.now(UTC).date().isoformat(),
+        "costs": chosen.profile.name if chosen.profile else "modelled, not measured",
+        "mix": chosen.mix,
+        "capacity_per_s": round(bench.capacity, 4),
+        "load": LOAD,
+        "report_s": REPORT_S,
+        "rows": bench.compare({2: 100, 4: 50} if chosen.quick else SIZES),
+        "admission": bench.admit(*((4, 50) if chosen.quick else (64, 150))),
+        "sizing": bench.size((1,) if chosen.quick else RATES, limits_s),
+    }
+    result["seconds"] = round(time.perf_counter() - started)
+    if chosen.json:
+        chosen.json.parent.mkdir(parents=True, exist_ok=True)
+        chosen.json.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
