@@ -96,6 +96,7 @@ def serve(app: FastAPI, listener: socket.socket) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
+        http="h11",  # the server extra's, whatever else is installed
         forwarded_allow_ips=running.parts.settings.trusted_proxies,
         timeout_graceful_shutdown=5,  # for connections that only idle; requests were drained before
         limit_concurrency=_MAX_CONNECTIONS,

@@ -231,6 +231,7 @@ class Served:
             log_config=None,
             access_log=False,
             server_header=False,
+            http="h11",
             forwarded_allow_ips=settings.trusted_proxies,
             timeout_graceful_shutdown=5,
         )
