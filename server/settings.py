@@ -35,6 +35,8 @@ class Settings(BaseSettings):
     warm_up: bool = True  # measure at the first start what pictures cost here; kept in ``data``
     max_rows: int = Field(8, ge=1)
     workers: int = Field(1, ge=0)  # processes with an engine each; 0: in the API process
+    min_workers: int | None = Field(None, ge=0)  # in a cluster: as few as this while there is little to do
+    ingress_replicas: int = Field(2, ge=1)  # in a cluster: HTTP processes
     hang_s: float = 120.0  # a worker with work and without progress for so long is killed
     max_attempts: int = Field(2, ge=1)  # of a request whose worker dies under it
     # A worker without work for so long frees its GPU; the next request waits until it is loaded again.

@@ -52,13 +52,8 @@ def start(
         KeyboardInterrupt: a second Ctrl-C.
     """
     settings = read_settings(flags)
-    locked = _prepare_data(settings)
-    if not settings.on_loopback and not locked and not settings.no_auth:
-        raise RequestError(
-            "host",
-            f"{settings.host} can be reached from other machines, and no key exists; make one with "
-            "`inpaint keys create --name somebody`, or pass --no-auth to let anybody in",
-        )
+    locked = prepare(settings)
+    refuse_open(settings, locked=locked)
     with listen(settings) as listener, _alone_in(settings):
         app = create_app(settings, engines(settings), policy=policy(settings))
         configure(settings.log_level)
@@ -108,7 +103,7 @@ def _alone_in(settings: Settings) -> Iterator[None]:
         yield
 
 
-def _prepare_data(settings: Settings) -> bool:
+def prepare(settings: Settings) -> bool:
     """Make the data folder and the database; whether any key exists."""
     try:
         settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -120,6 +115,16 @@ def _prepare_data(settings: Settings) -> bool:
         return Keys(database).any_exist()
     finally:
         database.close()
+
+
+def refuse_open(settings: Settings, *, locked: bool) -> None:
+    """Raises RequestError if anybody on the network could use the server, and nobody said so."""
+    if not settings.on_loopback and not locked and not settings.no_auth:
+        raise RequestError(
+            "host",
+            f"{settings.host} can be reached from other machines, and no key exists; make one with "
+            "`inpaint keys create --name somebody`, or pass --no-auth to let anybody in",
+        )
 
 
 def _show(url: str) -> None:

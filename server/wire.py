@@ -1,9 +1,10 @@
-"""Messages between the pool and its worker processes: a JSON head, then pictures as raw bytes.
+"""Messages between a server and its engines' processes: a JSON head, then pictures as raw bytes.
 
 No pickle, and nothing that a picture's bytes could be mistaken for. One writer thread and one reading
 thread a link; whoever sends never waits.
 """
 
+import io
 import json
 import queue
 import socket
@@ -73,6 +74,16 @@ class Link:
                         self._sock.sendall(part)
             else:
                 item()
+
+
+def pack(message: Message) -> bytes:
+    """A message as it goes through an object store."""
+    return b"".join(_parts(message))
+
+
+def unpack(data: bytes) -> Message:
+    """The message in these bytes."""
+    return _read(io.BytesIO(data))
 
 
 def _parts(message: Message) -> Iterator[bytes]:

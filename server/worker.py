@@ -165,6 +165,12 @@ class InProcessClient:
             steps=stats.step_us,
         )
 
+    @property
+    def engines(self) -> Engines:
+        """What the engine tells of itself; only once it has started."""
+        assert self._engine is not None, self._not_ready
+        return Engines.of(self._engine)
+
     @staticmethod
     def _submit(engine: Paints, request: InpaintRequest, terms: Terms) -> Job:
         engines = Engines.of(engine)

@@ -1,0 +1,69 @@
+"""What one process knows of the engines that it sends requests to: kept by the router, read by the client.
+
+Ray Serve runs a handle's router in a thread of its own, and makes it from a pickled class: the two meet here,
+by the name of the deployment.
+"""
+
+import random
+import threading
+from collections import Counter
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from server.routing import Board
+
+
+class Fleet:
+    """The replicas of one deployment, and how much each has to do. Safe from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._board = Board()
+        self._reports: dict[str, Mapping[str, Any]] = {}  # the last of each replica that is there now
+
+    def update(self, reports: Mapping[str, Mapping[str, Any]]) -> None:
+        """These replicas are there, and have said this of themselves; an empty report is none yet."""
+        with self._lock:
+            for replica in self._reports.keys() - reports.keys():
+                self._board.forget(replica)
+            for replica, report in reports.items():
+                if report and report != self._reports.get(replica):
+                    self._board.report(replica, report["backlog_s"])
+            self._reports = dict(reports)
+
+    def sent(self, replica: str, work_s: float) -> None:
+        """A request was just sent there."""
+        with self._lock:
+            self._board.sent(replica, work_s)
+
+    def ranked(self, among: Collection[str]) -> list[str]:
+        """These replicas, the one that would be done first in front; equals in any order."""
+        with self._lock:
+            predicted = {replica: self._board.predicted_s(replica) for replica in among}
+        shuffled = random.sample(sorted(among), len(among))
+        return sorted(shuffled, key=predicted.__getitem__)
+
+    @property
+    def size(self) -> int:
+        """How many replicas are there."""
+        return len(self._reports)
+
+    @property
+    def least_s(self) -> float:
+        """Seconds of work before the one that would be done first; 0 where there is none."""
+        with self._lock:
+            return min((self._board.predicted_s(replica) for replica in self._reports), default=0.0)
+
+    def totals(self) -> Counter[str]:
+        """The sums of what the replicas have counted."""
+        with self._lock:
+            reports = list(self._reports.values())
+        return sum((Counter(report.get("counts", {})) for report in reports), Counter[str]())
+
+
+_FLEETS: dict[str, Fleet] = {}
+
+
+def fleet_of(deployment: str) -> Fleet:
+    """The one of a deployment in this process."""
+    return _FLEETS.setdefault(deployment, Fleet())

@@ -1,0 +1,48 @@
+"""Ray Serve's request router that sends each request to the replica with the least predicted backlog.
+
+Ray carries this module's classes to other processes by value, so that what they share with the client lies in
+another module (``fleet``).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from ray.serve.request_router import (
+    FIFOMixin,
+    PendingRequest,
+    ReplicaID,
+    RequestRouter,
+    RunningReplica,
+)
+
+from server.ray.fleet import fleet_of
+
+
+class LeastBacklogRouter(FIFOMixin, RequestRouter):
+    """First come, first served; a replica whose queue is full is passed over for the next best."""
+
+    def update_replicas(self, replicas: list[RunningReplica]) -> None:
+        """Also tells the fleet; Ray calls it whenever a replica comes, goes, or has reported."""
+        super().update_replicas(replicas)
+        self._tell(self.curr_replicas.values())
+
+    async def choose_replicas(
+        self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
+    ) -> list[list[RunningReplica]]:
+        """Each replica as a rank of its own, the best first."""
+        if pending_request is not None:
+            pending_request.routing_context.should_backoff = True  # where all are full
+        self._tell(candidate_replicas)
+        by_name = {replica.replica_id.unique_id: replica for replica in candidate_replicas}
+        return [[by_name[name]] for name in self._fleet.ranked(by_name)]
+
+    def on_request_routed(self, pending_request: PendingRequest, replica_id: ReplicaID, result: Any) -> None:
+        """It has more to do now, and will say so only in a while."""
+        self._fleet.sent(replica_id.unique_id, pending_request.kwargs.get("work_s", 0.0))
+
+    def _tell(self, replicas: Sequence[RunningReplica] | Any) -> None:
+        self._fleet.update({replica.replica_id.unique_id: replica.routing_stats for replica in replicas})
+
+    @property
+    def _fleet(self) -> Any:
+        return fleet_of(self._deployment_id.name)

@@ -1,0 +1,25 @@
+"""How many replicas there should be: so many that what is waiting takes each no longer than it should.
+
+Ray adds the bounds and delays of its autoscaling configuration.
+"""
+
+from typing import Any
+
+TARGET_S = 10.0  # of work before each replica
+
+
+def by_backlog(context: Any) -> tuple[float, dict[str, Any]]:
+    """An autoscaling policy of Ray Serve.
+
+    Args:
+        context: Ray's ``AutoscalingContext``; ``backlog_s`` is what each replica records.
+
+    Returns:
+        Replicas wanted, and no state.
+    """
+    backlogs = (context.aggregated_metrics or {}).get("backlog_s", {})
+    held_s = sum(backlogs.values())
+    running = context.total_num_requests - context.total_queued_requests
+    each_s = held_s / running if running > 0 else TARGET_S
+    wanted = (held_s + context.total_queued_requests * each_s) / TARGET_S
+    return max(wanted, context.capacity_adjusted_min_replicas), {}
