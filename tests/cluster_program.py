@@ -1,7 +1,7 @@
 """A Ray cluster on this machine with the application on it, as a program that obeys lines of JSON.
 
-Its argument: ``settings`` of the application, ``loads`` (what makes an engine), ``address`` (of a cluster that
-runs already). Each line on stdin has a ``do``; the answer is a line on stdout.
+Its argument: ``settings`` of the application, ``loads`` (what makes an engine), ``address`` (of a cluster
+that runs already). Each line on stdin has a ``do``; the answer is a line on stdout.
 """
 
 import json
@@ -13,11 +13,11 @@ from typing import Any
 os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
 os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "server.ray.proxy:middlewares")
 
-import ray  # noqa: E402 - reads its environment when it is imported
-from ray import serve  # noqa: E402
-from ray.serve.config import HTTPOptions  # noqa: E402
+import ray
+from ray import serve
+from ray.serve.config import HTTPOptions
 
-from server.ray.ingress import NAME, application, settings_of  # noqa: E402
+from server.ray.ingress import NAME, application, settings_of
 
 
 class Program:
@@ -36,7 +36,7 @@ class Program:
     def actors(self) -> dict[str, list[list[Any]]]:
         """Deployment → the name and process of each replica that lives."""
         found: dict[str, list[list[Any]]] = {"Engine": [], "Ingress": []}
-        for actor in ray._private.state.actors().values():  # noqa: SLF001 - the public way asks the dashboard
+        for actor in ray._private.state.actors().values():
             for deployment, replicas in found.items():
                 ours = actor["Name"].startswith(f"SERVE_REPLICA::{NAME}#{deployment}#")
                 if ours and actor["State"] == "ALIVE":

@@ -30,7 +30,7 @@ SERVER_ORDER = (
     "tables", "migrations", "db", "keys", "ledger", "store", "peers", "blobs", "limits",
     "forecast", "routing", "wire", "tickets", "process", "slots", "worker", "pool",
     "orders", "pictures", "auth", "body", "service", "sweeper", "durable",
-    "dialects", "middleware", "description", "page", "app", "serving", "ray", "start",
+    "dialects", "middleware", "description", "page", "app", "serving", "start", "ray",
 )  # fmt: skip
 SERVER_PACKAGE = PACKAGE.parent / "server"
 FILES = sorted([*PACKAGE.rglob("*.py"), *SERVER_PACKAGE.rglob("*.py")])

@@ -9,6 +9,8 @@ from inpaint.errors import OutputError
 
 _EXTRA = "the HTTP server is not installed; install it with: pip install 'sdxl-inpaint[server]'"
 
+_CLUSTER_EXTRA = "Ray Serve is not installed; install it with: pip install 'sdxl-inpaint[server,cluster]'"
+
 
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
@@ -39,6 +41,12 @@ def serve(
         int | None,
         typer.Option(help="Processes with a GPU each; 0 paints in the server's own.", show_default="1"),
     ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            help="Paint on a Ray cluster: auto (this machine's), HOST:PORT of its head, or local (a new one)."
+        ),
+    ] = None,
     public_url: Annotated[str | None, typer.Option(help="This server's URL as its clients see it.")] = None,
     data: Annotated[
         Path | None, typer.Option(help="Folder for keys, requests and pictures.", show_default="this user's")
@@ -54,10 +62,17 @@ def serve(
     ] = None,
 ) -> None:
     """Serve the hosted sdxl-inpaint API. Every flag is also a variable: INPAINT_PORT and so on."""
+    own = ("cluster", "browse")
+    given = {name: value for name, value in locals().items() if value is not None and name not in own}
     try:
         from server.start import start
     except ImportError as error:
         raise OutputError(f"{_EXTRA} ({error.name} is missing)") from error
-    own = ("start", "browse")
-    given = {name: value for name, value in locals().items() if value is not None and name not in own}
-    start(given, browse=browse)
+    if cluster is None:
+        start(given, browse=browse)
+        return
+    try:
+        from server.ray.start import start as start_on_cluster
+    except ImportError as error:
+        raise OutputError(f"{_CLUSTER_EXTRA} ({error.name} is missing)") from error
+    start_on_cluster(given, cluster)

@@ -19,6 +19,7 @@ from server.ray.router import LeastBacklogRouter
 from server.ray.scaling import by_backlog
 from server.serving import spec_of
 from server.settings import Settings
+from server.start import read_settings
 
 NAME = "inpaint"
 _READY_QUEUE = 2  # requests that a replica holds beside its rows, so that it never waits for one
@@ -53,8 +54,6 @@ def build(arguments: Mapping[str, Any]) -> serve.Application:
 
 def settings_of(arguments: Mapping[str, Any]) -> Settings:
     """Raises RequestError where a setting is wrong, or keeps state where only one host reaches it."""
-    from server.start import read_settings
-
     settings = read_settings(arguments)
     for name, value in (("database_url", settings.database_url), ("blobs_url", settings.blobs_url)):
         if value is None or value.startswith("sqlite"):

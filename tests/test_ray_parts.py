@@ -1,0 +1,167 @@
+"""What of the cluster needs no cluster: the router's choice, how many replicas, the door, the proxy."""
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from inpaint.errors import RequestError
+from server.ray.fleet import Fleet
+from server.ray.ingress import settings_of
+from server.ray.proxy import Proxied
+from server.ray.replica import Door
+from server.ray.scaling import TARGET_S, by_backlog
+
+
+def reports(**backlogs: float) -> dict[str, dict[str, Any]]:
+    return {name: {"backlog_s": seconds, "counts": {"images": 1}} for name, seconds in backlogs.items()}
+
+
+def test_the_replica_with_the_least_work_comes_first() -> None:
+    fleet = Fleet()
+    fleet.update(reports(a=30.0, b=10.0, c=20.0))
+    assert fleet.ranked(["a", "b", "c"]) == ["b", "c", "a"]
+    fleet.sent("b", 15.0)
+    assert fleet.ranked(["a", "b", "c"]) == ["c", "b", "a"]
+    assert fleet.least_s == pytest.approx(20.0, abs=1.0)
+
+
+def test_the_same_report_again_does_not_undo_what_was_sent() -> None:
+    """Ray hands the last report to the router with every change of any replica."""
+    fleet = Fleet()
+    fleet.update(reports(a=0.0, b=1.0))
+    fleet.sent("a", 5.0)
+    fleet.update(reports(a=0.0, b=1.0))
+    assert fleet.ranked(["a", "b"]) == ["b", "a"]
+
+
+def test_equals_are_taken_in_any_order() -> None:
+    """Or all routers would send to the same one."""
+    fleet = Fleet()
+    fleet.update(reports(a=0.0, b=0.0, c=0.0))
+    assert {fleet.ranked("abc")[0] for _ in range(100)} == {"a", "b", "c"}
+
+
+def test_who_is_gone_is_forgotten() -> None:
+    fleet = Fleet()
+    fleet.update(reports(a=5.0, b=9.0))
+    fleet.update(reports(b=9.0) | {"new": {}})
+    assert (fleet.size, fleet.totals()["images"]) == (2, 1)
+    assert fleet.ranked(["b", "new"]) == ["new", "b"]
+
+
+@pytest.mark.parametrize(
+    ("backlogs", "queued", "wanted"),
+    [
+        ({"a": 0.0}, 0, 1.0),
+        ({"a": 3 * TARGET_S}, 0, 3.0),
+        ({"a": TARGET_S, "b": 2 * TARGET_S}, 0, 3.0),
+        ({"a": TARGET_S}, 2, 2.0),  # 2 running for 10 s: 5 s each
+    ],
+)
+def test_as_many_replicas_as_there_is_work(backlogs: dict[str, float], queued: float, wanted: float) -> None:
+    context = SimpleNamespace(
+        aggregated_metrics={"backlog_s": backlogs},
+        total_queued_requests=queued,
+        total_num_requests=queued + 2,
+        capacity_adjusted_min_replicas=1,
+    )
+    assert by_backlog(context)[0] == pytest.approx(wanted)
+
+
+def test_no_replica_has_reported_yet() -> None:
+    context = SimpleNamespace(
+        aggregated_metrics=None,
+        total_queued_requests=5,
+        total_num_requests=5,
+        capacity_adjusted_min_replicas=0,
+    )
+    assert by_backlog(context)[0] == 5.0
+
+
+async def _enter(door: Door, log: list[str], name: str, *, alone: bool, until: asyncio.Event) -> None:
+    async with door.entered(alone=alone):
+        log.append(f"{name} in")
+        await until.wait()
+        log.append(f"{name} out")
+
+
+async def _settle() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+def test_who_is_alone_waits_for_the_others_and_they_for_it() -> None:
+    async def story() -> list[str]:
+        door, log = Door(), list[str]()
+        first, second, third = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        tasks = [asyncio.create_task(_enter(door, log, "a", alone=False, until=first))]
+        await _settle()
+        tasks.append(asyncio.create_task(_enter(door, log, "suspect", alone=True, until=second)))
+        await _settle()
+        tasks.append(asyncio.create_task(_enter(door, log, "b", alone=False, until=third)))
+        await _settle()
+        for event in (first, second, third):
+            event.set()
+            await _settle()
+        await asyncio.gather(*tasks)
+        return log
+
+    assert asyncio.run(story()) == ["a in", "a out", "suspect in", "suspect out", "b in", "b out"]
+
+
+def test_a_suspect_that_is_cancelled_lets_the_others_in() -> None:
+    async def story() -> list[str]:
+        door, log, done = Door(), list[str](), asyncio.Event()
+        inside = asyncio.create_task(_enter(door, log, "a", alone=False, until=done))
+        await _settle()
+        suspect = asyncio.create_task(_enter(door, log, "suspect", alone=True, until=done))
+        await _settle()
+        later = asyncio.create_task(_enter(door, log, "b", alone=False, until=done))
+        await _settle()
+        suspect.cancel()
+        await _settle()
+        done.set()
+        await asyncio.gather(inside, later)
+        return log
+
+    assert asyncio.run(story())[:2] == ["a in", "b in"]
+
+
+def test_the_proxys_408_is_our_504() -> None:
+    """And what callers may not set does not reach it."""
+    seen: list[Any] = []
+
+    async def rays(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(scope["headers"])
+        await send({"type": "http.response.start", "status": 408, "headers": []})
+
+    async def call() -> list[Any]:
+        sent: list[Any] = []
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        headers = [(b"x-request-timeout-seconds", b"1"), (b"x-api-key", b"k")]
+        await Proxied(rays)({"type": "http", "headers": headers}, None, send)  # type: ignore[arg-type]
+        return sent
+
+    assert asyncio.run(call())[0]["status"] == 504
+    assert seen == [[(b"x-api-key", b"k")]]
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"blobs_url": "s3://b/f"}, "INPAINT_DATABASE_URL"),
+        ({"database_url": "sqlite:///x.db", "blobs_url": "s3://b/f"}, "INPAINT_DATABASE_URL"),
+        ({"database_url": "postgresql+psycopg://h/d"}, "INPAINT_BLOBS_URL"),
+        ({"database_url": "postgresql+psycopg://h/d", "blobs_url": "s3://b/f", "workers": 0}, "--workers"),
+        ({"lease_s": -1}, "--lease-s"),
+    ],
+)
+def test_what_cannot_be_a_cluster_is_said(settings: dict[str, Any], named: str) -> None:
+    """State that one host alone reaches would be lost with it."""
+    with pytest.raises(RequestError, match=named):
+        settings_of(settings)
