@@ -12,6 +12,7 @@ from packaging.version import Version
 from server.settings import Settings
 from tests.deployed import DEPLOY, PROJECT, ROOT, VARIABLES, dockerfile, image, routes
 from tools import lock
+from tools.check_image import sha256, without_cuda
 from tools.dockerfile import DockerfileError, Ignore, context, read
 
 
@@ -144,3 +145,29 @@ def test_torch_is_locked_as_the_index_has_it() -> None:
     pins = lock.pins(lock.RUN.read_text("utf-8"))
     assert not any("+" in version for version in pins["torch"])
     assert {"triton", "nvidia-cudnn-cu13", "nvidia-cublas"} <= pins.keys()
+
+
+def test_a_version_that_some_pythons_want_says_which() -> None:
+    """pip reads the marker; what all of them want has none."""
+    both = lock.merged(
+        {
+            "3.11": [lock.Locked("a", "1", {"x"}, {"3.11"}), lock.Locked("b", "1", {"y"}, {"3.11"})],
+            "3.12": [lock.Locked("a", "1", {"z"}, {"3.12"})],
+            "3.13": [lock.Locked("a", "1", {"z"}, {"3.13"})],
+        }
+    )
+    assert [str(one) for one in both] == [
+        "a==1 \\\n    --hash=sha256:x \\\n    --hash=sha256:z",
+        'b==1 ; python_version == "3.11" \\\n    --hash=sha256:y',
+    ]
+
+
+def test_the_check_changes_torch_and_nothing_else(tmp_path: Path) -> None:
+    """What it leaves out is what only a CUDA build needs; all other rows keep their hashes."""
+    wheel = tmp_path / "torch.whl"
+    wheel.write_bytes(b"another build")
+    whole = lock.RUN.read_text("utf-8")
+    changed = list(lock.entries(without_cuda(whole, wheel)))
+    kept = [row for row in lock.entries(whole) if not row[0].startswith(("nvidia-", "cuda-", "triton"))]
+    assert [row for row in changed if row[0] != "torch"] == [row for row in kept if row[0] != "torch"]
+    assert [hashes for name, _, hashes in changed if name == "torch"] == [[f"--hash=sha256:{sha256(wheel)}"]]
