@@ -15,13 +15,13 @@ from server.app import create_app
 from server.logs import configure
 from server.ray.client import RayClient
 from server.ray.replica import EngineReplica, spec_fields
-from server.ray.router import LeastBacklogRouter
 from server.ray.scaling import by_backlog
 from server.serving import spec_of
 from server.settings import Settings
 from server.start import read_settings
 
 NAME = "inpaint"
+_ROUTER = "server.ray.router.LeastBacklogRouter"
 _READY_QUEUE = 2  # requests that a replica holds beside its rows, so that it never waits for one
 _STATS_S = 0.5
 _GRACE_S = 30.0  # beyond the longest request
@@ -66,31 +66,31 @@ def settings_of(arguments: Mapping[str, Any]) -> Settings:
     return settings
 
 
-def application(settings: Settings, *, loads: str = "server.worker:load_engine") -> serve.Application:
+def application(
+    settings: Settings, *, loads: str = "server.worker:load_engine", router: str = _ROUTER
+) -> serve.Application:
     """The two deployments, wired.
 
     Args:
         settings: of both; every replica gets the same.
         loads: what makes an engine; tests bring their own.
+        router: the class that chooses the engine for a request.
     """
-    engine = _engine(settings).bind(spec_fields(spec_of(settings)), settings.hang_s, loads)
+    engine = _engine(settings, router).bind(spec_fields(spec_of(settings)), settings.hang_s, loads)
     ingress: serve.Application = _ingress(settings).bind(settings.model_dump(mode="json"), engine)
     return ingress
 
 
-def _engine(settings: Settings) -> Any:
+def _engine(settings: Settings, router: str) -> Any:
+    routing: dict[str, Any] = {"request_router_class": router, "request_routing_stats_period_s": _STATS_S}
     on_gpu = settings.device != "cpu"
-    router: dict[str, Any] = {
-        "request_router_class": LeastBacklogRouter,
-        "request_routing_stats_period_s": _STATS_S,
-    }
     return serve.deployment(
         EngineReplica,
         name="Engine",
         ray_actor_options={"num_gpus": 1 if on_gpu else 0, "num_cpus": 0 if on_gpu else 0.01},
         max_ongoing_requests=settings.max_rows + _READY_QUEUE,
         max_queued_requests=settings.max_waiting,
-        request_router_config=RequestRouterConfig(**router),
+        request_router_config=RequestRouterConfig(**routing),
         health_check_period_s=2.0,
         health_check_timeout_s=10.0,
         graceful_shutdown_wait_loop_s=0.5,

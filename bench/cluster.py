@@ -1,0 +1,182 @@
+"""Does a cluster do twice as much with twice the engines? Is its router worth having? Ray, on one machine.
+
+The engines take a fixed time for a UNet call and paint nothing, so that two cores can be the host of four;
+all else is real: Ray Serve, its proxy, the application, Postgres, pictures through the object store.
+
+- *scaling*: 1, 2 and 4 engines, kept busy; denoising steps a second, against so many times those of one.
+- *router*: 4 engines at 0.9 of what they can do, requests of 8 to 60 steps at Poisson times; the seconds from
+  when a request was due to its answer, by least backlog, at random, and by Ray's own power of two choices.
+
+    python -m bench.cluster [--quick] [--only scaling|router] [--json FILE]
+"""
+
+import argparse
+import asyncio
+import json
+import random
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import numpy as np
+import torch
+
+from bench.clusters import LEAST_BACKLOG, Cluster
+from bench.lanes import conditions, finish, parser
+from bench.postgres import Postgres, installed, postgres
+from bench.traffic import Kind
+
+STEP_S, ROWS = 0.1, 2
+ROUTERS = {
+    "least backlog": LEAST_BACKLOG,
+    "random": "bench.random_router.RandomRouter",
+}
+MIX = {8: 0.35, 20: 0.25, 30: 0.25, 60: 0.15}  # steps → share
+LOAD = 0.9
+KIND = Kind("fixed", 1.0)
+UNLIMITED = {"rate": "1000000/minute", "max_in_flight_per_key": 10_000, "max_waiting": 10_000}
+
+
+async def scaling(server: Postgres, folder: Path, seconds: float) -> list[dict[str, Any]]:
+    """Steps a second of 1, 2 and 4 engines."""
+    found: list[dict[str, Any]] = []
+    settings = {"model": f"fixed:{STEP_S}", "max_rows": ROWS, "workers": 1, **UNLIMITED}
+    with Cluster(folder, server.new_database(), **settings) as cluster:
+        for engines in (1, 2, 4):
+            cluster.do("deploy", workers=engines)
+            rate = await _busy(cluster, engines, seconds)
+            found.append(
+                {"engines": engines, "steps_per_s": rate, "of_one": rate / found[0]["steps_per_s"]}
+                if found
+                else {"engines": engines, "steps_per_s": rate, "of_one": 1.0}
+            )
+            print(
+                f"{engines} engines: {rate:.2f} steps/s, {found[-1]['of_one']:.3f} times those of one",
+                flush=True,
+            )
+    return found
+
+
+async def _busy(cluster: Cluster, engines: int, seconds: float) -> float:
+    """Steps a second while there is always more to do."""
+    done = False
+
+    async def caller(client: httpx2.AsyncClient, number: int) -> None:
+        serial = number
+        while not done:
+            (
+                await client.post("/v1/sdxl-inpaint", content=_body(20, serial), headers=_JSON)
+            ).raise_for_status()
+            serial += 1000
+
+    async with _client(cluster) as client:
+        callers = [asyncio.create_task(caller(client, n)) for n in range(engines * (ROWS + 2))]
+        await asyncio.sleep(8.0)  # until the queue is full
+        steps, began = await _steps(client), time.monotonic()
+        await asyncio.sleep(seconds)
+        rate = (await _steps(client) - steps) / (time.monotonic() - began)
+        done = True
+        await asyncio.gather(*callers)
+    return rate
+
+
+async def _steps(client: httpx2.AsyncClient) -> float:
+    """What the engines have counted, at the moment when that number changes."""
+
+    async def count() -> float:
+        text = (await client.get("/metrics")).text
+        return float(
+            next(line for line in text.splitlines() if line.startswith("inpaint_row_steps ")).split()[1]
+        )
+
+    first = await count()
+    while (now := await count()) == first:
+        await asyncio.sleep(0.05)
+    return now
+
+
+async def routed(server: Postgres, folder: Path, router: str, seconds: float, seeds: int) -> dict[str, Any]:
+    """Latencies of one router on the traces of all seeds."""
+    settings = {"model": f"fixed:{STEP_S}", "max_rows": ROWS, "workers": 4, **UNLIMITED}
+    latencies: list[float] = []
+    with Cluster(folder, server.new_database(), router=router, **settings) as cluster:
+        async with _client(cluster) as client:
+            for seed in range(seeds):
+                latencies += await _trace(client, seconds, seed)
+    p50, p99 = (float(np.percentile(latencies, q)) for q in (50, 99))
+    return {"requests": len(latencies), "p50_s": p50, "p99_s": p99, "mean_s": float(np.mean(latencies))}
+
+
+async def _trace(client: httpx2.AsyncClient, seconds: float, seed: int) -> list[float]:
+    chance = random.Random(seed)
+    mean = sum(round(0.9 * steps) * share for steps, share in MIX.items())
+    rate = LOAD * 4 * ROWS / STEP_S / mean
+    due, times = 0.0, []
+    while (due := due + chance.expovariate(rate)) < seconds:
+        times.append((due, *chance.choices(list(MIX), list(MIX.values()))))
+    began = time.monotonic() + 0.5
+
+    async def one(number: int, due: float, steps: int) -> float:
+        await asyncio.sleep(max(0.0, began + due - time.monotonic()))
+        content = _body(steps, 1000 * seed + number)
+        (await client.post("/v1/sdxl-inpaint", content=content, headers=_JSON)).raise_for_status()
+        return time.monotonic() - began - due
+
+    return list(await asyncio.gather(*(one(n, due, steps) for n, (due, steps) in enumerate(times))))
+
+
+_JSON = {"content-type": "application/json"}
+
+
+def _body(steps: int, serial: int) -> bytes:
+    fields = json.loads(KIND.body(64, serial % 1000)) | {"num_inference_steps": steps}
+    return json.dumps(fields).encode()
+
+
+def _client(cluster: Cluster) -> httpx2.AsyncClient:
+    limits = httpx2.Limits(max_connections=500, max_keepalive_connections=500)
+    return httpx2.AsyncClient(
+        base_url=f"http://127.0.0.1:{cluster.port}", timeout=600, trust_env=False, limits=limits
+    )
+
+
+async def measure(server: Postgres, args: argparse.Namespace) -> dict[str, Any]:
+    """Everything that was asked for."""
+    seconds, seeds = (10.0, 1) if args.quick else (60.0, 2)
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        if args.only != "router":
+            found["scaling"] = await scaling(server, Path(folder), seconds)
+        if args.only != "scaling":
+            found["router"] = {
+                name: await routed(server, Path(folder), path, 1.5 * seconds, seeds)
+                for name, path in ROUTERS.items()
+            }
+            ours, lot = (found["router"][name]["p99_s"] for name in ("least backlog", "random"))
+            found["random_to_ours_p99"] = lot / ours
+    return found
+
+
+def main() -> None:
+    options = parser(__doc__, model=False)
+    options.add_argument("--only", choices=("scaling", "router"))
+    options.add_argument("--quick", action="store_true", help="too short to say anything but that it runs")
+    args = options.parse_args()
+    binaries = installed()
+    if binaries is None:
+        sys.exit("PostgreSQL's server is not installed; on Debian or Ubuntu: apt install postgresql")
+    plan = {"step_s": STEP_S, "rows": ROWS, "load": LOAD}
+
+    def run() -> dict[str, Any]:
+        with postgres(binaries) as server:
+            found = asyncio.run(measure(server, args))
+        return conditions("cluster", torch.device("cpu"), **plan, **found)
+
+    finish(run, args.json)
+
+
+if __name__ == "__main__":
+    main()

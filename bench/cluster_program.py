@@ -1,0 +1,68 @@
+"""A Ray cluster on this machine with the application on it, as a program that obeys lines of JSON.
+
+Its argument: ``settings`` of the application, ``loads`` (what makes an engine), ``router`` (how one is
+chosen), ``address`` (of a cluster that runs already). Each line on stdin has a ``do``; the answer is a line
+on stdout.
+"""
+
+import json
+import logging
+import os
+import sys
+from typing import Any
+
+os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
+os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "server.ray.proxy:middlewares")
+
+import ray
+from ray import serve
+from ray.serve.config import HTTPOptions
+
+from server.ray.ingress import NAME, application, settings_of
+
+
+class Program:
+    def __init__(self, *, settings: dict[str, Any], loads: str, router: str, address: str | None) -> None:
+        self._loads, self._router, self._settings = loads, router, settings
+        options = {"address": address} if address else {"num_cpus": 4}
+        ray.init(**options, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        http = HTTPOptions(host=settings.get("host", "127.0.0.1"), port=settings["port"])
+        serve.start(proxy_location="EveryNode", http_options=http)
+
+    def deploy(self, **changes: Any) -> None:
+        """The application, or another version of it."""
+        self._settings |= changes
+        serve.run(
+            application(settings_of(self._settings), loads=self._loads, router=self._router),
+            name=NAME,
+            route_prefix="/",
+        )
+
+    def actors(self) -> dict[str, list[list[Any]]]:
+        """Deployment → the name and process of each replica that lives."""
+        found: dict[str, list[list[Any]]] = {"Engine": [], "Ingress": []}
+        for actor in ray._private.state.actors().values():
+            for deployment, replicas in found.items():
+                ours = actor["Name"].startswith(f"SERVE_REPLICA::{NAME}#{deployment}#")
+                if ours and actor["State"] == "ALIVE":
+                    replicas.append([actor["Name"], actor["Pid"], actor["Address"]["NodeID"]])
+        return found
+
+    def stop(self) -> None:
+        serve.shutdown()
+        ray.shutdown()
+
+
+def main() -> None:
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # Ray prints what it likes
+    program = Program(**json.loads(sys.argv[1]))
+    print(json.dumps("ready"), file=answers)
+    for line in sys.stdin:
+        order = json.loads(line)
+        done = getattr(program, order.pop("do"))(**order)
+        print(json.dumps(done), file=answers)
+
+
+if __name__ == "__main__":
+    main()
