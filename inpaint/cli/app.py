@@ -10,6 +10,7 @@ import inpaint
 from inpaint.cli import keys, loras, models
 from inpaint.cli.run import run
 from inpaint.cli.serve import serve
+from inpaint.cli.top import top
 from inpaint.schedulers import SCHEDULERS
 
 app = typer.Typer(
@@ -25,6 +26,7 @@ app.add_typer(keys.app)
 app.add_typer(keys.credits_app)
 app.command(no_args_is_help=True)(run)
 app.command()(serve)
+app.command()(top)
 
 
 def _version(*, wanted: bool) -> None:
