@@ -1,7 +1,7 @@
 """Try `Dockerfile.cuda` without Docker: ``python -m tools.check_image``.
 
 As root, after ``apt-get install debootstrap``. Every COPY, ENV, ARG, USER, WORKDIR and RUN is carried out in
-order in a bare Debian, in folders of their own; then the result is used as `docker run --read-only
+order in a bare Debian, in folders below TMPDIR; then the result is used as `docker run --read-only
 --cap-drop ALL` would: its user, what it may write, its health check, its entrypoint with the demo model, and
 SIGTERM. One line a step; the first that fails ends it with 1.
 
@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from tools.dockerfile import Ignore, Instruction, Scope, Stage, context, read
+from tools.dockerfile import DockerfileError, Ignore, Instruction, Scope, Stage, context, read
 from tools.image_use import step, use
 from tools.lock import RUN, entries
 from tools.rootfs import PATH, Root, RootError, debootstrap, missing, registries
@@ -67,14 +67,14 @@ def main() -> None:
     started, work = time.monotonic(), Path(tempfile.mkdtemp(prefix="check-image-"))
     try:
         check(work, options.suite, cuda=options.cuda)
-    except (RootError, AssertionError) as error:
+        print(f"all of it in {time.monotonic() - started:.0f} s", flush=True)
+    except (RootError, DockerfileError, subprocess.CalledProcessError) as error:
         sys.exit(f"FAILED: {error}")
     finally:
         if options.keep:
             print(f"kept: {work}")
         else:
             shutil.rmtree(work)
-    print(f"all of it in {time.monotonic() - started:.0f} s")
 
 
 def _options() -> argparse.Namespace:
