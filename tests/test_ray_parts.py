@@ -151,6 +151,28 @@ def test_the_proxys_408_is_our_504() -> None:
     assert seen == [[(b"x-api-key", b"k")]]
 
 
+@pytest.mark.parametrize("how", ["silent", "raises"])
+def test_a_dead_process_is_answered_for(how: str) -> None:
+    """Ray's proxy has nothing to say where the process that had the request died."""
+
+    async def rays(scope: Any, receive: Any, send: Any) -> None:
+        if how == "raises":
+            raise ConnectionError
+
+    async def call() -> list[Any]:
+        sent: list[Any] = []
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        await Proxied(rays)({"type": "http", "headers": []}, None, send)  # type: ignore[arg-type]
+        return sent
+
+    start = asyncio.run(call())[0]
+    assert start["status"] == 503
+    assert dict(start["headers"])[b"retry-after"] == b"5"
+
+
 @pytest.mark.parametrize(
     ("settings", "named"),
     [

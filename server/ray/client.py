@@ -37,7 +37,7 @@ _log = logging.getLogger(__name__)
 _DIED = (RayActorError, ObjectLostError, ReplicaUnavailableError)
 _RETRY_S = 0.5  # while no replica is there, or all queues are full
 _DESCRIBE_S = 30.0  # what pictures cost changes slowly
-_TRIES = 10  # of a request whose replica died before it was begun
+_TRIES = 10  # of a request whose replicas died before they had let it in
 _POISON = (
     "not painted: the engine's process ended each of the {attempts} times this request was tried; "
     "try a smaller picture or fewer samples, and report it if that fails too"
@@ -51,7 +51,7 @@ class RayTicket(LoopTicket):
         super().__init__(request)
         self.name = secrets.token_hex(8)
         self.work = work  # its deadline is on the loop's clock
-        self.attempts = 0  # that were begun and not finished
+        self.attempts = 0  # whose replica died under it
         self.tries = 0
         self.on_replica = False
 
@@ -170,23 +170,23 @@ class RayClient:
 
     async def _try(self, ticket: RayTicket) -> None:
         ticket.tries += 1
-        ticket.on_replica, begun = False, False
+        ticket.on_replica, entered = False, False
         try:
             async with aclosing(self._stream(ticket)) as stream:
                 async for told in stream:
                     ticket.on_replica = True
-                    begun = begun or told.get("state") in ("encoding", "step")
+                    entered = True
                     await self._hear(ticket, told)
         except BackPressureError as error:
             await self._wait(ticket, "the server is full; try again", error)
         except DeploymentUnavailableError as error:
             await self._wait(ticket, "no engine of the cluster is ready; try again later", error)
         except (*_DIED, DeviceError, TimeoutError) as error:
-            self._died(ticket, error, begun=begun)
+            self._died(ticket, error, entered=entered)
         except RayTaskError as error:
             if not isinstance(error.cause, _DIED):
                 raise
-            self._died(ticket, error, begun=begun)
+            self._died(ticket, error, entered=entered)
 
     async def _wait(self, ticket: RayTicket, problem: str, error: Exception) -> None:
         """Until there is room, for who has time; who has not is told to come again."""
@@ -195,9 +195,9 @@ class RayClient:
         ticket.tries -= 1
         await asyncio.sleep(_RETRY_S)
 
-    def _died(self, ticket: RayTicket, error: Exception, *, begun: bool) -> None:
+    def _died(self, ticket: RayTicket, error: Exception, *, entered: bool) -> None:
         _log.warning("a replica died under a request, which is sent again: %s", error)
-        ticket.attempts += begun
+        ticket.attempts += entered
         if ticket.attempts >= self._max_attempts or ticket.tries >= _TRIES:
             raise PaintError(_POISON.format(attempts=ticket.attempts or ticket.tries)) from error
         ticket.tell(Event("queued", steps=ticket.request.steps_to_run))
@@ -236,7 +236,7 @@ class RayClient:
         elif told["kind"] == "event":
             if told["state"] not in ("queued", "done"):
                 ticket.tell(Event(told["state"], told["step"], told["steps"], _picture(told["preview"])))
-        else:
+        elif told["kind"] != "entered":
             error = error_from(Message("failed", 0, told["fields"]))
             if told["kind"] == "broken":
                 raise DeviceError(str(error))

@@ -23,6 +23,7 @@ from server.wire import error_message, pack, request_from, result_message, unpac
 from server.worker import EXIT_BROKEN, InProcessClient, WorkerSpec
 
 _LAST_WORDS_S = 0.5
+_HEARD_S = 0.1  # for the caller to know that from now on a death may be this request's doing
 Told = dict[str, Any]  # what a stream carries
 
 
@@ -59,6 +60,9 @@ class EngineReplica:
             work_s: for the router.
         """
         async with self._door.entered(alone=suspect):
+            yield {"kind": "entered"}
+            if suspect:
+                await asyncio.sleep(_HEARD_S)
             message = unpack(order)
             left_s = message.fields["left_s"] - max(0.0, time.time() - sent_at)
             try:
