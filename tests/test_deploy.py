@@ -128,7 +128,10 @@ def test_a_gpu_paints_and_ray_is_the_locked_one() -> None:
     (ray,) = documents("kuberay.yaml")
     cluster = ray["spec"]["rayClusterConfig"]
     assert {cluster["rayVersion"]} == lock.pins(lock.RUN.read_text("utf-8"))["ray"]
-    assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+    assert cluster["authOptions"] == {"mode": "token"}
+    head = cluster["headGroupSpec"]["rayStartParams"]
+    assert head["num-cpus"] == "0"
+    assert "dashboard-host" not in head, "KubeRay deploys through the dashboard, from another pod"
     for group in cluster["workerGroupSpecs"]:
         assert group["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == 1
 
