@@ -98,7 +98,10 @@ def test_quick_ends_in_one_line_of_json(tmp_path: Path, capsys: pytest.CaptureFi
         assert 0 < row["p50_s"] <= row["p99_s"]
         assert 0 < row["attainment"] <= 1
     for row in figures["sizing"]:
-        assert row["gpus"] * figures["capacity_per_s"] >= row["rate"], "nobody paints more than can be done"
+        assert 0.9 * row["gpus"] * figures["capacity_per_s"] >= row["rate"], (
+            "nobody plans for all that can be done"
+        )
+        assert row["p99_s"] <= row["within_s"]
     strict, loose = figures["sizing"]
     assert strict["gpus"] >= loose["gpus"]
 
