@@ -97,7 +97,7 @@ class Story:
         """It is there again, and its Ray is started anew, as an operator's service manager would."""
         await asyncio.to_thread(host.join)
         await asyncio.to_thread(host.end)
-        start_worker(host, self.hosts[0], self.folder)
+        await asyncio.to_thread(start_worker, host, self.hosts[0], self.folder)
         self._note(f"rejoin {host.name}")
 
     async def kill(self, deployment: str) -> None:
@@ -184,7 +184,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             Ledger(database).add(key.id, 10**6 * MICRO)
         settings = SETTINGS | {"blobs_url": "s3://pictures/inpaint", "data": str(folder / "data")}
         cluster = stack.enter_context(
-            Cluster(folder, url, address=f"{head.address}:6379", host=head, key=token, **settings)
+            Cluster(folder, url, address=f"{head.address}:6379", inside=head, key=token, **settings)
         )
         urls = [f"http://{host.address}:{cluster.port}" for host in made[:2]]
         fields = json.loads(Kind("fixed", 1.0).body(64, 0))

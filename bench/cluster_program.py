@@ -11,8 +11,9 @@ import os
 import sys
 from typing import Any
 
-os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
-os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "server.ray.proxy:middlewares")
+from server.ray.environment import prepare_environment
+
+prepare_environment()
 
 import ray
 from ray import serve

@@ -48,12 +48,12 @@ class Cluster:
         loads: str = FIXED,
         router: str = LEAST_BACKLOG,
         address: str | None = None,
-        host: Host | None = None,
+        inside: Host | None = None,
         key: str = "",
         **settings: Any,
     ) -> None:
         self.port = free_port()
-        enter, where = (host.enter, host.address) if host else ((), "127.0.0.1")
+        enter, where = (inside.enter, inside.address) if inside else ((), "127.0.0.1")
         plain = {
             "port": self.port,
             "database_url": database_url,
@@ -73,7 +73,7 @@ class Cluster:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=env | (dict(host.env) if host else {}) | _ENV,
+            env=env | (dict(inside.env) if inside else {}) | _ENV,
         )
         assert self._answer() == "ready"
         self.do("deploy")

@@ -1,5 +1,7 @@
 """Ray and an S3-compatible store, started in the hosts of ``bench.hosts``."""
 
+import secrets
+import shlex
 import sys
 import time
 import urllib.request
@@ -12,14 +14,18 @@ from bench.hosts import Host
 BIN = Path(sys.executable).parent
 S3 = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "us-east-1"}
 _RAY = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": secrets.token_hex(32),
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "server.ray.proxy:middlewares",
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
-    # Ray takes a host for dead after 3 s of silence and not after half a minute.
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Ray takes a host for dead after 10 s of silence or so, and not after a minute.
     "RAY_health_check_initial_delay_ms": "1000",
     "RAY_health_check_period_ms": "1000",
-    "RAY_health_check_timeout_ms": "1000",
+    "RAY_health_check_timeout_ms": "3000",
     "RAY_health_check_failure_threshold": "3",
 }
+_START_S = 15.0  # one after the other: Ray ends a host that is not there within 15 s
 _NODE = [
     "--num-cpus=2",
     "--num-gpus=1",
@@ -34,14 +40,16 @@ def start_head(head: Host, folder: Path) -> None:
     head.env = {**head.env, **_RAY}
     command = [str(BIN / "ray"), "start", "--head", f"--node-ip-address={head.address}", "--port=6379"]
     head.start([*command, "--include-dashboard=false", *_NODE], folder / "ray-head.log")
-    time.sleep(15)
+    time.sleep(_START_S)
 
 
 def start_worker(host: Host, head: Host, folder: Path) -> None:
-    """Another host of its cluster."""
+    """Another host of its cluster; started again when it ends, as a service manager would."""
     host.env = {**host.env, **_RAY}
     command = [str(BIN / "ray"), "start", f"--address={head.address}:6379"]
-    host.start([*command, f"--node-ip-address={host.address}", *_NODE], folder / f"ray-{host.name}.log")
+    once = shlex.join([*command, f"--node-ip-address={host.address}", *_NODE])
+    host.start(["sh", "-c", f"while true; do {once}; sleep 1; done"], folder / f"ray-{host.name}.log")
+    time.sleep(_START_S)
 
 
 def start_store(head: Host, folder: Path) -> None:

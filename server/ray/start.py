@@ -1,6 +1,5 @@
 """``inpaint serve --cluster``: deploys the application on a Ray cluster, and on Ctrl-C takes it away."""
 
-import os
 import signal
 import sys
 import threading
@@ -12,8 +11,8 @@ from ray.serve.config import HTTPOptions
 
 from inpaint.errors import ModelError, RequestError
 from inpaint.weights import resolve
+from server.ray.environment import prepare_environment
 from server.ray.ingress import NAME, application, settings_of
-from server.ray.proxy import CALLBACK, PATH
 from server.settings import Settings
 from server.start import greeting, prepare, refuse_open
 
@@ -53,9 +52,7 @@ def start(flags: Mapping[str, object], address: str) -> None:
 
 
 def _connect(address: str) -> None:
-    os.environ.setdefault(CALLBACK, PATH)
-    # On a busy machine Ray's proxy takes longer to start than the 5 s that Ray gives it.
-    os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
+    prepare_environment()
     try:
         ray.init(address=None if address == _LOCAL else address, log_to_driver=False, include_dashboard=False)
     except (ConnectionError, ValueError) as error:

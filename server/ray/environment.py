@@ -1,0 +1,19 @@
+"""What Ray reads from the environment, set before Ray is asked for anything."""
+
+import os
+from pathlib import Path
+
+from server.ray import proxy
+
+_TOKEN = Path("~/.ray/auth_token")
+
+
+def prepare_environment() -> None:
+    """Variables that are set already stay as they are."""
+    os.environ.setdefault(proxy.CALLBACK, proxy.PATH)
+    # On a busy machine Ray's proxy takes longer to start than the 5 s that Ray gives it.
+    os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
+    # `ray start` asks for a token as soon as this user has one, `ray.init` sends none by itself.
+    if _TOKEN.expanduser().exists():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing leaves the machine
