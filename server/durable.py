@@ -7,10 +7,12 @@ more than who is waiting for what, so that a restart begins where the last proce
 import asyncio
 import io
 from collections import Counter
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import structlog
 from PIL import Image
@@ -32,6 +34,8 @@ _RETRY_S = 0.5  # while no engine is ready
 _CANCEL_S = 10.0  # for another server to hear that it shall cancel, and to do so
 ENDED = ("COMPLETED", "FAILED", "CANCELLED")
 
+T = TypeVar("T")
+
 log = structlog.get_logger()
 
 
@@ -40,6 +44,7 @@ class _Live:
     """A request of this process that has not ended."""
 
     record: Record
+    task: asyncio.Task[None] | None = None  # from its turn to its end
     ticket: Ticket | None = None
     cancelled: bool = False
     changed: asyncio.Event = field(default_factory=asyncio.Event)  # it got its ticket, or ended
@@ -57,16 +62,17 @@ class DurableQueue:
         self._live: dict[str, _Live] = {}  # in order of arrival
         self._arriving: Counter[str] = Counter()  # by key: being read, not yet written down
         self._tasks: set[asyncio.Task[None]] = set()
+        # Of its own: a server whose other threads all wait for something is busy, and not dead.
+        self._heart = ThreadPoolExecutor(1, "inpaint-heart")
         self._left = False
 
     async def start(self) -> None:
         """Take up what an earlier process left, and from now on what other servers leave."""
         parts = self._parts
-        if parts.database.shared:
-            await asyncio.to_thread(parts.peers.beat, {})
-            self._spawn(self._keep_beating())
-        for record in await asyncio.to_thread(parts.store.recover):
+        await self._from_the_heart(parts.peers.beat, {})
+        for record in await self._from_the_heart(parts.store.recover):
             self._launch(record)
+        self._spawn(self._keep_beating())
         self._spawn(keep_swept(parts))
 
     async def stop(self) -> None:
@@ -74,10 +80,11 @@ class DurableQueue:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._parts.database.shared and not self._left:
+        if not self._left:
             self._left = True
             with suppress(BusyError):  # others will find out by themselves
-                await asyncio.to_thread(self._parts.peers.leave)
+                await self._from_the_heart(self._parts.peers.leave)  # after a heartbeat that is on its way
+            self._heart.shutdown(wait=False)
 
     async def find(self, caller: Caller, idempotency_key: str, digest: str) -> Record | None:
         """The request that this key was used for; raises IdempotencyError if its body was another."""
@@ -175,15 +182,11 @@ class DurableQueue:
     async def cancel(self, caller: Caller, request_id: str) -> Record:
         """Stop it within one step; one that has ended stays as it is."""
         record = await self.get(caller, request_id)
-        live = self._live.get(record.id)
-        if live is not None:
-            self._stop(live)
-        if record.state == "QUEUED" and (live is None or live.ticket is None):
-            await self._service.fail(record, "cancelled by the caller", 422, state="CANCELLED")
-            if live is not None:
-                self._end(live)
-        if live is not None:
+        if (live := self._live.get(record.id)) is not None:
+            await self._cancel(live)
             await live.ended.wait()
+        elif record.state == "QUEUED":  # which changes nothing of another server's
+            await self._service.fail(record, "cancelled by the caller", 422, state="CANCELLED")
         record = await self.get(caller, request_id)
         if record.state not in ENDED:  # another server's
             await asyncio.to_thread(self._parts.store.ask_cancel, record.id)
@@ -229,7 +232,8 @@ class DurableQueue:
                     step = record.step
                     yield Event("step", step, max(step, steps_of(record)))
                 await asyncio.sleep(_RETRY_S)
-            record = await self.get(caller, request_id)
+            with suppress(BusyError):  # the database is away; the stream goes on when it is back
+                record = await self.get(caller, request_id)
 
     async def _follow(self, live: _Live) -> AsyncGenerator[Event | int]:
         place = -1
@@ -256,9 +260,16 @@ class DurableQueue:
         while True:
             await asyncio.sleep(self._parts.peers.beat_s)
             try:
-                await self._beat()
+                await self._from_the_heart(self._parts.store.catch_up)
+                if self._parts.database.shared:
+                    await self._beat()
             except BusyError as error:  # the database is away; once it is back, others may have our requests
                 log.warning("no heartbeat", error=str(error))
+            except Exception as error:  # without a heart everything here would be another's
+                log.error("bug", error=type(error).__name__, exc_info=error)
+
+    async def _from_the_heart(self, function: Callable[..., T], *arguments: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._heart, function, *arguments)
 
     async def _beat(self) -> None:
         parts = self._parts
@@ -266,30 +277,42 @@ class DurableQueue:
             request_id: live.ticket.steps_taken if live.ticket is not None else 0
             for request_id, live in self._live.items()
         }
-        pulse = await asyncio.to_thread(parts.peers.beat, steps)
-        for request_id in pulse.cancelled | pulse.lost:
-            if (live := self._live.get(request_id)) is not None:
-                self._stop(live)
-        for record in await asyncio.to_thread(parts.store.recover, pulse.dead):
+        pulse = await self._from_the_heart(parts.peers.beat, steps)
+        await self._abandon([live for name in pulse.lost if (live := self._live.get(name)) is not None])
+        for name in pulse.cancelled:
+            if (live := self._live.get(name)) is not None:
+                await self._cancel(live)
+        for record in await self._from_the_heart(parts.store.recover, pulse.dead):
             log.info("taken over", request=record.id)
             self._launch(record)
 
-    @staticmethod
-    def _stop(live: _Live) -> None:
+    async def _abandon(self, lost: list[_Live]) -> None:
+        """They are another's by now, whom nothing that this process still does with them must reach."""
+        tasks = [live.task for live in lost if live.task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _cancel(self, live: _Live) -> None:
+        """Within one step, or at once where it waits."""
         live.cancelled = True  # where it begins at this moment, it ends before its first step
         if live.ticket is not None:
             live.ticket.cancel()
+            return
+        await self._service.fail(live.record, "cancelled by the caller", 422, state="CANCELLED")
+        self._end(live)
 
     # Painting.
 
     def _launch(self, record: Record) -> None:
-        self._live[record.id] = _Live(record)
-        self._spawn(self._run(self._live[record.id]))
+        live = self._live[record.id] = _Live(record)
+        live.task = self._spawn(self._run(live))
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._over)
+        return task
 
     def _over(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -315,12 +338,35 @@ class DurableQueue:
 
     async def _begin(self, live: _Live) -> Record | None:
         """None where it was cancelled while it waited, or is to be left for the next process."""
+        store, request_id = self._parts.store, live.record.id
+        begin = partial(store.begin, request_id)
         while not self._service.draining:
+            begun = asyncio.ensure_future(asyncio.to_thread(begin))
             try:
-                return await asyncio.to_thread(self._parts.store.begin, live.record.id)
-            except BusyError:  # the database is away; the request is not to blame
+                return await asyncio.shield(begun)
+            except asyncio.CancelledError:  # nobody is going to paint it, and it was not tried
+                with suppress(BusyError):
+                    await begun
+                    await asyncio.to_thread(store.requeue, request_id)
+                raise
+            except BusyError:  # the database is away; perhaps it heard of it all the same
+                begin = partial(store.begin_again, request_id)
                 await asyncio.sleep(_RETRY_S)
         return None
+
+    async def _patiently(self, live: _Live, work: Callable[..., Coroutine[Any, Any, T]], *given: Any) -> T:
+        """What it returns, once the database and the picture store answer: the request is not to blame.
+
+        Raises:
+            CancelledError: the caller did not wait for that.
+        """
+        while True:
+            try:
+                return await work(*given)
+            except BusyError:
+                if live.cancelled:
+                    raise CancelledError("cancelled by the caller") from None
+                await asyncio.sleep(_RETRY_S)
 
     def _end(self, live: _Live) -> None:
         if self._live.get(live.record.id) is live:  # not one that was lost, and taken over again meanwhile
@@ -330,12 +376,12 @@ class DurableQueue:
 
     async def _paint(self, record: Record, live: _Live) -> None:
         async with self._service.accounted(record) as account:
-            await self._check(record)
+            await self._patiently(live, self._check, record)
             account.ticket = live.ticket = await self._submit(live)
             live.changed.set()
             if live.cancelled:
                 live.ticket.cancel()
-            await self._keep(record, await live.ticket.result())
+            await self._keep(live, record, await live.ticket.result())
 
     async def _check(self, record: Record) -> None:
         """What became wrong while it waited.
@@ -350,14 +396,11 @@ class DurableQueue:
             raise UnauthorizedError("the key of this request was revoked or has expired")
 
     async def _submit(self, live: _Live) -> Ticket:
-        prepared = await asyncio.to_thread(self._prepared, live.record)
-        while True:
-            if live.cancelled:
-                raise CancelledError("cancelled by the caller")
-            try:
-                return await self._parts.client.submit(prepared.request, Terms(live.record.key_id))
-            except BusyError:
-                await asyncio.sleep(_RETRY_S)  # an engine is being started again
+        prepared = await self._patiently(live, asyncio.to_thread, self._prepared, live.record)
+        if live.cancelled:
+            raise CancelledError("cancelled by the caller")
+        submit, terms = self._parts.client.submit, Terms(live.record.key_id)
+        return await self._patiently(live, submit, prepared.request, terms)  # an engine may be starting again
 
     def _prepared(self, record: Record) -> Prepared:
         blobs = self._parts.blobs
@@ -365,15 +408,15 @@ class DurableQueue:
         mask = decode(blobs.get(record.id, "mask.png"), "mask", max_bytes=MAX_KEPT_BYTES).image
         return Prepared(InpaintRequest(image=like.image, mask=mask, **settings_of(record)), like)  # type: ignore[arg-type]
 
-    async def _keep(self, record: Record, result: InpaintResult) -> None:
+    async def _keep(self, live: _Live, record: Record, result: InpaintResult) -> None:
         output_format = str(record.fields["output_format"])
-        prepared = await asyncio.to_thread(self._prepared, record)
+        prepared = await self._patiently(live, asyncio.to_thread, self._prepared, record)
         files = await self._service.write(record, prepared, result)
         outputs: list[dict[str, object]] = []
         warnings = list(result.warnings)
         for number, data in enumerate(files):
             name = f"{number}.{output_format}"
-            await asyncio.to_thread(self._parts.blobs.put, record.id, name, data)
+            await self._patiently(live, asyncio.to_thread, self._parts.blobs.put, record.id, name, data)
             outputs.append(
                 {
                     "file_name": name,
@@ -382,4 +425,4 @@ class DurableQueue:
                     "warnings": [] if number else warnings,  # of the whole request
                 }
             )
-        await self._service.finish(record, prepared.request, result, outputs)
+        await self._patiently(live, self._service.finish, record, prepared.request, result, outputs)

@@ -2,8 +2,10 @@
 
 Each adds one to its row of ``servers`` once a second. Whoever sees a row unchanged for ``lease_s`` *by its
 own clock* takes that server for dead, so that no two hosts' clocks need to agree; and it takes over under the
-number that it saw last, so that a heartbeat at the last moment is not overlooked. A server that was only slow
-finds that its requests belong to another: the database lets it change nothing of them any more.
+number that it saw last, so that a heartbeat at the last moment is not overlooked. Whoever could not look
+itself for a while, because the database was away or its host slept, knows of nobody's silence in that time.
+A server that was only slow finds that its requests belong to another: the database lets it change nothing of
+them any more.
 """
 
 import secrets
@@ -36,6 +38,7 @@ class Peers:
     ) -> None:
         """Tell nobody yet. SQLite has one server: it hears of nobody, and nobody of it."""
         self._database, self._lease_s, self._clock = database, lease_s, clock
+        self._looked = clock()
         self.server_id = secrets.token_hex(8) if database.shared else NOBODY_ELSE
         self._seen: dict[str, tuple[int, float]] = {}  # the last heartbeat of each other server, and when
 
@@ -50,6 +53,8 @@ class Peers:
         Raises:
             BusyError: the database is away.
         """
+        if not self._database.shared:
+            return Pulse()
         with self._database.write() as connection:
             alive = update(servers).where(servers.c.id == self.server_id)
             if not connection.execute(alive.values(beats=servers.c.beats + 1)).rowcount:
@@ -61,7 +66,9 @@ class Peers:
             )
 
     def leave(self) -> None:
-        """Say that this server goes: what it leaves is taken over at once."""
+        """Say that this server goes: what it leaves is taken over at once. Its last word."""
+        if not self._database.shared:
+            return
         with self._database.write() as connection:
             connection.execute(delete(servers).where(servers.c.id == self.server_id))
 
@@ -88,6 +95,9 @@ class Peers:
 
     def _dead(self, others: Mapping[str, int]) -> dict[str, int]:
         now = self._clock()
+        if now - self._looked > self._lease_s / 2:
+            self._seen = {}  # they may have been heard of meanwhile, or as unable to be as this server
+        self._looked = now
         self._seen = {
             server_id: seen if (seen := self._seen.get(server_id)) and seen[0] == beats else (beats, now)
             for server_id, beats in others.items()

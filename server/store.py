@@ -21,6 +21,7 @@ from typing import Self
 from sqlalchemy import Connection, Update, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
+from inpaint.errors import BusyError
 from server import ledger
 from server.db import Database
 from server.problems import IdempotencyError, NotFoundError
@@ -30,6 +31,7 @@ _UNFINISHED = ("QUEUED", "PROCESSING")
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _STOPPED = "the server stopped before the picture was painted; nothing was charged, send it again"
 _CUT_OFF = {"state": "FAILED", "error": _STOPPED, "error_status": 503, "idempotency_sha256": None}
+_CANCELLED = {"state": "CANCELLED", "error": "cancelled by the caller", "error_status": 422}
 _WAITING = {"state": "QUEUED", "started_at": None, "step": 0}
 _SWEPT_AT_ONCE = 1000  # so that one sweep never holds the database for long
 
@@ -84,6 +86,8 @@ class Store:
     ) -> None:
         """``server_id`` is "" for the only server of a database."""
         self._database, self._clock, self._server_id = database, clock, server_id
+        # What the callers were told, and the database was not, or perhaps not: changes, and whether refunded.
+        self._owed: dict[str, tuple[dict[str, object], bool]] = {}
 
     def accept(self, record: Record, *, idempotency_key: str | None = None, body_digest: str = "") -> Record:
         """Write a new request down and take its price, both or neither.
@@ -95,6 +99,7 @@ class Store:
         Raises:
             CreditsError: the balance does not cover the price.
             IdempotencyError: the idempotency key came with another body before.
+            BusyError: the database is away; what it may have taken all the same is undone, see catch_up.
         """
         assert record.state == "QUEUED"
         assert record.key_id or not record.cost_micro, "nobody to charge"
@@ -118,6 +123,9 @@ class Store:
             if earlier is None:
                 raise
             return earlier
+        except BusyError:
+            self._owed[record.id] = _CUT_OFF, True
+            raise
         return record
 
     def find(self, key_id: str, idempotency_key: str, body_digest: str) -> Record | None:
@@ -144,6 +152,11 @@ class Store:
         with self._database.write() as connection:
             row = connection.execute(begun).one_or_none()
         return None if row is None else Record(*row)
+
+    def begin_again(self, request_id: str) -> Record | None:
+        """As begin, where an earlier try may have come through and its answer did not."""
+        self.requeue(request_id)
+        return self.begin(request_id)
 
     def requeue(self, request_id: str) -> None:
         """PROCESSING → QUEUED, the attempt not counted: the server stopped in order, nothing failed."""
@@ -175,11 +188,30 @@ class Store:
         state: str = "FAILED",
         refund: bool = True,
     ) -> bool:
-        """→ FAILED or CANCELLED, and the price is given back or kept; False if it had ended already."""
+        """→ FAILED or CANCELLED, and the price is given back or kept; False if it had ended already.
+
+        Raises:
+            BusyError: the database is away; it is made up for, see catch_up.
+        """
         assert state in ("FAILED", "CANCELLED")
-        with self._database.write() as connection:
-            changes = {"state": state, "error": error, "error_status": status}
-            return self._end(connection, request_id, changes, refund=refund)
+        changes: dict[str, object] = {"state": state, "error": error, "error_status": status}
+        try:
+            with self._database.write() as connection:
+                return self._end(connection, request_id, changes, refund=refund)
+        except BusyError:
+            self._owed[request_id] = changes, refund
+            raise
+
+    def catch_up(self) -> None:
+        """Write down what callers were told while the database was away.
+
+        Raises:
+            BusyError: it still is.
+        """
+        for request_id, (changes, refund) in list(self._owed.items()):
+            with self._database.write() as connection:
+                self._end(connection, request_id, changes, refund=refund)
+            self._owed.pop(request_id, None)
 
     def _end(
         self, connection: Connection, request_id: str, changes: dict[str, object], *, refund: bool
@@ -228,27 +260,35 @@ class Store:
         """Take over what servers left that are gone; returns what of it waits, oldest first.
 
         v1 requests have lost their callers: failed and refunded, and their idempotency keys are free again.
-        v2 requests under way wait again.
+        v2 requests under way wait again, but for those that were to be cancelled.
 
         Args:
             dead: servers that were silent for too long, and the number of the last heartbeat of each; one
                 that was heard of since is not dead.
         """
-        mine = {"server_id": self._server_id}
+        gone = requests.c.server_id.not_in(select(servers.c.id)) & requests.c.state.in_(_UNFINISHED)
         with self._database.write() as connection:
-            for server_id, beats in dead.items():
+            for server_id, beats in sorted(
+                dead.items()
+            ):  # everybody in one order, so that none waits in a ring
                 connection.execute(delete(servers).where(servers.c.id == server_id, servers.c.beats == beats))
-            orphans = requests.c.server_id.not_in(select(servers.c.id)) & requests.c.state.in_(_UNFINISHED)
-            connection.execute(
-                update(requests).where(orphans, requests.c.state == "PROCESSING").values(_WAITING)
+            # What another server takes over at this moment is left to it.
+            orphans = connection.scalars(select(requests.c.id).where(gone).with_for_update(skip_locked=True))
+            taken = update(requests).where(requests.c.id.in_(orphans.all()))
+            again = connection.execute(
+                taken.values(server_id=self._server_id, **_WAITING).returning(
+                    requests.c.cancel_asked, *_RECORD
+                )
             )
-            taken = update(requests).where(orphans).values(mine).returning(*_RECORD)
-            records = sorted(
-                (Record(*row) for row in connection.execute(taken)), key=lambda r: (r.created_at, r.id)
-            )
-            for cut_off in (record for record in records if record.mode == "v1"):
-                self._end(connection, cut_off.id, _CUT_OFF, refund=True)
-        return [record for record in records if record.mode == "v2"]
+            waiting: list[Record] = []
+            for cancel_asked, *values in sorted(again, key=lambda row: (row.key_id, row.created_at, row.id)):
+                record = Record(*values)
+                if record.mode == "v1" or cancel_asked:
+                    end = _CUT_OFF if record.mode == "v1" else _CANCELLED
+                    self._end(connection, record.id, end, refund=True)
+                else:
+                    waiting.append(record)
+        return sorted(waiting, key=lambda record: (record.created_at, record.id))
 
     def sweep(self, now: float, requests_ttl_s: float, pictures_ttl_s: float) -> list[str]:
         """Drop the records of requests that ended more than ``requests_ttl_s`` ago; the ledger stays.
