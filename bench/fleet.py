@@ -2,10 +2,10 @@
 
 Requests come at Poisson times from ``bench.simulate``'s mix. One of several routers, drawn at random, sends
 each to a device by one of three rules (``bench.routers``): *random*, *two-choices*, or *least-backlog*, which
-is the server's own (``server.routing``) with reports that are up to a second old. Nobody is refused, so that
-the latencies are those of everybody; attainment counts those done within five times their time alone. A
-second table has the same with admission by that deadline, a third the fewest GPUs with which 99 % of the
-requests are painted within so many seconds.
+is the server's own (``server.routing``) with a report once a second. Nobody is refused, so that the latencies
+are those of everybody; attainment counts those done within five times their time alone. Further tables: the
+same with admission by that deadline; with reports that arrive late; and the fewest GPUs with which 99 % of
+the requests are painted within so many seconds.
 
 Without ``--profile`` the costs are a model, not a measurement (see ``bench.simulate``): what is compared
 follows from them, no speed of any device.
@@ -15,26 +15,23 @@ follows from them, no speed of any device.
 
 import argparse
 import json
-import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
-from heapq import heappop, heappush
 from math import ceil, inf
 from pathlib import Path
 from typing import Any
 
-from bench.routers import RULES
+from bench.routers import REPORT_S, Case, Fleet
 from bench.simulate import CPU_MIX, MIX, SLOWDOWN, Kind, Modelled, OnCpu, capacity, trace
-from bench.virtual import Device, Policy, Sent
+from bench.virtual import Sent
 from inpaint.admission import alone_s
 from inpaint.profile import Profile
 from inpaint.work import Costs, Work
 
 LOAD = 0.9
-REPORT_S = 1.0
 WARM_UP = 0.25  # of a trace, which finds the fleet emptier than it will be
 SIZES = {2: 3000, 4: 1500, 16: 400, 64: 150, 256: 100, 1000: 60}  # GPUs → requests for each
 WAYS = (("random", 1), ("two-choices", 1), ("least-backlog", 1), ("least-backlog", 4))  # rule, routers
@@ -43,7 +40,6 @@ MIXES: Mapping[str, tuple[Sequence[Kind], Sequence[float]]] = {  # and what 99 %
     "sdxl": (MIX, (10, 20)),
     "demo": (CPU_MIX, (2, 5)),
 }
-_EVERYBODY = Policy("batcher", admits=True)  # the batcher itself refuses, those alone that have a deadline
 
 
 class Remembered:
@@ -63,61 +59,6 @@ class Remembered:
         return self._alone_s(work.bucket, work.calls, work.samples, work.slots)
 
 
-class Fleet:
-    """Devices and routers in one virtual time."""
-
-    def __init__(self, gpus: int, costs: Costs, rule: str, *, routers: int = 1, seed: int = 0) -> None:
-        self.now = 0.0
-        self.devices = [Device(costs, _EVERYBODY) for _ in range(gpus)]
-        self._chance = random.Random(seed)
-        self._routers = [
-            RULES[rule](self.devices, costs, random.Random(self._chance.random()), lambda: self.now)
-            for _ in range(routers)
-        ]
-        self._reports = 0  # so many, one device after the other, each once in REPORT_S
-        self._due: list[tuple[float, int]] = []  # when a device goes on; of its entries one is true
-
-    def run(self, requests: Sequence[Sent]) -> None:
-        """Send all of ``requests``, which then know what became of them."""
-        for sent in requests:
-            self._until(sent.at)
-            self.now = sent.at
-            device = self._chance.choice(self._routers).choose(sent.work)
-            self.devices[device].send(sent)
-            self._expect(device)
-        while self._due:
-            self._go_on()
-
-    def _until(self, at: float) -> None:
-        """Everything before ``at``, in its order."""
-        while True:
-            report_at = self._reports * REPORT_S / len(self.devices)
-            if self._due and self._due[0][0] <= min(at, report_at):
-                self._go_on()
-            elif report_at <= at:
-                self._report(report_at)
-            else:
-                return
-
-    def _report(self, at: float) -> None:
-        self.now = at
-        number = self._reports % len(self.devices)
-        backlog_s = self.devices[number].batcher.backlog_s()
-        for router in self._routers:
-            router.hear(number, backlog_s)
-        self._reports += 1
-
-    def _go_on(self) -> None:
-        at, number = heappop(self._due)
-        if self.devices[number].next_at == at:  # else something came between
-            self.devices[number].advance()
-            self._expect(number)
-
-    def _expect(self, number: int) -> None:
-        if (at := self.devices[number].next_at) < inf:
-            heappush(self._due, (at, number))
-
-
 @dataclass(frozen=True, slots=True)
 class Bench:
     """What is asked, and of what devices."""
@@ -126,14 +67,12 @@ class Bench:
     costs: Remembered
     sizing: int = 3000  # requests at least, of a trace that says whether so many GPUs suffice
 
-    def simulate(
-        self, gpus: int, rule: str, routers: int, count: int, *, rate: float, refusing: bool = False
-    ) -> dict[str, float]:
+    def simulate(self, case: Case, count: int, rate: float, *, refusing: bool = False) -> dict[str, float]:
         """Seconds of those that were painted, and the share of all sent that were good."""
-        requests = trace(self.mix, rate, count, gpus, self.costs)
+        requests = trace(self.mix, rate, count, case.gpus, self.costs)
         if not refusing:
             requests = [Sent(sent.at, replace(sent.work, deadline=inf)) for sent in requests]
-        Fleet(gpus, self.costs, rule, routers=routers, seed=gpus).run(requests)
+        Fleet(case, self.costs, seed=case.gpus).run(requests)
         counted = requests[int(WARM_UP * count) :]
         seconds = sorted(sent.finished_at - sent.at for sent in counted if sent.fate == "finished")
         good = sum(sent.finished_at - sent.at <= SLOWDOWN * self.costs.alone_s(sent.work) for sent in counted)
@@ -150,7 +89,8 @@ class Bench:
         for gpus, each in sizes.items():
             random_p99_s = None
             for rule, routers in WAYS:
-                found = self.simulate(gpus, rule, routers, gpus * each, rate=LOAD * gpus * self.capacity)
+                case = Case(gpus, rule, routers)
+                found = self.simulate(case, gpus * each, LOAD * gpus * self.capacity)
                 random_p99_s = random_p99_s or found["p99_s"]
                 found["gain"] = round(random_p99_s / found["p99_s"], 2)
                 rows.append({"gpus": gpus, "rule": rule, "routers": routers, **found})
@@ -165,9 +105,22 @@ class Bench:
         for load in (LOAD, 1.2):
             for rule, routers in WAYS:
                 rate = load * gpus * self.capacity
-                found = self.simulate(gpus, rule, routers, gpus * each, rate=rate, refusing=True)
+                found = self.simulate(Case(gpus, rule, routers), gpus * each, rate, refusing=True)
                 rows.append({"gpus": gpus, "load": load, "rule": rule, "routers": routers, **found})
                 print(f"  load {load}, {rule}, {routers} routers: {found['attainment']:.3f}", flush=True)
+        return rows
+
+    def late(self, gpus: int, each: int) -> list[dict[str, Any]]:
+        """What the server's rule loses where reports take their time, and where their age is not told."""
+        rows = []
+        print(f"{gpus} GPUs, least-backlog:  p50 s    p99 s  attainment")
+        for routers in (1, 2):
+            for late_s, told in ((0.0, True), (0.5, True), (0.5, False), (1.0, True), (1.0, False)):
+                case = Case(gpus, "least-backlog", routers, late_s, told)
+                found = self.simulate(case, gpus * each, LOAD * gpus * self.capacity)
+                rows.append({"gpus": gpus, "routers": routers, "late_s": late_s, "ages_told": told, **found})
+                words = f"{routers} routers, {late_s} s late, {'told' if told else 'not told'}"
+                print(f"  {words:<32} {found['p50_s']:.2f} {found['p99_s']:.2f} {found['attainment']:.3f}")
         return rows
 
     def size(self, rates: Sequence[float], limits_s: Sequence[float]) -> list[dict[str, Any]]:
@@ -190,7 +143,7 @@ class Bench:
 
     def _p99_s(self, gpus: int, rate: float) -> float:
         count = max(self.sizing, 60 * gpus)
-        return self.simulate(gpus, "least-backlog", 4, count, rate=rate)["p99_s"]
+        return self.simulate(Case(gpus, "least-backlog", 4), count, rate)["p99_s"]
 
     @property
     def capacity(self) -> float:
@@ -231,6 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "report_s": REPORT_S,
         "rows": bench.compare({2: 100, 4: 50} if chosen.quick else SIZES),
         "admission": bench.admit(*((4, 50) if chosen.quick else (64, 150))),
+        "late": bench.late(*((4, 50) if chosen.quick else (64, 150))),
         "sizing": bench.size((1,) if chosen.quick else RATES, limits_s),
     }
     result["cpu_s"] = round(time.process_time())

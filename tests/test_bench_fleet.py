@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.fleet import Bench, Fleet, Remembered, fewest, main
-from bench.routers import RULES
+from bench.fleet import Bench, Remembered, fewest, main
+from bench.routers import RULES, Case, Fleet
 from bench.simulate import MIX, Modelled, trace
 from bench.virtual import Device, Policy, Sent
 from inpaint.admission import alone_s
@@ -28,7 +28,7 @@ def sent(gpus: int, each: int, seed: int = 0) -> list[Sent]:
 def test_everybody_is_painted_once(rule: str, routers: int) -> None:
     """Whatever the rule: each request ends, later than it began, and each step that was asked for is done."""
     requests = sent(5, 30)
-    fleet = Fleet(5, COSTS, rule, routers=routers)
+    fleet = Fleet(Case(5, rule, routers, late_s=0.7), COSTS)
     fleet.run(requests)
     assert {one.fate for one in requests} == {"finished"}
     assert all(one.finished_at > one.at for one in requests)
@@ -40,7 +40,7 @@ def test_everybody_is_painted_once(rule: str, routers: int) -> None:
 def test_a_fleet_of_one_is_the_device_alone() -> None:
     """The event loop around the devices adds nothing and loses nothing."""
     in_fleet, alone = sent(1, 100), sent(1, 100)
-    Fleet(1, COSTS, "least-backlog", routers=2).run(in_fleet)
+    Fleet(Case(1, "least-backlog", 2), COSTS).run(in_fleet)
     Device(COSTS, Policy("batcher", admits=True)).run(alone)
     assert [one.finished_at for one in in_fleet] == [one.finished_at for one in alone]
 
@@ -50,7 +50,7 @@ def test_the_same_seed_is_the_same_fleet() -> None:
     runs = []
     for _ in range(2):
         requests = sent(4, 25)
-        Fleet(4, COSTS, "least-backlog", routers=2, seed=3).run(requests)
+        Fleet(Case(4, "least-backlog", 2), COSTS, seed=3).run(requests)
         runs.append([one.finished_at for one in requests])
     assert runs[0] == runs[1]
 
@@ -58,11 +58,22 @@ def test_the_same_seed_is_the_same_fleet() -> None:
 def test_the_servers_rule_is_worth_it() -> None:
     """Sixteen GPUs at nine tenths of what they can do: the slowest hundredth waits far less."""
     rate = 0.9 * 16 * BENCH.capacity
-    by_chance = BENCH.simulate(16, "random", 1, 1200, rate=rate)
+    by_chance = BENCH.simulate(Case(16, "random"), 1200, rate)
     for routers in (1, 4):
-        ours = BENCH.simulate(16, "least-backlog", routers, 1200, rate=rate)
+        ours = BENCH.simulate(Case(16, "least-backlog", routers), 1200, rate)
         assert by_chance["p99_s"] > 1.5 * ours["p99_s"]
         assert ours["attainment"] > by_chance["attainment"]
+
+
+def test_late_reports_cost_little_if_their_age_is_told() -> None:
+    """A router that takes them for news forgets what it has sent meanwhile."""
+    rate = 0.9 * 16 * BENCH.capacity
+    fresh, told, untold = (
+        BENCH.simulate(Case(16, "least-backlog", 2, late_s, ages), 1200, rate)["p50_s"]
+        for late_s, ages in ((0.0, True), (1.0, True), (1.0, False))
+    )
+    assert told < 1.25 * fresh
+    assert untold > 1.1 * told
 
 
 def test_remembered_costs_are_the_costs() -> None:
@@ -94,7 +105,7 @@ def test_quick_ends_in_one_line_of_json(tmp_path: Path, capsys: pytest.CaptureFi
     figures = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert figures == json.loads(kept.read_text("utf-8"))
     assert figures["costs"] == "modelled, not measured"
-    for row in figures["rows"] + figures["admission"]:
+    for row in figures["rows"] + figures["admission"] + figures["late"]:
         assert 0 < row["p50_s"] <= row["p99_s"]
         assert 0 < row["attainment"] <= 1
     for row in figures["sizing"]:
