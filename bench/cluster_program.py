@@ -11,10 +11,6 @@ import os
 import sys
 from typing import Any
 
-from server.ray.environment import prepare_environment
-
-prepare_environment()
-
 import ray
 from ray import serve
 from ray.serve.config import HTTPOptions
@@ -25,7 +21,7 @@ from server.ray.ingress import NAME, application, settings_of
 class Program:
     def __init__(self, *, settings: dict[str, Any], loads: str, router: str, address: str | None) -> None:
         self._loads, self._router, self._settings = loads, router, settings
-        options = {"address": address} if address else {"num_cpus": 4}
+        options = {"address": address} if address else {"address": "local", "num_cpus": 4}
         ray.init(**options, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         http = HTTPOptions(host=settings.get("host", "127.0.0.1"), port=settings["port"])
         serve.start(proxy_location="EveryNode", http_options=http)

@@ -35,7 +35,10 @@ class Load:
         """Until ``stopped``, and until every accepted request has ended."""
         limits = httpx2.Limits(max_connections=200, max_keepalive_connections=0)
         async with httpx2.AsyncClient(
-            timeout=self.deadline_s + 60, trust_env=False, limits=limits, headers={"x-api-key": self.key}
+            timeout=httpx2.Timeout(self.deadline_s + 60, connect=3.0),
+            trust_env=False,
+            limits=limits,
+            headers={"x-api-key": self.key},
         ) as client:
             await asyncio.gather(
                 *(self._v1(client, n) for n in range(callers)), *(self._v2(client, n) for n in range(callers))
@@ -45,7 +48,7 @@ class Load:
         while not self.stopped:
             serial = next(self._serials)
             try:
-                answer = await client.post(self._url(serial) + V1, json=self.body | {"seed": serial})
+                answer = await self._posted(client, V1, serial)
                 what = str(answer.status_code)
                 if what not in ("200", "503", "504", "429"):
                     what = f"{what}: {answer.text[:120]}"
@@ -73,8 +76,7 @@ class Load:
         headers = {"idempotency-key": f"{self.key}-{serial}"}
         for attempt in itertools.count():
             try:
-                body = self.body | {"seed": serial}
-                answer = await client.post(self._url(serial + attempt) + V2, json=body, headers=headers)
+                answer = await self._posted(client, V2, serial, headers)
                 if answer.status_code == 200:
                     return str(answer.json()["request_id"])
                 self.refused[str(answer.status_code)] += 1
@@ -84,6 +86,18 @@ class Load:
             if self.stopped and attempt > 60:
                 return None
         return None
+
+    async def _posted(
+        self, client: httpx2.AsyncClient, path: str, serial: int, headers: dict[str, str] | None = None
+    ) -> httpx2.Response:
+        """As a load balancer does: an address that cannot be connected to has accepted nothing, so try the next."""
+        body = self.body | {"seed": serial}
+        for url in (self._url(serial + n) for n in range(len(self.urls) - 1)):
+            try:
+                return await client.post(url + path, json=body, headers=headers)
+            except (httpx2.ConnectError, httpx2.ConnectTimeout):
+                continue
+        return await client.post(self._url(serial + len(self.urls) - 1) + path, json=body, headers=headers)
 
     async def _end_of(self, client: httpx2.AsyncClient, request_id: str) -> str:
         deadline = time.monotonic() + _PATIENCE_S

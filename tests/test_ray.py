@@ -5,6 +5,7 @@ The engines are ``bench.fixed_engine``'s but where pictures are compared with th
 
 import itertools
 import json
+import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,7 +16,7 @@ import httpx2
 import numpy as np
 import pytest
 
-from bench.clusters import REAL, Cluster, eventually
+from bench.clusters import REAL, Cluster, eventually, free_port
 from server.db import Database
 from tests.server_process import Accounts, ServerProcess, body, cli, opened
 
@@ -262,3 +263,33 @@ def test_pictures_are_the_single_servers(postgres: NewUrl, tmp_path: Path) -> No
     for one, other in zip(again, expected, strict=True):  # two in one call, perhaps: rounded otherwise
         apart = np.abs(np.asarray(opened(one), np.int16) - np.asarray(opened(other), np.int16))
         assert apart.max() <= 1
+
+
+def test_the_command_line_starts_a_cluster_and_takes_it_away(postgres: NewUrl, tmp_path: Path) -> None:
+    """`inpaint serve --cluster local`, a picture, SIGTERM, exit code 0."""
+    port = free_port()
+    command = ["-m", "inpaint", "serve", "--cluster", "local", "--port", str(port), "--device", "cpu"]
+    settings = {
+        "database_url": postgres(),
+        "blobs_url": (tmp_path / "pictures").as_uri(),
+        "data": tmp_path / "data",
+        "ingress_replicas": 1,
+    }
+    with ServerProcess(command, **settings) as server:
+        assert server.port == port
+        server.wait_ready()
+        answer = server.client.post(V1, json=body(output_format="png"))
+        assert (answer.status_code, opened(answer.content).size) == (200, (48, 32))
+        server.signal(signal.SIGTERM)
+        assert server.exit_code() == 0, server.said
+        assert "Traceback" not in server.said
+
+
+def test_no_cluster_is_said_in_a_sentence(postgres: NewUrl, tmp_path: Path) -> None:
+    """And how to have one."""
+    command = ["-m", "inpaint", "serve", "--cluster", "127.0.0.1:1"]
+    blobs_url = (tmp_path / "pictures").as_uri()
+    with ServerProcess(command, database_url=postgres(), blobs_url=blobs_url, data=tmp_path) as server:
+        assert server.exit_code() == 2
+    assert "there is no Ray cluster at 127.0.0.1:1; start one with `ray start --head`" in server.said
+    assert "Traceback" not in server.said

@@ -7,3 +7,7 @@ actor that Ray Serve starts, watches and replaces. ``router`` chooses the replic
 The engine knows nothing of Ray. What must outlive a host lies elsewhere: requests, keys and credits in
 Postgres, pictures in a store that every host reaches.
 """
+
+from server.ray.environment import prepare_environment
+
+prepare_environment()  # before anybody imports ray, which reads some of it only then

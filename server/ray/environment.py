@@ -1,4 +1,4 @@
-"""What Ray reads from the environment, set before Ray is asked for anything."""
+"""What Ray reads from the environment, set before Ray is imported."""
 
 import os
 from pathlib import Path

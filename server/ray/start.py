@@ -1,6 +1,8 @@
 """``inpaint serve --cluster``: deploys the application on a Ray cluster, and on Ctrl-C takes it away."""
 
+import logging
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Mapping
@@ -9,14 +11,14 @@ import ray
 from ray import serve
 from ray.serve.config import HTTPOptions
 
-from inpaint.errors import ModelError, RequestError
+from inpaint.errors import DeviceError, ModelError, RequestError
 from inpaint.weights import resolve
-from server.ray.environment import prepare_environment
 from server.ray.ingress import NAME, application, settings_of
 from server.settings import Settings
 from server.start import greeting, prepare, refuse_open
 
 _LOCAL = "local"
+_REACH_S = 5.0
 
 
 def start(flags: Mapping[str, object], address: str) -> None:
@@ -52,12 +54,16 @@ def start(flags: Mapping[str, object], address: str) -> None:
 
 
 def _connect(address: str) -> None:
-    prepare_environment()
     try:
-        ray.init(address=None if address == _LOCAL else address, log_to_driver=False, include_dashboard=False)
-    except (ConnectionError, ValueError) as error:
+        if ":" in address:  # ray.init would try for minutes
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host.strip("[]"), int(port)), _REACH_S).close()
+        ray.init(address=address, log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
+    except (OSError, ValueError) as error:
         hint = "start one with `ray start --head`, or pass --cluster local"
         raise RequestError("--cluster", f"there is no Ray cluster at {address}; {hint}") from error
+    except Exception as error:  # Ray has no class of its own for what keeps it from starting
+        raise DeviceError(f"Ray did not start: {str(error).splitlines()[0]}") from error
 
 
 def _deploy(settings: Settings) -> None:
