@@ -90,7 +90,7 @@ class Load:
     async def _posted(
         self, client: httpx2.AsyncClient, path: str, serial: int, headers: dict[str, str] | None = None
     ) -> httpx2.Response:
-        """As a load balancer does: an address that cannot be connected to has accepted nothing, so try the next."""
+        """As a load balancer does: who cannot be connected to has accepted nothing, so try the next."""
         body = self.body | {"seed": serial}
         for url in (self._url(serial + n) for n in range(len(self.urls) - 1)):
             try:
