@@ -3,10 +3,15 @@
 from collections import Counter
 
 import pytest
+from sqlalchemy import update
 
 from server.client import Health
 from server.metrics import Metrics
 from server.slots import Slot, steps_of
+from server.tables import keys
+from tests.served import Serve, eventually
+
+pytest_plugins = ["tests.served_fixtures"]
 
 STATS = {"row_steps": 8, "unet_calls": 2, "images": 0, "out_of_memory": 0, "max_rows": 8}
 
@@ -34,3 +39,19 @@ def test_readiness_is_a_number(engine_ready: bool) -> None:
     """Alerts compare it with 1."""
     text = Metrics().scrape(Health(ready=engine_ready)).decode()
     assert f"inpaint_ready {float(engine_ready)}" in text
+
+
+def test_credits_that_do_not_add_up_are_told_soon(serve: Serve) -> None:
+    """A hand in the database, or a bug: the operator hears of it without asking."""
+    first = serve()
+    key = first.key(balance=5, scopes=("metrics",))
+    first.key(balance=7)
+    gauge = "inpaint_ledger_drift_keys"
+    with first.calling(key=key) as client:
+        assert f"{gauge} 0.0" in client.get("/metrics").text
+    with first.parts.database.write() as connection:
+        connection.execute(update(keys).values(balance_micro=keys.c.balance_micro + 1))
+    first.stop()
+    second = serve()
+    with second.calling(key=key) as client:
+        eventually(lambda: f"{gauge} 2.0" in client.get("/metrics").text)
