@@ -120,7 +120,9 @@ def _items(rate: str) -> list[RateLimitItem]:
 
 
 def _storage(url: str) -> Storage:
-    options = {"implementation": "redispy"} if "redis" in url else {}
+    options: dict[str, str | float] = {}
+    if "redis" in url:  # its URL may say otherwise, as ``?socket_timeout=3``
+        options = {"implementation": "redispy", "socket_timeout": 1.0, "socket_connect_timeout": 1.0}
     try:
         storage = storage_from_string(url, wrap_exceptions=True, **options)
     except ConfigurationError as error:
