@@ -5,6 +5,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from fsspec.registry import _registry
 
 from inpaint.errors import OutputError, RequestError
 from server.blobs import Blobs
@@ -111,5 +112,6 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None
 def test_a_store_that_cannot_be_used_is_named_at_the_start(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A typo, or a driver that is not installed, shows before the first request."""
     monkeypatch.setitem(sys.modules, "s3fs", None)
+    monkeypatch.delitem(_registry, "s3", raising=False)  # another test may have imported it
     with pytest.raises(RequestError, match=f"blobs_url: '{url}' cannot be used"):
         Blobs(url)
