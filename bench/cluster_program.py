@@ -11,6 +11,10 @@ import os
 import sys
 from typing import Any
 
+from server.ray.environment import prepare_environment
+
+prepare_environment()
+
 import ray
 from ray import serve
 from ray.serve.config import HTTPOptions
