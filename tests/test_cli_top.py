@@ -1,5 +1,6 @@
 """``inpaint top`` against real servers: what it shows, what it says when it cannot, and how it ends."""
 
+import io
 import json
 import os
 import pty
@@ -17,9 +18,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
+from rich.console import Console
 
 from inpaint.cli import main, top
 from inpaint.cli.scrape import Figures, Scrape, figures, parse, quantile
+from inpaint.cli.view import view
 from inpaint.errors import InpaintError
 from server.client import Health
 from tests.cli_runs import Done
@@ -29,6 +32,12 @@ pytest_plugins = ["tests.served_fixtures"]
 
 V1 = "/v1/sdxl-inpaint"
 Top = Callable[..., Done]
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine that runs tests may be busy."""
+    monkeypatch.setattr(top, "_PATIENCE_S", 30.0)
 
 
 @pytest.fixture
@@ -99,19 +108,21 @@ def test_json_is_one_object(serve: Serve, run: Top) -> None:
     assert set(seen) == {"url", *Figures.__dataclass_fields__}
 
 
-def test_a_narrow_terminal_shows_it_all(serve: Serve, run: Top) -> None:
+@pytest.mark.parametrize("width", [40, 60, 120])
+def test_a_narrow_terminal_shows_it_all(serve: Serve, run: Top, width: int) -> None:
     """A window beside another one."""
     served = serve()
     with top.Server(served.url, None) as server:
-        looks = server.looks(0.1, patient=False)
-        served.client.post(V1, json=body())
-        seen = next(looks)
-    assert isinstance(seen, Figures)
-    for width in ("40", "60", "120"):
-        done = run(served.url, COLUMNS=width)
-        assert all(len(line) <= int(width) for line in done.out.splitlines()), done.out
-        assert "waiting" in done.out
-        assert "restarts" in done.out
+        before = server.scrape()
+        assert served.client.post(V1, json=body()).status_code == 200
+        seen = figures(server.scrape(), before)
+    console = Console(width=width, file=io.StringIO(), highlight=False)
+    console.print(view(served.url, seen))
+    assert isinstance(console.file, io.StringIO)
+    shown = console.file.getvalue()
+    assert all(len(line) <= width for line in shown.splitlines()), shown
+    for told in ("waiting", "restarts", "200", "p95", V1):
+        assert told in shown
 
 
 @pytest.mark.parametrize(
