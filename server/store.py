@@ -103,6 +103,7 @@ class Store:
         """
         assert record.state == "QUEUED"
         assert record.key_id or not record.cost_micro, "nobody to charge"
+        self.catch_up()  # a caller that comes again must not be given what is going to be undone
         row = asdict(record) | {
             "idempotency_sha256": None if idempotency_key is None else _sha256(idempotency_key),
             "body_digest": body_digest,
@@ -134,6 +135,7 @@ class Store:
         Raises:
             IdempotencyError: it was made with another body.
         """
+        self.catch_up()
         used = (requests.c.key_id == key_id, requests.c.idempotency_sha256 == _sha256(idempotency_key))
         with self._database.read() as connection:
             row = connection.execute(select(requests.c.body_digest, *_RECORD).where(*used)).one_or_none()

@@ -17,7 +17,7 @@ from server.db import Database
 from server.keys import Keys
 from server.ledger import MICRO, Ledger
 from server.store import Record, Store
-from server.tables import requests
+from server.tables import requests, servers
 from tests.served import FakeEngine, Serve, Served
 
 PRICED = {"metering": True, "price": 1.0}
@@ -43,7 +43,7 @@ class Fleet:
 
     def start(self, name: str, engine: FakeEngine | None = None, **settings: Any) -> Served:
         """One more server."""
-        plain = {"lease_s": 60.0, **PRICED, **self.shared}  # a heartbeat a second, and nobody dies
+        plain = {"lease_s": 60.0, "rate": "100000/minute", **PRICED, **self.shared}  # nobody dies
         return self._serve(engine, data=self._folder / name, **(plain | settings))
 
     def records(self) -> dict[str, Record]:
@@ -51,6 +51,11 @@ class Fleet:
         with self.database.read() as connection:
             rows = connection.execute(select(requests.c.id, requests.c.key_id)).all()
         return {row.id: Store(self.database).get(row.id, row.key_id) for row in rows}
+
+    def beats(self) -> dict[str, int]:
+        """The last heartbeat of each server."""
+        with self.database.read() as connection:
+            return {row.id: row.beats for row in connection.execute(select(servers))}
 
     def kinds(self, request_id: str) -> list[str]:
         """What the ledger has of a request."""

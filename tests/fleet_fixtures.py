@@ -23,7 +23,20 @@ def fleet(serve: Serve, postgres: NewUrl, tmp_path: Path) -> Iterator[Fleet]:
 
 
 @pytest.fixture
-def line(postgres: NewUrl) -> Iterator[Line]:
-    line = Line(postgres())
-    yield line
-    line.close()
+def lines() -> Iterator[Callable[[str], Line]]:
+    """The URL of a database → a line to it."""
+    made: list[Line] = []
+
+    def new(url: str) -> Line:
+        made.append(Line(url))
+        return made[-1]
+
+    yield new
+    for line in made:
+        line.close()
+
+
+@pytest.fixture
+def line(postgres: NewUrl, lines: Callable[[str], Line]) -> Line:
+    """A line to an empty database."""
+    return lines(postgres())

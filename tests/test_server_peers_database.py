@@ -213,3 +213,19 @@ def test_what_could_not_be_written_down_is_made_up_for(line: Line) -> None:
         assert host.accept("doubtful-2", key_id, 100).state == "QUEUED"
         host.store.catch_up()
         assert host.store.get("doubtful-2", key_id).state == "QUEUED"
+
+
+def test_a_begin_whose_answer_was_lost_counts_once(line: Line) -> None:
+    """The database began it, the server did not hear of it: it is not left PROCESSING with nobody at it."""
+    with Database(line.url) as database:
+        database.migrate()
+        host = Host(database)
+        host.accept("r")
+        line.cut_at_commit = True
+        with pytest.raises(BusyError):
+            host.store.begin("r")
+        line.mend()
+        assert read(database).requests["r"].state == "PROCESSING"
+        begun = host.store.begin_again("r")
+        assert begun is not None
+        assert begun.attempts == 1

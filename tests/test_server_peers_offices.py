@@ -76,15 +76,14 @@ def test_a_file_has_one_server_which_is_always_elected(tmp_path: Path) -> None:
 
 def test_one_of_three_servers_sweeps(fleet: Fleet) -> None:
     """While one is at it the others have nothing to do, and it deletes what any of them painted."""
-    servers = [fleet.start(name, requests_ttl_s=0.0, pictures_ttl_s=0.0) for name in "abc"]
-    pictures = servers[0].settings.data.parent / "pictures"
-    for served in servers:
-        with served.calling(key=fleet.token) as client:
-            ended(client, submitted(client))
-    assert len(list(pictures.iterdir())) == 3
-    with fleet.database.elected(_OFFICE):
+    with fleet.database.elected(_OFFICE):  # from the start, when each would sweep for the first time
+        servers = [fleet.start(name, requests_ttl_s=0.0, pictures_ttl_s=0.0) for name in "abc"]
+        pictures = servers[0].settings.data.parent / "pictures"
+        for served in servers:
+            with served.calling(key=fleet.token) as client:
+                ended(client, submitted(client))
         assert [sweep(served.parts, audits=True) for served in servers] == [False] * 3
-    assert len(list(pictures.iterdir())) == 3
+        assert len(list(pictures.iterdir())) == 3
     assert sweep(servers[1].parts, audits=True)
     assert list(pictures.iterdir()) == []
     assert sweep(servers[2].parts, audits=True)
@@ -95,20 +94,33 @@ def test_one_of_three_servers_sweeps(fleet: Fleet) -> None:
 # Migrations.
 
 
+_STARTERS = """
+import os, sys, traceback
+from server.db import Database
+
+wait, go = os.pipe()
+children = []
+for _ in range(int(sys.argv[2])):
+    if (pid := os.fork()) == 0:
+        os.close(go)
+        os.read(wait, 1)  # its end, which all see at once
+        try:
+            Database(sys.argv[1]).migrate()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    children.append(pid)
+os.close(go)
+sys.exit(any(os.waitpid(pid, 0)[1] for pid in children))
+"""
+
+
 def start_all(url: str) -> None:
     """So many servers bring one database up to date at the same moment."""
-    code = "import sys; from server.db import Database; sys.stdin.read(1); Database(sys.argv[1]).migrate()"
-    command = [sys.executable, "-c", code, url]
-    starters = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(STARTERS)
-    ]
-    for starter in starters:  # all wait with everything imported
-        assert starter.stdin is not None
-        starter.stdin.write(b"!")
-        starter.stdin.flush()
-    for starter in starters:
-        _, complaint = starter.communicate(timeout=100)
-        assert starter.returncode == 0, complaint.decode()
+    command = [sys.executable, "-c", _STARTERS, url, str(STARTERS)]
+    starters = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    assert starters.returncode == 0, starters.stderr
 
 
 def assert_current(url: str) -> None:
