@@ -4,7 +4,7 @@ The engines take a fixed time for a UNet call and paint nothing, so that two cor
 all else is real: Ray Serve, its proxy, the application, Postgres, pictures through the object store.
 
 - *scaling*: 1, 2 and 4 engines, kept busy; denoising steps a second, against so many times those of one.
-- *router*: 4 engines at 0.9 of what they can do, requests of 8 to 60 steps at Poisson times; the seconds from
+- *router*: 4 engines at 0.9 of what they can do, requests of 20 to 100 steps at Poisson times; the seconds from
   when a request was due to its answer, by least backlog, at random, and by Ray's own power of two choices.
 
     python -m bench.cluster [--quick] [--only scaling|router] [--json FILE]
@@ -34,7 +34,7 @@ ROUTERS = {
     "least backlog": LEAST_BACKLOG,
     "random": "bench.random_router.RandomRouter",
 }
-MIX = {8: 0.35, 20: 0.25, 30: 0.25, 60: 0.15}  # steps → share
+MIX = {20: 0.5, 30: 0.25, 60: 0.15, 100: 0.1}  # steps → share
 LOAD = 0.9
 KIND = Kind("fixed", 1.0)
 UNLIMITED = {"rate": "1000000/minute", "max_in_flight_per_key": 10_000, "max_waiting": 10_000}

@@ -92,7 +92,7 @@ def _engine(settings: Settings, router: str) -> Any:
         max_queued_requests=settings.max_waiting,
         request_router_config=RequestRouterConfig(**routing),
         health_check_period_s=2.0,
-        health_check_timeout_s=10.0,
+        health_check_timeout_s=30.0,
         graceful_shutdown_wait_loop_s=0.5,
         graceful_shutdown_timeout_s=settings.deadline_s + _GRACE_S,
         max_surge_percent=0 if on_gpu else 100,
@@ -123,7 +123,7 @@ def _ingress(settings: Settings) -> Any:
         max_queued_requests=1000,
         backpressure_config=BackpressureConfig(status_code=503, retry_after_s=5),
         health_check_period_s=2.0,
-        health_check_timeout_s=10.0,
+        health_check_timeout_s=30.0,
         graceful_shutdown_wait_loop_s=0.5,
         graceful_shutdown_timeout_s=settings.deadline_s + settings.drain_s + _GRACE_S,
         max_surge_percent=100,  # a new one is there before an old one goes
