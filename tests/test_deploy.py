@@ -150,6 +150,19 @@ def test_ray_serve_is_told_of_what_there_is() -> None:
     assert application["args"]["workers"] == group["replicas"]
 
 
+def test_serve_deploy_takes_what_kubernetes_does() -> None:
+    """One configuration without Kubernetes: the same application, with names of settings, as Ray reads it."""
+    from ray.serve.schema import ServeDeploySchema
+
+    (ray,) = documents("kuberay.yaml")
+    theirs = yaml.safe_load(ray["spec"]["serveConfigV2"])
+    (ours,) = documents("serve.yaml")
+    schema = ServeDeploySchema.model_validate(ours)
+    assert schema.applications[0].import_path == theirs["applications"][0]["import_path"]
+    assert ours["http_options"] == theirs["http_options"]
+    assert ours["applications"][0]["args"].keys() <= Settings.model_fields.keys()
+
+
 # systemd.
 
 

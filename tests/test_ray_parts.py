@@ -5,10 +5,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray import serve
+from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
 
 from inpaint.errors import RequestError
 from server.ray.fleet import Fleet
-from server.ray.ingress import settings_of
+from server.ray.ingress import _replicas, build, settings_of
 from server.ray.proxy import Proxied
 from server.ray.replica import Door
 from server.ray.scaling import TARGET_S, by_backlog
@@ -187,3 +189,19 @@ def test_what_cannot_be_a_cluster_is_said(settings: dict[str, Any], named: str) 
     """State that one host alone reaches would be lost with it."""
     with pytest.raises(RequestError, match=named):
         settings_of(settings)
+
+
+def test_serve_deploy_gets_an_application() -> None:
+    """Ray calls what the configuration names with its ``args``."""
+    arguments = {"database_url": "postgresql+psycopg://h/d", "blobs_url": "s3://b/f", "workers": 2}
+    built = call_user_app_builder_with_args_if_necessary(build, arguments)
+    assert isinstance(built, serve.Application)
+
+
+def test_fewer_engines_while_there_is_little_to_do() -> None:
+    """``min_workers`` hands the number to Ray, by our policy."""
+    settings = {"database_url": "postgresql+psycopg://h/d", "blobs_url": "s3://b/f", "workers": 4}
+    found = _replicas(settings_of(settings | {"min_workers": 1}))["autoscaling_config"]
+    assert (found.min_replicas, found.max_replicas) == (1, 4)
+    assert found.policy.policy_function == "server.ray.scaling.by_backlog"
+    assert _replicas(settings_of(settings)) == {"num_replicas": 4}
