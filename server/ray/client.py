@@ -231,8 +231,7 @@ class RayClient:
 
     async def _hear(self, ticket: RayTicket, told: dict[str, Any]) -> None:
         if told["kind"] == "done":
-            packed = await told["result"]
-            ticket.finish(result_from(await asyncio.to_thread(unpack, packed)))
+            ticket.finish(result_from(await asyncio.to_thread(unpack, told["result"])))
         elif told["kind"] == "event":
             if told["state"] not in ("queued", "done"):
                 ticket.tell(Event(told["state"], told["step"], told["steps"], _picture(told["preview"])))

@@ -1,7 +1,6 @@
 """An engine as a Ray Serve replica: one GPU, one process, replaced when it hangs or its GPU fails.
 
-Requests and pictures come and go through Ray's object store, as bytes in ``wire``'s format; what a caller's
-stream carries is small.
+Requests and pictures come and go through Ray's object store, as bytes in ``wire``'s format.
 """
 
 import asyncio
@@ -12,8 +11,6 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict
 from importlib import import_module
 from typing import Any
-
-import ray
 
 from inpaint.errors import ClosedError, DeadlineError, DeviceError, InpaintError
 from inpaint.job import Event
@@ -94,8 +91,10 @@ class EngineReplica:
                 return _failed(event.error) | {"kind": "broken"}
             return _failed(event.error)
         if event.state == "done":
+            # As an item of the stream, which Ray puts into its object store. A reference to one of our own would
+            # not do: Serve pickles what a stream carries, so that Ray does not see that somebody holds it.
             packed = await asyncio.to_thread(pack, result_message(0, await ticket.result()))
-            return {"kind": "done", "result": await asyncio.to_thread(ray.put, packed)}
+            return {"kind": "done", "result": packed}
         preview = None if event.preview is None else (event.preview.size, event.preview.tobytes())
         return {
             "kind": "event",
