@@ -91,8 +91,8 @@ class EngineReplica:
                 return _failed(event.error) | {"kind": "broken"}
             return _failed(event.error)
         if event.state == "done":
-            # As an item of the stream, which Ray puts into its object store. A reference to one of our own would
-            # not do: Serve pickles what a stream carries, so that Ray does not see that somebody holds it.
+            # As an item of the stream, which Ray puts into its object store. A reference would not do: Serve
+            # pickles what a stream carries, so that Ray does not see that somebody holds it.
             packed = await asyncio.to_thread(pack, result_message(0, await ticket.result()))
             return {"kind": "done", "result": packed}
         preview = None if event.preview is None else (event.preview.size, event.preview.tobytes())
