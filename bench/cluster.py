@@ -4,8 +4,8 @@ The engines take a fixed time for a UNet call and paint nothing, so that two cor
 all else is real: Ray Serve, its proxy, the application, Postgres, pictures through the object store.
 
 - *scaling*: 1, 2 and 4 engines, kept busy; denoising steps a second, against so many times those of one.
-- *router*: 4 engines at 0.9 of what they can do, requests of 20 to 100 steps at Poisson times; the seconds from
-  when a request was due to its answer, by least backlog, at random, and by Ray's own power of two choices.
+- *router*: 4 engines at 0.9 of what they can do, requests of 20 to 100 steps at Poisson times; the seconds
+  from when a request was due to its answer, by least backlog and at random.
 
     python -m bench.cluster [--quick] [--only scaling|router] [--json FILE]
 """
