@@ -86,21 +86,23 @@ def test_nobody_is_taken_for_dead_because_the_database_was_away(fleet: Fleet, li
     url = fleet.shared["database_url"]
     ways, engines = [lines(url), lines(url)], [held(), held()]
     both = [
-        through(fleet, way, name, engine, lease_s=2.0)
+        through(fleet, way, name, engine, lease_s=5.0)
         for way, name, engine in zip(ways, "ab", engines, strict=True)
     ]
+    name = both[0].parts.peers.server_id
     with both[0].calling(key=fleet.token) as a, both[1].calling(key=fleet.token) as b:
         ids = [submitted(a), submitted(b)]
         tickets = [engine.next() for engine in engines]
-        eventually(lambda: min(fleet.beats().values()) > 2)
-        for way in ways:
-            way.cut()
-        wait(3.0)
+        ways[1].cut()
+        before = fleet.beats()
+        eventually(lambda: fleet.beats()[name] > before[name] + 1)  # it has seen the other's last heartbeat
+        ways[0].cut()
+        wait(6.0)
         before = fleet.beats()
         ways[0].mend()
-        eventually(lambda: sum(fleet.beats().values()) > sum(before.values()) + 1)
+        eventually(lambda: fleet.beats()[name] > before[name])
         ways[1].mend()
-        eventually(lambda: all(fleet.beats()[name] > before[name] + 2 for name in before))
+        eventually(lambda: all(fleet.beats()[other] > beats + 1 for other, beats in before.items()))
         for served, engine, ticket in zip(both, engines, tickets, strict=True):
             served.do(engine.paint, ticket)
         assert [ended(a, name).json()["status"] for name in ids] == ["COMPLETED"] * 2

@@ -118,6 +118,10 @@ def test_what_a_killed_server_had_is_painted_by_another(
     assert books.ledger.check() == []
 
 
+def taken_up(row: Row[*tuple[Any, ...]], server: str) -> bool:
+    return (row.server_id, row.state) == (server, "PROCESSING")
+
+
 def test_a_server_that_was_only_slow_changes_nothing_afterwards(
     start: Callable[[str], ServerProcess], books: Books, tmp_path: Path
 ) -> None:
@@ -125,7 +129,7 @@ def test_a_server_that_was_only_slow_changes_nothing_afterwards(
     _, token = books.key(10.0)
     one = start("a")
     alone = books.servers()
-    start("b")
+    other = start("b")
     (name,) = books.servers() - alone
     with callers(1) as call:
         line = call(send, one, token, V1, **LONG)
@@ -133,12 +137,15 @@ def test_a_server_that_was_only_slow_changes_nothing_afterwards(
         eventually(lambda: books.states([request_id]) == ["PROCESSING"] and books.rows("v1"))
         os.killpg(one.pid, signal.SIGSTOP)
         try:
-            eventually(lambda: books.states([request_id]) == ["COMPLETED"])
+            eventually(lambda: taken_up(books.rows()[request_id], name))
         finally:
-            os.killpg(one.pid, signal.SIGCONT)
-        painted = books.rows()[request_id]
-        assert painted.server_id == name
+            os.killpg(one.pid, signal.SIGCONT)  # with less left to paint than the other
         answer = line.result()  # whatever it is, it was refunded
+    eventually(lambda: books.states([request_id]) == ["COMPLETED"])
+    painted = books.rows()[request_id]
+    assert painted.server_id == name
+    _, key = books.key()
+    assert [s.gauge("inpaint_images_total", key) for s in (one, other)] == [0, 1]
     eventually(lambda: len(books.servers()) == 2)
     done = calls(tmp_path / "a")
     next_one = send(one, token).json()["request_id"]
