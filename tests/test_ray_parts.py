@@ -1,6 +1,7 @@
 """What of the cluster needs no cluster: the router's choice, how many replicas, the door, the proxy."""
 
 import asyncio
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,7 +18,20 @@ from server.ray.scaling import TARGET_S, by_backlog
 
 
 def reports(**backlogs: float) -> dict[str, dict[str, Any]]:
-    return {name: {"backlog_s": seconds, "counts": {"images": 1}} for name, seconds in backlogs.items()}
+    now = time.time()
+    return {n: {"backlog_s": s, "counts": {"images": 1}, "at": now} for n, s in backlogs.items()}
+
+
+def test_a_late_report_is_not_taken_for_news() -> None:
+    """What was sent since it was made comes on top of it; a clock that is wrong does little harm."""
+    fleet = Fleet()
+    fleet.update(reports(a=0.0, b=2.0))
+    fleet.sent("a", 5.0)
+    late = reports(a=0.0)["a"] | {"at": time.time() - 0.5}
+    fleet.update({"a": late, "b": reports(b=2.0)["b"]})
+    assert fleet.ranked(["a", "b"]) == ["b", "a"]
+    fleet.update({"a": reports(a=9.0)["a"] | {"at": time.time() + 3600}, "b": reports(b=2.0)["b"]})
+    assert fleet.ranked(["a", "b"]) == ["b", "a"]
 
 
 def test_the_replica_with_the_least_work_comes_first() -> None:
@@ -32,9 +46,10 @@ def test_the_replica_with_the_least_work_comes_first() -> None:
 def test_the_same_report_again_does_not_undo_what_was_sent() -> None:
     """Ray hands the last report to the router with every change of any replica."""
     fleet = Fleet()
-    fleet.update(reports(a=0.0, b=1.0))
+    first = reports(a=0.0, b=1.0)
+    fleet.update(first)
     fleet.sent("a", 5.0)
-    fleet.update(reports(a=0.0, b=1.0))
+    fleet.update(dict(first))
     assert fleet.ranked(["a", "b"]) == ["b", "a"]
 
 

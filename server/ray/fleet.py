@@ -6,11 +6,14 @@ by the name of the deployment.
 
 import random
 import threading
+import time
 from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from server.routing import Board
+
+_OLDEST_S = 3.0  # that a report may be; more than that are two clocks that do not agree
 
 
 class Fleet:
@@ -28,7 +31,8 @@ class Fleet:
                 self._board.forget(replica)
             for replica, report in reports.items():
                 if report and report != self._reports.get(replica):
-                    self._board.report(replica, report["backlog_s"])
+                    age_s = min(max(time.time() - report["at"], 0.0), _OLDEST_S)
+                    self._board.report(replica, report["backlog_s"], age_s=age_s)
             self._reports = dict(reports)
 
     def sent(self, replica: str, work_s: float) -> None:

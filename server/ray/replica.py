@@ -42,6 +42,7 @@ class EngineReplica:
         self._door = Door()
         self._tickets: dict[str, LoopTicket] = {}
         self._progress: tuple[object, float] = (None, time.monotonic())
+        self._reported: Told = {}
         await self._client.start()
 
     async def paint(
@@ -120,7 +121,10 @@ class EngineReplica:
         counts = {name: getattr(health, name) for name in COUNTS}
         for rows, (calls, micros) in health.steps.items():
             counts |= {f"calls:{rows}": calls, f"us:{rows}": micros}
-        return {"backlog_s": health.backlog_s, "counts": counts}
+        now = {"backlog_s": health.backlog_s, "counts": counts}
+        if {name: self._reported.get(name) for name in now} != now:  # or Ray would tell everybody of nothing
+            self._reported = now | {"at": time.time()}
+        return self._reported
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """For ``scaling``."""
