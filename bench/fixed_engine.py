@@ -1,7 +1,7 @@
 """An engine whose UNet calls take a fixed time and which paints one colour, to try what is around it.
 
 Its model is ``fixed:SECONDS``, seconds of a UNet call; rows share calls as in the real one, and the prompts
-``die`` and ``hang`` do what they say.
+``slow``, ``die`` and ``hang`` do what they say.
 """
 
 import os
@@ -82,7 +82,7 @@ class FixedEngine:
             os._exit(9)
         while "hang" in prompts:
             time.sleep(1)
-        due += self.step_s  # on a clock, so that a busy machine does not make the steps longer
+        due += self.step_s * (10 if "slow" in prompts else 1)  # on a clock, so that a busy machine does not make the steps longer
         time.sleep(max(0.0, due - time.monotonic()))
         self.calls += 1
         for job in list(self.running):

@@ -126,7 +126,7 @@ def test_steps_and_the_end_are_told(paid: Paid) -> None:
 
 def test_a_request_is_cancelled_wherever_it_is(paid: Paid) -> None:
     """On an engine or in the queue; asked of its own HTTP process or of another."""
-    ids = [posted(paid.client, num_inference_steps=100) for _ in range(12)]
+    ids = [posted(paid.client, num_inference_steps=100, prompt="slow") for _ in range(12)]
     with ThreadPoolExecutor(12) as pool:
         for answer in pool.map(lambda request_id: paid.client.delete(f"/v2/requests/{request_id}"), ids):
             assert answer.status_code < 300, answer.text
