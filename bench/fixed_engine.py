@@ -82,7 +82,8 @@ class FixedEngine:
             os._exit(9)
         while "hang" in prompts:
             time.sleep(1)
-        due += self.step_s * (10 if "slow" in prompts else 1)  # on a clock, so that a busy machine does not make the steps longer
+        # On a clock, so that a busy machine does not make the steps longer.
+        due += self.step_s * (10 if "slow" in prompts else 1)
         time.sleep(max(0.0, due - time.monotonic()))
         self.calls += 1
         for job in list(self.running):
