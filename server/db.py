@@ -25,6 +25,14 @@ _CONNECTIONS = 16
 _RETRY_AFTER_S = 5.0
 _MIGRATION_LOCK = 7_011_889_514  # of Postgres: any number, the same in every starter
 _POSTGRES = "postgresql+psycopg"
+# A host that goes without a word is noticed in half a minute; Linux alone waits for a quarter of an hour.
+_LINE = {
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 25_000,
+}
 
 
 class Database:
@@ -148,7 +156,8 @@ def _engine(url: URL) -> Engine:
         "hide_parameters": True,  # an error's text would carry prompts into the log
     }
     if url.drivername == _POSTGRES:
-        options |= {"pool_pre_ping": True, "connect_args": {"connect_timeout": 5}}
+        line = {name: value for name, value in _LINE.items() if name not in url.query}
+        options |= {"pool_pre_ping": True, "connect_args": line}
     try:
         return create_engine(url, **options)
     except ModuleNotFoundError as error:

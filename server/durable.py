@@ -45,6 +45,7 @@ class _Live:
 
     record: Record
     task: asyncio.Task[None] | None = None  # from its turn to its end
+    begun: bool = False
     ticket: Ticket | None = None
     cancelled: bool = False
     changed: asyncio.Event = field(default_factory=asyncio.Event)  # it got its ticket, or ended
@@ -298,9 +299,9 @@ class DurableQueue:
         live.cancelled = True  # where it begins at this moment, it ends before its first step
         if live.ticket is not None:
             live.ticket.cancel()
-            return
-        await self._service.fail(live.record, "cancelled by the caller", 422, state="CANCELLED")
-        self._end(live)
+        elif not live.begun:
+            await self._service.fail(live.record, "cancelled by the caller", 422, state="CANCELLED")
+            self._end(live)
 
     # Painting.
 
@@ -326,6 +327,7 @@ class DurableQueue:
                 await self._until_ready(live)
                 with self._service.counted():
                     if (record := await self._begin(live)) is not None:
+                        live.begun = True
                         await self._paint(record, live)
         except InpaintError as error:
             log.info("request failed", request=live.record.id, error=type(error).__name__)

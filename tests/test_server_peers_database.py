@@ -229,3 +229,11 @@ def test_a_begin_whose_answer_was_lost_counts_once(line: Line) -> None:
         begun = host.store.begin_again("r")
         assert begun is not None
         assert begun.attempts == 1
+
+
+def test_a_database_that_goes_without_a_word_is_noticed(migrated_postgres: str) -> None:
+    """The operating system is told to look; an operator's own numbers, in the URL, win."""
+    for more, seconds in (("", "10"), ("&keepalives_idle=3", "3")):
+        with Database(migrated_postgres + more) as database, database.read() as connection:
+            line = connection.connection.driver_connection.info.get_parameters()
+            assert (line["keepalives_idle"], line["tcp_user_timeout"]) == (seconds, "25000")
