@@ -19,9 +19,8 @@ _ENTRIES = select(ledger.c.key_id, ledger.c.request_id, ledger.c.kind, ledger.c.
     ledger.c.id
 )
 _BALANCES = select(keys.c.id, keys.c.balance_micro)
-_REQUESTS = select(
-    *(column for column in requests.c if column.name not in ("fields", "seeds", "outputs", "picture_token"))
-)
+_HIDDEN = ("fields", "seeds", "outputs", "picture_token", "step")
+_REQUESTS = select(*(column for column in requests.c if column.name not in _HIDDEN), requests.c.step)
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ def check_change(before: Books, after: Books) -> None:
     for request_id, row in before.requests.items():
         now = after.requests[request_id]
         if row.state not in UNFINISHED:
-            told = {"step": row.step}  # a heartbeat that was on its way
-            assert {**now._mapping, **told} == row._mapping, "it had ended"
+            # but for its last column: a heartbeat may have been on its way
+            assert now[:-1] == row[:-1], "it had ended"
         assert now.state != "QUEUED" or now.started_at is None, now
         assert (now.cost_micro, now.mode, now.key_id) == (row.cost_micro, row.mode, row.key_id)

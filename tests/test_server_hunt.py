@@ -22,7 +22,7 @@ from tests.store_process import LEASE_S, Answer, Order, Processes, StoreProcess,
 
 pytest_plugins = ["tests.postgres"]
 
-EXAMPLES = int(os.environ.get("HUNT_EXAMPLES", "40"))
+EXAMPLES = int(os.environ.get("HUNT_EXAMPLES", "15"))  # of 40 steps; 3 seconds each on an idle machine
 LONG = "HUNT_EXAMPLES" in os.environ
 LOOKS = 4  # of one that must be sure that the other is dead
 KEYS, BALANCE = 2, 30  # micro-credits: a few requests use it up

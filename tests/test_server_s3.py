@@ -3,6 +3,7 @@
 import socket
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -282,6 +283,23 @@ def test_a_picture_that_is_painted_while_the_store_is_away_is_kept_when_it_is_ba
         assert ended(client, ids[0]).json()["status"] == "COMPLETED"
         assert client.get(f"/v2/requests/{ids[0]}/images/0").status_code == 200
         store.stop()
+
+
+def test_a_hiccup_when_a_picture_is_kept_fails_no_request(serve: Serve) -> None:
+    """Between reading the inputs and writing the picture the store may go, too."""
+    served = serve(**PRICED)
+    put, tries = served.parts.blobs.put, Counter[str]()
+
+    def now_and_then(request_id: str, name: str, data: bytes) -> None:
+        tries[name] += 1
+        if name == "0.jpeg" and tries[name] < 3:
+            raise BusyError(AWAY)
+        put(request_id, name, data)
+
+    served.parts.blobs.put = now_and_then  # type: ignore[method-assign]
+    with served.calling(key=served.key(balance=1.0)) as client:
+        assert ended(client, submitted(client)).json()["status"] == "COMPLETED"
+    assert tries["0.jpeg"] == 3
 
 
 def test_a_server_process_is_told_of_its_store_by_variables(store: Store, tmp_path: Path) -> None:
