@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -33,8 +34,14 @@ def eventually(true: Callable[[], Any]) -> Any:
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
+    """Outside the range that the kernel hands out: Ray opens hundreds of those before ours is bound."""
+    while True:
+        port = random.randrange(20_000, 32_000)  # and Ray's own workers are below this
+        try:
+            socket.create_server(("127.0.0.1", port)).close()
+        except OSError:
+            continue
+        return port
 
 
 class Cluster:
@@ -75,15 +82,19 @@ class Cluster:
             text=True,
             env=env | (dict(inside.env) if inside else {}) | _ENV,
         )
-        assert self._answer() == "ready"
-        self.do("deploy")
         self.client = httpx2.Client(
             base_url=f"http://{where}:{self.port}",
             headers={"x-api-key": key} if key else {},
             timeout=PATIENCE_S,
             trust_env=False,
         )
-        eventually(self.ready)
+        try:
+            assert self._answer() == "ready"
+            self.do("deploy")
+            eventually(self.ready)
+        except BaseException:
+            self._close()
+            raise
 
     def ready(self) -> bool:
         """What ``/readyz`` says."""
@@ -114,11 +125,14 @@ class Cluster:
 
     def __exit__(self, *_: object) -> None:
         try:
-            self.client.close()
             self.do("stop")
         finally:
-            assert self._process.stdin is not None
-            assert self._process.stdout is not None
-            self._process.stdin.close()
-            self._process.wait(60)
-            self._process.stdout.close()
+            self._close()
+
+    def _close(self) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self.client.close()
+        self._process.stdin.close()
+        self._process.wait(60)
+        self._process.stdout.close()
