@@ -1,7 +1,7 @@
 """An engine whose UNet calls take a fixed time and which paints one colour, to try what is around it.
 
-Its model is ``fixed:SECONDS``, seconds of a UNet call; rows share calls as in the real one, and the prompts
-``slow``, ``die`` and ``hang`` do what they say.
+Its model is ``fixed:SECONDS``, seconds of a UNet call, or ``fixed:SECONDS:ROWS`` for other rows than are
+asked for; rows share calls as in the real one, and the prompts ``slow``, ``die`` and ``hang`` do as they say.
 """
 
 import os
@@ -104,4 +104,5 @@ class FixedEngine:
 
 
 def load(spec: WorkerSpec, index: int, start: int) -> Paints:
-    return FixedEngine(float(spec.model.partition(":")[2]), spec.max_rows)
+    _, step_s, *rows = spec.model.split(":")
+    return FixedEngine(float(step_s), int(rows[0]) if rows else spec.max_rows)

@@ -1,4 +1,4 @@
-"""A request router to compare ours with: any replica, and another one where that is full."""
+"""A request router to compare ours with: any replica, and any again where that one is full."""
 
 import random
 from typing import Any

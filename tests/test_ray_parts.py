@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 from ray import serve
 from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
+from ray.serve._private.common import DeploymentHandleSource, DeploymentID, ReplicaID
 
 from inpaint.errors import RequestError
 from server.ray.fleet import Fleet
 from server.ray.ingress import _replicas, build, settings_of
 from server.ray.proxy import Proxied
 from server.ray.replica import Door
+from server.ray.router import LeastBacklogRouter
 from server.ray.scaling import TARGET_S, by_backlog
 
 
@@ -66,6 +68,26 @@ def test_who_is_gone_is_forgotten() -> None:
     fleet.update(reports(b=9.0) | {"new": {}})
     assert (fleet.size, fleet.totals()["images"]) == (2, 1)
     assert fleet.ranked(["b", "new"]) == ["new", "b"]
+
+
+def test_full_replicas_are_asked_together_and_last() -> None:
+    """One after the other, the engines would be idle before the last one was asked."""
+
+    async def ranks() -> list[list[str]]:
+        deployment = DeploymentID("Full")
+        router = LeastBacklogRouter(deployment, DeploymentHandleSource.REPLICA)
+        replicas: list[Any] = [
+            SimpleNamespace(replica_id=ReplicaID(n, deployment), max_ongoing_requests=4)
+            for n in (f"r{n}" for n in range(8))
+        ]
+        for number, replica in enumerate(replicas):
+            replica.routing_stats = {"backlog_s": 10.0 - number, "counts": {}, "at": time.time()}
+            if number:  # nobody knows of r0
+                router.replica_queue_len_cache.update(replica.replica_id, 3 if number == 2 else 4)
+        chosen = await router.choose_replicas(replicas)
+        return [[replica.replica_id.unique_id for replica in rank] for rank in chosen]
+
+    assert asyncio.run(ranks()) == [["r2"], ["r0"], ["r7", "r6", "r5", "r4"]]
 
 
 @pytest.mark.parametrize(

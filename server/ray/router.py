@@ -17,6 +17,8 @@ from ray.serve.request_router import (
 
 from server.ray.fleet import fleet_of
 
+_ASKED = 4  # of those that were full, for whether they still are
+
 
 class LeastBacklogRouter(FIFOMixin, RequestRouter):
     """First come, first served; a replica whose queue is full is passed over for the next best."""
@@ -29,16 +31,27 @@ class LeastBacklogRouter(FIFOMixin, RequestRouter):
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
     ) -> list[list[RunningReplica]]:
-        """Each replica as a rank of its own, the best first."""
+        """Each replica with room as a rank of its own, the best first; then, together, some that were full.
+
+        Ray takes from a rank whoever has room, and asks all those at once that it believes to be full. One
+        after the other they would be asked for longer than it takes them to become free.
+        """
         if pending_request is not None:
             pending_request.routing_context.should_backoff = True  # where all are full
         self._tell(candidate_replicas)
         by_name = {replica.replica_id.unique_id: replica for replica in candidate_replicas}
-        return [[by_name[name]] for name in self._fleet.ranked(by_name)]
+        ranked = [by_name[name] for name in self._fleet.ranked(by_name)]
+        full = [replica for replica in ranked if self._is_full(replica)]
+        return [[replica] for replica in ranked if replica not in full] + [full[:_ASKED]]
 
     def on_request_routed(self, pending_request: PendingRequest, replica_id: ReplicaID, result: Any) -> None:
         """It has more to do now, and will say so only in a while."""
         self._fleet.sent(replica_id.unique_id, pending_request.kwargs.get("work_s", 0.0))
+
+    def _is_full(self, replica: RunningReplica) -> bool:
+        """As far as this router knows."""
+        waiting = self.replica_queue_len_cache.get(replica.replica_id)
+        return waiting is not None and waiting >= replica.max_ongoing_requests
 
     def _tell(self, replicas: Sequence[RunningReplica] | Any) -> None:
         self._fleet.update({replica.replica_id.unique_id: replica.routing_stats for replica in replicas})
