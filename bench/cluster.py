@@ -93,7 +93,7 @@ async def _steps(client: httpx2.AsyncClient) -> float:
     async def count() -> float:
         text = (await client.get("/metrics")).text
         return float(
-            next(line for line in text.splitlines() if line.startswith("inpaint_row_steps ")).split()[1]
+            next(line for line in text.splitlines() if line.startswith("inpaint_row_steps_total ")).split()[1]
         )
 
     first = await count()

@@ -1,10 +1,10 @@
 """What Prometheus scrapes. One object an application, so that tests can have many."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import SummaryMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
 from prometheus_client.registry import Collector
 
 from server.client import Health
@@ -25,8 +25,7 @@ class Metrics:
     steps: Counter = field(init=False)
     credits: Counter = field(init=False)
     ledger_drift: Gauge = field(init=False)
-    engine: dict[str, Gauge] = field(init=False)
-    step_seconds: "_StepSeconds" = field(init=False)
+    engine: "_Engine" = field(init=False)
 
     def __post_init__(self) -> None:
         r = self.registry
@@ -58,43 +57,45 @@ class Metrics:
             "Keys whose entries did not sum to their balance when that was last looked at.",
             registry=r,
         )
-        self.step_seconds = _StepSeconds()
-        r.register(self.step_seconds)
-        self.engine = {
-            name: Gauge(f"inpaint_{name}", text, registry=r) for name, text in _ENGINE_GAUGES.items()
-        }
+        self.engine = _Engine()
+        r.register(self.engine)
 
     def scrape(self, health: Health) -> bytes:
         """The text that Prometheus reads, with the engine's state of this moment."""
-        for name, gauge in self.engine.items():
-            gauge.set(
-                float(getattr(health, name.removesuffix("_total").replace("backlog_seconds", "backlog_s")))
-            )
-        self.step_seconds.steps = health.steps
+        self.engine.health = health
         return generate_latest(self.registry)
 
 
-class _StepSeconds(Collector):
-    """What the workers measured: seconds of the UNet calls by how many samples shared them."""
+class _Engine(Collector):
+    """What the workers last said of themselves."""
 
     def __init__(self) -> None:
-        self.steps: Mapping[str, tuple[int, int]] = {}
+        self.health = Health(ready=False)
 
-    def collect(self) -> Iterator[SummaryMetricFamily]:
-        """As ``inpaint_step_seconds_count`` and ``_sum``."""
+    def collect(self) -> Iterator[Metric]:
+        """The seconds of UNet calls by how many samples shared them, besides."""
+        for name, text in _GAUGES.items():
+            yield GaugeMetricFamily(f"inpaint_{name}", text, self._value(name))
+        for name, text in _COUNTERS.items():
+            yield CounterMetricFamily(f"inpaint_{name}", text, self._value(name))
         family = SummaryMetricFamily(
             "inpaint_step_seconds", "One denoising step, by the samples in it.", labels=["batch"]
         )
-        for rows, (calls, micros) in sorted(self.steps.items(), key=lambda item: int(item[0])):
+        for rows, (calls, micros) in sorted(self.health.steps.items(), key=lambda item: int(item[0])):
             family.add_metric([rows], calls, micros / 1e6)
         yield family
 
+    def _value(self, name: str) -> float:
+        return float(getattr(self.health, "backlog_s" if name == "backlog_seconds" else name))
 
-_ENGINE_GAUGES = {
+
+_GAUGES = {
     "ready": "1 when requests can be painted now.",
     "waiting": "Requests handed to the engine and not yet begun.",
     "running": "Requests between their first and their last step.",
     "backlog_seconds": "How long what is under way will still take.",
+}
+_COUNTERS = {
     "restarts": "Worker processes started again since the start.",
     "row_steps": "UNet calls × samples in them.",
     "unet_calls": "UNet calls.",

@@ -66,8 +66,18 @@ def test_who_is_gone_is_forgotten() -> None:
     fleet = Fleet()
     fleet.update(reports(a=5.0, b=9.0))
     fleet.update(reports(b=9.0) | {"new": {}})
-    assert (fleet.size, fleet.totals()["images"]) == (2, 1)
+    assert fleet.size == 2
     assert fleet.ranked(["b", "new"]) == ["new", "b"]
+
+
+def test_what_was_counted_stays_counted() -> None:
+    """A counter that falls looks to Prometheus like one that began anew, and all the rest as new."""
+    fleet = Fleet()
+    counts = {"images": 3, "waiting": 2, "running": 1, "us:4": 7}
+    fleet.update({name: {"backlog_s": 0.0, "counts": counts, "at": time.time()} for name in "ab"})
+    assert fleet.totals() == {"images": 6, "waiting": 4, "running": 2, "us:4": 14}
+    fleet.update({"b": {"backlog_s": 0.0, "counts": counts, "at": time.time()}, "new": {}})
+    assert fleet.totals() == {"images": 6, "waiting": 2, "running": 1, "us:4": 14}
 
 
 def test_full_replicas_are_asked_together_and_last() -> None:

@@ -327,10 +327,10 @@ NAMES = [
     "inpaint_waiting",
     "inpaint_running",
     "inpaint_backlog_seconds",
-    "inpaint_restarts",
-    "inpaint_row_steps",
-    "inpaint_unet_calls",
-    "inpaint_out_of_memory",
+    "inpaint_restarts_total",
+    "inpaint_row_steps_total",
+    "inpaint_unet_calls_total",
+    "inpaint_out_of_memory_total",
 ]
 
 

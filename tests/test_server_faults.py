@@ -66,7 +66,7 @@ def test_poison_fails_alone_and_the_server_comes_back(
     """Its neighbours get their pictures, it gets a 500 and its credits back, the probes see it happen."""
     metered = servers[kind]
     server, before, workers = metered.server, metered.refunds(), metered.server.workers()
-    restarts = server.gauge("inpaint_restarts", metered.token)
+    restarts = server.gauge("inpaint_restarts_total", metered.token)
     with callers() as call:
         good = [call(server.client.post, PAINT, json=body(num_inference_steps=100)) for _ in range(2)]
         metered.running(2)
@@ -77,7 +77,7 @@ def test_poison_fails_alone_and_the_server_comes_back(
         assert "each of the 2 times" in bad.result().json()["error"]
     eventually(server.ready)
     assert metered.refunds() == before + 1
-    assert server.gauge("inpaint_restarts", metered.token) == restarts + 2
+    assert server.gauge("inpaint_restarts_total", metered.token) == restarts + 2
     assert all(map(gone, workers))
     eventually(lambda: len(server.workers()) == 1)
     assert server.client.post(PAINT, json=body()).status_code == 200
@@ -90,7 +90,7 @@ def test_what_fails_in_place_costs_no_worker(
     """Out of memory and NaN: never a black picture, the credits back, and a neighbour its picture."""
     metered = servers["real"]
     server, before = metered.server, metered.refunds()
-    restarts = server.gauge("inpaint_restarts", metered.token)
+    restarts = server.gauge("inpaint_restarts_total", metered.token)
     with callers() as call:
         good = call(server.client.post, PAINT, json=body(num_inference_steps=100))
         metered.running(1)
@@ -100,4 +100,4 @@ def test_what_fails_in_place_costs_no_worker(
         assert opened(good.result().content).format == "JPEG"
     assert server.ready()
     assert metered.refunds() == before + 1
-    assert server.gauge("inpaint_restarts", metered.token) == restarts
+    assert server.gauge("inpaint_restarts_total", metered.token) == restarts

@@ -17,10 +17,10 @@ def test_a_closed_socket_stops_the_painting_and_the_next_one_is_painted(tmp_path
         server.wait_ready()
         with socket.create_connection(("127.0.0.1", server.port)) as caller:
             caller.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + long)
-            eventually(lambda: server.gauge("inpaint_unet_calls") >= 3)
-            seen = server.gauge("inpaint_unet_calls")
+            eventually(lambda: server.gauge("inpaint_unet_calls_total") >= 3)
+            seen = server.gauge("inpaint_unet_calls_total")
             assert seen < CALLS / 3, "it must be far from done when its client leaves"
         eventually(lambda: server.gauge("inpaint_running") == 0)
         assert server.client.post("/v1/sdxl-inpaint", json=body(), timeout=60).status_code == 200
         own = 18  # 20 steps of DDIM at strength 0.9
-        assert server.gauge("inpaint_unet_calls") - own < CALLS / 2
+        assert server.gauge("inpaint_unet_calls_total") - own < CALLS / 2

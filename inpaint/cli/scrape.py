@@ -84,8 +84,8 @@ def figures(now: Scrape, before: Scrape | None = None) -> Figures:
         waiting=round(now.value("inpaint_waiting")),
         running=round(now.value("inpaint_running")),
         backlog_s=now.value("inpaint_backlog_seconds"),
-        out_of_memory=round(now.value("inpaint_out_of_memory")),
-        restarts=round(now.value("inpaint_restarts")),
+        out_of_memory=round(now.value("inpaint_out_of_memory_total")),
+        restarts=round(now.value("inpaint_restarts_total")),
         keys_adrift=round(now.value("inpaint_ledger_drift_keys")),
     )
     if before is None or now.at <= before.at:
@@ -99,7 +99,7 @@ def _state(now: Scrape) -> str:
         return "ready"
     if now.value("inpaint_ready"):
         return "going down: finishes what it has and takes nothing more"
-    if not now.value("inpaint_unet_calls"):
+    if not now.value("inpaint_unet_calls_total"):
         return "not ready: nothing was painted yet, the model is probably being loaded"
     return "not ready: its engine is away and is being started again; the server's log says why"
 
@@ -148,8 +148,8 @@ class _Between:
 
 
 def _with_rates(momentary: Figures, between: _Between) -> Figures:
-    seconds, calls = between.seconds, between.total("inpaint_unet_calls")
-    row_steps = between.total("inpaint_row_steps")
+    seconds, calls = between.seconds, between.total("inpaint_unet_calls_total")
+    row_steps = between.total("inpaint_row_steps_total")
     rates = between.rates("inpaint_request_seconds_count", "route")
     return replace(
         momentary,

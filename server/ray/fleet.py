@@ -23,12 +23,14 @@ class Fleet:
         self._lock = threading.Lock()
         self._board = Board()
         self._reports: dict[str, Mapping[str, Any]] = {}  # the last of each replica that is there now
+        self._gone: Counter[str] = Counter()  # what those had counted that are there no longer
 
     def update(self, reports: Mapping[str, Mapping[str, Any]]) -> None:
         """These replicas are there, and have said this of themselves; an empty report is none yet."""
         with self._lock:
             for replica in self._reports.keys() - reports.keys():
                 self._board.forget(replica)
+                self._gone.update(_lasting(self._reports[replica]))
             for replica, report in reports.items():
                 if report and report != self._reports.get(replica):
                     age_s = min(max(time.time() - report["at"], 0.0), _OLDEST_S)
@@ -59,10 +61,19 @@ class Fleet:
             return min((self._board.predicted_s(replica) for replica in self._reports), default=0.0)
 
     def totals(self) -> Counter[str]:
-        """The sums of what the replicas have counted."""
+        """The sums of what the replicas have counted; nothing is undone by one that goes."""
         with self._lock:
-            reports = list(self._reports.values())
-        return sum((Counter(report.get("counts", {})) for report in reports), Counter[str]())
+            sums = Counter(self._gone)
+            for report in self._reports.values():
+                sums.update(report.get("counts", {}))
+            return sums
+
+
+_NOW = {"waiting", "running"}  # what a replica counts and does not keep
+
+
+def _lasting(report: Mapping[str, Any]) -> dict[str, int]:
+    return {name: count for name, count in report.get("counts", {}).items() if name not in _NOW}
 
 
 _FLEETS: dict[str, Fleet] = {}
