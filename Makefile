@@ -1,9 +1,9 @@
-# make demo | test | check | fix | bench | clean — each installs what it needs into .venv first.
+# make demo | test | check | fix | bench | bench-cluster | clean — each installs what it needs into .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test check lint types fix bench clean install
+.PHONY: demo test check lint types fix bench bench-cluster clean install
 
 demo: $(READY)
 	@$(BIN)/inpaint run docs/images/portrait.jpg --mask docs/images/portrait_patch_mask.png \
@@ -33,6 +33,11 @@ bench: $(READY)
 	@for name in $(BENCHES); do echo "bench.$$name"; $(BIN)/python -m bench.$$name \
 	  --json bench/results/$$(echo $$name | tr _ -)-cpu.json || exit 1; done
 	$(BIN)/python -m bench.plots --output docs/images
+
+# Beyond one machine, about 45 minutes; the second needs PostgreSQL. bench.chaos, as root, cuts hosts off.
+bench-cluster: $(READY)
+	$(BIN)/python -m bench.fleet --json bench/results/fleet-cpu.json
+	$(BIN)/python -m bench.cluster --json bench/results/cluster-cpu.json
 
 install: $(READY)
 

@@ -5,6 +5,7 @@ The engines are ``bench.fixed_engine``'s but where pictures are compared with th
 
 import itertools
 import json
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -163,6 +164,8 @@ def test_what_kills_its_engine_twice_fails_alone(paid: Paid) -> None:
     assert sorted(paid.kinds(poison)) == ["refund", "reserve"]
     assert [ended(paid.client, request_id)["status"] for request_id in neighbours] == ["COMPLETED"] * 6
     eventually(lambda: len(paid.cluster.pids()) == 2)
+    # Of the HTTP process that had the request; which one answers here is chance.
+    eventually(lambda: re.search(r"^inpaint_restarts_total [1-9]", paid.client.get("/metrics").text, re.M))
 
 
 def test_an_engine_that_hangs_is_replaced(paid: Paid) -> None:

@@ -121,6 +121,7 @@ class RayClient:
             running=running,
             native_size=self._engines.native_size if self._described else None,
             backlog_s=self._fleet.least_s + self._queued_s(),
+            restarts=self._fleet.deaths,
             row_steps=counts["row_steps"],
             unet_calls=counts["unet_calls"],
             images=counts["images"],
@@ -170,23 +171,22 @@ class RayClient:
 
     async def _try(self, ticket: RayTicket) -> None:
         ticket.tries += 1
-        ticket.on_replica, entered = False, False
+        ticket.on_replica = False
         try:
             async with aclosing(self._stream(ticket)) as stream:
                 async for told in stream:
                     ticket.on_replica = True
-                    entered = True
                     await self._hear(ticket, told)
         except BackPressureError as error:
             await self._wait(ticket, "the server is full; try again", error)
         except DeploymentUnavailableError as error:
             await self._wait(ticket, "no engine of the cluster is ready; try again later", error)
         except (*_DIED, DeviceError, TimeoutError) as error:
-            self._died(ticket, error, entered=entered)
+            self._died(ticket, error)
         except RayTaskError as error:
             if not isinstance(error.cause, _DIED):
                 raise
-            self._died(ticket, error, entered=entered)
+            self._died(ticket, error)
 
     async def _wait(self, ticket: RayTicket, problem: str, error: Exception) -> None:
         """Until there is room, for who has time; who has not is told to come again."""
@@ -195,9 +195,9 @@ class RayClient:
         ticket.tries -= 1
         await asyncio.sleep(_RETRY_S)
 
-    def _died(self, ticket: RayTicket, error: Exception, *, entered: bool) -> None:
+    def _died(self, ticket: RayTicket, error: Exception) -> None:
         _log.warning("a replica died under a request, which is sent again: %s", error)
-        ticket.attempts += entered
+        ticket.attempts += ticket.on_replica
         if ticket.attempts >= self._max_attempts or ticket.tries >= _TRIES:
             raise PaintError(_POISON.format(attempts=ticket.attempts or ticket.tries)) from error
         ticket.tell(Event("queued", steps=ticket.request.steps_to_run))

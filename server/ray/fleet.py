@@ -24,6 +24,7 @@ class Fleet:
         self._board = Board()
         self._reports: dict[str, Mapping[str, Any]] = {}  # the last of each replica that is there now
         self._gone: Counter[str] = Counter()  # what those had counted that are there no longer
+        self._died = 0
 
     def update(self, reports: Mapping[str, Mapping[str, Any]]) -> None:
         """These replicas are there, and have said this of themselves; an empty report is none yet."""
@@ -41,6 +42,16 @@ class Fleet:
         """A request was just sent there."""
         with self._lock:
             self._board.sent(replica, work_s)
+
+    def died(self) -> None:
+        """A replica's process ended under a request."""
+        with self._lock:
+            self._died += 1
+
+    @property
+    def deaths(self) -> int:
+        """How often that was seen from here."""
+        return self._died
 
     def ranked(self, among: Collection[str]) -> list[str]:
         """These replicas, the one that would be done first in front; equals in any order."""

@@ -44,6 +44,12 @@ class LeastBacklogRouter(FIFOMixin, RequestRouter):
         full = [replica for replica in ranked if self._is_full(replica)]
         return [[replica] for replica in ranked if replica not in full] + [full[:_ASKED]]
 
+    def on_replica_actor_died(self, replica_id: ReplicaID) -> None:
+        """Also tells the fleet; Ray calls it for every request that the death broke."""
+        if replica_id in self.curr_replicas:
+            self._fleet.died()
+        super().on_replica_actor_died(replica_id)
+
     def on_request_routed(self, pending_request: PendingRequest, replica_id: ReplicaID, result: Any) -> None:
         """It has more to do now, and will say so only in a while."""
         self._fleet.sent(replica_id.unique_id, pending_request.kwargs.get("work_s", 0.0))
