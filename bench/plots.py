@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.lanes import ROOT
+from bench.latency import WHAT
 
 Figures = Mapping[str, Any]
 
@@ -45,7 +46,9 @@ def throughput(axes: Any, figures: Figures) -> None:
     for workload, by_number in figures["workloads"].items():
         for lane in next(iter(by_number.values())):
             rates = [by_lane[lane]["pictures_per_s"] for by_lane in by_number.values()]
-            axes.plot([int(number) for number in by_number], rates, marker="o", label=f"{lane}, {workload}")
+            axes.plot(
+                [int(number) for number in by_number], rates, marker="o", label=f"{WHAT[lane]}, {workload}"
+            )
     axes.set_xlabel("requests at once")
     axes.set_ylabel("pictures a second")
     axes.legend()
@@ -107,9 +110,46 @@ def simulate(axes: Any, figures: Figures) -> None:
     axes.legend()
 
 
+def fleet(axes: Any, figures: Figures) -> None:
+    """A line a way to choose a GPU: the 99th percentile of the seconds a request takes, over the GPUs."""
+    for rule, routers in dict.fromkeys((row["rule"], row["routers"]) for row in figures["rows"]):
+        rows = [row for row in figures["rows"] if (row["rule"], row["routers"]) == (rule, routers)]
+        label = rule.replace("-", " ") + (f", {routers} routers" if routers > 1 else "")
+        axes.plot([row["gpus"] for row in rows], [row["p99_s"] for row in rows], marker="o", label=label)
+    sizes = sorted({row["gpus"] for row in figures["rows"]})
+    axes.set_xscale("log")
+    axes.set_xticks(sizes, [str(size) for size in sizes])
+    axes.minorticks_off()
+    axes.set_xlabel(f"GPUs, each at {figures['load']:g} of what it can do")
+    axes.set_ylabel("seconds, 99th percentile")
+    axes.legend()
+
+
+def cluster(axes: Any, figures: Figures) -> None:
+    """Two bars a way to choose an engine: half of the requests, and all but one in a hundred, take less."""
+    lanes = figures["router"]
+    for offset, which in ((-0.2, "p50_s"), (0.2, "p99_s")):
+        places = [number + offset for number in range(len(lanes))]
+        axes.bar(places, [lane[which] for lane in lanes.values()], width=0.4, label=which[:-2])
+    axes.set_xticks(range(len(lanes)), list(lanes))
+    axes.set_ylabel(f"seconds, 4 engines at {figures['load']:g} of what they can do")
+    axes.legend()
+
+
 CHARTS: Mapping[str, Callable[[Any, Figures], None]] = {
     chart.__name__: chart
-    for chart in (latency, overhead, throughput, coldstart, memory, full_size, serving, simulate)
+    for chart in (
+        latency,
+        overhead,
+        throughput,
+        coldstart,
+        memory,
+        full_size,
+        serving,
+        simulate,
+        fleet,
+        cluster,
+    )
 }
 
 

@@ -276,6 +276,8 @@ def test_charts_are_drawn_of_what_is_there(tmp_path: Path, capsys: pytest.Captur
         "full_size": {"parts": {"step 1": {"ms": ms}}},
         "serving": {"curve": [{"lane": "ours", "rate": 1.0, "goodput_per_s": {"lock": 0.9}}]},
         "simulate": {"rows": [{"policy": "admission", "load": 1.0, "attainment": 0.8}]},
+        "fleet": {"load": 0.9, "rows": [{"gpus": 4, "rule": "random", "routers": 1, "p99_s": 72.0}]},
+        "cluster": {"load": 0.9, "router": {"random": {"p50_s": 6.0, "p99_s": 25.0}}},
         "soak": {},
     }
     for name, figures in results.items():
