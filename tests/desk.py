@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import FloatRect, Locator, Page, expect
 
 from tests.visits import PATIENCE_MS, Visit
 
@@ -91,11 +91,19 @@ class Desk:
 
     def at(self, x: float, y: float) -> Point:
         """Where the middle of the picture's pixel (x, y) is in the window."""
-        expect(self.page.locator(".editor-picture")).to_be_visible()
-        box = self.page.locator(".editor-picture").bounding_box()
-        assert box is not None
+        box = self._box()
         width, height = map(int, self.get("picture-size").inner_text().split(" × "))
         return box["x"] + (x + 0.5) * box["width"] / width, box["y"] + (y + 0.5) * box["height"] / height
+
+    def _box(self) -> FloatRect:
+        """Where the picture is; Playwright says None while another one takes its place."""
+        picture = self.page.locator(".editor-picture")
+        for _ in range(20):
+            expect(picture).to_be_visible()
+            box = picture.bounding_box()
+            if box is not None:
+                return box
+        raise AssertionError("the picture is not there for long enough to be found")
 
     def stroke(self, *points: Point, button: Any = "left") -> None:
         """Press on the first of these pixels, move over the others, lift."""
