@@ -163,9 +163,8 @@ class Bench:
         """Requests a second; notch 0 is half of the lock's capacity."""
         return 0.5 * self.capacity() * self.plan.step**notch
 
-    async def curve(self, highest: Sequence[float]) -> None:
-        """Run both lanes at and past each lane's highest rate, as far as there is time."""
-        rates = sorted({factor * rate for factor in self.plan.past for rate in highest})
+    async def curve(self, rates: Sequence[float]) -> None:
+        """Run both lanes at these rates, as far as there is time."""
         for seed in range(self.plan.seeds):
             for rate, lane in itertools.product(rates, LANES):
                 await self.run(lane, rate, seed)

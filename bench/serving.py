@@ -12,8 +12,9 @@ same seconds for both, and *on each itself*. Figures:
 
 Lanes take turns; the one that is not measured is idle. Before anything is timed both must paint the same.
 With ``--quick`` there are too few requests to say anything but that it runs. On a GPU both models must fit.
+With ``--at`` nothing is searched: both get these rates, as far as there is time.
 
-    python -m bench.serving [--quick] [--device cpu] [--threads 1] [--setting max_rows=4] [--json FILE]
+    python -m bench.serving [--quick] [--at RATE] [--device cpu] [--threads 1] [--setting max_rows=4]
 """
 
 import argparse
@@ -46,16 +47,23 @@ VAE_FACTOR = 8  # SDXL's pixels per latent cell
 
 
 async def measure(
-    plan: Plan, urls: Mapping[str, str], native: int, kinds: Sequence[Kind], *, may_differ: bool
+    plan: Plan,
+    urls: Mapping[str, str],
+    native: int,
+    kinds: Sequence[Kind],
+    *,
+    at: Sequence[float] = (),
+    may_differ: bool,
 ) -> dict[str, Any]:
-    """The whole bench on two servers that run."""
+    """The whole bench on two servers that run; with ``at`` these rates of it."""
     started = time.monotonic()
     bench = Bench(plan, urls, native, started + (1 - plan.for_curve) * plan.budget_s, kinds)
     apart = await bench.same_pictures(may_differ=may_differ)
     await bench.measure_alone()
-    searches = await bench.search()
+    searches = {lane: {y: Search() for y in YARDSTICKS} for lane in LANES} if at else await bench.search()
     bench.end = started + plan.budget_s
-    await bench.curve([rate for lane in LANES if (rate := highest(bench, searches[lane][LOCK]))])
+    found = [rate for lane in LANES if (rate := highest(bench, searches[lane][LOCK]))]
+    await bench.curve(sorted({*at, *(factor * rate for factor in plan.past for rate in found)}))
     return {
         **report(bench, searches, apart),
         "measured_for_s": round(time.monotonic() - started, 1),
@@ -146,6 +154,14 @@ def options() -> argparse.ArgumentParser:
     found.add_argument("--rounds", type=int, help=f"of each kind alone (default {FULL.rounds})")
     found.add_argument("--step", type=float, help=f"from one rate to the next (default {FULL.step})")
     found.add_argument("--budget-s", type=float, help=f"for all of it (default {FULL.budget_s:g})")
+    found.add_argument(
+        "--at",
+        type=float,
+        action="append",
+        default=[],
+        metavar="RATE",
+        help="requests a second, not searched",
+    )
     found.add_argument("--slowdown", type=float, help=f"that is still good (default {FULL.slowdown:g})")
     found.add_argument("--share", type=float, help=f"that must be good (default {FULL.share:g})")
     found.add_argument("--kind", action="append", choices=[kind.name for kind in MIX], help="default: all")
@@ -180,7 +196,9 @@ def compare(chosen: argparse.Namespace, plan: Plan) -> dict[str, Any]:
             for lane in LANES
         }
         kinds = [kind for kind in MIX if chosen.kind is None or kind.name in chosen.kind]
-        figures = about | asyncio.run(measure(plan, urls, native, kinds, may_differ=chosen.may_differ))
+        figures = about | asyncio.run(
+            measure(plan, urls, native, kinds, at=chosen.at, may_differ=chosen.may_differ)
+        )
     table(figures)
     return figures
 

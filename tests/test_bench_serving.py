@@ -255,6 +255,19 @@ def test_lanes_that_paint_different_things_are_not_compared() -> None:
             asyncio.run(both.same_pictures(may_differ=False))
 
 
+def test_rates_that_were_asked_for_are_run_and_nothing_is_searched() -> None:
+    """Whoever knows their rate wants to know that one, and a slow machine has no hour for more."""
+    plan = Plan(requests=3, seeds=2, rounds=1, step=1.1, budget_s=SECONDS)
+    with listening(create_app(own_picture)) as url:
+        urls = dict.fromkeys((LOCK, OURS), url)
+        measured = serving.measure(plan, urls, NATIVE, [QUICK], at=[20.0, 10.0], may_differ=False)
+        figures = asyncio.run(measured)
+    found = [(point["lane"], point["rate"], point["sent"]) for point in figures["curve"]]
+    assert found == [(LOCK, 10.0, 6), (LOCK, 20.0, 6), (OURS, 10.0, 6), (OURS, 20.0, 6)]
+    assert figures["ours_over_lock"] == {LOCK: None, "own": None}
+    assert figures["search_complete"] is False
+
+
 def test_a_run_is_over_when_the_server_has_nothing_left_of_it() -> None:
     """The next run must not pay for what this one left; a server that refuses is not yet done."""
     asked: list[int] = []
