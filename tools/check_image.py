@@ -98,6 +98,7 @@ def check(work: Path, suite: str, *, cuda: bool) -> None:
     if override is not None:
         (work / "context" / CHECKED).write_text(without_cuda(RUN.read_text("utf-8"), build.host / override))
         build.arguments = {"REQUIREMENTS": CHECKED}
+        build.registries["PIP_FIND_LINKS"] = "/run/host"  # where that torch lies
     stages = read(DOCKERFILE.read_text("utf-8"), {"BASE": f"debian:{suite}"})
     with step(f"base: debian {suite} by debootstrap, in place of NVIDIA's Ubuntu"):
         debootstrap(suite, work / "base", build.log)
@@ -135,7 +136,7 @@ def sha256(path: Path) -> str:
 
 def without_cuda(lock: str, wheel: Path) -> str:
     """The lock with this build of torch, and without what only a CUDA build needs."""
-    kept = ["--find-links /run/host"]
+    kept = []
     for row in lock.replace("\\\n", " ").splitlines():
         if row.startswith("torch=="):
             kept.append(f"{row.split()[0]} --hash=sha256:{sha256(wheel)}")
