@@ -41,8 +41,14 @@ class LeastBacklogRouter(FIFOMixin, RequestRouter):
         self._tell(candidate_replicas)
         by_name = {replica.replica_id.unique_id: replica for replica in candidate_replicas}
         ranked = [by_name[name] for name in self._fleet.ranked(by_name)]
-        full = [replica for replica in ranked if self._is_full(replica)]
-        return [[replica] for replica in ranked if replica not in full] + [full[:_ASKED]]
+        full: list[RunningReplica] = []
+        ranks: list[list[RunningReplica]] = []
+        for replica in ranked:
+            if self._is_full(replica):
+                full.append(replica)
+            else:
+                ranks.append([replica])
+        return [*ranks, full[:_ASKED]]
 
     def on_replica_actor_died(self, replica_id: ReplicaID) -> None:
         """Also tells the fleet; Ray calls it for every request that the death broke."""
