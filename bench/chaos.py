@@ -26,16 +26,16 @@ from typing import Any
 
 import torch
 
-from bench.clusters import Cluster
-from bench.hosts import NETWORK, Host, hosts
-from bench.lanes import conditions, finish, parser
-from bench.load import Load
-from bench.postgres import installed, postgres
-from bench.rays import S3, start_head, start_store, start_worker
-from bench.traffic import Kind
-from server.db import Database
-from server.keys import Keys
-from server.ledger import MICRO, Ledger
+from bench.lib.clusters import Cluster
+from bench.lib.hosts import NETWORK, Host, hosts
+from bench.lib.lanes import conditions, finish, parser
+from bench.lib.load import Load
+from bench.lib.postgres import installed, postgres
+from bench.lib.rays import S3, start_head, start_store, start_worker
+from bench.lib.traffic import Kind
+from server.storage.database import Database
+from server.storage.keys import Keys
+from server.storage.ledger import MICRO, Ledger
 
 CALLERS = 4  # of v1, and as many of v2
 DEADLINE_S = 60.0

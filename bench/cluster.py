@@ -26,13 +26,13 @@ import httpx2
 import numpy as np
 import torch
 
-from bench.clusters import LEAST_BACKLOG, Cluster
-from bench.lanes import conditions, finish, parser
-from bench.postgres import Postgres, installed, postgres
-from bench.traffic import Kind
+from bench.lib.clusters import LEAST_BACKLOG, Cluster
+from bench.lib.lanes import conditions, finish, parser
+from bench.lib.postgres import Postgres, installed, postgres
+from bench.lib.traffic import Kind
 
 STEP_S, ROWS = 0.1, 2
-_RANDOM = "bench.random_router.RandomRouter"
+_RANDOM = "bench.lib.random_router.RandomRouter"
 LANES: dict[str, dict[str, Any]] = {
     "least backlog": {"router": LEAST_BACKLOG, "max_rows": ROWS},
     "random": {"router": _RANDOM, "max_rows": 1000},  # never full

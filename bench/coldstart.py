@@ -24,7 +24,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from bench.lanes import PORTRAIT, ROOT, chosen_lanes, conditions, finish, parser
+from bench.lib.lanes import PORTRAIT, ROOT, chosen_lanes, conditions, finish, parser
 from inpaint.errors import PaintError, RequestError
 
 LANES = ("cli", "cold", "warm", "stock")
@@ -49,10 +49,10 @@ class Task:
 
 def child(task: Task) -> None:
     """In a fresh process: reach each stage, and say so on a line of its own."""
-    from bench.jobs import job
-    from bench.ours import Asked, engine_on, load
-    from bench.stock import Stock
-    from inpaint.models import pick_device
+    from bench.lib.jobs import job
+    from bench.lib.ours import Asked, engine_on, load
+    from bench.lib.stock import Stock
+    from inpaint.model.load import pick_device
 
     _reached("imported")
     model = load(task.model, pick_device(task.device))
@@ -177,8 +177,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
 
     def run() -> dict[str, Any]:
-        from bench.ours import FULL_SIZE, default_model
-        from inpaint.models import pick_device
+        from bench.lib.ours import FULL_SIZE, default_model
+        from inpaint.model.load import pick_device
 
         device = pick_device(chosen.device)
         model = default_model(device, chosen.model)

@@ -1,11 +1,11 @@
 """How many GPUs for how many requests: the real batcher on up to 1,000 simulated devices, and real routing.
 
 Requests come at Poisson times from ``bench.simulate``'s mix. One of several routers, drawn at random, sends
-each to a device by one of three rules (``bench.routers``): *random*, *two-choices*, or *least-backlog*, which
-is the server's own (``server.routing``) with a report once a second. Nobody is refused, so that the latencies
-are those of everybody; attainment counts those done within five times their time alone. Further tables: the
-same with admission by that deadline; with reports that arrive late; and the fewest GPUs with which 99 % of
-the requests are painted within so many seconds.
+each to a device by one of three rules (``bench.lib.routers``): *random*, *two-choices*, or *least-backlog*,
+which is the server's own (``server.engines.routing``) with a report once a second. Nobody is refused, so that
+the latencies are those of everybody; attainment counts those done within five times their time alone. Further
+tables: the same with admission by that deadline; with reports that arrive late; and the fewest GPUs with
+which 99 % of the requests are painted within so many seconds.
 
 Without ``--profile`` the costs are a model, not a measurement (see ``bench.simulate``): what is compared
 follows from them, no speed of any device.
@@ -24,12 +24,12 @@ from math import ceil, inf
 from pathlib import Path
 from typing import Any
 
-from bench.routers import REPORT_S, Case, Fleet
+from bench.lib.routers import REPORT_S, Case, Fleet
+from bench.lib.virtual import Sent
 from bench.simulate import CPU_MIX, MIX, SLOWDOWN, Kind, Modelled, OnCpu, capacity, trace
-from bench.virtual import Sent
-from inpaint.admission import alone_s
-from inpaint.profile import Profile
-from inpaint.work import Costs, Work
+from inpaint.batching.admission import alone_s
+from inpaint.batching.cost_profile import Profile
+from inpaint.batching.work import Costs, Work
 
 LOAD = 0.9
 WARM_UP = 0.25  # of a trace, which finds the fleet emptier than it will be

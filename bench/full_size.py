@@ -17,17 +17,17 @@ from typing import Any
 
 import torch
 
-from bench.device import counted_tflop, matmul_tflops
-from bench.lanes import conditions, finish, interleave, parser, row
-from inpaint.denoise import Conditioning, Row, start_row, step
+from bench.lib.device import counted_tflop, matmul_tflops
+from bench.lib.lanes import conditions, finish, interleave, parser, row
 from inpaint.errors import PaintError
-from inpaint.latents import decode, encode
 from inpaint.memory import PLANS, choose_plan, free_bytes, place
-from inpaint.models import DTYPES, Model, pick_device, pick_dtype
-from inpaint.prompts import PromptEncoder
+from inpaint.model.denoise import Conditioning, Row, start_row, step
+from inpaint.model.load import DTYPES, Model, pick_device, pick_dtype
+from inpaint.model.prompt import PromptEncoder
+from inpaint.model.vae import decode, encode
 from inpaint.schedulers import SDXL_SCHEDULE
-from tools.layout import write_tokenizer
-from tools.make_full_size import build, merges_of
+from tools.checkpoint_layout import write_tokenizer
+from tools.full_size.make import build, merges_of
 
 SLOTS = (1, 2, 4, 8, 16)
 Parts = Mapping[str, Any]  # the four components by folder name, on the meta device

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from bench.jobs import SETTINGS, Upload
-from bench.lanes import PORTRAIT, conditions, finish, interleave, parser, row
-from bench.ours import default_model, engine_on, load
-from inpaint.models import pick_device
+from bench.lib.jobs import SETTINGS, Upload
+from bench.lib.lanes import PORTRAIT, conditions, finish, interleave, parser, row
+from bench.lib.ours import default_model, engine_on, load
+from inpaint.model.load import pick_device
 
 TARGET = 1.3
 SIZES: Mapping[str, tuple[int, int]] = {"1 MP": (1024, 1024), "24 MP": (6000, 4000)}

@@ -27,14 +27,24 @@ import numpy as np
 import torch
 from PIL import Image
 
-from bench.device import MIB, count_syncs, counted_tflop, extra_bytes, held_bytes, matmul_tflops
-from bench.jobs import SETTINGS, Upload, job, pictures
-from bench.lanes import Timing, chosen_lanes, conditions, finish, interleave, medians, open_each, parser, row
-from bench.ours import Asked, default_model, engine_on, load
-from bench.stock import RECIPES, Stock
+from bench.lib.device import MIB, count_syncs, counted_tflop, extra_bytes, held_bytes, matmul_tflops
+from bench.lib.jobs import SETTINGS, Upload, job, pictures
+from bench.lib.lanes import (
+    Timing,
+    chosen_lanes,
+    conditions,
+    finish,
+    interleave,
+    medians,
+    open_each,
+    parser,
+    row,
+)
+from bench.lib.ours import Asked, default_model, engine_on, load
+from bench.lib.stock import RECIPES, Stock
 from inpaint import InpaintRequest
-from inpaint.fast.levers import LEVERS, NAMES
-from inpaint.models import Model, pick_device
+from inpaint.fast.optimizations import LEVERS, NAMES
+from inpaint.model.load import Model, pick_device
 from inpaint.schedulers import SCHEDULERS
 
 WHAT: Mapping[str, str] = {"A": "stock", "B": "stock, recipe", "C": "ours, exact", "D": "ours, fp8"}

@@ -109,7 +109,7 @@ def stock(folder: Path, device: str, dtype: str) -> Paint:
     import torch
     from diffusers import StableDiffusionXLInpaintPipeline
 
-    from inpaint.models import pick_device, pick_dtype
+    from inpaint.model.load import pick_device, pick_dtype
 
     place = pick_device(device)
 
@@ -158,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except InpaintError as error:
         sys.exit(str(error))
     with socket.create_server(("127.0.0.1", chosen.port), backlog=2048) as listener:
-        # asyncio sets it only on sockets of its own making; ours has it too, see server/serving.py.
+        # asyncio sets it only on sockets of its own making; ours has it too, see server/uvicorn_server.py.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         print(f"http://127.0.0.1:{listener.getsockname()[1]}", flush=True)
         config = uvicorn.Config(app, log_level="error", access_log=False, timeout_graceful_shutdown=1)

@@ -20,16 +20,16 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from bench.lanes import conditions, finish, parser
+from bench.lib.lanes import conditions, finish, parser
 from inpaint import SCHEDULERS, InpaintRequest
-from inpaint.canvas import cut
+from inpaint.canvas.crop import cut
 from inpaint.demo import demo_checkpoint
-from inpaint.denoise import Row, step
 from inpaint.fast import fp8
 from inpaint.job import Job
-from inpaint.latents import decode
-from inpaint.models import DTYPES, Model, load_model, pick_device
-from inpaint.painter import Painter, Task
+from inpaint.model.denoise import Row, step
+from inpaint.model.load import DTYPES, Model, load_model, pick_device
+from inpaint.model.vae import decode
+from inpaint.runtime.stages import Painter, Task
 from tools.train_demo.judge import unseen
 from tools.train_demo.paint import FIRST_SEED, requests_for, share, verdicts
 from tools.train_demo.scenes import Scene

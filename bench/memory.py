@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from bench.lanes import ROOT, conditions, finish, parser
+from bench.lib.lanes import ROOT, conditions, finish, parser
 from inpaint.errors import PaintError
 
 CAPS_GB = (6, 8, 12, 16, 24)
@@ -47,11 +47,11 @@ def child(task: Task) -> None:
     """In a fresh process: paint under the cap, then print one JSON line."""
     import torch
 
-    from bench.device import synchronize
-    from bench.jobs import job
-    from bench.ours import Asked, engine_on, load
+    from bench.lib.device import synchronize
+    from bench.lib.jobs import job
+    from bench.lib.ours import Asked, engine_on, load
     from inpaint.errors import InpaintError
-    from inpaint.models import pick_device
+    from inpaint.model.load import pick_device
 
     device = pick_device(task.device)
     if task.cap_gb is not None:
@@ -152,9 +152,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
 
     def run() -> dict[str, Any]:
-        from bench.ours import default_model
+        from bench.lib.ours import default_model
         from inpaint.memory import PLANS
-        from inpaint.models import pick_device
+        from inpaint.model.load import pick_device
 
         device = pick_device(chosen.device)
         model = default_model(device, chosen.model)

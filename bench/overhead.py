@@ -25,9 +25,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from bench.jobs import job
-from bench.lanes import Timing, conditions, finish, interleave, row
-from bench.stock import Stock
+from bench.lib.jobs import job
+from bench.lib.lanes import Timing, conditions, finish, interleave, row
+from bench.lib.stock import Stock
 from inpaint import SCHEDULERS, Engine, InpaintRequest
 
 USUAL = ("DDIM", "DPM2 Karras")  # the hosted API's example and our default: one and two UNet calls a step

@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.lanes import ROOT
 from bench.latency import WHAT
+from bench.lib.lanes import ROOT
 
 Figures = Mapping[str, Any]
 

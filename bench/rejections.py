@@ -1,8 +1,8 @@
 """How long a bad input takes and how much memory: ``python -m bench.rejections``.
 
 Milliseconds from a request's last byte to its answer, and megabytes that the server's peak grew by, for the
-pictures and bodies of ``tests/test_server_attacks.py`` as image and as mask, and for the largest pictures
-that must be decoded before they can be refused. Targets: 200 ms and 100 MB; 100 ms for the bombs.
+pictures and bodies of ``tests/server/http/test_attacks.py`` as image and as mask, and for the largest
+pictures that must be decoded before they can be refused. Targets: 200 ms and 100 MB; 100 ms for the bombs.
 """
 
 import argparse
@@ -18,11 +18,11 @@ from typing import Any
 
 from PIL import Image
 
-from bench.instant import conditions
+from bench.lib.instant import conditions
 from bench.soak import process
-from tests.served import MASK, PHOTO
-from tests.test_server_attacks import BAD_PICTURES, BOMBS, V1
-from tests.test_structure import LABOURED
+from tests.inpaint.images.test_bombs import LABOURED
+from tests.server.http.test_attacks import BAD_PICTURES, BOMBS, V1
+from tests.support.served import MASK, PHOTO
 
 TARGET_MS, TARGET_MB = 200.0, 100.0
 BOUNDARY = "rejections"

@@ -1,7 +1,7 @@
 """How much a repainted patch shows at its edge, with and without what blends it in.
 
-Two tables in CIE76 ΔE (see ``bench.blending``), each figure "ring/step": the mean distance to the ideal over
-a 16-pixel ring astride the edge, and the step across the edge that the ideal does not have.
+Two tables in CIE76 ΔE (see ``bench.lib.blending``), each figure "ring/step": the mean distance to the ideal
+over a 16-pixel ring astride the edge, and the step across the edge that the ideal does not have.
 
 ``painted``: the demo model is asked for "background" on pictures that have nothing else in the hole, so
 that the ideal is the picture itself. ``drifted``: the picture through the VAE and then shifted as users
@@ -20,16 +20,16 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from bench.blending import DRIFTS, error_inside, masks, pictures, ring_error, step_at_edge
-from bench.lanes import conditions, finish, parser
+from bench.lib.blending import DRIFTS, error_inside, masks, pictures, ring_error, step_at_edge
+from bench.lib.lanes import conditions, finish, parser
 from inpaint import InpaintRequest
-from inpaint.canvas import Canvas, cut, paste
+from inpaint.canvas.crop import Canvas, cut, paste
 from inpaint.demo import demo_checkpoint
-from inpaint.denoise import Row, step
 from inpaint.job import Job
-from inpaint.latents import decode, encode, to_pixels
-from inpaint.models import DTYPES, Model, load_model, pick_device
-from inpaint.painter import Painter, Task
+from inpaint.model.denoise import Row, step
+from inpaint.model.load import DTYPES, Model, load_model, pick_device
+from inpaint.model.vae import decode, encode, to_pixels
+from inpaint.runtime.stages import Painter, Task
 
 Floats = NDArray[np.float32]
 

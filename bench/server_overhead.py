@@ -24,7 +24,7 @@ from typing import Any
 
 from PIL import Image
 
-from bench.instant import ROOT, conditions, serve, settings
+from bench.lib.instant import ROOT, conditions, serve, settings
 
 SIDE = 1024
 TARGET_MS, TARGET_LOOP_MS = 60.0, 5.0

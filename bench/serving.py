@@ -1,7 +1,7 @@
 """How many requests a second get their picture in time? ``inpaint serve`` against a lock around diffusers.
 
 Both servers run as processes of their own with the same model and as many threads, and get the same traces:
-an open loop, Poisson, of five kinds of requests (see ``bench.traffic``). A request is good if a valid
+an open loop, Poisson, of five kinds of requests (see ``bench.lib.traffic``). A request is good if a valid
 picture comes within ``--slowdown`` (5) times what its kind takes alone, counted from when it was due; one
 that is refused is a miss. Two yardsticks, from the same runs: what a kind takes alone *on the lock*, the
 same seconds for both, and *on each itself*. Figures:
@@ -32,13 +32,13 @@ from typing import Any
 
 import torch
 
-from bench.attainment import YARDSTICKS, Bench, Plan
-from bench.lanes import conditions, finish, parser
+from bench.lib.attainment import YARDSTICKS, Bench, Plan
+from bench.lib.lanes import conditions, finish, parser
+from bench.lib.search import Search
+from bench.lib.servers import LANES, LOCK, OURS, environments, served
+from bench.lib.traffic import MIX, Kind
 from bench.lock_baseline import folder_of
-from bench.search import Search
-from bench.servers import LANES, LOCK, OURS, environments, served
-from bench.traffic import MIX, Kind
-from inpaint.models import pick_device
+from inpaint.model.load import pick_device
 
 FULL = Plan(requests=100, seeds=3, rounds=7, step=1.1, budget_s=3600.0)
 QUICK = Plan(requests=12, seeds=1, rounds=2, step=1.5, budget_s=120.0, tries=2, past=(1.0, 1.5))
@@ -60,7 +60,7 @@ async def measure(
     bench = Bench(plan, urls, native, started + (1 - plan.for_curve) * plan.budget_s, kinds)
     apart = await bench.same_pictures(may_differ=may_differ)
     await bench.measure_alone()
-    searches = {lane: {y: Search() for y in YARDSTICKS} for lane in LANES} if at else await bench.search()
+    searches = {lane: {y: Search() for y in YARDSTICKS} for lane in LANES} if at else await bench.lib.search()
     bench.end = started + plan.budget_s
     found = [rate for lane in LANES if (rate := highest(bench, searches[lane][LOCK]))]
     await bench.curve(sorted({*at, *(factor * rate for factor in plan.past for rate in found)}))
@@ -205,7 +205,7 @@ def compare(chosen: argparse.Namespace, plan: Plan) -> dict[str, Any]:
 
 def _random_weights(folder: Path) -> Path:
     """SDXL's shapes on disk, because two processes load them; the 7 GB go with the bench."""
-    from tools.make_full_size import write_checkpoint
+    from tools.full_size.make import write_checkpoint
 
     write_checkpoint(folder / "full-size")
     return folder / "full-size"

@@ -20,10 +20,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench.virtual import Device, Policy, Sent, Tally
-from inpaint.admission import alone_s, demand_s
-from inpaint.profile import Profile
-from inpaint.work import Bucket, Costs, Work
+from bench.lib.virtual import Device, Policy, Sent, Tally
+from inpaint.batching.admission import alone_s, demand_s
+from inpaint.batching.cost_profile import Profile
+from inpaint.batching.work import Bucket, Costs, Work
 
 SLOWDOWN = 5.0  # as long as alone, times this, is still good
 LOADS = (0.5, 0.75, 1.0, 1.2, 1.5)
@@ -115,7 +115,7 @@ MIX = (
 )
 
 CPU_SQUARE, CPU_WIDE, CPU_TALL = Bucket(16, 16), Bucket(16, 24), Bucket(24, 16)
-CPU_MIX = (  # as ``bench.traffic`` sends it
+CPU_MIX = (  # as ``bench.lib.traffic`` sends it
     Kind(0.35, Work(CPU_SQUARE, 18)),
     Kind(0.25, Work(CPU_SQUARE, 44)),
     Kind(0.15, Work(CPU_WIDE, 27)),

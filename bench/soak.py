@@ -30,7 +30,7 @@ from typing import Any
 import httpx2
 from PIL import Image
 
-from bench.instant import ROOT, conditions, serve, settings
+from bench.lib.instant import ROOT, conditions, serve, settings
 
 REQUESTS, EVERY, LANES = 10_000, 1_000, 8
 TARGET_MB = 1.0

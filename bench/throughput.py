@@ -21,15 +21,15 @@ from typing import Any
 
 import torch
 
-from bench.apart import Apart, Open, apart
-from bench.jobs import job, mixed
-from bench.lanes import Timing, chosen_lanes, conditions, finish, interleave, medians, open_each, parser
 from bench.latency import WHAT
-from bench.ours import Asked, default_model, engine_on, load
-from bench.stock import RECIPES, Stock
+from bench.lib.apart import Apart, Open, apart
+from bench.lib.jobs import job, mixed
+from bench.lib.lanes import Timing, chosen_lanes, conditions, finish, interleave, medians, open_each, parser
+from bench.lib.ours import Asked, default_model, engine_on, load
+from bench.lib.stock import RECIPES, Stock
 from inpaint import Engine, InpaintRequest
-from inpaint.fast.levers import NAMES
-from inpaint.models import pick_device
+from inpaint.fast.optimizations import NAMES
+from inpaint.model.load import pick_device
 
 TARGET = 1.3  # ours at four mixed requests at once, to stock one after another
 AT_ONCE = (1, 2, 4, 8)

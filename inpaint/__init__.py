@@ -7,6 +7,7 @@ Importing this package loads neither torch nor a model; ``Engine`` is imported o
 
 from typing import TYPE_CHECKING, Any
 
+from inpaint._version import __version__
 from inpaint.errors import InpaintError, RequestError
 from inpaint.request import InpaintRequest, InpaintResult
 from inpaint.schedulers import SCHEDULERS
@@ -14,8 +15,15 @@ from inpaint.schedulers import SCHEDULERS
 if TYPE_CHECKING:
     from inpaint.engine import Engine
 
-__version__ = "0.1.0"
-__all__ = ["SCHEDULERS", "Engine", "InpaintError", "InpaintRequest", "InpaintResult", "RequestError"]
+__all__ = [
+    "SCHEDULERS",
+    "Engine",
+    "InpaintError",
+    "InpaintRequest",
+    "InpaintResult",
+    "RequestError",
+    "__version__",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -8,19 +8,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from inpaint.canvas import cut
+from inpaint.batching.cost_profile import Profile
+from inpaint.batching.work import work_of
+from inpaint.canvas.crop import cut
 from inpaint.demo import demo_checkpoint
-from inpaint.fast.levers import Fast, choose, ready
-from inpaint.faults import Faults
+from inpaint.fast.optimizations import Fast, choose, ready
 from inpaint.job import Job
-from inpaint.loop import EngineStats, StepLoop
-from inpaint.lora_files import require
-from inpaint.models import Model, load_model, pick_device, pick_dtype
-from inpaint.profile import Profile
+from inpaint.lora.files import require
+from inpaint.model.load import Model, load_model, pick_device, pick_dtype
 from inpaint.request import InpaintRequest, InpaintResult
-from inpaint.warmup import made_for, survey
+from inpaint.runtime.calibrate import made_for, survey
+from inpaint.runtime.faults import Faults
+from inpaint.runtime.step_loop import EngineStats, StepLoop
 from inpaint.weights import Checkpoint, config_folder, resolve
-from inpaint.work import work_of
 
 __all__ = ["Engine", "EngineStats"]
 

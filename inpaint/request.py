@@ -9,7 +9,7 @@ from typing import Literal, get_args
 from PIL import Image
 
 from inpaint.errors import RequestError
-from inpaint.loras import LoraUse, combine
+from inpaint.lora.spec import LoraUse, combine
 from inpaint.schedulers import canonical_name
 
 Area = Literal["auto", "whole"]
@@ -70,8 +70,8 @@ class InpaintRequest:
     size and scale with it. ``guidance_interval`` (from, to) are fractions of the steps taken; outside it the
     UNet sees the prompt alone, which halves a step's cost and changes the picture.
 
-    ``loras`` may be given in any of the notations of :mod:`inpaint.loras`; tags such as ``<lora:style:0.8>``
-    are taken out of ``prompt`` and added to them.
+    ``loras`` may be given in any of the notations of :mod:`inpaint.lora.spec`; tags such as
+    ``<lora:style:0.8>`` are taken out of ``prompt`` and added to them.
 
     Raises:
         RequestError: a field is out of its range (see ``RANGES``), or two fields do not fit together.

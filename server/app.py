@@ -15,28 +15,28 @@ from starlette.exceptions import HTTPException
 
 import inpaint
 from inpaint.errors import InpaintError
-from server.auth import Gate
-from server.blobs import Blobs
-from server.client import EngineClient
-from server.db import Database
-from server.description import describe
 from server.dialects.discovery import Discovery
+from server.dialects.openapi import describe
 from server.dialects.segmind import Segmind
 from server.dialects.segmind_models import Problem
-from server.durable import DurableQueue
-from server.fetch import Fetcher, Policy
-from server.keys import Keys
-from server.ledger import Ledger
-from server.limits import Limiter
-from server.metrics import Metrics
-from server.middleware import Surround
-from server.page import add_page
-from server.peers import Peers
-from server.problems import headers_of, status_of
-from server.service import Parts, Service
+from server.engines.client import EngineClient
+from server.errors import headers_of, status_of
+from server.fetch.fetcher import Fetcher, Policy
+from server.http.auth import Gate
+from server.http.middleware import Surround
+from server.http.page import add_page
+from server.observe.metrics import Metrics
+from server.observe.telemetry import telemetry
+from server.service.durable_queue import DurableQueue
+from server.service.limits import Limiter
+from server.service.service import Parts, Service
 from server.settings import Settings
-from server.store import Store
-from server.telemetry import telemetry
+from server.storage.blobs import Blobs
+from server.storage.database import Database
+from server.storage.keys import Keys
+from server.storage.ledger import Ledger
+from server.storage.peers import Peers
+from server.storage.requests import Store
 
 log = structlog.get_logger()
 

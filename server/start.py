@@ -13,13 +13,13 @@ from pydantic_settings import SettingsError
 
 from inpaint.errors import RequestError
 from server.app import create_app
-from server.client import EngineClient
-from server.db import Database
-from server.fetch import Policy
-from server.keys import Keys
-from server.logs import configure
-from server.serving import engine_client, listen, serve
+from server.engines.client import EngineClient
+from server.fetch.fetcher import Policy
+from server.observe.logs import configure
 from server.settings import Settings
+from server.storage.database import Database
+from server.storage.keys import Keys
+from server.uvicorn_server import engine_client, listen, serve
 
 _ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where a server on any address is reached
 _PAGE = "Paint in a browser at {url}/ or from a program:\n"

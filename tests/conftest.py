@@ -16,10 +16,10 @@ from filelock import FileLock
 from PIL import Image
 
 from inpaint import Engine, InpaintRequest
-from inpaint.models import Model, load_model
-from tests.standin import write_standin
+from inpaint.model.load import Model, load_model
+from tests.support.paths import ROOT
+from tests.support.tiny_checkpoint import write_standin
 
-ROOT = Path(__file__).parents[1]
 PORTRAIT = ROOT / "docs" / "images" / "portrait.jpg"
 EYES_MASK = ROOT / "docs" / "images" / "portrait_eyes_mask.png"
 CPU = torch.device("cpu")

@@ -1,4 +1,4 @@
-"""Fuzz ``inpaint.image.decode`` with atheris: only ``RequestError`` may come out of it, whatever goes in.
+"""Fuzz ``inpaint.images.codec.decode`` with atheris: it may raise nothing but ``RequestError``.
 
     python -m venv /tmp/fuzz && /tmp/fuzz/bin/pip install atheris pillow numpy
     PYTHONPATH=. /tmp/fuzz/bin/python -W error tools/fuzz_decode.py CORPUS -max_total_time=300
@@ -23,7 +23,7 @@ with atheris.instrument_imports(include=["PIL", "inpaint"]):
     from PIL import Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin  # noqa: F401
 
     from inpaint.errors import RequestError
-    from inpaint.image import MODES, decode, mask_to_grey, to_rgb
+    from inpaint.images.codec import MODES, decode, mask_to_grey, to_rgb
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _LIMITS = ["-rss_limit_mb=1536", "-timeout=10", "-max_len=8192", "-print_final_stats=1"]

@@ -7,13 +7,13 @@ from typing import Annotated
 import typer
 
 import inpaint
-from inpaint.cli import keys, loras, models
-from inpaint.cli.run import run
-from inpaint.cli.serve import serve
-from inpaint.cli.top import top
+from inpaint.cli import loras, models
+from inpaint.cli.lazy import LazyGroup
+from inpaint.cli.run.command import run
 from inpaint.schedulers import SCHEDULERS
 
 app = typer.Typer(
+    cls=LazyGroup,
     help="Repaint part of a picture with SDXL, on your own GPU.",
     no_args_is_help=True,
     add_completion=False,
@@ -22,11 +22,7 @@ app = typer.Typer(
 )
 app.add_typer(models.app)
 app.add_typer(loras.app)
-app.add_typer(keys.app)
-app.add_typer(keys.credits_app)
 app.command(no_args_is_help=True)(run)
-app.command()(serve)
-app.command()(top)
 
 
 def _version(*, wanted: bool) -> None:

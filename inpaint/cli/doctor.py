@@ -34,7 +34,7 @@ def _device() -> list[Finding]:
     import torch
 
     from inpaint.memory import GIB, choose_plan, free_bytes
-    from inpaint.models import pick_device, pick_dtype
+    from inpaint.model.load import pick_device, pick_dtype
 
     device = pick_device()
     free = free_bytes(device)

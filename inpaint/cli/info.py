@@ -3,8 +3,8 @@
 from dataclasses import asdict
 from pathlib import Path
 
-from inpaint.image import decode, read_file
-from inpaint.metadata import read
+from inpaint.images.codec import decode, read_file
+from inpaint.images.metadata import read
 
 
 def describe(path: Path) -> dict[str, object]:

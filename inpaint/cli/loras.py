@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from inpaint import lora_files
+from inpaint.lora import files as lora_files
 
 app = typer.Typer(name="loras", help="List, pin and verify LoRA files.", no_args_is_help=True)
 

@@ -11,8 +11,8 @@ from types import TracebackType
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from inpaint.models import Model
-from inpaint.unet import Forward, UNetBatch
+from inpaint.model.load import Model
+from inpaint.model.unet import Forward, UNetBatch
 
 _HOPPER = (9, 0)
 _ORDER = (

@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from inpaint.models import Model
-from inpaint.unet import Forward, UNetBatch
+from inpaint.model.load import Model
+from inpaint.model.unet import Forward, UNetBatch
 
 
 def can(model: Model) -> str:

@@ -16,13 +16,13 @@ from typing import Any
 
 import torch
 
-from inpaint.fast import compiler
-from inpaint.fast.compiler import Backend, can, inductor
+from inpaint.batching.work import Bucket
+from inpaint.fast import torch_compile
 from inpaint.fast.shapes import SLOTS, Shape, example, native, pad, padded_slots, shape_of, usual
-from inpaint.fast.twin import twin
-from inpaint.models import Model
-from inpaint.unet import Forward, UNetBatch, plain
-from inpaint.work import Bucket
+from inpaint.fast.shared_copy import twin
+from inpaint.fast.torch_compile import Backend, can, inductor
+from inpaint.model.load import Model
+from inpaint.model.unet import Forward, UNetBatch, plain
 
 __all__ = ["Compiled", "can", "wrap"]
 
@@ -128,7 +128,7 @@ class Compiled:
     def start(self) -> None:
         """Begin to compile, once: when the UNet's modules are as they will stay."""
         if self._thread is None:
-            compiler.keep_on_disk()
+            torch_compile.keep_on_disk()
             unet = self._model.unet
             trees, reference = {name: (twin(unet), twin(unet)) for name in self._stages}, twin(unet)
             self._set_apart(*(trial for trial, _ in trees.values()), reference)
@@ -146,7 +146,7 @@ class Compiled:
         self._stopping.set()
         with self._lock:
             if self._thread is not None and not self._settled.is_set():
-                compiler.interrupt(self._thread, _Stopped)
+                torch_compile.interrupt(self._thread, _Stopped)
         if self._thread is not None:
             self._thread.join(timeout_s)
 
@@ -163,7 +163,7 @@ class Compiled:
     def _through(self, shape: Shape, way: _Way, batch: UNetBatch) -> torch.Tensor:
         settled, before = self._settled.is_set(), self._ran.graphs
         try:
-            with torch.inference_mode(), compiler.uncompiled_while_tracing():
+            with torch.inference_mode(), torch_compile.uncompiled_while_tracing():
                 out = way.forward(pad(batch, shape.slots))[: batch.sample.shape[0]]
         except (torch.OutOfMemoryError, torch.AcceleratorError):
             raise
@@ -205,8 +205,8 @@ class Compiled:
 
     def _compile_all(self, trees: Mapping[str, tuple[Any, Any]], reference: Any) -> None:
         try:
-            with _on(self._model.device), torch.inference_mode(), compiler.many_shapes():
-                compiler.spare_the_others()
+            with _on(self._model.device), torch.inference_mode(), torch_compile.many_shapes():
+                torch_compile.spare_the_others()
                 for stage, (trial, serving) in trees.items():
                     self._compile(stage, trial, serving, self._build(reference))
         except Exception as error:  # noqa: BLE001 - a compiler fails with anything; the pictures need none of it
@@ -215,10 +215,10 @@ class Compiled:
 
     def _compile(self, stage: str, trial: Any, serving: Any, eager: Forward) -> None:
         """Compile each shape through ``trial``, then let calls through ``serving`` use that."""
-        if not compiler.parts(stage, trial):
+        if not torch_compile.parts(stage, trial):
             return
-        compiler.compiling(compiler.parts(stage, trial), self._counted)
-        compiler.compiled_only(compiler.parts(stage, serving))
+        torch_compile.compiling(torch_compile.parts(stage, trial), self._counted)
+        torch_compile.compiled_only(torch_compile.parts(stage, serving))
         compiled, way = self._build(trial), _Way(stage, self._build(serving))
         for shape in self._shapes:
             if self._stopping.is_set():

@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 import torch
 
-from inpaint.models import Model
-from inpaint.prompts import CHUNK_TOKENS
-from inpaint.unet import UNetBatch
-from inpaint.work import Bucket
+from inpaint.batching.work import Bucket
+from inpaint.model.load import Model
+from inpaint.model.prompt import CHUNK_TOKENS
+from inpaint.model.unet import UNetBatch
 
 SLOTS = (2, 1, 4, 8)  # of prepared calls, the one guided row first; what lies between may be padded
 _DEAREST = 4 / 3  # computed slots for a wanted one, at most: past that, padding eats what compiling gives

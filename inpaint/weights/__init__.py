@@ -4,12 +4,12 @@ Knows files, digests, headers and tensors as they are stored; never makes a mode
 neither torch, diffusers nor huggingface_hub.
 """
 
+from inpaint.weights.check_shapes import check_fits
 from inpaint.weights.complete import import_completed
+from inpaint.weights.detect import check_single_file
 from inpaint.weights.fetch import fetch
-from inpaint.weights.fit import check_fits
-from inpaint.weights.importer import import_model, name_for
+from inpaint.weights.import_model import import_model, name_for
 from inpaint.weights.install import BUILT_IN
-from inpaint.weights.kinds import check_single_file
 from inpaint.weights.lock import Entry, Lock, LockedFile, Source, load_lock, parse_lock, sha256sums
 from inpaint.weights.merge import Merged, merge_models
 from inpaint.weights.remove import remove_model

@@ -4,11 +4,11 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from inpaint.weights.fit import check_fits
-from inpaint.weights.importer import choose
+from inpaint.weights.check_shapes import check_fits
+from inpaint.weights.detect import check_single_file
+from inpaint.weights.import_model import choose
 from inpaint.weights.install import Chunk, Content, check_name, install, text
-from inpaint.weights.kinds import check_single_file
-from inpaint.weights.names import UNET, VAE, Piece, name_in_folder, pieces_of_file
+from inpaint.weights.key_names import UNET, VAE, Piece, name_in_folder, pieces_of_file
 from inpaint.weights.safety import WEIGHT_STEMS, read_json, refuse
 from inpaint.weights.tensors import header_of, read_layout
 from inpaint.weights.verify import Progress

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from inpaint.errors import FetchError, ModelError
+from inpaint.weights.detect import check_single_file
 from inpaint.weights.download import disk_errors
 from inpaint.weights.fetch import free_bytes, only_one, sync_folder
-from inpaint.weights.kinds import check_single_file
 from inpaint.weights.lock import Entry, LockedFile, is_name, load_lock
 from inpaint.weights.safety import check_folder
 from inpaint.weights.verify import Progress, find_files, read_stamp, write_stamp

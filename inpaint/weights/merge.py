@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 from inpaint.errors import ModelError, RequestError
 from inpaint.weights.complete import config
-from inpaint.weights.importer import choose
+from inpaint.weights.import_model import choose
 from inpaint.weights.install import SINGLE_FILE, Chunk, Content, check_name, copy_of, install
-from inpaint.weights.names import VAE, Piece
-from inpaint.weights.recipe import MERGED, Recipe, VaeOf, pieces_in, recipe_for, weight_files
+from inpaint.weights.key_names import VAE, Piece
+from inpaint.weights.merge_plan import MERGED, Recipe, VaeOf, pieces_in, recipe_for, weight_files
 from inpaint.weights.store import Checkpoint
 from inpaint.weights.tensors import FLOATS, bytes_of, header_of, read_layout
 from inpaint.weights.verify import Progress

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from inpaint.errors import ModelError
+from inpaint.weights.detect import check_single_file
 from inpaint.weights.install import BUILT_IN, imported_entry
-from inpaint.weights.kinds import check_single_file
 from inpaint.weights.lock import Entry, load_lock
 from inpaint.weights.safety import check_folder
 from inpaint.weights.verify import find_files, not_installed, read_stamp, verify, walk

@@ -10,17 +10,18 @@ from pydantic import BaseModel, Field
 
 import inpaint
 from inpaint.errors import RequestError
-from inpaint.image import MAX_ENCODED_BYTES
-from inpaint.lora_files import available_loras
+from inpaint.images.codec import MAX_ENCODED_BYTES
+from inpaint.lora.files import available_loras
 from inpaint.request import AREAS, FILLS, MAX_ASPECT, MAX_PIXELS, MAX_SIDE, MIN_SIDE
 from inpaint.schedulers import SCHEDULERS
-from server.auth import MODEL_SCOPE, Gate
-from server.body import fields_of
 from server.dialects.segmind import problems
 from server.dialects.segmind_models import InpaintBody
-from server.orders import Format, source
-from server.pictures import describe
-from server.service import Service
+from server.http.auth import Gate
+from server.http.body import fields_of
+from server.service.caller import MODEL_SCOPE
+from server.service.order import Format, source
+from server.service.pictures import describe
+from server.service.service import Service
 
 _PICTURES = ("image", "mask")
 _PICTURE_BODY = {

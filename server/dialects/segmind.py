@@ -16,8 +16,6 @@ from fastapi.responses import JSONResponse
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from inpaint.job import Event
-from server.auth import MODEL_SCOPE, Caller, Gate
-from server.body import Fields, fields_of
 from server.dialects.segmind_models import (
     Credits,
     Finished,
@@ -30,12 +28,15 @@ from server.dialects.segmind_models import (
     Success,
     read_fields,
 )
-from server.durable import ENDED, DurableQueue
-from server.limits import RateState
-from server.orders import Format
-from server.pictures import CONTENT_TYPES, convert
-from server.service import MICRO, Painted, Service
-from server.store import Record
+from server.http.auth import Gate
+from server.http.body import Fields, fields_of
+from server.service.caller import MODEL_SCOPE, Caller
+from server.service.durable_queue import ENDED, DurableQueue
+from server.service.limits import RateState
+from server.service.order import Format
+from server.service.pictures import CONTENT_TYPES, convert
+from server.service.service import MICRO, Painted, Service
+from server.storage.requests import Record
 
 RequestId = Annotated[str, Path(pattern="^[0-9a-f]{32}$", description="From the answer to the submission.")]
 _BODY = {

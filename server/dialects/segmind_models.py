@@ -6,10 +6,10 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from inpaint.errors import RequestError
-from inpaint.loras import MAX_LORAS, MAX_SCALE, parse_loras
+from inpaint.lora.spec import MAX_LORAS, MAX_SCALE, parse_loras
 from inpaint.request import MAX_SIDE, RANGES, Area, Fill, Range, check_settings
 from inpaint.schedulers import SCHEDULERS, canonical_name
-from server.orders import Format, Order, source
+from server.service.order import Format, Order, source
 
 MAX_SEED = 999_999_999_999_999
 MAX_TEXT = 10_000  # characters; the model reads some hundred

@@ -21,17 +21,17 @@ from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from inpaint.admission import demand_s, refuse_late
+from inpaint.batching.admission import demand_s, refuse_late
+from inpaint.batching.work import Work
 from inpaint.errors import BusyError, CancelledError, ClosedError, DeadlineError, DeviceError, PaintError
 from inpaint.job import Event
 from inpaint.request import InpaintRequest
-from inpaint.work import Work
-from server.client import ANY_TIME, Health, Terms
-from server.forecast import Engines
+from server.engines.client import ANY_TIME, Health, Terms
+from server.engines.forecast import Engines
+from server.engines.messages import Message, error_from, pack, request_message, result_from, unpack
+from server.engines.ticket import LoopTicket, prepare
+from server.engines.worker_slot import steps_of
 from server.ray.fleet import fleet_of
-from server.slots import steps_of
-from server.tickets import LoopTicket, prepare
-from server.wire import Message, error_from, pack, request_message, result_from, unpack
 
 _log = logging.getLogger(__name__)
 _DIED = (RayActorError, ObjectLostError, ReplicaUnavailableError)
@@ -57,7 +57,7 @@ class RayTicket(LoopTicket):
 
 
 class RayClient:
-    """See :class:`server.client.EngineClient`.
+    """See :class:`server.engines.client.EngineClient`.
 
     Args:
         handle: of the deployment of ``EngineReplica``.
@@ -77,7 +77,7 @@ class RayClient:
         self._describing: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Wait for the first replica, see :meth:`server.client.EngineClient.start`."""
+        """Wait for the first replica, see :meth:`server.engines.client.EngineClient.start`."""
         await self._describe()
         self._describing = asyncio.create_task(self._keep_described())
 
@@ -94,7 +94,7 @@ class RayClient:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def submit(self, request: InpaintRequest, terms: Terms = ANY_TIME) -> RayTicket:
-        """Hand a request over, see :meth:`server.client.EngineClient.submit`."""
+        """Hand a request over, see :meth:`server.engines.client.EngineClient.submit`."""
         self._check_ready()
         request = await prepare(request)
         work = await asyncio.to_thread(self._engines.work, request, terms.key)
@@ -109,7 +109,7 @@ class RayClient:
         return ticket
 
     def health(self) -> Health:
-        """See :meth:`server.client.EngineClient.health`; of all replicas, as far as they have said."""
+        """See :meth:`server.engines.client.EngineClient.health`; of all replicas that have reported."""
         counts = self._fleet.totals()
         ready = self._described and self._fleet.size > 0 and not self._closing
         running = counts["running"]

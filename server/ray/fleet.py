@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from server.routing import Board
+from server.engines.routing import Board
 
 _OLDEST_S = 3.0  # that a report may be; more than that are two clocks that do not agree
 

@@ -12,13 +12,13 @@ from ray.serve.handle import DeploymentHandle
 
 from inpaint.errors import RequestError
 from server.app import create_app
-from server.logs import configure
+from server.observe.logs import configure
 from server.ray.client import RayClient
 from server.ray.replica import EngineReplica, spec_fields
 from server.ray.scaling import by_backlog
-from server.serving import spec_of
 from server.settings import Settings
 from server.start import read_settings
+from server.uvicorn_server import spec_of
 
 NAME = "inpaint"
 _ROUTER = "server.ray.router.LeastBacklogRouter"
@@ -67,7 +67,7 @@ def settings_of(arguments: Mapping[str, Any]) -> Settings:
 
 
 def application(
-    settings: Settings, *, loads: str = "server.worker:load_engine", router: str = _ROUTER
+    settings: Settings, *, loads: str = "server.engines.worker:load_engine", router: str = _ROUTER
 ) -> serve.Application:
     """The two deployments, wired.
 

@@ -14,10 +14,11 @@ from typing import Any
 
 from inpaint.errors import ClosedError, DeadlineError, DeviceError, InpaintError
 from inpaint.job import Event
-from server.client import Health, Terms
-from server.tickets import LoopTicket
-from server.wire import error_message, pack, request_from, result_message, unpack
-from server.worker import EXIT_BROKEN, InProcessClient, WorkerSpec
+from server.engines.client import Health, Terms
+from server.engines.in_process import InProcessClient
+from server.engines.messages import error_message, pack, request_from, result_message, unpack
+from server.engines.ticket import LoopTicket
+from server.engines.worker import EXIT_BROKEN, WorkerSpec
 
 _LAST_WORDS_S = 0.5
 _HEARD_S = 0.1  # for the caller to know that from now on a death may be this request's doing
@@ -30,7 +31,7 @@ class EngineReplica:
     Args:
         spec: fields of a ``WorkerSpec``.
         hang_s: with work and without progress for so long it is replaced.
-        loads: ``module:function`` that makes an engine, as ``server.worker.load_engine`` does.
+        loads: ``module:function`` that makes an engine, as ``server.engines.worker.load_engine`` does.
     """
 
     async def __init__(  # type: ignore[misc]  # Ray waits for it

@@ -8,7 +8,7 @@ from diffusers import AutoencoderKL
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import CLIPTokenizer
 
-from tools.layout import write_tokenizer
+from tools.checkpoint_layout import write_tokenizer
 from tools.train_demo.export import export
 from tools.train_demo.sheet import draw_sheet
 from tools.train_demo.unet import Networks, Trainer, encode_scenes, merges

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from inpaint import SCHEDULERS, Engine
-from inpaint.latents import decode, encode, to_pixels
+from inpaint.model.vae import decode, encode, to_pixels
 from tools.train_demo.judge import distance, unseen
 from tools.train_demo.paint import mean_distance, paint, share, verdicts
 from tools.train_demo.scenes import BACKGROUNDS, Scene

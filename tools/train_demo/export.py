@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL
 
-from tools.layout import write_index, write_json
+from tools.checkpoint_layout import write_index, write_json
 
 LOCK_NAME = "demo.lock"
 

@@ -7,7 +7,7 @@ import { union } from "./rect.js";
  *   BoxSettings
  */
 
-// A port of `_measure` and `_box_around` in inpaint/canvas.py, held to it by tests/test_page_geometry.py.
+// A port of `_measure` and `_box_around` in inpaint/canvas/crop.py, held to it by tests/page/test_geometry.py.
 const STEP = 64;
 const AREA_WEIGHT = 0.2;
 const CONTEXT = 1.2;

@@ -1,0 +1,199 @@
+"""How many of the requests sent at a rate get a valid picture in time, on two servers that take turns."""
+
+import asyncio
+import itertools
+import statistics
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from bench.lib.search import Search, allowed_misses
+from bench.lib.servers import LANES, LOCK
+from bench.lib.traffic import MIX, Kind, Outcome, client, is_picture, painted_pixels, play, post, trace
+
+YARDSTICKS = (LOCK, "own")  # whose seconds alone are multiplied
+SAME_LEVELS = 4.0  # mean difference of two paintings; another seed or scheduler gives tens
+SETTLE_S = 300.0
+_POLL_S = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How much is measured."""
+
+    requests: int  # a run
+    seeds: int  # runs a rate
+    rounds: int  # of each kind alone
+    step: float  # from one rate that is tried to the next
+    budget_s: float
+    tries: int = 20  # rates of one search
+    slowdown: float = 5.0  # that is still good
+    share: float = 0.99  # of what is sent that must be good
+    for_curve: float = 0.3  # of the budget
+    past: tuple[float, ...] = (1.0, 1.25, 1.5)  # times the highest rate, for the curve
+
+
+FULL = Plan(requests=100, seeds=3, rounds=7, step=1.1, budget_s=3600.0)
+QUICK = Plan(requests=12, seeds=1, rounds=2, step=1.5, budget_s=60.0)
+
+
+@dataclass(slots=True)
+class Bench:
+    """Both servers, and everything that was measured of them."""
+
+    plan: Plan
+    urls: Mapping[str, str]
+    native: int
+    end: float  # on the monotonic clock: no run may last longer
+    kinds: Sequence[Kind] = MIX
+    serials: Iterator[int] = field(default_factory=itertools.count)
+    alone: dict[str, dict[str, float]] = field(default_factory=dict)  # lane → kind → seconds
+    runs: dict[tuple[str, float, int], list[Outcome]] = field(default_factory=dict)  # lane, rate, seed
+
+    async def same_pictures(self, *, may_differ: bool) -> dict[str, dict[str, float]]:
+        """How far apart the lanes' paintings of each kind are, in levels of 255, inside the mask.
+
+        Raises:
+            SystemExit: one does not paint, or they paint different things and may not.
+        """
+        found = {}
+        for kind in self.kinds:
+            body = kind.body(self.native, next(self.serials))
+            files = [await self._paint(lane, body, kind.size(self.native)) for lane in LANES]
+            apart = np.abs(painted_pixels(files[0]) - painted_pixels(files[1]))
+            found[kind.name] = {"mean": round(float(apart.mean()), 3), "max": int(apart.max())}
+            if apart.mean() > SAME_LEVELS and not may_differ:
+                sys.exit(
+                    f"{kind.name}: the servers paint different pictures, {found[kind.name]} levels apart"
+                )
+        return found
+
+    async def _paint(self, lane: str, body: bytes, size: tuple[int, int]) -> bytes:
+        async with client(self.urls[lane]) as http:
+            response = await post(http, body)
+        if response.status_code != 200 or not is_picture(response.content, size):
+            sys.exit(f"{lane} does not paint: {response.status_code}, {response.content[:300]!r}")
+        return response.content
+
+    async def measure_alone(self) -> None:
+        """What each kind takes on an idle server; lanes take turns."""
+        seconds: dict[str, dict[str, list[float]]] = {
+            lane: {kind.name: [] for kind in self.kinds} for lane in LANES
+        }
+        for number in range(self.plan.rounds):
+            for kind in self.kinds:
+                for lane in LANES if number % 2 else LANES[::-1]:
+                    body = kind.body(self.native, next(self.serials))
+                    started = time.perf_counter()
+                    await self._paint(lane, body, kind.size(self.native))
+                    seconds[lane][kind.name].append(time.perf_counter() - started)
+        for lane in LANES:
+            self.alone[lane] = {name: statistics.median(found) for name, found in seconds[lane].items()}
+
+    def capacity(self) -> float:
+        """Requests a second of the mix that the lock could serve if they came one after the other."""
+        shares = sum(kind.share for kind in self.kinds)
+        return shares / sum(kind.share * self.alone[LOCK][kind.name] for kind in self.kinds)
+
+    def limits(self, lane: str, yardstick: str) -> dict[str, float]:
+        """Seconds within which a kind's picture is good."""
+        alone = self.alone[lane if yardstick == "own" else yardstick]
+        return {name: self.plan.slowdown * seconds for name, seconds in alone.items()}
+
+    async def run(self, lane: str, rate: float, seed: int) -> list[Outcome] | None:
+        """One trace; None where there is no time for it. Each is run once."""
+        key = (lane, rate, seed)
+        if key not in self.runs:
+            shots = trace(rate, seed, self.plan.requests, self.kinds)
+            end_s = max(max(self.limits(of, "own").values()) for of in LANES)
+            if time.monotonic() + shots[-1].at_s + end_s > self.end:
+                return None
+            self.runs[key] = await play(self.urls[lane], shots, self.native, self.serials, end_s)
+            await self._settled(lane)
+        return self.runs[key]
+
+    async def _settled(self, lane: str) -> None:
+        """Until nothing of a run is left in the server: it paints a picture at once."""
+        async with asyncio.timeout(SETTLE_S), client(self.urls[lane]) as http:
+            while True:
+                body = self.kinds[0].body(self.native, next(self.serials))
+                if (await post(http, body)).status_code == 200:
+                    return
+                await asyncio.sleep(_POLL_S)
+
+    async def passes(self, lane: str, rate: float, yardstick: str) -> bool | None:
+        """Whether enough of all seeds' requests are good; seeds that cannot change the answer are not run."""
+        limits, misses = self.limits(lane, yardstick), 0
+        allowed = allowed_misses(self.plan.requests * self.plan.seeds, self.plan.share)
+        for seed in range(self.plan.seeds):
+            if (outcomes := await self.run(lane, rate, seed)) is None:
+                return None
+            misses += sum(not outcome.good(limits) for outcome in outcomes)
+            if misses > allowed:
+                return False
+        return True
+
+    async def search(self) -> dict[str, dict[str, Search]]:
+        """Lane → yardstick → its search; one rate of each at a time."""
+        searches = {lane: {yardstick: Search() for yardstick in YARDSTICKS} for lane in LANES}
+        pending = [(lane, yardstick) for yardstick in YARDSTICKS for lane in LANES]
+        for _ in range(self.plan.tries):
+            pending = [who for who in pending if await self._try_one(*who, searches[who[0]][who[1]])]
+        return searches
+
+    async def _try_one(self, lane: str, yardstick: str, search: Search) -> bool:
+        """Try a search's next rate; False when it is at its end, or the time is."""
+        notch = search.asks()
+        if notch is None:
+            return False
+        passes = await self.passes(lane, self.rate(notch), yardstick)
+        if passes is None:
+            print(f"{lane}, {yardstick}: no time left for {self.rate(notch):.2f}/s", file=sys.stderr)
+            return False
+        search.tell(notch, passes)
+        print(f"{lane}, {yardstick}: {self.rate(notch):.2f}/s {passes}", file=sys.stderr)
+        return True
+
+    def rate(self, notch: int) -> float:
+        """Requests a second; notch 0 is half of the lock's capacity."""
+        return 0.5 * self.capacity() * self.plan.step**notch
+
+    async def curve(self, rates: Sequence[float]) -> None:
+        """Run both lanes at these rates, as far as there is time."""
+        for seed in range(self.plan.seeds):
+            for rate, lane in itertools.product(rates, LANES):
+                await self.run(lane, rate, seed)
+
+    # What is reported.
+
+    def points(self) -> list[dict[str, Any]]:
+        """Every rate that was measured, lane by lane."""
+        keys = sorted({(lane, rate) for lane, rate, _ in self.runs})
+        return [self.point(lane, rate) for lane, rate in keys]
+
+    def point(self, lane: str, rate: float) -> dict[str, Any]:
+        """What became of everything sent at one rate; seconds are those of valid pictures."""
+        runs = [found for (of, at, _), found in self.runs.items() if (of, at) == (lane, rate)]
+        outcomes = [outcome for run in runs for outcome in run]
+        seconds = sorted(outcome.seconds for outcome in outcomes if outcome.valid)
+        good = {y: sum(o.good(self.limits(lane, y)) for o in outcomes) / len(outcomes) for y in YARDSTICKS}
+        return {
+            "lane": lane,
+            "rate": round(rate, 3),
+            "seeds": len(runs),
+            "sent": len(outcomes),
+            "attainment": {name: round(share, 4) for name, share in good.items()},
+            "goodput_per_s": {name: round(share * rate, 3) for name, share in good.items()},
+            "answers": dict(Counter(str(outcome.status or "none") for outcome in outcomes)),
+            "seconds": {
+                name: round(seconds[int(part * (len(seconds) - 1))], 3)
+                for name, part in (("median", 0.5), ("p99", 0.99))
+                if seconds
+            },
+            "sent_late_s_max": round(max(outcome.late_s for outcome in outcomes), 3),
+        }

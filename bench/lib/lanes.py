@@ -1,0 +1,191 @@
+"""What the benches share: lanes timed in turn, the conditions they ran under, figures as JSON.
+
+A *lane* is one way to do a job. Lanes are interleaved round by round in turning order, because a machine has
+slow stretches: ratios paired within a round are not moved by them. Knows nothing of models or engines.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from bench.lib.device import device_line, synchronize
+from inpaint.errors import InpaintError, RequestError
+
+ROOT = Path(__file__).parents[2]
+PORTRAIT = ROOT / "docs" / "images" / "portrait.jpg"
+
+Job = TypeVar("Job")
+Opened = TypeVar("Opened")
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """One lane's rounds in seconds."""
+
+    rounds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """The middle round."""
+        return statistics.median(self.rounds)
+
+    def to_json(self) -> dict[str, float]:
+        """Median and range in milliseconds."""
+        figures = {"median": self.median, "min": min(self.rounds), "max": max(self.rounds)}
+        return {name: round(1000 * seconds, 2) for name, seconds in figures.items()}
+
+    def over(self, other: "Timing") -> dict[str, float]:
+        """How many times as long as ``other``, two ways; slow stretches of time do not move the second."""
+        paired = [mine / theirs for mine, theirs in zip(self.rounds, other.rounds, strict=True)]
+        ratios = {"of_medians": self.median / other.median, "median_paired": statistics.median(paired)}
+        return {name: round(ratio, 4) for name, ratio in ratios.items()}
+
+
+def interleave(
+    lanes: Mapping[str, Callable[[Job], object]],
+    job: Callable[[int, int], Job],
+    *,
+    warmups: int,
+    rounds: int,
+    device: torch.device | None = None,
+) -> dict[str, Timing]:
+    """Seconds per lane; the lane that begins changes with each round.
+
+    Args:
+        lanes: by name, what to time.
+        job: (round, place within it) → what the lane is given; warm-up rounds count from below zero.
+        warmups: rounds before those that are timed.
+        rounds: that are timed.
+        device: waited for at the end of each job; a CPU needs no waiting.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in lanes}
+    for i in range(-warmups, rounds):
+        first = i % len(lanes)
+        order = [*lanes][first:] + [*lanes][:first]
+        for place, name in enumerate(order):
+            given = job(i, place)
+            synchronize(device)
+            started = time.perf_counter()
+            lanes[name](given)
+            synchronize(device)
+            if i >= 0:
+                seconds[name].append(time.perf_counter() - started)
+    return {name: Timing(tuple(values)) for name, values in seconds.items()}
+
+
+def conditions(bench: str, device: torch.device, **more: object) -> dict[str, Any]:
+    """What a reader must know of a run to compare it with another."""
+    import diffusers
+    import transformers
+
+    versions = {lib.__name__: str(lib.__version__) for lib in (torch, diffusers, transformers)}
+    if torch.version.cuda and device.type == "cuda":
+        versions["cuda"] = torch.version.cuda
+    return {
+        "bench": bench,
+        "date": datetime.now(UTC).date().isoformat(),
+        "commit": commit(),
+        "device": device_line(device),
+        "load": round(os.getloadavg()[0], 1),
+        "versions": versions,
+        **more,
+    }
+
+
+def commit() -> str:
+    """This tree's commit, ``-dirty`` where it holds changes."""
+    done = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip() or "unknown"
+
+
+def parser(doc: str | None, *, model: bool = True) -> argparse.ArgumentParser:
+    """The options that every bench has: where it runs, on which model, where the figures go."""
+    options = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
+    options.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto: a GPU if there is one)"
+    )
+    if model:
+        options.add_argument(
+            "--model",
+            help="a model's name or folder, or full-size: random weights of SDXL's shapes, "
+            "made on the device (default: demo on a CPU, full-size on a GPU)",
+        )
+    options.add_argument("--json", type=Path, metavar="FILE", help="where to keep the JSON as well")
+    return options
+
+
+def chosen_lanes(text: str, known: Iterable[str]) -> tuple[str, ...]:
+    """The lanes named in ``text``, with commas between, in the order in which they are known.
+
+    Raises:
+        RequestError: one is not known, or there is none.
+    """
+    named, lanes = set(text.split(",")), tuple(known)
+    if not named <= set(lanes):
+        raise RequestError("lanes", f"must be some of {','.join(lanes)}, not {text!r}")
+    return tuple(lane for lane in lanes if lane in named)
+
+
+def open_each(
+    stack: contextlib.ExitStack,
+    letters: Iterable[str],
+    opened: Callable[[str], AbstractContextManager[Opened]],
+) -> tuple[dict[str, Opened], dict[str, str]]:
+    """The lanes that can run here, open as long as ``stack`` is; and of the others, why they cannot.
+
+    Raises:
+        RequestError: none can.
+    """
+    lanes: dict[str, Opened] = {}
+    missing: dict[str, str] = {}
+    for letter in letters:
+        try:
+            lanes[letter] = stack.enter_context(opened(letter))
+        except RequestError as reason:
+            missing[letter] = str(reason)
+            print(f"  {letter}: left out, {reason}")
+    if not lanes:
+        raise RequestError("lanes", f"none of them can run here: {missing}")
+    return lanes, missing
+
+
+def finish(measure: Callable[[], dict[str, Any]], keep: Path | None) -> None:
+    """Measure, keep the figures, print them as one JSON line; what is expected to fail ends in a sentence."""
+    try:
+        figures = measure()
+    except InpaintError as error:
+        sys.exit(str(error))
+    if keep:
+        keep.parent.mkdir(parents=True, exist_ok=True)
+        keep.write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
+    print(json.dumps(figures), flush=True)
+
+
+def row(name: str, timing: Timing, base: Timing | None = None, note: str = "") -> None:
+    """One line of a table for people: milliseconds, and how many times as long as ``base``."""
+    ms = timing.to_json()
+    line = f"  {name:<18} {ms['median']:9.1f} ({ms['min']:.1f} to {ms['max']:.1f})"
+    if base is not None:
+        ratio = timing.over(base)
+        line += f"   {ratio['median_paired']:.3f} × paired, {ratio['of_medians']:.3f} × by medians"
+    print(line + (f"   {note}" if note else ""), flush=True)
+
+
+def medians(samples: Sequence[Mapping[str, float]], digits: int = 2) -> dict[str, float]:
+    """The median of each figure over several measurements of the same figures."""
+    return {name: round(statistics.median(s[name] for s in samples), digits) for name in samples[0]}

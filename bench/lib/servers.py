@@ -1,0 +1,86 @@
+"""The two servers that ``bench.serving`` compares, as processes: started, waited for, ended."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx2
+
+from bench.lib.lanes import ROOT
+from server.settings import Settings
+
+LOCK, OURS = LANES = ("lock", "ours")
+START_S, STOP_S = 300.0, 30.0
+_POLL_S = 0.05
+
+
+@contextmanager
+def served(arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> Iterator[str]:
+    """A server in a process of its own, which says its URL first; ended with the block.
+
+    Raises:
+        SystemExit: it did not start; with what it said.
+    """
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("INPAINT_")}
+    with log.open("wb") as said:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *arguments],
+            cwd=ROOT,
+            env=plain | environment,
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=said,
+        )
+    try:
+        yield _url(process, log)
+    finally:
+        process.terminate()
+        try:
+            process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()  # the worker of ours ends with it
+            process.wait()
+
+
+def _url(process: "subprocess.Popen[bytes]", log: Path) -> str:
+    """What the server answers at, once it paints."""
+    end = time.monotonic() + START_S
+    while time.monotonic() < end and process.poll() is None:
+        lines = log.read_text("utf-8", "replace").splitlines()
+        url = next((line.split()[0] for line in lines if line.startswith("http://")), None)
+        if url is not None and _ready(url):
+            return url
+        time.sleep(_POLL_S)
+    sys.exit(f"a server did not start:\n{log.read_text('utf-8', 'replace')[-2000:]}")
+
+
+def _ready(url: str) -> bool:
+    try:
+        return httpx2.get(f"{url}/readyz", timeout=10, trust_env=False).status_code == 200
+    except httpx2.TransportError:
+        return False
+
+
+def environments(threads: int, slowdown: float, settings: Sequence[str]) -> dict[str, dict[str, str]]:
+    """The variables of each lane's process.
+
+    Args:
+        threads: of torch.
+        slowdown: within which a picture is good; ours refuses what it cannot paint within it.
+        settings: of ours, as NAME=VALUE.
+    """
+    both = {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
+    own: dict[str, object] = {
+        # All callers of the bench are one; how many are let in altogether is left as it comes.
+        "rate": "1000000/minute",
+        "max_in_flight_per_key": 100_000,
+        "drain_s": 0,
+        "max_slowdown": slowdown,
+    }
+    own = {name: value for name, value in own.items() if name in Settings.model_fields}
+    own |= dict(setting.split("=", 1) for setting in settings)
+    return {LOCK: both, OURS: both | {f"INPAINT_{name.upper()}": str(value) for name, value in own.items()}}

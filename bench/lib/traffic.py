@@ -1,0 +1,212 @@
+"""Requests as they come, whether or not the server keeps up: kinds, traces, and who was served in time.
+
+An open loop: when each request is sent was drawn before the first one was, and its latency counts from then,
+so that a server that is slow cannot slow down what is asked of it. A request that is refused is a miss.
+"""
+
+import asyncio
+import base64
+import io
+import json
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import inf
+
+import httpx2
+import numpy as np
+from PIL import Image
+
+from bench.lib.lanes import PORTRAIT
+from inpaint.canvas.crop import working_size
+
+PATH = "/v1/sdxl-inpaint"
+LEAD_S = 0.05  # before the first request, for the tasks to be there
+GAVE_UP = 0  # in a status' place: hung up at the end, or the connection broke
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One class of requests, and how often it comes."""
+
+    name: str
+    share: float
+    aspect: tuple[int, int] = (1, 1)  # width to height
+    scheduler: str = "DDIM"
+    num_inference_steps: int = 20
+    guidance_scale: float = 7.5
+
+    def size(self, native: int) -> tuple[int, int]:
+        """(width, height) with about ``native``² pixels, at which nothing is resized."""
+        width, height = self.aspect
+        return working_size(width * native, height * native, native)
+
+    def body(self, native: int, serial: int) -> bytes:
+        """A request as JSON. No two serials have the picture or the prompt in common: caches do not help."""
+        width, height = self.size(native)
+        image = np.asarray(Image.open(PORTRAIT).convert("RGB").resize((width, height)))
+        image = np.roll(image, (serial // width, serial % width), (0, 1))
+        fields = {
+            "image": _base64(Image.fromarray(image)),
+            "mask": _base64(mask_of((width, height))),
+            "prompt": f"a red circle, {serial}",
+            "scheduler": self.scheduler,
+            "num_inference_steps": self.num_inference_steps,
+            "guidance_scale": self.guidance_scale,
+            "strength": 0.9,
+            "seed": serial,
+            "output_format": "png",
+            # What the stock pipeline does, so that both have the same to paint.
+            "area": "whole",
+            "grow": 0,
+            "feather": 0,
+            "color_match": False,
+        }
+        return json.dumps(fields).encode()
+
+
+# Two latent sizes beside the native one, four lengths, with and without guidance, one and two calls a step.
+MIX = (
+    Kind("quick", 0.35),
+    Kind("usual", 0.25, scheduler="DPM2 Karras", num_inference_steps=25),
+    Kind("wide", 0.15, (3, 2), "Euler a", 30),
+    Kind("plain", 0.15, (2, 3), "UniPC", 25, 1.0),
+    Kind("long", 0.10, (1, 1), "DPM Multi", 60, 5.0),
+)
+
+
+def mask_of(size: tuple[int, int]) -> Image.Image:
+    """An eighth of the picture, on the latent grid."""
+    width, height = size
+    mask = Image.new("L", size)
+    mask.paste(255, (width // 4, height // 4, 3 * width // 4, height // 2))
+    return mask
+
+
+def _base64(picture: Image.Image) -> str:
+    file = io.BytesIO()
+    picture.save(file, "PNG", compress_level=1)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+@dataclass(frozen=True, slots=True)
+class Shot:
+    """One request of a trace, so many seconds after its beginning."""
+
+    kind: Kind
+    at_s: float
+
+
+def trace(rate: float, seed: int, count: int, kinds: Sequence[Kind] = MIX) -> list[Shot]:
+    """A Poisson stream. The seed says what comes in which order; the rate only stretches it.
+
+    Args:
+        rate: requests a second, in the mean.
+        seed: of the draw.
+        count: requests.
+        kinds: what they are drawn from.
+    """
+    draw = random.Random(seed)
+    shares = [kind.share for kind in kinds]
+    at, shots = 0.0, []
+    for _ in range(count):
+        at += draw.expovariate(1.0)
+        shots.append(Shot(draw.choices(kinds, shares)[0], at / rate))
+    return shots
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one request."""
+
+    kind: Kind
+    status: int  # GAVE_UP: no answer
+    seconds: float  # from the time it was due to the last byte; inf without an answer
+    late_s: float  # how far behind time it was sent: the client's own fault, to be looked at
+    valid: bool  # the answer is a picture of the right size, and not one colour
+
+    def good(self, limits: Mapping[str, float]) -> bool:
+        """Whether it is a valid picture and came within its kind's seconds."""
+        return self.valid and self.seconds <= limits[self.kind.name]
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    status: int
+    seconds: float
+    late_s: float
+    content: bytes = b""
+
+
+async def play(
+    url: str, shots: Sequence[Shot], native: int, serials: Iterator[int], end_s: float
+) -> list[Outcome]:
+    """Send a trace and see what comes back.
+
+    Args:
+        url: of the server.
+        shots: when to send what.
+        native: the model's side in pixels.
+        serials: what has not been used up of them.
+        end_s: how long after the last request everybody hangs up; nothing later can be good.
+    """
+    bodies = [shot.kind.body(native, next(serials)) for shot in shots]
+    loop = asyncio.get_running_loop()
+    async with client(url) as http:
+        begin = loop.time() + LEAD_S
+        tasks = [
+            asyncio.create_task(_send(http, body, begin + shot.at_s))
+            for shot, body in zip(shots, bodies, strict=True)
+        ]
+        await asyncio.wait(tasks, timeout=begin + shots[-1].at_s + end_s - loop.time())
+        for task in tasks:
+            task.cancel()  # nothing happens to those that are done
+        await asyncio.wait(tasks)
+    # Pictures are looked at only now: during the trace the processor is the server's.
+    return [_outcome(shot, task, native) for shot, task in zip(shots, tasks, strict=True)]
+
+
+def client(url: str) -> httpx2.AsyncClient:
+    """As many connections as are wanted, and all the time in the world."""
+    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
+    return httpx2.AsyncClient(base_url=url, timeout=None, trust_env=False, limits=limits)
+
+
+async def post(http: httpx2.AsyncClient, body: bytes) -> httpx2.Response:
+    """Ask for one picture."""
+    return await http.post(PATH, content=body, headers={"content-type": "application/json"})
+
+
+async def _send(http: httpx2.AsyncClient, body: bytes, due: float) -> _Answer:
+    loop = asyncio.get_running_loop()
+    await asyncio.sleep(due - loop.time())
+    late_s = loop.time() - due
+    try:
+        response = await post(http, body)
+    except httpx2.TransportError:
+        return _Answer(GAVE_UP, inf, late_s)
+    return _Answer(response.status_code, loop.time() - due, late_s, response.content)
+
+
+def _outcome(shot: Shot, task: "asyncio.Task[_Answer]", native: int) -> Outcome:
+    answer = _Answer(GAVE_UP, inf, 0.0) if task.cancelled() else task.result()
+    valid = answer.status == 200 and is_picture(answer.content, shot.kind.size(native))
+    return Outcome(shot.kind, answer.status, answer.seconds, answer.late_s, valid)
+
+
+def is_picture(content: bytes, size: tuple[int, int]) -> bool:
+    """Whether a file is a whole picture of this size with more than one colour where it was painted."""
+    try:
+        image = Image.open(io.BytesIO(content)).convert("RGB")
+    except OSError:
+        return False
+    if image.size != size:
+        return False
+    painted = image.crop(mask_of(size).getbbox())
+    return any(low < high for low, high in painted.getextrema())
+
+
+def painted_pixels(content: bytes) -> np.ndarray:
+    """(h, w, 3) of a valid answer, where the mask was white."""
+    image = Image.open(io.BytesIO(content)).convert("RGB")
+    return np.asarray(image.crop(mask_of(image.size).getbbox()), np.int16)

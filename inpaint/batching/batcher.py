@@ -1,0 +1,274 @@
+"""Who is painted when: admission, the waiting lines, and the rows of each UNet call. Knows no torch.
+
+A request is an :class:`Entry`: *waiting* in its bucket's line, *encoding* beside the loop, *running* step by
+step. Within a bucket rows run oldest first, so that whoever comes later takes no step away from one who was
+begun; the buckets take turns by deficit round-robin (Shreedhar and Varghese, 1995) in predicted seconds.
+Not thread-safe: the engine holds its own lock. The clock and the costs are the caller's, so that production,
+tests and ``bench/simulate.py`` run the same decisions.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import count
+from math import inf
+from typing import Literal
+
+from inpaint.batching.admission import Load, backlog_s, demand_s, finish_s, refuse_late
+from inpaint.batching.fair_queue import Line
+from inpaint.batching.work import Bucket, Costs, Work
+from inpaint.errors import BusyError
+from inpaint.lora.spec import LoraUse
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """A request in the batcher."""
+
+    work: Work
+    number: int
+    submitted_at: float  # on the batcher's clock
+    state: Literal["waiting", "encoding", "running"] = "waiting"
+    left: list[int] = field(init=False)  # UNet calls left, by sample
+
+    def __post_init__(self) -> None:
+        self.left = [self.work.calls] * self.work.samples
+
+
+class _Limited:
+    """Costs, with fewer slots where memory ran out."""
+
+    def __init__(self, costs: Costs) -> None:
+        self._costs = costs
+        self.limits: dict[Bucket, int] = {}
+        self.beside = costs.beside
+        self.step_s = costs.step_s
+        self.encode_s = costs.encode_s
+        self.decode_s = costs.decode_s
+        self.switch_s = costs.switch_s
+
+    def cap(self, bucket: Bucket) -> int:
+        """Slots of one UNet call at most, 1 at least."""
+        cap = self._costs.cap(bucket)
+        return max(min(cap, self.limits.get(bucket, cap)), 1)
+
+
+Batch = list[tuple[Entry, int]]  # entries with the number of a sample
+
+
+class Batcher:
+    """The requests of one device."""
+
+    def __init__(
+        self,
+        costs: Costs,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        max_waiting: int | None = None,
+    ) -> None:
+        """Empty.
+
+        Args:
+            costs: of the device.
+            clock: of the deadlines, in seconds.
+            max_waiting: so many entries may wait to be begun; None for any number.
+        """
+        self._costs = _Limited(costs)
+        self._clock = clock
+        self._max_waiting = max_waiting
+        self._numbers = count()
+        self._lines: dict[Bucket, Line[Entry]] = {}  # none is empty
+        self._begun: dict[Bucket, list[Entry]] = {}  # oldest first; none is empty
+        self._turns: dict[Bucket, float] = {}  # in turn, the predicted seconds that each may still use
+        self._current: Bucket | None = None  # has had its quantum for this turn
+        self._merged: tuple[LoraUse, ...] = ()  # the LoRAs of the last call
+
+    def submit(self, work: Work) -> Entry:
+        """Take on work, if there is room and time for it.
+
+        Raises:
+            BusyError: there is no room, or it would not be finished by its deadline.
+        """
+        if self._max_waiting is not None and self.waiting >= self._max_waiting:
+            a_place_s = self.backlog_s() / max(len(list(self._entries())), 1)
+            raise BusyError(
+                f"{self.waiting} requests are waiting, which is as many as may; try again later", a_place_s
+            )
+        if work.deadline < inf:
+            ahead, behind = self._around(work)
+            refuse_late(work, self._clock(), ahead, behind, self._costs)
+        return self.enter(work)
+
+    def enter(self, work: Work) -> Entry:
+        """Take on work without asking, because it was promised before: a part that must be painted again."""
+        entry = Entry(work, next(self._numbers), self._clock())
+        line = self._lines.setdefault(work.bucket, Line())
+        line.push(entry, work, demand_s(work, self._costs))
+        return entry
+
+    def to_begin(self) -> list[Entry]:
+        """Entries to be encoded now; they are no longer waiting.
+
+        As many as fill the next call of each bucket, and one row more, so that a place that becomes free is
+        taken at once. No more, because only those who wait can be overtaken by another key.
+        """
+        chosen = []
+        for bucket, line in list(self._lines.items()):
+            begun = self._begun.setdefault(bucket, [])
+            slots = sum(slots_left(entry) for entry in begun)
+            while line and slots < self._costs.cap(bucket) + line.peek().work.slots:
+                entry = line.pop()
+                entry.state = "encoding"
+                begun.append(entry)
+                chosen.append(entry)
+                slots += slots_left(entry)
+            if not line:
+                del self._lines[bucket]
+        return chosen
+
+    def begun(self, entry: Entry) -> None:
+        """It is encoded: its rows may run."""
+        entry.state = "running"
+
+    def expired(self) -> list[Entry]:
+        """Entries whose deadline has passed; they are removed."""
+        now = self._clock()
+        late = [entry for entry in self._entries() if entry.work.deadline < now]
+        for entry in late:
+            self.remove(entry)
+        return late
+
+    def remove(self, entry: Entry) -> None:
+        """Forget an entry: finished, failed or cancelled. Once is enough, twice does nothing."""
+        bucket = entry.work.bucket
+        begun = self._begun.get(bucket, [])
+        if entry in begun:
+            begun.remove(entry)
+            if not begun:
+                del self._begun[bucket]
+        elif bucket in self._lines and self._lines[bucket].remove(entry) and not self._lines[bucket]:
+            del self._lines[bucket]
+
+    def next_batch(self) -> Batch:
+        """The rows of the next UNet call, all of one bucket; empty if none can run.
+
+        The bucket is charged for the call, done or not.
+        """
+        batches = {bucket: batch for bucket in self._begun if (batch := self._batch_of(bucket))}
+        if not batches:
+            self._turns.clear()
+            return []
+        seconds = {bucket: self._call_s(bucket, batch) for bucket, batch in batches.items()}
+        quantum = max(seconds.values())
+        if len({bucket.loras for bucket in batches}) > 1:
+            quantum = max(quantum, _TURN_PER_SWITCH * self._costs.switch_s())
+        # Who has nothing to run saves nothing up; who has just come is behind the others.
+        turns = {bucket: left for bucket, left in self._turns.items() if bucket in batches}
+        self._turns = turns | {bucket: 0.0 for bucket in batches if bucket not in turns}
+        bucket = self._whose_turn(seconds, quantum)
+        self._turns[bucket] -= seconds[bucket]
+        self._merged = bucket.loras
+        return batches[bucket]
+
+    def stepped(self, batch: Batch) -> None:
+        """One UNet call for these rows is done."""
+        for entry, sample in batch:
+            assert entry.left[sample] > 0
+            entry.left[sample] -= 1
+
+    def limit(self, bucket: Bucket, slots: int) -> None:
+        """From now on at most so many slots in a call of this bucket, because more did not fit."""
+        self._costs.limits[bucket] = min(slots, self._costs.cap(bucket))
+
+    def cap(self, bucket: Bucket) -> int:
+        """Slots of one UNet call at most."""
+        return self._costs.cap(bucket)
+
+    def forecast_s(self, work: Work) -> float:
+        """Seconds until ``work`` would be finished if it were submitted now."""
+        ahead, _ = self._around(work)
+        return finish_s(work, ahead, self._costs)
+
+    def backlog_s(self) -> float:
+        """Seconds until the step loop would have done all that is here."""
+        waiting = [Load.waiting(entry.work) for line in self._lines.values() for entry in line]
+        return backlog_s([*self._loads(), *waiting], self._costs)
+
+    @property
+    def waiting(self) -> int:
+        """Entries that are not begun."""
+        return sum(map(len, self._lines.values()))
+
+    @property
+    def running(self) -> int:
+        """Rows that are encoded and have steps left."""
+        entries = [entry for begun in self._begun.values() for entry in begun if entry.state == "running"]
+        return sum(left > 0 for entry in entries for left in entry.left)
+
+    def _entries(self) -> Iterator[Entry]:
+        for begun in self._begun.values():
+            yield from begun
+        for line in self._lines.values():
+            yield from line
+
+    def _around(self, work: Work) -> tuple[list[Load], list[Load]]:
+        """What ``work`` would stand behind, other buckets included, and what would stand behind it."""
+        own = self._lines.get(work.bucket, Line[Entry]())
+        ahead = own.ahead(work)
+        behind = [Load.waiting(entry.work) for entry in own if entry not in ahead]
+        elsewhere = [entry for bucket, line in self._lines.items() if bucket != work.bucket for entry in line]
+        return [*self._loads(), *(Load.waiting(entry.work) for entry in [*ahead, *elsewhere])], behind
+
+    def _loads(self) -> list[Load]:
+        """What is begun; the rows of an entry need not be in step with each other."""
+        return [
+            Load(replace(entry.work, samples=rows), left)
+            for begun in self._begun.values()
+            for entry in begun
+            for left, rows in Counter(entry.left).items()
+        ]
+
+    def _batch_of(self, bucket: Bucket) -> Batch:
+        """The oldest rows of a bucket that fit into one call together; the first always does."""
+        batch: Batch = []
+        room = self._costs.cap(bucket)
+        for entry in self._begun[bucket]:
+            if entry.state != "running":
+                continue
+            for sample, left in enumerate(entry.left):
+                if left > 0 and (not batch or entry.work.slots <= room):
+                    batch.append((entry, sample))
+                    room -= entry.work.slots
+        return batch
+
+    def _call_s(self, bucket: Bucket, batch: Batch) -> float:
+        """Of a call, with the exchange of LoRAs before it that it needs."""
+        slots = sum(entry.work.slots for entry, _ in batch)
+        switch_s = 0.0 if bucket.loras == self._merged else self._costs.switch_s()
+        return max(self._costs.step_s(bucket, slots) + switch_s, _SHORTEST_S)
+
+    def _whose_turn(self, seconds: dict[Bucket, float], quantum: float) -> Bucket:
+        """The first bucket with enough seconds left for its call; each gets a quantum when its turn comes.
+
+        The quantum is the dearest call at least, so that every bucket has one call a round. Where LoRAs are
+        exchanged between turns it is many times what that takes, so that a turn is spent on calls.
+        """
+        while True:
+            bucket = next(iter(self._turns))
+            if bucket != self._current:
+                self._current = bucket
+                self._turns[bucket] += quantum
+            if self._turns[bucket] >= seconds[bucket]:
+                return bucket
+            self._turns[bucket] = self._turns.pop(bucket)  # to the end
+            self._current = None
+
+
+def slots_left(entry: Entry) -> int:
+    """Slots of a call that its unfinished rows would take."""
+    return entry.work.slots * sum(left > 0 for left in entry.left)
+
+
+_TURN_PER_SWITCH = 10  # a turn is so many times an exchange: a tenth of the time goes there at most
+_SHORTEST_S = 1e-9  # with a call at no cost a bucket would keep its turn for ever

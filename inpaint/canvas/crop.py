@@ -1,0 +1,287 @@
+"""The geometry of one request: the box cut out of the picture, its working size, masks, paste-back.
+
+Lengths are *picture pixels* unless a name says *working*. ``padding``, ``grow`` and ``feather`` of a
+request are in units of 1/1024 of the box's side, so that one setting fits a thumbnail and a poster. The
+box depends on them in turn; the circle is cut by measuring the unit on a first box around the bare mask.
+
+The promise: pixels further than ``Canvas.reach_px`` from the mask are the caller's own, exactly.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from inpaint.canvas.blend import blend, fade, feather
+from inpaint.canvas.color import LATENT_CELL, match_colors
+from inpaint.canvas.fill import continue_edges, fill_hole
+from inpaint.errors import RequestError
+from inpaint.images.codec import MASK_THRESHOLD, mask_to_grey, mask_to_l, to_rgb, upright
+from inpaint.request import InpaintRequest, check_size, upright_size
+
+Box = tuple[int, int, int, int]  # left, top, right, bottom; right and bottom excluded
+Size = tuple[int, int]  # width, height
+Bytes2D = NDArray[np.uint8]
+
+STEP = 64  # working sides are multiples of it: 8 latent cells, the UNet's deepest level included
+_AREA_WEIGHT = 0.2  # how much a working area off native counts against a distorted shape
+_CONTEXT = 1.2  # the box's side to the mask's, at least: what the model sees around a large hole
+_MAX_BOX_ASPECT = 2  # SDXL paints strips badly; a strip's box is widened where the picture allows
+_SOFT_THRESHOLD = 8  # softer than one step of 30: nothing would be repainted there
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Canvas:
+    """One request, cut to size.
+
+    ``original`` is the upright picture in the caller's mode; ``box`` the part of it that is painted.
+    ``image`` (RGB, filled) and ``mask`` (``L``, 0 or 255, grown) have the working size;
+    ``paste_mask`` (``L``) has the box's size: 255 in the grown mask, falling to 0 outwards and, where a soft
+    request's mask is dark grey, with it.
+    ``soft_mask`` (``L``, working size) is strength per pixel, and None unless the request is soft.
+    """
+
+    original: Image.Image
+    box: Box
+    image: Image.Image
+    mask: Image.Image
+    paste_mask: Image.Image
+    soft_mask: Image.Image | None
+    grow_px: int
+    feather_px: int
+    color_match: bool
+
+    @property
+    def size(self) -> Size:
+        """The working (width, height), both multiples of 64."""
+        return self.image.size
+
+    @property
+    def reach_px(self) -> int:
+        """No pixel further than this from the mask is changed by ``paste``."""
+        return self.grow_px + self.feather_px
+
+
+def cut(request: InpaintRequest, native: int = 1024) -> Canvas:
+    """The canvas of ``request`` for a model whose native pictures are ``native`` pixels a side.
+
+    A soft request's mask is everything that its grey repaints in at least one step of 30.
+
+    Raises:
+        RequestError: nothing to repaint, or a picture that cannot be read.
+    """
+    original = upright(request.image)
+    grey = mask_to_grey(request.mask)
+    mask, bounds = _painted(grey, soft=request.soft)
+    box, grow_px, feather_px = _measure(bounds, original.size, request, native)
+    distance = _distance(np.asarray(mask.crop(box)))
+    grown = distance <= grow_px
+    width, height = working_size(box[2] - box[0], box[3] - box[1], native)
+    working_mask = _resize_max(grown.astype(np.uint8) * 255, (width, height))
+    seen = np.asarray(_resize(to_rgb(original.crop(box)), (width, height)))
+    paste_mask, soft_mask = feather(distance, grow_px, feather_px), None
+    if request.soft:
+        strength = _nearest_grey(grey.crop(box))
+        paste_mask = fade(paste_mask, strength)
+        soft_mask = Image.fromarray(_resize_max(np.where(grown, strength, np.uint8(0)), (width, height)))
+    return Canvas(
+        original=original,
+        box=box,
+        image=Image.fromarray(fill_hole(seen, working_mask, request.fill)),
+        mask=Image.fromarray(working_mask),
+        paste_mask=Image.fromarray(paste_mask),
+        soft_mask=soft_mask,
+        grow_px=grow_px,
+        feather_px=feather_px,
+        color_match=request.color_match,
+    )
+
+
+def working_size_of(request: InpaintRequest, native: int = 1024) -> Size:
+    """The working size that :func:`cut` would give, which says what the request costs, without the cutting.
+
+    Raises:
+        RequestError: nothing to repaint, or a picture that cannot be read.
+    """
+    _, bounds = _painted(mask_to_grey(request.mask), soft=request.soft)
+    box, _, _ = _measure(bounds, upright_size(request.image), request, native)
+    return working_size(box[2] - box[0], box[3] - box[1], native)
+
+
+def _painted(grey: Image.Image, *, soft: bool) -> tuple[Image.Image, Box]:
+    """The mask (``L``, 0 or 255) of what is repainted, and its bounds."""
+    mask = mask_to_l(grey, _SOFT_THRESHOLD if soft else MASK_THRESHOLD)
+    bounds = mask.getbbox()
+    if bounds is None:
+        raise RequestError("mask", "nothing to repaint: paint the parts to change white (128 or brighter)")
+    return mask, bounds
+
+
+def paste(canvas: Canvas, painted: NDArray[np.float32]) -> Image.Image:
+    """The caller's picture with ``painted`` in its place: same size, same mode, a new picture.
+
+    Args:
+        canvas: what the picture was cut to.
+        painted: (H, W, 3) at the working size, finite, 0..1.
+    """
+    assert painted.dtype == np.float32, painted.dtype
+    assert painted.shape == (canvas.size[1], canvas.size[0], 3), painted.shape
+    # Floats throughout: colour fit and resize are rounded once, with the blend, in the caller's depth.
+    if canvas.color_match:
+        painted = match_colors(painted, np.asarray(canvas.image), np.asarray(canvas.mask))
+    left, top, right, bottom = canvas.box
+    patch = blend(
+        np.asarray(canvas.original.crop(canvas.box)),
+        _resize_floats(painted, (right - left, bottom - top)),
+        np.asarray(canvas.paste_mask),
+    )
+    result = canvas.original.copy()
+    result.paste(Image.fromarray(patch), canvas.box)
+    return result
+
+
+def working_size(width: int, height: int, native: int = 1024) -> Size:
+    """Multiples of 64 with about ``native``² pixels and about the shape of ``width`` × ``height``.
+
+    A shape that fits costs a little area and the other way round; a square gives native × native.
+    """
+    sides = np.arange(STEP, max(4 * native, 16 * STEP) + 1, STEP)
+    w, h = sides[:, None].astype(np.float64), sides[None, :].astype(np.float64)
+    cost = np.abs(np.log(w / h * height / width)) + _AREA_WEIGHT * np.abs(np.log(w * h / native**2))
+    i, j = np.unravel_index(np.argmin(cost), cost.shape)
+    return int(sides[i]), int(sides[j])
+
+
+def _measure(bounds: Box, picture: Size, request: InpaintRequest, native: int) -> tuple[Box, int, int]:
+    """(box, grow, feather) in picture pixels; ``bounds`` is the bare mask's bounding box."""
+    whole = (0, 0, *picture)
+    first = whole if request.area == "whole" else _box_around(bounds, 0, picture, native)
+    unit = math.sqrt((first[2] - first[0]) * (first[3] - first[1])) / 1024
+
+    def px(units: int) -> int:  # up: a grow of 1 on a thumbnail is still a pixel, and 0 stays none
+        return math.ceil(units * unit - 1e-9)
+
+    grow_px, feather_px = px(request.grow), px(request.feather)
+    if request.area == "whole":
+        return whole, grow_px, feather_px
+    margin = grow_px + max(px(request.padding), feather_px)  # the feather is never cut by the box
+    return _box_around(bounds, margin, picture, native), grow_px, feather_px
+
+
+def _box_around(bounds: Box, margin: int, picture: Size, native: int) -> Box:
+    """The box of ``bounds`` and ``margin``, widened for context and to a working size's shape, clamped."""
+    left, top, right, bottom = bounds
+    full_w, full_h = picture
+
+    def least(side: int) -> int:
+        return max(side + 2 * margin, math.ceil(_CONTEXT * side), native // 2)
+
+    w, h = least(right - left), least(bottom - top)
+    w, h = max(w, h // _MAX_BOX_ASPECT), max(h, w // _MAX_BOX_ASPECT)
+    w, h = min(w, full_w), min(h, full_h)
+    work_w, work_h = working_size(w, h, native)
+    w, h = max(w, round(h * work_w / work_h)), max(h, round(w * work_h / work_w))
+    w, h = min(w, full_w), min(h, full_h)
+    x0 = min(max((left + right - w) // 2, 0), full_w - w)
+    y0 = min(max((top + bottom - h) // 2, 0), full_h - h)
+    return x0, y0, x0 + w, y0 + h
+
+
+def _distance(mask: Bytes2D) -> NDArray[np.float32]:
+    """(h, w) Euclidean distance of each pixel from the nearest set one, exact."""
+    return np.asarray(cv2.distanceTransform(255 - mask, cv2.DIST_L2, cv2.DIST_MASK_PRECISE), np.float32)
+
+
+def _nearest_grey(grey: Image.Image) -> Bytes2D:
+    """Strength per pixel: the mask's grey where it repaints, elsewhere the nearest such pixel's."""
+    values = np.asarray(grey)
+    support = values >= _SOFT_THRESHOLD
+    _, labels = cv2.distanceTransformWithLabels(
+        np.where(support, 0, 1).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    of_label = np.zeros(int(labels.max()) + 1, np.uint8)
+    of_label[labels[support]] = values[support]
+    return np.asarray(of_label[labels], np.uint8)
+
+
+def _resize(image: Image.Image, size: Size) -> Image.Image:
+    return image if image.size == size else image.resize(size, Image.Resampling.LANCZOS)
+
+
+def _resize_floats(pixels: NDArray[np.float32], size: Size) -> NDArray[np.float32]:
+    """(H, W, 3) → (h, w, 3); Pillow's Lanczos widens with the scale, so that shrinking does not alias."""
+    if (pixels.shape[1], pixels.shape[0]) == size:
+        return pixels
+    channels = [_resize(Image.fromarray(np.ascontiguousarray(pixels[..., c])), size) for c in range(3)]
+    return np.dstack([np.asarray(channel) for channel in channels])
+
+
+def _resize_max(mask: Bytes2D, size: Size) -> Bytes2D:
+    """The brightest pixel that touches each new one, so that no stroke is too thin to survive."""
+    resized = mask
+    for axis, side in ((0, size[1]), (1, size[0])):
+        length = resized.shape[axis]
+        if length == side:
+            continue
+        i = np.arange(side)
+        start, end = i * length // side, -(-(i + 1) * length // side)
+        # reduceat takes [start, end) pairs, and no end behind the last element: hence a row of zeros.
+        padded = np.pad(resized, [(0, 1) if a == axis else (0, 0) for a in (0, 1)])
+        resized = np.maximum.reduceat(padded, np.column_stack([start, end]).ravel(), axis)
+        resized = resized.take(range(0, 2 * side, 2), axis)
+    return resized
+
+
+def latent_mask(mask: Image.Image, factor: int = LATENT_CELL) -> NDArray[np.float32]:
+    """(h, w) of 0 and 1 for the UNet: 1 where any pixel of the factor × factor cell is 128 or more.
+
+    Sampling one pixel a cell, as diffusers does, loses strokes that fall between the samples.
+    """
+    brightest: NDArray[np.uint8] = _cells(np.asarray(mask), factor).max((1, 3))
+    return (brightest >= MASK_THRESHOLD).astype(np.float32)
+
+
+def latent_soft_mask(mask: Image.Image, factor: int = LATENT_CELL) -> NDArray[np.float32]:
+    """(h, w) of 0..1: the mean strength of each factor × factor cell of a soft mask."""
+    means: NDArray[np.float64] = _cells(np.asarray(mask), factor).mean((1, 3))
+    return (means / 255).astype(np.float32)
+
+
+def _cells(pixels: NDArray[Any], factor: int) -> NDArray[Any]:
+    height, width = pixels.shape
+    assert width % factor == 0, (width, factor)
+    assert height % factor == 0, (height, factor)
+    return pixels.reshape(height // factor, factor, width // factor, factor)
+
+
+def extend(
+    image: Image.Image, mask: Image.Image | None, left: int, top: int, right: int, bottom: int
+) -> tuple[Image.Image, Image.Image]:
+    """A larger picture to paint beyond its edges: (image, mask), upright, the new area white in the mask.
+
+    The new area continues the edge pixels, softened; ``mask`` (or none) stays inside.
+
+    Raises:
+        RequestError: ``extend`` is negative or nothing, or the result is too large; ``mask`` of another size.
+    """
+    image = upright(image)
+    amounts = (left, top, right, bottom)
+    if min(amounts) < 0 or max(amounts) == 0:
+        raise RequestError(
+            "extend", f"must be four numbers of pixels, 0 or more and not all 0, not {amounts}"
+        )
+    width, height = image.width + left + right, image.height + top + bottom
+    check_size("extend", (width, height))
+    inside = Image.new("L", image.size) if mask is None else mask_to_grey(mask)
+    if inside.size != image.size:
+        (iw, ih), (mw, mh) = image.size, inside.size
+        raise RequestError("mask", f"must have the picture's size {iw}×{ih}, but is {mw}×{mh}")
+    bigger_mask = Image.new("L", (width, height), 255)
+    bigger_mask.paste(inside, (left, top))
+    bigger = Image.fromarray(continue_edges(np.asarray(image), amounts))
+    bigger.info = dict(image.info)
+    return bigger, bigger_mask

@@ -1,0 +1,69 @@
+"""The server's commands in the engine's command line: named as strings, imported when they are called.
+
+Nothing in ``inpaint`` imports ``server``, and ``inpaint --help`` loads none of it.
+"""
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from inpaint.errors import OutputError
+
+_EXTRA = "the HTTP server is not installed; install it with: pip install 'sdxl-inpaint[server]'"
+
+
+class LazyCommand(NamedTuple):
+    """A command of another package: where it is, and its line in ``inpaint --help``."""
+
+    target: str  # "module:attribute"; the attribute is a function or a typer.Typer
+    help: str
+
+
+SERVER_COMMANDS: Mapping[str, LazyCommand] = {
+    "serve": LazyCommand("server.cli.serve:serve", "Serve the sdxl-inpaint API, and a page to paint on."),
+    "top": LazyCommand("server.cli.top:top", "Watch a running server at work."),
+    "keys": LazyCommand("server.cli.keys:app", "Create, list and revoke API keys of the server."),
+    "credits": LazyCommand("server.cli.keys:credits_app", "Give API keys credits, and show them."),
+}
+_ORDER = ("run", "serve", "top", "models", "loras", "keys", "credits", "schedulers", "info", "doctor")
+
+
+class LazyGroup(TyperGroup):
+    """The top-level command group, which also knows ``SERVER_COMMANDS``."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        for name, lazy in SERVER_COMMANDS.items():  # placeholders, for --help and for "did you mean"
+            self.add_command(TyperCommand(name, help=lazy.help))
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names of all commands, in the order of ``--help``."""
+        return sorted(super().list_commands(ctx), key=_ORDER.index)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[Any, Any, list[str]]:
+        """Return the command that ``args`` call, its name and the arguments left for it.
+
+        Raises:
+            OutputError: the server is not installed.
+        """
+        if lazy := SERVER_COMMANDS.get(args[0]):
+            return args[0], _load(args[0], lazy.target), args[1:]
+        return super().resolve_command(ctx, args)
+
+
+def _load(name: str, target: str) -> Any:
+    module, _, attribute = target.partition(":")
+    try:
+        found = getattr(import_module(module), attribute)
+    except ImportError as error:
+        raise OutputError(f"{_EXTRA} ({error.name} is missing)") from error
+    if not isinstance(found, typer.Typer):
+        single = typer.Typer(add_completion=False)
+        single.command(name)(found)
+        found = single
+    command = typer.main.get_command(found)
+    command.name = name
+    return command

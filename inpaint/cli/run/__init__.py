@@ -1,0 +1,1 @@
+"""``inpaint run``: which pictures to paint, in what order, and what is written."""

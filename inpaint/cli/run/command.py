@@ -1,0 +1,130 @@
+"""``inpaint run``: its options and their defaults; what they mean is in ``options``, the work in ``work``."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from inpaint.cli.run import options
+from inpaint.errors import RequestError
+from inpaint.request import InpaintRequest, check_settings
+
+if TYPE_CHECKING:
+    from inpaint.cli.run.tasks import Recipe, Refused, Task
+
+_DEFAULTS = {name: field.default for name, field in InpaintRequest.__dataclass_fields__.items()}
+
+
+def run(
+    context: typer.Context,
+    images: options.Images = None,
+    prompt: options.Prompt = None,
+    mask: options.Mask = None,
+    negative_prompt: options.NegativePrompt = None,
+    scheduler: options.Scheduler = str(_DEFAULTS["scheduler"]),
+    num_inference_steps: options.Steps = 25,
+    guidance_scale: options.GuidanceScale = 7.5,
+    strength: options.Strength = 0.9,
+    seed: options.Seed = -1,
+    samples: options.Samples = 1,
+    guidance_interval: options.GuidanceInterval = None,
+    loras: options.Loras = None,
+    area: options.Area = "auto",
+    padding: options.Padding = 32,
+    grow: options.Grow = 8,
+    feather: options.Feather = 16,
+    fill: options.Fill = "original",
+    color_match: options.ColorMatch = True,
+    soft: options.Soft = False,
+    extend: options.Extend = None,
+    recursive: options.Recursive = False,
+    by_null: options.ByNull = False,
+    jobs: options.Jobs = None,
+    source: options.From = None,
+    output: options.OutputPath = None,
+    overwrite: options.Overwrite = False,
+    resume: options.Resume = False,
+    report: options.ReportPath = None,
+    fail_fast: options.FailFast = False,
+    with_metadata: options.Metadata = True,
+    as_json: options.AsJson = False,
+    dry_run: options.DryRun = False,
+    model: options.Model = "demo",
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    memory: options.Memory = "auto",
+    precision: options.Precision = "exact",
+    without: options.Without = None,
+    few_step_lora: options.FewStepLora = None,
+    lora_folder: options.LoraFolder = None,
+) -> None:
+    """Repaint the white part of a mask in one or more pictures.
+
+    Pixels away from the mask stay as they are, bit for bit in PNG.
+
+    Every picture keeps its size, format, colour profile and EXIF.
+    """
+    from inpaint.cli.run.batch import Work
+    from inpaint.cli.run.inputs import names_one
+    from inpaint.cli.run.machine import Machine
+    from inpaint.cli.run.masks import MaskChoice
+    from inpaint.cli.run.outputs import Output
+    from inpaint.cli.run.resume import made_of
+    from inpaint.cli.run.settings import model_from, settings_from
+    from inpaint.cli.run.tasks import Recipe, margins
+
+    alone = jobs is None and names_one(images or [])
+    made = made_of(source) if source else None
+    recipe = Recipe(
+        settings=settings_from(context, made),
+        mask=MaskChoice(mask),
+        extend=margins(extend) if extend is not None else (0, 0, 0, 0),
+        output=Output(output, several=not alone),
+    )
+    name = model_from(context, made, source)
+    work = Work(
+        tasks=_tasks(images or [], jobs, recipe, recursive=recursive, by_null=by_null),
+        machine=Machine(
+            name, device, dtype, memory, precision, tuple(without or ()), few_step_lora, lora_folder
+        ),
+        report=report,
+        alone=alone,
+        overwrite=overwrite,
+        resume=resume,
+        fail_fast=fail_fast,
+        with_metadata=with_metadata,
+        as_json=as_json,
+    )
+    if dry_run:
+        work.rehearse()
+    else:
+        work.run()
+
+
+def _tasks(
+    images: list[str], jobs: Path | None, recipe: "Recipe", *, recursive: bool, by_null: bool
+) -> "list[Task | Refused]":
+    """What the arguments or the jobs file ask for.
+
+    Raises:
+        RequestError: both, neither, or no prompt; a setting is wrong; no picture was found.
+    """
+    from inpaint.cli.run.inputs import Inputs
+    from inpaint.cli.run.progress import note
+    from inpaint.cli.run.tasks import tasks_in, tasks_of
+
+    if bool(images) == (jobs is not None):
+        problem = (
+            "give pictures or --jobs FILE, not both" if images else "name a picture, a folder or --jobs FILE"
+        )
+        raise RequestError("image", problem)
+    if jobs is not None:
+        return tasks_in(jobs, recipe)
+    if recipe.settings["prompt"] is None:
+        raise RequestError("prompt", "say what to paint, with -p TEXT")
+    check_settings(recipe.settings)
+    besides = [home for home in (recipe.mask.home, recipe.output.home) if home]
+    inputs = Inputs.named_by(images, recursive=recursive, by_null=by_null, besides=besides)
+    if inputs.left_out:
+        note(f"left out {inputs.left_out} of the files found: masks and earlier results")
+    return tasks_of(inputs.found, recipe)

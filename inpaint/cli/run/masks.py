@@ -1,0 +1,100 @@
+"""Which mask belongs to a picture: what ``--mask`` means."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageChops
+
+from inpaint.cli.run.inputs import FORMATS, Found, exists, fixed_part, is_folder
+from inpaint.cli.run.outputs import fill_in
+from inpaint.errors import RequestError
+
+ALPHA = "alpha"
+_ENDINGS = tuple(ending for lower in FORMATS for ending in (lower, lower.upper()))
+
+
+@dataclass(frozen=True, slots=True)
+class MaskChoice:
+    """``--mask``: one file for all, a folder, a template or ``alpha``; None for ``{stem}_mask`` beside it."""
+
+    text: str | None
+
+    def __post_init__(self) -> None:
+        if self.text == "":
+            raise RequestError("mask", "an empty name names no picture")
+        if self.text is not None:
+            fill_in(self.text, {"stem": "", "parent": ""}, "mask")
+
+    @property
+    def is_alpha(self) -> bool:
+        """Whether what is transparent is repainted."""
+        return self.text == ALPHA
+
+    @property
+    def home(self) -> Path | None:
+        """The folder that all masks lie in, if there is one and it is not each picture's own."""
+        if self.text is None or self.is_alpha or not ("{" in self.text or is_folder(Path(self.text))):
+            return None
+        if "{" in self.text:
+            return fixed_part(self.text, lambda part: "{" in part) if len(Path(self.text).parts) > 1 else None
+        return Path(self.text)
+
+    def of(self, picture: Found) -> Path | None:
+        """The mask's file; None where it is the picture's alpha, or where none was named and none is there.
+
+        Raises:
+            RequestError: there should be one, and there is none.
+        """
+        if self.text is None:
+            return _first(picture.path.with_name(f"{picture.path.stem}_mask{e}") for e in _ENDINGS)
+        if self.is_alpha:
+            return None
+        if "{" in self.text:
+            return self._from_template(self.text, picture.path)
+        folder = Path(self.text)
+        return _in_folder(folder, picture) if is_folder(folder) else folder
+
+    def _from_template(self, template: str, image: Path) -> Path:
+        values = {"stem": image.stem, "parent": image.absolute().parent.name}
+        path = Path(fill_in(template, values, "mask"))
+        if len(Path(template).parts) == 1:  # a name without a folder is one beside the picture
+            path = image.with_name(path.name)
+        if path.suffix.lower() in FORMATS:
+            return path
+        found = _first(path.with_name(f"{path.name}{ending}") for ending in _ENDINGS)
+        if found is None:
+            raise RequestError("mask", f"there is no {path}.png for {image.name}")
+        return found
+
+
+def _in_folder(folder: Path, picture: Found) -> Path:
+    """The mask of the picture's name: in the folder of the same place below, else in ``folder`` itself."""
+    stem = picture.path.stem
+    places = dict.fromkeys((folder / picture.below, folder))
+    names = [f"{stem}{end}{ending}" for end in ("", "_mask") for ending in _ENDINGS]
+    there = (place / name for place in places for name in names)
+    found = _first(path for path in there if not _same(path, picture.path))
+    if found is None:
+        raise RequestError("mask", f"the folder {folder} has no {stem}.png for {picture.path.name}")
+    return found
+
+
+def _first(paths: Iterable[Path]) -> Path | None:
+    return next((path for path in paths if exists(path)), None)
+
+
+def _same(one: Path, other: Path) -> bool:
+    return exists(one) and exists(other) and one.samefile(other)
+
+
+def from_alpha(image: Image.Image) -> Image.Image:
+    """A mask (``L``) that is white where ``image`` is transparent, and grey where it is half so.
+
+    Raises:
+        RequestError: nothing in it is transparent.
+    """
+    alpha = image.getchannel("A") if image.mode in ("LA", "RGBA") else None
+    if alpha is None or alpha.getextrema()[0] == 255:
+        raise RequestError("mask", "nothing in the picture is transparent; erase the parts to repaint")
+    return ImageChops.invert(alpha)

@@ -1,0 +1,96 @@
+"""``--report FILE``: a line a picture, there as soon as its fate is known; and an earlier run's report."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from inpaint.cli.run.resume import Origin, Reported
+from inpaint.errors import OutputError, RequestError
+
+
+class Report:
+    """JSON lines that say what became of each picture; a killed run leaves those that it finished."""
+
+    def __init__(self, path: Path, *, again: bool) -> None:
+        """A new file, or with ``again`` one that goes on below an earlier run's lines.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        self._path = path
+        with self._in_one_sentence():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            before = path.read_bytes() if again and path.exists() else b""
+            self._file = path.open("a" if again else "w", encoding="utf-8", newline="\n")
+            if before and not before.endswith(b"\n"):  # of a run that was killed while it wrote
+                self._file.write("\n")
+
+    def add(self, line: Mapping[str, Any]) -> None:
+        """One picture's line.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        with self._in_one_sentence():
+            self._file.write(as_json(line) + "\n")
+            self._file.flush()
+
+    @contextmanager
+    def _in_one_sentence(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise OutputError(f"report: {self._path} cannot be written: {error.strerror}") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+
+def as_json(value: Mapping[str, Any]) -> str:
+    """One line of text that UTF-8 can hold, also where a file's name is no text in it."""
+    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # the bytes of such a name stand in it as lone surrogates
+        return json.dumps(value)
+    return text
+
+
+def read_report(path: Path) -> dict[str, Reported]:
+    """The results that a report says are there, by their paths as it has them; none where there is no file.
+
+    Raises:
+        RequestError: the file is not a report, so that writing there would lose something.
+    """
+    try:
+        lines = path.read_bytes().splitlines() if path.exists() else []
+    except OSError as error:
+        raise RequestError("report", f"{path} cannot be read: {error.strerror}") from error
+    found: dict[str, Reported] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            found |= _results(json.loads(line))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            if number < len(lines) or number == 1:  # else it was being written when the run was killed
+                raise RequestError(
+                    "report",
+                    f"{path} is not the report of an earlier run (line {number}); choose another name",
+                ) from None
+    return found
+
+
+def _results(line: Any) -> dict[str, Reported]:
+    if line["state"] != "done":
+        return {}
+    rows = zip(line["outputs"], line["seeds"], line["sha256"], strict=True)
+    return {out: Reported(Origin(line["settings_hash"], seed), digest) for out, seed, digest in rows}

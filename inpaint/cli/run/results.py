@@ -1,0 +1,170 @@
+"""What becomes of each picture: told to people on stderr, to programs on stdout, and to the report."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from inpaint.canvas.crop import Canvas
+from inpaint.cli.run.prepare import Picked, Skipped
+from inpaint.cli.run.progress import Progress, note
+from inpaint.cli.run.report import Report, as_json
+from inpaint.cli.run.tasks import Refused, Task
+from inpaint.errors import InpaintError
+from inpaint.request import InpaintResult
+
+
+class Account:
+    """Counts and tells; of every task once, in the order of the tasks."""
+
+    def __init__(self, progress: Progress, report: Report | None, *, alone: bool, as_json: bool) -> None:
+        """With ``alone``, one picture was named, and its error is the command's."""
+        self.painted_count = self.planned_count = self.skipped_count = self.failed_count = 0
+        self._progress = progress
+        self._report = report
+        self._alone = alone
+        self._as_json = as_json
+
+    def painted(self, picked: Picked, result: InpaintResult, model: str, digests: Sequence[str]) -> None:
+        """Its results are on disk; ``digests`` are their SHA-256."""
+        self.painted_count += 1
+        self._progress.ended(picked.task.label, painted=True)
+        seconds = sum(result.timings.values())
+        line = _line(
+            picked.task.label,
+            picked.task.picture.path,
+            "done",
+            mask=picked.mask,
+            outputs=picked.outputs,
+            seeds=result.seeds,
+            seconds=seconds,
+            settings_hash=picked.settings_hash,
+        )
+        # Before a word of it: whoever stops the run after that word finds it in the report.
+        self._tell(line | {"sha256": list(digests)}, line | _details(picked, result, model))
+        for warning in result.warnings:
+            note(f"warning: {warning}" if self._alone else f"warning: {picked.task.label}: {warning}")
+        for output, seed in zip(picked.outputs, result.seeds, strict=True):
+            note(f"{self._place()}{output} (seed {seed}, {seconds:.1f} s)")
+
+    def skipped(self, skipped: Skipped) -> None:
+        """Its results were there already."""
+        self.skipped_count += 1
+        self._progress.ended(skipped.task.label, painted=False)
+        if self._alone:
+            note(f"{', '.join(map(str, skipped.outputs))}: painted already, with the same settings")
+        line = _line(
+            skipped.task.label,
+            skipped.task.picture.path,
+            "skipped",
+            mask=skipped.mask,
+            outputs=skipped.outputs,
+            seeds=skipped.seeds,
+            settings_hash=skipped.settings_hash,
+        )
+        self._tell(line, line)
+
+    def failed(self, task: Task | Refused, error: InpaintError) -> None:
+        """It was not painted.
+
+        Raises:
+            InpaintError: the very error, where it was the only picture.
+        """
+        self.failed_count += 1
+        self._progress.ended(task.label, painted=False)
+        image = task.picture.path if isinstance(task, Task) else Path(task.image)
+        line = _line(task.label, image, "failed") | {"error": str(error)}
+        self._tell(line, line)
+        if self._alone:
+            raise error
+        note(f"{self._place()}error: {task.label}: {error}")
+
+    def rehearsed(self, picked: Picked, canvas: Canvas) -> None:
+        """It would be painted like this."""
+        self.planned_count += 1
+        self._progress.ended(picked.task.label, painted=False)
+        left, top, right, bottom = canvas.box
+        note(
+            f"{picked.task.label}: would repaint the box {left},{top} to {right},{bottom} at "
+            f"{canvas.size[0]}×{canvas.size[1]} for a 1024-pixel model, and write "
+            f"{', '.join(map(str, picked.outputs))}"
+        )
+        line = _line(
+            picked.task.label,
+            picked.task.picture.path,
+            "planned",
+            mask=picked.mask,
+            outputs=picked.outputs,
+            settings_hash=picked.settings_hash,
+        )
+        self._tell(line, line | {"box": list(canvas.box)})
+
+    def close(self) -> None:
+        """The last words, also where the run was stopped."""
+        if self._alone:
+            return
+        total, behind = self._progress.total, self._progress.behind
+        done = (
+            (self.painted_count, "painted"),
+            (self.planned_count, "to be painted"),
+            (self.skipped_count, "painted already"),
+            (total - behind, "not finished"),
+        )
+        words = ", ".join(f"{count} {word}" for count, word in done if count)
+        note(f"{words or 'none painted'}, of {total} pictures")
+        if self.failed_count:
+            note(f"{self.failed_count} of {total} pictures failed")
+        if self.painted_count and (behind < total or self.failed_count):
+            note("the same command with --resume paints what is missing")
+
+    def _place(self) -> str:
+        return "" if self._alone else f"[{self._progress}] "
+
+    def _tell(self, line: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
+        if self._report is not None:
+            self._report.add(line)
+        if self._as_json:
+            typer.echo(as_json(answer))
+
+
+def _line(
+    label: str,
+    image: Path,
+    state: str,
+    *,
+    mask: str | None = None,
+    outputs: Sequence[Path] = (),
+    seeds: Sequence[int] = (),
+    seconds: float = 0.0,
+    settings_hash: str | None = None,
+) -> dict[str, Any]:
+    return {
+        "task": label,
+        "image": str(image),
+        "mask": mask,
+        "state": state,
+        "outputs": [str(output) for output in outputs],
+        "seeds": list(seeds),
+        "seconds": round(seconds, 3),
+        "settings_hash": settings_hash,
+    }
+
+
+def _details(picked: Picked, result: InpaintResult, model: str) -> dict[str, Any]:
+    """What a program may want to know and a report need not hold."""
+    width, height = result.images[0].size
+    request = picked.request
+    return {
+        "width": width,
+        "height": height,
+        "box": list(result.box),
+        "model": model,
+        "settings": {
+            **picked.task.recipe.settings,
+            "seed": request.seed,
+            "scheduler": request.scheduler,
+        },
+        "warnings": list(result.warnings),
+        "timings": {stage: round(value, 4) for stage, value in result.timings.items()},
+    }

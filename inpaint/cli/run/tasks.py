@@ -1,0 +1,137 @@
+"""What is to be painted, as asked for: one task a picture, from the command line or from a jobs file.
+
+Nothing is read here but the jobs file; whether a picture can be painted is found out one by one, later.
+"""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from inpaint.cli.run.inputs import STDIN, Found
+from inpaint.cli.run.masks import MaskChoice
+from inpaint.cli.run.outputs import Output
+from inpaint.errors import RequestError
+from inpaint.request import SETTINGS
+
+Margins = tuple[int, int, int, int]  # left, top, right, bottom; pixels
+_KEYS = ("image", "mask", "output", "extend", *SETTINGS)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How to paint a picture, whichever it is: the options, or one line of a jobs file over them."""
+
+    settings: Mapping[str, Any]
+    mask: MaskChoice
+    extend: Margins
+    output: Output
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One picture to paint; ``label`` is what people know it by."""
+
+    label: str
+    picture: Found
+    recipe: Recipe
+
+    def reads(self) -> list[Path]:
+        """The files whose names are known to be inputs, before any of them is looked for."""
+        named = self.recipe.mask.text
+        return [self.picture.path, *([Path(named)] if named else [])]
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A line of a jobs file that asks for nothing that could be done."""
+
+    label: str
+    image: str
+    error: RequestError
+
+
+def tasks_of(pictures: Sequence[Found], recipe: Recipe) -> list[Task | Refused]:
+    """The same recipe for every picture."""
+    return [Task(str(picture.path), picture, recipe) for picture in pictures]
+
+
+def tasks_in(path: Path, recipe: Recipe) -> list[Task | Refused]:
+    """One task a line of a jobs file (``-`` is stdin): JSON objects whose keys win over ``recipe``.
+
+    Raises:
+        RequestError: the file cannot be read, or holds no line.
+    """
+    try:
+        data = sys.stdin.buffer.read() if str(path) == STDIN else path.read_bytes()
+    except OSError as error:
+        raise RequestError("jobs", f"{path} cannot be read: {error.strerror}") from error
+    lines = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    tasks = [_task(f"{path} line {n}", line, recipe) for n, line in enumerate(lines, 1) if line.strip()]
+    if not tasks:
+        raise RequestError("jobs", f"{path} is empty; write one JSON object a line, with image and prompt")
+    return tasks
+
+
+def _task(label: str, line: bytes, recipe: Recipe) -> Task | Refused:
+    given: dict[str, Any] = {}
+    try:
+        given = _parse(line)
+        picture = Found(Path(_text("image", given.get("image"))))
+        return Task(f"{label} ({picture.path})", picture, _with(recipe, given))
+    except RequestError as error:
+        image = given.get("image")
+        return Refused(label, image if isinstance(image, str) else "", error)
+
+
+def _parse(line: bytes) -> dict[str, Any]:
+    try:
+        given = json.loads(line)
+    except (ValueError, RecursionError):  # a UnicodeDecodeError is a ValueError
+        raise RequestError("jobs", "the line is no JSON; it must be one object, in UTF-8") from None
+    if not isinstance(given, dict):
+        raise RequestError("jobs", "the line must be one JSON object")
+    unknown = [key for key in given if key not in _KEYS]
+    if unknown:
+        raise RequestError("jobs", f"knows no {unknown[0]!r}; the keys are {', '.join(_KEYS)}")
+    return given
+
+
+def _with(recipe: Recipe, given: Mapping[str, Any]) -> Recipe:
+    settings = {name: given[name] for name in SETTINGS if name in given}
+    if isinstance(settings.get("guidance_interval"), list):
+        settings["guidance_interval"] = tuple(settings["guidance_interval"])
+    changed = replace(recipe, settings={**recipe.settings, **settings})
+    if changed.settings["prompt"] is None:
+        raise RequestError("prompt", "is missing; write it into the line, or give one for all with -p TEXT")
+    if "mask" in given:
+        changed = replace(changed, mask=MaskChoice(_text("mask", given["mask"])))
+    if "output" in given:
+        changed = replace(changed, output=Output(_text("output", given["output"]), several=False))
+    if "extend" in given:
+        changed = replace(changed, extend=margins(given["extend"]))
+    return changed
+
+
+def _text(key: str, value: object) -> str:
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise RequestError(key, f"must be the path of a file, not {value!r}" if value else "is missing")
+    return value
+
+
+def margins(given: object) -> Margins:
+    """``L,T,R,B`` as four numbers of pixels; so is a list of four.
+
+    Raises:
+        RequestError: not four whole numbers from 0.
+    """
+    parts = given.split(",") if isinstance(given, str) else given if isinstance(given, list) else []
+    texts = [part.strip() if isinstance(part, str) else str(part) for part in parts]
+    if len(texts) != 4 or not all(text.isdecimal() and len(text) < 10 for text in texts):
+        raise RequestError(
+            "extend", f"must be four whole numbers of pixels L,T,R,B such as 0,0,256,0, not {given!r}"
+        )
+    left, top, right, bottom = map(int, texts)
+    return left, top, right, bottom

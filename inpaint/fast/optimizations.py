@@ -1,0 +1,175 @@
+"""The levers by name, which of them a model can have, and the way through its UNet with them.
+
+A lever is **exact** (the same picture, to the rounding of another order of the same sums), **near** or
+**lossy**; a lossy one is pulled only where its precision was asked for.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from inpaint.batching.work import Bucket
+from inpaint.errors import RequestError
+from inpaint.fast import (
+    attention,
+    channels_last,
+    compiled,
+    cross_attention_cache,
+    cuda_graphs,
+    fp8,
+    fused_qkv,
+)
+from inpaint.fast.compiled import Compiled
+from inpaint.fast.shapes import SLOTS
+from inpaint.model.load import Model
+from inpaint.model.unet import Forward, UNetBatch, plain
+
+Kind = Literal["exact", "near", "lossy"]
+
+
+@dataclass(frozen=True, slots=True)
+class Lever:
+    """One way to make a UNet call quicker."""
+
+    name: str
+    kind: Kind
+    does: str
+    can: Callable[[Model], str]  # why a resident model cannot have it, or has nothing of it; empty if it can
+    rewrites: bool = True  # changes modules, or relies on them, which the hooks of a memory plan forbid
+
+    def why_not(self, model: Model) -> str:
+        """Why ``model`` goes without it; empty where it can have it."""
+        if self.rewrites and model.plan.unet != "resident":
+            return f"the memory plan {model.plan.name} moves or casts the UNet's modules as they are"
+        return self.can(model)
+
+
+LEVERS: tuple[Lever, ...] = (
+    Lever("channels-last", "exact", "convolutions in NHWC", channels_last.can),
+    Lever("qkv", "exact", "queries, keys and values in one matrix product", fused_qkv.can),
+    Lever("text-kv", "exact", "the text's keys and values once a request", cross_attention_cache.can),
+    Lever("attention", "exact", "cuDNN's attention first", attention.can, rewrites=False),
+    Lever("compile", "exact", "the UNet compiled, beside the first pictures", compiled.can),
+    Lever("graphs", "exact", "UNet calls recorded and replayed as one", cuda_graphs.can),
+    Lever("fp8", "lossy", "the large matrix products in 8 bit", lambda model: fp8.can(model.device)),
+)
+NAMES = tuple(lever.name for lever in LEVERS)
+PRECISIONS = ("exact", *(lever.name for lever in LEVERS if lever.kind == "lossy"))
+
+
+def choose(
+    model: Model, without: frozenset[str] = frozenset(), *, precision: str = "exact"
+) -> tuple[str, ...]:
+    """The names of the levers for ``model``, in the order of the table.
+
+    Args:
+        model: may be one that has them already.
+        without: levers to leave out.
+        precision: ``exact``, or the name of the lossy lever that is wanted.
+
+    Raises:
+        RequestError: there is no such lever or precision, or the model cannot have the precision.
+    """
+    for name in sorted(without - set(NAMES)):
+        raise RequestError("without", f"must be levers of {', '.join(NAMES)}, not {name!r}")
+    if precision not in PRECISIONS:
+        raise RequestError("precision", f"must be one of {', '.join(PRECISIONS)}, not {precision!r}")
+    chosen = []
+    for lever in LEVERS:
+        if lever.name in without or (lever.kind == "lossy" and lever.name != precision):
+            continue
+        reason = lever.why_not(model)
+        if reason and lever.name == precision:
+            raise RequestError("precision", f"{precision} is not possible here: {reason}")
+        if not reason:
+            chosen.append(lever.name)
+    return tuple(chosen)
+
+
+class Fast:
+    """The way through a UNet with ``levers``, a :data:`Forward`. It belongs to the model's thread."""
+
+    def __init__(self, levers: Sequence[str], forward: Forward, compilation: Compiled | None) -> None:
+        self.levers = tuple(levers)
+        self._forward = forward
+        self._compilation = compilation
+
+    def __call__(self, batch: UNetBatch) -> torch.Tensor:
+        """The noise prediction (n, 4, h, w)."""
+        return self._forward(batch)
+
+    @property
+    def state(self) -> str:
+        """``eager``, or what compiled code is in use: ``regional``, ``whole``, or ``failed: …``."""
+        return "eager" if self._compilation is None else self._compilation.state
+
+    def start(self) -> None:
+        """Begin to compile in the background, where that is one of the levers."""
+        if self._compilation is not None:
+            self._compilation.start()
+
+    def wait(self, timeout_s: float | None = None) -> str:
+        """Wait until nothing is left to compile, or the time is up; the state then."""
+        return "eager" if self._compilation is None else self._compilation.wait(timeout_s)
+
+    def close(self) -> None:
+        """Compile nothing more."""
+        if self._compilation is not None:
+            self._compilation.close()
+
+
+def ready(model: Model, levers: Sequence[str], *, slots: int = 16, buckets: Sequence[Bucket] = ()) -> Fast:
+    """The way through a model's UNet with ``levers``, each of which it must be able to have.
+
+    Rewrites the UNet's modules in place; diffusers can still call it as before, with the same result, but not
+    save it or add a LoRA to it. Nothing is compiled before :meth:`Fast.start`.
+
+    Args:
+        model: whose thread this is called in.
+        levers: names, as from :func:`choose`.
+        slots: of a UNet call, which levers that reserve memory have it for; larger calls go without them.
+        buckets: latent sizes to compile for; the native square if empty.
+    """
+    _convert(model.unet, levers)
+    preferred = attention.Preferred()
+
+    def build(unet: Any) -> Forward:
+        """The way through a UNet or a copy of it: what must be inside compiled calls and recorded ones."""
+        forward = plain(unet)
+        if "attention" in levers:
+            forward = attention.wrap(forward, preferred)
+        return channels_last.wrap(forward) if "channels-last" in levers else forward
+
+    forward = build(model.unet)
+    compilation = None
+    if "compile" in levers:
+        width = 0 if "text-kv" in levers else None
+        apart = cross_attention_cache.set_apart if "text-kv" in levers else _nothing
+        compilation = compiled.wrap(
+            model, forward, build=build, buckets=buckets, text_width=width, set_apart=apart
+        )
+        forward = compilation
+    if "graphs" in levers:
+        version = (lambda: compilation.version) if compilation is not None else (lambda: 0)
+        forward = cuda_graphs.wrap(model, forward, version=version)
+    if "text-kv" in levers:
+        # Outermost: it fills, in the caller's thread, what compiled and recorded calls read.
+        sizes = SLOTS if {"compile", "graphs"} & set(levers) else ()
+        forward = cross_attention_cache.wrap(model.unet, model.dtype, forward, slots=slots, sizes=sizes)
+    return Fast(levers, forward, compilation)
+
+
+def _convert(unet: Any, levers: Sequence[str]) -> None:
+    """Rewrite the modules: matrices are joined first, since those in 8 bit cannot be."""
+    if "qkv" in levers:
+        fused_qkv.convert(unet)
+    if "fp8" in levers:
+        fp8.convert(unet)
+    if "channels-last" in levers:
+        channels_last.convert(unet)
+
+
+def _nothing(*_: Any) -> None:
+    """There is nothing to set apart."""

@@ -1,0 +1,320 @@
+"""Pictures in and out: decode under limits, turn upright, encode in the caller's format.
+
+Every picture that arrives as bytes or as a file passes through ``decode``. This module knows files
+and pixel formats, and neither canvases nor models.
+
+One mode out of five leaves it: ``L``, ``LA``, ``RGB``, ``RGBA`` (8 bits) or ``I;16`` (16-bit grey).
+Pillow itself reads colour PNGs of 16 bits a channel as 8 bits; 16-bit grey is kept.
+"""
+
+import io
+import math
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageCms, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
+
+from inpaint.errors import RequestError
+from inpaint.images.bombs import is_laboured
+from inpaint.images.exif import BROKEN, to_bytes
+from inpaint.request import EXIF_ORIENTATION, MAX_PIXELS, check_size, orientation
+
+FORMATS = ("PNG", "JPEG", "WEBP")
+MODES = ("L", "LA", "RGB", "RGBA", "I;16")
+MAX_ENCODED_BYTES = 20_000_000
+MASK_THRESHOLD = 128  # luminance from which a mask repaints; diffusers binarises at 0.5 too
+
+MAX_JPEG_EXIF_BYTES = 65_533  # one APP1 marker
+_TRANSPARENT = {"1": "LA", "L": "LA", "RGB": "RGBA", "P": "RGBA", "PA": "RGBA"}
+_OPAQUE = {"1": "L", "P": "RGB", "PA": "RGB", "La": "LA", "RGBa": "RGBA"}
+_SIXTEEN_BIT = ("I", "I;16B", "I;16L", "I;16N")
+_ORIENTED_INFO = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")  # where getexif looks
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# What Pillow's readers raise on damaged files (a fuzz test holds this list); never a bare Exception.
+_DAMAGED = (
+    *BROKEN,
+    NotImplementedError,
+    EOFError,
+    AssertionError,  # a PNG whose palette is missing; with python -O an AttributeError
+)
+_BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Picture:
+    """A decoded picture and what its file said beside the pixels.
+
+    ``image`` is upright, in one of ``MODES``, with empty ``info``. ``exif`` holds no orientation and
+    no thumbnail (which would still show what was painted over). ``dpi`` is (x, y).
+    """
+
+    image: Image.Image
+    format: str
+    icc_profile: bytes | None = None
+    exif: bytes | None = None
+    dpi: tuple[float, float] | None = None
+
+
+def decode(data: bytes | Path, field: str = "image", *, max_bytes: int = MAX_ENCODED_BYTES) -> Picture:
+    """The first frame of a PNG, JPEG or WebP, from bytes or from a file.
+
+    Raises:
+        RequestError: names ``field``: no such file, not a picture, damaged, cut off, too large.
+    """
+    encoded = read_file(data, field) if isinstance(data, Path) else data
+    opened = open_checked(encoded, field, max_bytes=max_bytes)
+    with _in_one_sentence(field):
+        opened.load()  # only this finds a file that was cut off; verify() does not
+        return _picture(opened, field)
+
+
+def open_checked(data: bytes, field: str = "image", *, max_bytes: int = MAX_ENCODED_BYTES) -> Image.Image:
+    """A file of an allowed format and size, its header and metadata read, its pixels not decoded.
+
+    Raises:
+        RequestError: names ``field``: not a picture, damaged, too large.
+    """
+    if not data:
+        raise RequestError(field, "is empty; give a PNG, JPEG or WebP picture")
+    if len(data) > max_bytes:
+        raise RequestError(field, f"must be a file of at most {max_bytes // 10**6} MB")
+    if is_laboured(data):
+        raise RequestError(field, "is built in far too many pieces; save it again with any picture program")
+    with _in_one_sentence(field):
+        # Pillow would try every format it knows; a 1 kB AVIF then takes 560 MB before any check.
+        opened = Image.open(io.BytesIO(data), formats=FORMATS)
+    check_size(field, opened.size)
+    return opened
+
+
+@contextmanager
+def _in_one_sentence(field: str) -> Iterator[None]:
+    """Whatever Pillow raises on a bad file, as a ``RequestError``."""
+    try:
+        yield
+    except UnidentifiedImageError:
+        raise RequestError(field, "is not a PNG, JPEG or WebP picture") from None
+    except _BOMB:
+        raise RequestError(field, f"must have at most {MAX_PIXELS // 10**6} megapixels") from None
+    except _DAMAGED as error:
+        raise RequestError(
+            field, "cannot be decoded: the file is damaged or cut off; send it again whole"
+        ) from error
+
+
+def read_file(path: Path, field: str = "image") -> bytes:
+    """A picture file's bytes, undecoded; what is over the limit is cut off just above it.
+
+    Raises:
+        RequestError: names ``field``: no such file, not a regular one, not readable.
+    """
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise RequestError(field, f"{path} is a folder; name a picture in it")
+        if not stat.S_ISREG(mode):  # a pipe or a device could block for ever
+            raise RequestError(field, f"{path} is not a regular file")
+        with path.open("rb") as file:
+            return file.read(MAX_ENCODED_BYTES + 1)
+    except (FileNotFoundError, NotADirectoryError):
+        raise RequestError(field, f"there is no file {path}") from None
+    except PermissionError:
+        raise RequestError(field, f"{path} may not be read by this user") from None
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        raise RequestError(field, f"{path} cannot be read: {error}") from error
+
+
+def _picture(opened: Image.Image, field: str) -> Picture:
+    dpi = _dpi(opened.info.get("dpi"))
+    image = upright(opened, field)
+    exif = _exif_without_orientation(opened)
+    icc = image.info.get("icc_profile") or None
+    image.info = {}  # everything worth keeping is in the Picture; the rest must not leak into outputs
+    # A phone's JPEG with a depth map or a burst opens as MPO whatever formats were allowed.
+    name = "JPEG" if opened.format == "MPO" else str(opened.format)
+    return Picture(image, name, icc, exif, dpi)
+
+
+def _dpi(value: object) -> tuple[float, float] | None:
+    if not (isinstance(value, tuple) and len(value) == 2):
+        return None
+    x, y = float(value[0]), float(value[1])
+    plausible = math.isfinite(x) and math.isfinite(y) and min(x, y) >= 1 and max(x, y) <= 65_535
+    return (x, y) if plausible else None
+
+
+def _exif_without_orientation(image: Image.Image) -> bytes | None:
+    try:
+        exif = image.getexif()
+        exif.pop(EXIF_ORIENTATION, None)
+        return to_bytes(exif) if len(exif) else None
+    except _DAMAGED:  # maker notes of broken cameras: the pixels matter more than their EXIF
+        return None
+
+
+def upright(image: Image.Image, field: str = "image") -> Image.Image:
+    """``image`` turned by its EXIF orientation, in one of ``MODES``; itself where it is both already.
+
+    The caller's picture is never changed. 32-bit ``I`` is read as 16-bit grey and clipped to it.
+
+    Raises:
+        RequestError: the pixels cannot be read, or their mode says nothing about their range (``F``).
+    """
+    try:
+        image.load()
+        turn = _TURNS.get(orientation(image))
+        plain = _to_mode(image, field)
+    except _DAMAGED as error:
+        raise RequestError(field, "cannot be decoded: the file behind it is damaged or gone") from error
+    if turn is None:
+        return plain
+    turned = plain.transpose(turn)
+    for key in _ORIENTED_INFO:  # else the next reader would turn it again
+        turned.info.pop(key, None)
+    return turned
+
+
+def _to_mode(image: Image.Image, field: str) -> Image.Image:
+    if image.has_transparency_data and image.mode in _TRANSPARENT:
+        return image.convert(_TRANSPARENT[image.mode])
+    if image.mode in MODES:
+        return image
+    if image.mode in _SIXTEEN_BIT:
+        return _keeping_info(Image.fromarray(np.clip(np.asarray(image), 0, 65_535).astype(np.uint16)), image)
+    if image.mode == "CMYK":
+        return _cmyk_to_rgb(image)
+    if image.mode == "F":
+        raise RequestError(field, "must be a picture of whole numbers (L, RGB, RGBA, I;16), not of mode F")
+    return image.convert(_OPAQUE.get(image.mode, "RGB"))
+
+
+def _keeping_info(image: Image.Image, source: Image.Image) -> Image.Image:
+    image.info = dict(source.info)
+    return image
+
+
+def _cmyk_to_rgb(image: Image.Image) -> Image.Image:
+    icc = image.info.get("icc_profile")
+    if icc:
+        try:
+            profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
+            srgb = ImageCms.createProfile("sRGB")
+            converted = ImageCms.profileToProfile(image, profile, srgb, outputMode="RGB")
+        except (ImageCms.PyCMSError, OSError):  # a profile that lcms refuses: convert without it
+            converted = None
+        if converted is not None:
+            return _keeping_info(converted, converted)
+    converted = image.convert("RGB")
+    converted.info.pop("icc_profile", None)  # it describes inks, not these channels
+    return converted
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """What a model sees of an upright picture: RGB, 8 bits.
+
+    16-bit grey is scaled (65535 becomes 255), where Pillow's own convert clips at 255. Transparency is
+    laid over white: that is how browsers and JPEG show it, and the colour under alpha 0 is arbitrary.
+    """
+    if image.mode == "I;16":
+        image = _eight_bit(image)
+    if image.mode in ("LA", "RGBA"):
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    return Image.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8))
+
+
+def mask_to_grey(mask: Image.Image) -> Image.Image:
+    """Luminance 0..255 (``L``) of a mask, upright; transparent parts count as black.
+
+    Raises:
+        RequestError: the mask cannot be read.
+    """
+    mask = upright(mask, "mask")
+    if mask.mode == "I;16":
+        return _eight_bit(mask)
+    if mask.mode in ("LA", "RGBA"):
+        rgba = mask.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", mask.size, "black"), rgba).convert("L")
+    return mask.convert("L")
+
+
+def mask_to_l(mask: Image.Image, threshold: int = MASK_THRESHOLD) -> Image.Image:
+    """``mask_to_grey`` with 0 and 255 only: 255 where the luminance is ``threshold`` or more."""
+    return mask_to_grey(mask).point([0] * threshold + [255] * (256 - threshold))
+
+
+def encode(
+    image: Image.Image,
+    like: Picture,
+    format: str | None = None,  # noqa: A002 — Pillow's and every caller's word for it
+    quality: int = 95,
+    text: Mapping[str, str] | None = None,
+) -> bytes:
+    """``image`` as a file in the format of ``like`` (or in ``format``), with its ICC, EXIF and dpi.
+
+    PNG is lossless; WebP and JPEG are written at ``quality``, JPEG without chroma subsampling. JPEG has
+    no alpha (laid over white), and only PNG has 16-bit grey (others get 8 bits). ``text`` are PNG's text
+    chunks; the others have none.
+
+    Raises:
+        RequestError: unknown ``format`` or ``quality``.
+    """
+    name = (format or like.format).upper().replace("JPG", "JPEG")
+    if name not in FORMATS:
+        raise RequestError("format", f"must be one of {', '.join(FORMATS)}, not {format!r}")
+    if not 1 <= quality <= 100:
+        raise RequestError("quality", f"must be a whole number from 1 to 100, not {quality!r}")
+    image = _for_format(upright(image), name)
+    options: dict[str, object] = {"icc_profile": _icc_for(image.mode, name, like.icc_profile)}
+    if like.exif and (name != "JPEG" or len(like.exif) <= MAX_JPEG_EXIF_BYTES):
+        options["exif"] = like.exif
+    if like.dpi and name != "WEBP":
+        options["dpi"] = like.dpi
+    if name == "PNG" and text:
+        options["pnginfo"] = _chunks(text)
+    if name == "JPEG":
+        options |= {"quality": quality, "subsampling": 0}
+    if name == "WEBP":
+        options |= {"quality": quality, "exact": True}  # keep the colour under transparency
+    file = io.BytesIO()
+    image.save(file, name, **options)
+    return file.getvalue()
+
+
+def _chunks(text: Mapping[str, str]) -> PngInfo:
+    chunks = PngInfo()
+    for keyword, value in text.items():
+        chunks.add_text(keyword, value)
+    return chunks
+
+
+def _for_format(image: Image.Image, name: str) -> Image.Image:
+    if name == "JPEG" and image.mode in ("LA", "RGBA"):
+        flat = to_rgb(image)
+        return flat.convert("L") if image.mode == "LA" else flat
+    if name != "PNG" and image.mode == "I;16":
+        return _eight_bit(image)
+    return image
+
+
+def _icc_for(mode: str, name: str, icc: bytes | None) -> bytes:
+    """The profile if it describes the channels that are written, else none (``b""``)."""
+    space = b"GRAY" if mode in ("L", "LA", "I;16") and name != "WEBP" else b"RGB "  # WebP is always colour
+    return icc if icc and icc[16:20] == space else b""

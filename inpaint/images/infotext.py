@@ -1,0 +1,170 @@
+"""How a picture was made, in the text that A1111 and its relatives write into pictures and read from them.
+
+Compatible with ``modules/infotext_utils.py`` of AUTOMATIC1111/stable-diffusion-webui: the prompt, a line
+``Negative prompt: …``, then one line of ``Key: value`` pairs, values quoted as JSON where they hold a comma,
+colon or newline. Knows our settings' names, and neither files nor pictures.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+
+from inpaint.lora.spec import parse_loras, tags
+from inpaint.request import RANGES
+
+MAX_CHARACTERS = 200_000
+_NEGATIVE = "Negative prompt:"
+_FEWEST_PAIRS = 3  # upstream: a last line with fewer belongs to the prompt
+# Tried once per comma, so that reading takes time linear in the text whatever it holds.
+_PAIR = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"(?=,|$)|[^,]*)')
+
+# Ours → (A1111's sampler, its schedule type). The same method where it has it; else the name that others use.
+SAMPLERS: Mapping[str, tuple[str, str | None]] = {
+    "DDIM": ("DDIM", None),
+    "DPM Multi": ("DPM++ 2M", None),
+    "DPM Single": ("DPM++ 2S", None),
+    "Euler a": ("Euler a", None),
+    "Euler": ("Euler", None),
+    "Heun": ("Heun", None),
+    "DPM2 a Karras": ("DPM2 a", "Karras"),
+    "DPM2 Karras": ("DPM2", "Karras"),
+    "LMS": ("LMS", None),
+    "PNDM": ("PLMS", None),
+    "DDPM": ("DDPM", None),
+    "UniPC": ("UniPC", None),
+}
+_OURS = {sampler.casefold(): name for name, (sampler, _) in SAMPLERS.items()}
+_CONTENT = {"telea": "fill", "blur": "fill", "noise": "latent noise", "neutral": "latent nothing"}
+_FILLS = {"original": "original", "fill": "blur", "latent noise": "noise", "latent nothing": "neutral"}
+_AREAS = {"only masked": "auto", "whole picture": "whole"}
+_BLUR = 2.5  # A1111 blurs the mask with a Gaussian that it cuts at so many sigmas
+
+
+def write(settings: Mapping[str, object], size: tuple[int, int], model: str | None, version: str) -> str:
+    """The text for a picture of ``size`` made with ``settings`` (fields of an ``InpaintRequest``)."""
+    # LoRA are part of the prompt there, and are read from it here, by whoever makes a request of it.
+    lines = [" ".join(filter(None, [str(settings.get("prompt", "")), _tags(settings.get("loras"))]))]
+    if settings.get("negative_prompt"):
+        lines.append(f"{_NEGATIVE} {settings['negative_prompt']}")
+    pairs = _pairs(settings) | {"Size": f"{size[0]}x{size[1]}", "Model": model}
+    pairs["Version"] = f"sdxl-inpaint {version}"
+    lines.append(", ".join(f"{key}: {_quoted(value)}" for key, value in pairs.items() if value is not None))
+    return "\n".join(lines).strip()
+
+
+def _tags(loras: object) -> str:
+    return tags(parse_loras(loras))
+
+
+def _pairs(settings: Mapping[str, object]) -> dict[str, object]:
+    scheduler = str(settings.get("scheduler"))
+    sampler, schedule = SAMPLERS.get(scheduler, (scheduler, None))
+    feather = settings.get("feather")
+    return {
+        "Steps": settings.get("num_inference_steps"),
+        "Sampler": sampler,
+        "Schedule type": schedule,
+        "CFG scale": settings.get("guidance_scale"),
+        "Seed": settings.get("seed"),
+        "Denoising strength": settings.get("strength"),
+        "Mask blur": round(feather / _BLUR) if isinstance(feather, int) else None,
+        "Inpaint area": "Only masked" if settings.get("area") == "auto" else None,
+        "Masked area padding": settings.get("padding") if settings.get("area") == "auto" else None,
+        "Masked content": _CONTENT.get(str(settings.get("fill"))),
+        "Soft inpainting enabled": True if settings.get("soft") else None,
+    }
+
+
+def _quoted(value: object) -> str:
+    text = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+    return json.dumps(text, ensure_ascii=False) if re.search(r'[,\n:"]', text) else text
+
+
+def read(text: str) -> tuple[dict[str, object], str | None] | None:
+    """Settings and the model's name from such a text; None if it is no such text.
+
+    Numbers outside ``RANGES`` are moved to its ends. Unknown keys and values are left out.
+    """
+    *lines, last = text[:MAX_CHARACTERS].strip().split("\n")
+    pairs = _parse_pairs(last)
+    if len(pairs) < _FEWEST_PAIRS or "Steps" not in pairs:
+        return None
+    prompt, negative = _parse_prompts(lines)
+    settings: dict[str, object] = {"prompt": prompt}
+    if negative:
+        settings["negative_prompt"] = negative
+    for name, (key, parse) in _PARSERS.items():
+        if key in pairs and (value := parse(name, pairs[key])) is not None:
+            settings[name] = value
+    return settings, pairs.get("Model") or None
+
+
+def _parse_prompts(lines: list[str]) -> tuple[str, str]:
+    prompt: list[str] = []
+    negative: list[str] = []
+    into = prompt
+    for line in map(str.strip, lines):
+        if line.startswith(_NEGATIVE):
+            into = negative
+            into.append(line.removeprefix(_NEGATIVE).strip())
+        else:
+            into.append(line)
+    return "\n".join(prompt), "\n".join(negative)
+
+
+def _parse_pairs(line: str) -> dict[str, str]:
+    found, at = {}, 0
+    while at < len(line):
+        pair = _PAIR.match(line, at)
+        if pair is not None:
+            found[pair[1]] = _unquoted(pair[2])
+            at = pair.end()
+        comma = line.find(",", at)
+        at = len(line) if comma < 0 else comma + 1
+    return found
+
+
+def _unquoted(value: str) -> str:
+    if len(value) < 2 or not (value.startswith('"') and value.endswith('"')):
+        return value.strip()
+    try:
+        return str(json.loads(value))
+    except ValueError:
+        return value
+
+
+def _number(name: str, text: str) -> object:
+    """The number, inside the field's range; None where it is no number."""
+    limits = RANGES[name]
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    if value != value:
+        return None
+    if limits.above and value <= limits.low:
+        return None
+    return limits.kind(min(max(value, limits.low), limits.high))
+
+
+def _blur(name: str, text: str) -> object:
+    value = _number(name, text)
+    return _number(name, str(round(value * _BLUR))) if isinstance(value, int) else None
+
+
+def _sampler(_: str, text: str) -> object:
+    return _OURS.get(text.casefold().removesuffix(" karras"))
+
+
+_PARSERS: Mapping[str, tuple[str, Callable[[str, str], object]]] = {
+    "num_inference_steps": ("Steps", _number),
+    "scheduler": ("Sampler", _sampler),
+    "guidance_scale": ("CFG scale", _number),
+    "seed": ("Seed", _number),
+    "strength": ("Denoising strength", _number),
+    "feather": ("Mask blur", _blur),
+    "area": ("Inpaint area", lambda _, text: _AREAS.get(text.casefold())),
+    "padding": ("Masked area padding", _number),
+    "fill": ("Masked content", lambda _, text: _FILLS.get(text.casefold())),
+    "soft": ("Soft inpainting enabled", lambda _, text: True if text == "True" else None),
+}

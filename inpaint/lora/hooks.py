@@ -1,0 +1,84 @@
+"""LoRAs beside a model's layers: each gives its own output plus scale · up(down(input)), as in training.
+
+For modules whose weights cannot be written to (memory plans move or cast them) or run too rarely to be worth
+it (text encoders). Weights stay as they are, so leaving is exact.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from inpaint.lora.match import Change
+
+Scaled = Sequence[tuple[float, Sequence[Change]]]  # a scale, and what changes at a scale of 1
+
+
+class Beside:
+    """Hooks on the layers that the LoRAs in use change."""
+
+    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Nothing is in use.
+
+        Args:
+            device: where the layers compute.
+            dtype: in what.
+        """
+        self._device = device
+        self._dtype = dtype
+        self._hooks: list[RemovableHandle] = []
+
+    def use(self, scaled: Scaled) -> None:
+        """Use these in place of those before; none for the layers as they are."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+        parts = self._by_module(scaled)
+        self._hooks = [module.register_forward_hook(_Adds(added)) for module, added in parts.items()]
+
+    @contextmanager
+    def using(self, scaled: Scaled) -> Iterator[None]:
+        """Use these for the length of the block."""
+        try:
+            self.use(scaled)
+            yield
+        finally:
+            self.use(())
+
+    def _by_module(self, scaled: Scaled) -> dict[Any, list["_Part"]]:
+        parts: dict[Any, list[_Part]] = {}
+        for scale, changes in scaled:
+            for change in changes:
+                module = change.layer.module
+                assert change.layer.rows.stop == module.weight.shape[0], "no lever joined these layers"
+                up, down = (matrix.to(self._device, self._dtype) for matrix in (change.up, change.down))
+                parts.setdefault(module, []).append((scale * change.factor, up, down))
+        return parts
+
+
+_Part = tuple[float, torch.Tensor, torch.Tensor]  # scale, up (out, rank), down (rank, in · kh · kw)
+
+
+class _Adds:
+    """A forward hook."""
+
+    def __init__(self, parts: Sequence[_Part]) -> None:
+        self._parts = parts
+
+    def __call__(self, module: Any, given: tuple[torch.Tensor, ...], out: torch.Tensor) -> torch.Tensor:
+        for scale, up, down in self._parts:
+            # Cast, since a copy of the module in fp32 has the same hooks.
+            out = out + scale * _beside(module, given[0], up.to(out.dtype), down.to(out.dtype))
+        return out
+
+
+def _beside(module: Any, x: torch.Tensor, up: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
+    if isinstance(module, nn.Linear):
+        return F.linear(F.linear(x, down), up)
+    kernel = down.reshape(len(down), *module.weight.shape[1:])
+    hidden = F.conv2d(x, kernel, stride=module.stride, padding=module.padding, dilation=module.dilation)
+    return F.conv2d(hidden, up[:, :, None, None])

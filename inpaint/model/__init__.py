@@ -1,0 +1,1 @@
+"""SDXL in memory: loading, prompts, the VAE, one UNet call and one denoising step."""

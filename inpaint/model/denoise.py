@@ -1,0 +1,314 @@
+"""Rows, and the one step that advances a batch of them.
+
+A row is one sample being denoised: its latents, its own scheduler object and position, conditioning and
+generator. :func:`step` makes one UNet call for rows of any requests, schedulers, step counts and guidance,
+as long as their latents have one size; then each row takes its own scheduler's step. A row's picture does
+not depend on its neighbours, to within rounding.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from inpaint.batching.work import Bucket
+from inpaint.lora.cache import NO_LORAS, LoraSet
+from inpaint.model.load import Model
+from inpaint.model.prompt import PromptEmbeds
+from inpaint.model.unet import Forward, UNetBatch, plain
+from inpaint.model.vae import Posterior, draw
+from inpaint.schedulers import SCHEDULERS, make_scheduler
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Conditioning:
+    """What all rows of one request share."""
+
+    prompt: PromptEmbeds
+    negative: PromptEmbeds
+    image: Posterior  # of the picture
+    masked_image: Posterior | None  # of the picture without its hole; 9 channels only
+    mask: torch.Tensor  # (1, 1, h, w), 1 = repaint
+    soft_mask: torch.Tensor | None = None  # (1, 1, h, w), strength per cell
+    loras: LoraSet = NO_LORAS  # in the UNet while it is called for these rows; whoever calls it sees to that
+
+
+@dataclass(slots=True, eq=False)
+class Row:
+    """The moving state of one sample."""
+
+    conditioning: Conditioning
+    scheduler: Any  # this row's own diffusers scheduler
+    scheduler_name: str
+    timesteps: torch.Tensor  # (calls,), on the CPU so that indexing with them never waits for the GPU
+    times: torch.Tensor  # (calls,), the same on the device in fp32, as the UNet takes them
+    time_ids: torch.Tensor  # (1 or 2, 6 or 5), SDXL's size conditioning; the prompt's last
+    num_steps: int
+    guidance_scale: float
+    guidance_interval: tuple[float, float]  # the fractions of num_steps between which guidance is on
+    generator: torch.Generator
+    latents: torch.Tensor  # (1, 4, h, w), fp32
+    noise: torch.Tensor  # (1, 4, h, w), fp32, the initial noise
+    image_latents: torch.Tensor | None  # (1, 4, h, w), for blending the original back
+    masked_latents: torch.Tensor | None  # (1, 4, h, w), 9 channels only
+    precise: bool = False  # computed in fp32 whatever the model's dtype
+    position: int = 0  # UNet calls done
+    watched: bool = False  # whether to keep an estimate at the next step
+    estimate: torch.Tensor | None = None  # (1, 4, h, w), the finished latents as far as they can be guessed
+
+    @property
+    def done(self) -> bool:
+        """Every step is taken."""
+        return self.position >= len(self.timesteps)
+
+    @property
+    def step(self) -> int:
+        """Steps taken of ``num_steps``, as a person counts them: two calls of an order-2 sampler are one."""
+        return self.num_steps * self.position // len(self.timesteps)
+
+    @property
+    def slots(self) -> int:
+        """Of the next UNet call that the row takes."""
+        return 2 if self.guided else 1
+
+    def tensors(self) -> list[torch.Tensor | None]:
+        """What it holds on the device from the start."""
+        shared = self.conditioning
+        prompts = [shared.prompt, shared.negative]
+        texts = [tensor for embeds in prompts for tensor in (embeds.hidden, embeds.pooled)]
+        own = [self.times, self.time_ids, self.latents, self.noise, self.image_latents, self.masked_latents]
+        return [*texts, *own, shared.mask, shared.soft_mask]
+
+    @property
+    def guided(self) -> bool:
+        """Whether the row's next step takes two slots of a batch, with and without its prompt.
+
+        Guidance is needed least at the first and the last steps. Source: Kynkäänniemi et al., "Applying
+        Guidance in a Limited Interval Improves Sample and Distribution Quality in Diffusion Models", 2024.
+        """
+        # By the step, not by the call: both calls of an order-2 step must mean the same model.
+        begin, end = self.guidance_interval
+        return self.guidance_scale > 1.0 and begin <= self.step / self.num_steps < end
+
+    @property
+    def bucket(self) -> Bucket:
+        """What rows must have in common to share a UNet call."""
+        height, width = self.latents.shape[-2:]
+        return Bucket(height, width, self.precise, self.conditioning.loras.uses)
+
+
+def start_row(
+    model: Model,
+    conditioning: Conditioning,
+    *,
+    scheduler: str,
+    num_inference_steps: int,
+    strength: float,
+    guidance_scale: float,
+    seed: int,
+    guidance_interval: tuple[float, float] = (0.0, 1.0),
+    precise: bool = False,
+) -> Row:
+    """A row ready for its first step.
+
+    Random numbers are drawn in stock diffusers' order from one CPU generator: the picture's latents
+    (only where they are used), the noise, the masked picture's latents, then whatever the scheduler draws.
+    """
+    generator = torch.Generator("cpu").manual_seed(seed)
+    sampler = make_scheduler(scheduler, model.scheduler_config)
+    timesteps, num_steps = _set_timesteps(sampler, num_inference_steps, strength)
+    image_latents = None
+    if strength < 1.0 or model.in_channels == 4:
+        image_latents = draw(model, conditioning.image, generator)
+    noise = _noise(model, conditioning, generator)
+    # Stock encodes a masked picture for 4 channels too and never uses it, but its draw moves the generator.
+    masked_latents = draw(model, conditioning.masked_image or conditioning.image, generator)
+    row = Row(
+        conditioning=conditioning,
+        scheduler=sampler,
+        scheduler_name=scheduler,
+        timesteps=timesteps,
+        # One dtype for all schedulers (their own: int64, fp32, fp64), so that compiled code is not retraced;
+        # copied once, since each copy to a GPU waits for it.
+        times=timesteps.to(model.device, torch.float32),
+        time_ids=_time_ids(model, conditioning, guided=guidance_scale > 1.0),
+        num_steps=num_steps,
+        guidance_scale=guidance_scale,
+        guidance_interval=guidance_interval,
+        generator=generator,
+        latents=_initial_latents(sampler, image_latents, noise, timesteps, strength),
+        noise=noise,
+        image_latents=image_latents,
+        masked_latents=masked_latents if model.in_channels == 9 else None,
+        precise=precise,
+    )
+    if row.image_latents is None and conditioning.soft_mask is not None:
+        # Drawn last, so that a soft mask does not change which numbers a hard one would see.
+        row.image_latents = draw(model, conditioning.image, generator)
+    return row
+
+
+def _set_timesteps(sampler: Any, num_inference_steps: int, strength: float) -> tuple[torch.Tensor, int]:
+    """The timesteps left at ``strength`` and the number of steps, as diffusers' ``get_timesteps`` counts."""
+    sampler.set_timesteps(num_inference_steps, device="cpu")
+    num_steps = min(int(num_inference_steps * strength), num_inference_steps)
+    begin = (num_inference_steps - num_steps) * sampler.order
+    if hasattr(sampler, "set_begin_index"):
+        sampler.set_begin_index(begin)
+    return sampler.timesteps[begin:], num_steps
+
+
+def _noise(model: Model, conditioning: Conditioning, generator: torch.Generator) -> torch.Tensor:
+    height, width = conditioning.mask.shape[-2:]
+    noise = torch.randn((1, 4, height, width), generator=generator, dtype=torch.float32)
+    return noise.to(model.device)
+
+
+def _initial_latents(
+    sampler: Any,
+    image_latents: torch.Tensor | None,
+    noise: torch.Tensor,
+    timesteps: torch.Tensor,
+    strength: float,
+) -> torch.Tensor:
+    if image_latents is None or strength == 1.0:
+        return noise * float(sampler.init_noise_sigma)
+    return torch.as_tensor(sampler.add_noise(image_latents, noise, timesteps[:1]))
+
+
+def step(model: Model, rows: Sequence[Row], forward: Forward | None = None) -> None:
+    """Advance every row by one UNet call: its next timestep, its guidance, its scheduler.
+
+    Rows must share a bucket and must not be done.
+
+    Args:
+        model: whose device and dtype the call has; precise rows are computed in fp32.
+        rows: at least one.
+        forward: a way through the UNet; diffusers' own if None.
+    """
+    with torch.inference_mode():
+        out = (forward or plain(model.unet))(_batch(model, rows)).float()
+        for row, prediction in zip(rows, _guided(rows, out), strict=True):
+            _advance(model, row, prediction)
+
+
+def _batch(model: Model, rows: Sequence[Row]) -> UNetBatch:
+    """The UNet's inputs. A guided row takes two slots, the negative prompt first; the others take one."""
+    dtype = torch.float32 if rows[0].precise else model.dtype
+    prompts = [embeds for row in rows for embeds in _slots(row)]
+    hidden, keep = _stacked([embeds.hidden for embeds in prompts])
+    return UNetBatch(
+        sample=torch.cat([_unet_input(row) for row in rows for _ in _slots(row)]).to(model.device, dtype),
+        timesteps=torch.cat(
+            [row.times[row.position : row.position + 1] for row in rows for _ in _slots(row)]
+        ),
+        hidden=hidden.to(model.device, dtype),
+        keep=None if keep is None else keep.to(model.device),
+        pooled=torch.stack([embeds.pooled for embeds in prompts]).to(model.device, dtype),
+        time_ids=torch.cat([row.time_ids[-len(_slots(row)) :] for row in rows]).to(dtype),
+        prompts=tuple(prompts),
+    )
+
+
+def _slots(row: Row) -> tuple[PromptEmbeds, ...]:
+    shared = row.conditioning
+    return (shared.negative, shared.prompt) if row.guided else (shared.prompt,)
+
+
+def _unet_input(row: Row) -> torch.Tensor:
+    """(1, 9 or 4, h, w): the scaled latents, then mask and masked picture where the UNet sees them."""
+    latents = row.scheduler.scale_model_input(row.latents, row.timesteps[row.position])
+    if row.masked_latents is None:
+        return torch.as_tensor(latents)
+    return torch.cat([latents, row.conditioning.mask.to(latents), row.masked_latents], dim=1)
+
+
+def _stacked(hidden: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Embeddings of unlike length as one (slots, T, width), and a (slots, T) mask of the real tokens.
+
+    No mask where all lengths agree, which is nearly always: attention is faster without.
+    """
+    longest = max(h.shape[0] for h in hidden)
+    if all(h.shape[0] == longest for h in hidden):
+        return torch.stack(hidden), None
+    padded = [torch.nn.functional.pad(h, (0, 0, 0, longest - h.shape[0])) for h in hidden]
+    keep = torch.stack([torch.arange(longest) < h.shape[0] for h in hidden])
+    return torch.stack(padded), keep
+
+
+def _time_ids(model: Model, conditioning: Conditioning, *, guided: bool) -> torch.Tensor:
+    """SDXL's size conditioning (1 or 2, 6): original size, crop corner, target size, in pixels.
+
+    Source: Podell et al., "SDXL", 2023, section 2.2. The refiner-like checkpoints that want an aesthetic
+    score get (1 or 2, 5), 6.0 with the prompt and 2.5 without it, as in diffusers.
+    """
+    height, width = (side * model.vae_factor for side in conditioning.mask.shape[-2:])
+    size: list[float] = [height, width, 0, 0]
+    ids = [[*size, 2.5], [*size, 6.0]] if model.requires_aesthetics_score else [[*size, height, width]] * 2
+    return torch.tensor(ids if guided else ids[1:], dtype=torch.float32, device=model.device)
+
+
+def _guided(rows: Sequence[Row], out: torch.Tensor) -> list[torch.Tensor]:
+    """Classifier-free guidance. Source: Ho & Salimans, "Classifier-Free Diffusion Guidance", 2022."""
+    predictions, slot = [], 0
+    for row in rows:
+        if row.guided:
+            negative, positive = out[slot : slot + 1], out[slot + 1 : slot + 2]
+            predictions.append(negative + row.guidance_scale * (positive - negative))
+        else:
+            predictions.append(out[slot : slot + 1])
+        slot += 2 if row.guided else 1
+    return predictions
+
+
+def _advance(model: Model, row: Row, prediction: torch.Tensor) -> None:
+    takes_generator = SCHEDULERS[row.scheduler_name].step_takes_generator
+    extra = {"generator": row.generator} if takes_generator else {}
+    timestep = row.timesteps[row.position]
+    row.estimate = _estimate(row, prediction) if row.watched else None
+    stepped = row.scheduler.step(prediction, timestep, row.latents, **extra, return_dict=False)[0]
+    row.position += 1
+    row.latents = _blend(model, row, stepped.float())
+
+
+def _estimate(row: Row, prediction: torch.Tensor) -> torch.Tensor:
+    """The clean latents that a noise (or velocity) prediction stands for.
+
+    ``scale_model_input`` gives every sampler's latents in the variance-preserving form that the UNet was
+    trained on, so one formula serves all. Source: Ho et al., "DDPM", 2020, eq. 15; Salimans & Ho, 2022.
+    """
+    timestep = row.timesteps[row.position]
+    noisy = row.scheduler.scale_model_input(row.latents, timestep)
+    signal = row.scheduler.alphas_cumprod[int(timestep)]
+    if row.scheduler.config.prediction_type == "v_prediction":
+        return torch.as_tensor(signal.sqrt() * noisy - (1 - signal).sqrt() * prediction)
+    return torch.as_tensor((noisy - (1 - signal).sqrt() * prediction) / signal.sqrt())
+
+
+def _blend(model: Model, row: Row, latents: torch.Tensor) -> torch.Tensor:
+    """The original, re-noised to the row's level, where the mask does not (yet) repaint.
+
+    A 4-channel UNet knows no mask and needs this each step. With a soft mask it is how grey means strength:
+    a cell of strength s is set free for the last s of the steps, and one of strength 0 ends as the original.
+    Source: Levin & Fried, "Differential Diffusion: Giving Each Pixel Its Strength", 2023.
+    """
+    shared = row.conditioning
+    if shared.soft_mask is not None:
+        order = row.scheduler.order
+        if row.position % order and not row.done:
+            # Between the two calls of a step the sample is at a noise level of its own, for which add_noise
+            # has no name: the original would be put in at the next step's.
+            return latents
+        taken, of = (-(-calls // order) for calls in (row.position, len(row.timesteps)))
+        mask = ((shared.soft_mask > 0) & (shared.soft_mask >= 1 - taken / of)).to(latents)
+    elif model.in_channels == 4:
+        mask = shared.mask.to(latents)
+    else:
+        return latents
+    assert row.image_latents is not None
+    original = row.image_latents
+    if not row.done:
+        next_timestep = row.timesteps[row.position : row.position + 1]
+        original = row.scheduler.add_noise(original, row.noise, next_timestep)
+    return torch.as_tensor((1 - mask) * original + mask * latents)

@@ -1,0 +1,296 @@
+"""Loading: from a local diffusers folder or a single .safetensors file to a :class:`Model`.
+
+Nothing here knows where files come from (``weights``) or what is done with the model (``engine``).
+Everything is loaded by local path; the hub is never asked.
+"""
+
+import json
+import logging
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from inpaint.errors import DeviceError, ModelError, RequestError
+from inpaint.lora.fuse import fuse
+from inpaint.memory import MemoryPlan, choose_plan, free_bytes, place, recast
+from inpaint.weights import check_fits
+
+DTYPES: Mapping[str, torch.dtype] = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Model:
+    """A loaded SDXL checkpoint and where it lives. Its modules belong to one thread at a time."""
+
+    name: str
+    unet: Any  # UNet2DConditionModel, 9 or 4 input channels
+    vae: Any  # AutoencoderKL
+    text_encoders: tuple[Any, Any]  # CLIPTextModel, CLIPTextModelWithProjection
+    tokenizers: tuple[Any, Any]
+    scheduler_config: Mapping[str, Any]
+    force_zeros_for_empty_prompt: bool
+    requires_aesthetics_score: bool
+    device: torch.device
+    dtype: torch.dtype
+    plan: MemoryPlan
+    # Held while the UNet's weights are exchanged, and while two ways through it are compared.
+    weights_lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def in_channels(self) -> int:
+        """9: the UNet sees the mask; 4: it does not, and the original is blended back each step."""
+        return int(self.unet.config.in_channels)
+
+    @property
+    def vae_factor(self) -> int:
+        """Pixels per latent cell and side, 8 for SDXL."""
+        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
+
+    @property
+    def native_size(self) -> int:
+        """The side in pixels of the square that the UNet was trained on."""
+        return int(self.unet.config.sample_size) * self.vae_factor
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device called ``name``: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
+
+    Raises:
+        DeviceError: it is not on this machine, or is not a device's name.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cpu":
+        return torch.device("cpu")
+    kind, _, index = name.partition(":")
+    if kind != "cuda" or (index and not index.isdecimal()):
+        raise DeviceError(f"device: must be auto, cpu, cuda or cuda:N, not {name!r}")
+    if not torch.cuda.is_available():
+        raise DeviceError(f"device: {name} was asked for, but torch sees no CUDA GPU here; use --device cpu")
+    if int(index or 0) >= torch.cuda.device_count():
+        raise DeviceError(
+            f"device: {name} was asked for, but this machine has {torch.cuda.device_count()} GPU(s)"
+        )
+    return torch.device(name)
+
+
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The dtype called ``name``; ``auto`` is fp16 on CUDA, as SDXL's files are, and fp32 on a CPU.
+
+    Raises:
+        RequestError: no such dtype.
+    """
+    if name == "auto":
+        return torch.float16 if device.type == "cuda" else torch.float32
+    if name not in DTYPES:
+        raise RequestError("dtype", f"must be auto or one of {', '.join(DTYPES)}, not {name!r}")
+    return DTYPES[name]
+
+
+def load_model(
+    path: Path,
+    name: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    memory: str = "auto",
+    configs: Path | None = None,
+    few_step_lora: Path | None = None,
+) -> Model:
+    """Load a checkpoint and place it by its memory plan.
+
+    Args:
+        path: a diffusers folder, or a single ``.safetensors`` file in the original SDXL layout.
+        name: what to call it in answers and messages.
+        device: where it computes.
+        dtype: what it computes in; a VAE that overflows in 16 bit stays in fp32.
+        memory: a plan's name, or ``auto`` to choose by the free memory.
+        configs: for a single file, a local diffusers folder with SDXL's configs and tokenizers.
+        few_step_lora: merged into UNet and text encoders; the samplers' steps are then spaced from the last
+            one down, as such a LoRA is trained.
+
+    Raises:
+        ModelError: a part is missing, damaged, or not SDXL's.
+    """
+    plan = choose_plan(free_bytes(device), memory)
+    with _quiet(), _explained(path):
+        parts = _single_file(path, dtype, configs) if path.is_file() else _folder(path, dtype)
+    unet, vae = parts["unet"], parts["vae"]
+    _check_unet(path, unet)
+    scheduler = parts["scheduler"]
+    encoders = (parts["text_encoder"], parts["text_encoder_2"])
+    if few_step_lora is not None:
+        fuse(unet, encoders, few_step_lora)
+        scheduler = {**scheduler, "timestep_spacing": "trailing"}
+    place(plan, device, dtype, unet, vae, list(encoders))
+    return Model(
+        name=name,
+        unet=unet.eval().requires_grad_(False),
+        vae=vae.eval().requires_grad_(False),
+        text_encoders=(encoders[0].eval().requires_grad_(False), encoders[1].eval().requires_grad_(False)),
+        tokenizers=(parts["tokenizer"], parts["tokenizer_2"]),
+        scheduler_config=scheduler,
+        force_zeros_for_empty_prompt=bool(parts["index"].get("force_zeros_for_empty_prompt", True)),
+        requires_aesthetics_score=bool(parts["index"].get("requires_aesthetics_score", False)),
+        device=device,
+        dtype=dtype,
+        plan=plan,
+    )
+
+
+def _folder(path: Path, dtype: torch.dtype) -> dict[str, Any]:
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+    upcast = _read_json(path / "vae" / "config.json").get("force_upcast", True)
+    return {
+        "index": _read_json(path / "model_index.json"),
+        "scheduler": _read_json(path / "scheduler" / "scheduler_config.json"),
+        "unet": _large_part(UNet2DConditionModel, path / "unet", dtype),
+        "vae": _part(AutoencoderKL, path / "vae", torch.float32 if upcast else dtype),
+        "text_encoder": _part(CLIPTextModel, path / "text_encoder", dtype),
+        "text_encoder_2": _part(CLIPTextModelWithProjection, path / "text_encoder_2", dtype),
+        **_tokenizers(path),
+    }
+
+
+def _part(cls: Any, folder: Path, dtype: torch.dtype) -> Any:
+    """One component; the fp16 variant of its files where there is one."""
+    variant = "fp16" if any(folder.glob("*.fp16*.safetensors*")) else None
+    part, info = cls.from_pretrained(
+        folder,
+        dtype=dtype,
+        variant=variant,
+        use_safetensors=True,
+        local_files_only=True,
+        output_loading_info=True,
+    )
+    if info["missing_keys"]:  # the loaders only log this, and leave random numbers in their place
+        raise ModelError(f"{folder} is damaged: it lacks {len(info['missing_keys'])} of its weights")
+    return part
+
+
+def _large_part(cls: Any, folder: Path, dtype: torch.dtype) -> Any:
+    """:func:`_part` for the one component whose file must not be held twice while it is cast."""
+    files = sorted(folder.glob("*.fp16.safetensors")) or sorted(folder.glob("*.safetensors"))
+    if len(files) != 1:  # in shards: each is small
+        return _part(cls, folder, dtype)
+    with safe_open(files[0], framework="pt") as pages:
+        stored = pages.get_tensor(next(iter(pages.keys()))).dtype
+    part = _part(cls, folder, stored)
+    if stored != dtype:
+        recast(part, files[0], dtype)
+    return part
+
+
+def _tokenizers(folder: Path) -> dict[str, Any]:
+    from transformers import CLIPTokenizer
+
+    return {
+        part: CLIPTokenizer.from_pretrained(folder / part, local_files_only=True)
+        for part in ("tokenizer", "tokenizer_2")
+    }
+
+
+def _single_file(path: Path, dtype: torch.dtype, configs: Path | None) -> dict[str, Any]:
+    from diffusers import AutoencoderKL, StableDiffusionXLInpaintPipeline, UNet2DConditionModel
+
+    if configs is None:
+        raise ModelError(
+            f"{path.name} is a single file and needs SDXL's configs and tokenizers beside it; "
+            "run: inpaint models fetch sdxl-configs"
+        )
+    with safe_open(path, framework="pt") as file:
+        key = "model.diffusion_model.input_blocks.0.0.weight"
+        if key not in file.keys():  # noqa: SIM118 - safe_open is no mapping
+            raise ModelError(f"{path.name} is not an SDXL checkpoint: it has no {key}")
+        in_channels = file.get_slice(key).get_shape()[1]
+    local = {"config": str(configs), "local_files_only": True, "torch_dtype": dtype}
+    with _missing_named(path, configs):
+        unet = UNet2DConditionModel.from_single_file(
+            str(path), subfolder="unet", in_channels=in_channels, **local
+        )
+        # A single file does not say whether its VAE is the one that overflows in 16 bit: keep it in 32.
+        vae = AutoencoderKL.from_single_file(
+            str(path), subfolder="vae", force_upcast=True, **{**local, "torch_dtype": torch.float32}
+        )
+        pipe = StableDiffusionXLInpaintPipeline.from_single_file(
+            str(path), unet=unet, vae=vae, add_watermarker=False, **_tokenizers(configs), **local
+        )
+        for encoder in (pipe.text_encoder, pipe.text_encoder_2):  # here the loader says nothing
+            assert not any(parameter.is_meta for parameter in encoder.parameters())
+    return {
+        "index": _read_json(configs / "model_index.json"),
+        "scheduler": _read_json(configs / "scheduler" / "scheduler_config.json"),
+        **{part: getattr(pipe, part) for part in _PARTS},
+    }
+
+
+@contextmanager
+def _missing_named(path: Path, configs: Path) -> Iterator[None]:
+    """Say which tensor a single file lacks, where its loaders speak of meta tensors."""
+    try:
+        yield
+    except Exception:
+        check_fits(path, configs)
+        raise
+
+
+_PARTS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
+
+
+def _check_unet(path: Path, unet: Any) -> None:
+    if unet.config.in_channels not in (4, 9) or unet.config.addition_embed_type != "text_time":
+        raise ModelError(
+            f"{path} is not an SDXL model for inpainting: its UNet must have 9 or 4 input channels and "
+            f"text_time conditioning, but has {unet.config.in_channels} and {unet.config.addition_embed_type}"
+        )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    content = json.loads(path.read_text("utf-8"))
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} is damaged: it should hold a JSON object")
+    return content
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn what the loaders raise on a broken checkpoint into one sentence."""
+    try:
+        yield
+    except (ModelError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # the loaders of three libraries raise anything, even bare Exception
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(
+            f"the model in {path} is missing a part or damaged ({type(error).__name__}: {reason}); "
+            "check it with: inpaint models verify NAME --deep"
+        ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the loaders' progress bars and advice for the length of the block."""
+    import diffusers.utils.logging as diffusers_logging
+    import transformers.utils.logging as transformers_logging
+
+    levels = [(lib, lib.get_verbosity()) for lib in (diffusers_logging, transformers_logging)]
+    for lib, _ in levels:
+        lib.set_verbosity(logging.CRITICAL)
+        lib.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for lib, level in levels:
+            lib.set_verbosity(level)
+            lib.enable_progress_bar()

@@ -1,0 +1,180 @@
+"""Text to embeddings: weights ``(word:1.3)``, prompts longer than 75 tokens, a cache.
+
+A prompt without brackets and of at most 75 tokens gives exactly what diffusers' ``encode_prompt`` gives.
+"""
+
+import re
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from inpaint.lora.cache import NO_LORAS, LoraSet
+from inpaint.lora.hooks import Beside
+from inpaint.lora.spec import LoraUse
+from inpaint.memory import visiting
+from inpaint.model.load import Model
+
+CHUNK_TOKENS = 75  # CLIP's 77 less the start and the end
+MAX_CHUNKS = 8
+_CACHED_PROMPTS = 64
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PromptEmbeds:
+    """One prompt as the UNet takes it."""
+
+    hidden: torch.Tensor  # (77 × chunks, width of both encoders together)
+    pooled: torch.Tensor  # (projection width of the second encoder,)
+    dropped: str = ""  # the end of the text that did not fit
+
+
+class PromptEncoder:
+    """Both text encoders of a model behind one LRU cache; used by the engine's thread only."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._beside = Beside(model.device, model.dtype)
+        self._cache: OrderedDict[tuple[tuple[LoraUse, ...], str], PromptEmbeds] = OrderedDict()
+
+    def pair(
+        self, prompt: str, negative_prompt: str | None, loras: LoraSet = NO_LORAS
+    ) -> tuple[PromptEmbeds, PromptEmbeds]:
+        """The embeddings of a prompt and of its negative, by text encoders with ``loras``.
+
+        ``None`` and ``""`` differ where the checkpoint says so: no negative prompt is all zeros, an empty
+        one is the encoded empty string (diffusers' ``force_zeros_for_empty_prompt``).
+        """
+        positive = self.encode(prompt, loras)
+        if negative_prompt is None and self._model.force_zeros_for_empty_prompt:
+            zeros = torch.zeros_like
+            return positive, PromptEmbeds(zeros(positive.hidden), zeros(positive.pooled))
+        return positive, self.encode(negative_prompt or "", loras)
+
+    def encode(self, text: str, loras: LoraSet = NO_LORAS) -> PromptEmbeds:
+        """One prompt's embeddings, from the cache where it was seen lately with the same LoRAs."""
+        # Also where they change no text encoder: two sets never share an object, by which ``text_kv`` knows
+        # the keys and values that the UNet's weights of another set have made.
+        key = (loras.uses, text)
+        if key in self._cache:
+            self._cache.move_to_end(key)
+            return self._cache[key]
+        embeds = self._encode(text, loras)
+        self._cache[key] = embeds
+        if len(self._cache) > _CACHED_PROMPTS:
+            self._cache.popitem(last=False)
+        return embeds
+
+    def _encode(self, text: str, loras: LoraSet) -> PromptEmbeds:
+        fragments = parse_weights(text)
+        with self._beside.using([*loras.text(0), *loras.text(1)]):
+            sides = [self._encode_side(side, fragments) for side in (0, 1)]
+            chunks = max(hidden.shape[0] for hidden, _, _ in sides)
+            wide = [self._padded(side, hidden, chunks) for side, (hidden, _, _) in enumerate(sides)]
+        _, pooled, dropped = sides[1]
+        return PromptEmbeds(torch.cat(wide, dim=-1).flatten(0, 1), pooled, dropped or sides[0][2])
+
+    def _encode_side(
+        self, side: int, fragments: list[tuple[str, float]]
+    ) -> tuple[torch.Tensor, torch.Tensor, str]:
+        """(chunks, 77, width), the pooled (width,) of the first chunk, and the text that did not fit."""
+        tokenizer = self._model.tokenizers[side]
+        tokens, weights = _tokenize(tokenizer, fragments)
+        limit = MAX_CHUNKS * CHUNK_TOKENS
+        dropped = tokenizer.decode(tokens[limit:]).strip() if len(tokens) > limit else ""
+        ids, scale = _chunked(tokenizer, tokens[:limit], weights[:limit])
+        hidden, pooled = self._run(side, ids)
+        if any(weight != 1.0 for weight in weights):
+            # A weight scales what the word adds to an empty prompt (ComfyUI's reading). Scaling the
+            # embedding itself, as A1111 does, also scales its large constant part and burns pictures.
+            empty, _ = self._run(side, _chunked(tokenizer, [], [])[0])
+            hidden = empty + (hidden - empty) * scale.to(hidden)[..., None]
+        return hidden, pooled, dropped
+
+    def _run(self, side: int, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Last-but-one hidden states (chunks, 77, width) and the first chunk's pooled output (width,)."""
+        encoder, model = self._model.text_encoders[side], self._model
+        with torch.inference_mode(), visiting(encoder, model.device):
+            out = encoder(ids.to(model.device), output_hidden_states=True)
+        return out.hidden_states[-2], out[0][0]
+
+    def _padded(self, side: int, hidden: torch.Tensor, chunks: int) -> torch.Tensor:
+        """``hidden`` with empty chunks added, for two tokenizers that count differently."""
+        if hidden.shape[0] == chunks:
+            return hidden
+        empty, _ = self._run(side, _chunked(self._model.tokenizers[side], [], [])[0])
+        return torch.cat([hidden, empty.expand(chunks - hidden.shape[0], -1, -1)])
+
+
+_SYNTAX = re.compile(
+    r"\\[()\[\]\\]|\(|\[|:\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*\)|\)|\]|[^\\()\[\]:]+|.", re.DOTALL
+)
+_ROUND, _SQUARE = 1.1, 1 / 1.1
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    text: str
+    weight: float = 1.0
+
+
+def parse_weights(text: str) -> list[tuple[str, float]]:
+    r"""Split a prompt into (fragment, weight), in the notation of AUTOMATIC1111's web UI.
+
+    ``(x)`` counts 1.1 times, ``[x]`` 1 / 1.1 times, ``(x:1.3)`` 1.3 times, nested ones multiply,
+    ``\(`` is a bracket, and a bracket without its partner is plain text.
+    """
+    pieces: list[_Piece] = []
+    open_at: list[tuple[str, int]] = []  # bracket, index of the piece that holds it
+    for match in _SYNTAX.finditer(text):
+        token, number = match.group(0), match.group(1)
+        top = open_at[-1][0] if open_at else ""
+        if token in ("(", "["):
+            open_at.append((token, len(pieces)))
+            pieces.append(_Piece(token))
+        elif top == "(" and number is not None:
+            _close(pieces, open_at, float(number))
+        elif (top, token) in (("(", ")"), ("[", "]")):
+            _close(pieces, open_at, _ROUND if top == "(" else _SQUARE)
+        else:
+            escaped = len(token) == 2 and token[0] == "\\"
+            pieces.append(_Piece(token[1] if escaped else token))
+    return _merged(pieces)
+
+
+def _close(pieces: list[_Piece], open_at: list[tuple[str, int]], weight: float) -> None:
+    _, start = open_at.pop()
+    pieces[start] = _Piece("")
+    pieces[start:] = [replace(piece, weight=piece.weight * weight) for piece in pieces[start:]]
+
+
+def _merged(pieces: list[_Piece]) -> list[tuple[str, float]]:
+    merged: list[tuple[str, float]] = []
+    for piece in (piece for piece in pieces if piece.text):
+        if merged and merged[-1][1] == piece.weight:
+            merged[-1] = (merged[-1][0] + piece.text, piece.weight)
+        else:
+            merged.append((piece.text, piece.weight))
+    return merged
+
+
+def _tokenize(tokenizer: Any, fragments: list[tuple[str, float]]) -> tuple[list[int], list[float]]:
+    tokens: list[int] = []
+    weights: list[float] = []
+    for text, weight in fragments:
+        ids = tokenizer(text, add_special_tokens=False, truncation=False, verbose=False).input_ids
+        tokens += ids
+        weights += [weight] * len(ids)
+    return tokens, weights
+
+
+def _chunked(tokenizer: Any, tokens: list[int], weights: list[float]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids (chunks, 77), each chunk with its own start, end and padding, and their weights likewise."""
+    ids, scale = [], []
+    for start in range(0, max(len(tokens), 1), CHUNK_TOKENS):
+        chunk = tokens[start : start + CHUNK_TOKENS]
+        padding = [tokenizer.pad_token_id] * (CHUNK_TOKENS - len(chunk))
+        ids.append([tokenizer.bos_token_id, *chunk, tokenizer.eos_token_id, *padding])
+        scale.append([1.0, *weights[start : start + CHUNK_TOKENS], 1.0, *[1.0] * len(padding)])
+    return torch.tensor(ids), torch.tensor(scale)

@@ -1,0 +1,84 @@
+"""A request's pictures through the VAE's encoder, each of them once however often it comes.
+
+People try a prompt, change a word and try again: the picture is the same, and encoding it is the dearest
+part of a request after its steps.
+"""
+
+import hashlib
+from collections import OrderedDict
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from inpaint.images.codec import MASK_THRESHOLD
+from inpaint.model.load import Model
+from inpaint.model.vae import Posterior, encode, to_pixels
+
+CACHED_BYTES = 64 * 1024**2  # on the device; a picture of 1024² has 512 KiB
+
+
+class PictureEncoder:
+    """A model's VAE encoder behind an LRU cache of posteriors; used by one thread at a time."""
+
+    def __init__(self, model: Model, *, max_bytes: int = CACHED_BYTES) -> None:
+        """Empty; it keeps at most ``max_bytes`` of posteriors, those used last."""
+        self._model = model
+        self._max_bytes = max_bytes
+        self._cache: OrderedDict[bytes, Posterior] = OrderedDict()
+        self._held_bytes = 0
+        self.encoded = 0  # pictures that the VAE was asked for, ever
+
+    def pair(self, image: Image.Image, mask: Image.Image) -> tuple[Posterior, Posterior | None]:
+        """The posteriors of a picture, and of it with its hole grey; those not cached share one VAE call.
+
+        The second is None for a UNet of 4 channels, which never sees it.
+
+        Args:
+            image: RGB, sides multiples of the VAE's factor.
+            mask: ``L``, of the picture's size, 128 or more = the hole.
+
+        Raises:
+            PaintError: see :func:`inpaint.model.vae.encode`.
+        """
+        pixels = np.asarray(image)
+        hole = np.asarray(mask) >= MASK_THRESHOLD if self._model.in_channels == 9 else None
+        keys = [_digest(pixels, None)] if hole is None else [_digest(pixels, None), _digest(pixels, hole)]
+        found = {key: self._cache[key] for key in keys if key in self._cache}
+        missing = [key for key in keys if key not in found]
+        if missing:
+            inputs = dict(zip(keys, self._inputs(image, hole), strict=True))
+            encoded = encode(self._model, torch.cat([inputs[key] for key in missing]))
+            self.encoded += len(missing)
+            found |= zip(missing, encoded.split(), strict=True)
+        self._keep(found)
+        return found[keys[0]], None if hole is None else found[keys[1]]
+
+    def _inputs(self, image: Image.Image, hole: NDArray[np.bool_] | None) -> list[torch.Tensor]:
+        """One or two tensors (1, 3, H, W) in -1 … 1 on the device; 0 in the hole, which no byte can say."""
+        pixels = to_pixels(image, self._model.device)
+        if hole is None:
+            return [pixels]
+        return [pixels, pixels.masked_fill(torch.from_numpy(hole).to(pixels.device), 0.0)]
+
+    def _keep(self, used: dict[bytes, Posterior]) -> None:
+        """Make these the ones used last, and let go of the others that no longer fit."""
+        for key, posterior in used.items():
+            if key not in self._cache:
+                self._cache[key] = posterior
+                self._held_bytes += posterior.size_bytes
+            self._cache.move_to_end(key)
+        while self._held_bytes > self._max_bytes:
+            _, oldest = self._cache.popitem(last=False)
+            self._held_bytes -= oldest.size_bytes
+
+
+def _digest(pixels: NDArray[np.uint8], hole: NDArray[np.bool_] | None) -> bytes:
+    """A name for a picture (H, W, 3) and its hole (H, W): equal only where both and their sizes are."""
+    # A keyless cryptographic hash: pictures come from strangers, and nobody may be shown another's.
+    digest = hashlib.blake2b(repr((pixels.shape, hole is not None)).encode(), digest_size=32)
+    digest.update(pixels.tobytes())
+    if hole is not None:
+        digest.update(np.packbits(hole).tobytes())
+    return digest.digest()

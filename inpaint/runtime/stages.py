@@ -1,0 +1,159 @@
+"""The stages around the step loop, in the engine's thread: a request to rows, finished rows to pictures."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from inpaint.batching.batcher import Entry
+from inpaint.canvas.crop import Canvas, latent_mask, latent_soft_mask, paste
+from inpaint.errors import PaintError
+from inpaint.job import Job
+from inpaint.lora.cache import Library
+from inpaint.lora.spec import effective
+from inpaint.model.denoise import Conditioning, Row, start_row
+from inpaint.model.load import Model
+from inpaint.model.prompt import CHUNK_TOKENS, MAX_CHUNKS, PromptEncoder
+from inpaint.model.vae import Previewer, pictures, to_mask
+from inpaint.model.vae_cache import PictureEncoder
+from inpaint.request import InpaintRequest, InpaintResult
+
+
+@dataclass(slots=True, eq=False)
+class Task:
+    """The engine's side of a job: its canvas, its rows, and the pictures that are ready."""
+
+    job: Job
+    canvas: Canvas
+    entries: dict[Entry, int] = field(default_factory=dict)  # in the batcher → the number of its first row
+    rows: list[Row] = field(default_factory=list)
+    fresh: bool = True  # the VAE was asked for its pictures; they did not come from the cache
+    decoding: set[int] = field(default_factory=set)  # samples that left the step loop
+    images: dict[int, Image.Image] = field(default_factory=dict)  # by sample
+    warnings: tuple[str, ...] = ()
+    reported: tuple[int, int] = (0, 0)
+    timings: dict[str, float] = field(default_factory=dict)
+
+    def spend(self, stage: str, seconds: float) -> None:
+        """Add seconds to a stage of ``timings``."""
+        self.timings[stage] = self.timings.get(stage, 0.0) + seconds
+
+    def row(self, entry: Entry, sample: int) -> Row:
+        """The row behind a place in the batcher."""
+        return self.rows[self.entries[entry] + sample]
+
+    @property
+    def entry(self) -> Entry:
+        """The first; the others are rows that are painted once more."""
+        return next(iter(self.entries))
+
+    @property
+    def steps(self) -> tuple[int, int]:
+        """(taken, of) steps, averaged over the rows."""
+        return sum(row.step for row in self.rows) // len(self.rows), self.rows[0].num_steps
+
+    @property
+    def complete(self) -> bool:
+        """Whether every sample has its picture."""
+        return len(self.images) == len(self.rows)
+
+    def result(self) -> InpaintResult:
+        """What the caller gets, once every row has its picture."""
+        return InpaintResult(
+            images=[self.images[i] for i in range(len(self.rows))],
+            seeds=self.job.seeds,
+            box=self.canvas.box,
+            warnings=self.warnings,
+            timings=dict(self.timings),
+        )
+
+
+class Painter:
+    """A model with its prompt cache, its LoRAs and its previewer."""
+
+    def __init__(self, model: Model, loras: Path | None = None) -> None:
+        self.model = model
+        rest = model.device if model.plan.unet == "resident" else torch.device("cpu")
+        self._library = Library(model.unet, model.text_encoders, rest, loras)
+        self._prompts = PromptEncoder(model)
+        self._pictures = PictureEncoder(model)
+        self._previewer: Previewer | None = None
+
+    def begin(self, task: Task) -> None:
+        """Encode a task's prompts and pictures and start its rows."""
+        if self._previewer is None:  # here, since the VAE belongs to the thread that encodes
+            self._previewer = Previewer.fit(self.model)
+        request, encoded = task.job.request, self._pictures.encoded
+        conditioning = self._conditioning(request, task.canvas)
+        task.fresh = self._pictures.encoded > encoded
+        task.warnings = _warnings(request, conditioning)
+        task.rows = [self._start(request, conditioning, seed) for seed in task.job.seeds]
+
+    def begin_again(self, task: Task, sample: int) -> None:
+        """Start a row again that half precision spoilt, in fp32."""
+        conditioning, seed = task.rows[sample].conditioning, task.job.seeds[sample]
+        task.rows[sample] = self._start(task.job.request, conditioning, seed, precise=True)
+
+    def _start(
+        self, request: InpaintRequest, conditioning: Conditioning, seed: int, *, precise: bool = False
+    ) -> Row:
+        return start_row(
+            self.model,
+            conditioning,
+            scheduler=request.scheduler,
+            num_inference_steps=request.num_inference_steps,
+            strength=request.strength,
+            guidance_scale=request.guidance_scale,
+            guidance_interval=request.guidance_interval,
+            seed=seed,
+            precise=precise,
+        )
+
+    def _conditioning(self, request: InpaintRequest, canvas: Canvas) -> Conditioning:
+        model = self.model
+        loras = self._library.load(effective(request.loras))
+        prompt, negative = self._prompts.pair(request.prompt, request.negative_prompt, loras)
+        image, masked_image = self._pictures.pair(canvas.image, canvas.mask)
+        mask = to_mask(latent_mask(canvas.mask, model.vae_factor)).to(model.device)
+        soft = canvas.soft_mask
+        return Conditioning(
+            prompt=prompt,
+            negative=negative,
+            image=image,
+            masked_image=masked_image,
+            mask=mask,
+            soft_mask=None
+            if soft is None
+            else to_mask(latent_soft_mask(soft, model.vae_factor)).to(model.device),
+            loras=loras,
+        )
+
+    def decode(self, rows: Sequence[Row]) -> list[Any]:
+        """Finished rows of one bucket to pictures (H, W, 3) in 0..1; a PaintError stands for one of NaN."""
+        found = pictures(self.model, torch.cat([row.latents for row in rows]))
+        return [PaintError(_NAN) if picture is None else picture for picture in found]
+
+    @staticmethod
+    def finish(task: Task, sample: int, painted: Any) -> None:
+        """Paste a decoded picture (H, W, 3) into the caller's."""
+        task.images[sample] = paste(task.canvas, painted)
+
+    def preview(self, estimate: torch.Tensor) -> Image.Image:
+        """A small rough picture of latents (1, 4, h, w), one pixel a cell."""
+        assert self._previewer is not None, "fitted before the first row"
+        return self._previewer(estimate)
+
+
+_NAN = "the model painted NaN instead of a picture; try another seed, or --dtype float32"
+
+
+def _warnings(request: InpaintRequest, conditioning: Conditioning) -> tuple[str, ...]:
+    limit = MAX_CHUNKS * CHUNK_TOKENS
+    named = (("prompt", conditioning.prompt.dropped), ("negative_prompt", conditioning.negative.dropped))
+    cut = [f"{name}: only {limit} tokens fit; this was cut off: {text!r}" for name, text in named if text]
+    if request.strength == 1.0:
+        cut.append("strength: at exactly 1 SDXL's inpainting model paints noisy pictures; 0.99 is better")
+    return tuple(cut)

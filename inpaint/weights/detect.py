@@ -1,0 +1,114 @@
+"""What a single ``.safetensors`` file is, told from its header: an SDXL checkpoint, or what else.
+
+People download files by the dozen, and a LoRA looks like a checkpoint until it is opened.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from inpaint.weights.key_names import FIRST, PREFIXES, SECOND, UNET, VAE
+from inpaint.weights.safety import check_in_channels, check_safetensors, refuse
+
+_UNET_INPUT = "model.diffusion_model.input_blocks.0.0.weight"
+_SDXL_ONLY = "model.diffusion_model.label_emb.0.0.weight"  # sizes and crops, which SD 1 and 2 do not know
+_REFINER = "conditioner.embedders.0.model."
+_NOT_SDXL = (_REFINER, "cond_stage_model.")  # text encoders of others, one of which has label_emb as well
+_WORDS: Mapping[str, str] = {
+    UNET: "UNet",
+    VAE: "VAE",
+    FIRST: "first text encoder",
+    SECOND: "second text encoder",
+}
+_ONLY_SDXL = "only SDXL and what was tuned from it works here"
+# What a file is whose names have the pattern; the first that fits is said.
+_OTHERS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+    (re.compile(pattern), what)
+    for pattern, what in (
+        (
+            r".*(lora_(up|down|unet|te\d?)|lora[._](up|down|A|B)\b|hada_w\d|lokr_w\d|dora_scale).*",
+            "it is a LoRA, which changes a checkpoint instead of being one; name a checkpoint, and the LoRA "
+            "with --lora",
+        ),
+        (
+            r"(control_model|controlnet_\w+|input_hint_block)\..*",
+            "it is a ControlNet, which is not used here",
+        ),
+        (rf"{re.escape(_REFINER)}.*", f"it is SDXL's refiner, which cannot begin a picture; {_ONLY_SDXL}"),
+        (r"cond_stage_model\.model\..*", f"it is a Stable Diffusion 2 checkpoint; {_ONLY_SDXL}"),
+        (r"cond_stage_model\..*", f"it is a Stable Diffusion 1 checkpoint; {_ONLY_SDXL}"),
+        (r"(model\.diffusion_model\.)?joint_blocks\..*", f"it is a Stable Diffusion 3 model; {_ONLY_SDXL}"),
+        (r"(model\.diffusion_model\.)?double_blocks\..*", f"it is a Flux model; {_ONLY_SDXL}"),
+        (r"(ip_adapter|image_proj)\..*", "it is an IP-Adapter, which is not used here"),
+        (r"clip_[lg]|emb_params", "it is a textual inversion (an embedding), which is not used here"),
+        (
+            r"(first_stage_model\.|vae\.)?(encoder|decoder)\.(conv_in|mid)\..*",
+            "it is a VAE alone; name the checkpoint that it belongs to",
+        ),
+        (
+            r"(down_blocks|up_blocks)\..*",
+            "it is the UNet of a diffusers folder; name that folder, the one with model_index.json",
+        ),
+        (r"(text_model|transformer|encoder\.layers)\..*", "it is a text encoder alone; name a checkpoint"),
+    )
+)
+_QUANTISED = re.compile(
+    r".*(scaled_fp8|\.scale_weight|\.weight_scale|\.absmax|\.quant_state\..*|\.comfy_quant)"
+)
+_ODD_NOISE = ("v_pred", "edm_mean", "edm_std", "edm_vpred.sigma_max")  # tensors that only mark the file
+
+
+def check_single_file(path: Path, *, whole: bool = True) -> None:
+    """Accept a single-file SDXL checkpoint with 4 or 9 input channels.
+
+    Args:
+        path: the file.
+        whole: whether it must hold the text encoders and the VAE as well, not the UNet alone.
+
+    Raises:
+        ModelError: it is something else, says what; or it is unsafe.
+    """
+    header = check_safetensors(path)
+    if _SDXL_ONLY not in header or any(name.startswith(_NOT_SDXL) for name in header):
+        refuse(path, _what_else(header))
+    shape = header.get(_UNET_INPUT, {}).get("shape")
+    if not isinstance(shape, list) or len(shape) != 4:
+        refuse(path, f"it is damaged: it has no {_UNET_INPUT} of a convolution's shape")
+    check_in_channels(path, shape[1])
+    if any(_QUANTISED.fullmatch(name) for name in header):
+        refuse(path, "its weights are packed (quantised with scales); bring the fp16 file of the same model")
+    if _predicts_otherwise(header):
+        refuse(
+            path,
+            "it does not predict noise (but v or EDM's target), and no configuration in a single file says "
+            "so to the samplers; use the model's diffusers folder",
+        )
+    missing = [_WORDS[component] for component in PREFIXES if not _has(header, component)]
+    if whole and missing:
+        refuse(
+            path,
+            f"there is no {' and no '.join(missing)} in it; import it with --parts-from sdxl-inpainting, "
+            "which takes what is missing from that model",
+        )
+
+
+def _has(header: Mapping[str, Any], component: str) -> bool:
+    return any(name.startswith(PREFIXES[component]) for name in header)
+
+
+def _what_else(header: Mapping[str, Any]) -> str:
+    for pattern, what in _OTHERS:
+        if any(pattern.fullmatch(name) for name in header):
+            return what
+    if _UNET_INPUT in header:
+        return f"it is the UNet of Stable Diffusion 1 or 2; {_ONLY_SDXL}"
+    return "it is not an SDXL checkpoint, and of no kind that is known here"
+
+
+def _predicts_otherwise(header: Mapping[str, Any]) -> bool:
+    metadata = header.get("__metadata__")
+    said = metadata if isinstance(metadata, dict) else {}
+    # predict_key is the ModelSpec's word, prediction_type kohya's.
+    spec = {said.get("modelspec.predict_key"), said.get("modelspec.prediction_type")}
+    return any(name in header for name in _ODD_NOISE) or bool(spec & {"v", "v_prediction"})

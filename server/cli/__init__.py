@@ -1,0 +1,1 @@
+"""The server's commands: serve, keys, credits and top."""

@@ -1,0 +1,191 @@
+"""``inpaint keys`` and ``inpaint credits``: who may use the server, and how much.
+
+Both hand over to ``server`` and work on its database, also while it runs. A new key goes to stdout, so that
+``KEY=$(inpaint keys create)`` holds nothing else; words for people go to stderr.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from inpaint.errors import InpaintError, OutputError, RequestError
+
+if TYPE_CHECKING:
+    from server.storage.database import Database
+    from server.storage.keys import Key
+
+app = typer.Typer(
+    help="Create, list and revoke API keys of the server.", no_args_is_help=True, add_completion=False
+)
+credits_app = typer.Typer(
+    help="Give API keys credits, and show them.", no_args_is_help=True, add_completion=False
+)
+
+_EXTRA = "the HTTP server is not installed; install it with: pip install 'sdxl-inpaint[server]'"
+_DAY_S = 86400.0
+
+_Data = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR", help="The server's folder, as for `inpaint serve`.", show_default="this user's"
+    ),
+]
+_Json = Annotated[bool, typer.Option("--json", help="One JSON object each, on stdout.")]
+_Id = Annotated[str, typer.Argument(metavar="ID", help="Of a key, as `inpaint keys list` shows it.")]
+
+
+@app.command()
+def create(
+    name: Annotated[str, typer.Option(help="Whose key it is, for your own lists.")] = "key",
+    scope: Annotated[
+        list[str] | None,
+        typer.Option(help="What it may use; give it again for more.", show_default="sdxl-inpaint"),
+    ] = None,
+    days: Annotated[
+        float | None, typer.Option(help="Days until it expires.", show_default="never", min=0)
+    ] = None,
+    data: _Data = None,
+    as_json: _Json = False,
+) -> None:
+    """Make a key and print it; it cannot be shown again."""
+    with _database(data) as database:
+        from server.storage.keys import DEFAULT_SCOPES, Keys
+
+        expires_at = None if days is None else time.time() + days * _DAY_S
+        key, token = Keys(database).create(name, scopes=scope or DEFAULT_SCOPES, expires_at=expires_at)
+    if as_json:
+        typer.echo(json.dumps(_as_json(key) | {"key": token}))
+        return
+    _say(f"Made key {key.id} ({key.name}). Keep it: it is stored as a hash and cannot be shown again.")
+    typer.echo(token)
+
+
+@app.command("list")
+def list_keys(data: _Data = None, as_json: _Json = False) -> None:
+    """List the keys, their credits and whether they work."""
+    with _database(data) as database:
+        from server.storage.keys import Keys
+        from server.storage.ledger import format_credits
+
+        keys = Keys(database).list()
+    for key in keys:
+        if as_json:
+            typer.echo(json.dumps(_as_json(key)))
+        else:
+            scopes = " ".join(sorted(key.scopes))
+            _say(
+                f"{key.id}  {_state(key):<18} {format_credits(key.balance_micro):>12}  {key.name}  [{scopes}]"
+            )
+    if not keys and not as_json:
+        _say("There are no keys; make one with: inpaint keys create")
+
+
+@app.command()
+def revoke(key_id: _Id, data: _Data = None) -> None:
+    """Close a key for good, its queued requests included."""
+    with _database(data) as database:
+        from server.storage.keys import Keys
+
+        Keys(database).revoke(key_id)
+    _say(f"Key {key_id} is revoked.")
+
+
+@credits_app.command()
+def add(
+    key_id: _Id,
+    credits: Annotated[  # noqa: A002 - the name in --help
+        str,
+        typer.Argument(metavar="CREDITS", help="How many; after `--`, a negative number takes some back."),
+    ],
+    note: Annotated[str, typer.Option(help="Why, for your own lists.")] = "",
+    data: _Data = None,
+) -> None:
+    """Give a key credits."""
+    with _database(data) as database:
+        from server.storage.ledger import Ledger, format_credits, parse_credits
+
+        balance = Ledger(database).add(key_id, parse_credits(credits), note)
+    _say(f"Key {key_id} has {format_credits(balance)} credits.")
+
+
+@credits_app.command()
+def show(key_id: _Id, data: _Data = None, as_json: _Json = False) -> None:
+    """Show a key's credits and where they went; fails if the two do not agree."""
+    with _database(data) as database:
+        from server.storage.ledger import MICRO, Ledger, format_credits
+
+        ledger = Ledger(database)
+        balance, entries, wrong = ledger.balance(key_id), ledger.entries(key_id), ledger.check(key_id)
+    for entry in entries:
+        if as_json:
+            fields = {
+                "kind": entry.kind,
+                "credits": entry.amount_micro / MICRO,
+                "created_at": entry.created_at,
+            }
+            typer.echo(json.dumps(fields | {"request_id": entry.request_id, "note": entry.note}))
+        else:
+            amount, about = format_credits(entry.amount_micro), entry.request_id or entry.note
+            _say(f"{_date(entry.created_at)}  {entry.kind:<8} {amount:>12}  {about}".rstrip())
+    if as_json:
+        typer.echo(json.dumps({"kind": "balance", "credits": balance / MICRO}))
+    else:
+        _say(f"Key {key_id} has {format_credits(balance)} credits.")
+    if wrong:
+        raise InpaintError(f"the ledger is damaged: {wrong[0]}")
+
+
+@contextmanager
+def _database(data: Path | None) -> "Iterator[Database]":
+    """The server's database, with its tables up to date."""
+    try:
+        from server.settings import Settings
+        from server.storage.database import Database
+    except ImportError as error:
+        raise OutputError(f"{_EXTRA} ({error.name} is missing)") from error
+    given: dict[str, Any] = {} if data is None else {"data": data}
+    try:
+        settings = Settings(**given)
+    except ValueError as error:  # of an INPAINT_ variable; the text has lines of its own
+        problem = " ".join(str(error).partition("[type=")[0].split())
+        raise RequestError("settings", problem) from error
+    with Database(settings.database) as database:
+        database.migrate()
+        yield database
+
+
+def _as_json(key: "Key") -> dict[str, Any]:
+    from server.storage.ledger import MICRO
+
+    return {
+        "id": key.id,
+        "name": key.name,
+        "scopes": sorted(key.scopes),
+        "credits": key.balance_micro / MICRO,
+        "created_at": key.created_at,
+        "expires_at": key.expires_at,
+        "revoked_at": key.revoked_at,
+        "usable": key.usable(time.time()),
+    }
+
+
+def _state(key: "Key") -> str:
+    if key.revoked_at is not None:
+        return f"revoked {_date(key.revoked_at)}"
+    if key.expires_at is None:
+        return "works"
+    word = "until" if key.usable(time.time()) else "expired"
+    return f"{word} {_date(key.expires_at)}"
+
+
+def _date(unix_s: float) -> str:
+    return time.strftime("%Y-%m-%d", time.gmtime(unix_s))
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)

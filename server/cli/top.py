@@ -1,0 +1,176 @@
+"""``inpaint top``: what a running server does, as text that keeps itself up to date."""
+
+import json
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from inpaint.errors import InpaintError, RequestError
+from server.cli.prometheus_text import Figures, Scrape, figures, parse
+
+if TYPE_CHECKING:
+    import httpx2
+    from rich.console import RenderableType
+
+_WINDOW_S = 30.0  # over which rates are taken: requests take seconds, and one second has none or one
+_PATIENCE_S = 5.0
+_WANTED = "must be a server's address such as http://127.0.0.1:8000, not"
+
+
+def top(
+    url: Annotated[str, typer.Option(help="The server's address.")] = "http://127.0.0.1:8000",
+    key: Annotated[
+        str | None,
+        typer.Option(
+            envvar="INPAINT_KEY",
+            help="A key with the scope metrics; none is needed where the server has no keys.",
+            show_default=False,
+        ),
+    ] = None,
+    interval: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 1.0,
+    once: Annotated[bool, typer.Option("--once", help="Look for one interval, print, and end.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object each time, on stdout.")] = False,
+) -> None:
+    """Watch a running server: requests, latencies, the queue, and what its engines do.
+
+    Rates are those of the last 30 seconds. Ctrl-C ends it.
+    """
+    with Server(url, key) as server:
+        looks = server.looks(interval, patient=not once)
+        if once:
+            _print(server.url, next(looks), as_json=as_json)
+            return
+        with suppress(KeyboardInterrupt):  # the way to end it, so no failure
+            _follow(server.url, looks, as_json=as_json)
+
+
+class Server:
+    """The server that is watched."""
+
+    def __init__(self, url: str, key: str | None) -> None:
+        """Connect to nothing yet.
+
+        Raises:
+            RequestError: that is no URL.
+        """
+        import httpx2
+
+        self.url = (url if "://" in url else f"http://{url}").rstrip("/")
+        headers = {"x-api-key": key} if key else {}
+        try:
+            # No proxy of the environment's: it would be asked for 127.0.0.1 as well, and told the key.
+            self._client = httpx2.Client(
+                base_url=self.url, headers=headers, timeout=_PATIENCE_S, trust_env=False
+            )
+        except httpx2.InvalidURL as error:
+            raise RequestError("--url", f"{_WANTED} {url!r}") from error
+        self._has_key = bool(key)
+
+    def __enter__(self) -> "Server":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
+    def looks(self, interval: float, *, patient: bool) -> "Iterator[Figures | InpaintError]":
+        """What is seen after each interval; of a patient look, also why nothing is seen for now.
+
+        Raises:
+            InpaintError: the server cannot be watched.
+        """
+        scrapes = deque([self.scrape()])
+        while True:
+            time.sleep(interval)
+            try:
+                scrapes.append(self.scrape())
+            except RequestError:  # a key was revoked
+                raise
+            except InpaintError as error:
+                if not patient:
+                    raise
+                yield error
+                continue
+            while len(scrapes) > 2 and scrapes[-1].at - scrapes[1].at >= _WINDOW_S:
+                scrapes.popleft()
+            yield figures(scrapes[-1], scrapes[0])
+
+    def scrape(self) -> Scrape:
+        """One reading.
+
+        Raises:
+            RequestError: a key is needed, or another one.
+            InpaintError: no server, or another kind of server, answers there.
+        """
+        probe = self._get("/readyz")
+        answer = self._get("/metrics")
+        if answer.status_code in (401, 403):
+            raise self._locked_out(answer)
+        if answer.status_code >= 500:
+            raise InpaintError(f"{self.url} answers {answer.status_code}: {_said(answer)}")
+        series = parse(answer.text) if answer.status_code == 200 else {}
+        if "inpaint_ready" not in series:
+            raise InpaintError(f"what answers at {self.url} is not an inpaint server, or a much older one")
+        return Scrape(time.monotonic(), probe.status_code == 200, series)
+
+    def _get(self, path: str) -> "httpx2.Response":
+        import httpx2
+
+        try:
+            return self._client.get(path)
+        except httpx2.UnsupportedProtocol as error:
+            raise RequestError("--url", f"{_WANTED} {self.url!r}") from error
+        except httpx2.TimeoutException as error:
+            raise InpaintError(f"{self.url} does not answer within {_PATIENCE_S:g} s") from error
+        except httpx2.HTTPError as error:
+            reason = str(error).rpartition("] ")[2] or type(error).__name__
+            raise InpaintError(f"no server answers at {self.url} ({reason}); is it running?") from error
+
+    def _locked_out(self, answer: "httpx2.Response") -> RequestError:
+        make = "make one with: inpaint keys create --scope metrics"
+        if not self._has_key and answer.status_code == 401:
+            return RequestError("--key", f"this server wants one, here or in INPAINT_KEY; {make}")
+        if answer.status_code == 401:
+            return RequestError("--key", "this server does not know it, or it was revoked or has expired")
+        if self._has_key:
+            return RequestError("--key", f"this one may not read metrics; {make}")
+        return RequestError("--url", _said(answer))
+
+
+def _said(answer: "httpx2.Response") -> str:
+    """The server's own sentence, where there is one."""
+    with suppress(ValueError, KeyError, TypeError):
+        return str(answer.json()["error"])
+    return answer.reason_phrase.lower()
+
+
+def _follow(url: str, looks: "Iterator[Figures | InpaintError]", *, as_json: bool) -> None:
+    if as_json or not sys.stdout.isatty():
+        for seen in looks:
+            _print(url, seen, as_json=as_json)
+        return
+    from rich.live import Live
+
+    from server.cli.top_view import view
+
+    first: RenderableType = f"looking at {url} …"
+    with Live(first, screen=True, auto_refresh=False) as live:
+        for seen in looks:
+            live.update(view(url, seen), refresh=True)
+
+
+def _print(url: str, seen: "Figures | InpaintError", *, as_json: bool) -> None:
+    if as_json:
+        told = {"url": url} | ({"error": str(seen)} if isinstance(seen, InpaintError) else asdict(seen))
+        typer.echo(json.dumps(told))
+        return
+    from rich.console import Console
+
+    from server.cli.top_view import view
+
+    Console(highlight=False).print(view(url, seen))

@@ -1,0 +1,140 @@
+"""Tickets on an event loop: what both engine clients hand out, whatever brings the news.
+
+Everything here runs on the one loop that submitted the request, so there are no locks and no threads: a
+client that walks away leaves nothing behind.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+
+from inpaint.errors import CancelledError, InpaintError, RequestError
+from inpaint.images.codec import MASK_THRESHOLD, mask_to_grey, upright
+from inpaint.job import Event, State
+from inpaint.request import InpaintRequest, InpaintResult
+
+_ENDS = ("done", "failed", "cancelled")
+
+
+class LoopTicket:
+    """One submitted request, see :class:`server.engines.client.Ticket`. Its client tells it what happens."""
+
+    def __init__(self, request: InpaintRequest) -> None:
+        assert request.seed >= 0, "the service draws the seed, so that a second try paints the same"
+        self.request = request
+        self.seeds = [request.seed + i for i in range(request.samples)]
+        self.started = False
+        self.cancelled = False  # asked for; it ends a moment later
+        self.watchers = 0  # who reads events(preview=True)
+        self.on_cancel: Callable[[], None] | None = None  # set by the client
+        self.on_watch: Callable[[int], None] | None = None  # set by the client; one more or fewer
+        self._events: list[Event] = []
+        self._result: InpaintResult | None = None
+        self._changed = asyncio.Event()
+        self.tell(Event("queued", steps=request.steps_to_run))
+
+    async def events(self, *, preview: bool = False) -> AsyncIterator[Event]:
+        """Everything that has happened and will happen, ending with done, failed or cancelled."""
+        if preview:
+            self._watch(1)
+        try:
+            seen = 0
+            while True:
+                while seen == len(self._events):
+                    await self._changed.wait()
+                yield self._events[seen]
+                if self._events[seen].state in _ENDS:
+                    return
+                seen += 1
+        finally:
+            if preview:
+                self._watch(-1)
+
+    async def result(self) -> InpaintResult:
+        """Wait for the pictures.
+
+        Raises:
+            CancelledError: somebody cancelled it.
+            InpaintError: why it failed.
+        """
+        await self.ended()
+        if self._result is not None:
+            return self._result
+        error = self._events[-1].error
+        assert error is not None
+        raise error
+
+    async def ended(self) -> None:
+        """Wait for the end, good or bad."""
+        while not self.finished:
+            await self._changed.wait()
+
+    def cancel(self) -> None:
+        """Stop within one step; nothing happens to a request that has ended."""
+        if not self.finished and not self.cancelled:
+            self.cancelled = True
+            if self.on_cancel is not None:
+                self.on_cancel()
+
+    @property
+    def state(self) -> State:
+        """The last thing that happened."""
+        return self._events[-1].state
+
+    @property
+    def begun(self) -> bool:
+        """Whether an engine works on it now."""
+        return self.state in ("encoding", "step")
+
+    @property
+    def finished(self) -> bool:
+        """Whether it is done, failed or cancelled."""
+        return self.state in _ENDS
+
+    @property
+    def steps_taken(self) -> int:
+        """Of ``request.steps_to_run``, by each sample."""
+        return self._events[-1].step
+
+    def tell(self, event: Event) -> None:
+        """Called by the client: tell the listeners."""
+        if self._events and self.finished:
+            return
+        self.started = self.started or event.step > 0
+        self._events.append(event)
+        # A new one for whoever waits next: nobody is ever woken twice for one event, nor misses one.
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    def finish(self, result: InpaintResult) -> None:
+        """Called by the client: the pictures are there."""
+        if not self.finished:
+            self._result = result
+            self.tell(Event("done", self.request.steps_to_run, self.request.steps_to_run))
+
+    def fail(self, error: InpaintError) -> None:
+        """Called by the client: there will be no pictures, and why."""
+        state: State = "cancelled" if isinstance(error, CancelledError) else "failed"
+        self.tell(Event(state, self.steps_taken, self.request.steps_to_run, error=error))
+
+    def _watch(self, change: int) -> None:
+        self.watchers += change
+        if self.on_watch is not None and not self.finished:
+            self.on_watch(change)
+
+
+async def prepare(request: InpaintRequest) -> InpaintRequest:
+    """The request with its pictures upright and in plain modes, as they go to an engine.
+
+    Raises:
+        RequestError: nothing to repaint, or a picture that cannot be read.
+    """
+    return await asyncio.to_thread(_prepare, request)  # 25 megapixels take a while
+
+
+def _prepare(request: InpaintRequest) -> InpaintRequest:
+    mask = mask_to_grey(request.mask)
+    # The engine has the last word; but whoever sends a black mask should hear it now, and not be queued.
+    if mask.point(lambda grey: 255 * (grey >= (1 if request.soft else MASK_THRESHOLD))).getbbox() is None:
+        raise RequestError("mask", "nothing to repaint: paint the parts to change white (128 or brighter)")
+    return replace(request, image=upright(request.image), mask=mask)

@@ -1,0 +1,1 @@
+"""The one place that opens a caller's URL."""

@@ -1,0 +1,1 @@
+"""HTTP that is the same for every dialect: authentication, bodies, middleware, the page's files."""

@@ -1,0 +1,103 @@
+"""What Prometheus scrapes. One object an application, so that tests can have many."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
+from prometheus_client.registry import Collector
+
+from server.engines.client import Health
+
+_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320)
+
+
+@dataclass(slots=True)
+class Metrics:
+    """Counters and histograms by the names that operators see."""
+
+    registry: CollectorRegistry = field(default_factory=CollectorRegistry)
+    requests: Counter = field(init=False)
+    latency: Histogram = field(init=False)
+    stages: Histogram = field(init=False)
+    queue_wait: Histogram = field(init=False)
+    images: Counter = field(init=False)
+    steps: Counter = field(init=False)
+    credits: Counter = field(init=False)
+    ledger_drift: Gauge = field(init=False)
+    engine: "_Engine" = field(init=False)
+
+    def __post_init__(self) -> None:
+        r = self.registry
+        self.requests = Counter(
+            "inpaint_requests", "HTTP requests by route and status.", ("route", "status"), registry=r
+        )
+        self.latency = Histogram(
+            "inpaint_request_seconds",
+            "From the first byte to the last.",
+            ("route",),
+            registry=r,
+            buckets=_SECONDS,
+        )
+        self.stages = Histogram(
+            "inpaint_stage_seconds",
+            "fetch, read, encode, denoise, decode, write.",
+            ("stage",),
+            registry=r,
+            buckets=_SECONDS,
+        )
+        self.queue_wait = Histogram(
+            "inpaint_queue_wait_seconds", "Accepted, not yet painting.", registry=r, buckets=_SECONDS
+        )
+        self.images = Counter("inpaint_images", "Pictures painted.", registry=r)
+        self.steps = Counter("inpaint_steps", "Denoising steps × samples of finished requests.", registry=r)
+        self.credits = Counter("inpaint_credits", "Credits by what became of them.", ("kind",), registry=r)
+        self.ledger_drift = Gauge(
+            "inpaint_ledger_drift_keys",
+            "Keys whose entries did not sum to their balance when that was last looked at.",
+            registry=r,
+        )
+        self.engine = _Engine()
+        r.register(self.engine)
+
+    def scrape(self, health: Health) -> bytes:
+        """The text that Prometheus reads, with the engine's state of this moment."""
+        self.engine.health = health
+        return generate_latest(self.registry)
+
+
+class _Engine(Collector):
+    """What the workers last said of themselves."""
+
+    def __init__(self) -> None:
+        self.health = Health(ready=False)
+
+    def collect(self) -> Iterator[Metric]:
+        """The seconds of UNet calls by how many samples shared them, besides."""
+        for name, text in _GAUGES.items():
+            yield GaugeMetricFamily(f"inpaint_{name}", text, self._value(name))
+        for name, text in _COUNTERS.items():
+            yield CounterMetricFamily(f"inpaint_{name}", text, self._value(name))
+        family = SummaryMetricFamily(
+            "inpaint_step_seconds", "One denoising step, by the samples in it.", labels=["batch"]
+        )
+        for rows, (calls, micros) in sorted(self.health.steps.items(), key=lambda item: int(item[0])):
+            family.add_metric([rows], calls, micros / 1e6)
+        yield family
+
+    def _value(self, name: str) -> float:
+        return float(getattr(self.health, "backlog_s" if name == "backlog_seconds" else name))
+
+
+_GAUGES = {
+    "ready": "1 when requests can be painted now.",
+    "waiting": "Requests handed to the engine and not yet begun.",
+    "running": "Requests between their first and their last step.",
+    "backlog_seconds": "How long what is under way will still take.",
+}
+_COUNTERS = {
+    "restarts": "Worker processes started again since the start.",
+    "row_steps": "UNet calls × samples in them.",
+    "unet_calls": "UNet calls.",
+    "out_of_memory": "Times that the device's memory did not suffice.",
+}

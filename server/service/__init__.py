@@ -1,0 +1,1 @@
+"""The life of a request behind every dialect. Knows no HTTP."""

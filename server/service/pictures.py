@@ -1,0 +1,138 @@
+"""Pictures between the wire and the engine: fetched, decoded, checked; and written again. Runs in threads."""
+
+import asyncio
+import io
+from dataclasses import dataclass, replace
+
+from PIL import Image
+
+from inpaint.canvas.crop import extend
+from inpaint.errors import RequestError
+from inpaint.images import metadata
+from inpaint.images.codec import MASK_THRESHOLD, MAX_ENCODED_BYTES, Picture, decode, mask_to_grey
+from inpaint.request import InpaintRequest, InpaintResult
+from server.errors import TooLargeError
+from server.fetch.fetcher import Fetcher
+from server.service.order import Order, Source, Url, decode_source
+
+MAX_KEPT_BYTES = 250_000_000  # our own PNG of the largest picture let in is larger than its JPEG was
+QUALITY = 95
+CONTENT_TYPES = {"jpeg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """A request that can be painted, and the caller's picture that its results are written like."""
+
+    request: InpaintRequest
+    like: Picture
+
+
+async def read_source(fetcher: Fetcher, name: str, source: Source, *, max_bytes: int) -> bytes:
+    """One file's bytes, fetched if need be."""
+    if isinstance(source, Url):
+        return await fetcher.fetch(source.text, max_bytes=max_bytes)
+    return await asyncio.to_thread(decode_source, name, source)
+
+
+async def gather(fetcher: Fetcher, order: Order, *, max_bytes: int) -> tuple[bytes, bytes | None]:
+    """Both files' bytes, URLs fetched at the same time; ``max_bytes`` for the two together."""
+    sources = {"image": order.image} | ({} if order.mask is None else {"mask": order.mask})
+    tasks = [
+        asyncio.create_task(read_source(fetcher, name, source, max_bytes=max_bytes))
+        for name, source in sources.items()
+    ]
+    try:
+        image, *masks = await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()  # where the other one failed, this one is of no use
+    mask = masks[0] if masks else None
+    if order.has_urls and len(image) + len(mask or b"") > max_bytes:
+        raise TooLargeError(f"the two pictures together must be at most {max_bytes // 10**6} MB")
+    return image, mask
+
+
+def prepare(order: Order, image: bytes, mask: bytes | None) -> Prepared:
+    """Decode both, check them against each other, and extend the picture where that is wanted.
+
+    Raises:
+        RequestError: names the field at fault.
+        TooLargeError: a file is larger than we decode.
+    """
+    check_file_size("image", image)
+    white = None if mask is None else _read_mask(mask, order)  # before the picture, which is much larger
+    like = decode(image, "image")
+    if order.extend is not None:
+        wider, white = extend(like.image, white, *order.extend)
+        like = replace(like, image=wider)
+    assert white is not None, "an order has a mask or extends"
+    request = InpaintRequest(image=like.image, mask=white, **order.settings)  # type: ignore[arg-type]
+    # The file's EXIF holds where and when it was taken, which the hosted API does not return either.
+    return Prepared(request, replace(like, exif=None))
+
+
+def check_file_size(name: str, data: bytes) -> None:
+    """Raises TooLargeError naming the field ``name``."""
+    if len(data) > MAX_ENCODED_BYTES:
+        raise TooLargeError(f"{name}: must be a file of at most {MAX_ENCODED_BYTES // 10**6} MB")
+
+
+def _read_mask(data: bytes, order: Order) -> Image.Image:
+    """The engine has the last word on emptiness; but nobody should wait in a queue, and pay, to hear this."""
+    check_file_size("mask", data)
+    mask = decode(data, "mask").image
+    least = 1 if order.settings.get("soft") else MASK_THRESHOLD
+    if order.extend is None and not any(mask_to_grey(mask).histogram()[least:]):
+        raise RequestError("mask", "nothing to repaint: paint the parts to change white (128 or brighter)")
+    return mask
+
+
+def write(
+    prepared: Prepared,
+    result: InpaintResult,
+    output_format: str,
+    quality: int,
+    *,
+    made_with: str | None = None,
+) -> list[bytes]:
+    """The painted pictures as files, with the caller's colour profile.
+
+    They say how they were made if ``made_with`` names the model.
+    """
+    told = metadata.made_by(prepared.request, result, made_with) if made_with else [None] * len(result.images)
+    return [
+        metadata.write(image, prepared.like, made, output_format, quality)
+        for image, made in zip(result.images, told, strict=True)
+    ]
+
+
+def describe(data: bytes) -> dict[str, object]:
+    """A picture's format and size, and how it was painted if it says so.
+
+    Raises:
+        RequestError: it is no picture that we read.
+        TooLargeError: the file is larger than we decode.
+    """
+    check_file_size("image", data)
+    picture = decode(data, "image")
+    width, height = picture.image.size
+    made = metadata.read(data)
+    said = {} if made is None else {"settings": dict(made.settings), "model": made.model}
+    return {"format": picture.format.lower(), "width": width, "height": height, **said}
+
+
+def convert(data: bytes, output_format: str) -> bytes:
+    """One of our own files in another format, what it says beside the pixels included."""
+    picture = decode(data, max_bytes=MAX_KEPT_BYTES)
+    return metadata.write(picture.image, picture, metadata.read(data), output_format, QUALITY)
+
+
+def write_input(image: Image.Image, like: Picture | None = None) -> bytes:
+    """A picture as a lossless file of ours, which is all that is kept of the caller's."""
+    options: dict[str, object] = {"dpi": like.dpi} if like and like.dpi else {}
+    file = io.BytesIO()
+    image.save(
+        file, "PNG", compress_level=1, icc_profile=(like.icc_profile if like else None) or b"", **options
+    )
+    return file.getvalue()

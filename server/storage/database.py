@@ -1,0 +1,196 @@
+"""The database: SQLite beside the pictures by default, Postgres by URL. Transactions and migrations only.
+
+SQLite runs in WAL, so that readers never wait, and every transaction that will write says so first
+(``BEGIN IMMEDIATE``): one that starts as a reader and then writes fails at once when another was faster.
+"""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, Self
+
+from alembic import command
+from alembic.config import Config
+from alembic.util import CommandError
+from filelock import FileLock
+from sqlalchemy import URL, Connection, Engine, create_engine, event, func, make_url, select
+from sqlalchemy.exc import ArgumentError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from inpaint.errors import BusyError, OutputError, RequestError
+
+_BUSY_TIMEOUT_S = 30  # 16 writers that each wait for the disk; a request waits longer for its pictures
+_CONNECTIONS = 16
+_RETRY_AFTER_S = 5.0
+_MIGRATION_LOCK = 7_011_889_514  # of Postgres: any number, the same in every starter
+_POSTGRES = "postgresql+psycopg"
+# A host that goes without a word is noticed in half a minute; Linux alone waits for a quarter of an hour.
+_LINE = {
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 25_000,
+}
+
+
+class Database:
+    """One database; every method may be called from any thread."""
+
+    def __init__(self, url: str) -> None:
+        """Connect to nothing yet.
+
+        Raises:
+            RequestError: the URL names no database that the server can use.
+        """
+        self._url = _checked(url)
+        self.engine = _engine(self._url)
+        self._writer = self.engine
+        if self._file is not None:
+            self._writer = self.engine.execution_options(begin="BEGIN IMMEDIATE")
+            event.listen(self.engine, "connect", _set_up_sqlite)
+            event.listen(self.engine, "begin", _begin_sqlite)
+
+    @property
+    def _file(self) -> Path | None:
+        return Path(self._url.database or "") if self._url.drivername == "sqlite" else None
+
+    @property
+    def shared(self) -> bool:
+        """Whether several servers may use it at once."""
+        return self._file is None
+
+    def read(self) -> AbstractContextManager[Connection]:
+        """A transaction that only reads."""
+        return _transaction(self.engine)
+
+    def write(self) -> AbstractContextManager[Connection]:
+        """A transaction that writes: kept whole, or undone when the block raises.
+
+        Raises:
+            BusyError: the database is away, or others kept it locked for too long.
+        """
+        return _transaction(self._writer)
+
+    def migrate(self) -> None:
+        """Bring the tables up to date; several starters may do so at once.
+
+        Raises:
+            OutputError: the folder of the SQLite file cannot be made.
+            RequestError: a newer version of the server wrote this database.
+            BusyError: the database is away.
+        """
+        config = Config()
+        config.set_main_option("script_location", "server.storage:migrations")
+        with self._one_starter(), self.write() as connection:
+            if self._file is None:
+                connection.execute(select(func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
+            config.attributes["connection"] = connection
+            try:
+                command.upgrade(config, "head")
+            except CommandError as error:
+                problem = "a newer version of inpaint wrote this database; install that version"
+                raise RequestError("database_url", problem) from error
+
+    @contextmanager
+    def elected(self, office: int) -> Iterator[bool]:
+        """Whether this server holds an office for the length of the block, which no other then does.
+
+        The database takes it back from a server that dies.
+
+        Args:
+            office: any number, the same in every server.
+        """
+        if not self.shared:
+            yield True
+            return
+        with _transaction(self.engine.execution_options(isolation_level="AUTOCOMMIT")) as connection:
+            won = bool(connection.scalar(select(func.pg_try_advisory_lock(office))))
+            try:
+                yield won
+            finally:
+                if won:
+                    connection.execute(select(func.pg_advisory_unlock(office)))
+
+    def _one_starter(self) -> AbstractContextManager[object]:
+        """SQLite's change to WAL waits for nobody, so the first connection is made under a lock of ours."""
+        if self._file is None:
+            return nullcontext()
+        try:
+            self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            return FileLock(f"{self._file}.lock").acquire(_BUSY_TIMEOUT_S)
+        except OSError as error:
+            problem = f"data: the folder {self._file.parent} cannot be used: {error.strerror or error}"
+            raise OutputError(problem) from error
+
+    def close(self) -> None:
+        """Close every connection; the database may be used again afterwards."""
+        self.engine.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _checked(text: str) -> URL:
+    right = f"must be sqlite:///path/to/file or {_POSTGRES}://user:password@host/name"
+    try:
+        url = make_url(text)
+    except ArgumentError as error:
+        raise RequestError("database_url", right) from error
+    if url.drivername == "sqlite" and url.database and url.database != ":memory:":
+        return url
+    if url.drivername == _POSTGRES:
+        return url
+    raise RequestError("database_url", f"{right}, not {url.render_as_string(hide_password=True)!r}")
+
+
+def _engine(url: URL) -> Engine:
+    options: dict[str, Any] = {
+        "pool_size": _CONNECTIONS,
+        "max_overflow": 0,
+        "pool_timeout": _BUSY_TIMEOUT_S,
+        "hide_parameters": True,  # an error's text would carry prompts into the log
+    }
+    if url.drivername == _POSTGRES:
+        line = {name: value for name, value in _LINE.items() if name not in url.query}
+        options |= {"pool_pre_ping": True, "connect_args": line}
+    try:
+        return create_engine(url, **options)
+    except ModuleNotFoundError as error:
+        problem = "Postgres needs its driver; run: pip install 'sdxl-inpaint[postgres]'"
+        raise RequestError("database_url", problem) from error
+
+
+def _set_up_sqlite(connection: sqlite3.Connection, _record: object) -> None:
+    connection.isolation_level = None  # BEGIN is ours, see _begin_sqlite
+    connection.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_S * 1000}")
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")  # money: a power cut takes nothing that was promised
+    connection.execute("PRAGMA foreign_keys = ON")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    connection.exec_driver_sql(connection.get_execution_options().get("begin", "BEGIN"))
+
+
+@contextmanager
+def _transaction(engine: Engine) -> Iterator[Connection]:
+    try:
+        with engine.begin() as connection:
+            yield connection
+    except (OperationalError, PoolTimeoutError) as error:
+        if not _is_away(error):
+            raise
+        raise BusyError("The server's database does not answer; try again.", _RETRY_AFTER_S) from error
+
+
+def _is_away(error: OperationalError | PoolTimeoutError) -> bool:
+    """Whether another try may succeed. SQLite reports mistakes in our SQL with the same class."""
+    cause = getattr(error, "orig", None)
+    if isinstance(cause, sqlite3.OperationalError):
+        return cause.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+    return True

@@ -1,0 +1,329 @@
+"""Requests as they are written down: accepted and paid in one transaction, ended and settled in another.
+
+::
+
+    accept → QUEUED ⇄ PROCESSING → COMPLETED | FAILED | CANCELLED → expired → gone
+
+Every change of state is one conditional UPDATE, so that of two that race one wins and the other is told.
+Several servers may share a database. A request belongs to the one that accepted it, until that one is gone
+and another takes it over (see :meth:`Store.recover`); whoever it no longer belongs to changes nothing of it.
+"""
+
+import hashlib
+import hmac
+import re
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from types import MappingProxyType
+from typing import Self
+
+from sqlalchemy import Connection, Update, delete, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from inpaint.errors import BusyError
+from server.errors import IdempotencyError, NotFoundError
+from server.storage import ledger
+from server.storage.database import Database
+from server.storage.tables import requests, servers
+
+_UNFINISHED = ("QUEUED", "PROCESSING")
+_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_STOPPED = "the server stopped before the picture was painted; nothing was charged, send it again"
+_CUT_OFF = {"state": "FAILED", "error": _STOPPED, "error_status": 503, "idempotency_sha256": None}
+_CANCELLED = {"state": "CANCELLED", "error": "cancelled by the caller", "error_status": 422}
+_WAITING = {"state": "QUEUED", "started_at": None, "step": 0}
+_SWEPT_AT_ONCE = 1000  # so that one sweep never holds the database for long
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One request. Times are Unix seconds; ``key_id`` is "" on an open server.
+
+    ``fields["token"]``, where there is one, opens the request's pictures (see :meth:`Store.get_by_token`).
+    """
+
+    id: str
+    key_id: str
+    mode: str  # v1, v2
+    state: str  # QUEUED, PROCESSING, COMPLETED, FAILED, CANCELLED
+    fields: dict[str, object]  # JSON
+    seeds: list[int]
+    cost_micro: int
+    attempts: int
+    created_at: float
+    started_at: float | None = None
+    ended_at: float | None = None
+    error: str | None = None
+    error_status: int | None = None
+    outputs: list[dict[str, object]] = field(default_factory=list)  # JSON
+    inference_s: float | None = None
+    step: int = 0  # of its denoising; told to other servers once a second
+
+    @classmethod
+    def new(
+        cls,
+        *,
+        id: str,  # noqa: A002 - the field's name
+        key_id: str,
+        mode: str,
+        fields: dict[str, object],
+        seeds: list[int],
+        cost_micro: int,
+    ) -> Self:
+        """A request that begins its life now."""
+        return cls(id, key_id, mode, "QUEUED", fields, seeds, cost_micro, attempts=0, created_at=time.time())
+
+
+_RECORD = tuple(requests.c[column.name] for column in fields(Record))
+
+
+class Store:
+    """The requests of a database, as one of its servers sees them. Safe from any thread."""
+
+    def __init__(
+        self, database: Database, clock: Callable[[], float] = time.time, *, server_id: str = ""
+    ) -> None:
+        """``server_id`` is "" for the only server of a database."""
+        self._database, self._clock, self._server_id = database, clock, server_id
+        # What the callers were told, and the database was not, or perhaps not: changes, and whether refunded.
+        self._owed: dict[str, tuple[dict[str, object], bool]] = {}
+
+    def accept(self, record: Record, *, idempotency_key: str | None = None, body_digest: str = "") -> Record:
+        """Write a new request down and take its price, both or neither.
+
+        Returns:
+            The record; or, where this caller used the idempotency key before with the same body, the record
+            of that time, and nothing was charged.
+
+        Raises:
+            CreditsError: the balance does not cover the price.
+            IdempotencyError: the idempotency key came with another body before.
+            BusyError: the database is away; what it may have taken all the same is undone, see catch_up.
+        """
+        assert record.state == "QUEUED"
+        assert record.key_id or not record.cost_micro, "nobody to charge"
+        self.catch_up()  # a caller that comes again must not be given what is going to be undone
+        row = asdict(record) | {
+            "idempotency_sha256": None if idempotency_key is None else _sha256(idempotency_key),
+            "body_digest": body_digest,
+            "picture_token": record.fields.get("token"),
+            "expired": False,
+            "has_pictures": True,
+            "server_id": self._server_id,
+        }
+        try:
+            with self._database.write() as connection:
+                connection.execute(insert(requests).values(row))
+                ledger.reserve(connection, record.key_id, record.id, record.cost_micro, record.created_at)
+        except IntegrityError:
+            # Found afterwards and not looked for before: only the database sees two that come at once.
+            earlier = None
+            if idempotency_key is not None:
+                earlier = self.find(record.key_id, idempotency_key, body_digest)
+            if earlier is None:
+                raise
+            return earlier
+        except BusyError:
+            self._owed[record.id] = _CUT_OFF, True
+            raise
+        return record
+
+    def find(self, key_id: str, idempotency_key: str, body_digest: str) -> Record | None:
+        """The request that this caller made with this idempotency key, if any.
+
+        Raises:
+            IdempotencyError: it was made with another body.
+        """
+        self.catch_up()
+        used = (requests.c.key_id == key_id, requests.c.idempotency_sha256 == _sha256(idempotency_key))
+        with self._database.read() as connection:
+            row = connection.execute(select(requests.c.body_digest, *_RECORD).where(*used)).one_or_none()
+        if row is None:
+            return None
+        if row[0] != body_digest:
+            raise IdempotencyError("this Idempotency-Key was used with another body; use a new one")
+        return Record(*row[1:])
+
+    def begin(self, request_id: str) -> Record | None:
+        """QUEUED → PROCESSING, one attempt more; None if it no longer is, or is not this server's."""
+        waiting = self._mine(request_id).where(requests.c.state == "QUEUED")
+        begun = waiting.values(
+            state="PROCESSING", attempts=requests.c.attempts + 1, started_at=self._clock()
+        ).returning(*_RECORD)
+        with self._database.write() as connection:
+            row = connection.execute(begun).one_or_none()
+        return None if row is None else Record(*row)
+
+    def begin_again(self, request_id: str) -> Record | None:
+        """As begin, where an earlier try may have come through and its answer did not."""
+        self.requeue(request_id)
+        return self.begin(request_id)
+
+    def requeue(self, request_id: str) -> None:
+        """PROCESSING → QUEUED, the attempt not counted: the server stopped in order, nothing failed."""
+        with self._database.write() as connection:
+            undone = self._mine(request_id).where(requests.c.state == "PROCESSING")
+            connection.execute(undone.values(**_WAITING, attempts=requests.c.attempts - 1))
+
+    def ask_cancel(self, request_id: str) -> None:
+        """Have the server that this request belongs to cancel it; it hears of it with its next heartbeat."""
+        unfinished = update(requests).where(requests.c.id == request_id, requests.c.state.in_(_UNFINISHED))
+        with self._database.write() as connection:
+            connection.execute(unfinished.values(cancel_asked=True))
+
+    def _mine(self, request_id: str) -> Update:
+        return update(requests).where(requests.c.id == request_id, requests.c.server_id == self._server_id)
+
+    def finish(self, request_id: str, *, outputs: list[dict[str, object]], inference_s: float) -> bool:
+        """→ COMPLETED, and the price is kept; False if it had ended already."""
+        with self._database.write() as connection:
+            changes = {"state": "COMPLETED", "outputs": outputs, "inference_s": inference_s}
+            return self._end(connection, request_id, changes, refund=False)
+
+    def fail(
+        self,
+        request_id: str,
+        *,
+        error: str,
+        status: int,
+        state: str = "FAILED",
+        refund: bool = True,
+    ) -> bool:
+        """→ FAILED or CANCELLED, and the price is given back or kept; False if it had ended already.
+
+        Raises:
+            BusyError: the database is away; it is made up for, see catch_up.
+        """
+        assert state in ("FAILED", "CANCELLED")
+        changes: dict[str, object] = {"state": state, "error": error, "error_status": status}
+        try:
+            with self._database.write() as connection:
+                return self._end(connection, request_id, changes, refund=refund)
+        except BusyError:
+            self._owed[request_id] = changes, refund
+            raise
+
+    def catch_up(self) -> None:
+        """Write down what callers were told while the database was away.
+
+        Raises:
+            BusyError: it still is.
+        """
+        for request_id, (changes, refund) in list(self._owed.items()):
+            with self._database.write() as connection:
+                self._end(connection, request_id, changes, refund=refund)
+            self._owed.pop(request_id, None)
+
+    def _end(
+        self, connection: Connection, request_id: str, changes: dict[str, object], *, refund: bool
+    ) -> bool:
+        now = self._clock()
+        unfinished = self._mine(request_id).where(requests.c.state.in_(_UNFINISHED))
+        ended = connection.execute(
+            unfinished.values(changes | {"ended_at": now}).returning(requests.c.key_id, requests.c.cost_micro)
+        ).one_or_none()
+        if ended is None:
+            return False
+        account = ledger.refund if refund else ledger.settle
+        account(connection, ended.key_id, request_id, ended.cost_micro, now)
+        return True
+
+    def get(self, request_id: str, key_id: str) -> Record:
+        """A request of this key.
+
+        Raises:
+            NotFoundError: unknown, expired or somebody else's; which of these is not told.
+        """
+        mine = (requests.c.id == _known(request_id), requests.c.key_id == key_id, ~requests.c.expired)
+        with self._database.read() as connection:
+            row = connection.execute(select(*_RECORD).where(*mine)).one_or_none()
+        if row is None:
+            raise _not_found()
+        return Record(*row)
+
+    def get_by_token(self, request_id: str, token: str) -> Record:
+        """A request for whoever holds the URL of its pictures, for as long as these are kept.
+
+        An expired one has nothing left in ``fields``.
+
+        Raises:
+            NotFoundError: unknown, its pictures are gone, or another request's token.
+        """
+        kept = (requests.c.id == _known(request_id), requests.c.has_pictures)
+        with self._database.read() as connection:
+            row = connection.execute(select(requests.c.picture_token, *_RECORD).where(*kept)).one_or_none()
+        given = token.encode("utf-8", "surrogatepass")
+        if row is None or not row[0] or not hmac.compare_digest(given, row[0].encode()):
+            raise _not_found()
+        return Record(*row[1:])
+
+    def recover(self, dead: Mapping[str, int] = MappingProxyType({})) -> list[Record]:
+        """Take over what servers left that are gone; returns what of it waits, oldest first.
+
+        v1 requests have lost their callers: failed and refunded, and their idempotency keys are free again.
+        v2 requests under way wait again, but for those that were to be cancelled.
+
+        Args:
+            dead: servers that were silent for too long, and the number of the last heartbeat of each; one
+                that was heard of since is not dead.
+        """
+        gone = requests.c.server_id.not_in(select(servers.c.id)) & requests.c.state.in_(_UNFINISHED)
+        with self._database.write() as connection:
+            for server_id, beats in sorted(
+                dead.items()
+            ):  # everybody in one order, so that none waits in a ring
+                connection.execute(delete(servers).where(servers.c.id == server_id, servers.c.beats == beats))
+            # What another server takes over at this moment is left to it.
+            orphans = connection.scalars(select(requests.c.id).where(gone).with_for_update(skip_locked=True))
+            taken = update(requests).where(requests.c.id.in_(orphans.all()))
+            again = connection.execute(
+                taken.values(server_id=self._server_id, **_WAITING).returning(
+                    requests.c.cancel_asked, *_RECORD
+                )
+            )
+            waiting: list[Record] = []
+            for cancel_asked, *values in sorted(again, key=lambda row: (row.key_id, row.created_at, row.id)):
+                record = Record(*values)
+                if record.mode == "v1" or cancel_asked:
+                    end = _CUT_OFF if record.mode == "v1" else _CANCELLED
+                    self._end(connection, record.id, end, refund=True)
+                else:
+                    waiting.append(record)
+        return sorted(waiting, key=lambda record: (record.created_at, record.id))
+
+    def sweep(self, now: float, requests_ttl_s: float, pictures_ttl_s: float) -> list[str]:
+        """Drop the records of requests that ended more than ``requests_ttl_s`` ago; the ledger stays.
+
+        Returns:
+            The requests whose pictures are due to be deleted, at most a thousand. They come again with every
+            sweep until :meth:`pictures_deleted` is told, so that a crash between the two leaves none behind.
+        """
+        old = requests.c.ended_at <= now - requests_ttl_s
+        # The row stays to say whose the pictures are; nothing that the caller wrote stays with it.
+        empty = {"expired": True, "fields": {}, "error": None, "idempotency_sha256": None}
+        due = select(requests.c.id).where(
+            requests.c.has_pictures, requests.c.ended_at <= now - pictures_ttl_s
+        )
+        with self._database.write() as connection:
+            connection.execute(update(requests).where(old, ~requests.c.expired).values(empty))
+            connection.execute(delete(requests).where(requests.c.expired, ~requests.c.has_pictures))
+            return list(connection.scalars(due.order_by(requests.c.ended_at).limit(_SWEPT_AT_ONCE)))
+
+    def pictures_deleted(self, ids: Collection[str]) -> None:
+        """The pictures of these requests are gone; the next sweep forgets the requests as well."""
+        with self._database.write() as connection:
+            connection.execute(update(requests).where(requests.c.id.in_(ids)).values(has_pictures=False))
+
+
+def _not_found() -> NotFoundError:
+    return NotFoundError("there is no such request, or it has expired")
+
+
+def _known(request_id: str) -> str:
+    """The id, or one that no request has: a database does not take every character."""
+    return request_id if _ID.fullmatch(request_id) else ""
+
+
+def _sha256(idempotency_key: str) -> str:
+    return hashlib.sha256(idempotency_key.encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,0 +1,167 @@
+"""The HTTP process: a socket, uvicorn, and a slow goodbye. ``inpaint serve`` ends up here."""
+
+import asyncio
+import os
+import signal
+import socket
+from contextvars import Context
+from math import inf
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from inpaint.weights import resolve
+from server.app import Running
+from server.engines.client import EngineClient
+from server.engines.in_process import InProcessClient
+from server.engines.pool import Pool
+from server.engines.worker import WorkerSpec
+from server.errors import BindError
+from server.settings import Settings
+
+_MAX_CONNECTIONS = 1024
+
+
+class DrainingServer(uvicorn.Server):
+    """On the first SIGTERM or SIGINT it goes on listening, and says 503, until what runs has been answered.
+
+    uvicorn would close its socket at once; clients would then see refused connections instead of an answer
+    that tells them to come back.
+    """
+
+    def __init__(self, config: uvicorn.Config, running: Running) -> None:
+        super().__init__(config)
+        self.interrupted = False  # by a second Ctrl-C
+        self._running = running
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._drain: asyncio.Task[None] | None = None
+        self._signals = 0
+        self._hurry = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's; from here on a signal begins a drain."""
+        await super().startup(sockets)
+        self._loop = asyncio.get_running_loop()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """First signal: drain, then exit with 0. Second: wait for nothing. Third: exit whatever happens."""
+        self._signals += 1
+        self.interrupted = self._signals > 1 and sig == signal.SIGINT
+        if self._loop is None or self._signals > 2:
+            self.should_exit = True
+            self.force_exit = sig == signal.SIGINT
+        elif self._signals == 1:
+            # A signal comes in the middle of some request, whose id must not stand in the drain's log.
+            self._loop.call_soon_threadsafe(self._begin_drain, context=Context())
+        else:
+            self._loop.call_soon_threadsafe(self._hurry.set)
+
+    def _begin_drain(self) -> None:
+        self._drain = asyncio.create_task(self._drain_then_exit())
+
+    async def _drain_then_exit(self) -> None:
+        running = self._running
+        drained = asyncio.create_task(running.service.drain(running.parts.settings.drain_s))
+        hurried = asyncio.create_task(self._hurry.wait())
+        await asyncio.wait((drained, hurried), return_when=asyncio.FIRST_COMPLETED)
+        drained.cancel()
+        hurried.cancel()
+        # What is still under way is answered too: v2 waits for the next process, v1 is told to come again.
+        await running.queue.stop()
+        await running.parts.client.close(0.0)
+        await asyncio.sleep(0.2)  # until the last answers are on their way
+        self.should_exit = True
+
+    async def on_tick(self, counter: int) -> bool:
+        """Also exits where the engine did not start: without one there is nothing to serve."""
+        if self._running.failure is not None:
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+
+def serve(app: FastAPI, listener: socket.socket) -> None:
+    """Serve until a signal ends it.
+
+    Args:
+        app: from ``server.app.create_app``.
+        listener: from :func:`listen`.
+
+    Raises:
+        InpaintError: the engine did not start.
+        KeyboardInterrupt: a second Ctrl-C; work was left undone.
+    """
+    running: Running = app.state.running
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        http="h11",  # the server extra's, whatever else is installed
+        forwarded_allow_ips=running.parts.settings.trusted_proxies,
+        timeout_graceful_shutdown=5,  # for connections that only idle; requests were drained before
+        limit_concurrency=_MAX_CONNECTIONS,
+    )
+    server = DrainingServer(config, running)
+    asyncio.run(server.serve(sockets=[listener]))
+    if running.failure is not None:
+        raise running.failure
+    if server.interrupted:
+        raise KeyboardInterrupt
+
+
+def listen(settings: Settings) -> socket.socket:
+    """The listening socket, bound before anything is loaded, so that a taken port is said at once.
+
+    Raises:
+        BindError: the address cannot be listened on.
+    """
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        listener = socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+    except OSError as error:
+        # Python adds the address to the system's words; a name's lookup has words of its own.
+        known = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
+        reason = known or str(error)
+        raise BindError(f"cannot listen on {settings.host} port {settings.port}: {reason}") from error
+    # Connections inherit it. asyncio sets it only where it made the socket itself, and without it each answer
+    # waits 40 ms for the client's delayed acknowledgement between its head and its body.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
+
+
+def spec_of(settings: Settings) -> WorkerSpec:
+    """What each worker loads."""
+    lora = settings.few_step_lora
+    return WorkerSpec(
+        model=settings.model,
+        device=settings.device,
+        dtype=settings.dtype,
+        memory=settings.memory,
+        max_rows=settings.max_rows,
+        precision=settings.precision,
+        without=settings.without,
+        few_step_lora=None if lora is None else str(lora),
+        loras=None if settings.loras is None else str(settings.loras),
+        profiles=str(settings.data / "profiles") if settings.warm_up else None,
+    )
+
+
+def engine_client(settings: Settings) -> EngineClient:
+    """Engines in processes of their own, or in this one where ``workers`` is 0.
+
+    Raises:
+        ModelError: there is no such model; said here, before a process is started for it.
+    """
+    if settings.model != "demo":
+        resolve(settings.model)
+    spec = spec_of(settings)
+    if settings.workers == 0:
+        return InProcessClient(spec)
+    return Pool(
+        spec,
+        workers=settings.workers,
+        hang_s=settings.hang_s,
+        max_attempts=settings.max_attempts,
+        idle_unload_s=settings.idle_unload_s or inf,
+    )

@@ -1,0 +1,209 @@
+"""Predictions, by hand-made costs of which every figure can be done in one's head."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inpaint.batching.admission import (
+    MARGIN,
+    Load,
+    alone_s,
+    backlog_s,
+    demand_s,
+    ends_s,
+    finish_s,
+    refuse_late,
+)
+from inpaint.batching.work import Bucket, Costs, Work
+from inpaint.errors import BusyError
+
+LARGE, SMALL = Bucket(128, 128), Bucket(64, 64)
+
+
+class Simple(Costs):
+    """A slot a second (a quarter where small), encoding 10 s, decoding 20 s a row; 4 slots a call."""
+
+    beside = True
+
+    def step_s(self, bucket: Bucket, slots: int) -> float:
+        return slots * bucket.cells / LARGE.cells
+
+    def encode_s(self, bucket: Bucket) -> float:
+        return 10.0
+
+    def decode_s(self, bucket: Bucket) -> float:
+        return 20.0
+
+    def cap(self, bucket: Bucket) -> int:
+        return 4
+
+
+class Between(Simple):
+    """The same where the loop itself encodes and decodes."""
+
+    beside = False
+
+
+COSTS, BETWEEN = Simple(), Between()
+ASIDE_S = 30.0  # encode, and decode one row
+
+
+def test_alone_is_the_sum_of_the_stages() -> None:
+    """What deadlines are multiples of."""
+    assert alone_s(Work(LARGE, calls=7), COSTS) == 10 + 7 * 2 + 20
+    assert alone_s(Work(LARGE, calls=7, slots=1), COSTS) == 10 + 7 * 1 + 20
+    assert alone_s(Work(LARGE, calls=7, samples=2), COSTS) == 10 + 7 * 4 + 2 * 20
+    assert alone_s(Work(SMALL, calls=8), COSTS) == 10 + 8 * 0.5 + 20
+
+
+def test_samples_that_do_not_fit_into_one_call_take_their_turn() -> None:
+    """Four guided samples on a device that takes two at a time."""
+    assert alone_s(Work(LARGE, calls=7, samples=4), COSTS) == 10 + 2 * 7 * 4 + 4 * 20
+
+
+def test_a_row_larger_than_a_call_is_run_alone() -> None:
+    """After an out-of-memory the cap may be one slot, and a guided row has two."""
+
+    class Tiny(Simple):
+        def cap(self, bucket: Bucket) -> int:
+            return 1
+
+    assert alone_s(Work(LARGE, calls=7), Tiny()) == 10 + 7 * 2 + 20
+
+
+def test_company_in_a_call_makes_each_step_longer() -> None:
+    """Two guided rows run together: no waiting, but calls of four slots."""
+    beside = [Load(Work(LARGE, calls=100), left=50)]
+    assert finish_s(Work(LARGE, calls=7), beside, COSTS) == pytest.approx(7 * 4 + ASIDE_S)
+
+
+def test_company_that_leaves_makes_them_shorter_again() -> None:
+    """Whoever is nearly done is in nobody's way for long."""
+    beside = [Load(Work(LARGE, calls=100), left=3)]
+    assert finish_s(Work(LARGE, calls=7), beside, COSTS) == pytest.approx(3 * 4 + 4 * 2 + ASIDE_S)
+
+
+def test_a_full_call_is_waited_for() -> None:
+    """The first place becomes free after 5 calls, the second after 50."""
+    beside = [Load(Work(LARGE, calls=9), left=5), Load(Work(LARGE, calls=100), left=50)]
+    assert finish_s(Work(LARGE, calls=7), beside, COSTS) == pytest.approx((5 + 7) * 4 + ASIDE_S)
+    behind = [*beside, Load.waiting(Work(LARGE, calls=11))]
+    assert finish_s(Work(LARGE, calls=7), behind, COSTS) == pytest.approx((5 + 11 + 7) * 4 + ASIDE_S)
+
+
+def test_unguided_rows_share_a_call_by_fours() -> None:
+    """Without guidance a request takes half the room."""
+    waiting = [Load.waiting(Work(LARGE, calls=5, slots=1))] * 4
+    assert finish_s(Work(LARGE, calls=7, slots=1), waiting, COSTS) == pytest.approx(5 * 4 + 7 + ASIDE_S)
+
+
+def test_another_bucket_costs_no_more_than_ours_does() -> None:
+    """A short request beside an endless one of another size takes twice as long, not for ever."""
+    endless = [Load(Work(SMALL, calls=10**6), left=10**6)]
+    assert finish_s(Work(LARGE, calls=7), endless, COSTS) == pytest.approx(2 * 7 * 2 + ASIDE_S)
+    short = [Load.waiting(Work(SMALL, calls=8))]
+    assert finish_s(Work(LARGE, calls=7), short, COSTS) == pytest.approx(7 * 2 + 8 * 0.5 + ASIDE_S)
+
+
+def test_what_has_no_calls_left_is_in_nobodys_way() -> None:
+    """Rows that are being decoded."""
+    done = [Load(Work(LARGE, calls=9), left=0), Load(Work(SMALL, calls=9), left=0)]
+    assert finish_s(Work(LARGE, calls=7), done, COSTS) == alone_s(Work(LARGE, calls=7), COSTS)
+    assert backlog_s(done, COSTS) == 0
+
+
+def test_where_the_loop_encodes_and_decodes_everybody_waits_for_it() -> None:
+    """A CPU: what others have encoded and decoded is time of ours, which a GPU does beside the steps."""
+    began = [Load(Work(LARGE, calls=9), left=5)]
+    new = [Load.waiting(Work(LARGE, calls=5))]
+    work = Work(LARGE, calls=7)
+    assert alone_s(work, BETWEEN) == alone_s(work, COSTS)
+    assert finish_s(work, began, BETWEEN) == pytest.approx(finish_s(work, began, COSTS) + 20)
+    assert finish_s(work, new, BETWEEN) == pytest.approx(finish_s(work, new, COSTS) + 10 + 20)
+    assert demand_s(work, BETWEEN) == demand_s(work, COSTS) + 10 + 20
+    assert backlog_s(new, BETWEEN) == backlog_s(new, COSTS) + 10 + 20
+
+
+def test_the_backlog_is_the_time_of_the_loop() -> None:
+    """What a router compares devices by, and what a caller who is refused is told."""
+    under_way = [Load(Work(LARGE, calls=9), left=5), Load(Work(LARGE, calls=9), left=2)]
+    waiting = [Load.waiting(Work(LARGE, calls=4)), Load.waiting(Work(SMALL, calls=8))]
+    assert backlog_s([*under_way, *waiting], COSTS) == pytest.approx(5 * 4 + 1 * 2 + 8 * 0.5)
+    assert backlog_s([*under_way, *waiting], COSTS, hands=2) < 5 * 4
+    assert backlog_s((), COSTS) == 0
+
+
+def test_two_devices_take_two_at_once() -> None:
+    """A pool of workers: what fills one device leaves the other free."""
+    full = [Load(Work(LARGE, calls=9, samples=2), left=5)]
+    work = Work(LARGE, calls=7, samples=2)
+    assert finish_s(work, full, COSTS) == pytest.approx((5 + 7) * 4 + 10 + 40)
+    assert finish_s(work, full, COSTS, hands=2) == pytest.approx(7 * 4 + 10 + 40)
+    # The samples of one request are painted on one of them.
+    assert finish_s(work, (), COSTS, hands=2) == alone_s(work, COSTS)
+
+
+def test_demand_is_a_share_of_full_calls() -> None:
+    """What a key is charged, and what capacity is counted in."""
+    assert demand_s(Work(LARGE, calls=7), COSTS) == 7 * 4 / 2
+    assert demand_s(Work(LARGE, calls=7, samples=3, slots=1), COSTS) == 3 * 7 * 4 / 4
+
+
+def refused(work: Work, ahead: list[Load], behind: list[Load] | None = None) -> float | None:
+    """The seconds in a refusal; None for yes. It is 0 on the clock."""
+    try:
+        refuse_late(work, 0.0, ahead, behind or [], COSTS)
+    except BusyError as error:
+        return error.retry_after_s
+    return None
+
+
+def test_a_promise_has_some_room_for_what_was_not_foreseen() -> None:
+    """A fifth of the time that it has to wait for others; none of what it takes anyway."""
+    work, ahead = Work(LARGE, calls=7), [Load(Work(LARGE, calls=100), left=50)]
+    least = 7 * 2 + ASIDE_S
+    just_enough = least + MARGIN * 7 * 2
+    assert refused(replace(work, deadline=just_enough + 0.01), ahead) is None
+    assert refused(replace(work, deadline=just_enough - 0.01), ahead) == pytest.approx(0.01)
+    assert refused(replace(work, deadline=least + 0.01), []) is None
+    assert refused(replace(work, deadline=least - 0.01), []) == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_nobody_is_taken_on_at_the_cost_of_a_promise(first: bool) -> None:
+    """Each step of a fuller call takes longer: without this, everybody is let in and everybody is late."""
+    alone = Load(replace(Work(LARGE, calls=10), deadline=MARGIN * (10 * 2 + ASIDE_S) + 0.01), left=10)
+    newcomer = Work(LARGE, calls=10, deadline=1000.0)
+    ahead, behind = ([alone], []) if first else ([], [alone])
+    assert refused(newcomer, ahead, behind) == pytest.approx(MARGIN * 10 * 2 - 0.01)
+    easy = Load(replace(alone.work, deadline=1000.0), left=10)
+    assert refused(newcomer, *(([easy], []) if first else ([], [easy]))) is None
+
+
+def test_who_is_late_anyhow_keeps_nobody_out() -> None:
+    """Or one request that takes longer than foreseen would close the server."""
+    late = Load(replace(Work(LARGE, calls=10), deadline=1.0), left=10)
+    assert refused(Work(LARGE, calls=10, deadline=1000.0), [late]) is None
+
+
+WORKS = st.builds(
+    Work,
+    st.sampled_from([LARGE, SMALL]),
+    calls=st.integers(1, 30),
+    samples=st.integers(1, 4),
+    slots=st.integers(1, 2),
+)
+
+
+@given(WORKS, st.lists(WORKS, max_size=6), WORKS, st.sampled_from([COSTS, BETWEEN]))
+def test_more_ahead_is_never_sooner(work: Work, ahead: list[Work], extra: Work, costs: Costs) -> None:
+    """A caller must not be taken on because there is more to do."""
+    loads = [Load.waiting(w) for w in ahead]
+    before = finish_s(work, loads, costs)
+    assert before >= alone_s(work, costs) - 1e-6
+    assert finish_s(work, loads, costs, hands=2) >= alone_s(work, costs) - 1e-6
+    ends = ends_s([*loads, Load.waiting(extra)], costs)
+    assert len(ends) == len(loads) + 1
+    assert max(ends, default=0.0) >= max(ends_s(loads, costs), default=0.0) - 1e-6

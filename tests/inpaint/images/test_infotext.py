@@ -1,0 +1,109 @@
+"""What A1111 and its relatives read of our pictures, and we of theirs."""
+
+import json
+import re
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from inpaint.images import infotext
+from inpaint.images.exif import EXIF_IFD, USER_COMMENT
+from inpaint.images.metadata import read, write
+from inpaint.schedulers import SCHEDULERS
+from tests.support.metadata_samples import BLANK, HARD, a1111_text, chunks, file_of, made, plain
+
+FORMATS = ("PNG", "JPEG", "WEBP")
+
+
+def upstream(text: str) -> dict[str, str]:
+    """A1111's ``parse_generation_parameters``, by its rules, without its options and fallbacks."""
+    pair = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
+    *lines, last = text.strip().split("\n")
+    assert len(pair.findall(last)) >= 3, "upstream would take the line for a part of the prompt"
+    texts = {"Prompt": "", "Negative prompt": ""}
+    into = "Prompt"
+    for line in map(str.strip, lines):
+        if line.startswith("Negative prompt:"):
+            into, line = "Negative prompt", line[16:].strip()
+        texts[into] += ("\n" if texts[into] else "") + line
+    values = {key: json.loads(v) if v[:1] == v[-1:] == '"' else v for key, v in pair.findall(last)}
+    return texts | values
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a1111_reads_it_where_it_looks(name: str) -> None:
+    """A user of A1111, Forge or a picture manager who opens our picture."""
+    was = made(seed=7, strength=0.75, guidance_scale=7.0, fill="noise", loras="style:0.5")
+    found = upstream(a1111_text(write(BLANK, plain(name), replace(was, model='my, "best": model'))))
+    assert found["Prompt"] == HARD + " <lora:style:0.5>"
+    assert found["Negative prompt"] == "bad,\nugly"
+    wanted = {
+        "Steps": "25", "Sampler": "DPM2", "Schedule type": "Karras", "CFG scale": "7", "Seed": "7",
+        "Size": "48x32", "Denoising strength": "0.75", "Mask blur": "6", "Inpaint area": "Only masked",
+        "Masked area padding": "32", "Masked content": "latent noise", "Model": 'my, "best": model',
+    }  # fmt: skip
+    assert {key: found.get(key) for key in wanted} == wanted
+
+
+def test_another_programs_text_becomes_a_valid_request() -> None:
+    """A picture from A1111 is dropped on our page: what we know of it is taken, in our ranges."""
+    text = (
+        "a girl\nin a garden <lora:style:0.6>\nNegative prompt: ugly,\nblurry\nSteps: 500, "
+        "Sampler: DPM++ 2M Karras, "
+        'CFG scale: 99, Seed: 965400086, Size: 512x512, Model hash: 45dee52b, Model: "a, b", '
+        'Denoising strength: 0, Mask blur: 4, Inpaint area: Whole picture, Lora hashes: "x: 1, y: 2"'
+    )
+    found = read(file_of(BLANK, "PNG", pnginfo=chunks({"parameters": text})))
+    assert found is not None
+    assert found.model == "a, b"
+    assert found.settings == {
+        "prompt": "a girl\nin a garden", "negative_prompt": "ugly,\nblurry", "loras": (("style", 0.6),),
+        "num_inference_steps": 150, "scheduler": "DPM Multi", "guidance_scale": 50.0, "seed": 965400086,
+        "feather": 10, "area": "whole",
+    }  # fmt: skip
+    assert found.settings_hash is None
+
+
+def test_every_scheduler_has_a_name_that_leads_back_to_it() -> None:
+    """Whoever adds a scheduler is told to name it here too."""
+    assert infotext.SAMPLERS.keys() == SCHEDULERS.keys()
+    for name in SCHEDULERS:
+        text = infotext.write({"prompt": "x", "scheduler": name, "num_inference_steps": 9}, (8, 8), None, "1")
+        parsed = infotext.read(text)
+        assert parsed is not None
+        assert parsed[0]["scheduler"] == name
+
+
+@pytest.mark.parametrize("order", ["utf-16-be", "utf-16-le"])
+def test_a_comment_is_read_in_either_byte_order(order: str) -> None:
+    """Programs disagree on it, because EXIF does not say."""
+    tags = Image.Exif()
+    text = infotext.write({"prompt": "a cat", "num_inference_steps": 30, "seed": 1}, (8, 8), None, "1")
+    tags.get_ifd(EXIF_IFD)[USER_COMMENT] = b"UNICODE\0" + text.encode(order)
+    found = read(file_of(BLANK, "JPEG", exif=tags))
+    assert found is not None
+    assert found.settings == {"prompt": "a cat", "num_inference_steps": 30, "seed": 1}
+
+
+@given(text=st.text(alphabet=' ,:"\\\nStepsNegative prompt:19', max_size=80))
+@settings(max_examples=150, deadline=None)
+def test_no_text_makes_parsing_fail(text: str) -> None:
+    """Any comment of any camera ends up here."""
+    found = infotext.read(
+        text + "\nSteps: 20, Sampler: Euler, Seed: 3, CFG scale: 4" if len(text) % 2 else text
+    )
+    assert found is None or isinstance(found[0]["prompt"], str)
+
+
+@pytest.mark.parametrize(
+    "part", ["a" * 50_000, 'a: "b, ' * 20_000, "a:" * 60_000, '"\\' * 60_000, "[" * 150_000, " " * 150_000]
+)
+@pytest.mark.timeout(10)
+def test_hostile_texts_are_read_in_no_time(part: str) -> None:
+    """Patterns that take A1111's own expression minutes."""
+    line = f"Steps: 1, Seed: 2, Size: 3x3, {part}"
+    for keyword, text in (("parameters", line), ("inpaint", part), ("inpaint", '{"software":' + part)):
+        read(file_of(BLANK, "PNG", pnginfo=chunks({keyword: text})))

@@ -1,0 +1,111 @@
+"""Prompts: the notation, long texts, weights, the cache; diffusers' encode_prompt is the oracle."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from inpaint import Engine, InpaintRequest
+from inpaint.model.load import Model
+from inpaint.model.prompt import CHUNK_TOKENS, MAX_CHUNKS, PromptEncoder, parse_weights
+
+
+@pytest.fixture
+def encoder(model: Model) -> PromptEncoder:
+    """A fresh encoder on the tiny model."""
+    return PromptEncoder(model)
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("a cat", [("a cat", 1.0)]),
+        ("a (red) cat", [("a ", 1.0), ("red", 1.1), (" cat", 1.0)]),
+        ("((red))", [("red", 1.21)]),
+        ("[red]", [("red", 1 / 1.1)]),
+        ("(red:1.3) cat", [("red", 1.3), (" cat", 1.0)]),
+        ("(a (b:2):0.5)", [("a ", 0.5), ("b", 1.0)]),
+        (r"a \(cat\)", [("a (cat)", 1.0)]),
+        ("(open", [("(open", 1.0)]),
+        ("close) [", [("close) [", 1.0)]),
+        ("(a]", [("(a]", 1.0)]),
+        ("10:30 (at noon:ish)", [("10:30 ", 1.0), ("at noon:ish", 1.1)]),
+        (r"back\slash", [(r"back\slash", 1.0)]),
+        ("(x:-.5)", [("x", -0.5)]),
+        ("", []),
+    ],
+)
+def test_the_notation_of_the_web_ui(text: str, parts: list[tuple[str, float]]) -> None:
+    """Prompts that people bring from AUTOMATIC1111 mean the same here."""
+    parsed = parse_weights(text)
+    assert [t for t, _ in parsed] == [t for t, _ in parts]
+    assert [w for _, w in parsed] == pytest.approx([w for _, w in parts])
+
+
+@pytest.mark.parametrize("text", ["a red circle", "", "Ünïcode ☃ 日本", "x" * 75])
+def test_a_plain_prompt_equals_diffusers(text: str, encoder: PromptEncoder, model: Model) -> None:
+    """Without brackets nothing of ours is added to what diffusers does."""
+    from diffusers import StableDiffusionXLInpaintPipeline as Stock
+
+    pipe = Stock(
+        vae=model.vae,
+        unet=model.unet,
+        scheduler=None,
+        text_encoder=model.text_encoders[0],
+        text_encoder_2=model.text_encoders[1],
+        tokenizer=model.tokenizers[0],
+        tokenizer_2=model.tokenizers[1],
+        add_watermarker=False,
+    )
+    hidden, _, pooled, _ = pipe.encode_prompt(text, do_classifier_free_guidance=False)
+    ours = encoder.encode(text)
+    torch.testing.assert_close(ours.hidden, hidden[0])
+    torch.testing.assert_close(ours.pooled, pooled[0])
+
+
+def test_the_76th_token_counts(encoder: PromptEncoder) -> None:
+    """The end of a long prompt is not silently dropped, as it is elsewhere."""
+    start = "x" * CHUNK_TOKENS
+    assert encoder.encode(start).hidden.shape[0] == 77
+    long, other = encoder.encode(start + " red"), encoder.encode(start + " blue")
+    assert long.hidden.shape[0] == other.hidden.shape[0] == 2 * 77
+    assert torch.equal(long.hidden[:77], encoder.encode(start).hidden)
+    assert not torch.allclose(long.hidden[77:], other.hidden[77:])
+
+
+def test_a_weight_moves_the_embedding_and_one_leaves_it(encoder: PromptEncoder) -> None:
+    """(red:1.3) says red louder, (red:1) says it as it is, (red:0) as if the words were missing."""
+    plain, same = encoder.encode("red").hidden, encoder.encode("(red:1.0)").hidden
+    torch.testing.assert_close(plain, same)
+    louder, silent, empty = (encoder.encode(t).hidden for t in ("(red:1.5)", "(red:0)", ""))
+    words = slice(1, 4)  # the three letters, between the start and the end
+    torch.testing.assert_close(louder[words] - empty[words], 1.5 * (plain[words] - empty[words]))
+    torch.testing.assert_close(silent[words], empty[words])
+
+
+def test_what_did_not_fit_is_said_in_the_result(
+    engine: Engine, request_for: Callable[..., InpaintRequest]
+) -> None:
+    """A caller with an essay for a prompt learns which part was not read."""
+    essay = "x" * (CHUNK_TOKENS * MAX_CHUNKS) + " tail"
+    assert engine.paint(request_for(prompt="short")).warnings == ()
+    (warning,) = engine.paint(request_for(prompt=essay)).warnings
+    assert warning.startswith("prompt: only 600 tokens fit")
+    assert "tail" in warning
+    (warning,) = engine.paint(request_for(negative_prompt=essay)).warnings
+    assert warning.startswith("negative_prompt:")
+
+
+def test_a_prompt_seen_lately_is_not_encoded_again(encoder: PromptEncoder, model: Model) -> None:
+    """Variations of one picture pay for their text once."""
+    calls = []
+    handle = model.text_encoders[0].register_forward_hook(lambda *_: calls.append(1))
+    try:
+        first = encoder.encode("a red circle")
+        assert encoder.encode("a red circle") is first
+        assert len(calls) == 1
+        for i in range(64):
+            encoder.encode(f"other {i}")
+        assert encoder.encode("a red circle") is not first, "the cache must not grow without bound"
+    finally:
+        handle.remove()

@@ -1,0 +1,80 @@
+"""The table of samplers: every row makes what its name says."""
+
+import inspect
+
+import diffusers
+import pytest
+
+from inpaint import SCHEDULERS, RequestError
+from inpaint.schedulers import SDXL_SCHEDULE, canonical_name, make_scheduler, unet_calls
+
+
+def test_the_twelve_names_of_the_hosted_api() -> None:
+    """A client's request names one of these; losing one breaks it."""
+    assert set(SCHEDULERS) == {
+        "DDIM", "DPM Multi", "DPM Single", "Euler a", "Euler", "Heun",
+        "DPM2 a Karras", "DPM2 Karras", "LMS", "PNDM", "DDPM", "UniPC",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_the_row_describes_its_class(name: str) -> None:
+    """The step loop trusts the table instead of inspecting at run time."""
+    spec = SCHEDULERS[name]
+    cls = getattr(diffusers, spec.class_name)
+    assert spec.step_takes_generator == ("generator" in inspect.signature(cls.step).parameters)
+    assert make_scheduler(name, {}).order == spec.order
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_a_name_matches_in_any_letter_case(name: str) -> None:
+    """Public clients write "euler A" and "dpm2 karras"."""
+    assert canonical_name(name.upper()) == canonical_name(f"  {name.lower()} ") == name
+
+
+def test_an_unknown_name_is_answered_with_all_names() -> None:
+    """Somebody who misspells a scheduler learns the right spelling from the error."""
+    with pytest.raises(RequestError, match=r"unknown name 'Eular'.*DDIM, DPM Multi.*UniPC") as caught:
+        make_scheduler("Eular", {})
+    assert caught.value.field == "scheduler"
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_every_call_makes_a_fresh_object(name: str) -> None:
+    """Schedulers keep per-run state; two rows that shared one would spoil each other's pictures."""
+    assert make_scheduler(name, {}) is not make_scheduler(name, {})
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.parametrize("base", [{}, {"beta_schedule": "scaled_linear"}, dict(SDXL_SCHEDULE)])
+def test_a_folder_without_sdxl_keys_gets_sdxl_values(name: str, base: dict[str, object]) -> None:
+    """The classes' own defaults (clip_sample=True, steps_offset=0, linear betas) change pictures silently."""
+    config = make_scheduler(name, base).config
+    assert config.beta_schedule == "scaled_linear"
+    for key, value in SDXL_SCHEDULE.items():
+        assert config.get(key, value) == value, key
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_only_karras_names_use_karras_sigmas(name: str) -> None:
+    """A checkpoint saved with a Karras sampler must not turn "Euler" into another sampler."""
+    config = make_scheduler(name, {"use_karras_sigmas": True, "algorithm_type": "dpmsolver"}).config
+    assert config.get("use_karras_sigmas", False) == name.endswith("Karras")
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_the_checkpoints_own_schedule_wins(name: str) -> None:
+    """A v-prediction or zero-terminal-SNR checkpoint keeps what it was trained with."""
+    config = make_scheduler(name, {"prediction_type": "v_prediction", "beta_end": 0.02}).config
+    assert config.prediction_type == "v_prediction"
+    assert config.beta_end == 0.02
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.parametrize(("steps", "strength"), [(25, 0.9), (8, 1.0), (3, 0.4), (1, 1.0), (100, 0.5)])
+def test_the_number_of_unet_calls_is_known_up_front(name: str, steps: int, strength: float) -> None:
+    """Admission promises a time before anything is encoded, so it must count what the sampler will do."""
+    from inpaint.model.denoise import _set_timesteps
+
+    timesteps, _ = _set_timesteps(make_scheduler(name, {}), steps, strength)
+    assert unet_calls(name, steps, strength) == len(timesteps)

@@ -1,0 +1,158 @@
+"""What the page says when something goes wrong, and that it goes on from there."""
+
+import signal
+from pathlib import Path
+
+from playwright.sync_api import expect
+
+from inpaint.errors import OutOfMemoryError
+from tests.support.browser_session import Visit
+from tests.support.page_driver import PAINTING_MS, Desk, photo
+from tests.support.served import FakeEngine, Serve, Served, file_of
+from tests.support.server_process import ServerProcess, eventually, program
+
+pytest_plugins = ["tests.support.browser", "tests.support.served_fixtures", "tests.support.page_fixtures"]
+
+
+def marked(visit: Visit, url: str) -> Desk:
+    """A picture with a stroke, and a prompt."""
+    desk = Desk(visit, url)
+    desk.open(file_of(photo()))
+    desk.stroke((50, 64), (78, 64))
+    desk.get("prompt").fill("a red circle")
+    return desk
+
+
+def test_a_full_server_is_asked_again_when_it_said(fake: Served, visit: Visit) -> None:
+    """503 with Retry-After: the server's sentence, the seconds counted down, then again at a press."""
+    visit.expect_trouble("503")
+    desk = marked(visit, fake.url)
+    desk.page.clock.install()
+    fake.do(setattr, fake.running.service, "draining", True)
+    desk.click("paint")
+    expect(desk.get("error")).to_contain_text("The server is going down for a restart; try again.")
+    again = desk.get("error").get_by_role("button", name="Try again")
+    expect(again).to_have_text("Try again in 10 s")
+    expect(again).to_be_disabled()
+    desk.page.clock.run_for(4000)
+    expect(again).to_have_text("Try again in 6 s")
+    desk.page.clock.run_for(7000)
+    expect(again).to_be_enabled()
+    fake.do(setattr, fake.running.service, "draining", False)
+    again.click()
+    desk.results(4)
+    expect(desk.get("error")).to_have_count(0)
+
+
+def test_a_key_over_its_rate_is_told_when(serve: Serve, visit: Visit) -> None:
+    """429: it is this key, not the server, and for how long."""
+    visit.expect_trouble("401|429")
+    served = serve(rate="2/hour")  # opening a picture asks what it says, which is the first
+    token = served.key()
+    visit.context.add_init_script(f"if (location.host) sessionStorage.setItem('inpaint-key', '{token}')")
+    desk = marked(visit, served.url)
+    desk.click("paint")
+    desk.results(4)
+    desk.click("paint")
+    expect(desk.get("error")).to_contain_text("This key may make 2 requests per 3600 seconds")
+    expect(desk.get("error").get_by_role("button", name="Try again in 60 min")).to_be_disabled()
+
+
+def test_a_server_that_is_gone_is_said_and_nothing_is_lost(serve: Serve, visit: Visit) -> None:
+    """Stopped before Paint was pressed; started again on its port, the same press works."""
+    visit.expect_trouble("ERR_CONNECTION_REFUSED")
+    served = serve()
+    desk = marked(visit, served.url)
+    served.stop()
+    desk.click("paint")
+    expect(desk.get("error")).to_contain_text("The server does not answer. Is it still running?")
+    expect(desk.get("error")).to_contain_text("Your picture and your mask are kept.")
+    serve(port=served.port)
+    desk.get("error").get_by_role("button", name="Try again").click()
+    desk.results(4)
+
+
+def test_a_failed_painting_is_said_in_the_servers_words(fake: Served, visit: Visit) -> None:
+    """Out of memory on the GPU: the sentence says what to do, a press tries it."""
+    engine = fake.engine
+    assert isinstance(engine, FakeEngine)
+    engine.failures.append(OutOfMemoryError("too large for this GPU; paint a smaller part of the picture"))
+    desk = marked(visit, fake.url)
+    desk.click("paint")
+    expect(desk.get("error")).to_contain_text("Too large for this GPU; paint a smaller part of the picture.")
+    expect(desk.get("paint")).to_be_visible()
+    desk.get("error").get_by_role("button", name="Try again").click()
+    desk.results(4)
+
+
+def test_a_refused_request_is_said_in_the_servers_words(serve: Serve, visit: Visit) -> None:
+    """The server has the last word on what can be painted."""
+    visit.expect_trouble("413")
+    served = serve(max_body_bytes=2_000)
+    desk = marked(visit, served.url)
+    desk.click("paint")
+    expect(desk.get("error")).to_contain_text("The body must be at most 0 MB.")
+
+
+def test_a_request_that_the_server_forgot_ends(fake: Served, visit: Visit) -> None:
+    """Its data were deleted while the page was closed: said once, and the page is free again."""
+    engine = fake.engine
+    assert isinstance(engine, FakeEngine)
+    engine.held = True
+    desk = marked(visit, fake.url)
+    desk.click("paint")
+    engine.next()
+    desk.wait_saved()
+    visit.expect_trouble("404")
+    desk.page.route("**/events", lambda route: route.fulfill(status=404, json={"error": "no such request"}))
+    desk.reload()
+    expect(desk.get("error")).to_contain_text("No such request.")
+    expect(desk.get("paint")).to_be_visible()
+
+
+def test_a_model_that_is_still_loading_is_waited_for(serve: Serve, visit: Visit) -> None:
+    """The page is there before the model; what is asked for meanwhile is painted then."""
+    engine = FakeEngine(loaded=False)
+    served = serve(engine)
+    desk = marked(visit, served.url)
+    expect(desk.get("server-state")).to_have_text("demo · the model is being loaded")
+    desk.click("paint")
+    expect(desk.get("progress-text")).to_have_text("Waiting for its turn…")
+    served.do(engine.load)
+    desk.results(4)
+    expect(desk.get("server-state")).to_have_text("demo · ready")
+
+
+def test_a_server_killed_while_it_paints_is_said_and_goes_on(tmp_path: Path, visit: Visit) -> None:
+    """Power cut: the page says so, finds the server again, and gets the pictures it had asked for."""
+    visit.expect_trouble("ERR_CONNECTION_REFUSED|ERR_INCOMPLETE_CHUNKED|ERR_CONNECTION_RESET|ERR_EMPTY")
+    data = tmp_path / "data"
+    with ServerProcess(program(data)) as server:
+        server.wait_ready()
+        port = server.port
+        desk = marked(visit, server.url)
+        desk.get("samples").select_option("1")
+        desk.page.click("#advanced summary")
+        desk.get("field-num_inference_steps").fill("60")
+        desk.paint("slow")
+        expect(desk.get("progress-text")).to_contain_text("Step ", timeout=PAINTING_MS)
+        server.signal(signal.SIGKILL)
+        server.exit_code()
+    expect(desk.get("progress-text")).to_contain_text("The server does not answer; trying again.")
+    with ServerProcess(program(data, port=port)) as server:
+        eventually(server.ready)
+        expect(desk.get("progress-text")).to_contain_text("Step ", timeout=PAINTING_MS)
+        desk.results(1)
+    calls = (data / "calls").read_text().splitlines()
+    assert calls.count("slow") >= 54
+
+
+def test_what_anybody_says_is_only_text(fake: Served, visit: Visit) -> None:
+    """Nothing that a file, a prompt or a server says becomes markup."""
+    desk = Desk(visit, fake.url)
+    evil = "<img src=x onerror=alert(1)>"
+    desk.open(file_of(photo()), f"{evil}.png".replace("/", ""))
+    desk.stroke((50, 64), (78, 64))
+    desk.paint(evil)
+    desk.results(4)
+    assert desk.page.locator("img[src=x]").count() == 0

@@ -1,0 +1,168 @@
+"""What ``/openapi.json`` says is what the server does: schemathesis against a real one on loopback.
+
+Every request is made from the description: some as it wants them, some against it. Half of those that might
+be painted get real pictures, and half of the ids are of requests that exist, so that success is compared
+too. Nothing is random from run to run.
+"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+import schemathesis
+from hypothesis import strategies as st
+from schemathesis import Case, HookContext, Response
+from schemathesis.config import SchemathesisConfig
+from schemathesis.specs.openapi import checks
+from starlette.routing import BaseRoute, Route
+
+from inpaint.errors import PaintError
+from server.app import create_app
+from server.settings import Settings
+from tests.support.served import (
+    MASK,
+    PHOTO,
+    FakeEngine,
+    PictureHost,
+    Served,
+    b64,
+    body,
+    eventually,
+    server_for,
+)
+
+pytest_plugins = ["tests.support.served_fixtures"]
+
+EXAMPLES = 30  # an operation, beside those that schemathesis makes for each value's edges
+PROBES = {"/livez", "/readyz"}
+PAGE = {"/", "/web/{path:path}"}  # files, open to anybody and no part of the API
+CHECKS = [
+    checks.status_code_conformance,
+    checks.content_type_conformance,
+    checks.response_headers_conformance,
+    checks.response_schema_conformance,
+    checks.unsupported_method,
+    checks.ignored_auth,
+]
+APP = create_app(Settings(data=Path("unused")), FakeEngine())  # never started, only described
+API = schemathesis.openapi.from_dict(
+    APP.openapi(),
+    config=SchemathesisConfig.from_dict(
+        {"seed": 4, "generation": {"max-examples": EXAMPLES, "deterministic": True, "database": "none"}}
+    ),
+)
+
+
+def routes(found: Iterable[BaseRoute]) -> Iterator[tuple[str, str]]:
+    """Method and path of every route, those of included routers too."""
+    for route in found:
+        if isinstance(route, Route):
+            yield from ((method, route.path) for method in sorted((route.methods or set()) - {"HEAD"}))
+        else:  # FastAPI's wrapper; another kind, a mount say, has to be thought of here
+            yield from routes(route.original_router.routes)  # type: ignore[attr-defined]
+
+
+ROUTES = sorted(routes(APP.routes))
+
+
+@API.hook
+def flatmap_body(context: HookContext, made: Any) -> "st.SearchStrategy[Any]":
+    """Half of the bodies with pictures that can be painted; as made, they are noise."""
+    if not isinstance(made, dict):
+        return st.just(made)
+    pictures = {"image": b64(PHOTO), "mask": b64(MASK), "prompt": "a red circle"}
+    return st.sampled_from([made | pictures, made])
+
+
+@pytest.fixture(scope="module")
+def keyed(tmp_path_factory: pytest.TempPathFactory, picture_host: PictureHost) -> Iterator[Served]:
+    """A server that asks for keys."""
+    with server_for(tmp_path_factory.mktemp("keyed"), picture_host) as served:
+        served.key()
+        yield served
+
+
+@pytest.fixture(scope="module")
+def token(keyed: Served) -> str:
+    """May do everything."""
+    return keyed.key(scopes=("sdxl-inpaint", "metrics"))
+
+
+@pytest.fixture(scope="module")
+def ids(keyed: Served, token: str) -> list[str]:
+    """Requests of this key that were painted, failed and were cancelled."""
+    engine = keyed.engine
+    assert isinstance(engine, FakeEngine)
+    with keyed.calling(key=token) as client:
+
+        def submit() -> str:
+            return str(client.post("/v2/sdxl-inpaint", json=body()).json()["request_id"])
+
+        def ends(request_id: str) -> bool:
+            found = client.get(f"/v2/requests/{request_id}/status").json()["status"]
+            return found in ("COMPLETED", "FAILED")
+
+        made = [submit()]
+        eventually(lambda: ends(made[0]))
+        engine.failures.append(PaintError("the model painted no picture"))
+        made.append(submit())
+        eventually(lambda: ends(made[1]))
+        engine.held = True
+        made.append(submit())
+        client.delete(f"/v2/requests/{made[2]}")
+        engine.held = False
+        return made
+
+
+@API.parametrize()
+def test_the_description_is_what_happens(case: Case, keyed: Served, token: str, ids: list[str]) -> None:
+    """Who writes a client from /openapi.json: no status, content type, header or body that is not in it."""
+    wanted = (case.path_parameters or {}).get("request_id")
+    if isinstance(wanted, str) and len(wanted) == 32 and wanted[0] in "01234567":
+        case.path_parameters["request_id"] = ids[int(wanted[0], 16) % len(ids)]
+        if case.path_parameters.get("number") in range(1, 100):
+            case.path_parameters["number"] = 0
+    answer = case.call(base_url=keyed.url, headers={"x-api-key": token})
+    _is_no_bug(answer)
+    case.validate_response(answer, checks=CHECKS, headers={"x-api-key": token})
+
+
+def _is_no_bug(answer: Response) -> None:
+    assert answer.status_code < 500 or (answer.status_code == 503 and "retry-after" in answer.headers)
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+def test_nobody_without_a_key_gets_past_the_door(
+    method: str, path: str, keyed: Served, ids: list[str]
+) -> None:
+    """An operator: every route, those of tomorrow too, asks for a key before it does or tells anything."""
+    known = {"{request_id}": ids[0], "{number}": "0", "{path:path}": "index.html"}
+    url = path
+    for name, value in known.items():
+        url = url.replace(name, value)
+    wrong = [{}, {"x-api-key": "inp_0_0"}, {"authorization": "Basic aW5wOmlucA=="}, {"cookie": "key=1"}]
+    for headers in wrong:
+        answer = httpx2.request(method, keyed.url + url, headers=headers, json=body(), trust_env=False)
+        assert answer.status_code == (200 if path in PROBES | PAGE else 401)
+        assert path in PROBES | PAGE or list(answer.json()) == ["error"]
+
+
+def test_a_key_for_one_thing_opens_no_other(keyed: Served) -> None:
+    """An operator who gives the monitoring a key of its own."""
+    with keyed.calling(key=keyed.key(scopes=("metrics",))) as client:
+        assert client.get("/metrics").status_code == 200
+        for version in ("v1", "v2"):
+            assert client.post(f"/{version}/sdxl-inpaint", json=body()).status_code == 403
+    with keyed.calling(key=keyed.key()) as client:
+        assert client.get("/metrics").status_code == 403
+
+
+def test_every_route_is_described(keyed: Served, token: str) -> None:
+    """Nobody finds a route by accident, and schemathesis passes none by."""
+    paths = APP.openapi()["paths"]
+    described = {(method.upper(), path) for path, methods in paths.items() for method in methods}
+    assert set(ROUTES) == described | {("GET", "/openapi.json"), *(("GET", path) for path in PAGE)}
+    with keyed.calling(key=token) as client:
+        assert client.get("/openapi.json").json()["paths"] == paths

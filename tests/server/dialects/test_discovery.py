@@ -1,0 +1,228 @@
+"""What a program learns before it paints, and the routes that the page needs beyond the hosted API."""
+
+import io
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from inpaint.images.codec import decode
+from inpaint.images.metadata import Made, write
+from inpaint.schedulers import SCHEDULERS
+from server.dialects.segmind_models import LIMITS, InpaintBody
+from tests.support.served import (
+    MASK,
+    PHOTO,
+    SIZE,
+    FakeEngine,
+    PictureHost,
+    Serve,
+    Served,
+    b64,
+    body,
+    colour_of,
+    eventually,
+    file_of,
+    opened,
+    photo,
+    white_box,
+)
+
+pytest_plugins = ["tests.support.served_fixtures"]
+
+V1, V2, INFO = "/v1/sdxl-inpaint", "/v2/sdxl-inpaint", "/v2/info"
+
+
+def finished(served: Served, **fields: object) -> Any:
+    """The answer of a queued request, once it has ended."""
+    request_id = served.client.post(V2, json=body(**fields)).json()["request_id"]
+    eventually(lambda: served.client.get(f"/v2/requests/{request_id}").json()["status"] == "COMPLETED")
+    return served.client.get(f"/v2/requests/{request_id}").json()
+
+
+# What the server can do.
+
+
+def test_a_form_can_be_built_from_what_the_server_offers(served: Served) -> None:
+    """The page: every field with its default and its range, so that nobody is refused for trusting it."""
+    offer = served.client.get(V2).json()
+    assert offer["schedulers"] == list(SCHEDULERS)
+    assert (offer["model"], offer["native_size"], offer["ready"]) == ("demo", 128, True)
+    fields = {field["name"]: field for field in offer["fields"]}
+    assert set(fields) == set(InpaintBody.model_fields) - {"image", "mask"}
+    for name, limits in LIMITS.items():
+        assert (fields[name]["minimum"], fields[name]["maximum"]) == (limits.low, limits.high)
+    assert fields["scheduler"]["choices"] == list(SCHEDULERS)
+    assert fields["fill"]["kind"] == "choice"
+    assert [name for name, field in fields.items() if field["required"]] == ["prompt"]
+    defaults = {name: field["default"] for name, field in fields.items() if not field["required"]}
+    assert served.client.post(V1, json=body(**defaults)).status_code == 200
+
+
+def test_while_the_model_loads_the_offer_says_so(serve: Serve) -> None:
+    """Requests are taken and wait; the size at which it paints is not known yet."""
+    engine = FakeEngine(loaded=False)
+    served = serve(engine)
+    assert (served.client.get(V2).json()["ready"], served.client.get(V2).json()["native_size"]) == (
+        False,
+        None,
+    )
+    served.do(engine.load)
+    eventually(lambda: served.client.get(V2).json()["ready"])
+
+
+def test_a_models_folder_is_not_told(serve: Serve) -> None:
+    """Strangers with a key need not know where things lie on the operator's disk."""
+    assert serve(model="/home/ann/models/beach.safetensors").client.get(V2).json()["model"] == "beach"
+
+
+def test_the_offer_is_for_those_who_may_paint(serve: Serve) -> None:
+    """It wants a key as painting does, with the same scope."""
+    served = serve()
+    with served.calling(key=served.key(scopes=("metrics",))) as client:
+        assert client.get(V2).status_code == 403
+        assert client.post(INFO, json={"image": b64(PHOTO)}).status_code == 403
+    assert served.client.get(V2).status_code == 401
+
+
+# What a picture says.
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_a_picture_says_what_it_is(served: Served, kind: str) -> None:
+    """As JSON and as a form; turned upright, as it would be painted."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = file_of(photo(), kind, exif=exif)
+    said = {"format": kind.lower(), "width": SIZE[1], "height": SIZE[0], "settings": None, "model": None}
+    assert served.client.post(INFO, json={"image": b64(data)}).json() == said
+    assert served.client.post(INFO, files={"image": data}).json() == said
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_a_painted_picture_gives_its_settings_back(served: Served, kind: str) -> None:
+    """Somebody finds last week's result and wants to go on from there."""
+    settings = {"prompt": "a red circle", "seed": 12, "scheduler": "Euler a", "strength": 0.8}
+    plain = decode(PHOTO)
+    data = write(plain.image, plain, Made(settings, model="demo"), kind)
+    said = served.client.post(INFO, json={"image": b64(data)}).json()
+    assert (said["settings"], said["model"]) == (settings, "demo")
+
+
+def test_a_picture_by_url_is_fetched_as_safely_as_any(served: Served, picture_host: PictureHost) -> None:
+    """The same one way out as for painting."""
+    url = picture_host.put("/info.png", PHOTO)
+    assert served.client.post(INFO, json={"image": url}).json()["width"] == SIZE[0]
+    refused = served.client.post(INFO, json={"image": "http://169.254.169.254/latest"})
+    assert refused.status_code == 422
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "said"),
+    [
+        ({}, 400, "image: is required"),
+        ({"image": None}, 400, "image: is required"),
+        ({"image": "????"}, 400, "image: is neither"),
+        ({"image": b64(b"no picture at all \xff")}, 400, "image: is not a PNG, JPEG or WebP picture"),
+        ({"image": b64(PHOTO[:60])}, 400, "image: cannot be decoded"),
+        ({"image": b64(PHOTO + bytes(20_000_000))}, 413, "image: must be a file of at most 20 MB"),
+    ],
+    ids=["nothing", "null", "text", "noise", "cut", "large"],
+)
+def test_what_is_no_picture_is_said(served: Served, sent: dict[str, object], status: int, said: str) -> None:
+    """One sentence; the page shows it."""
+    response = served.client.post(INFO, json=sent)
+    assert response.status_code == status
+    assert response.json()["error"].startswith(said)
+
+
+# Painting beyond the picture's edge.
+
+
+@pytest.mark.parametrize("mask", [MASK, None], ids=["mask", "no mask"])
+def test_a_picture_grows_by_what_is_asked(served: Served, mask: bytes | None) -> None:
+    """The new strip is painted, the old pixels stay, and a mask says what else is."""
+    sides = {"extend": [16, 0, 8, 4]}
+    answer = served.client.post(V1, json=body(mask=mask and b64(mask), output_format="png", seed=3, **sides))
+    picture = opened(answer.content)
+    width, height = SIZE
+    assert picture.size == (16 + width + 8, height + 4)
+    assert picture.getpixel((15, 0)) == colour_of(3)
+    assert picture.getpixel((16 + width, 0)) == colour_of(3)
+    assert picture.getpixel((20, height)) == colour_of(3)
+    assert picture.crop((16, 0, 16 + width // 2, height)).tobytes() == (
+        photo().crop((0, 0, width // 2, height)).tobytes()
+    )
+    right_half = picture.getpixel((16 + width - 1, height - 1))
+    assert right_half == (colour_of(3) if mask else photo().getpixel((width - 1, height - 1)))
+
+
+def test_a_form_extends_too(served: Served) -> None:
+    """`0,0,16,0` is how forms and the command line say it; v2 takes what v1 does."""
+    form = {"prompt": "more", "extend": "0,0,16,0", "output_format": "png"}
+    assert opened(served.client.post(V1, data=form, files={"image": PHOTO}).content).size == (64, 32)
+    done = finished(served, mask=None, extend=[0, 16, 0, 0])
+    assert opened(served.client.get(done["output"]).content).size == (48, 48)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"extend": [0, 0, 0, 0]}, "mask: is required"),
+        ({}, "mask: is required"),
+        ({"extend": [0, 0, -1, 0]}, "extend: must be four whole numbers of pixels from 0 to 8192"),
+        ({"extend": [1, 2]}, "extend: must be four whole numbers of pixels from 0 to 8192"),
+        ({"extend": "a,b"}, "extend: must be four whole numbers of pixels from 0 to 8192"),
+        ({"extend": [0, 0, 8192, 0]}, "extend: sides must be 16 to 8192 pixels"),
+        ({"extend": [0, 0, 1.5, 0]}, "extend: must be four whole numbers of pixels from 0 to 8192"),
+        ({"extend": [0, 0, 8, 0], "mask": b64(file_of(white_box((9, 9))))}, "mask: "),
+        (
+            {"extend": [0, 0, 8, 0], "mask": b64(file_of(white_box((32, 48))))},
+            "mask: must have the picture's",
+        ),
+    ],
+)
+def test_a_wrong_extension_is_named(served: Served, fields: dict[str, object], said: str) -> None:
+    """Before anything is charged or painted."""
+    response = served.client.post(V1, json=body(**({"mask": None} | fields)))
+    assert response.status_code == 400
+    assert response.json()["error"].startswith(said)
+
+
+# The answer.
+
+
+def test_a_picture_comes_in_the_format_that_is_asked_for(served: Served) -> None:
+    """The page works on lossless PNGs and downloads in the format that was opened."""
+    done = finished(served, output_format="png", seed=5)
+    as_stored = served.client.get(done["output"])
+    for name in ("png", "jpeg", "webp"):
+        response = served.client.get(f"{done['output']}&format={name}")
+        assert response.headers["content-type"] == f"image/{name}"
+        picture = opened(response.content)
+        assert (picture.format, picture.size) == (name.upper(), SIZE)
+        corner = picture.convert("RGB").getpixel((SIZE[0] - 1, 0))
+        assert all(abs(a - b) <= 6 for a, b in zip(corner, colour_of(5), strict=True))
+    assert served.client.get(f"{done['output']}&format=png").content == as_stored.content
+    refused = served.client.get(f"{done['output']}&format=gif")
+    assert refused.status_code == 400
+    assert refused.json()["error"].startswith("format: ")
+
+
+def test_a_colour_profile_survives_another_format(served: Served) -> None:
+    """A download looks like the picture that was opened."""
+    from PIL import ImageCms
+
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    tagged = b64(file_of(photo(), icc_profile=profile))
+    done = finished(served, image=tagged, output_format="png")
+    picture = Image.open(io.BytesIO(served.client.get(f"{done['output']}&format=jpeg").content))
+    assert picture.info["icc_profile"] == profile
+
+
+def test_the_seed_of_each_picture_is_told(served: Served) -> None:
+    """Whoever likes the third of four wants to paint it again."""
+    done = finished(served, samples=3, seed=11)
+    assert done["seeds"] == [11, 12, 13]
+    assert len(done["images"]) == 3
+    assert done["warnings"] == []

@@ -1,0 +1,661 @@
+"""``/v2``: queued, polled, streamed, cancelled, asked for twice, and alive after a restart."""
+
+import io
+import json
+import random
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from PIL import Image, ImageCms
+from sqlalchemy import select
+
+from inpaint.errors import OutOfMemoryError
+from server.storage.database import Database
+from server.storage.requests import Store
+from server.storage.tables import requests
+from tests.support.served import (
+    MASK,
+    PHOTO,
+    SIZE,
+    FakeEngine,
+    PictureHost,
+    Serve,
+    Served,
+    b64,
+    body,
+    colour_of,
+    eventually,
+    file_of,
+    opened,
+    photo,
+)
+
+pytest_plugins = ["tests.support.served_fixtures"]
+
+V1, V2 = "/v1/sdxl-inpaint", "/v2/sdxl-inpaint"
+Background = Callable[..., "Future[Any]"]
+
+
+def engine_of(served: Served) -> FakeEngine:
+    assert isinstance(served.engine, FakeEngine)
+    return served.engine
+
+
+def submitted(client: httpx2.Client, headers: dict[str, str] | None = None, **fields: object) -> str:
+    """The id of a new request."""
+    response = client.post(V2, json=body(**fields), headers=headers)
+    assert response.status_code == 200, response.text
+    return str(response.json()["request_id"])
+
+
+def ended(client: httpx2.Client, request_id: str) -> Any:
+    """A request's answer, once it has one."""
+    path = f"/v2/requests/{request_id}"
+    eventually(lambda: client.get(f"{path}/status").json()["status"] in ("COMPLETED", "FAILED"))
+    return client.get(path)
+
+
+def status_of(client: httpx2.Client, request_id: str) -> str:
+    return str(client.get(f"/v2/requests/{request_id}/status").json()["status"])
+
+
+def events_of(client: httpx2.Client, request_id: str) -> Iterator[tuple[str, Any]]:
+    """Server-sent events: name and data."""
+    with client.stream("GET", f"/v2/requests/{request_id}/events") as response:
+        assert response.status_code == 200
+        assert response.headers["content-type"].startswith("text/event-stream")
+        name = ""
+        for line in response.iter_lines():
+            key, _, value = line.partition(": ")
+            if key == "event":
+                name = value
+            if key == "data":
+                yield name, json.loads(value)
+
+
+def credits_left(client: httpx2.Client) -> float:
+    return float(client.get("/v1/get-user-credits").json()["credits"])
+
+
+PRICE = {"metering": True, "price": 1.0}
+COST = 22 * 48 * 32 / 1e6  # steps × megapixels
+
+
+# From the submission to the pictures.
+
+
+def test_a_request_is_queued_painted_and_answered(served: Served) -> None:
+    """The words and keys are the hosted API's: its SDK reads them."""
+    response = served.client.post(V2, json=body(samples=2, output_format="png", prompt="Ümläut 🎈"))
+    assert response.status_code == 200
+    queued = response.json()
+    assert queued.keys() == {"request_id", "status", "poll_url", "status_url", "response_url"}
+    assert queued["status"] == "QUEUED"
+    found = ended(served.client, queued["request_id"])
+    assert found.status_code == 200
+    answer = found.json()
+    keys = {"status", "request_id", "output", "images", "seed", "prompt", "metrics", "status_url"}
+    ours = {"seeds", "warnings"}  # beyond the hosted API
+    assert answer.keys() == keys | {"response_url"} | ours
+    assert (answer["status"], answer["seed"], answer["prompt"]) == ("COMPLETED", 7, "Ümläut 🎈")
+    assert answer["output"] == answer["images"][0]["url"]
+    for number, image in enumerate(answer["images"]):
+        picture = httpx2.get(image["url"], trust_env=False)  # without any key
+        assert picture.headers["content-type"] == image["content_type"] == "image/png"
+        assert len(picture.content) == image["file_size"]
+        assert image["file_name"] == f"{number}.png"
+        assert opened(picture.content).getpixel((40, 16)) == colour_of(7 + number)
+
+
+def test_metrics_hold_seconds_and_credits(served: Served) -> None:
+    """What the hosted API's answer has."""
+    metrics = ended(served.client, submitted(served.client)).json()["metrics"]
+    assert metrics.keys() == {"cost", "remaining_credits", "inference_time", "queue_time", "total_time"}
+    assert metrics["inference_time"] == 1.75  # the fake engine's encode, denoise and decode
+    assert 0 <= metrics["queue_time"] <= metrics["total_time"]
+    assert metrics["remaining_credits"] > 1000
+
+
+def test_the_old_poll_url_has_the_same_answer(served: Served) -> None:
+    """``GET /v1/requests/{id}``, for older clients."""
+    queued = served.client.post(V2, json=body()).json()
+    new = ended(served.client, queued["request_id"])
+    assert served.client.get(queued["poll_url"]).json() == new.json()
+    assert queued["poll_url"].endswith(f"/v1/requests/{queued['request_id']}")
+
+
+def test_status_words_follow_the_request(served: Served) -> None:
+    """QUEUED, PROCESSING, COMPLETED: the SDK compares them to the letter."""
+    engine = engine_of(served)
+    engine.held = True
+    request_id = submitted(served.client)
+    ticket = engine.next()
+    eventually(lambda: status_of(served.client, request_id) == "PROCESSING")
+    answer = served.client.get(f"/v2/requests/{request_id}")
+    assert answer.status_code == 200
+    assert answer.json()["images"] == []
+    assert "output" not in answer.json()
+    served.do(engine.paint, ticket)
+    assert ended(served.client, request_id).json()["status"] == "COMPLETED"
+
+
+def test_a_failed_request_comes_under_422_with_its_error(served: Served) -> None:
+    """On status and on answer; the error is a sentence."""
+    engine_of(served).failures.append(OutOfMemoryError("it did not fit into the GPU's memory"))
+    answer = ended(served.client, request_id := submitted(served.client))
+    for response in (answer, served.client.get(f"/v2/requests/{request_id}/status")):
+        assert response.status_code == 422
+        assert response.json()["status"] == "FAILED"
+        assert response.json()["error"] == "it did not fit into the GPU's memory"
+    assert answer.json()["metrics"]["cost"] == 0
+
+
+def test_a_bug_fails_the_request_and_no_other(served: Served) -> None:
+    """It is not left PROCESSING for ever."""
+    engine_of(served).failures.append(RuntimeError("secret detail"))
+    found = ended(served.client, submitted(served.client)).json()
+    assert (found["status"], found["error"]) == ("FAILED", "internal error")
+    assert ended(served.client, submitted(served.client)).status_code == 200
+
+
+def test_what_cannot_be_painted_is_refused_at_once(served: Served, picture_host: PictureHost) -> None:
+    """And not accepted first, to fail later."""
+    black = b64(file_of(Image.new("L", SIZE, 0)))
+    wrong = picture_host.put("/v2-html.png", b"<html>", "text/html")
+    cases = [({"samples": 9}, 400), ({"mask": black}, 400), ({"image": wrong}, 502)]
+    cases += [({"image": "http://10.0.0.1/"}, 422), ({"prompt": None}, 400)]
+    for fields, status in cases:
+        response = served.client.post(V2, json=body(**fields))
+        assert response.status_code == status
+        assert list(response.json()) == ["error"]
+    assert engine_of(served).requests == []
+
+
+def test_a_phone_picture_with_a_profile_survives_the_queue(served: Served) -> None:
+    """What waits is kept as a file of ours, and must be the same picture afterwards."""
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    turned = photo().transpose(Image.Transpose.ROTATE_270)
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    image = b64(file_of(turned, "JPEG", quality=95, exif=exif, icc_profile=profile, dpi=(300, 300)))
+    fields = body(image=image, output_format="png", scheduler="ddim", grow=3, soft="true", fill="blur")
+    at_once = served.client.post(V1, json=fields)
+    answer = ended(served.client, submitted(served.client, **fields)).json()
+    assert httpx2.get(answer["output"], trust_env=False).content == at_once.content
+    assert opened(at_once.content).info["icc_profile"] == profile
+    first, second = engine_of(served).requests
+    for name in ("scheduler", "grow", "soft", "fill", "seed", "prompt", "strength", "negative_prompt"):
+        assert getattr(first, name) == getattr(second, name)
+
+
+def test_more_pictures_than_a_caller_may_send_fit_the_queue(served: Served) -> None:
+    """A JPEG of 1 MB is a PNG of many more; what we wrote ourselves must be readable again."""
+    image = Image.frombytes("RGB", (2700, 2700), random.Random(1).randbytes(3 * 2700 * 2700))
+    data = b64(file_of(image, "JPEG", quality=20, subsampling=0))
+    request_id = submitted(served.client, image=data, mask=data, quality=1)
+    for name in ("image.png", "mask.png"):
+        assert (served.settings.data / "pictures" / request_id / name).stat().st_size > 20_000_000
+    assert ended(served.client, request_id).status_code == 200
+
+
+# URLs.
+
+
+def urls_of(response: httpx2.Response) -> set[str]:
+    """Everything before the path."""
+    found = response.json()
+    return {found[name].partition("/v")[0] for name in ("poll_url", "status_url", "response_url")}
+
+
+def test_urls_are_absolute_under_the_clients_own_host(served: Served) -> None:
+    """The SDK calls them as they are."""
+    assert urls_of(served.client.post(V2, json=body())) == {served.url}
+    named = served.client.post(V2, json=body(), headers={"host": f"localhost:{served.port}"})
+    assert urls_of(named) == {f"http://localhost:{served.port}"}
+
+
+def test_a_public_url_wins(serve: Serve) -> None:
+    """Behind a proxy that tells nothing, the operator says it."""
+    served = serve(public_url="https://paint.example.com/", no_auth=True)
+    assert urls_of(served.client.post(V2, json=body())) == {"https://paint.example.com"}
+
+
+def test_a_trusted_proxys_scheme_counts_and_nobody_elses(serve: Serve) -> None:
+    """``X-Forwarded-Proto`` from the proxy on this machine; from a stranger it would be a lie."""
+    forwarded = {"x-forwarded-proto": "https", "host": "paint.example.com"}
+    for trusted, scheme in (("127.0.0.1", "https"), ("10.1.2.3", "http")):
+        served = serve(trusted_proxies=trusted, no_auth=True)
+        response = served.client.post(V2, json=body(), headers=forwarded)
+        assert urls_of(response) == {f"{scheme}://paint.example.com"}
+        served.stop()
+
+
+# Whose it is.
+
+
+def test_another_keys_request_does_not_exist(serve: Serve) -> None:
+    """404 and not 403: ids cannot be tried."""
+    served = serve()
+    with served.calling(key=served.key()) as mine, served.calling(key=served.key()) as theirs:
+        request_id = submitted(mine)
+        output = ended(mine, request_id).json()["output"]
+        path = f"/v2/requests/{request_id}"
+        paths = [path, f"{path}/status", f"{path}/events", f"{path}/images/0", f"/v1/requests/{request_id}"]
+        unknown = theirs.get(f"/v2/requests/{'0' * 32}")
+        for response in [theirs.get(p) for p in paths] + [theirs.delete(path)]:
+            assert response.status_code == 404
+            if not response.request.url.path.endswith("/images/0"):
+                assert response.json() == unknown.json()
+        for p in paths:
+            assert served.client.get(p).status_code == 401
+            assert mine.get(p).status_code == 200
+        assert served.client.get(output).status_code == 200  # its URL opens the picture
+
+
+def test_a_pictures_url_opens_that_requests_pictures_only(served: Served) -> None:
+    """A URL that is passed on gives away one picture, not the account."""
+    first, second = (ended(served.client, submitted(served.client)).json()["output"] for _ in range(2))
+    token = first.partition("token=")[2]
+    swapped = second.partition("token=")[0] + "token="
+    for wrong in (token, token[:-1], token + "x", "%00", "é", "x" * 5000):
+        assert httpx2.get(swapped + wrong, trust_env=False).status_code == 404
+    for number in ("1", "-1", "99999999999999999999", "abc"):
+        path = first.replace("/images/0", f"/images/{number}")
+        assert httpx2.get(path, trust_env=False).status_code in (400, 404)
+
+
+@pytest.mark.parametrize("bad", ["x", "0" * 31, "0" * 33, "A" * 32, "..%2f..%2fetc", "%00", "'--"])
+def test_an_id_that_cannot_be_is_404(served: Served, bad: str) -> None:
+    """In the same shape as one that is not."""
+    for path in (f"/v2/requests/{bad}", f"/v2/requests/{bad}/status", f"/v1/requests/{bad}"):
+        response = served.client.get(path)
+        assert (response.status_code, list(response.json())) == (404, ["error"])
+
+
+# Events.
+
+
+def test_events_tell_place_steps_previews_and_the_end(serve: Serve) -> None:
+    """A page can draw a bar and a rough picture without asking every second."""
+    engine = FakeEngine(loaded=False)
+    served = serve(engine)
+    engine.held = True
+    first, second = submitted(served.client), submitted(served.client, num_inference_steps=20, strength=0.2)
+    events = events_of(served.client, second)
+    assert next(events) == ("queued", {"position": 1})
+    served.do(engine.load)
+    for request_id in (first, second):
+        eventually(lambda: status_of(served.client, request_id) == "PROCESSING")  # noqa: B023
+    last = next(t for t in (engine.next(), engine.next()) if t.request.num_inference_steps == 20)
+    eventually(lambda: last.watchers)
+    served.do(engine.paint, last)
+    rest = [event for event in events if event != ("queued", {"position": 0})]
+    assert [name for name, _ in rest] == ["step"] * 4 + ["done"]
+    assert [(data["step"], data["steps"]) for name, data in rest if name == "step"] == [
+        (k, 4) for k in range(1, 5)
+    ]
+    preview = rest[0][1]["preview"]
+    with httpx2.Client() as _, Image.open(io.BytesIO(_data(preview))) as picture:
+        assert picture.size == (4, 4)
+    assert rest[-1][1] == served.client.get(f"/v2/requests/{second}").json()
+    served.client.delete(f"/v2/requests/{first}")
+
+
+def _data(uri: str) -> bytes:
+    import base64
+
+    head, _, text = uri.partition(",")
+    assert head == "data:image/png;base64"
+    return base64.b64decode(text)
+
+
+def test_events_of_an_ended_request_are_its_end(served: Served) -> None:
+    """Whoever comes late hears how it went."""
+    done = submitted(served.client)
+    ended(served.client, done)
+    assert [name for name, _ in events_of(served.client, done)] == ["done"]
+    engine_of(served).failures.append(OutOfMemoryError("too large"))
+    failed = submitted(served.client)
+    ended(served.client, failed)
+    [(name, data)] = events_of(served.client, failed)
+    assert (name, data["status"], data["error"]) == ("failed", "FAILED", "too large")
+
+
+def test_a_listener_that_leaves_stops_the_previews(served: Served) -> None:
+    """Previews cost the GPU's time, and are made only for those who look."""
+    engine = engine_of(served)
+    engine.held = True
+    request_id = submitted(served.client)
+    ticket = engine.next()
+    with served.calling() as other, other.stream("GET", f"/v2/requests/{request_id}/events"):
+        eventually(lambda: ticket.watchers == 1)
+    eventually(lambda: ticket.watchers == 0)
+    served.do(engine.paint, ticket)
+    assert ended(served.client, request_id).json()["status"] == "COMPLETED"
+
+
+# Cancelling.
+
+
+def test_a_running_request_stops_within_a_step(served: Served) -> None:
+    """It is FAILED to those who ask, with a reason, because the hosted API has no other word."""
+    engine = engine_of(served)
+    engine.held = True
+    request_id = submitted(served.client)
+    ticket = engine.next()
+    served.do(engine.step, ticket)
+    response = served.client.delete(f"/v2/requests/{request_id}")
+    assert response.status_code == 200
+    assert (response.json()["status"], response.json()["error"]) == ("FAILED", "cancelled")
+    assert ticket.state == "cancelled"
+    assert served.client.get(f"/v2/requests/{request_id}/status").status_code == 422
+
+
+def test_a_queued_request_is_never_begun(serve: Serve) -> None:
+    """Nor is it charged."""
+    engine = FakeEngine(loaded=False)
+    served = serve(engine, **PRICE)
+    with served.calling(key=served.key(balance=1)) as client:
+        request_id = submitted(client)
+        assert credits_left(client) < 1
+        assert client.delete(f"/v2/requests/{request_id}").json()["status"] == "FAILED"
+        assert credits_left(client) == 1
+        served.do(engine.load)
+        ended(client, submitted(client))
+    assert len(engine.requests) == 1
+
+
+def test_an_ended_request_stays_as_it_is(served: Served) -> None:
+    """Cancelling is no way to get the money back."""
+    done = submitted(served.client)
+    ended(served.client, done)
+    assert served.client.delete(f"/v2/requests/{done}").json()["status"] == "COMPLETED"
+    engine_of(served).failures.append(OutOfMemoryError("too large"))
+    failed = submitted(served.client)
+    ended(served.client, failed)
+    assert served.client.delete(f"/v2/requests/{failed}").json()["error"] == "too large"
+
+
+def test_only_what_was_begun_is_paid(serve: Serve) -> None:
+    """A request cancelled after its first step cost the GPU's time."""
+    engine = FakeEngine()
+    engine.held = True
+    served = serve(engine, **PRICE)
+    with served.calling(key=served.key(balance=1)) as client:
+        request_id = submitted(client)
+        engine.next()
+        client.delete(f"/v2/requests/{request_id}")
+        assert credits_left(client) == 1
+        request_id = submitted(client)
+        served.do(engine.step, engine.next())
+        client.delete(f"/v2/requests/{request_id}")
+        assert credits_left(client) == pytest.approx(1 - COST)
+    assert served.parts.ledger.check() == []
+
+
+def test_a_request_cancelled_on_its_way_to_the_engine_takes_no_step(
+    served: Served, background: Background
+) -> None:
+    """There is a moment in which it is neither queued nor anybody's."""
+    engine = engine_of(served)
+    engine.held = True
+    served.do(engine.door.clear)
+    request_id = submitted(served.client)
+    eventually(lambda: status_of(served.client, request_id) == "PROCESSING")
+    deleted = background(served.client.delete, f"/v2/requests/{request_id}")
+    eventually(lambda: served.running.queue._live[request_id].cancelled)
+    served.do(engine.door.set)
+    assert deleted.result().json()["status"] == "FAILED"
+    assert engine.next().state == "cancelled"
+
+
+def test_cancelling_races_with_beginning(served: Served, background: Background) -> None:
+    """Whichever comes first, the request ends, once, and DELETE comes back."""
+    engine = engine_of(served)
+    engine.held = True
+    ids = [submitted(served.client) for _ in range(8)]
+    deletes = [background(served.client.delete, f"/v2/requests/{request_id}") for request_id in ids]
+    assert {found.result().json()["status"] for found in deletes} == {"FAILED"}
+    eventually(lambda: all(ticket.finished for ticket in engine.tickets))
+    assert not served.running.queue._live
+
+
+# Idempotency-Key.
+
+
+def test_one_key_is_one_request_charged_once(serve: Serve) -> None:
+    """A client that lost the answer asks again, on v1 as on v2."""
+    served = serve(**PRICE)
+    with served.calling(key=served.key(balance=1), Idempotency_Key="k-1") as client:
+        first = submitted(client)
+        ended(client, first)
+        assert submitted(client) == first
+        painted = client.post(V1, json=body())
+        assert painted.status_code == 200
+        assert painted.headers["x-seed-value"] == "7"
+        assert client.post(V1, json=body()).content == painted.content
+        assert credits_left(client) == pytest.approx(1 - COST)
+    assert len(engine_of(served).requests) == 1
+
+
+def test_a_form_and_its_retry_are_the_same_body(serve: Serve) -> None:
+    """A retried form has another boundary, and a JSON object another order."""
+    served = serve()
+    again = {"Idempotency-Key": "k-2"}
+    files = {"image": ("a.png", PHOTO), "mask": ("b.png", MASK)}
+    ids = {
+        served.client.post(V2, data={"prompt": "x"}, files=files, headers=again).json()["request_id"]
+        for _ in range(2)
+    }
+    assert len(ids) == 1
+    json_ids = {
+        submitted(served.client, headers={"Idempotency-Key": "k-3"}, **fields)
+        for fields in ({"samples": 1, "grow": 4}, {"grow": 4, "samples": 1})
+    }
+    assert len(json_ids) == 1
+
+
+def test_one_key_with_another_body_is_422(served: Served) -> None:
+    """It is a mistake of the caller's, and must not return somebody's old picture."""
+    key = {"Idempotency-Key": "k-other"}
+    submitted(served.client, headers=key)
+    for path in (V1, V2):
+        response = served.client.post(path, json=body(prompt="another"), headers=key)
+        assert response.status_code == 422
+        assert "Idempotency-Key" in response.json()["error"]
+
+
+def test_two_callers_may_use_the_same_idempotency_key(serve: Serve) -> None:
+    """Keys are the caller's own: nobody meets another's request through them."""
+    served = serve()
+    with served.calling(key=served.key(), Idempotency_Key="1") as one:
+        first = submitted(one)
+    with served.calling(key=served.key(), Idempotency_Key="1") as other:
+        assert submitted(other) != first
+
+
+def test_the_key_of_a_request_in_flight_finds_it(served: Served) -> None:
+    """Not a second one beside it."""
+    engine = engine_of(served)
+    engine.held = True
+    key = {"Idempotency-Key": "k-flight"}
+    request_id = submitted(served.client, headers=key)
+    ticket = engine.next()
+    assert submitted(served.client, headers=key) == request_id
+    served.do(engine.paint, ticket)
+    assert ended(served.client, request_id).status_code == 200
+
+
+def test_one_key_sent_by_many_at_once_is_one_request(serve: Serve, background: Background) -> None:
+    """Only the database sees two that come at the same time."""
+    engine = FakeEngine()
+    engine.held = True
+    served = serve(engine, **PRICE)
+    with served.calling(key=served.key(balance=1), Idempotency_Key="k-many") as client:
+        v2 = [background(submitted, client, seed=None) for _ in range(4)]
+        v1 = [background(client.post, V1, json=body(seed=None)) for _ in range(4)]
+        assert len({found.result() for found in v2}) == 1
+        served.do(engine.paint, engine.next())
+        answers = [found.result() for found in v1]
+        assert {found.status_code for found in answers} == {200}
+        assert len({found.content for found in answers}) == 1
+        assert credits_left(client) == pytest.approx(1 - COST)
+    assert len(engine.requests) == 1
+    assert len(list((served.settings.data / "pictures").iterdir())) == 1  # the losers' files are gone
+
+
+def test_a_failure_is_told_again_with_its_status(served: Served) -> None:
+    """The same key is the same request, also where it went wrong."""
+    engine_of(served).failures.append(OutOfMemoryError("too large"))
+    key = {"Idempotency-Key": "k-fails"}
+    answers = [served.client.post(V1, json=body(), headers=key) for _ in range(2)]
+    assert [found.status_code for found in answers] == [503, 503]
+    assert {found.json()["error"] for found in answers} == {"too large"}
+
+
+def test_a_caller_with_a_key_may_hang_up_and_ask_again(serve: Serve) -> None:
+    """That is what the key is for: the picture is painted meanwhile, and the place is free."""
+    engine = FakeEngine()
+    engine.held = True
+    served = serve(engine)
+    content = json.dumps(body())
+    head = ("POST /v1/sdxl-inpaint HTTP/1.1", "Host: 127.0.0.1", "Content-Type: application/json")
+    head += ("Idempotency-Key: again", f"Content-Length: {len(content)}")
+    connection = served.raw(*head, send=content.encode())
+    ticket = engine.next()
+    connection.close()
+    eventually(lambda: served.running.service._under_way == 1)  # the painting, not the caller
+    assert not ticket.finished
+    served.do(engine.paint, ticket)
+    again = served.client.post(V1, json=body(), headers={"Idempotency-Key": "again"})
+    assert again.status_code == 200
+    assert len(engine.requests) == 1
+
+
+# Restarts.
+
+
+def test_what_was_queued_or_running_is_painted_by_the_next_server_once(serve: Serve) -> None:
+    """Accepted is accepted."""
+    engine = FakeEngine()
+    engine.held = True
+    first = serve(engine, max_rows=1, workers=0, **PRICE)  # two at the engine, one in the queue
+    token = first.key(balance=1)
+    with first.calling(key=token) as client:
+        ids = [submitted(client, seed=seed) for seed in (1, 2, 3)]
+        for _ in range(2):
+            first.do(engine.step, engine.next())
+        eventually(lambda: [status_of(client, i) for i in ids].count("PROCESSING") == 2)
+    first.stop()
+    second = serve(**PRICE)
+    with second.calling(key=token) as client:
+        answers = [ended(client, request_id).json() for request_id in ids]
+        assert [found["seed"] for found in answers] == [1, 2, 3]
+        assert {found["status"] for found in answers} == {"COMPLETED"}
+        assert credits_left(client) == pytest.approx(1 - 3 * COST)
+    assert sorted(request.seed for request in engine_of(second).requests) == [1, 2, 3]
+    assert second.parts.ledger.check() == []
+
+
+def test_a_killed_servers_requests_are_painted_or_refunded(serve: Serve) -> None:
+    """v1 callers are gone and get their credits back; v2 requests wait again."""
+    engine = FakeEngine(loaded=False)
+    first = serve(engine, **PRICE)
+    token = first.key(balance=1)
+    with first.calling(key=token) as client:
+        v2 = submitted(client)
+        record = first.parts.store.get(v2, token.split("_")[1])
+    first.stop()
+    with Database(first.settings.database) as database:  # as `kill -9` leaves it
+        store = Store(database)
+        store.begin(v2)
+        cut_off = record.new(
+            id="f" * 32, key_id=record.key_id, mode="v1", fields=record.fields, seeds=[1], cost_micro=9
+        )
+        store.accept(cut_off)
+        store.begin(cut_off.id)
+    second = serve(**PRICE)
+    with second.calling(key=token) as client:
+        assert ended(client, v2).json()["status"] == "COMPLETED"
+        lost = client.get(f"/v2/requests/{cut_off.id}")
+        assert (lost.status_code, lost.json()["status"]) == (422, "FAILED")
+        assert credits_left(client) == pytest.approx(1 - COST)
+    assert second.parts.ledger.check() == []
+
+
+def test_a_request_that_took_two_servers_down_is_not_tried_again(serve: Serve) -> None:
+    """Tried at most twice, then it fails alone and is refunded."""
+    engine = FakeEngine(loaded=False)
+    first = serve(engine, **PRICE)
+    token = first.key(balance=1)
+    with first.calling(key=token) as client:
+        request_id = submitted(client)
+    first.stop()
+    with Database(first.settings.database) as database:
+        store = Store(database)
+        store.begin(request_id)
+        store.recover()
+        store.begin(request_id)
+    second = serve(**PRICE)
+    with second.calling(key=token) as client:
+        found = ended(client, request_id)
+        assert found.json()["status"] == "FAILED"
+        assert "not tried again" in found.json()["error"]
+        assert credits_left(client) == 1
+    assert engine_of(second).requests == []
+
+
+def test_a_revoked_keys_queued_request_is_failed_and_refunded(serve: Serve) -> None:
+    """Revoking stops what waits, too."""
+    engine = FakeEngine(loaded=False)
+    served = serve(engine, **PRICE)
+    token = served.key(balance=1)
+    with served.calling(key=token) as client:
+        request_id = submitted(client)
+    key_id = token.split("_")[1]
+    served.parts.keys.revoke(key_id)
+    served.do(engine.load)
+    eventually(lambda: served.parts.store.get(request_id, key_id).state == "FAILED")
+    assert served.parts.ledger.balance(key_id) == 1_000_000
+    assert engine.requests == []
+
+
+def test_an_engine_away_for_a_while_is_waited_for(served: Served, serve: Serve, tmp_path: Path) -> None:
+    """v2 has time: a worker that is started again must not fail what waits."""
+    engine = FakeEngine(loaded=False)
+    other = serve(engine, data=tmp_path / "other")
+    request_id = submitted(other.client)
+    assert status_of(other.client, request_id) == "QUEUED"
+    other.do(engine.load)
+    assert ended(other.client, request_id).status_code == 200
+
+
+# How long.
+
+
+def test_records_expire_before_their_pictures(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An hour and a week, by default; then 404."""
+    first = serve()
+    request_id = submitted(first.client)
+    output = ended(first.client, request_id).json()["output"]
+    path = output.removeprefix(first.url)
+    first.stop()
+    second = serve(requests_ttl_s=0.0)  # a sweep runs at the start
+    eventually(lambda: second.client.get(f"/v2/requests/{request_id}").status_code == 404)
+    assert second.client.get(path).status_code == 200
+    second.stop()
+    monkeypatch.setattr("server.service.sweeper._EVERY_S", 0.01)
+    third = serve(requests_ttl_s=0.0, pictures_ttl_s=0.0)
+    eventually(lambda: third.client.get(path).status_code == 404)
+    folder = third.settings.data / "pictures"
+    eventually(lambda: list(folder.iterdir()) == [])
+    eventually(lambda: rows_of(third) == 0)  # nothing is known of it any more
+
+
+def rows_of(served: Served) -> int:
+    with served.parts.database.read() as connection:
+        return len(connection.execute(select(requests.c.id)).all())

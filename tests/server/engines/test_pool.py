@@ -1,0 +1,513 @@
+"""The pool as the service sees it: it survives its workers, whatever kills them.
+
+Most tests run real processes with a stub engine (``tests/support/stub_worker.py``), which start in a moment;
+two run real engines, for what torch does.
+"""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from inpaint import Engine, InpaintRequest
+from inpaint.errors import (
+    BusyError,
+    CancelledError,
+    ClosedError,
+    DeviceError,
+    ModelError,
+    OutOfMemoryError,
+    PaintError,
+    RequestError,
+)
+from server.engines.pool import Pool
+from server.engines.ticket import LoopTicket
+from server.engines.worker import WorkerSpec
+from server.engines.worker_slot import Restarts
+from tests.support.paths import STUB_WORKER
+
+T = TypeVar("T")
+Make = Callable[..., InpaintRequest]
+STUB = (str(STUB_WORKER),)
+WAIT_S = 120  # for the slowest, busiest machine; nothing waits so long that works
+QUICK = Restarts(first_s=0.05, longest_s=0.1)
+HANG_S = 2.0  # a stub's step takes a hundredth of a second, but this machine may be busy
+
+
+def run(coroutine: Awaitable[T]) -> T:
+    async def main() -> T:
+        async with asyncio.timeout(2 * WAIT_S):
+            return await coroutine
+
+    return asyncio.run(main())
+
+
+async def until(condition: Callable[[], object], timeout_s: float = WAIT_S) -> None:
+    async with asyncio.timeout(timeout_s):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def stub_pool(calls: Path, faults: str = "", max_rows: int = 4, **settings: Any) -> AsyncIterator[Pool]:
+    calls.touch()
+    spec = WorkerSpec(model=str(calls), max_rows=max_rows, faults=faults)
+    pool = Pool(spec, program=STUB, **{"restarts": QUICK, "hang_s": 60.0, **settings})
+    await pool.start()
+    try:
+        yield pool
+    finally:
+        await pool.close(0)
+
+
+@pytest.fixture
+def calls(tmp_path: Path) -> Path:
+    """Where stub workers write down who shared their calls."""
+    return tmp_path / "calls"
+
+
+def gone(pid: int) -> bool:
+    try:
+        return " Z " in Path(f"/proc/{pid}/stat").read_text()  # dead; whoever adopted it may never look
+    except FileNotFoundError:
+        return True
+
+
+async def outcome(ticket: LoopTicket) -> object:
+    try:
+        return (await ticket.result()).seeds
+    except Exception as error:  # noqa: BLE001 - a test looks at it
+        return type(error)
+
+
+def test_a_request_comes_back_whole_over_the_wire(calls: Path, request_for: Make) -> None:
+    """Pictures, seeds, warnings and timings are the worker's, the progress is told step by step."""
+
+    async def main() -> None:
+        async with stub_pool(calls) as pool:
+            ticket = await pool.submit(request_for(seed=7, samples=2, num_inference_steps=5, strength=1.0))
+            assert ticket.seeds == [7, 8]
+            told = [(event.state, event.step) async for event in ticket.events()]
+            steps = [("step", i) for i in range(1, 6)]
+            assert told == [("queued", 0), ("encoding", 0), *steps, ("done", 5)]
+            result = await ticket.result()
+            assert [image.getpixel((0, 0)) for image in result.images] == [(7, 0, 0), (8, 0, 0)]
+            assert result.box == (0, 0, 8, 8)
+            assert (result.seeds, result.warnings, result.timings) == (
+                [7, 8],
+                ("a warning",),
+                {"denoise_s": 1.5},
+            )
+            health = pool.health()
+            assert (health.ready, health.waiting, health.running, health.images) == (True, 0, 0, 2)
+            assert ticket.started
+
+    run(main())
+
+
+def test_previews_come_only_to_those_who_watch(calls: Path, request_for: Make) -> None:
+    """A preview costs a transfer for every step."""
+
+    async def main() -> None:
+        async with stub_pool(calls) as pool:
+            deaf = await pool.submit(request_for(num_inference_steps=20))
+            assert all([event.preview is None async for event in deaf.events()])
+            watched = await pool.submit(request_for(num_inference_steps=20))
+            previews = [event.preview async for event in watched.events(preview=True) if event.preview]
+            assert previews
+            assert previews[0].size == (4, 4)
+            assert watched.watchers == 0
+
+    run(main())
+
+
+@pytest.mark.parametrize("fault", ["exit", "sigkill", "hang"])
+def test_poison_fails_alone_and_its_neighbours_finish(fault: str, calls: Path, request_for: Make) -> None:
+    """One bad request never fails another; it is tried at most twice, then alone."""
+
+    async def main() -> None:
+        hang_s = HANG_S if fault == "hang" else WAIT_S
+        async with stub_pool(calls, f"{fault}@5:prompt=poison", hang_s=hang_s, max_rows=2) as pool:
+            prompts = ["good", "poison", "next", "late", "later", "last"]  # from "late" on they wait behind
+            make = partial(request_for, seed=3, num_inference_steps=10)
+            os.kill(pool.pids()[0], signal.SIGSTOP)  # until all are there
+            tickets = [await pool.submit(make(prompt=prompt)) for prompt in prompts]
+            os.kill(pool.pids()[0], signal.SIGCONT)
+            await until(lambda: not pool.health().ready)
+            assert "worker 0" in pool.health().reason
+            got = [await outcome(ticket) for ticket in tickets]
+            assert got == [[3], PaintError, [3], [3], [3], [3]]
+            attempts = [ticket.attempts for ticket in tickets]
+            assert (attempts[:2], attempts[3:]) == ([2, 2], [1, 1, 1])
+            with pytest.raises(PaintError, match=r"each of the 2 times.*smaller picture"):
+                await tickets[1].result()
+            await until(lambda: pool.health().ready)
+            assert pool.health().restarts == 2
+
+    run(main())
+    company = [line for line in calls.read_text().split() if "poison" in line]
+    assert any("," in line for line in company), "it shared calls at first"
+    assert company[-5:] == ["poison"] * 5, "and was alone when it was tried again"
+
+
+def test_a_worker_killed_from_outside_is_replaced(calls: Path, request_for: Make) -> None:
+    """The kernel's out-of-memory killer asks nobody; the picture is the same, and nobody hears of it."""
+
+    async def main() -> None:
+        async with stub_pool(calls) as pool:
+            ticket = await pool.submit(request_for(seed=9, num_inference_steps=60))
+            await until(lambda: ticket.started)
+            (pid,) = pool.pids()
+            os.kill(pid, signal.SIGKILL)
+            await until(lambda: not pool.health().ready, 1.0)
+            with pytest.raises(BusyError, match="not ready: worker 0"):
+                await pool.submit(request_for())
+            await until(lambda: pool.health().ready)
+            assert pool.pids() != [pid]
+            told = [event.state async for event in ticket.events()]
+            assert told.count("queued") == told.count("encoding") == 2
+            assert (await ticket.result()).images[0].getpixel((0, 0)) == (9, 0, 0)
+
+    run(main())
+
+
+def test_slow_is_not_hung(calls: Path, request_for: Make) -> None:
+    """Only a worker that stands still is killed, however long its work takes."""
+
+    async def main() -> None:
+        async with stub_pool(calls, hang_s=HANG_S) as pool:
+            started = asyncio.get_running_loop().time()
+            await (await pool.submit(request_for(prompt="slow", num_inference_steps=60))).result()
+            assert asyncio.get_running_loop().time() - started > HANG_S
+            assert pool.health().restarts == 0
+
+    run(main())
+
+
+def test_a_process_that_stands_still_altogether_is_killed(calls: Path, request_for: Make) -> None:
+    """A stopped process answers nothing at all; its work goes to the next."""
+
+    async def main() -> None:
+        async with stub_pool(calls, hang_s=HANG_S) as pool:
+            ticket = await pool.submit(request_for(num_inference_steps=60))
+            await until(lambda: ticket.started)
+            os.kill(pool.pids()[0], signal.SIGSTOP)
+            await ticket.result()
+            assert pool.health().restarts == 1
+
+    run(main())
+
+
+def test_a_crash_loop_is_called_one(calls: Path, request_for: Make) -> None:
+    """A card that is broken is said to be, instead of being tried twice a second for ever."""
+
+    async def main() -> None:
+        restarts = Restarts(first_s=0.05, longest_s=0.1, crash_limit=2, broken_s=2.0)
+        async with stub_pool(calls, "exit@1", restarts=restarts, max_attempts=3) as pool:
+            ticket = await pool.submit(request_for())
+            await until(lambda: "2 times in a row" in pool.health().reason)
+            health = pool.health()
+            assert not health.ready
+            assert "exit status 70" in health.reason
+            for _ in range(10):
+                await asyncio.sleep(0)
+            assert pool.pids() == [], "it is tried again, but not at once"
+            assert await outcome(ticket) is PaintError
+            await until(lambda: pool.health().ready)
+
+    run(main())
+
+
+def test_a_picture_between_two_deaths_makes_them_bad_luck() -> None:
+    """Waiting grows with deaths in a row, and no further than the longest."""
+    delays = [Restarts().delay_s(deaths) for deaths in range(1, 7)]
+    assert delays == [0.5, 1, 2, 4, 60, 60]
+    assert Restarts(crash_limit=99).delay_s(20) == 30
+
+
+def test_deaths_are_forgotten_with_a_picture(calls: Path, request_for: Make) -> None:
+    """A worker that dies once a day must never reach the crash limit."""
+
+    async def main() -> None:
+        restarts = Restarts(first_s=0.05, crash_limit=2, broken_s=WAIT_S)
+        async with stub_pool(calls, "exit@1:start=1,exit@9:start=2", restarts=restarts) as pool:
+            for seed in (1, 2):
+                ticket = await pool.submit(request_for(seed=seed, num_inference_steps=6, strength=1.0))
+                assert await outcome(ticket) == [seed]
+            assert pool.health().restarts == 2
+
+    run(main())
+
+
+def test_a_cancelled_request_leaves_within_a_step(calls: Path, request_for: Make) -> None:
+    """Its rows are free for the next in line."""
+
+    async def main() -> None:
+        async with stub_pool(calls, max_rows=1) as pool:
+            long = await pool.submit(request_for(prompt="long", num_inference_steps=150, strength=1.0))
+            await until(lambda: long.started)
+            before = long.steps_taken
+            long.cancel()
+            await long.ended()
+            assert long.steps_taken < before + 100
+            with pytest.raises(CancelledError):
+                await long.result()
+            assert await outcome(await pool.submit(request_for(seed=2))) == [2]
+
+    run(main())
+
+
+def test_what_waits_in_the_pool_is_cancelled_at_once(calls: Path, request_for: Make) -> None:
+    """A worker gets its rows and one more; a long queue can be left without asking anybody."""
+
+    async def main() -> None:
+        async with stub_pool(calls, max_rows=1) as pool:
+            tickets = [await pool.submit(request_for(num_inference_steps=100)) for _ in range(4)]
+            await until(lambda: tickets[0].started)
+            assert (pool.health().running, pool.health().waiting) == (1, 3)
+            assert pool.health().backlog_s > 0
+            tickets[3].cancel()
+            assert tickets[3].finished
+            assert [ticket.attempts for ticket in tickets] == [1, 1, 0, 0]
+            for ticket in tickets:
+                ticket.cancel()
+            assert {await outcome(ticket) for ticket in tickets} == {CancelledError}
+            assert pool.health().waiting == 0
+
+    run(main())
+
+
+def test_the_cancelled_are_not_tried_again(calls: Path, request_for: Make) -> None:
+    """Nobody waits for a picture whose caller left just before the worker died."""
+
+    async def main() -> None:
+        async with stub_pool(calls) as pool:
+            ticket = await pool.submit(request_for(num_inference_steps=100))
+            await until(lambda: ticket.started)
+            os.kill(pool.pids()[0], signal.SIGSTOP)  # so that the cancel cannot arrive
+            ticket.cancel()
+            os.kill(pool.pids()[0], signal.SIGKILL)
+            with pytest.raises(CancelledError):
+                await ticket.result()
+
+    run(main())
+
+
+def test_workers_share_the_work(calls: Path, request_for: Make) -> None:
+    """Two GPUs are twice one; while one is away, the other goes on."""
+
+    async def main() -> None:
+        async with stub_pool(calls, max_rows=8, workers=2) as pool:
+            await until(lambda: len(pool.pids()) == 2 and all(slot.ready for slot in pool._slots))
+            tickets = [await pool.submit(request_for(num_inference_steps=60, seed=i)) for i in range(4)]
+            assert [len(slot.tickets) for slot in pool._slots] == [2, 2]
+            os.kill(pool.pids()[0], signal.SIGKILL)
+            await until(lambda: not pool._slots[0].ready)
+            assert pool.health().ready
+            assert [await outcome(ticket) for ticket in tickets] == [[0], [1], [2], [3]]
+
+    run(main())
+
+
+def test_close_drains_and_leaves_no_process(calls: Path, request_for: Make) -> None:
+    """What was accepted is finished first; then nothing of the server is left."""
+
+    async def main() -> list[int]:
+        async with stub_pool(calls, workers=2) as pool:
+            pids = pool.pids()
+            ticket = await pool.submit(request_for(seed=5))
+            closing = asyncio.create_task(pool.close(WAIT_S))
+            await until(lambda: not pool.health().ready)
+            with pytest.raises(BusyError, match="stopping"):
+                await pool.submit(request_for())
+            await closing
+            assert await outcome(ticket) == [5]
+            assert pool.pids() == []
+            return pids
+
+    assert all(gone(pid) for pid in run(main()))
+
+
+def test_close_says_so_to_those_it_leaves(calls: Path, request_for: Make) -> None:
+    """Not cancelled by the caller: the service may keep such a request for the next start."""
+
+    async def main() -> None:
+        async with stub_pool(calls, max_rows=1) as pool:
+            tickets = [await pool.submit(request_for(num_inference_steps=150)) for _ in range(3)]
+            await pool.close(0.01)
+            assert [await outcome(ticket) for ticket in tickets] == [ClosedError] * 3
+
+    run(main())
+
+
+def test_a_model_that_is_not_there_is_said_at_the_start(calls: Path) -> None:
+    """An operator reads one sentence, and no process is left behind."""
+
+    async def main() -> None:
+        pool = Pool(WorkerSpec(model=str(calls)), workers=2, program=STUB, restarts=QUICK)
+        with pytest.raises(ModelError, match="there is no model"):
+            await pool.start()
+        assert pool.pids() == []
+
+    run(main())
+
+
+def test_a_worker_that_cannot_even_start_is_said_at_the_start() -> None:
+    """Instead of a server that is never ready."""
+
+    async def main() -> None:
+        pool = Pool(WorkerSpec(), program=("-c", "raise SystemExit(9)"))
+        with pytest.raises(DeviceError, match="exit status 9"):
+            await pool.start()
+
+    run(main())
+
+
+def test_a_black_mask_is_refused_at_the_door(calls: Path, request_for: Make) -> None:
+    """It must not wait in a queue to be refused."""
+
+    async def main() -> None:
+        async with stub_pool(calls) as pool:
+            with pytest.raises(RequestError, match="nothing to repaint"):
+                await pool.submit(request_for(mask=Image.new("L", (128, 128), 127)))
+
+    run(main())
+
+
+def test_listeners_who_walk_away_leave_nothing(calls: Path, request_for: Make) -> None:
+    """Fifty clients who hang up cost no thread and no task."""
+
+    async def main() -> None:
+        async with stub_pool(calls, max_rows=8) as pool:
+            tickets = [await pool.submit(request_for(num_inference_steps=150)) for _ in range(50)]
+            threads, tasks = threading.active_count(), len(asyncio.all_tasks())
+            listeners = [asyncio.create_task(outcome(ticket)) for ticket in tickets]
+            await until(lambda: tickets[0].started)
+            for listener in listeners:
+                listener.cancel()
+            await asyncio.gather(*listeners, return_exceptions=True)
+            assert threading.active_count() <= threads
+            assert len(asyncio.all_tasks()) <= tasks
+
+    run(main())
+
+
+def test_workers_do_not_hear_the_groups_signals(calls: Path, request_for: Make) -> None:
+    """Ctrl-C goes to the whole group, but a worker has pictures to finish while the server drains."""
+
+    async def main() -> None:
+        async with stub_pool(calls) as pool:
+            ticket = await pool.submit(request_for(seed=6, num_inference_steps=40))
+            await until(lambda: ticket.started)
+            for number in (signal.SIGINT, signal.SIGTERM):
+                os.kill(pool.pids()[0], number)
+            assert await outcome(ticket) == [6]
+            assert pool.health().restarts == 0
+
+    run(main())
+
+
+PARENT = """
+import asyncio, sys
+from server.engines.pool import Pool
+from server.engines.worker import WorkerSpec
+
+async def main():
+    pool = Pool(WorkerSpec(model=sys.argv[1]), workers=2, program=[sys.argv[2]])
+    await pool.start()
+    heavy = {"torch", "diffusers", "transformers"} & set(sys.modules)
+    print(*pool.pids(), *heavy, flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+def test_no_worker_outlives_a_killed_server_nor_has_it_torch(calls: Path) -> None:
+    """A forgotten process would hold the GPU's memory; and the server itself must not take any."""
+    calls.touch()
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(calls), *STUB], stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        pids = [int(word) for word in parent.stdout.readline().split()]
+        assert len(pids) == 2
+        assert not any(gone(pid) for pid in pids)
+        parent.kill()
+    run(until(lambda: all(gone(pid) for pid in pids)))
+
+
+# Real engines from here on.
+
+
+@pytest.fixture
+def real_spec(checkpoint: Callable[[int], Path]) -> Callable[[str], WorkerSpec]:
+    """Faults → the tiny model on the CPU with them."""
+    return lambda faults: WorkerSpec(model=str(checkpoint(9)), device="cpu", faults=faults)
+
+
+def test_whatever_kills_a_worker_once_everybody_gets_the_same_pictures(
+    real_spec: Callable[[str], WorkerSpec], engine: Engine, request_for: Make
+) -> None:
+    """Four faults, each in one process of the worker, each in the middle of a shared batch."""
+    seeds = (1, 2)
+    calm = [np.asarray(engine.paint(request_for(seed=seed)).images[0], dtype=int) for seed in seeds]
+    kinds = ("assert", "exit", "sigkill", "hang")
+    # From the second process on, its calls 1 to 6 paint again what died with the one before.
+    faults = ",".join(f"{kind}@{8 if i else 2}:start={i + 1}" for i, kind in enumerate(kinds))
+
+    async def main() -> None:
+        pool = Pool(real_spec(faults), restarts=QUICK, hang_s=6.0, max_attempts=2)
+        await pool.start()
+        try:
+            for i, kind in enumerate(kinds):
+                tickets = [await pool.submit(request_for(seed=seed)) for seed in seeds]
+                await until(lambda: not pool.health().ready)
+                for ticket, expected in zip(tickets, calm, strict=True):
+                    picture = np.asarray((await ticket.result()).images[0], dtype=int)
+                    assert np.abs(picture - expected).max() <= 1, kind
+                assert pool.health().ready, kind
+                assert pool.health().restarts == i + 1, kind
+        finally:
+            await pool.close(0)
+
+    run(main())
+
+
+def test_a_fault_of_one_request_is_that_requests_alone(
+    real_spec: Callable[[str], WorkerSpec], request_for: Make
+) -> None:
+    """Out of memory and NaN fail in place; a device assert costs two processes; all others get pictures."""
+    faults = "oom@1+:prompt=huge,nan@1:prompt=blank,assert@2:prompt=poison"
+
+    async def main() -> None:
+        pool = Pool(real_spec(faults), restarts=QUICK, max_attempts=2)
+        await pool.start()
+        try:
+            tickets = [await pool.submit(request_for(prompt=p, seed=1)) for p in ("good", "huge", "blank")]
+            got = [await outcome(ticket) for ticket in tickets]
+            assert got == [[1], OutOfMemoryError, PaintError]
+            health = pool.health()
+            assert (health.restarts, health.ready) == (0, True)
+            assert health.out_of_memory > 0
+            tickets = [await pool.submit(request_for(prompt=p, seed=2)) for p in ("good", "poison")]
+            got = [await outcome(ticket) for ticket in tickets]
+            assert got == [[2], PaintError]
+            with pytest.raises(PaintError, match="device-side assert"):
+                await tickets[1].result()
+            assert pool.health().images == 2, "also those of processes before"
+        finally:
+            await pool.close(0)
+
+    run(main())

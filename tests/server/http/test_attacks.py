@@ -1,0 +1,567 @@
+"""What somebody sends who wants to look inside, to fill the memory, or to paint for nothing.
+
+Every test here ends with the same question (``unharmed``): nothing was dialled, painted, queued or paid, and
+the memory that it took is within the cap. The exhaustive list of URLs is with the fetcher's own tests, slow
+and endless bodies are in ``test_server_body``; here it is shown that they get no further through the doors.
+"""
+
+import io
+import json
+import socket
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import numpy as np
+import pytest
+from PIL import Image
+from sqlalchemy import func, select
+
+from server.storage import tables
+from tests.inpaint.images.test_bombs import LABOURED, chunk
+from tests.support.hostile_urls import HOSTILE, HOSTS, LITERALS, SYNTAX
+from tests.support.hostile_urls import answer as resolver
+from tests.support.loopback import Canary, Switchboard, fetcher, public
+from tests.support.served import (
+    MASK,
+    PHOTO,
+    SIZE,
+    FakeEngine,
+    PictureHost,
+    Served,
+    answer,
+    b64,
+    body,
+    file_of,
+    opened,
+    photo,
+    server_for,
+    white_box,
+)
+
+pytest_plugins = ["tests.support.served_fixtures"]
+
+V1, V2 = "/v1/sdxl-inpaint", "/v2/sdxl-inpaint"
+BALANCE = 5.0
+MAX_GROWTH_MB = 100
+MAX_BODY_BYTES = 30_000_000
+FIELDS = pytest.mark.parametrize("field", ["image", "mask"])
+DOORS = pytest.mark.parametrize("door", [V1, V2])
+
+Unharmed = Callable[[], Any]
+
+
+@pytest.fixture(scope="module")
+def canary() -> Iterator[Canary]:
+    """Where every address leads."""
+    canary = Canary()
+    yield canary
+    canary.close()
+
+
+@pytest.fixture(scope="module")
+def network(canary: Canary) -> Switchboard:
+    """All addresses there are."""
+    return Switchboard(canary.port)
+
+
+@pytest.fixture(scope="module")
+def fort(
+    tmp_path_factory: pytest.TempPathFactory, picture_host: PictureHost, network: Switchboard, canary: Canary
+) -> Iterator[Served]:
+    """A server with keys and prices; it may use the canary's port, so that it is addresses that it judges."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("server.app.Fetcher", lambda rules: fetcher(public(canary.port), network, resolver))
+        data = tmp_path_factory.mktemp("fort")
+        served = server_for(data, picture_host, metering=True, price=0.01, max_body_bytes=MAX_BODY_BYTES)
+    with served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def caller(fort: Served) -> Iterator[httpx2.Client]:
+    """Somebody with a key and credits."""
+    with fort.calling(key=fort.key(balance=BALANCE)) as client:
+        yield client
+
+
+@pytest.fixture
+def unharmed(
+    fort: Served, caller: httpx2.Client, network: Switchboard, canary: Canary
+) -> Iterator[Callable[..., Any]]:
+    """A block after which everything must be as it was before."""
+    engine = fort.engine
+    assert isinstance(engine, FakeEngine)
+
+    def records() -> int:
+        with fort.parts.store._database.read() as connection:
+            return int(connection.execute(select(func.count()).select_from(tables.requests)).scalar_one())
+
+    def left() -> float:
+        return float(caller.get("/v1/get-user-credits").json()["credits"])
+
+    @contextmanager
+    def block() -> Iterator[None]:
+        before, painted, rss_mb = (records(), left()), len(engine.requests), _rss_mb()
+        _forget_peak()
+        network.dialled.clear()
+        yield
+        growth_mb = _peak_mb() - rss_mb
+        assert (records(), left()) == before
+        assert len(engine.requests) == painted
+        assert network.dialled == []
+        assert canary.heard() == []
+        assert growth_mb < MAX_GROWTH_MB
+
+    with block():
+        yield block
+
+
+def _status(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next((int(line.split()[1]) // 1024 for line in lines if line.startswith(name)), 0)
+
+
+def _rss_mb() -> int:
+    return _status("VmRSS")
+
+
+def _peak_mb() -> int:
+    return _status("VmHWM")
+
+
+def _forget_peak() -> None:
+    """What /proc says of the peak begins anew; where it cannot, the peak so far counts, and is too high."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def refusal(response: httpx2.Response, *statuses: int) -> str:
+    """The sentence of a refusal."""
+    assert response.status_code in statuses, response.text[:300]
+    assert list(response.json()) == ["error"]
+    return str(response.json()["error"])
+
+
+# URLs.
+
+URLS = [*LITERALS[::4], *HOSTS, *SYNTAX]
+
+
+@FIELDS
+@pytest.mark.parametrize("url", URLS, ids=lambda url: ascii(url)[:60])
+def test_a_url_that_leads_inside_is_refused_for_free(
+    url: str, field: str, caller: httpx2.Client, canary: Canary, unharmed: Unharmed
+) -> None:
+    """An operator: no picture's URL opens the network that the server stands in."""
+    url = url.replace(":P", f":{canary.port}")
+    response = caller.post(V1, content=json.dumps(body(**{field: url})), headers=JSON)
+    refusal(response, 400, 422)
+
+
+JSON = {"content-type": "application/json"}
+
+
+@FIELDS
+def test_a_url_is_judged_the_same_however_it_is_sent(
+    field: str, caller: httpx2.Client, canary: Canary, unharmed: Unharmed
+) -> None:
+    """Forms and the queue have the same door."""
+    url = f"http://127.0.0.1:{canary.port}/"
+    for door in (V1, V2):
+        words = {refusal(caller.post(door, json=body(**{field: url})), 422)}
+        words.add(refusal(caller.post(door, data=body(**{field: url}), files={"x": b"x"}), 422))
+        alias = {f"{field}Url": url, field: None}
+        words.add(refusal(caller.post(door, json=body(**alias)), 422))
+        assert len(words) == 1
+        assert "127.0.0.1" not in words.pop()
+
+
+@FIELDS
+@pytest.mark.parametrize(
+    "value",
+    [
+        "data:text/html;base64,PGI+",
+        "data:image/svg+xml;base64,PHN2Zy8+",
+        "data:image/png,rawbytes",
+        "data:;base64,AAAA",
+        "data:image/png;base64,@@@@",
+        "data:image/png;base64,",
+        "@@@ not base64 @@@",
+        "AAAA\0AAAA",
+        "AAA=AAA=",
+        "é" * 1000,
+        "\u202eAAAA",
+        "",
+        " ",
+        "null",
+        ["http://127.0.0.1/"],
+        {"url": "http://127.0.0.1/"},
+        7,
+        True,
+    ],
+    ids=lambda value: ascii(value)[:30],
+)
+def test_what_is_no_picture_is_refused_for_free(
+    value: object, field: str, caller: httpx2.Client, unharmed: Unharmed
+) -> None:
+    """A caller learns which of the two fields was wrong."""
+    assert field in refusal(caller.post(V1, json=body(**{field: value})), 400)
+
+
+# Pictures.
+
+
+def png(width: int, height: int, *extra: bytes, rows: bytes | None = None, depth: int = 1) -> bytes:
+    """A grey PNG that says it has so many pixels; all of them black unless ``rows`` are given."""
+    header = struct.pack(">IIBBBBB", width, height, depth, 0, 0, 0, 0)
+    data = zlib.compress(bytes((1 + -(-width * depth // 8)) * height)) if rows is None else rows
+    pieces = [chunk(b"IHDR", header), *extra, chunk(b"IDAT", data), chunk(b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(pieces)
+
+
+def webp(width: int, height: int) -> bytes:
+    """A lossless WebP that says it has so many pixels."""
+    pixels = b"\x2f" + struct.pack("<I", (width - 1) | (height - 1) << 14) + bytes(20)
+    chunk = b"VP8L" + struct.pack("<I", len(pixels)) + pixels + b"\0"
+    return b"RIFF" + struct.pack("<I", 4 + len(chunk)) + b"WEBP" + chunk
+
+
+def animation(kind: str) -> bytes:
+    frames = [photo(colour=colour) for colour in ("red", "green")]
+    return file_of(photo(), kind, save_all=True, append_images=frames)
+
+
+def archive(name: str = "a.png", content: bytes = PHOTO) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as packed:
+        packed.writestr(name, content)
+    return file.getvalue()
+
+
+JPEG = file_of(Image.effect_noise((256, 256), 80).convert("RGB"), "JPEG")
+GIF_BOMB = b"GIF89a\xff\xff\xff\xff\x80\0\0\0\0\0\xff\xff\xff,\0\0\0\0\xff\xff\xff\xff\0\x02\x02D\x01\0;"
+MB = bytes(10**6)
+BAD_PICTURES: dict[str, bytes] = {
+    "png of 20000×20000": png(20_000, 20_000, rows=zlib.compress(b"\0")),
+    "png of 20000×20000, all there": png(20_000, 20_000),
+    "png of 88 megapixels, which Pillow would read": png(9400, 9400),
+    "png of 2^31": png(2**31 - 1, 2**31 - 1, rows=b""),
+    "png of no width": png(0, 16, rows=b""),
+    "webp of 16383×16383": webp(16_383, 16_383),
+    "gif of 65535×65535": GIF_BOMB,
+    "avif": b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf" + bytes(64),
+    "heic": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(64),
+    "jpeg cut to 60 %": JPEG[: len(JPEG) * 6 // 10],
+    "png cut to 60 %": PHOTO[: len(PHOTO) * 6 // 10],
+    "png with a bad checksum": PHOTO[:-20] + bytes([PHOTO[-20] ^ 1]) + PHOTO[-19:],
+    "png without pixels": PHOTO[:33] + chunk(b"IEND", b""),
+    "png with 500 MB of text": png(
+        16, 16, *[chunk(b"zTXt", b"%d\0\0" % i + zlib.compress(MB)) for i in range(500)]
+    ),
+    "1 pixel": file_of(photo((1, 1))),
+    "1×5000": file_of(photo((1, 5000))),
+    "5000×1": file_of(photo((5000, 1))),
+    "1:17": file_of(photo((16 * 17, 16))),
+    "16×8193": file_of(photo((16, 8193))),
+    "tiff": file_of(photo(), "TIFF"),
+    "bmp": file_of(photo(), "BMP"),
+    "ico": file_of(photo((32, 32)), "ICO"),
+    "ppm": file_of(photo(), "PPM"),
+    "pdf": file_of(photo(), "PDF"),
+    "eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n(/etc/passwd) (r) file\n",
+    "svg": b"<svg xmlns='http://www.w3.org/2000/svg'><image href='file:///etc/passwd'/></svg>",
+    "html": b"<script>fetch('http://127.0.0.1')</script>",
+    "zip": archive(),
+    "zip before a png": archive() + PHOTO,
+    "gif before a png": GIF_BOMB + PHOTO,
+    "html before a jpeg": b"<!--" + JPEG + b"-->",
+    "gzip": zlib.compress(PHOTO),
+    "pickle": b"\x80\x04cos\nsystem\n(S'true'\ntR.",
+    "nothing": b"",
+    "zeros": bytes(4096),
+    "letters": b"A" * 4097,
+}
+
+
+@FIELDS
+@pytest.mark.parametrize("data", BAD_PICTURES.values(), ids=BAD_PICTURES)
+def test_a_bad_picture_is_refused_for_free(
+    data: bytes, field: str, caller: httpx2.Client, unharmed: Unharmed
+) -> None:
+    """An operator: whatever the file, it costs a sentence, and less than 100 MB."""
+    assert refusal(caller.post(V1, json=body(**{field: b64(data)})), 400).startswith(f"{field}: ")
+    files = {"image": PHOTO, "mask": MASK} | {field: data}
+    for door in (V1, V2):
+        assert refusal(caller.post(door, data={"prompt": "x"}, files=files), 400).startswith(f"{field}: ")
+
+
+@FIELDS
+@pytest.mark.parametrize("name", ["a million private chunks", "a million comments", "scans"])
+def test_a_file_built_to_be_slow_is_refused_for_free(
+    name: str, field: str, caller: httpx2.Client, unharmed: Unharmed
+) -> None:
+    """Everybody else: one such file held the interpreter for seconds, or a core for minutes."""
+    files = {"image": PHOTO, "mask": MASK} | {field: LABOURED[name]()}
+    assert "too many pieces" in refusal(caller.post(V1, data={"prompt": "x"}, files=files), 400)
+
+
+def odd_pictures() -> dict[str, bytes]:
+    """Unusual, and pictures none the less."""
+    grey = np.linspace(0, 65535, SIZE[0] * SIZE[1], dtype=np.uint16).reshape(SIZE[::-1])
+    return {
+        "16 bit": file_of(Image.fromarray(grey)),
+        "1 bit": file_of(white_box().convert("1")),
+        "palette": file_of(photo().quantize(8)),
+        "palette with a clear colour": file_of(photo().quantize(8), transparency=0),
+        "grey and alpha": file_of(white_box().convert("LA")),
+        "cmyk": file_of(photo().convert("CMYK"), "JPEG"),
+        "progressive": file_of(photo(), "JPEG", progressive=True),
+        "animated png": animation("PNG"),
+        "animated webp": animation("WEBP"),
+        "a zip behind it": PHOTO + archive(),
+        "html behind it": file_of(photo(), "JPEG") + b"<script>alert(1)</script>",
+        "html inside it": file_of(photo(), "JPEG", comment=b"<script>alert(1)</script>"),
+    }
+
+
+@pytest.mark.parametrize("name", odd_pictures())
+def test_an_odd_picture_is_painted_and_nothing_rides_along(name: str, fort: Served) -> None:
+    """Pictures that some program makes are not attacks; what hides in them does not come out again."""
+    with fort.calling(key=fort.key(balance=1)) as client:
+        asked = body(image=b64(odd_pictures()[name]), output_format="png")
+        response = client.post(V1, json=asked)
+    assert response.status_code == 200, response.text[:200]
+    painted = opened(response.content)
+    assert painted.size == SIZE
+    assert getattr(painted, "n_frames", 1) == 1
+    assert b"script" not in response.content
+    assert b"PK\3\4" not in response.content
+
+
+@pytest.mark.parametrize("mask", [0, 127], ids=["black", "dark grey"])
+def test_a_mask_without_white_is_refused_for_free(
+    mask: int, caller: httpx2.Client, unharmed: Unharmed
+) -> None:
+    """A caller who has the colours the wrong way round pays nothing to learn it."""
+    dark = b64(file_of(Image.new("L", SIZE, mask)))
+    assert "nothing to repaint" in refusal(caller.post(V1, json=body(mask=dark)), 400)
+
+
+def test_a_mask_that_is_clear_everywhere_is_refused_for_free(
+    caller: httpx2.Client, unharmed: Unharmed
+) -> None:
+    """White under no opacity is no white."""
+    clear = b64(file_of(Image.new("LA", SIZE, (255, 0))))
+    assert "nothing to repaint" in refusal(caller.post(V1, json=body(mask=clear)), 400)
+
+
+@pytest.mark.parametrize("size", [(SIZE[0] + 1, SIZE[1]), SIZE[::-1], (16, 16), (512, 512)], ids=str)
+def test_a_mask_of_another_size_is_refused_for_free(
+    size: tuple[int, int], caller: httpx2.Client, unharmed: Unharmed
+) -> None:
+    """The sentence has both sizes."""
+    mask = b64(file_of(white_box(size)))
+    text = refusal(caller.post(V1, json=body(mask=mask)), 400)
+    assert f"{size[0]}×{size[1]}" in text
+    assert f"{SIZE[0]}×{SIZE[1]}" in text
+
+
+# Bodies.
+
+
+def form(parts: list[tuple[str, bytes]], boundary: str = "b") -> bytes:
+    """A multipart form."""
+    lines = [
+        f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n'.encode() + value + b"\r\n"
+        for name, value in parts
+    ]
+    return b"".join(lines) + f"--{boundary}--\r\n".encode()
+
+
+FORM = "multipart/form-data; boundary=b"
+NEST = 200_000
+GOOD = json.dumps(body())
+BOMBS: dict[str, tuple[str, bytes]] = {
+    "a million fields": (
+        "application/json",
+        json.dumps({f"k{i}": i for i in range(1_000_000)}).encode(),
+    ),
+    "deep lists": ("application/json", b'{"a":' * NEST + b"1" + b"}" * NEST),
+    "deep objects": ("application/json", b"[" * NEST + b"]" * NEST),
+    "a number of a million digits": ("application/json", b'{"seed":' + b"9" * 10**6 + b"}"),
+    "a number beyond all": ("application/json", GOOD[:-1].encode() + b',"strength":1e999}'),
+    "not a number": ("application/json", GOOD[:-1].encode() + b',"strength":NaN}'),
+    "a string of backslashes": ("application/json", b'{"prompt":"' + b"\\" * (10**6 + 1) + b'"}'),
+    "gzip": ("application/json", zlib.compress(GOOD.encode())),
+    "not utf-8": ("application/json", b'{"prompt":"\xff\xfe"}'),
+    "10 000 parts": (FORM, form([(f"k{i}", b"v") for i in range(10_000)])),
+    "10 000 times one part": (FORM, form([("prompt", b"v")] * 10_000)),
+    "wrong boundary": ("multipart/form-data; boundary=other", form([("prompt", b"x")])),
+    "no boundary": ("multipart/form-data", form([("prompt", b"x")])),
+    "endless boundary": (f"multipart/form-data; boundary={'b' * 5000}", form([("prompt", b"x")])),
+    "boundaries only": (FORM, b"--b\r\n" * 200_000),
+    "a part's header without end": (FORM, b"--b\r\nContent-Disposition: " + b"a" * 10**6),
+    "a part of many headers": (FORM, b"--b\r\n" + b"A: b\r\n" * 100_000 + b"\r\n\r\n--b--"),
+    "a file name that climbs": (
+        FORM,
+        b'--b\r\nContent-Disposition: form-data; name="image"; filename="../../x"\r\n\r\nx\r\n--b--\r\n',
+    ),
+    "a form inside a form": (FORM, form([("image", form([("image", PHOTO)]))])),
+}
+
+
+@DOORS
+@pytest.mark.parametrize(("kind", "data"), BOMBS.values(), ids=BOMBS)
+def test_a_body_that_is_a_trap_is_refused_for_free(
+    kind: str, data: bytes, door: str, caller: httpx2.Client, unharmed: Unharmed
+) -> None:
+    """An operator: no body costs more than itself."""
+    refusal(caller.post(door, content=data, headers={"content-type": kind}), 400)
+
+
+def test_of_two_values_the_last_one_counts_everywhere(fort: Served) -> None:
+    """A filter in front that reads one value while we paint another would be no filter."""
+    twice = '{"prompt": "first", ' + GOOD[1:]
+    with fort.calling(key=fort.key(balance=1)) as client:
+        assert client.post(V1, content=twice, headers=JSON).status_code == 200
+    engine = fort.engine
+    assert isinstance(engine, FakeEngine)
+    assert engine.requests[-1].prompt == body()["prompt"]
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "identity, gzip", "zstd"])
+def test_a_compressed_body_is_not_unpacked(encoding: str, caller: httpx2.Client, unharmed: Unharmed) -> None:
+    """10 kB that become 10 GB stay 10 kB."""
+    packed = zlib.compress(GOOD.encode(), wbits=31)
+    response = caller.post(V1, content=packed, headers={**JSON, "content-encoding": encoding})
+    refusal(response, 400)
+
+
+# Heads.
+
+
+def _raw(fort: Served, token: str, *lines: str, data: bytes = b"") -> int:
+    """Status of a request written by hand; 0 where the connection was just closed."""
+    connection = fort.raw(*lines, f"x-api-key: {token}", "Host: 127.0.0.1", send=data)
+    try:
+        return answer(connection)[0]
+    except (IndexError, ConnectionError):
+        return 0
+
+
+@pytest.fixture(scope="module")
+def token(fort: Served) -> str:
+    """Of somebody with credits."""
+    return fort.key(balance=1)
+
+
+PATHS = [
+    "/v2/requests/../../etc/passwd",
+    "/v2/requests/..%2f..%2fetc%2fpasswd",
+    "/v2/requests/%2e%2e",
+    "/v2/requests/%00",
+    "/v2/requests/" + "0" * 31 + "%00",
+    "/v2/requests/" + "0" * 32 + "%0a",
+    "/v2/requests/" + "0" * 32 + "/",
+    "/v2/requests/" + "0" * 32 + "/images/..%2f0",
+    "/v2/requests/" + "0" * 32 + "/images/-1",
+    "/v2/requests/" + "0" * 32 + "/images/" + "9" * 4000,
+    "/v2/requests/" + "0" * 32 + "/images/0?token=%00",
+    "/v2/requests/" + "0" * 32 + "/images/0?token=" + "a" * 10_000,
+    "/v2/requests/" + "0" * 32 + "/images/0?token=%F0%9F%8E%A8",
+    "/v2/requests/%D9%A0" + "0" * 31,
+    "/v2/requests/" + "%EF%BC%90" * 32,
+    "/v2/requests/" + "A" * 32,
+    "/v2/requests/" + "a" * 50_000,
+    "/v2/requests/%FF%FE",
+    "/v2/requests/%ED%A0%80",
+    "/v2/requests/' OR 1=1 --".replace(" ", "%20"),
+    "/v1/requests/" + "0" * 33,
+    "/v1/../v1/sdxl-inpaint",
+    "//v1/sdxl-inpaint",
+    "/v1/sdxl-inpaint/",
+    "/v1/sdxl-inpaint%00",
+    "/v1/%73dxl-inpaint/..",
+    "http://127.0.0.1/v2/requests/x",
+]
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path[:60])
+@pytest.mark.parametrize("method", ["GET", "DELETE", "POST"])
+def test_an_id_is_an_id_and_no_path(
+    method: str, path: str, fort: Served, token: str, unharmed: Unharmed
+) -> None:
+    """An operator: ids lead to files, and only those of requests do."""
+    status = _raw(fort, token, f"{method} {path} HTTP/1.1", "Content-Length: 0")
+    assert status in (400, 401, 404, 405, 414, 431)
+
+
+HEADS: dict[str, list[str]] = {
+    "10 000 headers": [f"x-{i}: {i}" for i in range(10_000)],
+    "1 MB of header": ["x-a: " + "a" * 10**6],
+    "an id that breaks the line": ["x-request-id: a\rb\nSet-Cookie: c=1"],
+    "a header without a name": [": a"],
+    "a header that is folded": ["x-a: b\r\n c"],
+    "a space before the colon": ["x-a : b"],
+    "a zero byte": ["x-a: a\0b"],
+    "two lengths": ["Content-Length: 5", "Content-Length: 6"],
+    "length and chunks": ["Content-Length: 5", "Transfer-Encoding: chunked"],
+    "chunks, perhaps": ["Transfer-Encoding: xchunked"],
+    "a negative length": ["Content-Length: -1"],
+    "a length in other digits": ["Content-Length: \xb2"],
+    "a length beyond all": ["Content-Length: " + "9" * 400],
+    "another protocol": ["Upgrade: h2c", "Connection: Upgrade", "Content-Length: 0"],
+}
+
+
+@pytest.mark.parametrize("lines", HEADS.values(), ids=HEADS)
+def test_a_head_that_is_a_trick_is_refused_for_free(
+    lines: list[str], fort: Served, token: str, unharmed: Unharmed
+) -> None:
+    """An operator: what two readers could read differently is read by none."""
+    head = f"POST {V1} HTTP/1.1", *lines, "Content-Type: application/json"
+    status = _raw(fort, token, *head, data=b"0\r\n\r\n")  # the end, where it is read as chunks
+    assert status in (0, 400, 406, 411, 413, 414, 431)
+    assert fort.client.get("/livez").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["\xff\xfe", "'; DROP TABLE requests; --", "../../x", "a" * 20_000, "\t\x0b", "%00", "é"],
+    ids=ascii,
+)
+def test_an_idempotency_key_may_be_any_bytes(value: str, fort: Served) -> None:
+    """It is compared, and nothing else; it is no path, no query and no log line."""
+    token = fort.key(balance=1)
+    data = GOOD.encode()
+    head = [f"POST {V2} HTTP/1.1", f"Content-Length: {len(data)}", "Content-Type: application/json"]
+    connection_ids = set()
+    for _ in range(2):
+        lines = [*head, f"x-api-key: {token}", "Host: 127.0.0.1", f"Idempotency-Key: {value}"]
+        with fort.raw(*lines, send=data) as connection:
+            status, _, answered = answer(connection)
+        assert status in (200, 400, 431)
+        connection_ids.add(json.loads(answered)["request_id"] if status == 200 else str(status))
+    assert len(connection_ids) == 1
+
+
+def test_thousands_of_idle_connections_keep_nobody_out(fort: Served) -> None:
+    """Somebody who opens many and says nothing."""
+    idle = [socket.create_connection(("127.0.0.1", fort.port)) for _ in range(300)]
+    try:
+        for connection in idle[::3]:
+            connection.sendall(b"POST / HTTP/1.1\r\nHost: ")
+        assert fort.client.get("/livez").status_code == 200
+    finally:
+        for connection in idle:
+            connection.close()
+
+
+def test_all_of_these_urls_are_in_the_list_that_the_fetcher_is_tested_with() -> None:
+    """What is only sampled here is tried in full there."""
+    assert set(URLS) <= set(HOSTILE)

@@ -1,0 +1,283 @@
+"""Bodies as they arrive: slow, endless, nested, or not what their content type says."""
+
+import asyncio
+import json
+import random
+import threading
+import time
+import tracemalloc
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from PIL import Image
+from starlette.requests import Request
+
+from inpaint.errors import RequestError
+from server.dialects.segmind import digest_of
+from server.http.body import Fields, parse_fields
+from tests.support.served import (
+    MASK,
+    PHOTO,
+    FakeEngine,
+    PictureHost,
+    Serve,
+    Served,
+    answer,
+    b64,
+    body,
+    file_of,
+    server_for,
+    white_box,
+)
+
+pytest_plugins = ["tests.support.served_fixtures"]
+
+V1 = "/v1/sdxl-inpaint"
+HEAD = (f"POST {V1} HTTP/1.1", "Host: 127.0.0.1", "Content-Type: application/json")
+CAP = 200_000
+
+
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory: pytest.TempPathFactory, picture_host: PictureHost) -> Iterator[Served]:
+    """A server that reads little, and not for long."""
+    data = tmp_path_factory.mktemp("narrow")
+    with server_for(data, picture_host, max_body_bytes=CAP, body_timeout_s=0.3) as served:
+        yield served
+
+
+# How much, and for how long.
+
+
+def test_a_body_that_does_not_arrive_is_400_in_time(narrow: Served) -> None:
+    """And its connection is closed: the rest of it could come for ever, a byte at a time."""
+    started = time.monotonic()
+    connection = narrow.raw(*HEAD, "Content-Length: 1000", send=b'{"image":')
+    status, headers, data = answer(connection)
+    assert (status, headers["connection"]) == (400, "close")
+    assert json.loads(data)["error"] == "body: did not arrive within 0.3 seconds"
+    assert time.monotonic() - started < 5
+
+
+def test_a_body_that_drips_is_400_in_time(narrow: Served) -> None:
+    """The deadline is one for the whole, not one for each read."""
+    connection = narrow.raw(*HEAD, "Content-Length: 100000")
+    stop = threading.Event()
+
+    def drip() -> None:
+        while not stop.wait(0.02):
+            try:
+                connection.sendall(b" ")
+            except OSError:
+                return
+
+    dripping = threading.Thread(target=drip)
+    dripping.start()
+    assert answer(connection)[0] == 400
+    stop.set()
+    dripping.join()
+
+
+def test_a_body_that_breaks_off_disturbs_nobody(narrow: Served) -> None:
+    """The client is gone, and the server as well as before."""
+    narrow.raw(*HEAD, "Content-Length: 1000", send=b'{"image":').close()
+    assert narrow.client.post(V1, json=body()).status_code == 200
+
+
+def test_a_body_said_to_be_too_large_is_not_waited_for(narrow: Served) -> None:
+    """The answer is there before its first byte."""
+    status, _, data = answer(narrow.raw(*HEAD, f"Content-Length: {CAP + 1}"))
+    assert status == 413
+    assert "at most" in json.loads(data)["error"]
+
+
+def test_a_body_of_unknown_length_is_cut_at_the_cap(narrow: Served) -> None:
+    """Chunks have no length to check, so they are counted."""
+    sent = 0
+
+    def chunks() -> Iterator[bytes]:
+        nonlocal sent
+        while sent < 50 * CAP:
+            sent += 10_000
+            yield b"x" * 10_000
+
+    response = narrow.client.post(V1, content=chunks(), headers={"content-type": "application/json"})
+    assert response.status_code == 413
+    assert narrow.client.post(V1, json=body()).status_code == 200
+
+
+def test_a_body_at_the_cap_is_read(narrow: Served) -> None:
+    """Chunked or not."""
+    padded = json.dumps(body()).encode()
+    padded += b" " * (CAP - len(padded))
+    headers = {"content-type": "application/json"}
+    assert narrow.client.post(V1, content=padded, headers=headers).status_code == 200
+    assert narrow.client.post(V1, content=iter([padded]), headers=headers).status_code == 200
+    assert narrow.client.post(V1, content=padded + b" ", headers=headers).status_code == 413
+
+
+def test_a_text_field_of_a_form_may_be_as_large_as_the_body(served: Served) -> None:
+    """The framework's parser stops at 1 MB; pictures as base64 in a form are larger."""
+    size = (700, 600)
+    noise = Image.frombytes("RGB", size, random.Random(1).randbytes(3 * 700 * 600))
+    form = {"image": b64(file_of(noise)), "mask": b64(file_of(white_box(size))), "prompt": "x"}
+    assert len(form["image"]) > 1_600_000
+    assert served.client.post(V1, data=form, files={"_": b""}).status_code == 200
+
+
+# JSON.
+
+
+@pytest.mark.parametrize(
+    "text", ['{"a":' * 100_000, "[" * 100_000, '{"image":' + "[" * 5000 + "]" * 5000 + "}"]
+)
+def test_deeply_nested_json_is_400(served: Served, text: str) -> None:
+    """Not a crash of the parser."""
+    response = served.client.post(V1, content=text, headers={"content-type": "application/json"})
+    assert response.status_code == 400
+    assert response.json()["error"].startswith("body:")
+
+
+@pytest.mark.parametrize("unit", ["[],", "{},", '"",', "1,"])
+def test_millions_of_tiny_values_cost_no_memory(unit: str) -> None:
+    """60 MB of empty lists would be 1.3 GB once parsed: they are counted, not parsed."""
+    text = f'{{"x":[{unit * 2_000_000}0]}}'.encode()
+    tracemalloc.start()
+    with pytest.raises(RequestError, match="too many values"):
+        asyncio.run(parse_fields(_request("application/json"), text))
+    assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    tracemalloc.stop()
+
+
+def test_a_prompt_full_of_commas_is_text(served: Served) -> None:
+    """What is counted must not be what people write."""
+    assert served.client.post(V1, json=body(prompt="a, [b], " * 1000)).status_code == 200
+
+
+@pytest.mark.parametrize("number", ["1" * 5000, "-" + "9" * 400, "1e999999"])
+def test_a_huge_number_is_400(served: Served, number: str) -> None:
+    """Python would take long to read it, or call it infinite."""
+    text = json.dumps(body()).replace('"seed": 7', f'"seed": {number}')
+    response = served.client.post(V1, content=text, headers={"content-type": "application/json"})
+    assert response.status_code == 400
+
+
+def test_a_huge_wrong_value_is_named_in_a_short_sentence(served: Served) -> None:
+    """Nobody's megabytes are sent back to them."""
+    for value in ("x" * 5_000_000, list(range(10_000)), {"a": "x" * 100_000}):
+        text = served.client.post(V1, json=body(samples=value)).json()["error"]
+        assert text.startswith("samples: must be a whole number from 1 to 4, not ")
+        assert len(text) < 150
+        assert text.endswith("a list") == isinstance(value, list)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "utf-8-sig"])
+def test_json_in_another_unicode_encoding_is_read_or_refused(served: Served, encoding: str) -> None:
+    """But never a 500."""
+    text = json.dumps(body(prompt="é")).encode(encoding)
+    response = served.client.post(V1, content=text, headers={"content-type": "application/json"})
+    assert response.status_code in (200, 400)
+
+
+# Forms.
+
+FORM = "multipart/form-data; boundary=b"
+
+
+def part(name: str, value: bytes, *headers: str) -> bytes:
+    lines = [f'Content-Disposition: form-data; name="{name}"', *headers, "", ""]
+    return b"--b\r\n" + "\r\n".join(lines).encode() + value + b"\r\n"
+
+
+BROKEN = [
+    ("multipart/form-data", b"--b\r\n"),
+    ("multipart/form-data; boundary=", b"--b--\r\n"),
+    ("multipart/form-data; boundary=" + "b" * 5000, b"x"),
+    ("multipart/form-data; boundary=\xff", b"x"),
+    (FORM, b"no boundary here"),
+    (FORM, b"--b\r\nContent-Disposition: form-data\r\n\r\nx\r\n--b--\r\n"),
+    (FORM, b"--b\r\n\r\nx\r\n--b--\r\n"),
+    (FORM, b"--b\r\nbroken\r\n\r\n"),
+    (FORM, b"".join(part(f"f{i}", b"x") for i in range(65)) + b"--b--\r\n"),
+    (FORM + "; charset=punycode", part("prompt", b"x") + b"--b--\r\n"),
+    (FORM + "; charset=undefined", part("prompt", b"x") + b"--b--\r\n"),
+]
+
+
+@pytest.mark.parametrize(("kind", "data"), BROKEN)
+def test_a_broken_form_is_400(served: Served, kind: str, data: bytes) -> None:
+    """In one sentence, like everything else."""
+    headers = [(b"content-type", kind.encode("latin-1"))]
+    response = served.client.post(V1, content=data, headers=headers)
+    assert response.status_code == 400
+    assert response.json()["error"].startswith("body:")
+
+
+def test_a_form_cut_off_in_the_middle_is_no_request(served: Served) -> None:
+    """Half a picture is no picture."""
+    assert isinstance(served.engine, FakeEngine)
+    whole = part("prompt", b"x") + part("mask", b64(MASK).encode()) + part("image", b64(PHOTO).encode())
+    response = served.client.post(V1, content=whole[:-20], headers={"content-type": FORM})
+    assert response.status_code == 400
+    assert served.engine.requests == []
+
+
+def test_a_form_field_may_be_any_text(served: Served) -> None:
+    """UTF-8, whether or not the form says so; what is not becomes no 500."""
+    assert isinstance(served.engine, FakeEngine)
+    pictures = part("image", b64(PHOTO).encode()) + part("mask", b64(MASK).encode())
+    for kind in (FORM, FORM + "; charset=utf-8", FORM + "; charset=UTF-8"):
+        data = pictures + part("prompt", "Ümläut".encode()) + b"--b--\r\n"
+        assert served.client.post(V1, content=data, headers={"content-type": kind}).status_code == 200
+        assert served.engine.requests[-1].prompt == "Ümläut"
+    data = pictures + part("prompt", b"\xff\xfe") + b"--b--\r\n"
+    assert served.client.post(V1, content=data, headers={"content-type": FORM}).status_code == 200
+
+
+def test_a_form_may_name_a_field_twice(served: Served) -> None:
+    """The last one counts, as with HTML forms in most frameworks."""
+    assert isinstance(served.engine, FakeEngine)
+    pictures = part("image", b64(PHOTO).encode()) + part("mask", b64(MASK).encode())
+    data = pictures + part("prompt", b"first") + part("prompt", b"second") + b"--b--\r\n"
+    assert served.client.post(V1, content=data, headers={"content-type": FORM}).status_code == 200
+    assert served.engine.requests[-1].prompt == "second"
+
+
+def _request(kind: str) -> Request:
+    return Request({"type": "http", "headers": [(b"content-type", kind.encode())]})
+
+
+def test_a_charset_costs_no_time() -> None:
+    """Python's punycode takes the square of the text's length: 1 MB would hold up everybody for minutes."""
+    data = part("prompt", b"a" * 1_000_000 + b"-" + b"b" * 1_000_000) + b"--b--\r\n"
+    started = time.monotonic()
+    with pytest.raises(RequestError, match="UTF-8"):
+        asyncio.run(parse_fields(_request(f"{FORM}; charset=punycode"), data))
+    assert time.monotonic() - started < 5
+
+
+# The digest that tells a retry from a mistake.
+
+
+def test_a_digest_is_of_what_was_asked_for() -> None:
+    """Order and encoding do not count; names, values and their types do."""
+    plain: Fields = {"prompt": "a", "samples": 1, "image": b"\x00\x01"}
+    assert digest_of(plain) == digest_of(dict(reversed(plain.items())))
+    others: list[dict[str, Any]] = [
+        {"prompt": "b"},
+        {"samples": 2},
+        {"samples": "1"},
+        {"image": b"\x00"},
+        {"x": None},
+        {"prompt": "a5"},
+    ]
+    assert len({digest_of(plain | other) for other in others} | {digest_of(plain)}) == 7
+    assert digest_of({"a": "bc", "d": ""}) != digest_of({"a": "b", "cd": ""})
+    assert digest_of({"a": "\ud800"})
+
+
+def test_the_two_forms_of_a_body_serve(serve: Serve) -> None:
+    """A JSON body just above and just below the size that is parsed off the event loop."""
+    served = serve()
+    for padding in (0, 20_000):
+        assert served.client.post(V1, json=body(x="x" * padding)).status_code == 200

@@ -1,0 +1,180 @@
+"""What one of several servers does for all: sweeping, and bringing the tables up to date."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from sqlalchemy import select, text
+
+from inpaint.errors import BusyError
+from server.service.sweeper import _OFFICE, sweep
+from server.storage.database import Database
+from server.storage.ledger import Ledger
+from server.storage.requests import Store
+from server.storage.tables import keys, ledger, metadata, requests
+from tests.server.dialects.test_segmind_v2 import ended, submitted
+from tests.support.fleet import Fleet, Line
+from tests.support.served import eventually
+
+pytest_plugins = ["tests.support.postgres", "tests.support.served_fixtures", "tests.support.fleet_fixtures"]
+
+STARTERS = 8
+
+
+# Offices.
+
+
+def test_one_holds_an_office_at_a_time(migrated_postgres: str) -> None:
+    """And another office is another; a second thread of the same server is not the holder either."""
+    with Database(migrated_postgres) as one, Database(migrated_postgres) as other:
+        with one.elected(5) as won:
+            assert won
+            for database in (other, one):
+                with database.elected(5) as second:
+                    assert not second
+            with other.elected(6) as elsewhere:
+                assert elsewhere
+        with other.elected(5) as won:
+            assert won
+
+
+def test_an_office_is_free_after_an_error(migrated_postgres: str) -> None:
+    """A sweep that failed must not be the last one."""
+    with Database(migrated_postgres) as one, Database(migrated_postgres) as other:
+        with pytest.raises(ZeroDivisionError), one.elected(5):
+            raise ZeroDivisionError
+        with other.elected(5) as won:
+            assert won
+
+
+def test_an_office_is_free_after_its_holders_death(line: Line) -> None:
+    """The database notices by the connection, and a holder that only lost it is told."""
+    real = line.url.replace(line.url.partition("?host=")[2], line.real)
+    with Database(line.url) as holder, Database(real) as other:
+
+        def won() -> bool:
+            with other.elected(5) as won:
+                return won
+
+        with pytest.raises(BusyError), holder.elected(5) as held:  # noqa: PT012 - it is the block that is tested
+            assert held
+            assert not won()
+            line.drop()
+            eventually(won)
+
+
+def test_a_file_has_one_server_which_is_always_elected(tmp_path: Path) -> None:
+    """SQLite."""
+    with Database(f"sqlite:///{tmp_path / 'inpaint.db'}") as database, database.elected(5) as won:
+        assert won
+
+
+def test_one_of_three_servers_sweeps(fleet: Fleet) -> None:
+    """While one is at it the others have nothing to do, and it deletes what any of them painted."""
+    with fleet.database.elected(_OFFICE):  # from the start, when each would sweep for the first time
+        servers = [fleet.start(name, requests_ttl_s=0.0, pictures_ttl_s=0.0) for name in "abc"]
+        pictures = servers[0].settings.data.parent / "pictures"
+        for served in servers:
+            with served.calling(key=fleet.token) as client:
+                ended(client, submitted(client))
+        assert [sweep(served.parts, audits=True) for served in servers] == [False] * 3
+        assert len(list(pictures.iterdir())) == 3
+    assert sweep(servers[1].parts, audits=True)
+    assert list(pictures.iterdir()) == []
+    assert sweep(servers[2].parts, audits=True)
+    assert fleet.records() == {}
+    assert fleet.ledger.check() == []
+
+
+# Migrations.
+
+
+_STARTERS = """
+import os, sys, traceback
+from server.storage.database import Database
+
+wait, go = os.pipe()
+children = []
+for _ in range(int(sys.argv[2])):
+    if (pid := os.fork()) == 0:
+        os.close(go)
+        os.read(wait, 1)  # its end, which all see at once
+        try:
+            Database(sys.argv[1]).migrate()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    children.append(pid)
+os.close(go)
+sys.exit(any(os.waitpid(pid, 0)[1] for pid in children))
+"""
+
+
+def start_all(url: str) -> None:
+    """So many servers bring one database up to date at the same moment."""
+    command = [sys.executable, "-c", _STARTERS, url, str(STARTERS)]
+    starters = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    assert starters.returncode == 0, starters.stderr
+
+
+def assert_current(url: str) -> None:
+    """The tables are the ones that the code uses."""
+    with Database(url) as database, database.read() as connection:
+        assert connection.scalars(text("SELECT version_num FROM alembic_version")).all() == ["0002"]
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+
+
+def test_eight_starters_build_one_database(database_url: str) -> None:
+    """A deployment of eight replicas on a new database."""
+    start_all(database_url)
+    assert_current(database_url)
+
+
+def test_eight_starters_bring_rows_along(database_url: str) -> None:
+    """An update of a running deployment: what was accepted before is there, and taken over once."""
+    with Database(database_url) as database:
+        at_revision(database, "0001")
+        with database.write() as connection:
+            for statement in _OLD_ROWS:
+                connection.execute(text(statement))
+    start_all(database_url)
+    assert_current(database_url)
+    with Database(database_url) as database:
+        with database.read() as connection:
+            (row,) = connection.execute(select(requests))
+            assert (row.server_id, row.step, row.cancel_asked) == ("", 0, False)
+            assert (row.fields, row.seeds, row.idempotency_sha256) == ({"prompt": "é"}, [7], "i")
+            assert connection.scalar(select(keys.c.balance_micro)) == 90
+            assert len(connection.execute(select(ledger)).all()) == 2
+        with pytest.raises(Exception, match="append-only"), database.write() as connection:
+            connection.execute(text("DELETE FROM ledger"))
+        assert Ledger(database).check() == []
+        store = Store(database, server_id="new")
+        assert [record.id for record in store.recover()] == ["r"]
+        assert store.begin("r")
+
+
+_OLD_ROWS = (
+    "INSERT INTO keys (id, name, secret_sha256, scopes, created_at, balance_micro)"
+    " VALUES ('k', 'n', 's', '[]', 1.0, 90)",
+    "INSERT INTO ledger (key_id, request_id, kind, amount_micro, note, created_at)"
+    " VALUES ('k', NULL, 'add', 100, '', 1.0), ('k', 'r', 'reserve', -10, '', 1.0)",
+    "INSERT INTO requests (id, key_id, mode, state, fields, seeds, cost_micro, attempts, created_at, outputs,"
+    " idempotency_sha256, body_digest, expired, has_pictures) VALUES ('r', 'k', 'v2', 'PROCESSING',"
+    """ '{"prompt": "é"}', '[7]', 10, 0, 1.0, '[]', 'i', 'd', false, true)""",
+)
+
+
+def at_revision(database: Database, revision: str) -> None:
+    """The tables as an earlier version left them."""
+    config = Config()
+    config.set_main_option("script_location", "server.storage:migrations")
+    with database._one_starter(), database.write() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)

@@ -1,0 +1,406 @@
+"""Requests as they are written down: paid once, ended once, seen by their owners; on SQLite and Postgres."""
+
+import multiprocessing
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from sqlalchemy import event, select
+from sqlalchemy.exc import IntegrityError
+
+from server.errors import CreditsError, IdempotencyError, NotFoundError
+from server.storage.database import Database
+from server.storage.keys import Keys
+from server.storage.ledger import Ledger
+from server.storage.requests import Record, Store
+from server.storage.tables import ledger as ledger_table
+from server.storage.tables import requests as requests_table
+from tests.support.store_loop import accept_and_end
+
+pytest_plugins = ["tests.support.postgres"]
+
+HOUR, WEEK = 3600.0, 7 * 86400.0
+
+
+class Clock:
+    """A time that stands still until it is told."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def store(database: Database, clock: Clock) -> Store:
+    return Store(database, clock)
+
+
+@pytest.fixture
+def ledger(database: Database) -> Ledger:
+    return Ledger(database)
+
+
+@pytest.fixture
+def key_id(database: Database, ledger: Ledger) -> str:
+    """A key with 100 micro-credits."""
+    key_id = Keys(database).create("anna")[0].id
+    ledger.add(key_id, 100)
+    return key_id
+
+
+def new(name: str, key_id: str = "", cost_micro: int = 0, mode: str = "v2", **fields: object) -> Record:
+    return Record.new(id=name, key_id=key_id, mode=mode, fields=fields, seeds=[7], cost_micro=cost_micro)
+
+
+def kinds(ledger: Ledger, key_id: str) -> list[str]:
+    return [entry.kind for entry in ledger.entries(key_id)[1:]]
+
+
+def together(threads: int, work: Callable[[int], object]) -> list[object]:
+    """The results, or the errors, of calling ``work`` from so many threads at once."""
+    start, results = threading.Barrier(threads), list[object]()
+
+    def run(number: int) -> None:
+        start.wait()
+        try:
+            results.append(work(number))
+        except Exception as error:  # noqa: BLE001 - the test looks at it
+            results.append(error)
+
+    started = [threading.Thread(target=run, args=(number,)) for number in range(threads)]
+    for thread in started:
+        thread.start()
+    for thread in started:
+        thread.join()
+    return results
+
+
+def test_a_request_goes_through_its_life(store: Store, ledger: Ledger, key_id: str, clock: Clock) -> None:
+    """Accepted, begun, finished, paid; everything can be read back."""
+    record = new("r", key_id, 30, prompt="a \0 \ud800 red circle")
+    assert store.accept(record) == store.get("r", key_id) == record
+    assert ledger.balance(key_id) == 70
+    begun = store.begin("r")
+    assert begun is not None
+    assert (begun.state, begun.attempts, begun.started_at) == ("PROCESSING", 1, 1000.0)
+    clock.now = 1010.0
+    assert store.finish("r", outputs=[{"file_name": "0.png"}], inference_s=2.5)
+    done = store.get("r", key_id)
+    assert (done.state, done.ended_at, done.inference_s) == ("COMPLETED", 1010.0, 2.5)
+    assert (done.outputs, done.fields, done.seeds) == ([{"file_name": "0.png"}], record.fields, [7])
+    assert kinds(ledger, key_id) == ["reserve", "settle"]
+    assert ledger.balance(key_id) == 70
+
+
+def test_a_request_that_cannot_be_paid_is_not_written_down(store: Store, ledger: Ledger, key_id: str) -> None:
+    """No credits, no request, no entry; and the text says credits, as clients expect."""
+    with pytest.raises(
+        CreditsError, match=r"insufficient credits: the request costs 0\.000101 credits, 0\.0001 are left"
+    ):
+        store.accept(new("r", key_id, 101))
+    with pytest.raises(NotFoundError):
+        store.get("r", key_id)
+    assert (ledger.balance(key_id), kinds(ledger, key_id)) == (100, [])
+
+
+def test_what_costs_nothing_leaves_no_entry(store: Store, ledger: Ledger, key_id: str) -> None:
+    """Where metering is off the ledger stays empty, also for the open server, which has no key at all."""
+    for name, owner in (("r", key_id), ("s", "")):
+        store.accept(new(name, owner))
+        assert store.begin(name)
+    assert store.finish("r", outputs=[], inference_s=1.0)
+    assert store.fail("s", error="no memory", status=503)
+    assert kinds(ledger, key_id) == []
+
+
+def test_a_failure_is_refunded_once(store: Store, ledger: Ledger, key_id: str) -> None:
+    """However many notice the failure, the price comes back once."""
+    store.accept(new("r", key_id, 30))
+    store.begin("r")
+    answers = together(8, lambda _: store.fail("r", error="no \0 memory \ud800", status=503))
+    assert sorted(map(str, answers)) == ["False"] * 7 + ["True"]
+    assert ledger.balance(key_id) == 100
+    assert kinds(ledger, key_id) == ["reserve", "refund"]
+    failed = store.get("r", key_id)
+    assert (failed.state, failed.error, failed.error_status) == ("FAILED", "no \0 memory \ud800", 503)
+
+
+def test_finishing_and_cancelling_at_once_ends_one_way(store: Store, ledger: Ledger, key_id: str) -> None:
+    """A cancel that comes with the last step either frees the price or does not, and the state agrees."""
+    for name in map(str, range(5)):
+        store.accept(new(name, key_id, 10))
+        store.begin(name)
+        finish = lambda name=name: store.finish(name, outputs=[], inference_s=1.0)  # noqa: E731
+        cancel = lambda name=name: store.fail(name, error="e", status=422, state="CANCELLED")  # noqa: E731
+        answers = together(2, lambda n, finish=finish, cancel=cancel: finish() if n else cancel())
+        assert sorted(map(str, answers)) == ["False", "True"]
+    ends = Counter(store.get(name, key_id).state for name in map(str, range(5)))
+    assert ledger.balance(key_id) == 100 - 10 * ends["COMPLETED"]
+    assert ledger.check() == []
+
+
+def test_a_request_cancelled_late_is_paid(store: Store, ledger: Ledger, key_id: str) -> None:
+    """A client that leaves after the GPU started is charged."""
+    store.accept(new("r", key_id, 30))
+    store.begin("r")
+    assert store.fail("r", error="gone", status=422, state="CANCELLED", refund=False)
+    assert ledger.balance(key_id) == 70
+    assert kinds(ledger, key_id) == ["reserve", "settle"]
+
+
+def test_what_has_ended_stays_as_it_is(store: Store, ledger: Ledger, key_id: str) -> None:
+    """A worker that was given up and answers after all changes nothing."""
+    store.accept(new("r", key_id, 30))
+    store.begin("r")
+    store.fail("r", error="e", status=500)
+    ended = store.get("r", key_id)
+    assert store.begin("r") is None
+    store.requeue("r")
+    assert not store.finish("r", outputs=[{"late": 1}], inference_s=1.0)
+    assert store.get("r", key_id) == ended
+    assert ledger.balance(key_id) == 100
+
+
+def test_one_attempt_is_begun_once(store: Store) -> None:
+    """Two workers never paint one request; one put back in order has not been tried."""
+    store.accept(new("r"))
+    assert sum(begun is not None for begun in together(8, lambda _: store.begin("r"))) == 1
+    store.requeue("r")
+    assert store.get("r", "").started_at is None
+    begun = store.begin("r")
+    assert begun is not None
+    assert begun.attempts == 1
+    assert store.begin("unknown") is None
+
+
+def test_an_idempotency_key_charges_once(store: Store, ledger: Ledger, key_id: str) -> None:
+    """A client that never saw the answer asks again and gets the same request."""
+    first = store.accept(new("r1", key_id, 60), idempotency_key="k", body_digest="d")
+    again = store.accept(new("r2", key_id, 60), idempotency_key="k", body_digest="d")  # 40 are left
+    assert again == first == store.find(key_id, "k", "d")
+    assert ledger.balance(key_id) == 40
+    with pytest.raises(NotFoundError):
+        store.get("r2", key_id)
+
+
+def test_an_idempotency_key_with_another_body_is_refused(store: Store, ledger: Ledger, key_id: str) -> None:
+    """A mix-up on the client's side must not return the wrong picture."""
+    store.accept(new("r1", key_id, 10), idempotency_key="k", body_digest="d")
+    with pytest.raises(IdempotencyError, match="used with another body"):
+        store.accept(new("r2", key_id, 10), idempotency_key="k", body_digest="other")
+    with pytest.raises(IdempotencyError, match="used with another body"):
+        store.find(key_id, "k", "other")
+    assert ledger.balance(key_id) == 90
+
+
+def test_idempotency_keys_of_two_callers_are_two(store: Store, database: Database, key_id: str) -> None:
+    """Nobody reaches another's request by guessing the word it was sent with."""
+    other = Keys(database).create("bob")[0].id
+    for name, owner in (("r1", key_id), ("r2", other), ("r3", "")):
+        assert store.accept(new(name, owner), idempotency_key="1\0\ud800", body_digest="d").id == name
+    assert store.find(key_id, "2", "d") is None
+
+
+def test_a_refused_request_does_not_use_up_its_idempotency_key(
+    store: Store, ledger: Ledger, key_id: str
+) -> None:
+    """Out of credits, topped up, sent again: it is painted."""
+    with pytest.raises(CreditsError):
+        store.accept(new("r1", key_id, 101), idempotency_key="k", body_digest="d")
+    ledger.add(key_id, 1)
+    assert store.accept(new("r2", key_id, 101), idempotency_key="k", body_digest="d").id == "r2"
+
+
+def test_the_same_request_sent_16_times_at_once_is_one(store: Store, ledger: Ledger, key_id: str) -> None:
+    """Impatient retries race each other: one record, one charge, and all get that one's id."""
+
+    def send(number: int) -> str:
+        record = new(f"r{number}", key_id, 10)
+        return store.accept(record, idempotency_key="k", body_digest="d").id
+
+    answers = together(16, send)
+    assert len(set(answers)) == 1, answers
+    assert ledger.balance(key_id) == 90
+    assert kinds(ledger, key_id) == ["reserve"]
+
+
+def test_an_id_that_is_taken_is_a_bug_and_not_a_repeat(store: Store) -> None:
+    """Only an idempotency key makes two requests one."""
+    store.accept(new("r"))
+    with pytest.raises(IntegrityError):
+        store.accept(new("r"), idempotency_key="k")
+
+
+def test_another_key_cannot_see_a_request(store: Store, database: Database, key_id: str) -> None:
+    """Whoever learns an id still gets 404, and the open server's callers do not see a key's requests."""
+    other = Keys(database).create("bob")[0].id
+    store.accept(new("r", key_id))
+    assert store.get("r", key_id).id == "r"
+    for stranger in (other, "", "unknown"):
+        with pytest.raises(NotFoundError, match="there is no such request, or it has expired"):
+            store.get("r", stranger)
+
+
+@pytest.mark.parametrize("name", ["", "unknown", "\0", "\ud800", "r\0", "../r", "x" * 10_000])
+def test_an_id_of_any_kind_is_answered_with_404(store: Store, name: str) -> None:
+    """What stands in a URL makes no 500."""
+    with pytest.raises(NotFoundError):
+        store.get(name, "")
+    with pytest.raises(NotFoundError):
+        store.get_by_token(name, "t")
+
+
+def test_pictures_open_with_their_own_token_only(store: Store) -> None:
+    """A picture's URL works in a browser, and opens no other picture."""
+    store.accept(new("r1", token="t1"))
+    store.accept(new("r2", token="t2"))
+    store.accept(new("r3"))
+    assert store.get_by_token("r1", "t1").id == "r1"
+    for name, token in (
+        ("r1", "t2"),
+        ("r1", ""),
+        ("r1", "t1é"),
+        ("r1", "\ud800"),
+        ("r3", ""),
+        ("r3", "None"),
+    ):
+        with pytest.raises(NotFoundError):
+            store.get_by_token(name, token)
+
+
+def test_a_restart_puts_right_what_was_under_way(store: Store, ledger: Ledger, key_id: str) -> None:
+    """v1 callers are gone and get their money back; v2 requests are painted after all, oldest first."""
+    for name, mode in (("v1-waiting", "v1"), ("v1-running", "v1"), ("b", "v2"), ("a", "v2"), ("done", "v2")):
+        store.accept(new(name, key_id, 10, mode), idempotency_key=name, body_digest="d")
+    for name in ("v1-running", "a", "done"):
+        store.begin(name)
+    store.finish("done", outputs=[], inference_s=1.0)
+    waiting = store.recover()
+    assert [(record.id, record.state, record.attempts) for record in waiting] == [
+        ("b", "QUEUED", 0),
+        ("a", "QUEUED", 1),
+    ]
+    for name in ("v1-waiting", "v1-running"):
+        failed = store.get(name, key_id)
+        assert (failed.state, failed.error_status) == ("FAILED", 503)
+        assert store.find(key_id, name, "d") is None, "sent again, it must be painted"
+    assert ledger.balance(key_id) == 100 - 3 * 10
+    assert Counter(kinds(ledger, key_id)) == {"reserve": 5, "settle": 1, "refund": 2}
+    assert store.recover() == waiting
+
+
+def test_expired_requests_and_then_their_pictures_go(
+    store: Store, database: Database, ledger: Ledger, key_id: str, clock: Clock
+) -> None:
+    """Records an hour, pictures a week; the ledger stays, and what has not ended is never swept."""
+    store.accept(new("r", key_id, 10, token="t", prompt="secret wish"), idempotency_key="k", body_digest="d")
+    store.accept(new("waiting", key_id, 10))
+    store.finish("r", outputs=[{"file_name": "0.png"}], inference_s=1.0)
+    assert store.sweep(clock.now + HOUR - 1, HOUR, WEEK) == []
+    assert store.get("r", key_id).state == "COMPLETED"
+    assert store.sweep(clock.now + HOUR, HOUR, WEEK) == []
+    with pytest.raises(NotFoundError):
+        store.get("r", key_id)
+    assert store.find(key_id, "k", "d") is None
+    expired = store.get_by_token("r", "t")
+    assert (expired.outputs, expired.fields) == ([{"file_name": "0.png"}], {})
+    assert store.sweep(clock.now + WEEK, HOUR, WEEK) == ["r"]
+    assert store.sweep(clock.now + WEEK, HOUR, WEEK) == ["r"], "asked for again until it is done"
+    store.pictures_deleted(["r"])
+    with pytest.raises(NotFoundError):
+        store.get_by_token("r", "t")
+    assert store.sweep(clock.now + WEEK, HOUR, WEEK) == []
+    with database.read() as connection:
+        assert connection.scalars(select(requests_table.c.id)).all() == ["waiting"]
+    assert kinds(ledger, key_id) == ["reserve", "reserve", "settle"]
+
+
+def test_pictures_may_be_kept_shorter_than_records(store: Store, clock: Clock) -> None:
+    """An operator who keeps pictures for a minute still tells clients for an hour how it ended."""
+    store.accept(new("r", token="t"))
+    store.finish("r", outputs=[], inference_s=1.0)
+    assert store.sweep(clock.now + 60, HOUR, 60.0) == ["r"]
+    store.pictures_deleted(["r"])
+    assert store.sweep(clock.now + 60, HOUR, 60.0) == []
+    assert store.get("r", "").state == "COMPLETED"
+
+
+@pytest.mark.parametrize("table", ["requests", "keys", "ledger"])
+def test_a_crash_inside_a_transaction_leaves_both_sides_as_they_were(
+    store: Store, database: Database, ledger: Ledger, key_id: str, table: str
+) -> None:
+    """Between the debit, its entry and the request itself there is no moment to be killed in."""
+    store.accept(new("r", key_id, 10))
+
+    def crash(_conn: object, _cursor: object, statement: str, *_: object) -> None:
+        if statement.startswith((f"INSERT INTO {table}", f"UPDATE {table}")):
+            raise ZeroDivisionError
+
+    event.listen(database.engine, "after_cursor_execute", crash)
+    for change in (
+        lambda: store.accept(new("s", key_id, 10)),
+        lambda: store.fail("r", error="e", status=500),
+    ):
+        with pytest.raises(ZeroDivisionError):
+            change()
+    event.remove(database.engine, "after_cursor_execute", crash)
+    assert (ledger.balance(key_id), kinds(ledger, key_id), ledger.check()) == (90, ["reserve"], [])
+    assert [record.id for record in store.recover()] == ["r"]
+
+
+def test_killed_ten_times_at_random_nothing_is_lost_or_paid_twice(
+    database: Database, ledger: Ledger, store: Store, key_id: str, tmp_path: Path
+) -> None:
+    """`kill -9` under load, restart, ten times: the ledger sums, every v2 request ends once, every v1 request
+    that was cut off is refunded.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.support.store_loop"])
+    ledger.add(key_id, 10**9)
+    url = database.engine.url.render_as_string(hide_password=False)
+    told, choice = tmp_path / "told", random.Random()
+    accepted: dict[str, str] = {}
+    for seed in range(10):
+        told.write_bytes(b"")
+        process = context.Process(target=accept_and_end, args=(url, key_id, told, seed))
+        process.start()
+        wait_for_lines(told, choice.randint(1, 8))
+        process.join(choice.random() / 30)
+        process.kill()
+        process.join()
+        assert process.exitcode == -9
+        accepted |= dict(line.split() for line in told.read_text().splitlines())
+        for record in store.recover():
+            assert ledger.check() == []
+            assert store.begin(record.id) is not None
+            assert store.finish(record.id, outputs=[], inference_s=1.0)
+    with database.read() as connection:
+        rows = {row.id: row for row in connection.execute(select(requests_table))}
+        entries = Counter[tuple[str | None, str]]()
+        for request_id, kind in connection.execute(select(ledger_table.c.request_id, ledger_table.c.kind)):
+            entries[request_id, kind] += 1
+    assert accepted.keys() <= rows.keys()
+    for name, row in rows.items():
+        assert row.state in ("COMPLETED", "FAILED", "CANCELLED")
+        refunds, settles = entries[name, "refund"], entries[name, "settle"]
+        assert refunds == (row.cost_micro > 0 and row.state == "FAILED")
+        assert settles == (row.cost_micro > 0 and row.state != "FAILED")
+        assert entries[name, "reserve"] == (row.cost_micro > 0)
+    assert ledger.check() == []
+
+
+def wait_for_lines(path: Path, count: int) -> None:
+    deadline = time.monotonic() + 30
+    while path.read_bytes().count(b"\n") < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.002)

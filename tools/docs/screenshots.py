@@ -1,0 +1,143 @@
+"""Pictures of the page for the documentation: ``python -m tools.docs.screenshots``.
+
+A real server with the demo model, a real Chromium (``INPAINT_CHROMIUM``, else Debian's), a real painting.
+"""
+
+import io
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from PIL import Image
+from playwright.sync_api import Browser, Page, sync_playwright
+
+OUT = Path(__file__).parents[2] / "docs" / "images"
+CHROMIUM = os.environ.get("INPAINT_CHROMIUM", "/usr/bin/chromium")
+DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 360, "height": 740}
+MISSION_PATCH = [(150, 385), (200, 385), (205, 410), (150, 415), (155, 400), (195, 400)]  # px of the portrait
+PAINTING_MS = 300_000
+AROUND, ALIKE = 48, 6  # colours for what is not the photograph, and how near two of them are one
+ENV = {
+    "INPAINT_WARM_UP": "false",
+    "OMP_NUM_THREADS": "1",
+}  # threads that wait for each other, on a busy machine
+
+
+def main() -> None:
+    with served() as url, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        for name, scheme in (("page-light.png", "light"), ("page-dark.png", "dark")):
+            page = opened(browser, url, viewport=DESKTOP, color_scheme=scheme)
+            paint(page)
+            if scheme == "light":
+                compare(page)
+            else:
+                page.click("#advanced summary")
+            save(page, name)
+        phone = {"viewport": PHONE, "device_scale_factor": 2, "has_touch": True, "is_mobile": True}
+        page = opened(browser, url, color_scheme="light", **phone)
+        paint(page)
+        page.evaluate("() => scrollTo(0, 0)")
+        save(page, "page-phone.png")
+        browser.close()
+
+
+@contextmanager
+def served() -> Iterator[str]:
+    """The URL of a server of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        data, log = Path(folder, "data"), Path(folder, "log")  # not a pipe: nobody would read on
+        command = [sys.executable, "-m", "inpaint", "serve", "--port", "0", "--data", str(data)]
+        with log.open("w") as file:
+            process = subprocess.Popen(command, stderr=file, env=os.environ | ENV)
+        try:
+            while not log.read_text().startswith("http"):
+                assert process.poll() is None, log.read_text()
+                time.sleep(0.1)
+            yield log.read_text().split()[0]
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def opened(browser: Browser, url: str, **options: object) -> Page:
+    """The example portrait, its mission patch marked."""
+    page = browser.new_context(**options).new_page()  # type: ignore[arg-type]
+    page.set_default_timeout(PAINTING_MS)
+    page.goto(url)
+    page.wait_for_selector("[data-state=ready]")
+    page.get_by_test_id("example").click()
+    page.wait_for_selector("body.has-picture")
+    points = [at(page, *point) for point in MISSION_PATCH]
+    page.mouse.move(*points[0])
+    page.mouse.down()
+    for point in points[1:]:
+        page.mouse.move(*point, steps=6)
+    page.mouse.up()
+    return page
+
+
+def at(page: Page, x: float, y: float) -> tuple[float, float]:
+    """Where a pixel of the 512-pixel portrait is in the window."""
+    box = page.locator(".editor-picture").bounding_box()
+    assert box is not None
+    return box["x"] + x * box["width"] / 512, box["y"] + y * box["height"] / 512
+
+
+def paint(page: Page) -> None:
+    page.get_by_test_id("prompt").fill("a blue heart")
+    page.get_by_test_id("seed").fill("4")
+    page.get_by_test_id("paint").click()
+    page.get_by_test_id("result").nth(3).wait_for()
+    page.mouse.move(0, 0)
+
+
+def compare(page: Page) -> None:
+    """The divider through the heart, most of which stays in view."""
+    page.get_by_test_id("compare").click()
+    divider = page.locator(".editor-divider").bounding_box()
+    assert divider is not None
+    page.mouse.move(divider["x"] + divider["width"] / 2, divider["y"] + divider["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(at(page, 170, 0)[0], divider["y"] + divider["height"] / 2, steps=4)
+    page.mouse.up()
+    page.mouse.move(0, 0)
+
+
+def save(page: Page, name: str) -> None:
+    """In 256 colours: a photograph's PNG would be several times as large."""
+    shot = Image.open(io.BytesIO(page.screenshot(animations="disabled"))).convert("RGB")
+    box, viewport = page.locator(".editor-picture").bounding_box(), page.viewport_size
+    assert box is not None
+    assert viewport is not None
+    ratio = shot.width / viewport["width"]
+    left, top = round(ratio * box["x"]), round(ratio * box["y"])
+    photo = (left, top, left + round(ratio * box["width"]), top + round(ratio * box["height"]))
+    fewer_colours(shot, photo).save(OUT / name, optimize=True)
+    sys.stderr.write(f"{OUT / name}: {(OUT / name).stat().st_size} bytes\n")
+
+
+def fewer_colours(shot: Image.Image, photo: tuple[int, int, int, int]) -> Image.Image:
+    """Most colours for the photograph, some for what is around it, or its accent would go under."""
+    around = shot.copy()
+    around.paste(shot.getpixel((0, 0)), photo)  # type: ignore[arg-type]
+    chosen: list[tuple[int, ...]] = []
+    for _, colour in sorted(around.getcolors(around.width * around.height) or [], reverse=True):
+        assert isinstance(colour, tuple)
+        unlike = all(max(abs(a - b) for a, b in zip(colour, other, strict=True)) > ALIKE for other in chosen)
+        if unlike and len(chosen) < AROUND:
+            chosen.append(colour)
+    flat = [value for colour in chosen for value in colour]
+    rest = shot.crop(photo).quantize(256 - len(chosen)).getpalette() or []
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([*flat, *rest])
+    return shot.quantize(palette=palette)
+
+
+if __name__ == "__main__":
+    main()
