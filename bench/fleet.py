@@ -46,7 +46,7 @@ class Remembered:
     """Costs that are looked up once: a measured profile takes a lock and averages for each answer."""
 
     def __init__(self, costs: Costs) -> None:
-        self.beside = costs.beside
+        self.overlapped = costs.overlapped
         self.step_s = cache(costs.step_s)
         self.encode_s = cache(costs.encode_s)
         self.decode_s = cache(costs.decode_s)
@@ -71,7 +71,7 @@ class Bench:
         """Seconds of those that were painted, and the share of all sent that were good."""
         requests = trace(self.mix, rate, count, case.gpus, self.costs)
         if not refusing:
-            requests = [Sent(sent.at, replace(sent.work, deadline=inf)) for sent in requests]
+            requests = [Sent(sent.at, replace(sent.work, expires_at=inf)) for sent in requests]
         Fleet(case, self.costs, seed=case.gpus).run(requests)
         counted = requests[int(WARM_UP * count) :]
         seconds = sorted(sent.finished_at - sent.at for sent in counted if sent.fate == "finished")

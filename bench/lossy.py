@@ -29,7 +29,7 @@ from inpaint.job import Job
 from inpaint.model.denoise import Row, step
 from inpaint.model.load import DTYPES, Model, load_model, pick_device
 from inpaint.model.vae import decode
-from inpaint.runtime.stages import Painter, Task
+from inpaint.runtime.stages import RunningRequest, Stages
 from tools.train_demo.judge import unseen
 from tools.train_demo.paint import FIRST_SEED, requests_for, share, verdicts
 from tools.train_demo.scenes import Scene
@@ -93,10 +93,10 @@ def paint(model: Model, way: Way, scenes: Sequence[Scene], scheduler: str) -> Pa
 
 def start_rows(model: Model, requests: Sequence[InpaintRequest]) -> list[Row]:
     """The first row of each request, encoded as the engine does it."""
-    painter, rows = Painter(model), []
+    stages, rows = Stages(model), []
     for request in requests:
-        task = Task(Job(request, [request.seed]), cut(request, model.native_size))
-        painter.begin(task)
+        task = RunningRequest(Job(request, [request.seed]), cut(request, model.native_size))
+        stages.begin(task)
         rows += task.rows
     return rows
 

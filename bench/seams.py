@@ -29,7 +29,7 @@ from inpaint.job import Job
 from inpaint.model.denoise import Row, step
 from inpaint.model.load import DTYPES, Model, load_model, pick_device
 from inpaint.model.vae import decode, encode, to_pixels
-from inpaint.runtime.stages import Painter, Task
+from inpaint.runtime.stages import RunningRequest, Stages
 
 Floats = NDArray[np.float32]
 
@@ -82,10 +82,10 @@ def requests_for(
 
 def paint(model: Model, requests: Sequence[InpaintRequest]) -> list[Painted]:
     """Each request's first sample, before it is pasted."""
-    painter, found = Painter(model), []
+    stages, found = Stages(model), []
     for start in range(0, len(requests), _TOGETHER):
         part = requests[start : start + _TOGETHER]
-        rows = [_row(painter, request) for request in part]
+        rows = [_row(stages, request) for request in part]
         while waiting := [row for row in rows if not row.done]:
             step(model, waiting)
         for request, row in zip(part, rows, strict=True):
@@ -93,9 +93,9 @@ def paint(model: Model, requests: Sequence[InpaintRequest]) -> list[Painted]:
     return found
 
 
-def _row(painter: Painter, request: InpaintRequest) -> Row:
-    task = Task(Job(request, [request.seed]), cut(request, painter.model.native_size))
-    painter.begin(task)
+def _row(stages: Stages, request: InpaintRequest) -> Row:
+    task = RunningRequest(Job(request, [request.seed]), cut(request, stages.model.native_size))
+    stages.begin(task)
     return task.rows[0]
 
 

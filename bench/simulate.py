@@ -42,16 +42,16 @@ class Modelled:
 
     def step_s(self, bucket: Bucket, slots: int) -> float:
         """UNet, TFLOP a slot at 1024²: 6.23 grow with the cells, 0.53 with their square; twice in fp32."""
-        area = bucket.cells / 128**2
+        area = bucket.latent_pixels / 128**2
         return 0.010 + slots * (6.23 * area + 0.53 * area**2) * (1 + bucket.precise) / 300
 
     def encode_s(self, bucket: Bucket) -> float:
         """Two encodes of the VAE and a pair of prompts."""
-        return (2 * 4.88 * bucket.cells / 128**2 + 0.2) / 150
+        return (2 * 4.88 * bucket.latent_pixels / 128**2 + 0.2) / 150
 
     def decode_s(self, bucket: Bucket) -> float:
         """One decode of the VAE."""
-        return 10.47 * bucket.cells / 128**2 / 150
+        return 10.47 * bucket.latent_pixels / 128**2 / 150
 
     def cap(self, bucket: Bucket) -> int:
         """The fewest slots, 4 to 16, past which twice as many gain under 8 % of throughput."""
@@ -76,15 +76,15 @@ class OnCpu:
 
     def step_s(self, bucket: Bucket, slots: int) -> float:
         """A call's own time, and little for each slot."""
-        return 0.006 + 0.0035 * slots * bucket.cells / 16**2
+        return 0.006 + 0.0035 * slots * bucket.latent_pixels / 16**2
 
     def encode_s(self, bucket: Bucket) -> float:
         """As long as three calls."""
-        return 0.040 * bucket.cells / 16**2
+        return 0.040 * bucket.latent_pixels / 16**2
 
     def decode_s(self, bucket: Bucket) -> float:
         """As long as two calls."""
-        return 0.030 * bucket.cells / 16**2
+        return 0.030 * bucket.latent_pixels / 16**2
 
     def cap(self, bucket: Bucket) -> int:
         """All that may be."""
@@ -139,7 +139,7 @@ def trace(mix: Sequence[Kind], rate: float, count: int, seed: int, costs: Costs)
         work = chance.choices(mix, shares)[0].work
         deadline = now + SLOWDOWN * alone_s(work, costs)
         key = chance.choices([*KEYS], KEYS.values())[0]
-        sent.append(Sent(now, replace(work, key=key, deadline=deadline)))
+        sent.append(Sent(now, replace(work, key=key, expires_at=deadline)))
     return sent
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Literal
 
-from inpaint.batching.batcher import Batch, Batcher, Entry
+from inpaint.batching.batcher import Batch, Batcher, QueuedWork
 from inpaint.batching.work import Costs, Work
 from inpaint.errors import BusyError
 
@@ -31,7 +31,7 @@ class Sent:
     @property
     def good(self) -> bool:
         """Whether it was finished in time."""
-        return self.finished_at <= self.work.deadline
+        return self.finished_at <= self.work.expires_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Tally:
 class _Job:
     """What is to be done beside the loop: encode an entry, or decode one of its samples."""
 
-    entry: Entry
+    entry: QueuedWork
     sample: int | None
 
 
@@ -74,8 +74,8 @@ class Device:
         self._costs = costs
         self._policy = policy
         self._queue: deque[Sent] = deque()
-        self._sent: dict[Entry, Sent] = {}
-        self._undecoded: dict[Entry, int] = {}  # samples
+        self._sent: dict[QueuedWork, Sent] = {}
+        self._undecoded: dict[QueuedWork, int] = {}  # samples
         self._call: Batch = []
         self._call_ends = inf
         self._jobs: deque[_Job] = deque()
@@ -131,7 +131,7 @@ class Device:
         else:
             self._take(entry, sent)
 
-    def _take(self, entry: Entry, sent: Sent) -> None:
+    def _take(self, entry: QueuedWork, sent: Sent) -> None:
         self._sent[entry] = sent
         self._undecoded[entry] = entry.work.samples
 
@@ -140,7 +140,7 @@ class Device:
         for entry in self.batcher.expired():
             self._end(entry, "expired")
         self._begin()
-        if self._costs.beside:
+        if self._costs.overlapped:
             self._step()
             self._do_job()
         elif not self._call and not self._doing:
@@ -207,7 +207,7 @@ class Device:
                 self.batcher.remove(job.entry)
                 self._end(job.entry, "finished")
 
-    def _end(self, entry: Entry, fate: Literal["expired", "finished"]) -> None:
+    def _end(self, entry: QueuedWork, fate: Literal["expired", "finished"]) -> None:
         sent = self._sent.pop(entry)
         sent.fate = fate
         if fate == "finished":

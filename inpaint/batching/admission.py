@@ -40,21 +40,21 @@ def demand_s(work: Work, costs: Costs) -> float:
     """Seconds of the step loop that it takes away from others while batches are full."""
     cap = max(costs.cap(work.bucket), 1)
     steps_s = work.calls * work.samples * min(work.slots, cap) * costs.step_s(work.bucket, cap) / cap
-    if costs.beside:
+    if costs.overlapped:
         return steps_s
     return steps_s + costs.encode_s(work.bucket) + work.samples * costs.decode_s(work.bucket)
 
 
-def finish_s(work: Work, ahead: Sequence[Load], costs: Costs, *, hands: int = 1) -> float:
+def finish_s(work: Work, ahead: Sequence[Load], costs: Costs, *, devices: int = 1) -> float:
     """Seconds until ``work`` would be finished if it joined now.
 
     Args:
         work: what would join.
         ahead: begun and not finished, oldest first, and what would be begun before it.
         costs: of one device.
-        hands: devices that share all this.
+        devices: devices that share all this.
     """
-    return ends_s([*ahead, Load.waiting(work)], costs, hands=hands)[-1]
+    return ends_s([*ahead, Load.waiting(work)], costs, devices=devices)[-1]
 
 
 def refuse_late(
@@ -64,7 +64,7 @@ def refuse_late(
     behind: Sequence[Load],
     costs: Costs,
     *,
-    hands: int = 1,
+    devices: int = 1,
 ) -> None:
     """Say no at once to what would be late, or would make somebody late who was promised to be in time.
 
@@ -74,23 +74,23 @@ def refuse_late(
         ahead: begun and not finished, oldest first, and what would be begun before it.
         behind: what would be begun after it.
         costs: of one device.
-        hands: devices that share all this.
+        devices: devices that share all this.
 
     Raises:
         BusyError: with the seconds that somebody would be late by.
     """
-    ends = ends_s([*ahead, Load.waiting(work), *behind], costs, hands=hands)
-    least_s, given_s = alone_s(work, costs), work.deadline - now
+    ends = ends_s([*ahead, Load.waiting(work), *behind], costs, devices=devices)
+    least_s, given_s = alone_s(work, costs), work.expires_at - now
     late_s = least_s + MARGIN * (ends.pop(len(ahead)) - least_s) - given_s
     if late_s > 0:
         if least_s > given_s:
             raise BusyError(_NEVER, late_s)
         raise BusyError(_LATE, late_s)
     promised = [*ahead, *behind]
-    left_s = [load.work.deadline - now for load in promised]
+    left_s = [load.work.expires_at - now for load in promised]
     if all(MARGIN * end <= left for end, left in zip(ends, left_s, strict=True)):
         return
-    before = ends_s(promised, costs, hands=hands)
+    before = ends_s(promised, costs, devices=devices)
     for end, end_before, left in zip(ends, before, left_s, strict=True):
         if MARGIN * end_before <= left < MARGIN * end:  # who is late anyhow keeps nobody out
             raise BusyError(_UNFAIR, MARGIN * end - left)
@@ -101,27 +101,27 @@ _LATE = "too much is ahead of this to finish it in the time given; try again lat
 _UNFAIR = "this would make others late who were promised their pictures in time; try again later"
 
 
-def backlog_s(loads: Sequence[Load], costs: Costs, *, hands: int = 1) -> float:
+def backlog_s(loads: Sequence[Load], costs: Costs, *, devices: int = 1) -> float:
     """Seconds until the step loop would have done all that is there now.
 
     Args:
         loads: begun or not.
         costs: of one device.
-        hands: devices that share all this.
+        devices: devices that share all this.
     """
-    return max(_Loop(costs, share).play() for share in _shares(loads, costs, hands))
+    return max(_Loop(costs, share).play() for share in _shares(loads, costs, devices))
 
 
-def ends_s(loads: Sequence[Load], costs: Costs, *, hands: int = 1) -> list[float]:
+def ends_s(loads: Sequence[Load], costs: Costs, *, devices: int = 1) -> list[float]:
     """Seconds until each would be finished, if nobody else came.
 
     Args:
         loads: in the order in which they were or would be begun.
         costs: of one device.
-        hands: devices that share all this; a request is painted on one of them.
+        devices: devices that share all this; a request is painted on one of them.
     """
     ends = [0.0] * len(loads)
-    for share in _shares(loads, costs, hands):
+    for share in _shares(loads, costs, devices):
         loop = _Loop(costs, share)
         loop.play()
         for index, end in loop.ends.items():
@@ -132,14 +132,14 @@ def ends_s(loads: Sequence[Load], costs: Costs, *, hands: int = 1) -> list[float
 _Share = list[tuple[int, Load]]  # what one device does, with its place among all
 
 
-def _shares(loads: Sequence[Load], costs: Costs, hands: int) -> list[_Share]:
+def _shares(loads: Sequence[Load], costs: Costs, devices: int) -> list[_Share]:
     """Each load to the device that has the least to do."""
-    shares: list[_Share] = [[] for _ in range(hands)]
-    busy_s = [0.0] * hands
+    shares: list[_Share] = [[] for _ in range(devices)]
+    busy_s = [0.0] * devices
     for index, load in enumerate(loads):
         hand = busy_s.index(min(busy_s))
         shares[hand].append((index, load))
-        if hands > 1 and load.left:
+        if devices > 1 and load.left:
             busy_s[hand] += demand_s(load.work, costs) * load.left / load.work.calls
     return shares
 
@@ -201,7 +201,7 @@ class _Loop:
 
     def _encode(self, call: Sequence[_Row]) -> None:
         for row in call:
-            if not row.of.encoded and not self.costs.beside:
+            if not row.of.encoded and not self.costs.overlapped:
                 self.now += self.costs.encode_s(row.of.work.bucket)
             row.of.encoded = True
 
@@ -209,11 +209,11 @@ class _Loop:
         request, bucket = row.of, row.of.work.bucket
         request.rows_left -= 1
         decode_s = self.costs.decode_s(bucket)
-        if not self.costs.beside:
+        if not self.costs.overlapped:
             self.now += decode_s
         if request.rows_left == 0:
             aside_s = self.costs.encode_s(bucket) + request.work.samples * decode_s
-            self.ends[request.index] = self.now + (aside_s if self.costs.beside else 0.0)
+            self.ends[request.index] = self.now + (aside_s if self.costs.overlapped else 0.0)
 
 
 def _call(rows: Sequence[_Row], cap: int) -> list[_Row]:

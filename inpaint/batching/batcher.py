@@ -1,6 +1,6 @@
 """Who is painted when: admission, the waiting lines, and the rows of each UNet call. Knows no torch.
 
-A request is an :class:`Entry`: *waiting* in its bucket's line, *encoding* beside the loop, *running* step by
+A request is a :class:`QueuedWork`: *waiting* in its bucket's queue, *encoding* outside the loop, *running* step by
 step. Within a bucket rows run oldest first, so that whoever comes later takes no step away from one who was
 begun; the buckets take turns by deficit round-robin (Shreedhar and Varghese, 1995) in predicted seconds.
 Not thread-safe: the engine holds its own lock. The clock and the costs are the caller's, so that production,
@@ -16,14 +16,14 @@ from math import inf
 from typing import Literal
 
 from inpaint.batching.admission import Load, backlog_s, demand_s, finish_s, refuse_late
-from inpaint.batching.fair_queue import Line
+from inpaint.batching.fair_queue import FairQueue
 from inpaint.batching.work import Bucket, Costs, Work
 from inpaint.errors import BusyError
 from inpaint.lora.spec import LoraUse
 
 
 @dataclass(slots=True, eq=False)
-class Entry:
+class QueuedWork:
     """A request in the batcher."""
 
     work: Work
@@ -42,7 +42,7 @@ class _Limited:
     def __init__(self, costs: Costs) -> None:
         self._costs = costs
         self.limits: dict[Bucket, int] = {}
-        self.beside = costs.beside
+        self.overlapped = costs.overlapped
         self.step_s = costs.step_s
         self.encode_s = costs.encode_s
         self.decode_s = costs.decode_s
@@ -54,7 +54,7 @@ class _Limited:
         return max(min(cap, self.limits.get(bucket, cap)), 1)
 
 
-Batch = list[tuple[Entry, int]]  # entries with the number of a sample
+Batch = list[tuple[QueuedWork, int]]  # entries with the number of a sample
 
 
 class Batcher:
@@ -78,13 +78,13 @@ class Batcher:
         self._clock = clock
         self._max_waiting = max_waiting
         self._numbers = count()
-        self._lines: dict[Bucket, Line[Entry]] = {}  # none is empty
-        self._begun: dict[Bucket, list[Entry]] = {}  # oldest first; none is empty
+        self._queues: dict[Bucket, FairQueue[QueuedWork]] = {}  # none is empty
+        self._begun: dict[Bucket, list[QueuedWork]] = {}  # oldest first; none is empty
         self._turns: dict[Bucket, float] = {}  # in turn, the predicted seconds that each may still use
         self._current: Bucket | None = None  # has had its quantum for this turn
         self._merged: tuple[LoraUse, ...] = ()  # the LoRAs of the last call
 
-    def submit(self, work: Work) -> Entry:
+    def submit(self, work: Work) -> QueuedWork:
         """Take on work, if there is room and time for it.
 
         Raises:
@@ -95,51 +95,51 @@ class Batcher:
             raise BusyError(
                 f"{self.waiting} requests are waiting, which is as many as may; try again later", a_place_s
             )
-        if work.deadline < inf:
+        if work.expires_at < inf:
             ahead, behind = self._around(work)
             refuse_late(work, self._clock(), ahead, behind, self._costs)
         return self.enter(work)
 
-    def enter(self, work: Work) -> Entry:
+    def enter(self, work: Work) -> QueuedWork:
         """Take on work without asking, because it was promised before: a part that must be painted again."""
-        entry = Entry(work, next(self._numbers), self._clock())
-        line = self._lines.setdefault(work.bucket, Line())
-        line.push(entry, work, demand_s(work, self._costs))
+        entry = QueuedWork(work, next(self._numbers), self._clock())
+        queue = self._queues.setdefault(work.bucket, FairQueue())
+        queue.push(entry, work, demand_s(work, self._costs))
         return entry
 
-    def to_begin(self) -> list[Entry]:
+    def to_begin(self) -> list[QueuedWork]:
         """Entries to be encoded now; they are no longer waiting.
 
         As many as fill the next call of each bucket, and one row more, so that a place that becomes free is
         taken at once. No more, because only those who wait can be overtaken by another key.
         """
         chosen = []
-        for bucket, line in list(self._lines.items()):
+        for bucket, queue in list(self._queues.items()):
             begun = self._begun.setdefault(bucket, [])
             slots = sum(slots_left(entry) for entry in begun)
-            while line and slots < self._costs.cap(bucket) + line.peek().work.slots:
-                entry = line.pop()
+            while queue and slots < self._costs.cap(bucket) + queue.peek().work.slots:
+                entry = queue.pop()
                 entry.state = "encoding"
                 begun.append(entry)
                 chosen.append(entry)
                 slots += slots_left(entry)
-            if not line:
-                del self._lines[bucket]
+            if not queue:
+                del self._queues[bucket]
         return chosen
 
-    def begun(self, entry: Entry) -> None:
+    def begun(self, entry: QueuedWork) -> None:
         """It is encoded: its rows may run."""
         entry.state = "running"
 
-    def expired(self) -> list[Entry]:
+    def expired(self) -> list[QueuedWork]:
         """Entries whose deadline has passed; they are removed."""
         now = self._clock()
-        late = [entry for entry in self._entries() if entry.work.deadline < now]
+        late = [entry for entry in self._entries() if entry.work.expires_at < now]
         for entry in late:
             self.remove(entry)
         return late
 
-    def remove(self, entry: Entry) -> None:
+    def remove(self, entry: QueuedWork) -> None:
         """Forget an entry: finished, failed or cancelled. Once is enough, twice does nothing."""
         bucket = entry.work.bucket
         begun = self._begun.get(bucket, [])
@@ -147,8 +147,8 @@ class Batcher:
             begun.remove(entry)
             if not begun:
                 del self._begun[bucket]
-        elif bucket in self._lines and self._lines[bucket].remove(entry) and not self._lines[bucket]:
-            del self._lines[bucket]
+        elif bucket in self._queues and self._queues[bucket].remove(entry) and not self._queues[bucket]:
+            del self._queues[bucket]
 
     def next_batch(self) -> Batch:
         """The rows of the next UNet call, all of one bucket; empty if none can run.
@@ -192,13 +192,13 @@ class Batcher:
 
     def backlog_s(self) -> float:
         """Seconds until the step loop would have done all that is here."""
-        waiting = [Load.waiting(entry.work) for line in self._lines.values() for entry in line]
+        waiting = [Load.waiting(entry.work) for queue in self._queues.values() for entry in queue]
         return backlog_s([*self._loads(), *waiting], self._costs)
 
     @property
     def waiting(self) -> int:
         """Entries that are not begun."""
-        return sum(map(len, self._lines.values()))
+        return sum(map(len, self._queues.values()))
 
     @property
     def running(self) -> int:
@@ -206,18 +206,20 @@ class Batcher:
         entries = [entry for begun in self._begun.values() for entry in begun if entry.state == "running"]
         return sum(left > 0 for entry in entries for left in entry.left)
 
-    def _entries(self) -> Iterator[Entry]:
+    def _entries(self) -> Iterator[QueuedWork]:
         for begun in self._begun.values():
             yield from begun
-        for line in self._lines.values():
-            yield from line
+        for queue in self._queues.values():
+            yield from queue
 
     def _around(self, work: Work) -> tuple[list[Load], list[Load]]:
         """What ``work`` would stand behind, other buckets included, and what would stand behind it."""
-        own = self._lines.get(work.bucket, Line[Entry]())
+        own = self._queues.get(work.bucket, FairQueue[QueuedWork]())
         ahead = own.ahead(work)
         behind = [Load.waiting(entry.work) for entry in own if entry not in ahead]
-        elsewhere = [entry for bucket, line in self._lines.items() if bucket != work.bucket for entry in line]
+        elsewhere = [
+            entry for bucket, queue in self._queues.items() if bucket != work.bucket for entry in queue
+        ]
         return [*self._loads(), *(Load.waiting(entry.work) for entry in [*ahead, *elsewhere])], behind
 
     def _loads(self) -> list[Load]:
@@ -265,7 +267,7 @@ class Batcher:
             self._current = None
 
 
-def slots_left(entry: Entry) -> int:
+def slots_left(entry: QueuedWork) -> int:
     """Slots of a call that its unfinished rows would take."""
     return entry.work.slots * sum(left > 0 for left in entry.left)
 

@@ -57,9 +57,9 @@ class Profile:
     # The Costs protocol.
 
     @property
-    def beside(self) -> bool:
+    def overlapped(self) -> bool:
         """Whether encoding and decoding have a thread of their own; else the step loop waits for them."""
-        return self.made_for.beside
+        return self.made_for.overlapped
 
     def step_s(self, bucket: Bucket, slots: int) -> float:
         """Seconds of one UNet call with so many slots, schedulers included."""
@@ -88,7 +88,7 @@ class Profile:
             if nearest is None:
                 return self.max_slots
             measured = self._table[nearest]
-        share = nearest.cells / bucket.cells
+        share = nearest.latent_pixels / bucket.latent_pixels
         slots = min(max(power_of_two(knee(measured.surveyed) * share), MIN_SLOTS), self.max_slots)
         return slots if measured.limit is None else min(slots, max(1, int(measured.limit * share)))
 
@@ -174,28 +174,32 @@ class Profile:
         timed = [b for b, measured in self._table.items() if measured.steps]
         nearest = self._nearest(bucket, [b for b in timed if self._table[b].surveyed] or timed)
         if nearest is None:
-            return _UNKNOWN_S * bucket.cells * slots
+            return _UNKNOWN_S * bucket.latent_pixels * slots
         curve = {n: average.seconds for n, average in self._table[nearest].steps.items()}
         if nearest == bucket:
             return at(curve, slots)
         own = self._table[bucket].steps if bucket in self._table else {}
         if not own:
-            return at(curve, slots) * bucket.cells / nearest.cells
+            return at(curve, slots) * bucket.latent_pixels / nearest.latent_pixels
         seen = min(own, key=lambda n: (abs(n - slots), n))
         return own[seen].seconds * at(curve, slots) / at(curve, seen)
 
     def _stage_s(self, stage: Stage, bucket: Bucket) -> float:
         nearest = self._nearest(bucket, [b for b, m in self._table.items() if stage in m.stages])
         if nearest is None:
-            return _UNKNOWN_S * bucket.cells
-        return self._table[nearest].stages[stage].seconds * bucket.cells / nearest.cells
+            return _UNKNOWN_S * bucket.latent_pixels
+        return self._table[nearest].stages[stage].seconds * bucket.latent_pixels / nearest.latent_pixels
 
     @staticmethod
     def _nearest(bucket: Bucket, others: list[Bucket]) -> Bucket | None:
         """The one most like ``bucket``: computed as precisely, then of the most similar size, then shape."""
         return min(
             others,
-            key=lambda b: (b.precise != bucket.precise, abs(math.log(b.cells / bucket.cells)), b != bucket),
+            key=lambda b: (
+                b.precise != bucket.precise,
+                abs(math.log(b.latent_pixels / bucket.latent_pixels)),
+                b != bucket,
+            ),
             default=None,
         )
 

@@ -22,7 +22,7 @@ class MadeFor:
     dtype: str
     levers: tuple[str, ...] = ()  # the ways of ``inpaint.fast`` that are in use
     plan: str = "resident"  # the memory plan
-    beside: bool = True  # encoding and decoding have a thread of their own
+    overlapped: bool = True  # encoding and decoding have a thread of their own
 
     @property
     def file_name(self) -> str:

@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 @dataclass(slots=True, eq=False)
-class _Place(Generic[T]):
+class _Item(Generic[T]):
     """One item in the line."""
 
     item: T
@@ -27,11 +27,11 @@ class _Place(Generic[T]):
 
 
 @dataclass(slots=True, eq=False)
-class _Queue(Generic[T]):
+class _KeyQueue(Generic[T]):
     """One key's items."""
 
     start: float  # virtual start of its first item
-    places: deque[_Place[T]] = field(default_factory=deque)
+    places: deque[_Item[T]] = field(default_factory=deque)
 
     @property
     def turn(self) -> tuple[float, int]:
@@ -39,11 +39,11 @@ class _Queue(Generic[T]):
         return self.start, self.places[0].arrival
 
 
-class Line(Generic[T]):
+class FairQueue(Generic[T]):
     """Items that wait, each for the work it stands for. Not thread-safe."""
 
     def __init__(self) -> None:
-        self._queues: dict[str, _Queue[T]] = {}  # of keys that wait, or are ahead of their share
+        self._queues: dict[str, _KeyQueue[T]] = {}  # of keys that wait, or are ahead of their share
         self._now = 0.0  # virtual start of a key that comes now
         self._arrivals = count()
         self._length = 0
@@ -56,8 +56,8 @@ class Line(Generic[T]):
             work: says whose it is.
             cost_s: what it takes from its key's share, predicted seconds of the device.
         """
-        queue = self._queues.setdefault(work.key, _Queue(self._now))
-        queue.places.append(_Place(item, cost_s, next(self._arrivals)))
+        queue = self._queues.setdefault(work.key, _KeyQueue(self._now))
+        queue.places.append(_Item(item, cost_s, next(self._arrivals)))
         self._length += 1
 
     def peek(self) -> T:
@@ -95,7 +95,7 @@ class Line(Generic[T]):
 
     def ahead(self, work: Work) -> list[T]:
         """The items that would be popped before one pushed now for ``work``, in that order."""
-        queue = self._queues.get(work.key, _Queue(self._now))
+        queue = self._queues.get(work.key, _KeyQueue(self._now))
         start = queue.start
         for place in queue.places:  # added one by one, as they are popped: the same sums to the last bit
             start += place.cost_s
@@ -108,7 +108,7 @@ class Line(Generic[T]):
         """In the order in which they would be popped if no more came."""
         return (item for _, item in self._in_turn())
 
-    def _first(self) -> _Queue[T]:
+    def _first(self) -> _KeyQueue[T]:
         if not self._length:
             raise IndexError("the line is empty")
         return min((queue for queue in self._queues.values() if queue.places), key=lambda queue: queue.turn)

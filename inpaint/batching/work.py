@@ -21,7 +21,7 @@ class Bucket(NamedTuple):
     loras: tuple[LoraUse, ...] = ()  # by name, none of scale 0
 
     @property
-    def cells(self) -> int:
+    def latent_pixels(self) -> int:
         """Latent cells of one slot, what its cost grows with."""
         return self.h * self.w
 
@@ -40,7 +40,7 @@ class Work:
     samples: int = 1  # rows
     slots: int = 2  # of a UNet call, a row: with and without its prompt; 1 without guidance
     key: str = ""  # who asked; keys share fairly
-    deadline: float = inf  # on the batcher's clock; later than that nobody wants it
+    expires_at: float = inf  # on the batcher's clock; the pictures are useless after it
 
 
 def work_of(request: InpaintRequest, size: tuple[int, int], vae_factor: int = 8, key: str = "") -> Work:
@@ -59,7 +59,7 @@ class Costs(Protocol):
     """How long things take on one device. A *slot* is one sample of a UNet call's batch."""
 
     @property
-    def beside(self) -> bool:
+    def overlapped(self) -> bool:
         """Whether encoding and decoding have a thread of their own; else the step loop waits for them."""
 
     def step_s(self, bucket: Bucket, slots: int) -> float:

@@ -146,7 +146,7 @@ def made_for(model: Model, levers: Iterable[str] = ()) -> MadeFor:
         dtype=str(model.dtype).removeprefix("torch."),
         levers=tuple(levers),
         plan=model.plan.name,
-        beside=model.device.type == "cuda",
+        overlapped=model.device.type == "cuda",
     )
 
 
@@ -175,7 +175,7 @@ def _affordable(model: Model, forward: Forward, watch: _Watch) -> Bucket:
         return Bucket(native, native)
     sides = [native, *(max(native // parts // _LATENT_STEP, 1) * _LATENT_STEP for parts in (2, 4))]
     probe = Bucket(sides[-1], sides[-1])
-    call_s = _step_s(model, forward, _encoded(model, probe), 1, watch) / probe.cells
+    call_s = _step_s(model, forward, _encoded(model, probe), 1, watch) / probe.latent_pixels
     in_time = [side for side in sides if call_s * side * side * _SURVEY_CALLS <= watch.left_s]
     return Bucket(in_time[0], in_time[0]) if in_time else probe
 

@@ -10,7 +10,7 @@ from inpaint.lora.spec import LoraUse
 from inpaint.model.load import Model
 
 
-class Exchange:
+class LoraSwitch:
     """Of one model: in its weights, or beside its layers where a memory plan moves or casts the weights."""
 
     def __init__(self, model: Model) -> None:

@@ -17,42 +17,42 @@ from typing import Any
 
 from inpaint.errors import InpaintError
 from inpaint.model.vae import DECODED_TOGETHER
-from inpaint.runtime.stages import Painter, Task
-from inpaint.runtime.streams import Lane, attempt
+from inpaint.runtime.stages import RunningRequest, Stages
+from inpaint.runtime.streams import DeviceStream, attempt
 
 _PASTERS = 2
 
-Painted = Callable[[Task, int, InpaintError | None], None]
+Painted = Callable[[RunningRequest, int, InpaintError | None], None]
 Post = Callable[[Callable[[], None]], None]  # has the engine's thread call something
 
 
-class Side:
+class SideThread:
     """Encodes and decodes for one engine."""
 
-    def __init__(self, painter: Painter, post: Post, name: str, *, beside: bool) -> None:
+    def __init__(self, stages: Stages, post: Post, name: str, *, overlapped: bool) -> None:
         """Threads that wait for work.
 
         Args:
             painter: does it.
             post: how the loop's thread is told.
             name: of the threads.
-            beside: on a thread of its own, not in :meth:`take_turn`.
+            overlapped: on a thread of its own, not in :meth:`take_turn`.
         """
-        self._painter = painter
+        self._stages = stages
         self._post = post
-        self._lane = Lane(painter.model.device, urgent=False)
-        self._device = ThreadPoolExecutor(1, f"{name}-side") if beside else None
+        self._stream = DeviceStream(stages.model.device, urgent=False)
+        self._device = ThreadPoolExecutor(1, f"{name}-side") if overlapped else None
         self._turns: deque[Callable[[], None]] = deque()
         self._pasters = ThreadPoolExecutor(_PASTERS, f"{name}-paste")
 
-    def encode(self, task: Task, done: Callable[[InpaintError | None], None]) -> None:
+    def encode(self, task: RunningRequest, done: Callable[[InpaintError | None], None]) -> None:
         """Prompts and pictures to rows; then ``done`` in the engine's thread."""
 
         def work() -> None:
             started = time.monotonic()
-            with self._lane.active():
-                error = attempt(partial(self._painter.begin, task))
-                error = attempt(self._lane.settle) or error
+            with self._stream.active():
+                error = attempt(partial(self._stages.begin, task))
+                error = attempt(self._stream.settle) or error
             seconds = time.monotonic() - started
 
             def tell() -> None:
@@ -63,7 +63,7 @@ class Side:
 
         self._on_device(work)
 
-    def decode(self, rows: Sequence[tuple[Task, int]], mark: Any, done: Painted) -> None:
+    def decode(self, rows: Sequence[tuple[RunningRequest, int]], mark: Any, done: Painted) -> None:
         """Finished rows of one bucket, ``DECODED_TOGETHER`` at most, to pictures; ``done`` for each.
 
         Args:
@@ -77,10 +77,10 @@ class Side:
         def work() -> None:
             started = time.monotonic()
             pixels: list[Any] = []
-            with self._lane.active():
-                self._lane.after(mark)
-                self._lane.keep(row.latents for row in finished)
-                error = attempt(lambda: pixels.extend(self._painter.decode(finished)))
+            with self._stream.active():
+                self._stream.after(mark)
+                self._stream.keep(row.latents for row in finished)
+                error = attempt(lambda: pixels.extend(self._stages.decode(finished)))
             seconds = time.monotonic() - started
             for i, (task, sample) in enumerate(rows):
                 if error is not None or isinstance(pixels[i], InpaintError):
@@ -108,14 +108,14 @@ class Side:
 
     def _paste(
         self,
-        task: Task,
+        task: RunningRequest,
         sample: int,
         pixels: Any,
         seconds: float,
         done: Painted,
     ) -> None:
         started = time.monotonic()
-        error = attempt(partial(self._painter.finish, task, sample, pixels))
+        error = attempt(partial(self._stages.finish, task, sample, pixels))
         seconds += time.monotonic() - started
 
         def tell() -> None:
@@ -127,7 +127,7 @@ class Side:
     def settle(self) -> None:
         """Wait until nothing that was handed over takes memory on the device any more."""
         if self._device is not None:
-            self._device.submit(self._lane.settle).result()
+            self._device.submit(self._stream.settle).result()
 
     def close(self) -> None:
         """Drop what has not begun, and wait for what has."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from inpaint.batching.batcher import Entry
+from inpaint.batching.batcher import QueuedWork
 from inpaint.canvas.crop import Canvas, latent_mask, latent_soft_mask, paste
 from inpaint.errors import PaintError
 from inpaint.job import Job
@@ -23,12 +23,14 @@ from inpaint.request import InpaintRequest, InpaintResult
 
 
 @dataclass(slots=True, eq=False)
-class Task:
+class RunningRequest:
     """The engine's side of a job: its canvas, its rows, and the pictures that are ready."""
 
     job: Job
     canvas: Canvas
-    entries: dict[Entry, int] = field(default_factory=dict)  # in the batcher → the number of its first row
+    entries: dict[QueuedWork, int] = field(
+        default_factory=dict
+    )  # in the batcher → the number of its first row
     rows: list[Row] = field(default_factory=list)
     fresh: bool = True  # the VAE was asked for its pictures; they did not come from the cache
     decoding: set[int] = field(default_factory=set)  # samples that left the step loop
@@ -41,12 +43,12 @@ class Task:
         """Add seconds to a stage of ``timings``."""
         self.timings[stage] = self.timings.get(stage, 0.0) + seconds
 
-    def row(self, entry: Entry, sample: int) -> Row:
+    def row(self, entry: QueuedWork, sample: int) -> Row:
         """The row behind a place in the batcher."""
         return self.rows[self.entries[entry] + sample]
 
     @property
-    def entry(self) -> Entry:
+    def entry(self) -> QueuedWork:
         """The first; the others are rows that are painted once more."""
         return next(iter(self.entries))
 
@@ -71,7 +73,7 @@ class Task:
         )
 
 
-class Painter:
+class Stages:
     """A model with its prompt cache, its LoRAs and its previewer."""
 
     def __init__(self, model: Model, loras: Path | None = None) -> None:
@@ -82,7 +84,7 @@ class Painter:
         self._pictures = PictureEncoder(model)
         self._previewer: Previewer | None = None
 
-    def begin(self, task: Task) -> None:
+    def begin(self, task: RunningRequest) -> None:
         """Encode a task's prompts and pictures and start its rows."""
         if self._previewer is None:  # here, since the VAE belongs to the thread that encodes
             self._previewer = Previewer.fit(self.model)
@@ -92,7 +94,7 @@ class Painter:
         task.warnings = _warnings(request, conditioning)
         task.rows = [self._start(request, conditioning, seed) for seed in task.job.seeds]
 
-    def begin_again(self, task: Task, sample: int) -> None:
+    def begin_again(self, task: RunningRequest, sample: int) -> None:
         """Start a row again that half precision spoilt, in fp32."""
         conditioning, seed = task.rows[sample].conditioning, task.job.seeds[sample]
         task.rows[sample] = self._start(task.job.request, conditioning, seed, precise=True)
@@ -137,7 +139,7 @@ class Painter:
         return [PaintError(_NAN) if picture is None else picture for picture in found]
 
     @staticmethod
-    def finish(task: Task, sample: int, painted: Any) -> None:
+    def finish(task: RunningRequest, sample: int, painted: Any) -> None:
         """Paste a decoded picture (H, W, 3) into the caller's."""
         task.images[sample] = paste(task.canvas, painted)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from inpaint.batching.batcher import Batch, Batcher, Entry
+from inpaint.batching.batcher import Batch, Batcher, QueuedWork
 from inpaint.batching.cost_profile import Profile
 from inpaint.batching.work import Bucket, Work
 from inpaint.canvas.crop import Canvas
@@ -38,10 +38,10 @@ from inpaint.model.load import Model
 from inpaint.model.unet import Forward, plain
 from inpaint.model.vae import DECODED_TOGETHER
 from inpaint.runtime.faults import Faults
-from inpaint.runtime.lora_switch import Exchange
-from inpaint.runtime.side_thread import Side
-from inpaint.runtime.stages import Painter, Task
-from inpaint.runtime.streams import Lane, attempt
+from inpaint.runtime.lora_switch import LoraSwitch
+from inpaint.runtime.side_thread import SideThread
+from inpaint.runtime.stages import RunningRequest, Stages
+from inpaint.runtime.streams import DeviceStream, attempt
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +77,11 @@ class StepLoop:
         self._fast = fast
         self._precise: tuple[tuple[LoraUse, ...], Forward] | None = None
         self._faults = faults
-        self._painter = Painter(model, loras)
-        self._exchange = Exchange(model)
+        self._stages = Stages(model, loras)
+        self._lora_switch = LoraSwitch(model)
         self._wake = threading.Condition()  # guards everything down to the counters
         self._batcher = Batcher(profile)
-        self._tasks: dict[Entry, Task] = {}
+        self._tasks: dict[QueuedWork, RunningRequest] = {}
         self._posted: deque[Callable[[], None]] = deque()  # by the threads beside this one
         self._fresh = False  # something was submitted
         self._busy = 0  # jobs submitted and not ended
@@ -91,8 +91,8 @@ class StepLoop:
         self._counts = dict.fromkeys(_COUNTED, 0)
         self._step_us: dict[str, tuple[int, int]] = {}
         name = f"inpaint-{model.name}"
-        self._lane = Lane(model.device, urgent=True)
-        self._side = Side(self._painter, self._post, name, beside=profile.beside)
+        self._stream = DeviceStream(model.device, urgent=True)
+        self._side = SideThread(self._stages, self._post, name, overlapped=profile.overlapped)
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -109,10 +109,10 @@ class StepLoop:
                 raise self._broken
             if not self._accepting:
                 raise ClosedError("the engine is closing and takes no more requests")
-            work = replace(work, deadline=time.monotonic() + deadline_s)
+            work = replace(work, expires_at=time.monotonic() + deadline_s)
             entry = self._batcher.enter(work) if promised else self._batcher.submit(work)
             job.emit(Event("queued", steps=job.request.steps_to_run))
-            self._tasks[entry] = Task(job, canvas, {entry: 0})
+            self._tasks[entry] = RunningRequest(job, canvas, {entry: 0})
             self._busy += 1
             self._fresh = True
             self._wake.notify_all()
@@ -157,7 +157,7 @@ class StepLoop:
 
     def _run(self) -> None:
         try:
-            with self._lane.active():
+            with self._stream.active():
                 while self._wait_for_work():
                     self._drop()
                     self._begin()
@@ -209,13 +209,13 @@ class StepLoop:
             task.job.emit(Event("encoding", steps=task.job.request.steps_to_run))
             self._side.encode(task, partial(self._encoded, task))
 
-    def _encoded(self, task: Task, error: InpaintError | None) -> None:
+    def _encoded(self, task: RunningRequest, error: InpaintError | None) -> None:
         if error is not None:
             self._fail(task, error)
         elif task.entry in self._tasks:
             if task.fresh:
                 self._profile.observe_encode(task.entry.work.bucket, task.timings["encode_s"])
-            self._lane.keep(tensor for row in task.rows for tensor in row.tensors())
+            self._stream.keep(tensor for row in task.rows for tensor in row.tensors())
             with self._wake:
                 self._batcher.begun(task.entry)
 
@@ -248,7 +248,7 @@ class StepLoop:
 
     def _use(self, loras: LoraSet) -> None:
         """Have these LoRAs in the UNet, in place of those of the call before."""
-        seconds = self._exchange.use(loras, self._lane.settle)
+        seconds = self._lora_switch.use(loras, self._stream.settle)
         if seconds is not None:
             self._counts["exchanges"] += 1
             self._profile.observe_switch(seconds)
@@ -261,12 +261,12 @@ class StepLoop:
             prompts = [task.job.request.prompt for task in tasks]
             self._faults.before_call(list(zip(prompts, rows, strict=True)))
         step(self._model, rows, self._in_fp32() if rows[0].precise else self._fast)
-        self._lane.pace()
+        self._stream.pace()
 
     def _in_fp32(self) -> Forward:
         """The way through a copy of the UNet in fp32, there as long as precise rows are."""
         # A copy: compiled code and recorded calls hold on to where the UNet's own weights lie.
-        uses = self._exchange.uses
+        uses = self._lora_switch.uses
         if self._precise is None or self._precise[0] != uses:
             self._precise = None  # before the next is made: there is no room for two
             self._precise = uses, plain(copy.deepcopy(self._model.unet).float())
@@ -304,23 +304,23 @@ class StepLoop:
         self._step_us[str(len(rows))] = (calls + 1, micros + round(seconds * 1e6))
         self._profile.observe_step(rows[0].bucket, sum(row.slots for row in rows), seconds)
 
-    def _report(self, task: Task) -> None:
+    def _report(self, task: RunningRequest) -> None:
         if task.steps == task.reported:
             return
         task.reported = task.steps
         task.job.emit(Event("step", *task.steps, preview=self._preview(task)))
 
-    def _preview(self, task: Task) -> Image.Image | None:
+    def _preview(self, task: RunningRequest) -> Image.Image | None:
         """What the first watched sample looks like; a preview that fails is one that is left out."""
         previews: list[Image.Image] = []
         estimates = [row.estimate for row in task.rows if row.estimate is not None]
         if estimates:
-            attempt(lambda: previews.append(self._painter.preview(estimates[0])))
+            attempt(lambda: previews.append(self._stages.preview(estimates[0])))
         return previews[0] if previews else None
 
     def _leave(self) -> None:
         """Rows that are done go to be decoded, at once and a few together."""
-        done: dict[Bucket, list[tuple[Task, int]]] = {}
+        done: dict[Bucket, list[tuple[RunningRequest, int]]] = {}
         for task in dict.fromkeys(self._tasks.values()):
             for sample, row in enumerate(task.rows):
                 if row.done and sample not in task.decoding:
@@ -328,9 +328,9 @@ class StepLoop:
                     done.setdefault(row.bucket, []).append((task, sample))
         for rows in done.values():
             for i in range(0, len(rows), DECODED_TOGETHER):
-                self._side.decode(rows[i : i + DECODED_TOGETHER], self._lane.mark(), self._painted)
+                self._side.decode(rows[i : i + DECODED_TOGETHER], self._stream.mark(), self._painted)
 
-    def _painted(self, task: Task, sample: int, error: InpaintError | None) -> None:
+    def _painted(self, task: RunningRequest, sample: int, error: InpaintError | None) -> None:
         if error is not None and task.entry in self._tasks and self._repaint(task, sample):
             return
         self._counts["images"] += error is None
@@ -339,13 +339,13 @@ class StepLoop:
         elif task.entry in self._tasks and task.complete:
             self._end(task)
 
-    def _repaint(self, task: Task, sample: int) -> bool:
+    def _repaint(self, task: RunningRequest, sample: int) -> bool:
         """Start a row again in fp32 where half precision gave NaN; False if that would change nothing."""
         row = task.rows[sample]
         halves = {parameter.dtype for parameter in self._model.unet.parameters()}
         if row.precise or halves - {torch.float16, torch.bfloat16} or bool(torch.isfinite(row.latents).all()):
             return False
-        self._painter.begin_again(task, sample)
+        self._stages.begin_again(task, sample)
         task.decoding.discard(sample)
         bucket = task.rows[sample].bucket
         with self._wake:
@@ -354,7 +354,7 @@ class StepLoop:
             self._tasks[entry] = task
         return True
 
-    def _fail(self, task: Task, error: InpaintError) -> None:
+    def _fail(self, task: RunningRequest, error: InpaintError) -> None:
         self._note(error)
         if task.entry in self._tasks:
             self._end(task, error)
@@ -367,7 +367,7 @@ class StepLoop:
         else:
             empty_cache(self._model.device)
 
-    def _end(self, task: Task, error: InpaintError | None = None) -> None:
+    def _end(self, task: RunningRequest, error: InpaintError | None = None) -> None:
         """Forget a task and tell its job; without an error it is complete."""
         with self._wake:
             for entry in task.entries:

@@ -15,7 +15,7 @@ from inpaint.errors import DeviceError, InpaintError, OutOfMemoryError, PaintErr
 _OUT_OF_MEMORY = "not enough memory for this picture even alone; try --memory fp8 or a smaller area ({})"
 
 
-class Lane:
+class DeviceStream:
     """One thread's CUDA stream. On a CPU work is done when it is called, and nothing here does anything."""
 
     def __init__(self, device: torch.device, *, urgent: bool) -> None:

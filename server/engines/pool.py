@@ -24,7 +24,7 @@ from math import inf
 
 from inpaint.batching.admission import backlog_s, demand_s, refuse_late
 from inpaint.batching.cost_profile import Profile
-from inpaint.batching.fair_queue import Line
+from inpaint.batching.fair_queue import FairQueue
 from inpaint.batching.work import Work
 from inpaint.errors import BusyError, CancelledError, ClosedError, DeadlineError, DeviceError, PaintError
 from inpaint.job import Event
@@ -76,7 +76,7 @@ class Pool:
         self._program = program
         self._slots = [Slot(i, spec.max_rows) for i in range(workers)]
         self._numbers = itertools.count(1)
-        self._waiting: Line[PoolTicket] = Line()
+        self._waiting: FairQueue[PoolTicket] = FairQueue()
         self._suspects: deque[PoolTicket] = deque()  # their worker died under them
         self._engines = Engines()  # as the workers describe them
         self._described = False  # whether any has
@@ -111,7 +111,7 @@ class Pool:
         for slot in self._slots:
             slot.ready, slot.child = False, None
             slot.tickets.clear()
-        self._waiting = Line()
+        self._waiting = FairQueue()
         self._suspects.clear()
         for child in children:
             child.link.close()
@@ -138,13 +138,13 @@ class Pool:
         now, costs = asyncio.get_running_loop().time(), self._engines.profile
         if not any(slot.ready for slot in self._slots):
             terms = replace(terms, slowdown=inf)  # no multiple of a picture's time allows for a load
-        work = replace(work, deadline=now + self._engines.given_s(work, terms))
-        if work.deadline < inf:
+        work = replace(work, expires_at=now + self._engines.given_s(work, terms))
+        if work.expires_at < inf:
             first = self._waiting.ahead(work)
             held = [ticket.load for ticket in [*self._held(), *self._suspects]]
             ahead = [*held, *(ticket.load for ticket in first)]
             behind = [ticket.load for ticket in self._waiting if ticket not in first]
-            refuse_late(work, now, ahead, behind, costs, hands=self._hands)
+            refuse_late(work, now, ahead, behind, costs, devices=self._devices)
         return work
 
     def health(self) -> Health:
@@ -159,7 +159,7 @@ class Pool:
             waiting=len(under_way) - running,
             running=running,
             native_size=self._engines.native_size if self._described else None,
-            backlog_s=backlog_s([t.load for t in under_way], self._engines.profile, hands=self._hands),
+            backlog_s=backlog_s([t.load for t in under_way], self._engines.profile, devices=self._devices),
             restarts=sum(max(0, slot.starts - slot.naps - 1) for slot in self._slots),
             **{name: counts[name] for name in COUNTS},
             steps=steps_of(counts),
@@ -170,7 +170,7 @@ class Pool:
         return [slot.child.pid for slot in self._slots if slot.child is not None]
 
     @property
-    def _hands(self) -> int:
+    def _devices(self) -> int:
         """Workers that paint, at least one: until one is there again, that is what is hoped for."""
         return max(1, sum(slot.ready for slot in self._slots))
 
@@ -210,7 +210,7 @@ class Pool:
     def _drop_late(self) -> None:
         """Nobody wants those any more, and the others want their time."""
         now = asyncio.get_running_loop().time()
-        for ticket in [ticket for ticket in self._waiting if ticket.work.deadline < now]:
+        for ticket in [ticket for ticket in self._waiting if ticket.work.expires_at < now]:
             self._waiting.remove(ticket)
             ticket.fail(DeadlineError("not painted in time: others took longer than was foreseen; try again"))
 
@@ -231,7 +231,7 @@ class Pool:
         ticket.attempts += 1
         slot.tickets[ticket.number] = ticket
         assert slot.child is not None
-        left_s = ticket.work.deadline - asyncio.get_running_loop().time()
+        left_s = ticket.work.expires_at - asyncio.get_running_loop().time()
         slot.child.link.send(
             request_message(ticket.number, ticket.request, ticket.watchers, ticket.work.key, left_s)
         )

@@ -144,8 +144,8 @@ class RayClient:
         The replica that gets it looks again, at all that it has; here only the shortest wait is known.
         """
         now, costs = asyncio.get_running_loop().time(), self._engines.profile
-        work = replace(work, deadline=now + self._engines.given_s(work, terms))
-        if work.deadline < inf:
+        work = replace(work, expires_at=now + self._engines.given_s(work, terms))
+        if work.expires_at < inf:
             refuse_late(work, now + self._fleet.least_s + self._queued_s(), (), (), costs)
         return work
 
@@ -190,7 +190,7 @@ class RayClient:
 
     async def _wait(self, ticket: RayTicket, problem: str, error: Exception) -> None:
         """Until there is room, for who has time; who has not is told to come again."""
-        if ticket.work.deadline < inf:
+        if ticket.work.expires_at < inf:
             raise BusyError(problem, self._fleet.least_s or 5.0) from error
         ticket.tries -= 1
         await asyncio.sleep(_RETRY_S)
@@ -205,7 +205,7 @@ class RayClient:
     async def _stream(self, ticket: RayTicket) -> AsyncGenerator[dict[str, Any]]:
         """What a replica tells of the request; ending it early cancels the request there."""
         loop = asyncio.get_running_loop()
-        left_s = ticket.work.deadline - loop.time()
+        left_s = ticket.work.expires_at - loop.time()
         if left_s <= 0:
             raise DeadlineError("not painted in time: others took longer than was foreseen; try again")
         message = request_message(0, ticket.request, ticket.watchers, ticket.work.key, left_s)

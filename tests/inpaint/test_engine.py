@@ -28,8 +28,8 @@ from inpaint.errors import (
 from inpaint.job import Job
 from inpaint.model.denoise import step
 from inpaint.model.load import Model
-from inpaint.runtime.side_thread import Side
-from inpaint.runtime.stages import Painter, Task
+from inpaint.runtime.side_thread import SideThread
+from inpaint.runtime.stages import RunningRequest, Stages
 
 Make = Callable[..., InpaintRequest]
 WAIT_S = 60
@@ -326,7 +326,7 @@ def test_a_preview_that_fails_is_left_out(
     def fail(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr(engine._loop._painter, "preview", fail)
+    monkeypatch.setattr(engine._loop._stages, "preview", fail)
     job = engine.submit(request_for())
     assert all(event.preview is None for event in job.events(preview=True))
     assert job.result().images
@@ -455,9 +455,9 @@ def test_nobody_waits_for_more_than_one_decode_between_two_steps(engine: Engine,
 def test_on_a_thread_of_its_own_a_decode_holds_up_no_step(model: Model, request_for: Make) -> None:
     """As on a GPU, whose queue takes both; here the thread without the GPU."""
     told: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-    side = Side(Painter(model), told.put, "test", beside=True)
+    side = SideThread(Stages(model), told.put, "test", overlapped=True)
     request = request_for(samples=2)
-    task = Task(Job(request, [5, 6]), cut(request, 128))
+    task = RunningRequest(Job(request, [5, 6]), cut(request, 128))
     heard: list[object] = []
     side.encode(task, heard.append)
     told.get(timeout=WAIT_S)()

@@ -25,10 +25,10 @@ LARGE, SMALL = Bucket(128, 128), Bucket(64, 64)
 class Simple(Costs):
     """A slot a second (a quarter where small), encoding 10 s, decoding 20 s a row; 4 slots a call."""
 
-    beside = True
+    overlapped = True
 
     def step_s(self, bucket: Bucket, slots: int) -> float:
-        return slots * bucket.cells / LARGE.cells
+        return slots * bucket.latent_pixels / LARGE.latent_pixels
 
     def encode_s(self, bucket: Bucket) -> float:
         return 10.0
@@ -43,7 +43,7 @@ class Simple(Costs):
 class Between(Simple):
     """The same where the loop itself encodes and decodes."""
 
-    beside = False
+    overlapped = False
 
 
 COSTS, BETWEEN = Simple(), Between()
@@ -75,21 +75,21 @@ def test_a_row_larger_than_a_call_is_run_alone() -> None:
 
 def test_company_in_a_call_makes_each_step_longer() -> None:
     """Two guided rows run together: no waiting, but calls of four slots."""
-    beside = [Load(Work(LARGE, calls=100), left=50)]
-    assert finish_s(Work(LARGE, calls=7), beside, COSTS) == pytest.approx(7 * 4 + ASIDE_S)
+    overlapped = [Load(Work(LARGE, calls=100), left=50)]
+    assert finish_s(Work(LARGE, calls=7), overlapped, COSTS) == pytest.approx(7 * 4 + ASIDE_S)
 
 
 def test_company_that_leaves_makes_them_shorter_again() -> None:
     """Whoever is nearly done is in nobody's way for long."""
-    beside = [Load(Work(LARGE, calls=100), left=3)]
-    assert finish_s(Work(LARGE, calls=7), beside, COSTS) == pytest.approx(3 * 4 + 4 * 2 + ASIDE_S)
+    overlapped = [Load(Work(LARGE, calls=100), left=3)]
+    assert finish_s(Work(LARGE, calls=7), overlapped, COSTS) == pytest.approx(3 * 4 + 4 * 2 + ASIDE_S)
 
 
 def test_a_full_call_is_waited_for() -> None:
     """The first place becomes free after 5 calls, the second after 50."""
-    beside = [Load(Work(LARGE, calls=9), left=5), Load(Work(LARGE, calls=100), left=50)]
-    assert finish_s(Work(LARGE, calls=7), beside, COSTS) == pytest.approx((5 + 7) * 4 + ASIDE_S)
-    behind = [*beside, Load.waiting(Work(LARGE, calls=11))]
+    overlapped = [Load(Work(LARGE, calls=9), left=5), Load(Work(LARGE, calls=100), left=50)]
+    assert finish_s(Work(LARGE, calls=7), overlapped, COSTS) == pytest.approx((5 + 7) * 4 + ASIDE_S)
+    behind = [*overlapped, Load.waiting(Work(LARGE, calls=11))]
     assert finish_s(Work(LARGE, calls=7), behind, COSTS) == pytest.approx((5 + 11 + 7) * 4 + ASIDE_S)
 
 
@@ -131,7 +131,7 @@ def test_the_backlog_is_the_time_of_the_loop() -> None:
     under_way = [Load(Work(LARGE, calls=9), left=5), Load(Work(LARGE, calls=9), left=2)]
     waiting = [Load.waiting(Work(LARGE, calls=4)), Load.waiting(Work(SMALL, calls=8))]
     assert backlog_s([*under_way, *waiting], COSTS) == pytest.approx(5 * 4 + 1 * 2 + 8 * 0.5)
-    assert backlog_s([*under_way, *waiting], COSTS, hands=2) < 5 * 4
+    assert backlog_s([*under_way, *waiting], COSTS, devices=2) < 5 * 4
     assert backlog_s((), COSTS) == 0
 
 
@@ -140,9 +140,9 @@ def test_two_devices_take_two_at_once() -> None:
     full = [Load(Work(LARGE, calls=9, samples=2), left=5)]
     work = Work(LARGE, calls=7, samples=2)
     assert finish_s(work, full, COSTS) == pytest.approx((5 + 7) * 4 + 10 + 40)
-    assert finish_s(work, full, COSTS, hands=2) == pytest.approx(7 * 4 + 10 + 40)
+    assert finish_s(work, full, COSTS, devices=2) == pytest.approx(7 * 4 + 10 + 40)
     # The samples of one request are painted on one of them.
-    assert finish_s(work, (), COSTS, hands=2) == alone_s(work, COSTS)
+    assert finish_s(work, (), COSTS, devices=2) == alone_s(work, COSTS)
 
 
 def test_demand_is_a_share_of_full_calls() -> None:
@@ -165,27 +165,27 @@ def test_a_promise_has_some_room_for_what_was_not_foreseen() -> None:
     work, ahead = Work(LARGE, calls=7), [Load(Work(LARGE, calls=100), left=50)]
     least = 7 * 2 + ASIDE_S
     just_enough = least + MARGIN * 7 * 2
-    assert refused(replace(work, deadline=just_enough + 0.01), ahead) is None
-    assert refused(replace(work, deadline=just_enough - 0.01), ahead) == pytest.approx(0.01)
-    assert refused(replace(work, deadline=least + 0.01), []) is None
-    assert refused(replace(work, deadline=least - 0.01), []) == pytest.approx(0.01)
+    assert refused(replace(work, expires_at=just_enough + 0.01), ahead) is None
+    assert refused(replace(work, expires_at=just_enough - 0.01), ahead) == pytest.approx(0.01)
+    assert refused(replace(work, expires_at=least + 0.01), []) is None
+    assert refused(replace(work, expires_at=least - 0.01), []) == pytest.approx(0.01)
 
 
 @pytest.mark.parametrize("first", [True, False])
 def test_nobody_is_taken_on_at_the_cost_of_a_promise(first: bool) -> None:
     """Each step of a fuller call takes longer: without this, everybody is let in and everybody is late."""
-    alone = Load(replace(Work(LARGE, calls=10), deadline=MARGIN * (10 * 2 + ASIDE_S) + 0.01), left=10)
-    newcomer = Work(LARGE, calls=10, deadline=1000.0)
+    alone = Load(replace(Work(LARGE, calls=10), expires_at=MARGIN * (10 * 2 + ASIDE_S) + 0.01), left=10)
+    newcomer = Work(LARGE, calls=10, expires_at=1000.0)
     ahead, behind = ([alone], []) if first else ([], [alone])
     assert refused(newcomer, ahead, behind) == pytest.approx(MARGIN * 10 * 2 - 0.01)
-    easy = Load(replace(alone.work, deadline=1000.0), left=10)
+    easy = Load(replace(alone.work, expires_at=1000.0), left=10)
     assert refused(newcomer, *(([easy], []) if first else ([], [easy]))) is None
 
 
 def test_who_is_late_anyhow_keeps_nobody_out() -> None:
     """Or one request that takes longer than foreseen would close the server."""
-    late = Load(replace(Work(LARGE, calls=10), deadline=1.0), left=10)
-    assert refused(Work(LARGE, calls=10, deadline=1000.0), [late]) is None
+    late = Load(replace(Work(LARGE, calls=10), expires_at=1.0), left=10)
+    assert refused(Work(LARGE, calls=10, expires_at=1000.0), [late]) is None
 
 
 WORKS = st.builds(
@@ -203,7 +203,7 @@ def test_more_ahead_is_never_sooner(work: Work, ahead: list[Work], extra: Work, 
     loads = [Load.waiting(w) for w in ahead]
     before = finish_s(work, loads, costs)
     assert before >= alone_s(work, costs) - 1e-6
-    assert finish_s(work, loads, costs, hands=2) >= alone_s(work, costs) - 1e-6
+    assert finish_s(work, loads, costs, devices=2) >= alone_s(work, costs) - 1e-6
     ends = ends_s([*loads, Load.waiting(extra)], costs)
     assert len(ends) == len(loads) + 1
     assert max(ends, default=0.0) >= max(ends_s(loads, costs), default=0.0) - 1e-6

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inpaint.batching.batcher import Batch, Batcher, Entry, slots_left
+from inpaint.batching.batcher import Batch, Batcher, QueuedWork, slots_left
 from inpaint.batching.work import Bucket, Costs, Work
 from inpaint.errors import BusyError
 
@@ -21,11 +21,11 @@ LARGE, WIDE, SMALL = Bucket(128, 128), Bucket(104, 152), Bucket(64, 64)
 class Simple(Costs):
     """A slot a second (a quarter where small), encoding 10 s, decoding 20 s a row."""
 
-    beside = True
+    overlapped = True
     most: int = 4
 
     def step_s(self, bucket: Bucket, slots: int) -> float:
-        return slots * bucket.cells / LARGE.cells
+        return slots * bucket.latent_pixels / LARGE.latent_pixels
 
     def encode_s(self, bucket: Bucket) -> float:
         return 10.0
@@ -74,7 +74,7 @@ class Bench:
                 self.batcher.remove(entry)
         return batch
 
-    def calls_until_done(self, entry: Entry) -> list[Batch]:
+    def calls_until_done(self, entry: QueuedWork) -> list[Batch]:
         calls = []
         while any(entry.left):
             calls.append(self.step())
@@ -224,10 +224,10 @@ def test_an_idle_device_takes_what_it_can_finish() -> None:
     bench = Bench()
     work = Work(LARGE, calls=7)
     assert bench.batcher.forecast_s(work) == 44
-    bench.batcher.submit(Work(LARGE, calls=7, deadline=44.0))
+    bench.batcher.submit(Work(LARGE, calls=7, expires_at=44.0))
     bench = Bench()
     with pytest.raises(BusyError, match="even alone") as refused:
-        bench.batcher.submit(Work(LARGE, calls=7, deadline=43.5))
+        bench.batcher.submit(Work(LARGE, calls=7, expires_at=43.5))
     assert refused.value.retry_after_s == pytest.approx(0.5)
 
 
@@ -237,14 +237,14 @@ def test_a_busy_device_says_when_to_come_again() -> None:
     for _ in range(2):
         bench.batcher.submit(Work(LARGE, calls=50))
     bench.begin()
-    work = Work(LARGE, calls=7, deadline=200.0)
+    work = Work(LARGE, calls=7, expires_at=200.0)
     assert bench.batcher.forecast_s(work) == 10 + 50 * 4 + 7 * 2 + 20
     with pytest.raises(BusyError, match="too much is ahead") as refused:
         bench.batcher.submit(work)
     assert refused.value.retry_after_s == pytest.approx(84)
     assert bench.batcher.waiting == 0
     bench.clock.now += 1000
-    bench.batcher.submit(Work(LARGE, calls=7, deadline=1284.1))
+    bench.batcher.submit(Work(LARGE, calls=7, expires_at=1284.1))
 
 
 def test_behind_others_a_margin_is_asked_for() -> None:
@@ -256,8 +256,8 @@ def test_behind_others_a_margin_is_asked_for() -> None:
     assert bench.batcher.waiting == 1
     seconds = bench.batcher.forecast_s(Work(LARGE, calls=10))
     with pytest.raises(BusyError):
-        bench.batcher.submit(Work(LARGE, calls=10, deadline=seconds + 1))
-    bench.batcher.submit(Work(LARGE, calls=10, deadline=2 * seconds))
+        bench.batcher.submit(Work(LARGE, calls=10, expires_at=seconds + 1))
+    bench.batcher.submit(Work(LARGE, calls=10, expires_at=2 * seconds))
 
 
 def test_without_a_deadline_only_room_counts() -> None:
@@ -281,14 +281,14 @@ def test_no_room_at_all_refuses_all() -> None:
 def test_what_was_promised_enters_without_being_asked() -> None:
     """A row that is painted again in fp32 is not refused because others came meanwhile."""
     bench = Bench(max_waiting=0)
-    entry = bench.batcher.enter(Work(LARGE, calls=1, deadline=0.5))
+    entry = bench.batcher.enter(Work(LARGE, calls=1, expires_at=0.5))
     assert bench.step() == [(entry, 0)]
 
 
 def test_the_expired_are_gone_whatever_they_were_doing() -> None:
     """Nobody wants the picture any more: the device must not work on it."""
     bench = Bench()
-    entries = [bench.batcher.enter(Work(LARGE, calls=5, deadline=10.0)) for _ in range(5)]
+    entries = [bench.batcher.enter(Work(LARGE, calls=5, expires_at=10.0)) for _ in range(5)]
     bench.begin()
     bench.clock.now = 10.0
     assert bench.batcher.expired() == []
@@ -385,7 +385,7 @@ class Follower:
 
     def __init__(self, most: int) -> None:
         self.bench = Bench(Simple(most), max_waiting=6)
-        self.inside: list[Entry] = []
+        self.inside: list[QueuedWork] = []
         self.moves: dict[str, Callable[[], None]] = {
             "begin": self.begin,
             "begun": self.begun,
@@ -396,8 +396,8 @@ class Follower:
 
     def submit(self, work: Work) -> None:
         room = self.bench.batcher.waiting < 6
-        in_time = self.bench.batcher.forecast_s(work) <= work.deadline - self.bench.clock.now
-        if room and in_time and work.deadline == inf:
+        in_time = self.bench.batcher.forecast_s(work) <= work.expires_at - self.bench.clock.now
+        if room and in_time and work.expires_at == inf:
             self.inside.append(self.bench.batcher.submit(work))
             return
         with contextlib.suppress(BusyError):
@@ -443,10 +443,10 @@ class Follower:
     def expire(self) -> None:
         late = self.bench.batcher.expired()
         now = self.bench.clock.now
-        assert set(late) == {e for e in self.inside if e.work.deadline < now}
+        assert set(late) == {e for e in self.inside if e.work.expires_at < now}
         self.inside = [e for e in self.inside if e not in late]
 
-    def remove(self, entry: Entry) -> None:
+    def remove(self, entry: QueuedWork) -> None:
         self.bench.batcher.remove(entry)
         self.inside.remove(entry)
 

@@ -37,7 +37,7 @@ def test_it_is_the_costs_of_a_batcher() -> None:
     """The engine hands it to the batcher as it is; a blank one promises nothing and refuses nothing."""
     costs: Costs = Profile(HERE)
     batcher = Batcher(costs, clock=lambda: 0.0)
-    entry = batcher.submit(Work(NATIVE, calls=22, deadline=1.0))
+    entry = batcher.submit(Work(NATIVE, calls=22, expires_at=1.0))
     assert batcher.to_begin() == [entry]
 
 

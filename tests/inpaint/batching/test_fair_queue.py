@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inpaint.batching.fair_queue import Line
+from inpaint.batching.fair_queue import FairQueue
 from inpaint.batching.work import Bucket, Work
 
 BUCKET = Bucket(128, 128)
@@ -14,15 +14,15 @@ def work(key: str) -> Work:
     return Work(BUCKET, calls=1, key=key)
 
 
-def line_of(*items: tuple[str, float]) -> Line[str]:
+def line_of(*items: tuple[str, float]) -> FairQueue[str]:
     """Items named by key and place: a0, a1, b2 …"""
-    line: Line[str] = Line()
+    line: FairQueue[str] = FairQueue()
     for i, (key, cost_s) in enumerate(items):
         line.push(f"{key}{i}", work(key), cost_s)
     return line
 
 
-def drained(line: Line[str]) -> list[str]:
+def drained(line: FairQueue[str]) -> list[str]:
     return [line.pop() for _ in range(len(line))]
 
 
@@ -132,7 +132,7 @@ MOVES = st.lists(st.one_of(PUSHES, st.just("pop"), st.integers(0, 20)), max_size
 @given(MOVES)
 def test_iterating_and_ahead_tell_the_order_of_popping(moves: list[object]) -> None:
     """Predictions rest on it: who is ahead of a newcomer is who is popped before it."""
-    line: Line[int] = Line()
+    line: FairQueue[int] = FairQueue()
     inside: list[int] = []
     for number, move in enumerate(moves):
         if isinstance(move, tuple):
@@ -163,7 +163,7 @@ def test_two_keys_that_both_wait_are_never_further_apart_than_two_items(
     a: list[float], b: list[float]
 ) -> None:
     """Fairness with a stated bound: the dearest item of each key."""
-    line: Line[tuple[str, float]] = Line()
+    line: FairQueue[tuple[str, float]] = FairQueue()
     for key, costs in (("a", a), ("b", b)):
         for cost_s in costs:
             line.push((key, cost_s), work(key), cost_s)

@@ -111,7 +111,7 @@ def test_the_queue_is_bounded_by_the_deadlines(seed: int) -> None:
 def test_without_deadlines_everybody_is_finished(seed: int) -> None:
     """Nobody starves, whatever the size, the steps or the key, even where more is asked than can be done."""
     requests = [
-        Sent(sent.at, replace(sent.work, deadline=inf)) for sent in trace(MIX, 1.5 * RATE, 200, seed, COSTS)
+        Sent(sent.at, replace(sent.work, expires_at=inf)) for sent in trace(MIX, 1.5 * RATE, 200, seed, COSTS)
     ]
     tally = simulate(requests, COSTS, POLICY["admission"])
     assert {sent.fate for sent in requests} == {"finished"}
@@ -122,7 +122,7 @@ def test_without_deadlines_everybody_is_finished(seed: int) -> None:
 def test_a_key_with_little_to_do_does_not_wait_for_one_with_much(seed: int) -> None:
     """A customer with a request now and then beside one who sends twice what the device can do."""
     requests = [
-        Sent(sent.at, replace(sent.work, deadline=inf, key="small" if i % 10 == 0 else "flood"))
+        Sent(sent.at, replace(sent.work, expires_at=inf, key="small" if i % 10 == 0 else "flood"))
         for i, sent in enumerate(trace(MIX, 2 * RATE, 200, seed, COSTS))
     ]
     simulate(requests, COSTS, POLICY["admission"])

@@ -22,7 +22,7 @@ from inpaint.job import Job
 from inpaint.model.denoise import step
 from inpaint.model.load import Model
 from inpaint.model.unet import Forward, UNetBatch, plain
-from inpaint.runtime.stages import Painter, Task
+from inpaint.runtime.stages import RunningRequest, Stages
 from inpaint.schedulers import SCHEDULERS
 
 # inductor imports what torch itself has deprecated.
@@ -93,10 +93,10 @@ def test_inductor_s_code_paints_the_same(model: Model, compiled: Callable[..., C
 
 
 def rows_of(model: Model, request: InpaintRequest) -> list[Any]:
-    task = Task(
+    task = RunningRequest(
         Job(request, [request.seed + i for i in range(request.samples)]), cut(request, model.native_size)
     )
-    Painter(model).begin(task)
+    Stages(model).begin(task)
     return task.rows
 
 

@@ -17,7 +17,7 @@ from inpaint.job import Job
 from inpaint.model.denoise import step
 from inpaint.model.load import Model, load_model
 from inpaint.model.unet import UNetBatch, plain
-from inpaint.runtime.stages import Painter, Task
+from inpaint.runtime.stages import RunningRequest, Stages
 from inpaint.schedulers import SCHEDULERS
 
 CALLS = 3  # of one shape, the last of which is recorded
@@ -166,8 +166,8 @@ def test_a_cpu_has_no_graphs(model: Model) -> None:
 
 
 def rows_of(model: Model, request: InpaintRequest) -> list[Any]:
-    task = Task(Job(request, [request.seed]), cut(request, model.native_size))
-    Painter(model).begin(task)
+    task = RunningRequest(Job(request, [request.seed]), cut(request, model.native_size))
+    Stages(model).begin(task)
     return task.rows
 
 

@@ -16,7 +16,7 @@ from inpaint.job import Job
 from inpaint.memory import PLANS
 from inpaint.model.denoise import Row, step
 from inpaint.model.load import Model, load_model
-from inpaint.runtime.stages import Painter, Task
+from inpaint.runtime.stages import RunningRequest, Stages
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.skipif(bool(fp8.can(CPU)), reason=f"CPU: {fp8.can(CPU)}")
@@ -32,8 +32,8 @@ def converted(checkpoint: Callable[[int], Path]) -> Model:
 
 def latents(model: Model, request: InpaintRequest) -> torch.Tensor:
     """(1, 4, h, w), finished."""
-    task = Task(Job(request, [request.seed]), cut(request, 128))
-    Painter(model).begin(task)
+    task = RunningRequest(Job(request, [request.seed]), cut(request, 128))
+    Stages(model).begin(task)
     (row,) = task.rows
     while not row.done:
         step(model, [row])
@@ -175,8 +175,8 @@ def test_it_does_not_depend_on_the_neighbours(
     requests = [request_for(seed=1), request_for(seed=2, guidance_scale=1.0)]
     rows: list[Row] = []
     for request in requests:
-        task = Task(Job(request, [request.seed]), cut(request, 128))
-        Painter(converted).begin(task)
+        task = RunningRequest(Job(request, [request.seed]), cut(request, 128))
+        Stages(converted).begin(task)
         rows += task.rows
     while waiting := [row for row in rows if not row.done]:
         step(converted, waiting)

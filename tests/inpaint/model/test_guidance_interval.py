@@ -11,7 +11,7 @@ from inpaint.job import Job
 from inpaint.model.denoise import Row, step
 from inpaint.model.load import Model
 from inpaint.model.unet import UNetBatch, plain
-from inpaint.runtime.stages import Painter, Task
+from inpaint.runtime.stages import RunningRequest, Stages
 from inpaint.schedulers import make_scheduler
 
 Make = Callable[..., InpaintRequest]
@@ -20,8 +20,8 @@ PLAIN = {"area": "whole", "grow": 0, "feather": 0, "color_match": False}
 
 def rows_of(model: Model, request: InpaintRequest) -> list[Row]:
     """The rows of a request, as the engine starts them."""
-    task = Task(Job(request, [request.seed + i for i in range(request.samples)]), cut(request, 128))
-    Painter(model).begin(task)
+    task = RunningRequest(Job(request, [request.seed + i for i in range(request.samples)]), cut(request, 128))
+    Stages(model).begin(task)
     return task.rows
 
 

@@ -14,7 +14,7 @@ from inpaint.job import Job
 from inpaint.model.denoise import Row, step
 from inpaint.model.load import Model
 from inpaint.model.vae import decode
-from inpaint.runtime.stages import Painter, Task
+from inpaint.runtime.stages import RunningRequest, Stages
 from inpaint.schedulers import make_scheduler
 
 TOLERANCE = 1e-4
@@ -65,11 +65,11 @@ def stock_picture(pipe: object, model: Model, request: InpaintRequest, seed: int
     ).images[0]
 
 
-def begin(model: Model, request: InpaintRequest) -> Task:
+def begin(model: Model, request: InpaintRequest) -> RunningRequest:
     """A task with its rows, as the engine starts it."""
     seeds = [request.seed + i for i in range(request.samples)]
-    task = Task(Job(request, seeds), cut(request, model.native_size))
-    Painter(model).begin(task)
+    task = RunningRequest(Job(request, seeds), cut(request, model.native_size))
+    Stages(model).begin(task)
     return task
 
 

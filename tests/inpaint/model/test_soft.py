@@ -20,7 +20,7 @@ from inpaint.job import Job
 from inpaint.model.denoise import step
 from inpaint.model.load import Model
 from inpaint.model.vae import decode
-from inpaint.runtime.stages import Painter, Task
+from inpaint.runtime.stages import RunningRequest, Stages
 from inpaint.schedulers import make_scheduler
 
 TOLERANCE = 1e-4
@@ -109,8 +109,8 @@ def guided(
 
 
 def ours(model: Model, request: InpaintRequest) -> torch.Tensor:
-    task = Task(Job(request, [request.seed]), cut(request, model.native_size))
-    Painter(model).begin(task)
+    task = RunningRequest(Job(request, [request.seed]), cut(request, model.native_size))
+    Stages(model).begin(task)
     (row,) = task.rows
     while not row.done:
         step(model, [row])

@@ -24,7 +24,7 @@ from inpaint.errors import CancelledError, PaintError
 from inpaint.job import Job
 from inpaint.model.denoise import Row
 from inpaint.model.load import Model
-from inpaint.runtime.stages import Task
+from inpaint.runtime.stages import RunningRequest
 
 Make = Callable[..., InpaintRequest]
 WAIT_S = 60
@@ -75,13 +75,13 @@ class Company(RuleBasedStateMachine):
     def start(self) -> None:
         self.mischief: Any = Mischief()
         self.engine = Engine(self.model, max_rows=4, faults=self.mischief)
-        self.kept: deque[tuple[dict[str, Any], Job, Task]] = deque()
+        self.kept: deque[tuple[dict[str, Any], Job, RunningRequest]] = deque()
 
-    def submit(self, wanted: dict[str, Any], **changes: Any) -> tuple[Job, Task]:
+    def submit(self, wanted: dict[str, Any], **changes: Any) -> tuple[Job, RunningRequest]:
         job = self.engine.submit(request_of(self.make, {**wanted, **changes}))
         with self.engine._loop._wake:
             tasks = [task for task in self.engine._loop._tasks.values() if task.job is job]
-        return job, tasks[0] if tasks else Task(job, None)  # type: ignore[arg-type]
+        return job, tasks[0] if tasks else RunningRequest(job, None)  # type: ignore[arg-type]
 
     @rule(wanted=REQUESTS)
     def join(self, wanted: dict[str, Any]) -> None:

@@ -144,7 +144,7 @@ def test_with_no_time_at_all_the_least_is_measured(model: Model) -> None:
 @pytest.mark.parametrize(("call_s", "side"), [(0.5, 16), (2.0, 8), (500.0, 8)])
 def test_on_a_slow_cpu_a_smaller_picture_is_measured(model: Model, call_s: float, side: int) -> None:
     """Full-size SDXL on a CPU would take minutes to measure; a part of it tells nearly as much."""
-    gpu = Gpu(lambda slots, cells: call_s * slots * cells / TINY.cells)
+    gpu = Gpu(lambda slots, cells: call_s * slots * cells / TINY.latent_pixels)
     profile = gpu.measured(model, budget_s=20)
     assert list(profile.surveyed) == [Bucket(side, side)]
     assert profile.step_s(TINY, 1) == pytest.approx(call_s)
