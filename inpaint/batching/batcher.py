@@ -1,8 +1,8 @@
-"""Who is painted when: admission, the waiting lines, and the rows of each UNet call. Knows no torch.
+"""Who is painted when: admission, the queues, and the rows of each UNet call. Imports no torch.
 
-A request is a :class:`QueuedWork`: *waiting* in its bucket's queue, *encoding* outside the loop, *running* step by
-step. Within a bucket rows run oldest first, so that whoever comes later takes no step away from one who was
-begun; the buckets take turns by deficit round-robin (Shreedhar and Varghese, 1995) in predicted seconds.
+A request is a :class:`QueuedWork`: *waiting* in its bucket's queue, *encoding* outside the loop, *running*
+step by step. Within a bucket rows run oldest first, so that a newcomer takes no step away from a request that
+has begun; the buckets take turns by deficit round-robin (Shreedhar and Varghese, 1995) in predicted seconds.
 Not thread-safe: the engine holds its own lock. The clock and the costs are the caller's, so that production,
 tests and ``bench/simulate.py`` run the same decisions.
 """

@@ -33,7 +33,7 @@ class SideThread:
         """Threads that wait for work.
 
         Args:
-            painter: does it.
+            stages: does it.
             post: how the loop's thread is told.
             name: of the threads.
             overlapped: on a thread of its own, not in :meth:`take_turn`.
