@@ -15,7 +15,7 @@ import torch
 from inpaint.errors import ModelError
 from inpaint.lora.files import LoraFile, checked, find_lora
 from inpaint.lora.hooks import Scaled
-from inpaint.lora.match import Change, Fitted, Fittings
+from inpaint.lora.match import Change, LayerIndex, MatchedLora
 from inpaint.lora.spec import LoraUse
 
 CACHED_BYTES = 1024**3  # SDXL's layers at rank 32: 0.2 GB in 16 bit
@@ -26,7 +26,7 @@ class LoraSet:
     """What some requests want merged, ready to be."""
 
     uses: tuple[LoraUse, ...]
-    loras: tuple[Fitted, ...]  # one each
+    loras: tuple[MatchedLora, ...]  # one each
 
     @property
     def unet(self) -> Scaled:
@@ -45,12 +45,12 @@ NO_LORAS = LoraSet((), ())
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Held:
-    lora: Fitted
+    lora: MatchedLora
     stamp: tuple[int, int]  # the file's size and time when it was read
     size_bytes: int
 
 
-class Library:
+class LoraCache:
     """Of one model; used by one thread at a time."""
 
     def __init__(
@@ -72,7 +72,7 @@ class Library:
             max_bytes: of matrices to keep, those used last.
         """
         self._modules = (unet, encoders)
-        self._fittings: Fittings | None = None
+        self._fittings: LayerIndex | None = None
         self._rest = rest
         self._folder = folder
         self._max_bytes = max_bytes
@@ -90,7 +90,7 @@ class Library:
             return NO_LORAS
         return LoraSet(tuple(uses), tuple(self._lora(use.name) for use in uses))
 
-    def _lora(self, name: str) -> Fitted:
+    def _lora(self, name: str) -> MatchedLora:
         file = find_lora(name, self._folder)
         stamp = _stamp(file)
         held = self._held.get(name)
@@ -109,11 +109,11 @@ class Library:
                 "the new one"
             )
         if self._fittings is None:
-            self._fittings = Fittings.of(*self._modules)
+            self._fittings = LayerIndex.of(*self._modules)
         fitted = self._fittings.fit(file.path)
         if _stamp(file) != stamp:
             raise ModelError(f"the LoRA {file.name} was written to while it was read; try again")
-        lora = Fitted([change.to(self._rest) for change in fitted.unet], fitted.text)
+        lora = MatchedLora([change.to(self._rest) for change in fitted.unet], fitted.text)
         parts: list[Change] = [*lora.unet, *lora.text[0], *lora.text[1]]
         return _Held(lora, stamp, sum(change.size_bytes for change in parts))
 

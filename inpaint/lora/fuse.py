@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from inpaint.errors import ModelError, RequestError
-from inpaint.lora.match import Change, Fittings
+from inpaint.lora.match import Change, LayerIndex
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ def fuse(unet: Any, encoders: Sequence[Any], file: Path, scale: float = 1.0) -> 
     """
     if not math.isfinite(scale):
         raise RequestError("lora_scale", f"must be a number such as 1 or 0.7, not {scale!r}")
-    fitted = Fittings.of(unet, encoders).fit(file)
+    fitted = LayerIndex.of(unet, encoders).fit(file)
     text = [change for changes in fitted.text for change in changes]
     for change in (*fitted.unet, *text):
         # Put in its place, not written into it: a loaded weight may be a page of its file.

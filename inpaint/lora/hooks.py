@@ -18,7 +18,7 @@ from inpaint.lora.match import Change
 Scaled = Sequence[tuple[float, Sequence[Change]]]  # a scale, and what changes at a scale of 1
 
 
-class Beside:
+class LoraHooks:
     """Hooks on the layers that the LoRAs in use change."""
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
@@ -72,11 +72,11 @@ class _Adds:
     def __call__(self, module: Any, given: tuple[torch.Tensor, ...], out: torch.Tensor) -> torch.Tensor:
         for scale, up, down in self._parts:
             # Cast, since a copy of the module in fp32 has the same hooks.
-            out = out + scale * _beside(module, given[0], up.to(out.dtype), down.to(out.dtype))
+            out = out + scale * _hooked(module, given[0], up.to(out.dtype), down.to(out.dtype))
         return out
 
 
-def _beside(module: Any, x: torch.Tensor, up: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
+def _hooked(module: Any, x: torch.Tensor, up: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
     if isinstance(module, nn.Linear):
         return F.linear(F.linear(x, down), up)
     kernel = down.reshape(len(down), *module.weight.shape[1:])

@@ -38,7 +38,7 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Fitted:
+class MatchedLora:
     """A file's changes to one model."""
 
     unet: Sequence[Change]
@@ -46,7 +46,7 @@ class Fitted:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Fittings:
+class LayerIndex:
     """A model's layers by their names."""
 
     unet: Layers
@@ -57,7 +57,7 @@ class Fittings:
         """Of these modules, as they are now."""
         return cls(unet_layers(unet), (text_layers(encoders[0]), text_layers(encoders[1])))
 
-    def fit(self, file: Path) -> Fitted:
+    def fit(self, file: Path) -> MatchedLora:
         """Read a file for this model.
 
         Raises:
@@ -66,7 +66,7 @@ class Fittings:
         tensors = read(file)
         layers = dict(zip(PARTS, (self.unet, *self.text), strict=True))
         unet, *text = (_fitted(file, tensors.of(part), layers[part], part) for part in PARTS)
-        return Fitted(unet, (text[0], text[1]))
+        return MatchedLora(unet, (text[0], text[1]))
 
 
 def _fitted(file: Path, parts: Mapping[str, Factors], layers: Layers, part: str) -> list[Change]:

@@ -20,7 +20,7 @@ from inpaint.memory import free_bytes
 _RESERVE_BYTES = 2 * 1024**3  # left free on the device for the next calls
 
 
-class Merged:
+class HotMerge:
     """What is merged into one UNet now. It belongs to the thread that calls the UNet."""
 
     def __init__(self, device: torch.device, lock: threading.Lock) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from inpaint.lora.cache import NO_LORAS, LoraSet
-from inpaint.lora.hooks import Beside
+from inpaint.lora.hooks import LoraHooks
 from inpaint.lora.spec import LoraUse
 from inpaint.memory import visiting
 from inpaint.model.load import Model
@@ -35,7 +35,7 @@ class PromptEncoder:
 
     def __init__(self, model: Model) -> None:
         self._model = model
-        self._beside = Beside(model.device, model.dtype)
+        self._beside = LoraHooks(model.device, model.dtype)
         self._cache: OrderedDict[tuple[tuple[LoraUse, ...], str], PromptEmbeds] = OrderedDict()
 
     def pair(

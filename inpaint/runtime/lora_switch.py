@@ -4,8 +4,8 @@ import time
 from collections.abc import Callable
 
 from inpaint.lora.cache import LoraSet
-from inpaint.lora.hooks import Beside
-from inpaint.lora.merge import Merged
+from inpaint.lora.hooks import LoraHooks
+from inpaint.lora.merge import HotMerge
 from inpaint.lora.spec import LoraUse
 from inpaint.model.load import Model
 
@@ -17,9 +17,9 @@ class LoraSwitch:
         """No LoRA is in use."""
         self.uses: tuple[LoraUse, ...] = ()
         self._way = (
-            Merged(model.device, model.weights_lock)
+            HotMerge(model.device, model.weights_lock)
             if model.plan.unet == "resident"
-            else Beside(model.device, model.dtype)
+            else LoraHooks(model.device, model.dtype)
         )
 
     def use(self, loras: LoraSet, settle: Callable[[], None]) -> float | None:

@@ -12,7 +12,7 @@ from inpaint.batching.batcher import QueuedWork
 from inpaint.canvas.crop import Canvas, latent_mask, latent_soft_mask, paste
 from inpaint.errors import PaintError
 from inpaint.job import Job
-from inpaint.lora.cache import Library
+from inpaint.lora.cache import LoraCache
 from inpaint.lora.spec import effective
 from inpaint.model.denoise import Conditioning, Row, start_row
 from inpaint.model.load import Model
@@ -79,7 +79,7 @@ class Stages:
     def __init__(self, model: Model, loras: Path | None = None) -> None:
         self.model = model
         rest = model.device if model.plan.unet == "resident" else torch.device("cpu")
-        self._library = Library(model.unet, model.text_encoders, rest, loras)
+        self._library = LoraCache(model.unet, model.text_encoders, rest, loras)
         self._prompts = PromptEncoder(model)
         self._pictures = PictureEncoder(model)
         self._previewer: Previewer | None = None

@@ -14,8 +14,8 @@ from inpaint.fast.fp8 import Fp8Linear
 from inpaint.fast.optimizations import ready
 from inpaint.fast.shapes import usual
 from inpaint.lora import merge
-from inpaint.lora.cache import Library, LoraSet
-from inpaint.lora.merge import Merged
+from inpaint.lora.cache import LoraCache, LoraSet
+from inpaint.lora.merge import HotMerge
 from inpaint.lora.spec import LoraUse
 from inpaint.model.load import Model
 from inpaint.model.unet import UNetBatch, plain
@@ -44,7 +44,7 @@ def loras(tmp_path: Path, model: Model) -> Path:
 @pytest.fixture
 def wear(own: Model, loras: Path) -> Wear:
     """(seed, scale)… → they are merged into the model's UNet, in place of those before."""
-    library, exchange = Library(own.unet, own.text_encoders, CPU, loras), Merged(CPU, own.weights_lock)
+    library, exchange = LoraCache(own.unet, own.text_encoders, CPU, loras), HotMerge(CPU, own.weights_lock)
 
     def use(*wanted: tuple[int, float]) -> None:
         exchange.use(library.load([LoraUse(f"lora{seed}", scale) for seed, scale in wanted]).unet)
@@ -112,7 +112,7 @@ def test_a_loaded_file_is_never_written_to(own: Model, checkpoint: Callable[[int
 
 def test_the_weights_before_are_let_go_of(own: Model, loras: Path) -> None:
     """On a GPU they are as large as the layers that changed; who uses no LoRA has the memory for batches."""
-    library, exchange = Library(own.unet, own.text_encoders, CPU, loras), Merged(CPU, own.weights_lock)
+    library, exchange = LoraCache(own.unet, own.text_encoders, CPU, loras), HotMerge(CPU, own.weights_lock)
     exchange.use(library.load([LoraUse("lora1")]).unet)
     assert len(exchange._before) == UNET
     exchange.use(())
@@ -209,10 +209,10 @@ def test_what_is_kept_is_what_was_used_last(own: Model, model: Model, tmp_path: 
     """A folder of a hundred styles does not fill the memory."""
     for seed in range(4):
         write_lora(tmp_path, f"lora{seed}", model, seed=seed)
-    one = Library(own.unet, own.text_encoders, CPU, tmp_path)
+    one = LoraCache(own.unet, own.text_encoders, CPU, tmp_path)
     first = one.load([LoraUse("lora0")])
     size = sum(held.size_bytes for held in one._held.values())
-    library = Library(own.unet, own.text_encoders, CPU, tmp_path, max_bytes=2 * size)
+    library = LoraCache(own.unet, own.text_encoders, CPU, tmp_path, max_bytes=2 * size)
     sets: list[LoraSet] = [library.load([LoraUse(f"lora{seed}")]) for seed in (0, 1, 2)]
     assert list(library._held) == ["lora1", "lora2"]
     assert library.load([LoraUse("lora1", 0.5)]).loras[0] is sets[1].loras[0], "another scale reads nothing"
