@@ -43,7 +43,7 @@ from bench.lib.lanes import (
 from bench.lib.ours import Asked, default_model, engine_on, load
 from bench.lib.stock import RECIPES, Stock
 from inpaint import InpaintRequest
-from inpaint.fast.optimizations import LEVERS, NAMES
+from inpaint.fast.optimizations import NAMES, OPTIMIZATIONS
 from inpaint.model.load import Model, pick_device
 from inpaint.schedulers import SCHEDULERS
 
@@ -66,7 +66,7 @@ class Plan:
     rounds: int
     settle_s: float
     without: frozenset[str]
-    levers: bool
+    optimizations: bool
 
     def uploads(self, model: Model) -> Callable[[int, int], Upload]:
         """(round, place) → the job as files, each with a prompt of its own: ours keeps embeddings."""
@@ -88,7 +88,7 @@ class Lane:
     paint: Callable[[Upload], bytes]
     stages: Callable[[InpaintRequest], dict[str, float]]  # milliseconds
     settle: Callable[[float], float]  # waits while it compiles, so many seconds at most; the seconds waited
-    levers: tuple[str, ...]
+    optimizations: tuple[str, ...]
     resident_bytes: int  # what it takes of the device before it paints
 
 
@@ -104,7 +104,7 @@ def opened(plan: Plan, letter: str, without: frozenset[str] = frozenset()) -> It
         return
     with engine_on(model, Asked("fp8" if letter == "D" else "exact", plan.without | without)) as ours:
         resident = held_bytes(plan.device) - before
-        yield Lane(model, ours.paint_upload, ours.stages, ours.settle, ours.fast.levers, resident)
+        yield Lane(model, ours.paint_upload, ours.stages, ours.settle, ours.fast.optimizations, resident)
 
 
 def measure(plan: Plan) -> dict[str, Any]:
@@ -132,7 +132,7 @@ def measure(plan: Plan) -> dict[str, Any]:
                     job(side, plan.scheduler, num_inference_steps=plan.steps),
                 ),
                 "from_A": _from_stock(painted[letter], painted.get("A"), pictures(side)[1]),
-                "levers": lane.levers,
+                "levers": lane.optimizations,
                 "compiling_s": round(compiling[letter], 1),
             }
             for letter, lane in lanes.items()
@@ -152,7 +152,7 @@ def measure(plan: Plan) -> dict[str, Any]:
         left_out=missing,
         lanes=figures,
         rates=rates,
-        levers=measure_levers(plan) if plan.levers else {},
+        optimizations=measure_levers(plan) if plan.optimizations else {},
     )
 
 
@@ -225,19 +225,23 @@ def measure_levers(plan: Plan) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     with opened(plan, "C") as whole:
         uploads = plan.uploads(whole.model)
-        for lever in LEVERS:
-            if lever.name not in whole.levers:  # off in both, its ratio would be noise with a name
-                figures[lever.name] = {"left_out": lever.why_not(whole.model) or f"{lever.kind}, or left out"}
-                print(f"  {lever.name}: {figures[lever.name]}")
+        for optimization in OPTIMIZATIONS:
+            if (
+                optimization.name not in whole.optimizations
+            ):  # off in both, its ratio would be noise with a name
+                figures[optimization.name] = {
+                    "left_out": optimization.why_not(whole.model) or f"{optimization.kind}, or left out"
+                }
+                print(f"  {optimization.name}: {figures[optimization.name]}")
                 continue
-            with opened(plan, "C", frozenset({lever.name})) as without:
+            with opened(plan, "C", frozenset({optimization.name})) as without:
                 for lane in (whole, without):
                     lane.paint(uploads(-99, 0))
                     lane.settle(plan.settle_s)
                 timings = _timed(plan, {"all": whole.paint, "without": without.paint}, uploads)
-            row(f"without {lever.name}", timings["without"], timings["all"])
+            row(f"without {optimization.name}", timings["without"], timings["all"])
             ratio = timings["without"].over(timings["all"])
-            figures[lever.name] = {
+            figures[optimization.name] = {
                 "ms": {n: t.to_json() for n, t in timings.items()},
                 "without_over_all": ratio,
             }
@@ -281,7 +285,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 rounds=chosen.rounds,
                 settle_s=chosen.settle_s,
                 without=frozenset(chosen.without),
-                levers=chosen.levers,
+                optimizations=chosen.optimizations,
             )
         )
 

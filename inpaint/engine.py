@@ -98,11 +98,11 @@ class Engine:
             loaded = load_model(
                 checkpoint.path, checkpoint.name, place, as_dtype, memory, configs, few_step_lora
             )
-            levers = choose(loaded, frozenset(without), precision=precision)
-            fast = ready(loaded, levers, slots=2 * max_rows)
+            optimizations = choose(loaded, frozenset(without), precision=precision)
+            fast = ready(loaded, optimizations, slots=2 * max_rows)
             if profiles is None:
                 return loaded, fast, None
-            identity = made_for(loaded, levers)
+            identity = made_for(loaded, optimizations)
             return loaded, fast, survey(loaded, fast, identity, profiles, max_slots=2 * max_rows)
 
         # On a thread that ends: torch's pool of threads would stay with the caller's, see ``side``.

@@ -85,8 +85,8 @@ def engine_on(model: Model, asked: Asked | None = None, **options: Any) -> Itera
         RequestError: this device or model cannot do what is asked.
     """
     asked = asked or Asked()
-    levers = choose(model, asked.without, precision=asked.precision)
+    optimizations = choose(model, asked.without, precision=asked.precision)
     with ThreadPoolExecutor(1) as thread:  # as Engine.load has it: its pool must not stay with us
-        fast = thread.submit(ready, model, levers).result()
+        fast = thread.submit(ready, model, optimizations).result()
     with Engine(model, fast=fast, **options) as engine:
         yield Ours(engine, fast)

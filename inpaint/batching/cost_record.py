@@ -20,7 +20,7 @@ class MadeFor:
     diffusers: str
     model: str
     dtype: str
-    levers: tuple[str, ...] = ()  # the ways of ``inpaint.fast`` that are in use
+    optimizations: tuple[str, ...] = ()  # the ways of ``inpaint.fast`` that are in use
     plan: str = "resident"  # the memory plan
     overlapped: bool = True  # encoding and decoding have a thread of their own
 

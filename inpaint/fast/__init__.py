@@ -1,1 +1,1 @@
-"""Quicker ways through the UNet with the same result; ``levers`` names them and puts them together."""
+"""Quicker ways through the UNet with the same result; ``optimizations`` names them and puts them together."""

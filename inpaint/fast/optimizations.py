@@ -30,7 +30,7 @@ Kind = Literal["exact", "near", "lossy"]
 
 
 @dataclass(frozen=True, slots=True)
-class Lever:
+class Optimization:
     """One way to make a UNet call quicker."""
 
     name: str
@@ -46,17 +46,17 @@ class Lever:
         return self.can(model)
 
 
-LEVERS: tuple[Lever, ...] = (
-    Lever("channels-last", "exact", "convolutions in NHWC", channels_last.can),
-    Lever("qkv", "exact", "queries, keys and values in one matrix product", fused_qkv.can),
-    Lever("text-kv", "exact", "the text's keys and values once a request", cross_attention_cache.can),
-    Lever("attention", "exact", "cuDNN's attention first", attention.can, rewrites=False),
-    Lever("compile", "exact", "the UNet compiled, beside the first pictures", compiled.can),
-    Lever("graphs", "exact", "UNet calls recorded and replayed as one", cuda_graphs.can),
-    Lever("fp8", "lossy", "the large matrix products in 8 bit", lambda model: fp8.can(model.device)),
+OPTIMIZATIONS: tuple[Optimization, ...] = (
+    Optimization("channels-last", "exact", "convolutions in NHWC", channels_last.can),
+    Optimization("qkv", "exact", "queries, keys and values in one matrix product", fused_qkv.can),
+    Optimization("text-kv", "exact", "the text's keys and values once a request", cross_attention_cache.can),
+    Optimization("attention", "exact", "cuDNN's attention first", attention.can, rewrites=False),
+    Optimization("compile", "exact", "the UNet compiled, beside the first pictures", compiled.can),
+    Optimization("graphs", "exact", "UNet calls recorded and replayed as one", cuda_graphs.can),
+    Optimization("fp8", "lossy", "the large matrix products in 8 bit", lambda model: fp8.can(model.device)),
 )
-NAMES = tuple(lever.name for lever in LEVERS)
-PRECISIONS = ("exact", *(lever.name for lever in LEVERS if lever.kind == "lossy"))
+NAMES = tuple(optimization.name for optimization in OPTIMIZATIONS)
+PRECISIONS = ("exact", *(optimization.name for optimization in OPTIMIZATIONS if optimization.kind == "lossy"))
 
 
 def choose(
@@ -77,22 +77,22 @@ def choose(
     if precision not in PRECISIONS:
         raise RequestError("precision", f"must be one of {', '.join(PRECISIONS)}, not {precision!r}")
     chosen = []
-    for lever in LEVERS:
-        if lever.name in without or (lever.kind == "lossy" and lever.name != precision):
+    for optimization in OPTIMIZATIONS:
+        if optimization.name in without or (optimization.kind == "lossy" and optimization.name != precision):
             continue
-        reason = lever.why_not(model)
-        if reason and lever.name == precision:
+        reason = optimization.why_not(model)
+        if reason and optimization.name == precision:
             raise RequestError("precision", f"{precision} is not possible here: {reason}")
         if not reason:
-            chosen.append(lever.name)
+            chosen.append(optimization.name)
     return tuple(chosen)
 
 
 class Fast:
-    """The way through a UNet with ``levers``, a :data:`Forward`. It belongs to the model's thread."""
+    """The way through a UNet with ``optimizations``, a :data:`Forward`. It belongs to the model's thread."""
 
-    def __init__(self, levers: Sequence[str], forward: Forward, compilation: Compiled | None) -> None:
-        self.levers = tuple(levers)
+    def __init__(self, optimizations: Sequence[str], forward: Forward, compilation: Compiled | None) -> None:
+        self.optimizations = tuple(optimizations)
         self._forward = forward
         self._compilation = compilation
 
@@ -120,8 +120,10 @@ class Fast:
             self._compilation.close()
 
 
-def ready(model: Model, levers: Sequence[str], *, slots: int = 16, buckets: Sequence[Bucket] = ()) -> Fast:
-    """The way through a model's UNet with ``levers``, each of which it must be able to have.
+def ready(
+    model: Model, optimizations: Sequence[str], *, slots: int = 16, buckets: Sequence[Bucket] = ()
+) -> Fast:
+    """The way through a model's UNet with ``optimizations``, each of which it must be able to have.
 
     Rewrites the UNet's modules in place; diffusers can still call it as before, with the same result, but not
     save it or add a LoRA to it. Nothing is compiled before :meth:`Fast.start`.
@@ -132,42 +134,42 @@ def ready(model: Model, levers: Sequence[str], *, slots: int = 16, buckets: Sequ
         slots: of a UNet call, which levers that reserve memory have it for; larger calls go without them.
         buckets: latent sizes to compile for; the native square if empty.
     """
-    _convert(model.unet, levers)
+    _convert(model.unet, optimizations)
     preferred = attention.Preferred()
 
     def build(unet: Any) -> Forward:
         """The way through a UNet or a copy of it: what must be inside compiled calls and recorded ones."""
         forward = plain(unet)
-        if "attention" in levers:
+        if "attention" in optimizations:
             forward = attention.wrap(forward, preferred)
-        return channels_last.wrap(forward) if "channels-last" in levers else forward
+        return channels_last.wrap(forward) if "channels-last" in optimizations else forward
 
     forward = build(model.unet)
     compilation = None
-    if "compile" in levers:
-        width = 0 if "text-kv" in levers else None
-        apart = cross_attention_cache.set_apart if "text-kv" in levers else _nothing
+    if "compile" in optimizations:
+        width = 0 if "text-kv" in optimizations else None
+        apart = cross_attention_cache.set_apart if "text-kv" in optimizations else _nothing
         compilation = compiled.wrap(
             model, forward, build=build, buckets=buckets, text_width=width, set_apart=apart
         )
         forward = compilation
-    if "graphs" in levers:
+    if "graphs" in optimizations:
         version = (lambda: compilation.version) if compilation is not None else (lambda: 0)
         forward = cuda_graphs.wrap(model, forward, version=version)
-    if "text-kv" in levers:
+    if "text-kv" in optimizations:
         # Outermost: it fills, in the caller's thread, what compiled and recorded calls read.
-        sizes = SLOTS if {"compile", "graphs"} & set(levers) else ()
+        sizes = SLOTS if {"compile", "graphs"} & set(optimizations) else ()
         forward = cross_attention_cache.wrap(model.unet, model.dtype, forward, slots=slots, sizes=sizes)
-    return Fast(levers, forward, compilation)
+    return Fast(optimizations, forward, compilation)
 
 
-def _convert(unet: Any, levers: Sequence[str]) -> None:
+def _convert(unet: Any, optimizations: Sequence[str]) -> None:
     """Rewrite the modules: matrices are joined first, since those in 8 bit cannot be."""
-    if "qkv" in levers:
+    if "qkv" in optimizations:
         fused_qkv.convert(unet)
-    if "fp8" in levers:
+    if "fp8" in optimizations:
         fp8.convert(unet)
-    if "channels-last" in levers:
+    if "channels-last" in optimizations:
         channels_last.convert(unet)
 
 

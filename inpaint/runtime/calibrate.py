@@ -134,7 +134,7 @@ def survey(model: Model, forward: Forward, identity: MadeFor, folder: Path, *, m
     return profile or Profile(identity, max_slots=max_slots)
 
 
-def made_for(model: Model, levers: Iterable[str] = ()) -> MadeFor:
+def made_for(model: Model, optimizations: Iterable[str] = ()) -> MadeFor:
     """What a profile of ``model`` with these levers in use is true of."""
     import diffusers
 
@@ -144,7 +144,7 @@ def made_for(model: Model, levers: Iterable[str] = ()) -> MadeFor:
         diffusers=diffusers.__version__,
         model=model.name,
         dtype=str(model.dtype).removeprefix("torch."),
-        levers=tuple(levers),
+        optimizations=tuple(optimizations),
         plan=model.plan.name,
         overlapped=model.device.type == "cuda",
     )

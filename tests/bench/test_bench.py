@@ -111,13 +111,13 @@ def test_latency_ends_in_one_json_line(
     assert figures["lanes"]["C"]["over"]["A"]["median_paired"] > 0
     assert figures["lanes"]["C"]["from_A"]["levels"] <= 8  # both through JPEG
     assert figures["rates"]["tflop"] > 0
-    assert figures["levers"].keys() == {lever.name for lever in latency.LEVERS}
+    assert figures["levers"].keys() == {optimization.name for optimization in latency.OPTIMIZATIONS}
 
 
 def test_ours_is_asked_for_levers_by_name(ours: Ours, model: Model) -> None:
     """A lever misspelt and left in would be measured as worth nothing."""
-    assert ours.fast.levers
-    assert not {"compile", "graphs", "fp8"} & set(ours.fast.levers)
+    assert ours.fast.optimizations
+    assert not {"compile", "graphs", "fp8"} & set(ours.fast.optimizations)
     with pytest.raises(RequestError, match="qvk"), engine_on(model, Asked(without=frozenset({"qvk"}))):
         pass
 

@@ -10,7 +10,7 @@ import torch
 from inpaint.batching.work import Bucket
 from inpaint.errors import RequestError
 from inpaint.fast import compiled, cross_attention_cache, fp8, fused_qkv
-from inpaint.fast.optimizations import LEVERS, NAMES, PRECISIONS, choose, ready
+from inpaint.fast.optimizations import NAMES, OPTIMIZATIONS, PRECISIONS, choose, ready
 from inpaint.memory import PLANS
 from inpaint.model.load import Model, load_model
 from inpaint.model.unet import UNetBatch, plain
@@ -40,13 +40,13 @@ def expected(checkpoint: Checkpoint) -> Callable[[str], list[torch.Tensor]]:
 @pytest.mark.parametrize("levers", [*ALONE, ("channels-last", "qkv", "text-kv", "attention")], ids="+".join)
 def test_a_mixed_batch_is_painted_as_without_levers(
     name: str,
-    levers: tuple[str, ...],
+    optimizations: tuple[str, ...],
     checkpoint: Checkpoint,
     expected: Callable[[str], list[torch.Tensor]],
 ) -> None:
     """Every scheduler, guided and not, short prompts and long, in one batch: speed must not show."""
     model = own_model(name, checkpoint)
-    ours = run(model, mixed_rows(model), ready(model, levers))
+    ours = run(model, mixed_rows(model), ready(model, optimizations))
     assert all(latents.std() > 0.05 for latents in ours)
     distance = apart(ours, expected(name))
     assert distance < TOLERANCE < REQUIRED
@@ -89,7 +89,7 @@ def test_a_cpu_goes_without_the_levers_of_a_gpu(checkpoint: Checkpoint) -> None:
     """What brings nothing here is not done, and says why."""
     model = own_model("tiny", checkpoint)
     assert choose(model) == ("qkv", "text-kv")
-    reasons = {lever.name: lever.why_not(model) for lever in LEVERS}
+    reasons = {optimization.name: optimization.why_not(model) for optimization in OPTIMIZATIONS}
     assert [name for name, reason in reasons.items() if not reason] == ["qkv", "text-kv", "fp8"]
 
 
@@ -110,7 +110,7 @@ def test_an_unknown_lever_is_refused_with_the_names_there_are(model: Model) -> N
 
 def test_what_loses_quality_is_only_done_when_it_is_asked_for(model: Model) -> None:
     """Nobody gets pictures of 8 bit without having said so, and somebody who said so does."""
-    lossy = [lever.name for lever in LEVERS if lever.kind == "lossy"]
+    lossy = [optimization.name for optimization in OPTIMIZATIONS if optimization.kind == "lossy"]
     assert not set(lossy) & set(choose(model))
     assert ("exact", *lossy) == PRECISIONS
     assert choose(model, precision="fp8") == (*choose(model), "fp8")
@@ -169,7 +169,7 @@ def test_without_compiling_there_is_nothing_to_wait_for(checkpoint: Checkpoint) 
     model = own_model("tiny", checkpoint)
     fast = ready(model, choose(model))
     fast.start()
-    assert (fast.state, fast.wait(), fast.levers) == ("eager", "eager", ("qkv", "text-kv"))
+    assert (fast.state, fast.wait(), fast.optimizations) == ("eager", "eager", ("qkv", "text-kv"))
     fast.close()
 
 
@@ -192,7 +192,7 @@ def test_a_gpu_paints_the_same_with_every_lever_it_has(checkpoint: Checkpoint) -
     calls = [on_gpu(random_batch(model, names, seed=i)) for i, names in enumerate(("ab", "cd", "abcd") * 4)]
     expected = [plain(model.unet)(call) for call in calls]
     fast = ready(model, choose(model), buckets=[Bucket(8, 8)])
-    assert "compile" in fast.levers
+    assert "compile" in fast.optimizations
     fast.start()
     try:
         assert apart([fast(call) for call in calls], expected) < 1e-2
@@ -212,8 +212,8 @@ def on_gpu(batch: UNetBatch) -> UNetBatch:
 def test_a_plan_that_hooks_the_modules_keeps_them(plan: object, model: Model) -> None:
     """On a small card the UNet is cast or moved block by block; a rewritten one would be missed by that."""
     assert choose(replace(model, plan=plan)) == ()
-    for lever in LEVERS:
-        assert not lever.rewrites or plan.name in lever.why_not(replace(model, plan=plan))
+    for optimization in OPTIMIZATIONS:
+        assert not optimization.rewrites or plan.name in optimization.why_not(replace(model, plan=plan))
 
 
 @pytest.mark.parametrize("plan", [plan for plan in PLANS if plan.unet == "resident"], ids=lambda p: p.name)

@@ -73,9 +73,11 @@ def changed(model: Model, before: dict[str, torch.Tensor]) -> int:
 
 
 @pytest.mark.parametrize("levers", [(), ("qkv",), ("qkv", "fp8"), ("channels-last",)], ids="+".join)
-def test_weights_stay_where_they_are(levers: Sequence[str], own: Model, wear: Wear, own_memory: str) -> None:
+def test_weights_stay_where_they_are(
+    optimizations: Sequence[str], own: Model, wear: Wear, own_memory: str
+) -> None:
     """Recorded CUDA graphs read them by their addresses; joined and 8-bit ones too."""
-    ready(own, levers)
+    ready(own, optimizations)
     before, at = bits(own), addresses(own)
     wear((1, 1.0))
     assert changed(own, before) >= UNET - 3, "joined layers are one; in 8 bit a scale each goes along"

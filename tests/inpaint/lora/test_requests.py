@@ -152,7 +152,7 @@ def test_levers_paint_a_loras_picture(
     """Joined matrices, held keys and values, 8-bit weights: each must follow when the weights change."""
     requests = [request_for(loras=wanted) for wanted in ("", "one:0.6,two:-0.5", "two:0.5,texts", "")]
     fast = ready(own, choose(own, precision=precision))
-    assert {"qkv", "text-kv"} <= set(fast.levers)
+    assert {"qkv", "text-kv"} <= set(fast.optimizations)
     with Engine(own, fast=fast, loras=folder) as engine:
         ours = [latents_of(engine, request)[0] for request in requests]
     for request, got, wanted in zip(
