@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from inpaint.canvas.poisson import membrane
+from inpaint.canvas.poisson import solve_laplace
 
 LATENT_CELL = (
     8  # pixels; the latent mask is reduced by max, so a cell that the mask touches is repainted whole
@@ -113,7 +113,7 @@ def _shift(matched: Floats, reference: NDArray[np.uint8], outside: Floats) -> Fl
     typical = np.clip(np.median(difference[near], axis=0), -_MAX_SHIFT, _MAX_SHIFT)
     odd = np.abs(difference - typical).max(axis=2) / _MAX_SHIFT
     trust = _TRUST * share / (1 + (distance / LATENT_CELL) ** 2) / (1 + odd**4)
-    field = membrane(np.clip(difference, -_MAX_SHIFT, _MAX_SHIFT), trust)
+    field = solve_laplace(np.clip(difference, -_MAX_SHIFT, _MAX_SHIFT), trust)
     return np.asarray(cv2.resize(field, outside.shape[::-1], interpolation=cv2.INTER_LINEAR), np.float32)
 
 

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from inpaint.canvas.poisson import membrane
+from inpaint.canvas.poisson import solve_laplace
 from inpaint.request import Fill
 
 NEUTRAL = 127
@@ -62,7 +62,7 @@ def _noise(known: Pixels, count: int) -> Pixels:
 def _surroundings(image: Pixels, hole: NDArray[np.bool_]) -> Pixels:
     """A smooth continuation of the known pixels into the hole."""
     known = (~hole).astype(np.float32)
-    return membrane(image.astype(np.float32), known).round().clip(0, 255).astype(np.uint8)
+    return solve_laplace(image.astype(np.float32), known).round().clip(0, 255).astype(np.uint8)
 
 
 def _telea(image: Pixels, hole: NDArray[np.bool_]) -> Pixels:

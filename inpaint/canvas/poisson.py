@@ -14,7 +14,7 @@ _SWEEPS = 12  # per level; 40 come 0.1 ΔE nearer on a gradient, which nobody se
 _NEIGHBOURS = np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]], np.float32) / 4
 
 
-def membrane(values: Floats, trust: Floats) -> Floats:
+def solve_laplace(values: Floats, trust: Floats) -> Floats:
     """The field that minimises its own steps and, weighed by ``trust``, its distance from ``values``.
 
     Where trust is 1 the field is ``values``; where it is 0 every pixel is the mean of its neighbours; little
@@ -37,7 +37,7 @@ def membrane(values: Floats, trust: Floats) -> Floats:
     share = _shrunk(trust, half)
     means = np.asarray(_shrunk(weighted, half) / np.maximum(share, 1e-12)[..., None], np.float32)
     # A pixel twice as wide counts four times as much against the same steps to its neighbours.
-    coarse = membrane(means, 4 * share / (1 + 3 * share))
+    coarse = solve_laplace(means, 4 * share / (1 + 3 * share))
     field: Floats = cv2.resize(coarse, (w, h), interpolation=cv2.INTER_LINEAR).reshape(values.shape)
     free = 1 - trust[..., None]
     for _ in range(_SWEEPS):

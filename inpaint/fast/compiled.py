@@ -19,7 +19,7 @@ import torch
 from inpaint.batching.work import Bucket
 from inpaint.fast import torch_compile
 from inpaint.fast.shapes import SLOTS, Shape, example, native, pad, padded_slots, shape_of, usual
-from inpaint.fast.shared_copy import twin
+from inpaint.fast.shared_copy import shared_copy
 from inpaint.fast.torch_compile import Backend, can, inductor
 from inpaint.model.load import Model
 from inpaint.model.unet import Forward, UNetBatch, plain
@@ -130,7 +130,10 @@ class Compiled:
         if self._thread is None:
             torch_compile.keep_on_disk()
             unet = self._model.unet
-            trees, reference = {name: (twin(unet), twin(unet)) for name in self._stages}, twin(unet)
+            trees, reference = (
+                {name: (shared_copy(unet), shared_copy(unet)) for name in self._stages},
+                shared_copy(unet),
+            )
             self._set_apart(*(trial for trial, _ in trees.values()), reference)
             # No daemon: one that is still in C++ while the interpreter ends takes the process down with it.
             self._thread = threading.Thread(target=self._run, args=(trees, reference), name="inpaint-compile")

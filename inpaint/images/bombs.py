@@ -20,7 +20,7 @@ _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # neither a stuffed byte, a 
 _START_OF_SCAN, _END, _ALONE = 0xDA, 0xD9, (0x01, 0xD8)  # the last without a length
 
 
-def is_laboured(data: bytes) -> bool:
+def is_decode_bomb(data: bytes) -> bool:
     """Whether reading this file takes far more work than a picture of its size needs."""
     if data.startswith(_PNG):
         return _png(data)

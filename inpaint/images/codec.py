@@ -20,7 +20,7 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from inpaint.errors import RequestError
-from inpaint.images.bombs import is_laboured
+from inpaint.images.bombs import is_decode_bomb
 from inpaint.images.exif import BROKEN, to_bytes
 from inpaint.request import EXIF_ORIENTATION, MAX_PIXELS, check_size, orientation
 
@@ -91,7 +91,7 @@ def open_checked(data: bytes, field: str = "image", *, max_bytes: int = MAX_ENCO
         raise RequestError(field, "is empty; give a PNG, JPEG or WebP picture")
     if len(data) > max_bytes:
         raise RequestError(field, f"must be a file of at most {max_bytes // 10**6} MB")
-    if is_laboured(data):
+    if is_decode_bomb(data):
         raise RequestError(field, "is built in far too many pieces; save it again with any picture program")
     with _in_one_sentence(field):
         # Pillow would try every format it knows; a 1 kB AVIF then takes 560 MB before any check.

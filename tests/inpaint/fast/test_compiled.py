@@ -17,7 +17,7 @@ from inpaint.canvas.crop import cut
 from inpaint.fast import torch_compile
 from inpaint.fast.compiled import Compiled, wrap
 from inpaint.fast.shapes import example, native, pad, padded_slots, shape_of, usual
-from inpaint.fast.shared_copy import twin
+from inpaint.fast.shared_copy import shared_copy
 from inpaint.job import Job
 from inpaint.model.denoise import step
 from inpaint.model.load import Model
@@ -365,7 +365,7 @@ def test_the_engine_s_unet_is_left_as_it_is(model: Model, compiled: Callable[...
 
 def test_a_twin_shares_weights_and_no_modules(model: Model) -> None:
     """SDXL's UNet is 5 GB, and there is room for one."""
-    other = twin(model.unet)
+    other = shared_copy(model.unet)
     pairs = list(zip(model.unet.modules(), other.modules(), strict=True))
     assert all(a is not b and type(a) is type(b) for a, b in pairs)
     weights = list(zip(model.unet.state_dict().values(), other.state_dict().values(), strict=True))

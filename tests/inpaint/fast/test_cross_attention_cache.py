@@ -12,7 +12,7 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor
 
 from inpaint.fast import cross_attention_cache, fused_qkv
-from inpaint.fast.shared_copy import twin
+from inpaint.fast.shared_copy import shared_copy
 from inpaint.model.load import Model
 from inpaint.model.unet import Forward, UNetBatch, plain
 from tests.support.fast_rows import apart, own_model, random_batch
@@ -269,7 +269,7 @@ def test_one_graph_serves_every_prompt(own: Model) -> None:
 def test_copies_set_apart_read_nothing_that_is_being_written(own: Model) -> None:
     """A comparison in the background must not fail because the step loop changed the prompts meanwhile."""
     forward = held(own)
-    copies = [twin(own.unet) for _ in range(3)]
+    copies = [shared_copy(own.unet) for _ in range(3)]
     cross_attention_cache.set_apart(*copies[:2])
     call = random_batch(own, ["cat", "dog"])
     textless = replace(call, hidden=call.hidden[..., :0])

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from inpaint.errors import RequestError
-from inpaint.images.bombs import is_laboured
+from inpaint.images.bombs import is_decode_bomb
 from inpaint.images.codec import decode
 
 Make = Callable[[], bytes]
@@ -111,4 +111,4 @@ def test_good_files_are_far_from_the_limits(make: Make) -> None:
 )
 def test_what_cannot_be_followed_is_left_to_pillow(data: bytes) -> None:
     """It says better what is wrong with a file that was cut off."""
-    assert not is_laboured(data)
+    assert not is_decode_bomb(data)
