@@ -23,7 +23,7 @@ from server.engines.client import EngineClient
 from server.errors import headers_of, status_of
 from server.fetch.fetcher import Fetcher, Policy
 from server.http.auth import Gate
-from server.http.middleware import Surround
+from server.http.middleware import RequestMiddleware
 from server.http.page import add_page
 from server.observe.metrics import Metrics
 from server.observe.telemetry import telemetry
@@ -95,7 +95,7 @@ def create_app(settings: Settings, client: EngineClient, *, policy: Policy | Non
         app.add_middleware(
             CORSMiddleware, allow_origins=settings.cors_origins, allow_methods=["*"], allow_headers=["*"]
         )
-    app.add_middleware(Surround, metrics=parts.metrics, apology=_apology)
+    app.add_middleware(RequestMiddleware, metrics=parts.metrics, internal_error=_internal_error)
     return app
 
 
@@ -199,7 +199,7 @@ def _add_problems(app: FastAPI) -> None:
         return answer(request, f"{where[-1]}: {error.errors()[0]['msg']}", 400)
 
 
-def _apology(request: Request) -> JSONResponse:
+def _internal_error(request: Request) -> JSONResponse:
     """The answer where a bug of ours kept us from a better one."""
     text = f"internal error, please report it with request id {request.state.request_id}"
     return JSONResponse({"error": text}, 500)

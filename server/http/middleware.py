@@ -22,15 +22,15 @@ _CAREFUL = {
 log = structlog.get_logger()
 
 
-class Surround:
+class RequestMiddleware:
     """Pure ASGI, because Starlette's ``BaseHTTPMiddleware`` hides from a route that its client hung up.
 
-    It also answers for bugs, with ``apology``: Starlette's own handler stands outside of all middleware, and
+    It also answers for bugs, with ``internal_error``: Starlette's own handler stands outside of all middleware, and
     raises the error once more, for which uvicorn closes the connection under the client's next request.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, apology: Callable[[Request], ASGIApp]) -> None:
-        self._app, self._metrics, self._apology = app, metrics, apology
+    def __init__(self, app: ASGIApp, metrics: Metrics, internal_error: Callable[[Request], ASGIApp]) -> None:
+        self._app, self._metrics, self._internal_error = app, metrics, internal_error
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -60,7 +60,7 @@ class Surround:
                 log.error("bug", error=type(error).__name__, exc_info=error)
                 if status:  # half an answer is out
                     raise
-                await self._apology(Request(scope))(scope, receive, send_with_headers)
+                await self._internal_error(Request(scope))(scope, receive, send_with_headers)
             finally:
                 self._tell(scope, status, time.monotonic() - started)
 

@@ -64,14 +64,14 @@ class DurableQueue:
         self._arriving: Counter[str] = Counter()  # by key: being read, not yet written down
         self._tasks: set[asyncio.Task[None]] = set()
         # Of its own: a server whose other threads all wait for something is busy, and not dead.
-        self._heart = ThreadPoolExecutor(1, "inpaint-heart")
+        self._heartbeat_executor = ThreadPoolExecutor(1, "inpaint-heart")
         self._left = False
 
     async def start(self) -> None:
         """Take up what an earlier process left, and from now on what other servers leave."""
         parts = self._parts
-        await self._from_the_heart(parts.peers.beat, {})
-        for record in await self._from_the_heart(parts.store.recover):
+        await self._on_heartbeat_thread(parts.peers.beat, {})
+        for record in await self._on_heartbeat_thread(parts.store.recover):
             self._launch(record)
         self._spawn(self._keep_beating())
         self._spawn(keep_swept(parts))
@@ -84,8 +84,10 @@ class DurableQueue:
         if not self._left:
             self._left = True
             with suppress(BusyError):  # others will find out by themselves
-                await self._from_the_heart(self._parts.peers.leave)  # after a heartbeat that is on its way
-            self._heart.shutdown(wait=False)
+                await self._on_heartbeat_thread(
+                    self._parts.peers.leave
+                )  # after a heartbeat that is on its way
+            self._heartbeat_executor.shutdown(wait=False)
 
     async def find(self, caller: Caller, idempotency_key: str, digest: str) -> Record | None:
         """The request that this key was used for; raises IdempotencyError if its body was another."""
@@ -261,7 +263,7 @@ class DurableQueue:
         while True:
             await asyncio.sleep(self._parts.peers.beat_s)
             try:
-                await self._from_the_heart(self._parts.store.catch_up)
+                await self._on_heartbeat_thread(self._parts.store.catch_up)
                 if self._parts.database.shared:
                     await self._beat()
             except BusyError as error:  # the database is away; once it is back, others may have our requests
@@ -269,8 +271,10 @@ class DurableQueue:
             except Exception as error:  # without a heart everything here would be another's
                 log.error("bug", error=type(error).__name__, exc_info=error)
 
-    async def _from_the_heart(self, function: Callable[..., T], *arguments: object) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._heart, function, *arguments)
+    async def _on_heartbeat_thread(self, function: Callable[..., T], *arguments: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(
+            self._heartbeat_executor, function, *arguments
+        )
 
     async def _beat(self) -> None:
         parts = self._parts
@@ -278,12 +282,12 @@ class DurableQueue:
             request_id: live.ticket.steps_taken if live.ticket is not None else 0
             for request_id, live in self._live.items()
         }
-        pulse = await self._from_the_heart(parts.peers.beat, steps)
+        pulse = await self._on_heartbeat_thread(parts.peers.beat, steps)
         await self._abandon([live for name in pulse.lost if (live := self._live.get(name)) is not None])
         for name in pulse.cancelled:
             if (live := self._live.get(name)) is not None:
                 await self._cancel(live)
-        for record in await self._from_the_heart(parts.store.recover, pulse.dead):
+        for record in await self._on_heartbeat_thread(parts.store.recover, pulse.dead):
             log.info("taken over", request=record.id)
             self._launch(record)
 

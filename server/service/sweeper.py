@@ -14,7 +14,7 @@ from server.service.service import Parts
 
 _EVERY_S = 60.0
 _SWEEPS_AN_AUDIT = 10  # an audit adds up every entry of the ledger
-_OFFICE = 7_011_889_515  # see Database.elected
+_SWEEP_LOCK = 7_011_889_515  # see Database.elected
 
 log = structlog.get_logger()
 
@@ -35,8 +35,8 @@ def sweep(parts: Parts, *, audits: bool) -> bool:
     Raises:
         InpaintError: the database or the picture store is away.
     """
-    with parts.database.elected(_OFFICE) as elected:
-        if not elected:
+    with parts.database.try_lock(_SWEEP_LOCK) as try_lock:
+        if not try_lock:
             return False
         if audits:
             _audit(parts)

@@ -94,7 +94,7 @@ class Database:
                 raise RequestError("database_url", problem) from error
 
     @contextmanager
-    def elected(self, office: int) -> Iterator[bool]:
+    def try_lock(self, lock_id: int) -> Iterator[bool]:
         """Whether this server holds an office for the length of the block, which no other then does.
 
         The database takes it back from a server that dies.
@@ -106,12 +106,12 @@ class Database:
             yield True
             return
         with _transaction(self.engine.execution_options(isolation_level="AUTOCOMMIT")) as connection:
-            won = bool(connection.scalar(select(func.pg_try_advisory_lock(office))))
+            won = bool(connection.scalar(select(func.pg_try_advisory_lock(lock_id))))
             try:
                 yield won
             finally:
                 if won:
-                    connection.execute(select(func.pg_advisory_unlock(office)))
+                    connection.execute(select(func.pg_advisory_unlock(lock_id)))
 
     def _one_starter(self) -> AbstractContextManager[object]:
         """SQLite's change to WAL waits for nobody, so the first connection is made under a lock of ours."""

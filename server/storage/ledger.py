@@ -23,7 +23,7 @@ _MAX_MICRO = 10**18  # of a balance; 64 bits hold nine times as much
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class LedgerEntry:
     """One line of the ledger. ``kind`` is add, reserve, settle or refund."""
 
     id: int
@@ -97,11 +97,11 @@ class Ledger:
         with self._database.read() as connection:
             return self._balance(connection, key_id)
 
-    def entries(self, key_id: str) -> list[Entry]:
+    def entries(self, key_id: str) -> list[LedgerEntry]:
         """Everything that happened to a key's credits, oldest first."""
         with self._database.read() as connection:
             rows = connection.execute(select(ledger).where(ledger.c.key_id == key_id).order_by(ledger.c.id))
-            return [Entry(**row._mapping) for row in rows]  # noqa: SLF001 - the public name of a row as a mapping
+            return [LedgerEntry(**row._mapping) for row in rows]  # noqa: SLF001 - the public name of a row as a mapping
 
     def check(self, key_id: str | None = None) -> list[str]:
         """One sentence for each key whose entries do not sum to its balance; of every key when None."""

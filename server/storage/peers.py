@@ -22,7 +22,7 @@ NOBODY_ELSE = ""  # the id of the only server of a database
 
 
 @dataclass(frozen=True, slots=True)
-class Pulse:
+class HeartbeatReply:
     """What a server learnt with a heartbeat, of the requests that it named."""
 
     cancelled: frozenset[str] = frozenset()  # another server's client asks for it
@@ -47,21 +47,21 @@ class Peers:
         """Seconds between two heartbeats."""
         return min(1.0, self._lease_s / 5)
 
-    def beat(self, steps: Mapping[str, int]) -> Pulse:
+    def beat(self, steps: Mapping[str, int]) -> HeartbeatReply:
         """Say that this server lives, and how far its requests are (id → denoising steps).
 
         Raises:
             BusyError: the database is away.
         """
         if not self._database.shared:
-            return Pulse()
+            return HeartbeatReply()
         with self._database.write() as connection:
             alive = update(servers).where(servers.c.id == self.server_id)
             if not connection.execute(alive.values(beats=servers.c.beats + 1)).rowcount:
                 connection.execute(insert(servers).values(id=self.server_id, beats=0))
             cancelled, lost = self._requests(connection, steps)
             others = select(servers.c.id, servers.c.beats).where(servers.c.id != self.server_id)
-            return Pulse(
+            return HeartbeatReply(
                 cancelled, lost, self._dead({row.id: row.beats for row in connection.execute(others)})
             )
 

@@ -30,7 +30,7 @@ from server.storage.tables import requests, servers
 _UNFINISHED = ("QUEUED", "PROCESSING")
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _STOPPED = "the server stopped before the picture was painted; nothing was charged, send it again"
-_CUT_OFF = {"state": "FAILED", "error": _STOPPED, "error_status": 503, "idempotency_sha256": None}
+_INTERRUPTED = {"state": "FAILED", "error": _STOPPED, "error_status": 503, "idempotency_sha256": None}
 _CANCELLED = {"state": "CANCELLED", "error": "cancelled by the caller", "error_status": 422}
 _WAITING = {"state": "QUEUED", "started_at": None, "step": 0}
 _SWEPT_AT_ONCE = 1000  # so that one sweep never holds the database for long
@@ -87,7 +87,7 @@ class Store:
         """``server_id`` is "" for the only server of a database."""
         self._database, self._clock, self._server_id = database, clock, server_id
         # What the callers were told, and the database was not, or perhaps not: changes, and whether refunded.
-        self._owed: dict[str, tuple[dict[str, object], bool]] = {}
+        self._pending_outcomes: dict[str, tuple[dict[str, object], bool]] = {}
 
     def accept(self, record: Record, *, idempotency_key: str | None = None, body_digest: str = "") -> Record:
         """Write a new request down and take its price, both or neither.
@@ -125,7 +125,7 @@ class Store:
                 raise
             return earlier
         except BusyError:
-            self._owed[record.id] = _CUT_OFF, True
+            self._pending_outcomes[record.id] = _INTERRUPTED, True
             raise
         return record
 
@@ -201,7 +201,7 @@ class Store:
             with self._database.write() as connection:
                 return self._end(connection, request_id, changes, refund=refund)
         except BusyError:
-            self._owed[request_id] = changes, refund
+            self._pending_outcomes[request_id] = changes, refund
             raise
 
     def catch_up(self) -> None:
@@ -210,10 +210,10 @@ class Store:
         Raises:
             BusyError: it still is.
         """
-        for request_id, (changes, refund) in list(self._owed.items()):
+        for request_id, (changes, refund) in list(self._pending_outcomes.items()):
             with self._database.write() as connection:
                 self._end(connection, request_id, changes, refund=refund)
-            self._owed.pop(request_id, None)
+            self._pending_outcomes.pop(request_id, None)
 
     def _end(
         self, connection: Connection, request_id: str, changes: dict[str, object], *, refund: bool
@@ -286,7 +286,7 @@ class Store:
             for cancel_asked, *values in sorted(again, key=lambda row: (row.key_id, row.created_at, row.id)):
                 record = Record(*values)
                 if record.mode == "v1" or cancel_asked:
-                    end = _CUT_OFF if record.mode == "v1" else _CANCELLED
+                    end = _INTERRUPTED if record.mode == "v1" else _CANCELLED
                     self._end(connection, record.id, end, refund=True)
                 else:
                     waiting.append(record)

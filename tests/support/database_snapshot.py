@@ -9,7 +9,7 @@ from sqlalchemy import Row, select, text
 from server.storage.database import Database
 from server.storage.keys import Keys
 from server.storage.ledger import Ledger
-from server.storage.requests import _CUT_OFF
+from server.storage.requests import _INTERRUPTED
 from server.storage.tables import keys, ledger, metadata, requests
 
 UNFINISHED = ("QUEUED", "PROCESSING")
@@ -85,7 +85,7 @@ def _check_request(row: Any, entries: list[tuple[str, int]]) -> None:
         assert kinds in _ENDS.get(row.state, [[]]), (row, entries)
     else:
         assert entries == [], row
-    if row.error == _CUT_OFF["error"]:
+    if row.error == _INTERRUPTED["error"]:
         assert row.idempotency_sha256 is None, "the caller shall send it again"
 
 

@@ -12,7 +12,7 @@ import pytest
 import structlog
 
 from inpaint.errors import OutOfMemoryError
-from server.http.middleware import Surround
+from server.http.middleware import RequestMiddleware
 from server.observe.metrics import Metrics
 from tests.support.served import (
     MASK,
@@ -283,7 +283,7 @@ def test_a_bug_in_the_middle_of_an_answer_cuts_it_off() -> None:
         sent.append(message["type"])
 
     sent: list[str] = []
-    app = Surround(breaks, Metrics(), lambda _: pytest.fail("a second answer"))  # type: ignore[arg-type]
+    app = RequestMiddleware(breaks, Metrics(), lambda _: pytest.fail("a second answer"))  # type: ignore[arg-type]
     with pytest.raises(RuntimeError):
         asyncio.run(app({"type": "http", "method": "GET", "headers": []}, None, send))  # type: ignore[arg-type]
     assert sent == ["http.response.start"]

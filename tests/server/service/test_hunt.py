@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from server.storage.database import Database
-from server.storage.requests import _CUT_OFF
+from server.storage.requests import _INTERRUPTED
 from tests.support.database_snapshot import UNFINISHED, Books, check, check_change, emptied, read
 from tests.support.store_process import LEASE_S, Answer, Order, Processes, StoreProcess, processes
 
@@ -129,7 +129,7 @@ class Hunt(RuleBasedStateMachine):
     def the_books_are_right(self) -> None:
         check(self._before)  # of after the last step
         for row in self._before.requests.values():
-            assert row.error != _CUT_OFF["error"] or row.mode == "v1", "nobody holds the line for v2"
+            assert row.error != _INTERRUPTED["error"] or row.mode == "v1", "nobody holds the line for v2"
 
     def teardown(self) -> None:
         """One dies, and the other must be able to end everything."""

@@ -9,7 +9,7 @@ import pytest
 from inpaint.errors import BusyError
 from server.storage.database import Database
 from server.storage.ledger import Ledger
-from server.storage.peers import NOBODY_ELSE, Peers, Pulse
+from server.storage.peers import NOBODY_ELSE, HeartbeatReply, Peers
 from server.storage.requests import Record, Store
 from tests.support.database_snapshot import check, emptied, read
 from tests.support.fleet import Line
@@ -47,11 +47,11 @@ class Host:
         record = Record.new(id=name, key_id=key_id, mode=mode, fields={}, seeds=[], cost_micro=cost_micro)
         return self.store.accept(record, idempotency_key=name, body_digest="d")
 
-    def look(self, seconds: float = LOOK_S, **steps: int) -> Pulse:
+    def look(self, seconds: float = LOOK_S, **steps: int) -> HeartbeatReply:
         self.clock.now += seconds
         return self.peers.beat(steps)
 
-    def looks(self, times: int) -> Pulse:
+    def looks(self, times: int) -> HeartbeatReply:
         for _ in range(times - 1):
             self.look()
         return self.look()
@@ -105,7 +105,7 @@ def test_a_server_alone_hears_of_nobody(tmp_path: Path) -> None:
         host = Host(database)
         assert host.name == NOBODY_ELSE
         host.accept("r")
-        assert host.looks(10) == Pulse()
+        assert host.looks(10) == HeartbeatReply()
         assert [record.id for record in Store(database).recover()] == ["r"]
 
 

@@ -12,7 +12,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import select, text
 
 from inpaint.errors import BusyError
-from server.service.sweeper import _OFFICE, sweep
+from server.service.sweeper import _SWEEP_LOCK, sweep
 from server.storage.database import Database
 from server.storage.ledger import Ledger
 from server.storage.requests import Store
@@ -32,23 +32,23 @@ STARTERS = 8
 def test_one_holds_an_office_at_a_time(migrated_postgres: str) -> None:
     """And another office is another; a second thread of the same server is not the holder either."""
     with Database(migrated_postgres) as one, Database(migrated_postgres) as other:
-        with one.elected(5) as won:
+        with one.try_lock(5) as won:
             assert won
             for database in (other, one):
-                with database.elected(5) as second:
+                with database.try_lock(5) as second:
                     assert not second
-            with other.elected(6) as elsewhere:
+            with other.try_lock(6) as elsewhere:
                 assert elsewhere
-        with other.elected(5) as won:
+        with other.try_lock(5) as won:
             assert won
 
 
 def test_an_office_is_free_after_an_error(migrated_postgres: str) -> None:
     """A sweep that failed must not be the last one."""
     with Database(migrated_postgres) as one, Database(migrated_postgres) as other:
-        with pytest.raises(ZeroDivisionError), one.elected(5):
+        with pytest.raises(ZeroDivisionError), one.try_lock(5):
             raise ZeroDivisionError
-        with other.elected(5) as won:
+        with other.try_lock(5) as won:
             assert won
 
 
@@ -58,10 +58,10 @@ def test_an_office_is_free_after_its_holders_death(line: Line) -> None:
     with Database(line.url) as holder, Database(real) as other:
 
         def won() -> bool:
-            with other.elected(5) as won:
+            with other.try_lock(5) as won:
                 return won
 
-        with pytest.raises(BusyError), holder.elected(5) as held:  # noqa: PT012 - it is the block that is tested
+        with pytest.raises(BusyError), holder.try_lock(5) as held:  # noqa: PT012 - it is the block that is tested
             assert held
             assert not won()
             line.drop()
@@ -70,13 +70,13 @@ def test_an_office_is_free_after_its_holders_death(line: Line) -> None:
 
 def test_a_file_has_one_server_which_is_always_elected(tmp_path: Path) -> None:
     """SQLite."""
-    with Database(f"sqlite:///{tmp_path / 'inpaint.db'}") as database, database.elected(5) as won:
+    with Database(f"sqlite:///{tmp_path / 'inpaint.db'}") as database, database.try_lock(5) as won:
         assert won
 
 
 def test_one_of_three_servers_sweeps(fleet: Fleet) -> None:
     """While one is at it the others have nothing to do, and it deletes what any of them painted."""
-    with fleet.database.elected(_OFFICE):  # from the start, when each would sweep for the first time
+    with fleet.database.try_lock(_SWEEP_LOCK):  # from the start, when each would sweep for the first time
         servers = [fleet.start(name, requests_ttl_s=0.0, pictures_ttl_s=0.0) for name in "abc"]
         pictures = servers[0].settings.data.parent / "pictures"
         for served in servers:
