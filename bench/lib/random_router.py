@@ -5,7 +5,7 @@ from typing import Any
 
 from ray.serve.request_router import FIFOMixin, PendingRequest, RequestRouter, RunningReplica
 
-from server.ray.fleet import fleet_of
+from server.ray.fleet import replica_stats_of
 
 
 class RandomRouter(FIFOMixin, RequestRouter):
@@ -22,6 +22,6 @@ class RandomRouter(FIFOMixin, RequestRouter):
     def update_replicas(self, replicas: list[Any]) -> None:
         """Ray calls it whenever one comes, goes, or has reported."""
         super().update_replicas(replicas)
-        fleet_of(self._deployment_id.name).update(
+        replica_stats_of(self._deployment_id.name).update(
             {replica.replica_id.unique_id: replica.routing_stats for replica in replicas}
         )

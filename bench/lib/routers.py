@@ -11,7 +11,7 @@ from typing import Protocol
 from bench.lib.virtual import Device, Policy, Sent
 from inpaint.batching.admission import demand_s
 from inpaint.batching.work import Costs, Work
-from server.engines.routing import Board
+from server.engines.routing import BacklogTable
 
 Clock = Callable[[], float]
 
@@ -53,19 +53,19 @@ class LeastBacklog:
     """The server's own rule: reports that are up to a second old, and what this router sent since."""
 
     def __init__(self, devices: Sequence[Device], costs: Costs, chance: random.Random, clock: Clock) -> None:
-        self._board = Board(clock=clock, chance=chance)
+        self._backlogs = BacklogTable(clock=clock, chance=chance)
         self._names = [str(number) for number in range(len(devices))]
         self._costs = costs
 
     def choose(self, work: Work) -> int:
         """By seconds; a request counts as what it takes of a device whose calls are full."""
-        name = self._board.choose(self._names)
-        self._board.sent(name, demand_s(work, self._costs))
+        name = self._backlogs.choose(self._names)
+        self._backlogs.sent(name, demand_s(work, self._costs))
         return int(name)
 
     def hear(self, device: int, backlog_s: float, age_s: float) -> None:
         """From now on that is what is known of it."""
-        self._board.report(self._names[device], backlog_s, age_s=age_s)
+        self._backlogs.report(self._names[device], backlog_s, age_s=age_s)
 
 
 RULES: Mapping[str, Callable[[Sequence[Device], Costs, random.Random, Clock], Router]] = {

@@ -35,7 +35,7 @@ from server.engines.forecast import Engines
 from server.engines.messages import Message, error_from, request_message, result_from
 from server.engines.ticket import prepare
 from server.engines.worker import WorkerSpec
-from server.engines.worker_slot import COUNTS, PoolTicket, Restarts, Slot, steps_of
+from server.engines.worker_slot import COUNTS, PoolTicket, Restarts, WorkerSlot, steps_of
 
 _log = logging.getLogger(__name__)
 _POISON = (
@@ -74,7 +74,7 @@ class Pool:
         self._idle_unload_s = idle_unload_s
         self._restarts = restarts
         self._program = program
-        self._slots = [Slot(i, spec.max_rows) for i in range(workers)]
+        self._slots = [WorkerSlot(i, spec.max_rows) for i in range(workers)]
         self._numbers = itertools.count(1)
         self._waiting: FairQueue[PoolTicket] = FairQueue()
         self._suspects: deque[PoolTicket] = deque()  # their worker died under them
@@ -88,7 +88,7 @@ class Pool:
     async def start(self) -> None:
         """Start the workers, see :meth:`server.engines.client.EngineClient.start`."""
         self._first = asyncio.get_running_loop().create_future()
-        self._tasks = [asyncio.create_task(self._keep(slot)) for slot in self._slots]
+        self._tasks = [asyncio.create_task(self._supervise(slot)) for slot in self._slots]
         self._tasks.append(asyncio.create_task(self._watch()))
         try:
             await self._first
@@ -160,7 +160,7 @@ class Pool:
             running=running,
             native_size=self._engines.native_size if self._described else None,
             backlog_s=backlog_s([t.load for t in under_way], self._engines.profile, devices=self._devices),
-            restarts=sum(max(0, slot.starts - slot.naps - 1) for slot in self._slots),
+            restarts=sum(max(0, slot.starts - slot.unload_count - 1) for slot in self._slots),
             **{name: counts[name] for name in COUNTS},
             steps=steps_of(counts),
         )
@@ -225,9 +225,9 @@ class Pool:
         self._hand_over(idle[0], self._suspects.popleft())
         return False
 
-    def _hand_over(self, slot: Slot, ticket: PoolTicket) -> None:
+    def _hand_over(self, slot: WorkerSlot, ticket: PoolTicket) -> None:
         if not slot.tickets:
-            slot.still_s = 0.0
+            slot.stalled_s = 0.0
         ticket.attempts += 1
         slot.tickets[ticket.number] = ticket
         assert slot.child is not None
@@ -252,29 +252,29 @@ class Pool:
 
     # What workers say.
 
-    def _hear(self, slot: Slot, message: Message) -> None:
+    def _on_message(self, slot: WorkerSlot, message: Message) -> None:
         ticket = slot.tickets.get(message.id)
         if message.kind == "stats":
             slot.count(message.fields["stats"])
             self._engines = replace(self._engines, profile=Profile.from_json(message.fields["profile"]))
         elif message.kind == "ready":
             self._engines, self._described = Engines.from_json(message.fields), True
-            self._welcome(slot)
+            self._on_ready(slot)
         elif message.kind in ("unfit", "broken"):
             slot.give_up(error_from(message))
         elif ticket is not None:
-            slot.still_s = 0.0
-            self._hear_of(ticket, slot, message)
+            slot.stalled_s = 0.0
+            self._on_event(ticket, slot, message)
 
-    def _welcome(self, slot: Slot) -> None:
-        slot.ready, slot.asleep = True, False
+    def _on_ready(self, slot: WorkerSlot) -> None:
+        slot.ready, slot.unloaded = True, False
         slot.reason = ""
         self._load_s = asyncio.get_running_loop().time() - slot.started_at
         if self._first is not None and not self._first.done():
             self._first.set_result(None)
         self._dispatch()
 
-    def _hear_of(self, ticket: PoolTicket, slot: Slot, message: Message) -> None:
+    def _on_event(self, ticket: PoolTicket, slot: WorkerSlot, message: Message) -> None:
         if message.kind == "event":
             self._follow(ticket, slot, message)
             if slot.has_room:  # its last waiting request was just begun
@@ -289,36 +289,36 @@ class Pool:
         slot.alone = False
         self._dispatch()
 
-    def _follow(self, ticket: PoolTicket, slot: Slot, message: Message) -> None:
+    def _follow(self, ticket: PoolTicket, slot: WorkerSlot, message: Message) -> None:
         told = message.fields
         preview = message.images[0] if message.images else None
         ticket.tell(Event(told["state"], told["step"], told["steps"], preview))
 
     # Life and death of workers.
 
-    async def _keep(self, slot: Slot) -> None:
+    async def _supervise(self, slot: WorkerSlot) -> None:
         """Have a process in the slot, again and again."""
         while True:
             try:
-                status = await self._live(slot)
+                status = await self._run_process(slot)
             except OSError as error:  # no process, no memory, no descriptor left
                 status, slot.error = None, DeviceError(f"no process could be started: {error}")
-            if slot.alarm is not None:  # it was told to end
+            if slot.wake_event is not None:  # it was told to end
                 slot.settle()
-                await slot.alarm.wait()
-                slot.alarm = None
+                await slot.wake_event.wait()
+                slot.wake_event = None
                 continue
-            self._bury(slot, status)
+            self._on_exit(slot, status)
             await asyncio.sleep(self._restarts.delay_s(slot.deaths))
 
-    async def _live(self, slot: Slot) -> int | None:
+    async def _run_process(self, slot: WorkerSlot) -> int | None:
         """One process, from its start to its end; its exit status."""
         slot.starts += 1
         slot.error = None
-        slot.still_s = 0.0
+        slot.stalled_s = 0.0
         slot.started_at = asyncio.get_running_loop().time()
         slot.max_rows = self._spec.max_rows
-        child = slot.child = Child(self._program, lambda message: self._hear(slot, message))
+        child = slot.child = Child(self._program, lambda message: self._on_message(slot, message))
         order = {"spec": asdict(self._spec), "index": slot.index, "start": slot.starts}
         child.link.send(Message("load", fields=order))
         await child.ended.wait()
@@ -328,9 +328,9 @@ class Pool:
         slot.child = None
         return status
 
-    def _bury(self, slot: Slot, status: int | None) -> None:
+    def _on_exit(self, slot: WorkerSlot, status: int | None) -> None:
         slot.deaths += 1
-        slot.asleep = False
+        slot.unloaded = False
         how = str(slot.error) if slot.error is not None else _how(status)
         slot.reason = self._reason(slot, how)
         _log.error("%s", slot.reason)
@@ -342,7 +342,7 @@ class Pool:
             self._first.set_exception(slot.error or DeviceError(f"the worker process ended early: {how}"))
         self._dispatch()
 
-    def _reason(self, slot: Slot, how: str) -> str:
+    def _reason(self, slot: WorkerSlot, how: str) -> str:
         delay_s = self._restarts.delay_s(slot.deaths)
         if slot.deaths < self._restarts.crash_limit:
             return f"worker {slot.index} ended ({how}) and is started again in {delay_s:g} s"
@@ -369,10 +369,10 @@ class Pool:
             for slot in self._slots:
                 # Counted in looks, not by the clock: a pause of this process is nobody's hang.
                 if slot.child is not None and (slot.tickets or not slot.ready):
-                    slot.still_s += interval_s
+                    slot.stalled_s += interval_s
                     loading = not slot.ready and slot.error is None
                     limit_s = self._restarts.load_s if loading else self._hang_s
-                    if slot.still_s > limit_s:
+                    if slot.stalled_s > limit_s:
                         slot.give_up(DeviceError(f"no progress for {limit_s:g} s"))
                         slot.child.kill()
             self._unload_idle(interval_s)

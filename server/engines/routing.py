@@ -40,7 +40,7 @@ class _Known:
         self.idle_at = max(self.idle_at, at) + work_s
 
 
-class Board:
+class BacklogTable:
     """What one router knows of every replica. Not thread-safe."""
 
     def __init__(

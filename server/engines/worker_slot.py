@@ -50,7 +50,7 @@ class PoolTicket(LoopTicket):
 
 
 @dataclass(slots=True, eq=False)
-class Slot:
+class WorkerSlot:
     """The place of one worker: its process now, and what is known of those before."""
 
     index: int
@@ -63,11 +63,11 @@ class Slot:
     error: InpaintError | None = None  # what it said itself before it died
     tickets: dict[int, PoolTicket] = field(default_factory=dict)
     alone: bool = False  # what it holds may be poison and gets no neighbours
-    still_s: float = 0.0  # without progress
+    stalled_s: float = 0.0  # without progress
     idle_s: float = 0.0  # ready, and without work
-    asleep: bool = False  # unloaded for want of work, until it is ready again or has failed to be
-    alarm: asyncio.Event | None = None  # its process was told to end, until this is set
-    naps: int = 0  # how often
+    unloaded: bool = False  # unloaded for want of work, until it is ready again or has failed to be
+    wake_event: asyncio.Event | None = None  # its process was told to end, until this is set
+    unload_count: int = 0  # how often
     started_at: float = 0.0
     counts: Counter[str] = field(default_factory=Counter)  # of the process now
     counts_before: Counter[str] = field(default_factory=Counter)  # of those before
@@ -86,26 +86,26 @@ class Slot:
     @property
     def available(self) -> bool:
         """Whether it paints, or will as soon as it is asked to."""
-        return self.ready or self.asleep
+        return self.ready or self.unloaded
 
     @property
     def resting(self) -> bool:
         """Whether it sleeps and nobody has called it."""
-        return self.alarm is not None and not self.alarm.is_set()
+        return self.wake_event is not None and not self.wake_event.is_set()
 
     def sleep(self) -> None:
         """End the idle process, which frees its GPU, until :meth:`wake`."""
         assert self.ready, self.reason
         assert self.child is not None, self.index
         assert not self.tickets, self.tickets
-        self.ready, self.asleep, self.alarm = False, True, asyncio.Event()
-        self.naps += 1
+        self.ready, self.unloaded, self.wake_event = False, True, asyncio.Event()
+        self.unload_count += 1
         self.child.link.close()
 
     def wake(self) -> None:
         """Start the process again."""
-        if self.alarm is not None:
-            self.alarm.set()
+        if self.wake_event is not None:
+            self.wake_event.set()
 
     def settle(self) -> None:
         """Its process has ended: keep what it had counted."""
@@ -125,7 +125,7 @@ class Slot:
             counts += Counter({f"calls:{rows}": calls, f"us:{rows}": micros})
         self.max_rows = stats["max_rows"]
         if counts != self.counts:
-            self.still_s = 0.0
+            self.stalled_s = 0.0
         self.counts = counts
 
 

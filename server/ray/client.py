@@ -31,7 +31,7 @@ from server.engines.forecast import Engines
 from server.engines.messages import Message, error_from, pack, request_message, result_from, unpack
 from server.engines.ticket import LoopTicket, prepare
 from server.engines.worker_slot import steps_of
-from server.ray.fleet import fleet_of
+from server.ray.replica_stats import replica_stats_of
 
 _log = logging.getLogger(__name__)
 _DIED = (RayActorError, ObjectLostError, ReplicaUnavailableError)
@@ -69,7 +69,7 @@ class RayClient:
         self._handle = handle
         self._silence_s = hang_s + 30.0
         self._max_attempts = max_attempts
-        self._fleet = fleet_of(handle.deployment_name)
+        self._replica_stats = replica_stats_of(handle.deployment_name)
         self._engines = Engines()
         self._described = False
         self._closing = False
@@ -110,8 +110,8 @@ class RayClient:
 
     def health(self) -> Health:
         """See :meth:`server.engines.client.EngineClient.health`; of all replicas that have reported."""
-        counts = self._fleet.totals()
-        ready = self._described and self._fleet.size > 0 and not self._closing
+        counts = self._replica_stats.totals()
+        ready = self._described and self._replica_stats.size > 0 and not self._closing
         running = counts["running"]
         queued = sum(not ticket.on_replica for ticket in self._tickets)
         return Health(
@@ -120,8 +120,8 @@ class RayClient:
             waiting=counts["waiting"] + queued,
             running=running,
             native_size=self._engines.native_size if self._described else None,
-            backlog_s=self._fleet.least_s + self._queued_s(),
-            restarts=self._fleet.deaths,
+            backlog_s=self._replica_stats.least_s + self._queued_s(),
+            restarts=self._replica_stats.deaths,
             row_steps=counts["row_steps"],
             unet_calls=counts["unet_calls"],
             images=counts["images"],
@@ -132,7 +132,7 @@ class RayClient:
     # Letting in.
 
     def _check_ready(self) -> None:
-        if self._closing or not self._described or not self._fleet.size:
+        if self._closing or not self._described or not self._replica_stats.size:
             raise BusyError(f"not ready: {self._not_ready()}; try again later", 10.0)
 
     def _not_ready(self) -> str:
@@ -146,13 +146,15 @@ class RayClient:
         now, costs = asyncio.get_running_loop().time(), self._engines.profile
         work = replace(work, expires_at=now + self._engines.given_s(work, terms))
         if work.expires_at < inf:
-            refuse_late(work, now + self._fleet.least_s + self._queued_s(), (), (), costs)
+            refuse_late(work, now + self._replica_stats.least_s + self._queued_s(), (), (), costs)
         return work
 
     def _queued_s(self) -> float:
         """Seconds until the queue of this process is with the replicas."""
         queued = [ticket.work for ticket in self._tickets if not ticket.on_replica]
-        return sum(demand_s(work, self._engines.profile) for work in queued) / max(self._fleet.size, 1)
+        return sum(demand_s(work, self._engines.profile) for work in queued) / max(
+            self._replica_stats.size, 1
+        )
 
     # Painting.
 
@@ -191,7 +193,7 @@ class RayClient:
     async def _wait(self, ticket: RayTicket, problem: str, error: Exception) -> None:
         """Until there is room, for who has time; who has not is told to come again."""
         if ticket.work.expires_at < inf:
-            raise BusyError(problem, self._fleet.least_s or 5.0) from error
+            raise BusyError(problem, self._replica_stats.least_s or 5.0) from error
         ticket.tries -= 1
         await asyncio.sleep(_RETRY_S)
 

@@ -11,17 +11,17 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from server.engines.routing import Board
+from server.engines.routing import BacklogTable
 
 _OLDEST_S = 3.0  # that a report may be; more than that are two clocks that do not agree
 
 
-class Fleet:
+class ReplicaStats:
     """The replicas of one deployment, and how much each has to do. Safe from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._board = Board()
+        self._backlogs = BacklogTable()
         self._reports: dict[str, Mapping[str, Any]] = {}  # the last of each replica that is there now
         self._gone: Counter[str] = Counter()  # what those had counted that are there no longer
         self._died = 0
@@ -30,18 +30,18 @@ class Fleet:
         """These replicas are there, and have said this of themselves; an empty report is none yet."""
         with self._lock:
             for replica in self._reports.keys() - reports.keys():
-                self._board.forget(replica)
+                self._backlogs.forget(replica)
                 self._gone.update(_lasting(self._reports[replica]))
             for replica, report in reports.items():
                 if report and report != self._reports.get(replica):
                     age_s = min(max(time.time() - report["at"], 0.0), _OLDEST_S)
-                    self._board.report(replica, report["backlog_s"], age_s=age_s)
+                    self._backlogs.report(replica, report["backlog_s"], age_s=age_s)
             self._reports = dict(reports)
 
     def sent(self, replica: str, work_s: float) -> None:
         """A request was just sent there."""
         with self._lock:
-            self._board.sent(replica, work_s)
+            self._backlogs.sent(replica, work_s)
 
     def died(self) -> None:
         """A replica's process ended under a request."""
@@ -56,7 +56,7 @@ class Fleet:
     def ranked(self, among: Collection[str]) -> list[str]:
         """These replicas, the one that would be done first in front; equals in any order."""
         with self._lock:
-            predicted = {replica: self._board.predicted_s(replica) for replica in among}
+            predicted = {replica: self._backlogs.predicted_s(replica) for replica in among}
         shuffled = random.sample(sorted(among), len(among))
         return sorted(shuffled, key=predicted.__getitem__)
 
@@ -69,7 +69,7 @@ class Fleet:
     def least_s(self) -> float:
         """Seconds of work before the one that would be done first; 0 where there is none."""
         with self._lock:
-            return min((self._board.predicted_s(replica) for replica in self._reports), default=0.0)
+            return min((self._backlogs.predicted_s(replica) for replica in self._reports), default=0.0)
 
     def totals(self) -> Counter[str]:
         """The sums of what the replicas have counted; nothing is undone by one that goes."""
@@ -87,9 +87,9 @@ def _lasting(report: Mapping[str, Any]) -> dict[str, int]:
     return {name: count for name, count in report.get("counts", {}).items() if name not in _NOW}
 
 
-_FLEETS: dict[str, Fleet] = {}
+_REPLICA_STATS: dict[str, ReplicaStats] = {}
 
 
-def fleet_of(deployment: str) -> Fleet:
+def replica_stats_of(deployment: str) -> ReplicaStats:
     """The one of a deployment in this process."""
-    return _FLEETS.setdefault(deployment, Fleet())
+    return _REPLICA_STATS.setdefault(deployment, ReplicaStats())

@@ -40,7 +40,7 @@ class EngineReplica:
         module, _, function = loads.partition(":")
         self._client = InProcessClient(WorkerSpec(**spec), load=getattr(import_module(module), function))
         self._hang_s = hang_s
-        self._door = Door()
+        self._gate = ExclusiveGate()
         self._tickets: dict[str, LoopTicket] = {}
         self._progress: tuple[object, float] = (None, time.monotonic())
         self._reported: Told = {}
@@ -58,7 +58,7 @@ class EngineReplica:
             suspect: a replica died under it. It is painted alone, so that if it was the cause it dies alone.
             work_s: for the router.
         """
-        async with self._door.entered(alone=suspect):
+        async with self._gate.entered(alone=suspect):
             yield {"kind": "entered"}
             if suspect:
                 await asyncio.sleep(_HEARD_S)
@@ -147,7 +147,7 @@ class EngineReplica:
 COUNTS = ("waiting", "running", "row_steps", "unet_calls", "images", "out_of_memory")
 
 
-class Door:
+class ExclusiveGate:
     """Lets everybody in together, or one alone."""
 
     def __init__(self) -> None:

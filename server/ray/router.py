@@ -1,7 +1,7 @@
 """Ray Serve's request router that sends each request to the replica with the least predicted backlog.
 
 Ray carries this module's classes to other processes by value, so that what they share with the client lies in
-another module (``fleet``).
+another module (``replica_stats``).
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from ray.serve.request_router import (
     RunningReplica,
 )
 
-from server.ray.fleet import fleet_of
+from server.ray.replica_stats import replica_stats_of
 
 _ASKED = 4  # of those that were full, for whether they still are
 
@@ -40,7 +40,7 @@ class LeastBacklogRouter(FIFOMixin, RequestRouter):
             pending_request.routing_context.should_backoff = True  # where all are full
         self._tell(candidate_replicas)
         by_name = {replica.replica_id.unique_id: replica for replica in candidate_replicas}
-        ranked = [by_name[name] for name in self._fleet.ranked(by_name)]
+        ranked = [by_name[name] for name in self._replica_stats.ranked(by_name)]
         full: list[RunningReplica] = []
         ranks: list[list[RunningReplica]] = []
         for replica in ranked:
@@ -53,12 +53,12 @@ class LeastBacklogRouter(FIFOMixin, RequestRouter):
     def on_replica_actor_died(self, replica_id: ReplicaID) -> None:
         """Also tells the fleet; Ray calls it for every request that the death broke."""
         if replica_id in self.curr_replicas:
-            self._fleet.died()
+            self._replica_stats.died()
         super().on_replica_actor_died(replica_id)
 
     def on_request_routed(self, pending_request: PendingRequest, replica_id: ReplicaID, result: Any) -> None:
         """It has more to do now, and will say so only in a while."""
-        self._fleet.sent(replica_id.unique_id, pending_request.kwargs.get("work_s", 0.0))
+        self._replica_stats.sent(replica_id.unique_id, pending_request.kwargs.get("work_s", 0.0))
 
     def _is_full(self, replica: RunningReplica) -> bool:
         """As far as this router knows."""
@@ -66,8 +66,10 @@ class LeastBacklogRouter(FIFOMixin, RequestRouter):
         return waiting is not None and waiting >= replica.max_ongoing_requests
 
     def _tell(self, replicas: Sequence[RunningReplica] | Any) -> None:
-        self._fleet.update({replica.replica_id.unique_id: replica.routing_stats for replica in replicas})
+        self._replica_stats.update(
+            {replica.replica_id.unique_id: replica.routing_stats for replica in replicas}
+        )
 
     @property
-    def _fleet(self) -> Any:
-        return fleet_of(self._deployment_id.name)
+    def _replica_stats(self) -> Any:
+        return replica_stats_of(self._deployment_id.name)

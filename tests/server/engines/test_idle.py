@@ -54,7 +54,7 @@ async def napping(model: Path, **settings: Any) -> AsyncIterator[Pool]:
         await pool.close(0)
 
 
-async def asleep(pool: Pool) -> None:
+async def unloaded(pool: Pool) -> None:
     await until(lambda: not pool.pids())
 
 
@@ -69,7 +69,7 @@ def test_an_idle_worker_ends_and_the_next_request_starts_it(model: Path, request
     async def main() -> None:
         async with napping(model) as pool:
             (first,) = pool.pids()
-            await asleep(pool)
+            await unloaded(pool)
             assert not Path(f"/proc/{first}").exists(), "memory is given back by the end of its process alone"
             for seed in (7, 8):  # it can sleep again and again
                 health = pool.health()
@@ -79,7 +79,7 @@ def test_an_idle_worker_ends_and_the_next_request_starts_it(model: Path, request
                 assert result.seeds == [seed]
                 (now,) = pool.pids()
                 assert now != first
-                await asleep(pool)
+                await unloaded(pool)
             health = pool.health()
             assert (health.restarts, health.images) == (0, 2), "a nap is no crash, and what was done counts"
 
@@ -108,10 +108,10 @@ def test_as_many_wake_as_are_needed(model: Path, request_for: Make) -> None:
     async def main() -> None:
         async with napping(model, workers=3) as pool:
             await until(lambda: len(pool.pids()) == 3)
-            await asleep(pool)
+            await unloaded(pool)
             await (await pool.submit(request_for(num_inference_steps=30))).result()
             assert len(pool.pids()) == 1
-            await asleep(pool)
+            await unloaded(pool)
             tickets = [
                 await pool.submit(request_for(prompt="slow", num_inference_steps=30)) for _ in range(3)
             ]
@@ -139,7 +139,7 @@ def test_nobody_is_refused_for_the_loading(model: Path, request_for: Make) -> No
 
     async def main() -> None:
         async with napping(model) as pool:
-            await asleep(pool)
+            await unloaded(pool)
             ticket = await pool.submit(request_for(), Terms("", 60.0, 4.0))
             await ticket.result()
 
@@ -151,7 +151,7 @@ def test_a_worker_that_cannot_be_loaded_again_is_said(model: Path, request_for: 
 
     async def main() -> None:
         async with napping(model) as pool:
-            await asleep(pool)
+            await unloaded(pool)
             model.rename(model.with_suffix(".gone"))
             ticket = await pool.submit(request_for(seed=3))
             await until(lambda: not pool.health().ready)
@@ -170,7 +170,7 @@ def test_a_sleeping_pool_closes_at_once(model: Path) -> None:
 
     async def main() -> None:
         async with napping(model) as pool:
-            await asleep(pool)
+            await unloaded(pool)
         assert not pool.health().ready
 
     run(main())

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.engines.routing import Board, least_backlog
+from server.engines.routing import BacklogTable, least_backlog
 
 SECONDS = st.floats(0, 100)
 NAMES = st.sampled_from("abcd")
@@ -63,7 +63,7 @@ EVENTS = st.one_of(
 def test_the_only_router_knows_a_replica_exactly(events: list[tuple[str, float]]) -> None:
     """However old its reports are, and in whatever order they come: what was sent counts once."""
     clock = Clock()
-    board, replica = Board(clock=clock), Replica(clock)
+    board, replica = BacklogTable(clock=clock), Replica(clock)
     for what, amount in events:
         if what == "pass":
             clock.now += amount
@@ -84,7 +84,7 @@ def test_the_only_router_knows_a_replica_exactly(events: list[tuple[str, float]]
 def test_a_backlog_runs_down_with_the_clock(backlog_s: float, later_s: float) -> None:
     """And never below nothing."""
     clock = Clock()
-    board = Board(clock=clock)
+    board = BacklogTable(clock=clock)
     board.report("a", backlog_s)
     clock.now += later_s
     assert board.predicted_s("a") == pytest.approx(max(backlog_s - later_s, 0.0))
@@ -94,7 +94,7 @@ def test_a_backlog_runs_down_with_the_clock(backlog_s: float, later_s: float) ->
 def test_a_report_takes_the_place_of_what_was_believed(sent_s: float, idle_s: float, told_s: float) -> None:
     """What other routers sent, and what a replica refused, is put right by its next report."""
     clock = Clock()
-    board = Board(clock=clock)
+    board = BacklogTable(clock=clock)
     board.sent("a", sent_s)
     clock.now += idle_s
     board.report("a", told_s)
@@ -103,7 +103,7 @@ def test_a_report_takes_the_place_of_what_was_believed(sent_s: float, idle_s: fl
 
 def test_a_report_that_was_overtaken_changes_nothing(clock: Clock) -> None:
     """Messages cross; the younger one is right."""
-    board = Board(clock=clock)
+    board = BacklogTable(clock=clock)
     board.report("a", 1.0)
     board.report("a", 50.0, age_s=2.0)
     assert board.predicted_s("a") == 1.0
@@ -112,7 +112,7 @@ def test_a_report_that_was_overtaken_changes_nothing(clock: Clock) -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_a_burst_between_two_reports_is_spread(seed: int, clock: Clock) -> None:
     """All were idle a second ago: each gets one before any gets a second."""
-    board, replicas = Board(clock=clock, chance=random.Random(seed)), [f"gpu{i}" for i in range(50)]
+    board, replicas = BacklogTable(clock=clock, chance=random.Random(seed)), [f"gpu{i}" for i in range(50)]
     for replica in replicas:
         board.report(replica, 0.0, age_s=0.9)
     for _ in range(2 * len(replicas)):
@@ -122,7 +122,7 @@ def test_a_burst_between_two_reports_is_spread(seed: int, clock: Clock) -> None:
 
 def test_idle_replicas_are_drawn_alike() -> None:
     """Several routers that know the same must not all send to the same one."""
-    board = Board(clock=Clock(), chance=random.Random(7))
+    board = BacklogTable(clock=Clock(), chance=random.Random(7))
     drawn = Counter(board.choose(["a", "b", "c", "d"]) for _ in range(4000))
     assert set(drawn) == {"a", "b", "c", "d"}
     assert max(drawn.values()) < 1.2 * min(drawn.values())
@@ -130,20 +130,20 @@ def test_idle_replicas_are_drawn_alike() -> None:
 
 def test_the_same_chance_chooses_the_same(clock: Clock) -> None:
     """A simulation can be repeated."""
-    one, other = (Board(clock=clock, chance=random.Random(3)) for _ in range(2))
+    one, other = (BacklogTable(clock=clock, chance=random.Random(3)) for _ in range(2))
     assert [one.choose("abcd") for _ in range(20)] == [other.choose("abcd") for _ in range(20)]
 
 
 def test_a_replica_nobody_knows_yet_is_idle(clock: Clock) -> None:
     """One that was just started gets work before it has reported for the first time."""
-    board = Board(clock=clock)
+    board = BacklogTable(clock=clock)
     board.report("old", 0.5)
     assert board.choose(["old", "new"]) == "new"
 
 
 def test_one_that_is_not_asked_about_is_not_chosen(clock: Clock) -> None:
     """The caller knows which replicas take work now."""
-    board = Board(clock=clock)
+    board = BacklogTable(clock=clock)
     board.report("draining", 0.0)
     board.report("busy", 9.0)
     assert board.choose(["busy"]) == "busy"
@@ -151,7 +151,7 @@ def test_one_that_is_not_asked_about_is_not_chosen(clock: Clock) -> None:
 
 def test_a_replica_that_is_gone_is_forgotten(clock: Clock) -> None:
     """Its name may come back on another machine, with nothing to do."""
-    board = Board(clock=clock)
+    board = BacklogTable(clock=clock)
     board.report("a", 30.0)
     board.sent("a", 5.0)
     board.forget("a")
@@ -161,7 +161,7 @@ def test_a_replica_that_is_gone_is_forgotten(clock: Clock) -> None:
 
 def test_a_silent_replica_does_not_fill_the_memory(clock: Clock) -> None:
     """Nor is it avoided for ever: what was sent to it runs down too."""
-    board = Board(clock=clock)
+    board = BacklogTable(clock=clock)
     for _ in range(5000):
         board.sent("a", 0.001)
     assert board.predicted_s("a") == pytest.approx(5.0)

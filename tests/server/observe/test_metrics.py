@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import update
 
 from server.engines.client import Health
-from server.engines.worker_slot import Slot, steps_of
+from server.engines.worker_slot import WorkerSlot, steps_of
 from server.observe.metrics import Metrics
 from server.storage.tables import keys
 from tests.support.served import Serve, eventually
@@ -26,7 +26,7 @@ def test_steps_are_told_by_the_samples_in_them() -> None:
 
 def test_a_restarted_worker_does_not_forget_its_steps() -> None:
     """A counter that falls looks like progress undone."""
-    slot = Slot(index=0, max_rows=8)
+    slot = WorkerSlot(index=0, max_rows=8)
     slot.count({**STATS, "step_us": {"4": [2, 500_000]}})
     slot.counts_before += slot.counts
     slot.count({**STATS, "step_us": {"4": [1, 100_000]}})

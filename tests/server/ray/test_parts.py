@@ -11,10 +11,10 @@ from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
 from ray.serve._private.common import DeploymentHandleSource, DeploymentID, ReplicaID
 
 from inpaint.errors import RequestError
-from server.ray.fleet import Fleet
+from server.ray.fleet import ReplicaStats
 from server.ray.ingress import _replicas, build, settings_of
 from server.ray.proxy import Proxied
-from server.ray.replica import Door
+from server.ray.replica import ExclusiveGate
 from server.ray.router import LeastBacklogRouter
 from server.ray.scaling import TARGET_S, by_backlog
 
@@ -26,7 +26,7 @@ def reports(**backlogs: float) -> dict[str, dict[str, Any]]:
 
 def test_a_late_report_is_not_taken_for_news() -> None:
     """What was sent since it was made comes on top of it; a clock that is wrong does little harm."""
-    fleet = Fleet()
+    fleet = ReplicaStats()
     fleet.update(reports(a=0.0, b=2.0))
     fleet.sent("a", 5.0)
     late = reports(a=0.0)["a"] | {"at": time.time() - 0.5}
@@ -37,7 +37,7 @@ def test_a_late_report_is_not_taken_for_news() -> None:
 
 
 def test_the_replica_with_the_least_work_comes_first() -> None:
-    fleet = Fleet()
+    fleet = ReplicaStats()
     fleet.update(reports(a=30.0, b=10.0, c=20.0))
     assert fleet.ranked(["a", "b", "c"]) == ["b", "c", "a"]
     fleet.sent("b", 15.0)
@@ -47,7 +47,7 @@ def test_the_replica_with_the_least_work_comes_first() -> None:
 
 def test_the_same_report_again_does_not_undo_what_was_sent() -> None:
     """Ray hands the last report to the router with every change of any replica."""
-    fleet = Fleet()
+    fleet = ReplicaStats()
     first = reports(a=0.0, b=1.0)
     fleet.update(first)
     fleet.sent("a", 5.0)
@@ -57,13 +57,13 @@ def test_the_same_report_again_does_not_undo_what_was_sent() -> None:
 
 def test_equals_are_taken_in_any_order() -> None:
     """Or all routers would send to the same one."""
-    fleet = Fleet()
+    fleet = ReplicaStats()
     fleet.update(reports(a=0.0, b=0.0, c=0.0))
     assert {fleet.ranked("abc")[0] for _ in range(100)} == {"a", "b", "c"}
 
 
 def test_who_is_gone_is_forgotten() -> None:
-    fleet = Fleet()
+    fleet = ReplicaStats()
     fleet.update(reports(a=5.0, b=9.0))
     fleet.update(reports(b=9.0) | {"new": {}})
     assert fleet.size == 2
@@ -72,7 +72,7 @@ def test_who_is_gone_is_forgotten() -> None:
 
 def test_what_was_counted_stays_counted() -> None:
     """A counter that falls looks to Prometheus like one that began anew, and all the rest as new."""
-    fleet = Fleet()
+    fleet = ReplicaStats()
     counts = {"images": 3, "waiting": 2, "running": 1, "us:4": 7}
     fleet.update({name: {"backlog_s": 0.0, "counts": counts, "at": time.time()} for name in "ab"})
     assert fleet.totals() == {"images": 6, "waiting": 4, "running": 2, "us:4": 14}
@@ -129,8 +129,10 @@ def test_no_replica_has_reported_yet() -> None:
     assert by_backlog(context)[0] == 5.0
 
 
-async def _enter(door: Door, log: list[str], name: str, *, alone: bool, until: asyncio.Event) -> None:
-    async with door.entered(alone=alone):
+async def _enter(
+    gate: ExclusiveGate, log: list[str], name: str, *, alone: bool, until: asyncio.Event
+) -> None:
+    async with gate.entered(alone=alone):
         log.append(f"{name} in")
         await until.wait()
         log.append(f"{name} out")
@@ -143,13 +145,13 @@ async def _settle() -> None:
 
 def test_who_is_alone_waits_for_the_others_and_they_for_it() -> None:
     async def story() -> list[str]:
-        door, log = Door(), list[str]()
+        gate, log = ExclusiveGate(), list[str]()
         first, second, third = asyncio.Event(), asyncio.Event(), asyncio.Event()
-        tasks = [asyncio.create_task(_enter(door, log, "a", alone=False, until=first))]
+        tasks = [asyncio.create_task(_enter(gate, log, "a", alone=False, until=first))]
         await _settle()
-        tasks.append(asyncio.create_task(_enter(door, log, "suspect", alone=True, until=second)))
+        tasks.append(asyncio.create_task(_enter(gate, log, "suspect", alone=True, until=second)))
         await _settle()
-        tasks.append(asyncio.create_task(_enter(door, log, "b", alone=False, until=third)))
+        tasks.append(asyncio.create_task(_enter(gate, log, "b", alone=False, until=third)))
         await _settle()
         for event in (first, second, third):
             event.set()
@@ -162,12 +164,12 @@ def test_who_is_alone_waits_for_the_others_and_they_for_it() -> None:
 
 def test_a_suspect_that_is_cancelled_lets_the_others_in() -> None:
     async def story() -> list[str]:
-        door, log, done = Door(), list[str](), asyncio.Event()
-        inside = asyncio.create_task(_enter(door, log, "a", alone=False, until=done))
+        gate, log, done = ExclusiveGate(), list[str](), asyncio.Event()
+        inside = asyncio.create_task(_enter(gate, log, "a", alone=False, until=done))
         await _settle()
-        suspect = asyncio.create_task(_enter(door, log, "suspect", alone=True, until=done))
+        suspect = asyncio.create_task(_enter(gate, log, "suspect", alone=True, until=done))
         await _settle()
-        later = asyncio.create_task(_enter(door, log, "b", alone=False, until=done))
+        later = asyncio.create_task(_enter(gate, log, "b", alone=False, until=done))
         await _settle()
         suspect.cancel()
         await _settle()
