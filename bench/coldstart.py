@@ -44,7 +44,7 @@ class Task:
     pictures: int
     steps: int
     settle_s: float
-    without: tuple[str, ...]  # levers
+    without: tuple[str, ...]  # optimizations
 
 
 def child(task: Task) -> None:
@@ -169,7 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.add_argument(
         "--settle-s", type=float, default=600, help="to wait for compiled code (default 600)"
     )
-    options.add_argument("--without", nargs="+", default=(), help="levers to leave out of ours")
+    options.add_argument("--without", nargs="+", default=(), help="optimizations to leave out of ours")
     options.add_argument("--child", help="(how this program starts its own processes)")
     chosen = options.parse_args(arguments)
     if chosen.child:

@@ -3,15 +3,15 @@
 Lanes, each on weights of its own because some rewrite theirs, interleaved round by round:
 
 - ``A`` the stock diffusers pipeline as it comes; ``B`` with its documentation's recipe (``--recipe``);
-- ``C`` our engine, every exact lever on; ``D`` our engine with ``precision="fp8"``.
+- ``C`` our engine, every exact optimization on; ``D`` our engine with ``precision="fp8"``.
 
 A round is one job: JPEG and PNG in, JPEG out, guidance 7.5, strength 0.9, one sample, a new
 prompt each time, one wait for the device. Rounds of their own then take the stages, the peak memory, the
-synchronisations and the operations, none of which may slow a timed one. ``--levers`` also times C without
-each lever in turn, paired with C. Without a GPU all of it runs on the demo model, and the first line says so:
-such figures say nothing about SDXL.
+synchronisations and the operations, none of which may slow a timed one. ``--optimizations`` also times C
+without each optimization in turn, paired with C. Without a GPU all of it runs on the demo model, and the
+first line says so: such figures say nothing about SDXL.
 
-    python -m bench.latency [--device cuda] [--lanes A,B,C,D] [--recipe max-autotune] [--levers]
+    python -m bench.latency [--device cuda] [--lanes A,B,C,D] [--recipe max-autotune] [--optimizations]
         [--without LEVER] [--rounds 10]
 """
 
@@ -132,7 +132,7 @@ def measure(plan: Plan) -> dict[str, Any]:
                     job(side, plan.scheduler, num_inference_steps=plan.steps),
                 ),
                 "from_A": _from_stock(painted[letter], painted.get("A"), pictures(side)[1]),
-                "levers": lane.optimizations,
+                "optimizations": lane.optimizations,
                 "compiling_s": round(compiling[letter], 1),
             }
             for letter, lane in lanes.items()
@@ -152,7 +152,7 @@ def measure(plan: Plan) -> dict[str, Any]:
         left_out=missing,
         lanes=figures,
         rates=rates,
-        optimizations=measure_levers(plan) if plan.optimizations else {},
+        optimizations=measure_optimizations(plan) if plan.optimizations else {},
     )
 
 
@@ -220,8 +220,8 @@ def _rates(
     }
 
 
-def measure_levers(plan: Plan) -> dict[str, Any]:
-    """What each lever is worth in lane C: without it, paired with all of them."""
+def measure_optimizations(plan: Plan) -> dict[str, Any]:
+    """What each optimization is worth in lane C: without it, paired with all of them."""
     figures: dict[str, Any] = {}
     with opened(plan, "C") as whole:
         uploads = plan.uploads(whole.model)
@@ -257,9 +257,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.add_argument(
         "--side", type=int, help="of the picture, in pixels (default: the model's native size)"
     )
-    options.add_argument("--levers", action="store_true", help="also time C without each lever in turn")
     options.add_argument(
-        "--without", nargs="+", default=(), choices=NAMES, help="levers to leave out of ours"
+        "--optimizations", action="store_true", help="also time C without each optimization in turn"
+    )
+    options.add_argument(
+        "--without", nargs="+", default=(), choices=NAMES, help="optimizations to leave out of ours"
     )
     options.add_argument("--rounds", type=int, default=10, help="timed rounds (default 10)")
     options.add_argument("--warmups", type=int, default=3, help="rounds before those (default 3)")

@@ -40,7 +40,7 @@ class Task:
     pictures: int
     side: int | None
     steps: int
-    without: tuple[str, ...]  # levers
+    without: tuple[str, ...]  # optimizations
 
 
 def child(task: Task) -> None:
@@ -144,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     options.add_argument("--steps", type=int, default=4, help="of each picture (default 4)")
     options.add_argument("--plans", nargs="+", help="on a CPU: of these memory plans (default all)")
-    options.add_argument("--without", nargs="+", default=(), help="levers to leave out of ours")
+    options.add_argument("--without", nargs="+", default=(), help="optimizations to leave out of ours")
     options.add_argument("--child", help="(how this program starts its own processes)")
     chosen = options.parse_args(arguments)
     if chosen.child:

@@ -38,7 +38,7 @@ KEYS = {"a": 0.6, "b": 0.3, "c": 0.1}  # one customer sends most
 class Modelled:
     """Costs from counted FLOPs; ``../shared/performance.md`` has where they come from."""
 
-    beside = True
+    overlapped = True
 
     def step_s(self, bucket: Bucket, slots: int) -> float:
         """UNet, TFLOP a slot at 1024²: 6.23 grow with the cells, 0.53 with their square; twice in fp32."""
@@ -72,7 +72,7 @@ class OnCpu:
     everybody late.
     """
 
-    beside = False
+    overlapped = False
 
     def step_s(self, bucket: Bucket, slots: int) -> float:
         """A call's own time, and little for each slot."""

@@ -165,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.add_argument("--side", type=int, help="of the pictures, in pixels (default: the model's own)")
     options.add_argument("--threads", type=int, help="of torch in each lane's process")
     options.add_argument(
-        "--without", nargs="+", default=(), choices=NAMES, help="levers to leave out of ours"
+        "--without", nargs="+", default=(), choices=NAMES, help="optimizations to leave out of ours"
     )
     options.add_argument("--rounds", type=int, default=5, help="timed rounds of each (default 5)")
     options.add_argument("--warmups", type=int, default=2, help="rounds before those (default 2)")

@@ -74,7 +74,7 @@ class Engine:
             dtype: ``auto`` (fp16 on CUDA, fp32 on a CPU), ``float32``, ``float16`` or ``bfloat16``.
             memory: ``auto`` (by the free memory) or a plan's name, see ``inpaint.memory.PLANS``.
             precision: ``exact``, or ``fp8`` for quicker pictures that differ a little.
-            without: names of levers (``inpaint.fast``) to leave out.
+            without: names of optimizations (``inpaint.fast``) to leave out.
             few_step_lora: a ``.safetensors`` LoRA that paints in 4 to 8 steps (SDXL-Lightning, Hyper-SD) to
                 merge for good; samplers then space their steps as it was trained, and want guidance 1.
             loras: the folder of the LoRA files that requests name; ``lora_files.loras_dir()`` if None.
@@ -87,7 +87,7 @@ class Engine:
         Raises:
             ModelError: missing, damaged or of an unknown kind.
             DeviceError: the device is not there.
-            RequestError: there is no such precision or lever, or this device cannot have it.
+            RequestError: there is no such precision or optimization, or this device cannot have it.
         """
         place = pick_device(device)
         checkpoint: Checkpoint = demo_checkpoint() if model == "demo" else resolve(model)

@@ -29,7 +29,7 @@ class Settings(BaseSettings):
     dtype: str = "auto"
     memory: str = "auto"
     precision: str = "exact"  # or "fp8"
-    without: tuple[str, ...] = ()  # levers of ``inpaint.fast`` to leave out
+    without: tuple[str, ...] = ()  # optimizations of ``inpaint.fast`` to leave out
     few_step_lora: Path | None = None  # a LoRA that paints in 4 to 8 steps
     loras: Path | None = None  # folder of the LoRA files that requests may name; else in the models folder
     warm_up: bool = True  # measure at the first start what pictures cost here; kept in ``data``

@@ -26,12 +26,12 @@ class Asked:
     """What is asked of the engine."""
 
     precision: str = "exact"
-    without: frozenset[str] = frozenset()  # levers to leave out, by name
+    without: frozenset[str] = frozenset()  # optimizations to leave out, by name
 
 
 @dataclass(frozen=True, slots=True)
 class Ours:
-    """An engine with its levers pulled."""
+    """An engine with its optimizations pulled."""
 
     engine: Engine
     fast: Fast

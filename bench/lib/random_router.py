@@ -5,7 +5,7 @@ from typing import Any
 
 from ray.serve.request_router import FIFOMixin, PendingRequest, RequestRouter, RunningReplica
 
-from server.ray.fleet import replica_stats_of
+from server.ray.replica_stats import replica_stats_of
 
 
 class RandomRouter(FIFOMixin, RequestRouter):

@@ -222,7 +222,9 @@ class Profile:
         try:
             if content["format"] != _FORMAT:
                 raise ValueError(f"format {content['format']!r} is not {_FORMAT}")
-            made_for = MadeFor(**{**content["made_for"], "levers": tuple(content["made_for"]["levers"])})
+            made_for = MadeFor(
+                **{**content["made_for"], "optimizations": tuple(content["made_for"]["optimizations"])}
+            )
             profile = cls(made_for, max_slots=count(content["max_slots"]))
             profile._table = dict(map(from_row, content["buckets"]))
         except (AttributeError, KeyError, OverflowError, TypeError) as error:

@@ -123,7 +123,7 @@ def convert(unet: nn.Module) -> int:
 
     Args:
         unet: where its memory plan wants it; its weights must not be wrapped or hooked (see :func:`can`).
-            Matrices that other levers fuse (query, key and value) are fused before, not after.
+            Matrices that other optimizations fuse (query, key and value) are fused before, not after.
 
     Returns:
         How many were replaced; 0 where nothing fits or all is converted already.

@@ -1,7 +1,7 @@
-"""The levers by name, which of them a model can have, and the way through its UNet with them.
+"""The optimizations by name, which of them a model can have, and the way through its UNet with them.
 
-A lever is **exact** (the same picture, to the rounding of another order of the same sums), **near** or
-**lossy**; a lossy one is pulled only where its precision was asked for.
+An optimization is **exact** (the same picture, to the rounding of another order of the same sums), **near**
+or **lossy**; a lossy one is on only where its precision was asked for.
 """
 
 from collections.abc import Callable, Sequence
@@ -62,18 +62,18 @@ PRECISIONS = ("exact", *(optimization.name for optimization in OPTIMIZATIONS if 
 def choose(
     model: Model, without: frozenset[str] = frozenset(), *, precision: str = "exact"
 ) -> tuple[str, ...]:
-    """The names of the levers for ``model``, in the order of the table.
+    """The names of the optimizations for ``model``, in the order of the table.
 
     Args:
         model: may be one that has them already.
-        without: levers to leave out.
-        precision: ``exact``, or the name of the lossy lever that is wanted.
+        without: optimizations to leave out.
+        precision: ``exact``, or the name of the lossy optimization that is wanted.
 
     Raises:
-        RequestError: there is no such lever or precision, or the model cannot have the precision.
+        RequestError: there is no such optimization or precision, or the model cannot have the precision.
     """
     for name in sorted(without - set(NAMES)):
-        raise RequestError("without", f"must be levers of {', '.join(NAMES)}, not {name!r}")
+        raise RequestError("without", f"must be optimizations of {', '.join(NAMES)}, not {name!r}")
     if precision not in PRECISIONS:
         raise RequestError("precision", f"must be one of {', '.join(PRECISIONS)}, not {precision!r}")
     chosen = []
@@ -106,7 +106,7 @@ class Fast:
         return "eager" if self._compilation is None else self._compilation.state
 
     def start(self) -> None:
-        """Begin to compile in the background, where that is one of the levers."""
+        """Begin to compile in the background, where that is one of the optimizations."""
         if self._compilation is not None:
             self._compilation.start()
 
@@ -130,8 +130,8 @@ def ready(
 
     Args:
         model: whose thread this is called in.
-        levers: names, as from :func:`choose`.
-        slots: of a UNet call, which levers that reserve memory have it for; larger calls go without them.
+        optimizations: names, as from :func:`choose`.
+        slots: of the largest UNet call that optimizations reserve memory for; larger calls go without them.
         buckets: latent sizes to compile for; the native square if empty.
     """
     _convert(model.unet, optimizations)

@@ -28,7 +28,7 @@ def fuse(unet: Any, encoders: Sequence[Any], file: Path, scale: float = 1.0) -> 
     """Merge a LoRA into the weights of a model; where any of it does not fit, nothing is changed.
 
     Args:
-        unet: a UNet2DConditionModel before anything changed its modules: no memory plan's hooks, no levers.
+        unet: a UNet2DConditionModel whose modules nothing has changed: no memory plan, no optimizations.
         encoders: both text encoders, likewise.
         file: a ``.safetensors`` file.
         scale: how strongly; 1 is as it was trained.

@@ -54,7 +54,7 @@ class LoraHooks:
         for scale, changes in scaled:
             for change in changes:
                 module = change.layer.module
-                assert change.layer.rows.stop == module.weight.shape[0], "no lever joined these layers"
+                assert change.layer.rows.stop == module.weight.shape[0], "no optimization joined these layers"
                 up, down = (matrix.to(self._device, self._dtype) for matrix in (change.up, change.down))
                 parts.setdefault(module, []).append((scale * change.factor, up, down))
         return parts

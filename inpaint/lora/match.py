@@ -53,7 +53,7 @@ class LayerIndex:
     text: tuple[Layers, Layers]
 
     @classmethod
-    def of(cls, unet: Any, encoders: Sequence[Any]) -> "Fittings":
+    def of(cls, unet: Any, encoders: Sequence[Any]) -> "LayerIndex":
         """Of these modules, as they are now."""
         return cls(unet_layers(unet), (text_layers(encoders[0]), text_layers(encoders[1])))
 

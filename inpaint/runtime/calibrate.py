@@ -135,7 +135,7 @@ def survey(model: Model, forward: Forward, identity: MadeFor, folder: Path, *, m
 
 
 def made_for(model: Model, optimizations: Iterable[str] = ()) -> MadeFor:
-    """What a profile of ``model`` with these levers in use is true of."""
+    """What a profile of ``model`` with these optimizations in use is true of."""
     import diffusers
 
     return MadeFor(

@@ -18,7 +18,7 @@ from inpaint.weights.complete import config
 from inpaint.weights.import_model import choose
 from inpaint.weights.install import SINGLE_FILE, Chunk, Content, check_name, copy_of, install
 from inpaint.weights.key_names import VAE, Piece
-from inpaint.weights.merge_plan import MERGED, Recipe, VaeOf, pieces_in, recipe_for, weight_files
+from inpaint.weights.merge_plan import MERGED, MergePlan, VaeOf, merge_plan_for, pieces_in, weight_files
 from inpaint.weights.store import Checkpoint
 from inpaint.weights.tensors import FLOATS, bytes_of, header_of, read_layout
 from inpaint.weights.verify import Progress
@@ -72,17 +72,17 @@ def merge_models(
         raise RequestError("alpha", f"must be a number such as 1 or 0.7, not {alpha!r}")
     check_name(name, root)
     contents = choose(inpaint.path)
-    recipe = recipe_for(inpaint, style, base, alpha=alpha, vae=vae)
+    plan = merge_plan_for(inpaint, style, base, alpha=alpha, vae=vae)
     for file in weight_files(inpaint):
         component = file.parent.name if inpaint.kind == "folder" else ""
-        if not component or component in recipe.changed:
+        if not component or component in plan.changed:
             path = file.relative_to(inpaint.path).as_posix() if component else SINGLE_FILE
-            contents[path] = _merged_file(file, component, recipe)
+            contents[path] = _merged_file(file, component, plan)
     if vae == "style" and inpaint.kind == "folder":
         contents["vae/config.json"] = _vae_config(inpaint, style)
     with _one_thread():
         folder = install(contents, name, root, progress)
-    return Merged(folder, tuple(part for part in MERGED if part not in recipe.merged))
+    return Merged(folder, tuple(part for part in MERGED if part not in plan.merged))
 
 
 @contextmanager
@@ -104,54 +104,54 @@ def _vae_config(inpaint: Checkpoint, style: Checkpoint) -> Content:
     return config(inpaint.path, VAE, force_upcast=True)  # a single file does not say
 
 
-def _merged_file(file: Path, component: str, recipe: Recipe) -> Content:
+def _merged_file(file: Path, component: str, plan: MergePlan) -> Content:
     """One weight file of the result: the tensors of ``file``, those of merged components changed."""
     pieces = {name: found for name, found in pieces_in(file, component).items() if not name.startswith(_EMA)}
     layout = read_layout(file)
     # Wide elements first, as safetensors writes them: a reader may insist on aligned tensors.
     tensors = {name: layout[name] for name in sorted(pieces, key=lambda name: -layout[name].element_bytes)}
-    header = header_of(tensors, {"format": "pt", "inpaint.merge": _provenance(recipe)})
+    header = header_of(tensors, {"format": "pt", "inpaint.merge": _provenance(plan)})
 
     def chunks() -> Iterator[Chunk]:
         yield header
         for name, stored in tensors.items():
-            if any(piece.component in recipe.changed for piece in pieces[name]):
+            if any(piece.component in plan.changed for piece in pieces[name]):
                 for piece in pieces[name]:
-                    yield from _changed(piece, recipe)
+                    yield from _changed(piece, plan)
             else:
                 yield from stored.data()
 
     return Content(len(header) + sum(stored.size_bytes for stored in tensors.values()), chunks)
 
 
-def _provenance(recipe: Recipe) -> str:
-    names = {"inpaint": recipe.inpaint.name, "style": recipe.style.name, "base": recipe.base.name}
-    return json.dumps({**names, "alpha": recipe.alpha, "vae": recipe.vae})
+def _provenance(plan: MergePlan) -> str:
+    names = {"inpaint": plan.inpaint.name, "style": plan.style.name, "base": plan.base.name}
+    return json.dumps({**names, "alpha": plan.alpha, "vae": plan.vae})
 
 
-def _changed(piece: Piece, recipe: Recipe) -> Iterator[Chunk]:
+def _changed(piece: Piece, plan: MergePlan) -> Iterator[Chunk]:
     """The bytes of a piece of the result, in the order in which the file has them."""
     import torch
 
     own = piece.stored
     dtype = getattr(torch, FLOATS[own.dtype])
     for start, stop in own.blocks():
-        exact = _exact(piece, recipe, start, stop)
+        exact = _exact(piece, plan, start, stop)
         rounded = exact.to(dtype)
         low, high = exact.aminmax()  # 25 times as quick as isfinite; NaN is in no range
         if not torch.finfo(dtype).min <= low <= high <= torch.finfo(dtype).max:
-            _check_finite(piece, recipe, exact, rounded)
+            _check_finite(piece, plan, exact, rounded)
         yield bytes_of(rounded.T if own.transposed else rounded)
 
 
-def _exact(piece: Piece, recipe: Recipe, start: int, stop: int) -> "torch.Tensor":
+def _exact(piece: Piece, plan: MergePlan, start: int, stop: int) -> "torch.Tensor":
     """Rows of a piece of the result, in fp32."""
-    change = recipe.styled[piece.place].stored.read(start, stop).float()
-    if piece.component not in recipe.merged:
+    change = plan.styled[piece.place].stored.read(start, stop).float()
+    if piece.component not in plan.merged:
         return change
     # In place: what was read is nobody else's, and new memory costs more than the arithmetic.
-    change -= recipe.based[piece.place].stored.read(start, stop).float()
-    change *= recipe.alpha
+    change -= plan.based[piece.place].stored.read(start, stop).float()
+    change *= plan.alpha
     exact = piece.stored.read(start, stop).float()
     # The first convolution has 9 input channels here and 4 in a style that knows no mask.
     common = exact[:, : change.shape[1]] if change.ndim > 1 else exact
@@ -159,12 +159,12 @@ def _exact(piece: Piece, recipe: Recipe, start: int, stop: int) -> "torch.Tensor
     return exact
 
 
-def _check_finite(piece: Piece, recipe: Recipe, exact: "torch.Tensor", rounded: "torch.Tensor") -> None:
+def _check_finite(piece: Piece, plan: MergePlan, exact: "torch.Tensor", rounded: "torch.Tensor") -> None:
     if rounded.isfinite().all():
         return
     if exact.isfinite().all():
         raise ModelError(
-            f"{recipe.style.name} is too strong: {piece} leaves the range of {piece.stored.dtype}; choose a "
+            f"{plan.style.name} is too strong: {piece} leaves the range of {piece.stored.dtype}; choose a "
             "smaller --alpha"
         )
     raise ModelError(f"one of the three models is damaged: {piece} would hold values that are no numbers")

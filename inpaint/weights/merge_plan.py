@@ -20,7 +20,7 @@ VaeOf = Literal["inpaint", "style"]
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class MergePlan:
     """What is done with each component, and with what."""
 
     inpaint: Checkpoint
@@ -38,9 +38,9 @@ class Recipe:
         return self.merged | ({VAE} if self.vae == "style" else frozenset())
 
 
-def recipe_for(
+def merge_plan_for(
     inpaint: Checkpoint, style: Checkpoint, base: Checkpoint, *, alpha: float, vae: VaeOf
-) -> Recipe:
+) -> MergePlan:
     """The recipe of three models that go together.
 
     Raises:
@@ -52,15 +52,15 @@ def recipe_for(
     _check_channels((inpaint, own), (style, styled), (base, based))
     _check_prediction(inpaint, style, base)
     merged = frozenset(part for part in MERGED if any(component == part for component, _ in styled))
-    recipe = Recipe(inpaint, style, base, styled, based, merged, vae, alpha)
+    plan = MergePlan(inpaint, style, base, styled, based, merged, vae, alpha)
     for piece in own.values():
-        if piece.component in recipe.changed:
+        if piece.component in plan.changed:
             _check_fits(piece, inpaint, style, styled)
         if piece.component in merged:
             _check_fits(piece, inpaint, base, based)
     if extra := [p for p in styled.values() if p.component in merged and p.place not in own]:
         raise ModelError(f"{style.name} cannot be merged: it has {extra[0]}, and {inpaint.name} has not")
-    return recipe
+    return plan
 
 
 def weight_files(checkpoint: Checkpoint) -> list[Path]:

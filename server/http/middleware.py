@@ -25,8 +25,8 @@ log = structlog.get_logger()
 class RequestMiddleware:
     """Pure ASGI, because Starlette's ``BaseHTTPMiddleware`` hides from a route that its client hung up.
 
-    It also answers for bugs, with ``internal_error``: Starlette's own handler stands outside of all middleware, and
-    raises the error once more, for which uvicorn closes the connection under the client's next request.
+    It also answers for bugs, with ``internal_error``: Starlette's own handler stands outside all middleware
+    and raises the error once more, for which uvicorn closes the connection under the client's next request.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics, internal_error: Callable[[Request], ASGIApp]) -> None:

@@ -95,12 +95,12 @@ class Database:
 
     @contextmanager
     def try_lock(self, lock_id: int) -> Iterator[bool]:
-        """Whether this server holds an office for the length of the block, which no other then does.
+        """Try to take an advisory lock for the length of the block; yields whether this server has it.
 
         The database takes it back from a server that dies.
 
         Args:
-            office: any number, the same in every server.
+            lock_id: any number, the same in every server.
         """
         if not self.shared:
             yield True

@@ -103,7 +103,17 @@ def test_latency_ends_in_one_json_line(
     kept = tmp_path / "results" / "latency.json"
     quick = ["--rounds", "1", "--warmups", "0", "--device", "cpu", "--recipe", "eager", "--json", str(kept)]
     latency.main(
-        [*quick, *UNCOMPILED, "--model", str(checkpoint(9)), "--lanes", "A,B,C,D", "--levers", "--steps", "4"]
+        [
+            *quick,
+            *UNCOMPILED,
+            "--model",
+            str(checkpoint(9)),
+            "--lanes",
+            "A,B,C,D",
+            "--optimizations",
+            "--steps",
+            "4",
+        ]
     )
     figures = last_line(capsys)
     assert figures == json.loads(kept.read_text())
@@ -111,11 +121,11 @@ def test_latency_ends_in_one_json_line(
     assert figures["lanes"]["C"]["over"]["A"]["median_paired"] > 0
     assert figures["lanes"]["C"]["from_A"]["levels"] <= 8  # both through JPEG
     assert figures["rates"]["tflop"] > 0
-    assert figures["levers"].keys() == {optimization.name for optimization in latency.OPTIMIZATIONS}
+    assert figures["optimizations"].keys() == {optimization.name for optimization in latency.OPTIMIZATIONS}
 
 
 def test_ours_is_asked_for_levers_by_name(ours: Ours, model: Model) -> None:
-    """A lever misspelt and left in would be measured as worth nothing."""
+    """An optimization misspelt and left in would be measured as worth nothing."""
     assert ours.fast.optimizations
     assert not {"compile", "graphs", "fp8"} & set(ours.fast.optimizations)
     with pytest.raises(RequestError, match="qvk"), engine_on(model, Asked(without=frozenset({"qvk"}))):

@@ -21,7 +21,7 @@ BENCH = Bench(MIX, COSTS)
 
 def sent(gpus: int, each: int, seed: int = 0) -> list[Sent]:
     requests = trace(MIX, 0.9 * gpus * BENCH.capacity, gpus * each, seed, COSTS)
-    return [Sent(one.at, replace(one.work, deadline=inf)) for one in requests]
+    return [Sent(one.at, replace(one.work, expires_at=inf)) for one in requests]
 
 
 @pytest.mark.parametrize("rule", RULES)

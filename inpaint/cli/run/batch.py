@@ -9,24 +9,24 @@ import typer
 
 from inpaint.canvas.crop import cut
 from inpaint.cli import SOME_FAILED
-from inpaint.cli.run.machine import Machine
+from inpaint.cli.run.engine_options import EngineOptions
 from inpaint.cli.run.outputs import Claims
-from inpaint.cli.run.paint import Studio
-from inpaint.cli.run.prepare import Picker, Skipped
+from inpaint.cli.run.paint import Painter
+from inpaint.cli.run.prepare import Preparer, Skipped
 from inpaint.cli.run.progress import Progress, progress_of
 from inpaint.cli.run.report import Report, read_report
-from inpaint.cli.run.results import Account
-from inpaint.cli.run.resume import Earlier
+from inpaint.cli.run.results import Results
+from inpaint.cli.run.resume import ResumeIndex
 from inpaint.cli.run.tasks import Refused, Task
 from inpaint.errors import InpaintError, RequestError
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class Batch:
     """One ``inpaint run``, after its options were read."""
 
     tasks: Sequence[Task | Refused]
-    machine: Machine
+    engine_options: EngineOptions
     report: Path | None
     alone: bool  # one picture was named: its error is the command's
     overwrite: bool
@@ -35,26 +35,26 @@ class Work:
     with_metadata: bool
     as_json: bool
 
-    def rehearse(self) -> None:
+    def dry_run(self) -> None:
         """Check everything and say what would be painted, without loading a model or writing a file.
 
         Raises:
             InpaintError: the only picture is at fault.
             typer.Exit: with code 3 where some of several pictures would fail.
         """
-        picker = self._picker()
-        account = Account(Progress(len(self.tasks), None), None, alone=self.alone, as_json=self.as_json)
+        preparer = self._preparer()
+        results = Results(Progress(len(self.tasks), None), None, alone=self.alone, as_json=self.as_json)
         for task in self.tasks:
             try:
-                picked = picker.pick(task)
-                if isinstance(picked, Skipped):
-                    account.skipped(picked)
+                prepared = preparer.pick(task)
+                if isinstance(prepared, Skipped):
+                    results.skipped(prepared)
                 else:
-                    account.rehearsed(picked, cut(picked.request))
+                    results.dry_run(prepared, cut(prepared.request))
             except InpaintError as error:
-                account.failed(task, error)
-        account.close()
-        _leave(account)
+                results.failed(task, error)
+        results.close()
+        _leave(results)
 
     def run(self) -> None:
         """Paint everything; a picture that fails does not stop the others unless ``fail_fast``.
@@ -63,36 +63,38 @@ class Work:
             InpaintError: the model, the report or the only picture is at fault.
             typer.Exit: with code 3 where some of several pictures failed.
         """
-        picker = self._picker()
+        preparer = self._preparer()
         with ExitStack() as stack:
             report = stack.enter_context(Report(self.report, again=self.resume)) if self.report else None
             progress = stack.enter_context(progress_of(len(self.tasks)))
-            account = Account(progress, report, alone=self.alone, as_json=self.as_json)
-            studio = Studio(picker, self.machine, progress, account, stack, with_metadata=self.with_metadata)
+            results = Results(progress, report, alone=self.alone, as_json=self.as_json)
+            painter = Painter(
+                preparer, self.engine_options, progress, results, stack, with_metadata=self.with_metadata
+            )
             try:
-                for _ in studio.paint(self.tasks):
-                    if self.fail_fast and account.failed_count:
+                for _ in painter.paint(self.tasks):
+                    if self.fail_fast and results.failed_count:
                         break
             except KeyboardInterrupt:
-                account.close()
+                results.close()
                 raise
-            account.close()
-        _leave(account)
+            results.close()
+        _leave(results)
 
-    def _picker(self) -> Picker:
+    def _preparer(self) -> Preparer:
         """Raises a ``RequestError`` where the report would replace something."""
         inputs = [path for task in self.tasks if isinstance(task, Task) for path in task.reads()]
         reported = read_report(self.report) if self.report else {}
         if self.report and self.report.exists() and not (self.resume or self.overwrite):
             raise RequestError("report", f"{self.report} exists already; add --resume or --overwrite")
-        return Picker(
+        return Preparer(
             Claims(inputs, overwrite=self.overwrite),
-            self.machine.identity(),
-            Earlier(reported) if self.resume else None,
-            self.machine.loras,
+            self.engine_options.identity(),
+            ResumeIndex(reported) if self.resume else None,
+            self.engine_options.loras,
         )
 
 
-def _leave(account: Account) -> None:
-    if account.failed_count:
+def _leave(results: Results) -> None:
+    if results.failed_count:
         raise typer.Exit(SOME_FAILED)

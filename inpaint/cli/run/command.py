@@ -10,7 +10,7 @@ from inpaint.errors import RequestError
 from inpaint.request import InpaintRequest, check_settings
 
 if TYPE_CHECKING:
-    from inpaint.cli.run.tasks import Recipe, Refused, Task
+    from inpaint.cli.run.tasks import Refused, Task, TaskSettings
 
 _DEFAULTS = {name: field.default for name, field in InpaintRequest.__dataclass_fields__.items()}
 
@@ -64,27 +64,27 @@ def run(
 
     Every picture keeps its size, format, colour profile and EXIF.
     """
-    from inpaint.cli.run.batch import Work
+    from inpaint.cli.run.batch import Batch
+    from inpaint.cli.run.engine_options import EngineOptions
     from inpaint.cli.run.inputs import names_one
-    from inpaint.cli.run.machine import Machine
     from inpaint.cli.run.masks import MaskChoice
     from inpaint.cli.run.outputs import Output
     from inpaint.cli.run.resume import made_of
     from inpaint.cli.run.settings import model_from, settings_from
-    from inpaint.cli.run.tasks import Recipe, margins
+    from inpaint.cli.run.tasks import TaskSettings, margins
 
     alone = jobs is None and names_one(images or [])
     made = made_of(source) if source else None
-    recipe = Recipe(
-        settings=settings_from(context, made),
+    task_settings = TaskSettings(
+        request=settings_from(context, made),
         mask=MaskChoice(mask),
         extend=margins(extend) if extend is not None else (0, 0, 0, 0),
         output=Output(output, several=not alone),
     )
     name = model_from(context, made, source)
-    work = Work(
-        tasks=_tasks(images or [], jobs, recipe, recursive=recursive, by_null=by_null),
-        machine=Machine(
+    work = Batch(
+        tasks=_tasks(images or [], jobs, task_settings, recursive=recursive, by_null=by_null),
+        engine_options=EngineOptions(
             name, device, dtype, memory, precision, tuple(without or ()), few_step_lora, lora_folder
         ),
         report=report,
@@ -96,13 +96,13 @@ def run(
         as_json=as_json,
     )
     if dry_run:
-        work.rehearse()
+        work.dry_run()
     else:
         work.run()
 
 
 def _tasks(
-    images: list[str], jobs: Path | None, recipe: "Recipe", *, recursive: bool, by_null: bool
+    images: list[str], jobs: Path | None, task_settings: "TaskSettings", *, recursive: bool, by_null: bool
 ) -> "list[Task | Refused]":
     """What the arguments or the jobs file ask for.
 
@@ -119,12 +119,12 @@ def _tasks(
         )
         raise RequestError("image", problem)
     if jobs is not None:
-        return tasks_in(jobs, recipe)
-    if recipe.settings["prompt"] is None:
+        return tasks_in(jobs, task_settings)
+    if task_settings.request["prompt"] is None:
         raise RequestError("prompt", "say what to paint, with -p TEXT")
-    check_settings(recipe.settings)
-    besides = [home for home in (recipe.mask.home, recipe.output.home) if home]
+    check_settings(task_settings.request)
+    besides = [home for home in (task_settings.mask.home, task_settings.output.home) if home]
     inputs = Inputs.named_by(images, recursive=recursive, by_null=by_null, besides=besides)
     if inputs.left_out:
         note(f"left out {inputs.left_out} of the files found: masks and earlier results")
-    return tasks_of(inputs.found, recipe)
+    return tasks_of(inputs.found, task_settings)

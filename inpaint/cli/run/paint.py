@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from inpaint.cli.run.engine_options import EngineOptions
 from inpaint.cli.run.inputs import FORMATS
-from inpaint.cli.run.machine import Machine
 from inpaint.cli.run.outputs import write_whole
-from inpaint.cli.run.prepare import Picked, Picker, Skipped
+from inpaint.cli.run.prepare import Prepared, Preparer, Skipped
 from inpaint.cli.run.progress import Progress
-from inpaint.cli.run.results import Account
+from inpaint.cli.run.results import Results
 from inpaint.cli.run.resume import sha256_of
 from inpaint.cli.run.tasks import Refused, Task
 from inpaint.errors import InpaintError
@@ -35,28 +35,28 @@ class _UnderWay:
     """A task between its start and its end; with a job where it needs the engine."""
 
     task: Task | Refused
-    picked: Picked | Skipped | InpaintError
+    prepared: Prepared | Skipped | InpaintError
     job: "Job | None" = None
 
 
-class Studio:
+class Painter:
     """One run's pictures under way. The model is loaded for the first that needs it."""
 
     def __init__(
         self,
-        picker: Picker,
-        machine: Machine,
+        preparer: Preparer,
+        engine_options: EngineOptions,
         progress: Progress,
-        account: Account,
+        results: Results,
         stack: ExitStack,
         *,
         with_metadata: bool,
     ) -> None:
         """Nothing is under way; ``stack`` closes the engine."""
-        self._picker = picker
-        self._machine = machine
+        self._preparer = preparer
+        self._engine_options = engine_options
         self._progress = progress
-        self._account = account
+        self._results = results
         self._stack = stack
         self._with_metadata = with_metadata
         self._engine: Engine | None = None
@@ -91,20 +91,20 @@ class Studio:
 
     def _begin(self, task: Task | Refused) -> _UnderWay:
         try:
-            picked = self._picker.pick(task)
+            prepared = self._preparer.pick(task)
         except InpaintError as error:
             return _UnderWay(task, error)
-        if isinstance(picked, Skipped):
-            return _UnderWay(task, picked)
+        if isinstance(prepared, Skipped):
+            return _UnderWay(task, prepared)
         if self._engine is None:
-            self._engine = self._stack.enter_context(self._machine.load())
+            self._engine = self._stack.enter_context(self._engine_options.load())
         try:
-            job = self._engine.submit(picked.request)
+            job = self._engine.submit(prepared.request)
         except InpaintError as error:
             return _UnderWay(task, error)
         self._progress.began(task.label)
         job.listen(partial(self._hear, task.label))
-        return _UnderWay(task, picked, job)
+        return _UnderWay(task, prepared, job)
 
     def _hear(self, label: str, event: "Event") -> None:
         if event.state == "step":
@@ -113,31 +113,31 @@ class Studio:
     def _land(self) -> None:
         """Wait for the first in line, write its results and give account of it."""
         one = self._line.popleft()
-        if isinstance(one.picked, Skipped):
-            self._account.skipped(one.picked)
+        if isinstance(one.prepared, Skipped):
+            self._results.skipped(one.prepared)
             return
         try:
-            if isinstance(one.picked, InpaintError):
-                raise one.picked
+            if isinstance(one.prepared, InpaintError):
+                raise one.prepared
             assert one.job is not None
             result = one.job.result()
-            digests = self._write(one.picked, result)
+            digests = self._write(one.prepared, result)
         except InpaintError as error:
-            self._account.failed(one.task, error)
+            self._results.failed(one.task, error)
         else:
-            self._account.painted(one.picked, result, self._machine.model, digests)
+            self._results.painted(one.prepared, result, self._engine_options.model, digests)
 
-    def _write(self, picked: Picked, result: InpaintResult) -> list[str]:
+    def _write(self, prepared: Prepared, result: InpaintResult) -> list[str]:
         """Write what is not there yet; the SHA-256 of every file."""
         assert self._engine is not None
-        made = metadata.made_by(picked.request, result, self._engine.model.name, picked.settings_hash)
+        made = metadata.made_by(prepared.request, result, self._engine.model.name, prepared.settings_hash)
         digests = []
-        for image, output, how in zip(result.images, picked.outputs, made, strict=True):
-            if output in picked.kept:
+        for image, output, how in zip(result.images, prepared.outputs, made, strict=True):
+            if output in prepared.kept:
                 data = output.read_bytes()
             else:
                 told = how if self._with_metadata else None
-                data = metadata.write(image, picked.picture, told, FORMATS[output.suffix.lower()])
+                data = metadata.write(image, prepared.picture, told, FORMATS[output.suffix.lower()])
                 write_whole(output, data)
             digests.append(sha256_of(data))
         return digests

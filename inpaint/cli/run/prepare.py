@@ -9,7 +9,7 @@ from PIL import Image
 from inpaint.canvas.crop import extend
 from inpaint.cli.run.masks import ALPHA, from_alpha
 from inpaint.cli.run.outputs import Claims
-from inpaint.cli.run.resume import Earlier, Standing
+from inpaint.cli.run.resume import ResumeIndex, Standing
 from inpaint.cli.run.tasks import Refused, Task
 from inpaint.errors import RequestError
 from inpaint.images.codec import Picture, decode, read_file
@@ -21,7 +21,7 @@ from inpaint.weights.verify import sha256_of
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Picked:
+class Prepared:
     """A task whose picture passed its checks."""
 
     task: Task
@@ -45,16 +45,16 @@ class Skipped:
 
 
 @dataclass(frozen=True, slots=True)
-class Picker:
-    """Picks one task after the other; ``earlier`` is None unless the run resumes another."""
+class Preparer:
+    """Picks one task after the other; ``resume_index`` is None unless the run resumes another."""
 
     claims: Claims
     model: str  # its identity
-    earlier: Earlier | None
+    resume_index: ResumeIndex | None
     loras: Path | None  # the folder
     lora_digests: dict[str, str] = field(default_factory=dict)  # by name, as they are asked for
 
-    def pick(self, task: Task | Refused) -> Picked | Skipped:
+    def pick(self, task: Task | Refused) -> Prepared | Skipped:
         """Read one picture and its mask, and check that the result can be written.
 
         Raises:
@@ -63,34 +63,36 @@ class Picker:
         """
         if isinstance(task, Refused):
             raise task.error
-        recipe = task.recipe
-        settings = dict(recipe.settings)
+        task_settings = task.settings
+        settings = dict(task_settings.request)
         check_settings(settings)
         data = read_file(task.picture.path)
         mask = _mask_of(task)
         mask_data = read_file(mask, "mask") if mask else None
         digest = self._hash(task, data, mask_data)
-        source = ALPHA if recipe.mask.is_alpha else str(mask) if mask else None
+        source = ALPHA if task_settings.mask.is_alpha else str(mask) if mask else None
         standing = self._standing(task, digest)
         # Drawn here, not in the engine, because the output's name may hold it.
         first = secrets.randbits(32) if settings["seed"] == -1 else settings["seed"]
         seeds = standing.seeds or tuple(first + n for n in range(settings["samples"]))
-        outputs = tuple(recipe.output.paths(task.picture, seeds))
+        outputs = tuple(task_settings.output.paths(task.picture, seeds))
         self.claims.claim(task.picture.path, mask, outputs, standing.kept)
         if standing.complete:
             return Skipped(task, source, outputs, seeds, digest)
         picture = decode(data)
         image, white = _masked(task, picture.image, mask_data)
         request = InpaintRequest(image=image, mask=white, **{**settings, "seed": seeds[0]})
-        return Picked(task, picture, request, source, outputs, standing.kept, digest)
+        return Prepared(task, picture, request, source, outputs, standing.kept, digest)
 
     def _hash(self, task: Task, data: bytes, mask_data: bytes | None) -> str:
-        recipe = task.recipe
-        settings = dict(recipe.settings) | ({"extend": recipe.extend} if any(recipe.extend) else {})
+        task_settings = task.settings
+        settings = dict(task_settings.request) | (
+            {"extend": task_settings.extend} if any(task_settings.extend) else {}
+        )
         _, uses = combine(str(settings["prompt"]), settings.get("loras"))
         if uses:  # names alone would not tell a file from the one that took its place
             settings["lora_files"] = [self._lora_digest(use.name) for use in uses]
-        files = [data, ALPHA.encode() if recipe.mask.is_alpha else mask_data or b""]
+        files = [data, ALPHA.encode() if task_settings.mask.is_alpha else mask_data or b""]
         return settings_hash(settings, self.model, files)
 
     def _lora_digest(self, name: str) -> str:
@@ -103,12 +105,12 @@ class Picker:
         return self.lora_digests[name]
 
     def _standing(self, task: Task, digest: str) -> Standing:
-        if self.earlier is None:
+        if self.resume_index is None:
             return Standing()
-        settings = task.recipe.settings
-        return self.earlier.standing(
+        settings = task.settings.request
+        return self.resume_index.standing(
             task.picture,
-            task.recipe.output,
+            task.settings.output,
             settings_hash=digest,
             seed=settings["seed"],
             samples=settings["samples"],
@@ -117,11 +119,11 @@ class Picker:
 
 def _mask_of(task: Task) -> Path | None:
     """The file that the mask is in; None where it is the picture's alpha, or none is needed."""
-    recipe, picture = task.recipe, task.picture
-    if any(recipe.extend) and recipe.mask.text is None:
+    task_settings, picture = task.settings, task.picture
+    if any(task_settings.extend) and task_settings.mask.text is None:
         return None  # one that lies beside the picture is not asked for
-    mask = recipe.mask.of(picture)
-    if mask is None and not recipe.mask.is_alpha:
+    mask = task_settings.mask.of(picture)
+    if mask is None and not task_settings.mask.is_alpha:
         raise RequestError(
             "mask",
             "give --mask PICTURE (white = repaint) or --extend L,T,R,B, or put "
@@ -132,12 +134,12 @@ def _mask_of(task: Task) -> Path | None:
 
 def _masked(task: Task, image: Image.Image, mask_data: bytes | None) -> tuple[Image.Image, Image.Image]:
     """The picture and its mask, both larger where the task extends it."""
-    recipe = task.recipe
-    if recipe.mask.is_alpha:
+    task_settings = task.settings
+    if task_settings.mask.is_alpha:
         mask: Image.Image | None = from_alpha(image)
     else:
         mask = decode(mask_data, "mask").image if mask_data is not None else None
-    if any(recipe.extend):
-        return extend(image, mask, *recipe.extend)
+    if any(task_settings.extend):
+        return extend(image, mask, *task_settings.extend)
     assert mask is not None
     return image, mask

@@ -7,7 +7,7 @@ from typing import Any
 import typer
 
 from inpaint.canvas.crop import Canvas
-from inpaint.cli.run.prepare import Picked, Skipped
+from inpaint.cli.run.prepare import Prepared, Skipped
 from inpaint.cli.run.progress import Progress, note
 from inpaint.cli.run.report import Report, as_json
 from inpaint.cli.run.tasks import Refused, Task
@@ -15,7 +15,7 @@ from inpaint.errors import InpaintError
 from inpaint.request import InpaintResult
 
 
-class Account:
+class Results:
     """Counts and tells; of every task once, in the order of the tasks."""
 
     def __init__(self, progress: Progress, report: Report | None, *, alone: bool, as_json: bool) -> None:
@@ -26,26 +26,26 @@ class Account:
         self._alone = alone
         self._as_json = as_json
 
-    def painted(self, picked: Picked, result: InpaintResult, model: str, digests: Sequence[str]) -> None:
+    def painted(self, prepared: Prepared, result: InpaintResult, model: str, digests: Sequence[str]) -> None:
         """Its results are on disk; ``digests`` are their SHA-256."""
         self.painted_count += 1
-        self._progress.ended(picked.task.label, painted=True)
+        self._progress.ended(prepared.task.label, painted=True)
         seconds = sum(result.timings.values())
         line = _line(
-            picked.task.label,
-            picked.task.picture.path,
+            prepared.task.label,
+            prepared.task.picture.path,
             "done",
-            mask=picked.mask,
-            outputs=picked.outputs,
+            mask=prepared.mask,
+            outputs=prepared.outputs,
             seeds=result.seeds,
             seconds=seconds,
-            settings_hash=picked.settings_hash,
+            settings_hash=prepared.settings_hash,
         )
         # Before a word of it: whoever stops the run after that word finds it in the report.
-        self._tell(line | {"sha256": list(digests)}, line | _details(picked, result, model))
+        self._tell(line | {"sha256": list(digests)}, line | _details(prepared, result, model))
         for warning in result.warnings:
-            note(f"warning: {warning}" if self._alone else f"warning: {picked.task.label}: {warning}")
-        for output, seed in zip(picked.outputs, result.seeds, strict=True):
+            note(f"warning: {warning}" if self._alone else f"warning: {prepared.task.label}: {warning}")
+        for output, seed in zip(prepared.outputs, result.seeds, strict=True):
             note(f"{self._place()}{output} (seed {seed}, {seconds:.1f} s)")
 
     def skipped(self, skipped: Skipped) -> None:
@@ -80,23 +80,23 @@ class Account:
             raise error
         note(f"{self._place()}error: {task.label}: {error}")
 
-    def rehearsed(self, picked: Picked, canvas: Canvas) -> None:
+    def dry_run(self, prepared: Prepared, canvas: Canvas) -> None:
         """It would be painted like this."""
         self.planned_count += 1
-        self._progress.ended(picked.task.label, painted=False)
+        self._progress.ended(prepared.task.label, painted=False)
         left, top, right, bottom = canvas.box
         note(
-            f"{picked.task.label}: would repaint the box {left},{top} to {right},{bottom} at "
+            f"{prepared.task.label}: would repaint the box {left},{top} to {right},{bottom} at "
             f"{canvas.size[0]}×{canvas.size[1]} for a 1024-pixel model, and write "
-            f"{', '.join(map(str, picked.outputs))}"
+            f"{', '.join(map(str, prepared.outputs))}"
         )
         line = _line(
-            picked.task.label,
-            picked.task.picture.path,
+            prepared.task.label,
+            prepared.task.picture.path,
             "planned",
-            mask=picked.mask,
-            outputs=picked.outputs,
-            settings_hash=picked.settings_hash,
+            mask=prepared.mask,
+            outputs=prepared.outputs,
+            settings_hash=prepared.settings_hash,
         )
         self._tell(line, line | {"box": list(canvas.box)})
 
@@ -151,17 +151,17 @@ def _line(
     }
 
 
-def _details(picked: Picked, result: InpaintResult, model: str) -> dict[str, Any]:
+def _details(prepared: Prepared, result: InpaintResult, model: str) -> dict[str, Any]:
     """What a program may want to know and a report need not hold."""
     width, height = result.images[0].size
-    request = picked.request
+    request = prepared.request
     return {
         "width": width,
         "height": height,
         "box": list(result.box),
         "model": model,
         "settings": {
-            **picked.task.recipe.settings,
+            **prepared.task.settings.request,
             "seed": request.seed,
             "scheduler": request.scheduler,
         },

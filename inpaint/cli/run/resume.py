@@ -43,7 +43,7 @@ class Standing:
     complete: bool = False
 
 
-class Earlier:
+class ResumeIndex:
     """Looks up results of earlier runs."""
 
     def __init__(self, reported: Mapping[str, Reported]) -> None:

@@ -21,10 +21,10 @@ _KEYS = ("image", "mask", "output", "extend", *SETTINGS)
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class TaskSettings:
     """How to paint a picture, whichever it is: the options, or one line of a jobs file over them."""
 
-    settings: Mapping[str, Any]
+    request: Mapping[str, Any]
     mask: MaskChoice
     extend: Margins
     output: Output
@@ -36,11 +36,11 @@ class Task:
 
     label: str
     picture: Found
-    recipe: Recipe
+    settings: TaskSettings
 
     def reads(self) -> list[Path]:
         """The files whose names are known to be inputs, before any of them is looked for."""
-        named = self.recipe.mask.text
+        named = self.settings.mask.text
         return [self.picture.path, *([Path(named)] if named else [])]
 
 
@@ -53,13 +53,13 @@ class Refused:
     error: RequestError
 
 
-def tasks_of(pictures: Sequence[Found], recipe: Recipe) -> list[Task | Refused]:
-    """The same recipe for every picture."""
-    return [Task(str(picture.path), picture, recipe) for picture in pictures]
+def tasks_of(pictures: Sequence[Found], task_settings: TaskSettings) -> list[Task | Refused]:
+    """Return one task for each picture, all with the same settings."""
+    return [Task(str(picture.path), picture, task_settings) for picture in pictures]
 
 
-def tasks_in(path: Path, recipe: Recipe) -> list[Task | Refused]:
-    """One task a line of a jobs file (``-`` is stdin): JSON objects whose keys win over ``recipe``.
+def tasks_in(path: Path, task_settings: TaskSettings) -> list[Task | Refused]:
+    """One task a line of a jobs file (``-`` is stdin): JSON objects whose keys win over ``task_settings``.
 
     Raises:
         RequestError: the file cannot be read, or holds no line.
@@ -69,18 +69,20 @@ def tasks_in(path: Path, recipe: Recipe) -> list[Task | Refused]:
     except OSError as error:
         raise RequestError("jobs", f"{path} cannot be read: {error.strerror}") from error
     lines = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    tasks = [_task(f"{path} line {n}", line, recipe) for n, line in enumerate(lines, 1) if line.strip()]
+    tasks = [
+        _task(f"{path} line {n}", line, task_settings) for n, line in enumerate(lines, 1) if line.strip()
+    ]
     if not tasks:
         raise RequestError("jobs", f"{path} is empty; write one JSON object a line, with image and prompt")
     return tasks
 
 
-def _task(label: str, line: bytes, recipe: Recipe) -> Task | Refused:
+def _task(label: str, line: bytes, task_settings: TaskSettings) -> Task | Refused:
     given: dict[str, Any] = {}
     try:
         given = _parse(line)
         picture = Found(Path(_text("image", given.get("image"))))
-        return Task(f"{label} ({picture.path})", picture, _with(recipe, given))
+        return Task(f"{label} ({picture.path})", picture, _with(task_settings, given))
     except RequestError as error:
         image = given.get("image")
         return Refused(label, image if isinstance(image, str) else "", error)
@@ -99,12 +101,12 @@ def _parse(line: bytes) -> dict[str, Any]:
     return given
 
 
-def _with(recipe: Recipe, given: Mapping[str, Any]) -> Recipe:
+def _with(task_settings: TaskSettings, given: Mapping[str, Any]) -> TaskSettings:
     settings = {name: given[name] for name in SETTINGS if name in given}
     if isinstance(settings.get("guidance_interval"), list):
         settings["guidance_interval"] = tuple(settings["guidance_interval"])
-    changed = replace(recipe, settings={**recipe.settings, **settings})
-    if changed.settings["prompt"] is None:
+    changed = replace(task_settings, request={**task_settings.request, **settings})
+    if changed.request["prompt"] is None:
         raise RequestError("prompt", "is missing; write it into the line, or give one for all with -p TEXT")
     if "mask" in given:
         changed = replace(changed, mask=MaskChoice(_text("mask", given["mask"])))

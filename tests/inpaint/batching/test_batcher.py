@@ -360,7 +360,7 @@ def test_an_idle_batcher_holds_nothing() -> None:
     while bench.step():
         pass
     batcher = bench.batcher
-    assert [batcher._lines, batcher._begun, batcher._turns] == [{}, {}, {}]
+    assert [batcher._queues, batcher._begun, batcher._turns] == [{}, {}, {}]
 
 
 WORKS = st.builds(

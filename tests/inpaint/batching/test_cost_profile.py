@@ -288,7 +288,7 @@ CHANGES: list[dict[str, Any]] = [
     {"diffusers": "0.43.0"},
     {"model": "other"},
     {"dtype": "bfloat16"},
-    {"levers": ("qkv",)},
+    {"optimizations": ("qkv",)},
     {"plan": "fp8"},
 ]
 

@@ -24,7 +24,7 @@ def order() -> list[SDPBackend]:
 def untouched() -> object:
     """Every test leaves torch as it found it."""
     before = order()
-    assert before[0] != SDPBackend.CUDNN_ATTENTION, "torch has come round: this lever can go"
+    assert before[0] != SDPBackend.CUDNN_ATTENTION, "torch has come round: this optimization can go"
     yield
     assert order() == before
 

@@ -76,7 +76,7 @@ def assert_close(out: torch.Tensor, expected: torch.Tensor) -> None:
 
 @torch.inference_mode()
 def test_inductor_s_code_paints_the_same(model: Model, compiled: Callable[..., Compiled]) -> None:
-    """An exact lever may not show; here with the real compiler, on the blocks alone to save time."""
+    """An exact optimization may not show; here with the real compiler, on the blocks alone to save time."""
     quick = compiled(stages=("regional",), backend=torch_compile.inductor)
     assert quick.state == "regional"
     batch = replace(slots(model, 2), sample=slots(model, 2).sample * 0.7)

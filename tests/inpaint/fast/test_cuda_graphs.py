@@ -174,7 +174,7 @@ def rows_of(model: Model, request: InpaintRequest) -> list[Any]:
 def test_a_picture_is_the_same_through_recordings(
     model: Model, graphs: Graphs, request_for: Callable[..., InpaintRequest]
 ) -> None:
-    """An exact lever may not show in a picture."""
+    """An exact optimization may not show in a picture."""
     latents = []
     for forward in (None, graphs):
         (row,) = rows_of(model, request_for(num_inference_steps=6, strength=1.0))

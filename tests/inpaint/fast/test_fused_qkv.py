@@ -67,7 +67,7 @@ def test_biases_are_joined_too(cross: int | None) -> None:
 
 
 def test_converting_draws_no_random_number(checkpoint: Checkpoint) -> None:
-    """A notebook that seeded torch gets its own numbers, with levers or without."""
+    """A notebook that seeded torch gets its own numbers, with optimizations or without."""
     unet = own_model("tiny", checkpoint).unet
     state = torch.get_rng_state()
     fused_qkv.convert(unet)

@@ -1,4 +1,4 @@
-"""Each lever, and all of them together, paint what diffusers' own way through the UNet paints."""
+"""Each optimization, and all of them together, paint what diffusers' own way through the UNet paints."""
 
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -37,7 +37,9 @@ def expected(checkpoint: Checkpoint) -> Callable[[str], list[torch.Tensor]]:
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("levers", [*ALONE, ("channels-last", "qkv", "text-kv", "attention")], ids="+".join)
+@pytest.mark.parametrize(
+    "optimizations", [*ALONE, ("channels-last", "qkv", "text-kv", "attention")], ids="+".join
+)
 def test_a_mixed_batch_is_painted_as_without_levers(
     name: str,
     optimizations: tuple[str, ...],
@@ -76,7 +78,7 @@ def test_levers_pulled_twice_are_pulled_once(checkpoint: Checkpoint) -> None:
 
 
 def test_half_precision_keeps_its_precision(checkpoint: Checkpoint) -> None:
-    """On a GPU everything is in 16 bit: no lever may compute in less, or hand on another dtype."""
+    """On a GPU everything is in 16 bit: no optimization may compute in less, or hand on another dtype."""
     model = own_model("tiny", checkpoint, torch.bfloat16)
     batch = random_batch(model, "abc")
     expected = plain(model.unet)(batch)
@@ -100,7 +102,7 @@ def test_a_lever_is_left_out_by_name(model: Model) -> None:
 
 
 def test_an_unknown_lever_is_refused_with_the_names_there_are(model: Model) -> None:
-    """A mistyped name must not silently leave the lever in."""
+    """A mistyped name must not silently leave the optimization in."""
     with pytest.raises(RequestError) as refused:
         choose(model, frozenset({"qvk"}))
     assert refused.value.field == "without"

@@ -72,7 +72,7 @@ def changed(model: Model, before: dict[str, torch.Tensor]) -> int:
     return sum(not torch.equal(weight, before[name]) for name, weight in model.unet.state_dict().items())
 
 
-@pytest.mark.parametrize("levers", [(), ("qkv",), ("qkv", "fp8"), ("channels-last",)], ids="+".join)
+@pytest.mark.parametrize("optimizations", [(), ("qkv",), ("qkv", "fp8"), ("channels-last",)], ids="+".join)
 def test_weights_stay_where_they_are(
     optimizations: Sequence[str], own: Model, wear: Wear, own_memory: str
 ) -> None:

@@ -11,10 +11,10 @@ from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
 from ray.serve._private.common import DeploymentHandleSource, DeploymentID, ReplicaID
 
 from inpaint.errors import RequestError
-from server.ray.fleet import ReplicaStats
 from server.ray.ingress import _replicas, build, settings_of
 from server.ray.proxy import Proxied
 from server.ray.replica import ExclusiveGate
+from server.ray.replica_stats import ReplicaStats
 from server.ray.router import LeastBacklogRouter
 from server.ray.scaling import TARGET_S, by_backlog
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class EngineOptions:
     """Which model, where, and how."""
 
     model: str
