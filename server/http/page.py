@@ -36,15 +36,15 @@ _HEADERS = {
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """One file of the page, with the headers that depend on it."""
+    """One file of the page, and the headers that depend on it."""
 
     data: bytes
     content_type: str
     etag: str
 
 
-# Not a subclass of Starlette's StaticFiles: with our headers, content types and list of suffixes it was ten lines
-# shorter and lost two promises. It reads the disk at every request, so an upgrade under a running server pairs
+# Not a subclass of Starlette's StaticFiles: with our headers, content types and suffixes it was ten lines
+# shorter and lost two promises. It reads the disk at each request, so an upgrade under a running server pairs
 # the new page with the old API; here every file is read once, and a path can name one of them or nothing. Its
 # ETag is made of mtime and size, which a changed file may keep where images are built with fixed timestamps.
 def read_files(folder: Path = WEB) -> dict[str, File]:
@@ -66,14 +66,14 @@ def add_page(app: FastAPI) -> None:
 
     @app.get("/", include_in_schema=False)
     async def index(request: Request) -> Response:
-        """Answer with the page itself."""
+        """Return the page itself."""
         return _answer(request, files["index.html"])
 
     @app.get("/web/{path:path}", include_in_schema=False)
     async def file(request: Request, path: str) -> Response:
-        """Answer with one file of the page."""
+        """Return one file of the page."""
         if path not in files:
-            raise NotFoundError("there is no such file")
+            raise NotFoundError("the page has no such file")
         return _answer(request, files[path])
 
 
