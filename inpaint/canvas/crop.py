@@ -19,11 +19,11 @@ from PIL import Image
 from inpaint.canvas.blend import blend, fade, feather
 from inpaint.canvas.color import LATENT_CELL, match_colors
 from inpaint.canvas.fill import continue_edges, fill_hole
+from inpaint.canvas.mask import SOFT_THRESHOLD, Box, require_mask
 from inpaint.errors import RequestError
-from inpaint.images.codec import MASK_THRESHOLD, mask_to_grey, mask_to_l, to_rgb, upright
+from inpaint.images.codec import MASK_THRESHOLD, mask_to_grey, to_rgb, upright
 from inpaint.request import InpaintRequest, check_size, upright_size
 
-Box = tuple[int, int, int, int]  # left, top, right, bottom; right and bottom excluded
 Size = tuple[int, int]  # width, height
 Bytes2D = NDArray[np.uint8]
 
@@ -31,7 +31,6 @@ STEP = 64  # working sides are multiples of it: 8 latent cells, the UNet's deepe
 _AREA_WEIGHT = 0.2  # how much a working area off native counts against a distorted shape
 _CONTEXT = 1.2  # the box's side to the mask's, at least: what the model sees around a large hole
 _MAX_BOX_ASPECT = 2  # SDXL paints strips badly; a strip's box is widened where the picture allows
-_SOFT_THRESHOLD = 8  # softer than one step of 30: nothing would be repainted there
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,7 +75,7 @@ def cut(request: InpaintRequest, native: int = 1024) -> Canvas:
     """
     original = upright(request.image)
     grey = mask_to_grey(request.mask)
-    mask, bounds = _painted(grey, soft=request.soft)
+    mask, bounds = require_mask(grey, soft=request.soft)
     box, grow_px, feather_px = _measure(bounds, original.size, request, native)
     distance = _distance(np.asarray(mask.crop(box)))
     grown = distance <= grow_px
@@ -107,18 +106,9 @@ def working_size_of(request: InpaintRequest, native: int = 1024) -> Size:
     Raises:
         RequestError: nothing to repaint, or a picture that cannot be read.
     """
-    _, bounds = _painted(mask_to_grey(request.mask), soft=request.soft)
+    _, bounds = require_mask(request.mask, soft=request.soft)
     box, _, _ = _measure(bounds, upright_size(request.image), request, native)
     return working_size(box[2] - box[0], box[3] - box[1], native)
-
-
-def _painted(grey: Image.Image, *, soft: bool) -> tuple[Image.Image, Box]:
-    """The mask (``L``, 0 or 255) of what is repainted, and its bounds."""
-    mask = mask_to_l(grey, _SOFT_THRESHOLD if soft else MASK_THRESHOLD)
-    bounds = mask.getbbox()
-    if bounds is None:
-        raise RequestError("mask", "nothing to repaint: paint the parts to change white (128 or brighter)")
-    return mask, bounds
 
 
 def paste(canvas: Canvas, painted: NDArray[np.float32]) -> Image.Image:
@@ -199,7 +189,7 @@ def _distance(mask: Bytes2D) -> NDArray[np.float32]:
 def _nearest_grey(grey: Image.Image) -> Bytes2D:
     """Strength per pixel: the mask's grey where it repaints, elsewhere the nearest such pixel's."""
     values = np.asarray(grey)
-    support = values >= _SOFT_THRESHOLD
+    support = values >= SOFT_THRESHOLD
     _, labels = cv2.distanceTransformWithLabels(
         np.where(support, 0, 1).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
     )

@@ -8,8 +8,9 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
-from inpaint.errors import CancelledError, InpaintError, RequestError
-from inpaint.images.codec import MASK_THRESHOLD, mask_to_grey, upright
+from inpaint.canvas.mask import require_mask
+from inpaint.errors import CancelledError, InpaintError
+from inpaint.images.codec import mask_to_grey, upright
 from inpaint.job import Event, State
 from inpaint.request import InpaintRequest, InpaintResult
 
@@ -134,7 +135,5 @@ async def prepare(request: InpaintRequest) -> InpaintRequest:
 
 def _prepare(request: InpaintRequest) -> InpaintRequest:
     mask = mask_to_grey(request.mask)
-    # The engine has the last word; but whoever sends a black mask should hear it now, and not be queued.
-    if mask.point(lambda grey: 255 * (grey >= (1 if request.soft else MASK_THRESHOLD))).getbbox() is None:
-        raise RequestError("mask", "nothing to repaint: paint the parts to change white (128 or brighter)")
+    require_mask(mask, soft=request.soft)  # as the engine does, but before the request waits in a queue
     return replace(request, image=upright(request.image), mask=mask)

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from PIL import Image
 
 from inpaint.canvas.crop import extend
-from inpaint.errors import RequestError
+from inpaint.canvas.mask import require_mask
 from inpaint.images import metadata
-from inpaint.images.codec import MASK_THRESHOLD, MAX_ENCODED_BYTES, Picture, decode, mask_to_grey
+from inpaint.images.codec import MAX_ENCODED_BYTES, Picture, decode
 from inpaint.request import InpaintRequest, InpaintResult
 from server.errors import TooLargeError
 from server.fetch.fetcher import Fetcher
@@ -79,12 +79,11 @@ def check_file_size(name: str, data: bytes) -> None:
 
 
 def _read_mask(data: bytes, order: Order) -> Image.Image:
-    """The engine has the last word on emptiness; but nobody should wait in a queue, and pay, to hear this."""
+    """Decode a mask, and refuse an empty one before the request is charged and queued."""
     check_file_size("mask", data)
     mask = decode(data, "mask").image
-    least = 1 if order.settings.get("soft") else MASK_THRESHOLD
-    if order.extend is None and not any(mask_to_grey(mask).histogram()[least:]):
-        raise RequestError("mask", "nothing to repaint: paint the parts to change white (128 or brighter)")
+    if order.extend is None:  # an extended picture always has new pixels to paint
+        require_mask(mask, soft=bool(order.settings.get("soft")))
     return mask
 
 

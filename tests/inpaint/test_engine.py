@@ -166,6 +166,14 @@ def test_an_empty_mask_is_refused_at_the_door(engine: Engine, request_for: Make)
     assert engine.stats().waiting == 0
 
 
+def test_a_soft_mask_too_dark_to_repaint_is_refused_at_the_door(engine: Engine, request_for: Make) -> None:
+    """Greys below 8 repaint nothing; 8 does."""
+    for grey in (1, 7):
+        with pytest.raises(RequestError, match="greys from 8 up count"):
+            engine.submit(request_for(mask=Image.new("L", (128, 128), grey), soft=True))
+    engine.submit(request_for(mask=Image.new("L", (128, 128), 8), soft=True)).cancel()
+
+
 def test_drain_finishes_what_was_accepted_and_takes_no_more(model: Model, request_for: Make) -> None:
     """A server that restarts keeps its promises first."""
     with Engine(model, max_rows=1) as engine:
@@ -268,7 +276,7 @@ def test_a_request_that_breaks_the_model_fails_alone(engine: Engine, request_for
 
 def poison(engine: Engine, job: object) -> None:
     """Put NaN into a running job's latents, as an overflow in the model would."""
-    for task in list(engine._loop._tasks.values()):
+    for task in list(engine._loop._in_flight.tasks.values()):
         if task.job is job:
             for row in task.rows:
                 row.latents = torch.full_like(row.latents, torch.nan)
@@ -421,7 +429,7 @@ def test_a_row_of_nan_is_painted_once_more_in_fp32(
         painted = engine.paint(request).images
         handle.remove()
         assert engine.model.unet.dtype == torch.bfloat16
-        assert engine._loop._precise is None, "its memory is free again"
+        assert engine._loop._recovery._copy is None, "its memory is free again"
         assert engine.stats().failures == 0
     assert set(dtypes) == {torch.bfloat16, torch.float32}
     with Engine.load(checkpoint(9), device="cpu", dtype="float32") as engine:

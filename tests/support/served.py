@@ -23,6 +23,7 @@ import httpx2
 import uvicorn
 from PIL import Image
 
+from inpaint.canvas.mask import require_mask
 from inpaint.errors import BusyError, CancelledError, ClosedError, InpaintError
 from inpaint.job import Event
 from inpaint.request import InpaintRequest, InpaintResult
@@ -186,11 +187,9 @@ class FakeEngine:
 
 def _result(ticket: LoopTicket) -> InpaintResult:
     request = ticket.request
-    hard = request.mask.point([0] * 128 + [255] * 128)
+    hard, box = require_mask(request.mask, soft=request.soft)
     image = request.image.convert("RGB")
     painted = [Image.composite(Image.new("RGB", image.size, colour_of(s)), image, hard) for s in ticket.seeds]
-    box = hard.getbbox()
-    assert box is not None
     timings = {"queue_s": 0.1, "encode_s": 0.25, "denoise_s": 1.0, "decode_s": 0.5}
     return InpaintResult(painted, ticket.seeds, box, timings=timings)
 

@@ -261,13 +261,6 @@ def test_grow_is_round_and_feather_falls_outwards_only() -> None:
     assert np.abs(np.diff(row)).max() < 25  # no visible step
 
 
-def test_an_empty_mask_says_what_to_paint() -> None:
-    """A newcomer who sends the mask black, or with the colours swapped and too dark."""
-    for level in (0, 127):
-        with pytest.raises(RequestError, match=r"mask: nothing to repaint.*white"):
-            cut(request(Image.new("RGB", (64, 64)), Image.new("L", (64, 64), level)))
-
-
 def test_a_mask_of_another_size_names_both() -> None:
     """Somebody who resized one of the two."""
     with pytest.raises(RequestError, match="64×48, but is 48×64"):

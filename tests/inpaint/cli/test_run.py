@@ -99,6 +99,12 @@ def test_dry_run_checks_and_paints_nothing(paint: Run) -> None:
     assert paint("--dry-run", image="missing.png").code == 2
 
 
+def test_the_faintest_grey_that_counts_is_painted(paint: Run) -> None:
+    """In a soft mask grey 8 is a little strength; 7 is refused, see below."""
+    Image.new("L", (128, 128), 8).save("faint.png")
+    assert paint("--soft", "--dry-run", mask="faint.png").code == 0
+
+
 BAD_FLAGS = {
     "--scheduler Eular": r"scheduler: unknown name 'Eular'; the names are: DDIM, DPM Multi",
     "--steps 3 --strength 0.2": "strength: 3 steps × strength 0.2",
@@ -115,6 +121,8 @@ BAD_FLAGS = {
     "--mask missing.png": "mask: ",
     "--mask small.png": "mask: must have the picture's size 128×128, but is 64×64",
     "--mask black.png": "mask: nothing to repaint",
+    "--mask faint.png --soft": "mask: nothing to repaint: paint the parts to change grey or white; in a soft "
+    "mask greys from 8 up count",
     "--device cuda:77": "device: cuda:77 was asked for",
     "--device gpu": "device: must be auto, cpu, cuda or cuda:N, not 'gpu'",
     "--dtype int8": "dtype: must be auto or one of",
@@ -131,6 +139,7 @@ def test_a_wrong_flag_gets_one_sentence_and_code_2(flags: str, paint: Run) -> No
     """It names the field and what would be right; nothing is painted, nothing replaced."""
     Image.new("L", (64, 64), 255).save("small.png")
     Image.new("L", (128, 128)).save("black.png")
+    Image.new("L", (128, 128), 7).save("faint.png")
     Path("existing.png").write_text("precious")
     before = leftovers()
     done = paint(*flags.split())

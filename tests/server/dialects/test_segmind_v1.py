@@ -323,6 +323,12 @@ def test_a_mask_without_white_is_refused(served: Served, grey: int) -> None:
     assert text.startswith("mask: nothing to repaint")
 
 
+def test_the_faintest_grey_that_counts_in_a_soft_mask_is_painted(served: Served) -> None:
+    """Grey 8 is a little strength; test_attacks shows that 7 is refused."""
+    faint = b64(file_of(Image.new("L", SIZE, 8)))
+    assert painted_with(served, mask=faint, soft=True).soft
+
+
 def test_the_lenient_server_clamps_instead(serve: Serve) -> None:
     """Two public clients exceed the documented ranges; an operator may let them."""
     served = serve(segmind_lenient=True)

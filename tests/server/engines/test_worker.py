@@ -280,7 +280,8 @@ def test_preparing_leaves_what_an_engine_sees(engine: Engine, request_for: Make)
 
 
 @pytest.mark.parametrize(
-    ("grey", "soft", "refused"), [(127, False, True), (128, False, False), (0, True, True)]
+    ("grey", "soft", "refused"),
+    [(127, False, True), (128, False, False), (0, True, True), (7, True, True), (8, True, False)],
 )
 def test_a_mask_without_a_hole_is_refused(grey: int, soft: bool, refused: bool, request_for: Make) -> None:
     """Before it waits for an engine."""

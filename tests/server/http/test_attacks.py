@@ -352,6 +352,18 @@ def test_a_mask_without_white_is_refused_for_free(
     assert "nothing to repaint" in refusal(caller.post(V1, json=body(mask=dark)), 400)
 
 
+@DOORS
+@pytest.mark.parametrize("grey", [1, 7])
+def test_a_soft_mask_too_dark_to_repaint_is_refused_for_free(
+    door: str, grey: int, caller: httpx2.Client, unharmed: Unharmed
+) -> None:
+    """The engine would refuse it, so nothing is charged or queued for it."""
+    faint = b64(file_of(Image.new("L", SIZE, grey)))
+    text = refusal(caller.post(door, json=body(mask=faint, soft=True)), 400)
+    assert text.startswith("mask: nothing to repaint")
+    assert "greys from 8 up count" in text
+
+
 def test_a_mask_that_is_clear_everywhere_is_refused_for_free(
     caller: httpx2.Client, unharmed: Unharmed
 ) -> None:
