@@ -35,7 +35,12 @@ def _version(*, wanted: bool) -> None:
 def _common(
     version: Annotated[
         bool,
-        typer.Option("--version", callback=lambda v: _version(wanted=v), is_eager=True, help="Print it."),
+        typer.Option(
+            "--version",
+            callback=lambda v: _version(wanted=v),
+            is_eager=True,
+            help="Show the version and exit.",
+        ),
     ] = False,
 ) -> None:
     """Repaint part of a picture with SDXL, on your own GPU."""
@@ -43,7 +48,7 @@ def _common(
 
 @app.command()
 def schedulers(
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per scheduler.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per scheduler.")] = False,
 ) -> None:
     """List the schedulers by the names that --scheduler takes."""
     width = max(map(len, SCHEDULERS))
@@ -57,10 +62,10 @@ def schedulers(
 
 @app.command()
 def info(
-    picture: Annotated[Path, typer.Argument(help="A PNG, JPEG or WebP file.", show_default=False)],
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    picture: Annotated[Path, typer.Argument(metavar="PICTURE", help="A PNG, JPEG or WebP file.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Print what a picture file holds, as inpaint reads it, and how it was made if it says so."""
+    """Show a picture's size, format and profile, and the settings it was painted with."""
     from inpaint.cli.info import describe, lines
 
     facts = describe(picture)
@@ -72,9 +77,9 @@ def info(
 
 @app.command()
 def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Check this machine: versions, GPU, memory plan, installed models."""
+    """Check this machine: versions, GPU, memory plan and installed models."""
     from inpaint.cli.doctor import examine
 
     findings = examine()

@@ -23,10 +23,14 @@ class LazyCommand(NamedTuple):
 
 
 SERVER_COMMANDS: Mapping[str, LazyCommand] = {
-    "serve": LazyCommand("server.cli.serve:serve", "Serve the sdxl-inpaint API, and a page to paint on."),
-    "top": LazyCommand("server.cli.top:top", "Watch a running server at work."),
-    "keys": LazyCommand("server.cli.keys:app", "Create, list and revoke API keys of the server."),
-    "credits": LazyCommand("server.cli.keys:credits_app", "Give API keys credits, and show them."),
+    "serve": LazyCommand(
+        "server.cli.serve:serve", "Serve the sdxl-inpaint API and a page to paint masks on."
+    ),
+    "top": LazyCommand(
+        "server.cli.top:top", "Watch a running server: requests, latencies, queue and engine."
+    ),
+    "keys": LazyCommand("server.cli.keys:app", "Create, list and revoke the server's API keys."),
+    "credits": LazyCommand("server.cli.keys:credits_app", "Give credits to API keys, and show them."),
 }
 _ORDER = ("run", "serve", "top", "models", "loras", "keys", "credits", "schedulers", "info", "doctor")
 

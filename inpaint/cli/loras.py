@@ -10,10 +10,15 @@ from inpaint.lora import files as lora_files
 
 app = typer.Typer(name="loras", help="List, pin and verify LoRA files.", no_args_is_help=True)
 
-_Name = Annotated[str, typer.Argument(metavar="NAME", help="As `inpaint loras list` shows it.")]
+_Name = Annotated[str, typer.Argument(metavar="NAME", help="A name from `inpaint loras list`.")]
 _Folder = Annotated[
     Path | None,
-    typer.Option("--loras", metavar="DIR", help="Folder of LoRA files.", show_default="INPAINT_LORAS"),
+    typer.Option(
+        "--loras",
+        metavar="DIR",
+        help="Folder of LoRA files. By default, INPAINT_LORAS or loras in the models folder.",
+        show_default=False,
+    ),
 ]
 _STATES = {"new": "not used yet", "pinned": "pinned", "changed": "changed since it was pinned"}
 
@@ -21,9 +26,11 @@ _STATES = {"new": "not used yet", "pinned": "pinned", "changed": "changed since 
 @app.command("list")
 def list_loras(
     folder: _Folder = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a LoRA, on stdout.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object per LoRA on stdout.")
+    ] = False,
 ) -> None:
-    """List the LoRAs that --lora and <lora:NAME:0.8> can name."""
+    """List the LoRAs that --lora and <lora:NAME:0.8> can use."""
     for file in lora_files.available_loras(folder):
         if as_json:
             typer.echo(json.dumps(_as_json(file), ensure_ascii=False))
@@ -36,17 +43,20 @@ def list_loras(
 
 @app.command()
 def pin(name: _Name, folder: _Folder = None) -> None:
-    """Accept what a LoRA's file holds now, after it was replaced on purpose."""
+    """Accept a LoRA file's present content, after you have replaced it on purpose."""
     file = lora_files.accept(lora_files.find_lora(name, folder))
     _say(f"{name} is pinned: sha256 {file.sha256}")
 
 
 @app.command()
 def verify(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="All of them if not given.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="NAME", help="A name from `inpaint loras list`; all of them if left out."),
+    ] = None,
     folder: _Folder = None,
 ) -> None:
-    """Hash files again, and compare them with what was pinned; new ones are pinned."""
+    """Hash LoRA files again and compare them with their pins; new files are pinned."""
     files = lora_files.available_loras(folder) if name is None else [lora_files.find_lora(name, folder)]
     for file in files:
         lora_files.verify(file)

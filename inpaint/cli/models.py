@@ -20,15 +20,15 @@ from inpaint.errors import ModelError
 
 app = typer.Typer(name="models", help="List, fetch, import, merge and remove models.", no_args_is_help=True)
 
-_Name = Annotated[str, typer.Argument(metavar="NAME", help="As `inpaint models list` shows it.")]
-_NewName = Annotated[
-    str | None,
-    typer.Option(
+_Name = Annotated[str, typer.Argument(metavar="NAME", help="A name from `inpaint models list`.")]
+
+
+def _new_name(default: str) -> typer.models.OptionInfo:
+    return typer.Option(  # type: ignore[no-any-return]
         "--name",
-        help="To call it by: lower-case letters, digits and . _ -",
-        show_default="made of the file's name",
-    ),
-]
+        help=f"Name of the new model, in lower-case letters, digits and . _ -; by default, {default}.",
+        show_default=False,
+    )
 
 
 class _Vae(Enum):
@@ -40,9 +40,11 @@ class _Vae(Enum):
 
 @app.command("list")
 def list_models(
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a model, on stdout.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object per model on stdout.")
+    ] = False,
 ) -> None:
-    """List the models that have a name, and which of them are here."""
+    """List the models that can be used by name, and whether they are installed."""
     rows = weights.listings(weights.models_dir())
     if as_json:
         for row in rows:
@@ -60,7 +62,10 @@ def list_models(
 
 @app.command()
 def fetch(name: _Name) -> None:
-    """Fetch a model once, verified; afterwards it loads without a network. Run it again to continue."""
+    """Download and verify a model; run it again to continue an interrupted download.
+
+    Once fetched, the model loads without a network.
+    """
     if name in weights.BUILT_IN:
         _say(f"{name} comes with inpaint; there is nothing to fetch")
         return
@@ -88,16 +93,17 @@ def verify(
 @app.command("import")
 def import_(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A diffusers folder or a .safetensors file.")],
-    name: _NewName = None,
+    name: Annotated[str | None, _new_name("taken from the file's name")] = None,
     parts_from: Annotated[
         str | None,
         typer.Option(
             metavar="MODEL",
-            help="A diffusers folder, or a model's name: gives the VAE or text encoders that the file lacks.",
+            help="Where to take the VAE or text encoders from that the file lacks: a diffusers folder, or a "
+            "model's name.",
         ),
     ] = None,
 ) -> None:
-    """Copy an SDXL checkpoint into the models folder; only safetensors weights are accepted."""
+    """Copy an SDXL checkpoint into the models folder. Only safetensors weights are accepted."""
     root = weights.models_dir()
     name = name or weights.name_for(path)
     with _progress_bar("copying") as progress:
@@ -112,17 +118,21 @@ def import_(
 
 @app.command(no_args_is_help=True)
 def merge(
-    inpaint: Annotated[str, typer.Argument(metavar="INPAINT", help="The model that understands masks.")],
-    style: Annotated[str, typer.Argument(metavar="STYLE", help="The model whose style it gets.")],
-    base: Annotated[str, typer.Option(metavar="MODEL", help="What STYLE was tuned from.")] = "sdxl-base",
-    name: _NewName = None,
-    alpha: Annotated[float, typer.Option(help="How much of the style: 1 is all of it.")] = 1.0,
-    vae: Annotated[_Vae, typer.Option(help="Whose VAE; INPAINT's is known to work in fp16.")] = _Vae.inpaint,
+    inpaint: Annotated[str, typer.Argument(metavar="INPAINT", help="The inpainting model to start from.")],
+    style: Annotated[str, typer.Argument(metavar="STYLE", help="The model with the style.")],
+    base: Annotated[
+        str, typer.Option(metavar="MODEL", help="The model that STYLE was fine-tuned from.")
+    ] = "sdxl-base",
+    name: Annotated[str | None, _new_name("STYLE-inpainting")] = None,
+    alpha: Annotated[float, typer.Option(help="How much of the style to add: 1 is all of it.")] = 1.0,
+    vae: Annotated[
+        _Vae, typer.Option(help="Whose VAE to use; INPAINT's is known to work in fp16.")
+    ] = _Vae.inpaint,
 ) -> None:
-    """Make INPAINT paint in the style of STYLE: INPAINT + alpha · (STYLE − BASE), as a new model.
+    """Merge a style into an inpainting model: INPAINT + alpha · (STYLE − BASE), saved as a new model.
 
-    Each of the three is a name as `inpaint models list` shows it, a diffusers folder or a .safetensors file.
-    The licences of all three hold for what comes out.
+    Each of the three is a name from `inpaint models list`, a diffusers folder or a .safetensors file.
+    The licences of all three apply to the result.
     """
     root = weights.models_dir()
     asked = ((inpaint, True), (style, False), (base, False))
@@ -140,7 +150,7 @@ def merge(
 
 @app.command()
 def remove(name: _Name) -> None:
-    """Delete a fetched or imported model, or what an interrupted fetch left of it. Asks nothing."""
+    """Delete a fetched or imported model, or an unfinished download, without asking."""
     size = weights.remove_model(name, weights.models_dir())
     _say(f"{name} is removed, {_gigabytes(size)} are free again")
 
@@ -150,7 +160,7 @@ app.command("rm", hidden=True)(remove)
 
 @app.command()
 def checksums(name: _Name) -> None:
-    """Print a model's SHA256SUMS, for `sha256sum -c` inside its folder."""
+    """Print a model's SHA256SUMS, to be checked with `sha256sum -c` in its folder."""
     typer.echo(weights.sha256sums(_entry(name, weights.models_dir())), nl=False)
 
 

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from server.storage.keys import Key
 
 app = typer.Typer(
-    help="Create, list and revoke API keys of the server.", no_args_is_help=True, add_completion=False
+    help="Create, list and revoke the server's API keys.", no_args_is_help=True, add_completion=False
 )
 credits_app = typer.Typer(
-    help="Give API keys credits, and show them.", no_args_is_help=True, add_completion=False
+    help="Give credits to API keys, and show them.", no_args_is_help=True, add_completion=False
 )
 
 _EXTRA = "the HTTP server is not installed; install it with: pip install 'sdxl-inpaint[server]'"
@@ -32,27 +32,35 @@ _DAY_S = 86400.0
 _Data = Annotated[
     Path | None,
     typer.Option(
-        metavar="DIR", help="The server's folder, as for `inpaint serve`.", show_default="this user's"
+        metavar="DIR",
+        help="The server's data folder, as for `inpaint serve`. By default, this user's data folder.",
+        show_default=False,
     ),
 ]
-_Json = Annotated[bool, typer.Option("--json", help="One JSON object each, on stdout.")]
-_Id = Annotated[str, typer.Argument(metavar="ID", help="Of a key, as `inpaint keys list` shows it.")]
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, one object per line.")]
+_Id = Annotated[str, typer.Argument(metavar="ID", help="A key's ID from `inpaint keys list`.")]
 
 
 @app.command()
 def create(
-    name: Annotated[str, typer.Option(help="Whose key it is, for your own lists.")] = "key",
+    name: Annotated[str, typer.Option(help="Label of the key, such as its owner's name.")] = "key",
     scope: Annotated[
         list[str] | None,
-        typer.Option(help="What it may use; give it again for more.", show_default="sdxl-inpaint"),
+        typer.Option(
+            help="sdxl-inpaint (the default) to paint, or metrics to read /metrics; may be repeated.",
+            show_default=False,
+        ),
     ] = None,
     days: Annotated[
-        float | None, typer.Option(help="Days until it expires.", show_default="never", min=0)
+        float | None,
+        typer.Option(
+            help="Days until the key expires. By default, it never does.", show_default=False, min=0
+        ),
     ] = None,
     data: _Data = None,
     as_json: _Json = False,
 ) -> None:
-    """Make a key and print it; it cannot be shown again."""
+    """Create a key and print it; it cannot be shown again."""
     with _database(data) as database:
         from server.storage.keys import DEFAULT_SCOPES, Keys
 
@@ -67,7 +75,7 @@ def create(
 
 @app.command("list")
 def list_keys(data: _Data = None, as_json: _Json = False) -> None:
-    """List the keys, their credits and whether they work."""
+    """List the keys, with their credits and whether they are valid."""
     with _database(data) as database:
         from server.storage.keys import Keys
         from server.storage.ledger import format_credits
@@ -87,7 +95,7 @@ def list_keys(data: _Data = None, as_json: _Json = False) -> None:
 
 @app.command()
 def revoke(key_id: _Id, data: _Data = None) -> None:
-    """Close a key for good, its queued requests included."""
+    """Revoke a key for good; its queued requests fail and are refunded."""
     with _database(data) as database:
         from server.storage.keys import Keys
 
@@ -100,12 +108,12 @@ def add(
     key_id: _Id,
     credits: Annotated[  # noqa: A002 - the name in --help
         str,
-        typer.Argument(metavar="CREDITS", help="How many; after `--`, a negative number takes some back."),
+        typer.Argument(metavar="CREDITS", help="How many; a negative number, after `--`, takes some back."),
     ],
-    note: Annotated[str, typer.Option(help="Why, for your own lists.")] = "",
+    note: Annotated[str, typer.Option(help="Reason, shown by `inpaint credits show`.")] = "",
     data: _Data = None,
 ) -> None:
-    """Give a key credits."""
+    """Give credits to a key."""
     with _database(data) as database:
         from server.storage.ledger import Ledger, format_credits, parse_credits
 
@@ -115,7 +123,7 @@ def add(
 
 @credits_app.command()
 def show(key_id: _Id, data: _Data = None, as_json: _Json = False) -> None:
-    """Show a key's credits and where they went; fails if the two do not agree."""
+    """Show a key's credits and every change to them; fails if the two disagree."""
     with _database(data) as database:
         from server.storage.ledger import MICRO, Ledger, format_credits
 

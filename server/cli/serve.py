@@ -1,4 +1,4 @@
-"""``inpaint serve``: hands over to the ``server`` package, which only this command needs."""
+"""``inpaint serve``: passes its flags on to the ``server`` package, which only this command needs."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,39 +8,33 @@ import typer
 from inpaint.errors import OutputError
 
 _EXTRA = "the HTTP server is not installed; install it with: pip install 'sdxl-inpaint[server]'"
-
 _CLUSTER_EXTRA = "Ray Serve is not installed; install it with: pip install 'sdxl-inpaint[server,cluster]'"
 
 
 def serve(
-    host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on.", show_default="8000")] = None,
-    model: Annotated[
-        str | None, typer.Option(help="A name from `inpaint models list`, or a path.", show_default="demo")
-    ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="auto, cpu, cuda or cuda:N.", show_default="auto")
-    ] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="auto, float16, bfloat16 or float32.", show_default="auto")
-    ] = None,
+    context: typer.Context,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    model: Annotated[str, typer.Option(help="A name from `inpaint models list`, or a path.")] = "demo",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto",
     memory: Annotated[
-        str | None, typer.Option(help="Memory plan, see `inpaint doctor`.", show_default="auto")
-    ] = None,
+        str, typer.Option(help="Memory plan: auto, resident, offload-text, fp8 or streamed.")
+    ] = "auto",
     precision: Annotated[
-        str | None,
-        typer.Option(help="exact, or fp8: quicker, pictures that differ a little.", show_default="exact"),
-    ] = None,
+        str, typer.Option(help="exact, or fp8: faster on newer GPUs, with slightly different pictures.")
+    ] = "exact",
     loras: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of the LoRA files that requests may name.", show_default="loras in the models folder"
+            metavar="DIR",
+            help="Folder of the LoRA files that requests may name. By default, loras in the models folder.",
+            show_default=False,
         ),
     ] = None,
     workers: Annotated[
-        int | None,
-        typer.Option(help="Processes with a GPU each; 0 paints in the server's own.", show_default="1"),
-    ] = None,
+        int, typer.Option(help="Worker processes, one GPU each; 0 paints in the server's own process.")
+    ] = 1,
     cluster: Annotated[
         str | None,
         typer.Option(
@@ -49,30 +43,44 @@ def serve(
     ] = None,
     public_url: Annotated[str | None, typer.Option(help="This server's URL as its clients see it.")] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Folder for keys, requests and pictures.", show_default="this user's")
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder for keys, requests and pictures. By default, this user's data folder.",
+            show_default=False,
+        ),
     ] = None,
     no_auth: Annotated[
-        bool | None, typer.Option("--no-auth", help="Let anybody in who can reach the address.")
-    ] = None,
-    browse: Annotated[
-        bool, typer.Option("--open", help="Show the page to paint on in this machine's browser.")
+        bool, typer.Option("--no-auth", help="Let in everyone who can reach the address, without a key.")
     ] = False,
-    log_level: Annotated[
-        str | None, typer.Option(help="DEBUG, INFO, WARNING or ERROR.", show_default="INFO")
-    ] = None,
+    browse: Annotated[bool, typer.Option("--open", help="Open the page in this machine's browser.")] = False,
+    log_level: Annotated[str, typer.Option(help="DEBUG, INFO, WARNING or ERROR.")] = "INFO",
 ) -> None:
-    """Serve the hosted sdxl-inpaint API. Every flag is also a variable: INPAINT_PORT and so on."""
-    own = ("cluster", "browse")
-    given = {name: value for name, value in locals().items() if value is not None and name not in own}
+    """Serve the sdxl-inpaint API and a page to paint masks on.
+
+    Flags other than --cluster and --open can also be set as variables: INPAINT_PORT for --port, and so on.
+    """
+    # Only flags that were typed: a default must not win over its INPAINT_ variable.
+    typed = {
+        name: value
+        for name, value in context.params.items()
+        if name not in ("cluster", "browse") and _is_typed(context, name)
+    }
     try:
         from server.start import start
     except ImportError as error:
         raise OutputError(f"{_EXTRA} ({error.name} is missing)") from error
     if cluster is None:
-        start(given, browse=browse)
+        start(typed, browse=browse)
         return
     try:
         from server.ray.start import start as start_on_cluster
     except ImportError as error:
         raise OutputError(f"{_CLUSTER_EXTRA} ({error.name} is missing)") from error
-    start_on_cluster(given, cluster)
+    start_on_cluster(typed, cluster)
+
+
+def _is_typed(context: typer.Context, name: str) -> bool:
+    """Return whether the option was given on the command line."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"

@@ -24,22 +24,26 @@ _WANTED = "must be a server's address such as http://127.0.0.1:8000, not"
 
 
 def top(
-    url: Annotated[str, typer.Option(help="The server's address.")] = "http://127.0.0.1:8000",
+    url: Annotated[str, typer.Option(help="Address of the server.")] = "http://127.0.0.1:8000",
     key: Annotated[
         str | None,
         typer.Option(
             envvar="INPAINT_KEY",
-            help="A key with the scope metrics; none is needed where the server has no keys.",
+            help="A key with the scope metrics; not needed if the server has no keys.",
             show_default=False,
         ),
     ] = None,
-    interval: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 1.0,
-    once: Annotated[bool, typer.Option("--once", help="Look for one interval, print, and end.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object each time, on stdout.")] = False,
+    interval: Annotated[float, typer.Option(min=0.1, help="Seconds between updates.")] = 1.0,
+    once: Annotated[
+        bool, typer.Option("--once", help="Watch for one interval, print the result and exit.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object per update on stdout.")
+    ] = False,
 ) -> None:
-    """Watch a running server: requests, latencies, the queue, and what its engines do.
+    """Watch a running server: requests, latencies, queue and engine.
 
-    Rates are those of the last 30 seconds. Ctrl-C ends it.
+    Rates are averages over the last 30 seconds. Press Ctrl-C to quit.
     """
     with Server(url, key) as server:
         looks = server.looks(interval, patient=not once)

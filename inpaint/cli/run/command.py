@@ -60,6 +60,8 @@ def run(
 ) -> None:
     """Repaint the white part of a mask in one or more pictures.
 
+    For example: inpaint run photo.jpg --mask mask.png -p 'a red door'
+
     Pixels away from the mask stay as they are, bit for bit in PNG.
 
     Every picture keeps its size, format, colour profile and EXIF.

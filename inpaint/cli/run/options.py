@@ -1,4 +1,4 @@
-"""The options of ``inpaint run``: their types, names and help, one alias each; ``run`` says the defaults.
+"""The options of ``inpaint run``: types, names and help, one alias each; ``run`` has the defaults.
 
 An option that is a field of ``InpaintRequest`` has the field's name as its parameter, so that ``run`` lists
 no fields, and its help ends with the field's range, from the one table.
@@ -28,21 +28,21 @@ def _option(
 Images = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="IMAGE...",
+        metavar="IMAGE",
         help="Pictures to repaint: PNG, JPEG or WebP files, folders, quoted globs such as 'photos/*.jpg', or "
-        "- for a list on stdin, one path a line.",
+        "- to read paths from stdin, one per line.",
         show_default=False,
     ),
 ]
-Recursive = Annotated[
-    bool, _option("Look into folders inside folders, too", "--recursive", "-r", panel=_INPUT)
+Recursive = Annotated[bool, _option("Also look in subfolders", "--recursive", "-r", panel=_INPUT)]
+ByNull = Annotated[
+    bool, _option("Paths on stdin end with a zero byte, as after find -print0", "--null", "-0", panel=_INPUT)
 ]
-ByNull = Annotated[bool, _option("Paths on stdin end with a zero byte", "--null", "-0", panel=_INPUT)]
 Jobs = Annotated[
     Path | None,
     _option(
-        "One JSON object a line with image, and mask, prompt, output, extend or any field of a request; the "
-        "other options are its defaults",
+        "JSON Lines file (- for stdin), one picture per line: image, and optionally mask, prompt, output, "
+        "extend or any field of a request; the other options are the defaults",
         "--jobs",
         panel=_INPUT,
         metavar="FILE",
@@ -51,7 +51,7 @@ Jobs = Annotated[
 From = Annotated[
     Path | None,
     _option(
-        "A picture that was painted before: its settings and seed, unless other options say otherwise",
+        "Reuse the settings and the seed of a picture painted earlier; options given here win",
         "--from",
         panel=_INPUT,
         metavar="PICTURE",
@@ -59,19 +59,21 @@ From = Annotated[
 ]
 
 # What is painted.
-Prompt = Annotated[str | None, _option("What to paint there; (word:1.3) weighs a word", "--prompt", "-p")]
+Prompt = Annotated[
+    str | None, _option("What to paint there; (word:1.3) gives a word more weight", "--prompt", "-p")
+]
 NegativePrompt = Annotated[str | None, _option("What not to paint")]
 Scheduler = Annotated[str, _option(f"One of: {', '.join(SCHEDULERS)}")]
-Steps = Annotated[int, _option("Denoising steps", "--steps", field="num_inference_steps")]
+Steps = Annotated[int, _option("Number of denoising steps", "--steps", field="num_inference_steps")]
 GuidanceScale = Annotated[float, _option("How closely to follow the prompt", field="guidance_scale")]
-Strength = Annotated[float, _option("How much to change", field="strength")]
-Seed = Annotated[int, _option("Same seed, same picture; -1 draws one", field="seed")]
-Samples = Annotated[int, _option("How many variations, with seeds counting up", field="samples")]
+Strength = Annotated[float, _option("How much to change what is under the mask", field="strength")]
+Seed = Annotated[int, _option("The same seed gives the same picture; -1 draws a random one", field="seed")]
+Samples = Annotated[int, _option("Number of variations; their seeds count up", field="samples")]
 GuidanceInterval = Annotated[
     str | None,
     _option(
-        "Follow the prompt closely only between these fractions of the steps, such as 0.2,0.8: faster, "
-        "another picture",
+        "Apply guidance only between these fractions of the steps, such as 0.2,0.8: faster, but the "
+        "picture changes",
         metavar="A,B",
     ),
 ]
@@ -79,7 +81,7 @@ GuidanceInterval = Annotated[
 Loras = Annotated[
     list[str] | None,
     _option(
-        "A LoRA from `inpaint loras list` and how strongly; may be repeated, and the prompt may hold "
+        "A LoRA from `inpaint loras list` and its strength; may be repeated. The prompt may also hold "
         "<lora:NAME:0.8>",
         "--lora",
         metavar="NAME:0.8",
@@ -90,86 +92,110 @@ Loras = Annotated[
 Mask = Annotated[
     str | None,
     typer.Option(
-        help="Black and white picture, white = repaint; a folder with one per picture, of its name; a "
-        "template such as masks/{stem}_mask.png; or 'alpha': what is transparent.",
-        show_default="{stem}_mask beside IMAGE",
+        help="A picture, white = repaint; a folder of masks named like the pictures; a template such as "
+        "masks/{stem}_mask.png; or 'alpha' to repaint what is transparent. By default, {stem}_mask next to "
+        "the picture.",
+        show_default=False,
     ),
 ]
 Area = Annotated[
     str,
-    _option(f"{' or '.join(AREAS)}: work on the mask's surroundings or the whole picture", panel=_REGION),
+    _option(f"{' or '.join(AREAS)}: work on the mask's surroundings or on the whole picture", panel=_REGION),
 ]
-Padding = Annotated[int, _option("Context around the mask", field="padding", panel=_REGION)]
+Padding = Annotated[
+    int,
+    _option(
+        "Context around the mask, like --grow and --feather in pixels of a 1024-pixel working size",
+        field="padding",
+        panel=_REGION,
+    ),
+]
 Grow = Annotated[int, _option("Widen the mask", field="grow", panel=_REGION)]
 Feather = Annotated[int, _option("Soften the mask's edge outwards", field="feather", panel=_REGION)]
-Fill = Annotated[str, _option(f"What the hole holds before painting: {', '.join(FILLS)}", panel=_REGION)]
-ColorMatch = Annotated[bool, _option("Fit the patch's colours to its surroundings", panel=_REGION)]
-Soft = Annotated[bool, _option("Read grey in the mask as strength", panel=_REGION)]
+Fill = Annotated[str, _option(f"What to put under the mask first: {', '.join(FILLS)}", panel=_REGION)]
+ColorMatch = Annotated[bool, _option("Match the painted part's colours to its surroundings", panel=_REGION)]
+Soft = Annotated[bool, _option("Read grey in the mask as partial strength", panel=_REGION)]
 Extend = Annotated[
     str | None,
-    _option("Widen the picture by so many pixels and paint those too", panel=_REGION, metavar="L,T,R,B"),
+    _option(
+        "Add this many pixels on the left, top, right and bottom, and paint them",
+        panel=_REGION,
+        metavar="L,T,R,B",
+    ),
 ]
 
-# What becomes of it.
+# Where the results go.
 OutputPath = Annotated[
     str | None,
     typer.Option(
         "--output",
         "-o",
         rich_help_panel=_OUTPUT,
-        help="File or folder; may hold {stem}, {seed}, {n} and {parent}, the name of the picture's folder.",
-        show_default="{stem}_inpainted beside IMAGE",
+        help="File or folder; may hold {stem}, {seed}, {n} and {parent}, the name of the picture's folder. "
+        "By default, {stem}_inpainted next to the picture.",
+        show_default=False,
     ),
 ]
-Overwrite = Annotated[bool, _option("Replace files that exist", "--overwrite", panel=_OUTPUT)]
+Overwrite = Annotated[bool, _option("Replace existing files", "--overwrite", panel=_OUTPUT)]
 Resume = Annotated[
     bool,
     _option(
-        "Skip what is there already, painted from the same files with the same settings; what is there but "
-        "was painted otherwise stays too, and fails, unless --overwrite is given",
+        "Skip pictures already painted from the same files with the same settings; a result painted "
+        "otherwise is kept and reported as an error, unless --overwrite is given",
         "--resume",
         panel=_OUTPUT,
     ),
 ]
 ReportPath = Annotated[
     Path | None,
-    _option("Write a line of JSON a picture, as it is done", "--report", panel=_OUTPUT, metavar="FILE"),
+    _option("Write one line of JSON per picture, as it is done", "--report", panel=_OUTPUT, metavar="FILE"),
 ]
 FailFast = Annotated[bool, _option("Stop at the first picture that fails", "--fail-fast", panel=_OUTPUT)]
 Metadata = Annotated[
     bool,
-    _option("Say in the picture how it was made, prompt included", "--metadata/--no-metadata", panel=_OUTPUT),
+    _option(
+        "Store in the picture how it was made, prompt included", "--metadata/--no-metadata", panel=_OUTPUT
+    ),
 ]
-AsJson = Annotated[bool, _option("One JSON object a picture on stdout", "--json", panel=_OUTPUT)]
-DryRun = Annotated[bool, _option("Only check and say what would be done", "--dry-run", panel=_OUTPUT)]
+AsJson = Annotated[bool, _option("Print one JSON object per picture on stdout", "--json", panel=_OUTPUT)]
+DryRun = Annotated[bool, _option("Only check, and show what would be done", "--dry-run", panel=_OUTPUT)]
 
-# On what.
-Model = Annotated[str, _option("Name, diffusers folder or .safetensors file", panel=_MACHINE)]
+# What paints.
+Model = Annotated[
+    str,
+    _option("A name from `inpaint models list`, a diffusers folder or a .safetensors file", panel=_MACHINE),
+]
 Device = Annotated[str, _option("auto, cpu, cuda or cuda:N", panel=_MACHINE)]
 Dtype = Annotated[str, _option("auto, float32, float16 or bfloat16", panel=_MACHINE)]
-Memory = Annotated[str, _option("auto, resident, offload-text, fp8 or streamed", panel=_MACHINE)]
+Memory = Annotated[str, _option("Memory plan: auto, resident, offload-text, fp8 or streamed", panel=_MACHINE)]
 Precision = Annotated[
-    str, _option("exact, or fp8: quicker on newer GPUs, pictures that differ a little", panel=_MACHINE)
+    str,
+    _option("exact, or fp8: faster on newer GPUs, with slightly different pictures", panel=_MACHINE),
 ]
 Without = Annotated[
     list[str] | None,
     _option(
-        "Leave one of the ways to be quick out, such as compile or graphs; may be repeated",
+        "Turn off an optimization, such as compile or graphs; may be repeated",
         panel=_MACHINE,
-        metavar="LEVER",
+        metavar="NAME",
     ),
 ]
 FewStepLora = Annotated[
     Path | None,
-    _option("A LoRA that paints in 4 to 8 steps, with --guidance-scale 1", panel=_MACHINE, metavar="FILE"),
+    _option(
+        "A LoRA trained to paint in 4 to 8 steps; use it with --guidance-scale 1",
+        panel=_MACHINE,
+        metavar="FILE",
+    ),
 ]
 LoraFolder = Annotated[
     Path | None,
     typer.Option(
         "--loras",
-        help="Folder of the LoRA files that --lora names.",
+        help="Folder of the LoRA files that --lora names. By default, INPAINT_LORAS or loras in the models "
+        "folder.",
         rich_help_panel=_MACHINE,
         metavar="DIR",
-        show_default="INPAINT_LORAS",
+        show_default=False,
     ),
 ]
