@@ -77,9 +77,9 @@ def test_poison_fails_alone_and_the_server_comes_back(
     server, before, workers = metered.server, metered.refunds(), metered.server.workers()
     restarts = server.gauge("inpaint_restarts_total", metered.token)
     with callers() as call:
-        good = [call(server.engines.client.post, PAINT, json=body(num_inference_steps=100)) for _ in range(2)]
+        good = [call(server.client.post, PAINT, json=body(num_inference_steps=100)) for _ in range(2)]
         metered.running(2)
-        bad = call(server.engines.client.post, PAINT, json=body(prompt=poison))
+        bad = call(server.client.post, PAINT, json=body(prompt=poison))
         eventually(lambda: not server.ready())
         assert [opened(answer.result().content).format for answer in good] == ["JPEG", "JPEG"]
         assert bad.result().status_code == 500
@@ -89,7 +89,7 @@ def test_poison_fails_alone_and_the_server_comes_back(
     assert server.gauge("inpaint_restarts_total", metered.token) == restarts + 2
     assert all(map(gone, workers))
     eventually(lambda: len(server.workers()) == 1)
-    assert server.engines.client.post(PAINT, json=body()).status_code == 200
+    assert server.client.post(PAINT, json=body()).status_code == 200
 
 
 @pytest.mark.parametrize(("poison", "status", "said"), [("huge", 503, "memory"), ("blank", 500, "request")])
@@ -101,9 +101,9 @@ def test_what_fails_in_place_costs_no_worker(
     server, before = metered.server, metered.refunds()
     restarts = server.gauge("inpaint_restarts_total", metered.token)
     with callers() as call:
-        good = call(server.engines.client.post, PAINT, json=body(num_inference_steps=100))
+        good = call(server.client.post, PAINT, json=body(num_inference_steps=100))
         metered.running(1)
-        bad = server.engines.client.post(PAINT, json=body(prompt=poison))
+        bad = server.client.post(PAINT, json=body(prompt=poison))
         assert (bad.status_code, "retry-after" in bad.headers) == (status, status == 503)
         assert said in bad.json()["error"]
         assert opened(good.result().content).format == "JPEG"

@@ -281,7 +281,7 @@ def test_the_command_line_starts_a_cluster_and_takes_it_away(postgres: NewUrl, t
     with ServerProcess(command, **settings) as server:
         assert server.port == port
         server.wait_ready()
-        answer = server.engines.client.post(V1, json=body(output_format="png"))
+        answer = server.client.post(V1, json=body(output_format="png"))
         assert (answer.status_code, opened(answer.content).size) == (200, (48, 32))
         server.signal(signal.SIGTERM)
         assert server.exit_code() == 0, server.said
