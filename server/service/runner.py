@@ -1,0 +1,198 @@
+"""The runner of v2 requests: each waits for its turn and an engine, is painted, and its pictures are kept."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar
+
+import structlog
+
+from inpaint.errors import BusyError, CancelledError, InpaintError, PaintError
+from inpaint.images.codec import decode
+from inpaint.request import InpaintRequest, InpaintResult
+from server.engines.client import Terms, Ticket
+from server.errors import UnauthorizedError
+from server.service.pictures import CONTENT_TYPES, MAX_KEPT_BYTES, Prepared
+from server.service.service import Service, settings_of
+from server.storage.requests import Record
+
+_RETRY_S = 0.5  # between two tries while the engines, the database or the picture store do not answer
+
+T = TypeVar("T")
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True, eq=False)
+class LiveRequest:
+    """A request that this process is to paint and that has not ended."""
+
+    record: Record
+    task: asyncio.Task[None] | None = None  # waits for its turn, paints it and ends it
+    begun: bool = False
+    ticket: Ticket | None = None
+    cancelled: bool = False
+    changed: asyncio.Event = field(default_factory=asyncio.Event)  # it got its ticket, or ended
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Runner:
+    """The tasks that paint the v2 requests of one process. Every method is for the event loop."""
+
+    def __init__(self, service: Service) -> None:
+        self._service, self._parts = service, service.parts
+        settings = self._parts.settings
+        # More requests than the engines paint at a time would only hold decoded pixels in memory.
+        self._turns = asyncio.Semaphore(2 * settings.max_rows * max(settings.workers, 1))
+        self.live: dict[str, LiveRequest] = {}  # by request id, in order of arrival
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def launch(self, record: Record) -> None:
+        """Start the task that paints a QUEUED request when its turn comes."""
+        live = self.live[record.id] = LiveRequest(record)
+        live.task = self.spawn(self._run(live))
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Start a task that :meth:`stop` cancels; an exception in it is logged as a bug."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._task_done)
+        return task
+
+    def _task_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("bug", error=type(error).__name__, exc_info=error)
+
+    async def stop(self) -> None:
+        """Cancel every task; requests that have not ended go back to the queue."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def cancel(self, live: LiveRequest) -> None:
+        """Stop a request: within one step if it is being painted, immediately if it is waiting."""
+        live.cancelled = True  # a request that begins at this moment ends before its first step
+        if live.ticket is not None:
+            live.ticket.cancel()
+        elif not live.begun:
+            await self._service.fail(live.record, "cancelled by the caller", 422, state="CANCELLED")
+            self._end(live)
+
+    async def _run(self, live: LiveRequest) -> None:
+        """Paint one request in its turn; while the service drains, leave it QUEUED instead."""
+        try:
+            async with self._turns:
+                await self._until_ready(live)
+                with self._service.counted():
+                    if (record := await self._begin(live)) is not None:
+                        live.begun = True
+                        await self._paint(record, live)
+        except InpaintError as error:
+            log.info("request failed", request=live.record.id, error=type(error).__name__)
+        finally:
+            self._end(live)
+
+    async def _until_ready(self, live: LiveRequest) -> None:
+        while not (self._parts.client.health().ready or self._service.draining or live.cancelled):
+            await asyncio.sleep(_RETRY_S)
+
+    async def _begin(self, live: LiveRequest) -> Record | None:
+        """Mark the request PROCESSING; None if it was cancelled while it waited or is the next process's."""
+        store, request_id = self._parts.store, live.record.id
+        begin = partial(store.begin, request_id)
+        while not self._service.draining:
+            begun = asyncio.ensure_future(asyncio.to_thread(begin))
+            try:
+                return await asyncio.shield(begun)
+            except asyncio.CancelledError:  # this process will not paint it, so the attempt does not count
+                with suppress(BusyError):
+                    await begun
+                    await asyncio.to_thread(store.requeue, request_id)
+                raise
+            except BusyError:  # the database does not answer, but it may have made the change
+                begin = partial(store.begin_again, request_id)
+                await asyncio.sleep(_RETRY_S)
+        return None
+
+    def _end(self, live: LiveRequest) -> None:
+        if self.live.get(live.record.id) is live:  # it may have been lost and taken over again meanwhile
+            del self.live[live.record.id]
+        live.changed.set()
+        live.ended.set()
+
+    async def _paint(self, record: Record, live: LiveRequest) -> None:
+        async with self._service.accounted(record) as account:
+            await self._retry_while_busy(live, self._check, record)
+            account.ticket = live.ticket = await self._submit(live)
+            live.changed.set()
+            if live.cancelled:
+                live.ticket.cancel()
+            await self._keep(live, record, await live.ticket.result())
+
+    async def _check(self, record: Record) -> None:
+        """Refuse a request that may no longer be painted.
+
+        Raises:
+            UnauthorizedError: its key was revoked or has expired, so that nothing may be charged to it.
+            PaintError: it was begun too often without an end; perhaps it crashes the server.
+        """
+        if record.attempts > self._parts.settings.max_attempts:
+            raise PaintError(f"begun {record.attempts - 1} times and never finished; not tried again")
+        if record.key_id and not await asyncio.to_thread(self._parts.keys.active, record.key_id):
+            raise UnauthorizedError("the key of this request was revoked or has expired")
+
+    async def _submit(self, live: LiveRequest) -> Ticket:
+        prepared = await self._retry_while_busy(live, asyncio.to_thread, self._read_inputs, live.record)
+        if live.cancelled:
+            raise CancelledError("cancelled by the caller")
+        submit, terms = self._parts.client.submit, Terms(live.record.key_id)
+        # An engine that is being restarted raises BusyError too.
+        return await self._retry_while_busy(live, submit, prepared.request, terms)
+
+    def _read_inputs(self, record: Record) -> Prepared:
+        blobs = self._parts.blobs
+        like = decode(blobs.get(record.id, "image.png"), "image", max_bytes=MAX_KEPT_BYTES)
+        mask = decode(blobs.get(record.id, "mask.png"), "mask", max_bytes=MAX_KEPT_BYTES).image
+        return Prepared(InpaintRequest(image=like.image, mask=mask, **settings_of(record)), like)  # type: ignore[arg-type]
+
+    async def _keep(self, live: LiveRequest, record: Record, result: InpaintResult) -> None:
+        """Write the painted pictures to the picture store, and end the request."""
+        output_format = str(record.fields["output_format"])
+        prepared = await self._retry_while_busy(live, asyncio.to_thread, self._read_inputs, record)
+        files = await self._service.write(record, prepared, result)
+        outputs: list[dict[str, object]] = []
+        warnings = list(result.warnings)
+        for number, data in enumerate(files):
+            name = f"{number}.{output_format}"
+            put = partial(self._parts.blobs.put, record.id, name, data)
+            await self._retry_while_busy(live, asyncio.to_thread, put)
+            outputs.append(
+                {
+                    "file_name": name,
+                    "content_type": CONTENT_TYPES[output_format],
+                    "file_size": len(data),
+                    "warnings": [] if number else warnings,  # those of the whole request
+                }
+            )
+        await self._retry_while_busy(live, self._service.finish, record, prepared.request, result, outputs)
+
+    async def _retry_while_busy(
+        self, live: LiveRequest, work: Callable[..., Coroutine[Any, Any, T]], *arguments: Any
+    ) -> T:
+        """Repeat ``work`` until it raises no BusyError, and return its result.
+
+        A database or a picture store that does not answer is no reason to fail the request.
+
+        Raises:
+            CancelledError: the caller cancelled the request meanwhile.
+        """
+        while True:
+            try:
+                return await work(*arguments)
+            except BusyError:
+                if live.cancelled:
+                    raise CancelledError("cancelled by the caller") from None
+                await asyncio.sleep(_RETRY_S)
