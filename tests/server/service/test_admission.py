@@ -140,8 +140,8 @@ def test_an_engine_in_the_servers_process_refuses_the_same(model: Model, request
 def test_terms_are_the_servers_settings(serve: Serve) -> None:
     """v1's callers hold the line and get a deadline; v2's come back when it is done."""
     server = serve(deadline_s=44.0, max_slowdown=3.0)
-    assert server.engines.client.post("/v1/sdxl-inpaint", json=body()).status_code == 200
-    assert server.engines.client.post("/v2/sdxl-inpaint", json=body()).status_code == 200
+    assert server.client.post("/v1/sdxl-inpaint", json=body()).status_code == 200
+    assert server.client.post("/v2/sdxl-inpaint", json=body()).status_code == 200
     eventually(lambda: len(server.engine.terms) == 2)
     assert server.engine.terms == [Terms("", 44.0, 3.0), Terms("")]
 

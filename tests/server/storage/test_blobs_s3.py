@@ -306,10 +306,10 @@ def test_a_server_process_is_told_of_its_store_by_variables(store: Store, tmp_pa
     """``INPAINT_BLOBS_URL`` and the driver's own: as an operator starts it."""
     with ServerProcess(program(tmp_path), blobs_url=URL) as server:
         server.wait_ready()
-        request_id = server.engines.client.post(V2, json=small_body()).json()["request_id"]
+        request_id = server.client.post(V2, json=small_body()).json()["request_id"]
         path = f"/v2/requests/{request_id}"
-        eventually(lambda: server.engines.client.get(f"{path}/status").json()["status"] == "COMPLETED")
-        assert opened(server.engines.client.get(f"{path}/images/0").content).size == (48, 32)
+        eventually(lambda: server.client.get(f"{path}/status").json()["status"] == "COMPLETED")
+        assert opened(server.client.get(f"{path}/images/0").content).size == (48, 32)
     assert f"folder/{request_id}/0.jpeg" in store.names()
     with accounts(tmp_path) as books:
         assert books.ledger.check() == []

@@ -73,7 +73,7 @@ def start(books: Books, tmp_path: Path) -> Iterator[Callable[[str], ServerProces
 
 def send(server: ServerProcess, token: str, path: str = V2, **fields: object) -> httpx2.Response:
     headers = {"x-api-key": token}
-    return server.engines.client.post(path, json=body(**fields), headers=headers)
+    return server.client.post(path, json=body(**fields), headers=headers)
 
 
 def calls(data: Path) -> int:
@@ -82,7 +82,7 @@ def calls(data: Path) -> int:
 
 
 def picture(server: ServerProcess, token: str, request_id: str) -> bytes:
-    found = server.engines.client.get(f"/v2/requests/{request_id}/images/0", headers={"x-api-key": token})
+    found = server.client.get(f"/v2/requests/{request_id}/images/0", headers={"x-api-key": token})
     assert found.status_code == 200
     return opened(found.content).tobytes()
 
