@@ -3,8 +3,8 @@
 import math
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal, get_args
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, Literal, get_args
 
 from PIL import Image
 
@@ -131,9 +131,10 @@ class InpaintResult:
 
 
 # Every field but the two pictures, in the order of the class.
-SETTINGS: tuple[str, ...] = tuple(
-    n for n in InpaintRequest.__dataclass_fields__ if n not in ("image", "mask")
-)
+SETTINGS: tuple[str, ...] = tuple(f.name for f in fields(InpaintRequest) if f.name not in ("image", "mask"))
+
+# The only table of defaults: the command line, the HTTP API and the pictures' metadata use it.
+DEFAULTS: Mapping[str, Any] = {f.name: f.default for f in fields(InpaintRequest) if f.default is not MISSING}
 
 
 def check_settings(settings: Mapping[str, object]) -> None:

@@ -21,16 +21,13 @@ from inpaint.images import infotext
 from inpaint.images.codec import MAX_JPEG_EXIF_BYTES, Picture, encode, open_checked
 from inpaint.images.exif import Comments, comments, with_comments
 from inpaint.lora.spec import combine, without_tags
-from inpaint.request import RANGES, SETTINGS, InpaintRequest, InpaintResult, check_settings
+from inpaint.request import DEFAULTS, RANGES, SETTINGS, InpaintRequest, InpaintResult, check_settings
 from inpaint.schedulers import canonical_name
 
 FORMAT = 1
 SOFTWARE = "sdxl-inpaint"
 PNG_JSON, PNG_TEXT = "inpaint", "parameters"
 
-DEFAULTS: Mapping[str, object] = {
-    name: field.default for name, field in InpaintRequest.__dataclass_fields__.items()
-}
 _MAX_BYTES = 250_000_000  # our own PNG of the largest picture that we paint; no pixel of it is decoded
 _UNSET = object()  # equals no value
 _MAX_WARNINGS, _MAX_NAME = 20, 500

@@ -7,12 +7,10 @@ import typer
 
 from inpaint.cli.run import options
 from inpaint.errors import RequestError
-from inpaint.request import InpaintRequest, check_settings
+from inpaint.request import DEFAULTS, check_settings
 
 if TYPE_CHECKING:
     from inpaint.cli.run.tasks import Refused, Task, TaskSettings
-
-_DEFAULTS = {name: field.default for name, field in InpaintRequest.__dataclass_fields__.items()}
 
 
 def run(
@@ -20,22 +18,22 @@ def run(
     images: options.Images = None,
     prompt: options.Prompt = None,
     mask: options.Mask = None,
-    negative_prompt: options.NegativePrompt = None,
-    scheduler: options.Scheduler = str(_DEFAULTS["scheduler"]),
-    num_inference_steps: options.Steps = 25,
-    guidance_scale: options.GuidanceScale = 7.5,
-    strength: options.Strength = 0.9,
-    seed: options.Seed = -1,
-    samples: options.Samples = 1,
-    guidance_interval: options.GuidanceInterval = None,
+    negative_prompt: options.NegativePrompt = DEFAULTS["negative_prompt"],
+    scheduler: options.Scheduler = DEFAULTS["scheduler"],
+    num_inference_steps: options.Steps = DEFAULTS["num_inference_steps"],
+    guidance_scale: options.GuidanceScale = DEFAULTS["guidance_scale"],
+    strength: options.Strength = DEFAULTS["strength"],
+    seed: options.Seed = DEFAULTS["seed"],
+    samples: options.Samples = DEFAULTS["samples"],
+    guidance_interval: options.GuidanceInterval = None,  # text; settings_from reads it and the next
     loras: options.Loras = None,
-    area: options.Area = "auto",
-    padding: options.Padding = 32,
-    grow: options.Grow = 8,
-    feather: options.Feather = 16,
-    fill: options.Fill = "original",
-    color_match: options.ColorMatch = True,
-    soft: options.Soft = False,
+    area: options.Area = DEFAULTS["area"],
+    padding: options.Padding = DEFAULTS["padding"],
+    grow: options.Grow = DEFAULTS["grow"],
+    feather: options.Feather = DEFAULTS["feather"],
+    fill: options.Fill = DEFAULTS["fill"],
+    color_match: options.ColorMatch = DEFAULTS["color_match"],
+    soft: options.Soft = DEFAULTS["soft"],
     extend: options.Extend = None,
     recursive: options.Recursive = False,
     by_null: options.ByNull = False,
@@ -128,5 +126,5 @@ def _tasks(
     besides = [home for home in (task_settings.mask.home, task_settings.output.home) if home]
     inputs = Inputs.named_by(images, recursive=recursive, by_null=by_null, besides=besides)
     if inputs.left_out:
-        note(f"left out {inputs.left_out} of the files found: masks and earlier results")
+        note(f"skipped {inputs.left_out} of the files found, as masks or earlier results")
     return tasks_of(inputs.found, task_settings)

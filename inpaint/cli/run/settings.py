@@ -8,7 +8,7 @@ import typer
 from inpaint.errors import ModelError, RequestError
 from inpaint.images.metadata import Made
 from inpaint.lora.spec import parse_loras
-from inpaint.request import SETTINGS
+from inpaint.request import DEFAULTS, SETTINGS
 from inpaint.weights import BUILT_IN, find_entry, models_dir
 
 
@@ -20,7 +20,7 @@ def settings_from(context: typer.Context, made: Made | None) -> dict[str, Any]:
     """
     settings = {name: context.params[name] for name in SETTINGS if name in context.params}
     settings["guidance_interval"] = _interval(settings["guidance_interval"])
-    settings["loras"] = parse_loras(settings["loras"])
+    settings["loras"] = parse_loras(settings["loras"] or DEFAULTS["loras"])
     if made is not None:
         settings |= {name: value for name, value in made.settings.items() if not is_typed(context, name)}
     return settings
@@ -40,7 +40,7 @@ def model_from(context: typer.Context, made: Made | None, source: Path | None) -
     if made.model in BUILT_IN or find_entry(made.model, models_dir()) is not None:
         return made.model
     raise ModelError(
-        f"{source} was painted with {made.model!r}, which is no model of `inpaint models list`; give --model"
+        f"{source} was painted with {made.model!r}, which is not in `inpaint models list`; choose one with --model"
     )
 
 
@@ -53,7 +53,8 @@ def is_typed(context: typer.Context, name: str) -> bool:
 def _interval(text: str | None) -> tuple[float, float]:
     """``A,B`` as two numbers; whether they are an interval is for the request to say."""
     if text is None:
-        return (0.0, 1.0)
+        default: tuple[float, float] = DEFAULTS["guidance_interval"]
+        return default
     try:
         begin, end = map(float, text.split(","))
     except ValueError:
