@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 
 from inpaint.lora.spec import parse_loras, tags
 from inpaint.request import RANGES
+from inpaint.schedulers import SCHEDULERS
 
 MAX_CHARACTERS = 200_000
 _NEGATIVE = "Negative prompt:"
@@ -18,20 +19,16 @@ _FEWEST_PAIRS = 3  # upstream: a last line with fewer belongs to the prompt
 # Tried once per comma, so that reading takes time linear in the text whatever it holds.
 _PAIR = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"(?=,|$)|[^,]*)')
 
-# Ours → (A1111's sampler, its schedule type). The same method where it has it; else the name that others use.
-SAMPLERS: Mapping[str, tuple[str, str | None]] = {
-    "DDIM": ("DDIM", None),
+# Ours → (A1111's sampler, its schedule type), for those that it knows by another name.
+_RENAMED: Mapping[str, tuple[str, str | None]] = {
     "DPM Multi": ("DPM++ 2M", None),
     "DPM Single": ("DPM++ 2S", None),
-    "Euler a": ("Euler a", None),
-    "Euler": ("Euler", None),
-    "Heun": ("Heun", None),
     "DPM2 a Karras": ("DPM2 a", "Karras"),
     "DPM2 Karras": ("DPM2", "Karras"),
-    "LMS": ("LMS", None),
     "PNDM": ("PLMS", None),
-    "DDPM": ("DDPM", None),
-    "UniPC": ("UniPC", None),
+}
+SAMPLERS: Mapping[str, tuple[str, str | None]] = {
+    name: _RENAMED.get(name, (name, None)) for name in SCHEDULERS
 }
 _OURS = {sampler.casefold(): name for name, (sampler, _) in SAMPLERS.items()}
 _CONTENT = {"telea": "fill", "blur": "fill", "noise": "latent noise", "neutral": "latent nothing"}

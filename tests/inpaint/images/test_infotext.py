@@ -68,8 +68,7 @@ def test_another_programs_text_becomes_a_valid_request() -> None:
 
 
 def test_every_scheduler_has_a_name_that_leads_back_to_it() -> None:
-    """Whoever adds a scheduler is told to name it here too."""
-    assert infotext.SAMPLERS.keys() == SCHEDULERS.keys()
+    """A1111's name where it has another, else ours; two schedulers may not share one."""
     for name in SCHEDULERS:
         text = infotext.write({"prompt": "x", "scheduler": name, "num_inference_steps": 9}, (8, 8), None, "1")
         parsed = infotext.read(text)
