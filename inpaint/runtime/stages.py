@@ -143,10 +143,11 @@ class Stages:
         """Paste a decoded picture (H, W, 3) into the caller's."""
         task.images[sample] = paste(task.canvas, painted)
 
-    def preview(self, estimate: torch.Tensor) -> Image.Image:
-        """A small rough picture of latents (1, 4, h, w), one pixel a cell."""
+    def preview(self, task: RunningRequest) -> Image.Image | None:
+        """Make a small rough picture of the first watched sample, one pixel for each latent pixel."""
         assert self._previewer is not None, "fitted before the first row"
-        return self._previewer(estimate)
+        estimates = [row.estimate for row in task.rows if row.estimate is not None]
+        return self._previewer(estimates[0]) if estimates else None
 
 
 _NAN = "the model painted NaN instead of a picture; try another seed, or --dtype float32"

@@ -96,7 +96,7 @@ def test_pictures_are_the_same_in_company_of_other_sets(engine: Engine, request_
     alone = [latents_of(engine, request)[0] for request in requests]
     jobs = [engine.submit(request) for request in [*requests, *requests]]
     with engine._loop._wake:
-        tasks = list(engine._loop._tasks.values())
+        tasks = list(engine._loop._in_flight.tasks.values())
     for job, task, expected in zip(jobs, tasks, alone * 2, strict=True):
         job.result(WAIT_S)
         assert apart(task.rows[0].latents, expected) < TOLERANCE, job.request.loras
@@ -132,7 +132,7 @@ def test_a_scale_of_zero_is_no_lora(engine: Engine, request_for: Make) -> None:
     """A slider at its left end: the base's picture, sharing the base's calls."""
     off, base = images(engine, request_for(loras="one:0"), request_for())
     assert np.array_equal(off, base)
-    assert engine.stats().exchanges == 0
+    assert engine.stats().lora_switches == 0
 
 
 def test_tags_in_the_prompt_paint_as_the_field_does(engine: Engine, request_for: Make) -> None:
@@ -175,7 +175,7 @@ def test_held_keys_and_values_are_never_those_of_another_set(
         alone = [latents_of(engine, request)[0] for request in (base, styled)]
         jobs = [engine.submit(request) for request in (base, styled)]
         with engine._loop._wake:
-            tasks = list(engine._loop._tasks.values())
+            tasks = list(engine._loop._in_flight.tasks.values())
         for job in jobs:
             job.result(WAIT_S)
     assert apart(alone, expected) < TOLERANCE

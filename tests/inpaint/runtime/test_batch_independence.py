@@ -80,7 +80,7 @@ class Company(RuleBasedStateMachine):
     def submit(self, wanted: dict[str, Any], **changes: Any) -> tuple[Job, RunningRequest]:
         job = self.engine.submit(request_of(self.make, {**wanted, **changes}))
         with self.engine._loop._wake:
-            tasks = [task for task in self.engine._loop._tasks.values() if task.job is job]
+            tasks = [task for task in self.engine._loop._in_flight.tasks.values() if task.job is job]
         return job, tasks[0] if tasks else RunningRequest(job, None)  # type: ignore[arg-type]
 
     @rule(wanted=REQUESTS)
@@ -154,7 +154,7 @@ def request_of(make: Make, wanted: dict[str, Any]) -> InpaintRequest:
 def latents_of(engine: Engine, request: InpaintRequest) -> list[torch.Tensor]:
     job = engine.submit(request)
     with engine._loop._wake:
-        (task,) = engine._loop._tasks.values()
+        (task,) = engine._loop._in_flight.tasks.values()
     job.result(WAIT_S)
     return [row.latents for row in task.rows]
 
@@ -190,7 +190,7 @@ def test_every_scheduler_beside_every_other(scheduler: str, model: Model, reques
         next(event for event in others[0].events() if event.state == "step")
         job = engine.submit(wanted)
         with engine._loop._wake:
-            task = next(task for task in engine._loop._tasks.values() if task.job is job)
+            task = next(task for task in engine._loop._in_flight.tasks.values() if task.job is job)
         job.result(WAIT_S)
         for other in others:
             other.result(WAIT_S)
@@ -212,7 +212,7 @@ def test_in_half_precision_company_moves_pictures_by_rounding(
         others = [engine.submit(request_for(num_inference_steps=12, seed=i)) for i in range(3)]
         job = engine.submit(request_for(num_inference_steps=8))
         with engine._loop._wake:
-            task = next(task for task in engine._loop._tasks.values() if task.job is job)
+            task = next(task for task in engine._loop._in_flight.tasks.values() if task.job is job)
         for each in [*others, job]:
             each.result(WAIT_S)
     in_company = task.rows[0].latents
