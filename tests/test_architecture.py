@@ -13,8 +13,8 @@ from tests.support.paths import ROOT
 # Lowest first: a package imports only packages that stand before it. docs/architecture.md explains them.
 ORDER = {
     "inpaint": (
-        "_version", "errors", "schedulers", "memory", "weights", "lora", "request", "images", "canvas",
-        "batching", "demo", "model", "fast", "job", "runtime", "engine", "cli", "__main__",
+        "_version", "errors", "files", "schedulers", "memory", "weights", "lora", "request", "images",
+        "canvas", "batching", "demo", "model", "fast", "job", "runtime", "engine", "cli", "__main__",
     ),
     "server": (
         "errors", "settings", "engines", "observe", "fetch", "storage", "service", "http", "dialects", "app",

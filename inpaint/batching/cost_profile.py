@@ -2,10 +2,8 @@
 
 import json
 import math
-import os
 import threading
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
@@ -14,6 +12,7 @@ from inpaint.batching.cost_curve import Average, at, knee, plausible, power_of_t
 from inpaint.batching.cost_record import MadeFor, Measured, Stage, count, from_row, to_row
 from inpaint.batching.work import Bucket
 from inpaint.errors import OutputError
+from inpaint.files import write_atomically
 
 MIN_SLOTS = 4  # two guided rows: a short request must be able to share calls with a long one
 
@@ -252,13 +251,8 @@ class Profile:
         Raises:
             OutputError: it could not be written; nothing was left behind.
         """
-        aside = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            aside.write_text(json.dumps(self.to_json(), indent=1), "utf-8")
-            aside.replace(path)
+            write_atomically(path, json.dumps(self.to_json(), indent=1).encode())
         except OSError as error:
             raise OutputError(f"the profile {path} could not be written: {error.strerror}") from error
-        finally:
-            with suppress(OSError):  # the folder may be what is wrong
-                aside.unlink(missing_ok=True)

@@ -16,6 +16,7 @@ from typing import Literal
 
 from inpaint import weights
 from inpaint.errors import LockError, ModelError, OutputError, RequestError
+from inpaint.files import write_atomically
 from inpaint.lora.spec import LoraUse, is_name
 from inpaint.weights.lock import LockedFile, parse_file
 from inpaint.weights.verify import sha256_of
@@ -199,10 +200,5 @@ def _read_pin(path: Path) -> _Pin | None:
 
 
 def _write_pin(path: Path, pin: _Pin) -> None:
-    draft = _pin_path(path).with_suffix(f".{os.getpid()}")
     row = {"path": pin.file.path, "size": pin.file.size, "digest": pin.file.digest, "mtime_ns": pin.mtime_ns}
-    try:
-        draft.write_text(json.dumps(row), "utf-8")
-        draft.replace(_pin_path(path))
-    finally:
-        draft.unlink(missing_ok=True)
+    write_atomically(_pin_path(path), json.dumps(row).encode())

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from inpaint.errors import LockError, ModelError
+from inpaint.files import write_atomically
 from inpaint.weights.lock import Entry, LockedFile, parse_file
 
 STAMP_NAME = ".inpaint-stamp.json"
@@ -156,13 +157,9 @@ def write_stamp(entry: Entry, folder: Path, found: Mapping[str, os.stat_result],
         }
         for file in entry.files
     ]
-    # Drafted beside the folder: inside it, another process would take the draft for an extra file.
-    draft = folder.parent / f".{folder.name.lstrip('.')}.stamp-{os.getpid()}"
-    try:
-        draft.write_text(json.dumps({"version": 1, "imported": imported, "files": rows}, indent=1), "utf-8")
-        draft.replace(folder / STAMP_NAME)
-    finally:
-        draft.unlink(missing_ok=True)
+    content = json.dumps({"version": 1, "imported": imported, "files": rows}, indent=1)
+    # Drafted outside the folder: inside it, another process would take the draft for an extra file.
+    write_atomically(folder / STAMP_NAME, content.encode(), draft_folder=folder.parent)
 
 
 def damaged(entry: Entry, what: str, remedy: str = "run") -> ModelError:

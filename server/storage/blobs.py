@@ -4,7 +4,6 @@ A store's settings are fsspec's, as ``FSSPEC_S3_ENDPOINT_URL``, and its driver's
 """
 
 import errno
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from fsspec.config import conf  # type: ignore[import-untyped]
 from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
 
 from inpaint.errors import BusyError, InpaintError, OutputError, RequestError
+from inpaint.files import write_atomically
 from server.errors import NotFoundError
 
 _RETRY_AFTER_S = 5.0
@@ -65,7 +65,9 @@ class Blobs:
         assert path is not None, f"not a name for a file: {request_id}/{name}"
         with self._asked("does not take files"):
             if isinstance(self._fs, LocalFileSystem):
-                _put_file(Path(path), data)
+                folder = Path(path).parent
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                write_atomically(Path(path), data)
             else:
                 self._fs.pipe_file(
                     path, data, **self._in_time
@@ -138,17 +140,3 @@ def _away(error: OSError) -> bool:
         return False
     no_answer = isinstance(error, ConnectionError | TimeoutError) or error.errno is None
     return no_answer or error.errno in _OVERLOADED
-
-
-def _put_file(path: Path, data: bytes) -> None:
-    """Aside, onto the disk, then in place of what was there: a reader or a crash never meets half a file."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.urandom(4).hex()}.part")
-    try:
-        with aside.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)

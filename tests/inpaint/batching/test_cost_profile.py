@@ -421,5 +421,5 @@ def test_a_real_curve_gives_forecasts_that_grow_with_the_batch() -> None:
 
 def test_it_needs_no_torch() -> None:
     """The simulator and the server's supervisor read profiles without waiting seconds for torch."""
-    code = "import sys, inpaint.profile; sys.exit('torch' in sys.modules)"
+    code = "import sys, inpaint.batching.cost_profile; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
