@@ -4,7 +4,6 @@ A name means one content for as long as this lives: a file that was replaced, an
 start. Requests that run may share a batch by their LoRAs' names and scales alone.
 """
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from inpaint.lora.files import LoraFile, checked, find_lora
 from inpaint.lora.hooks import Scaled
 from inpaint.lora.match import Change, LayerIndex, MatchedLora
 from inpaint.lora.spec import LoraUse
+from inpaint.lru import LruCache
 
 CACHED_BYTES = 1024**3  # SDXL's layers at rank 32: 0.2 GB in 16 bit
 
@@ -75,8 +75,8 @@ class LoraCache:
         self._fittings: LayerIndex | None = None
         self._rest = rest
         self._folder = folder
-        self._max_bytes = max_bytes
-        self._held: OrderedDict[str, _Held] = OrderedDict()
+        # One that is larger than the limit is held alone: reading it for each request would take seconds.
+        self._held: LruCache[str, _Held] = LruCache(max_bytes, lambda held: min(held.size_bytes, max_bytes))
         self._meant: dict[str, str] = {}  # name → sha256, ever
 
     def load(self, uses: Sequence[LoraUse]) -> LoraSet:
@@ -96,10 +96,7 @@ class LoraCache:
         held = self._held.get(name)
         if held is None or held.stamp != stamp:
             held = self._read(checked(file), stamp)
-            self._held[name] = held
-        self._held.move_to_end(name)
-        while len(self._held) > 1 and sum(kept.size_bytes for kept in self._held.values()) > self._max_bytes:
-            self._held.popitem(last=False)
+            self._held.put(name, held)
         return held.lora
 
     def _read(self, file: LoraFile, stamp: tuple[int, int]) -> _Held:

@@ -4,7 +4,6 @@ A prompt without brackets and of at most 75 tokens gives exactly what diffusers'
 """
 
 import re
-from collections import OrderedDict
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch
 from inpaint.lora.cache import NO_LORAS, LoraSet
 from inpaint.lora.hooks import LoraHooks
 from inpaint.lora.spec import LoraUse
+from inpaint.lru import LruCache
 from inpaint.memory import visiting
 from inpaint.model.load import Model
 
@@ -36,7 +36,7 @@ class PromptEncoder:
     def __init__(self, model: Model) -> None:
         self._model = model
         self._beside = LoraHooks(model.device, model.dtype)
-        self._cache: OrderedDict[tuple[tuple[LoraUse, ...], str], PromptEmbeds] = OrderedDict()
+        self._cache: LruCache[tuple[tuple[LoraUse, ...], str], PromptEmbeds] = LruCache(_CACHED_PROMPTS)
 
     def pair(
         self, prompt: str, negative_prompt: str | None, loras: LoraSet = NO_LORAS
@@ -57,13 +57,10 @@ class PromptEncoder:
         # Also where they change no text encoder: two sets never share an object, by which ``text_kv`` knows
         # the keys and values that the UNet's weights of another set have made.
         key = (loras.uses, text)
-        if key in self._cache:
-            self._cache.move_to_end(key)
-            return self._cache[key]
-        embeds = self._encode(text, loras)
-        self._cache[key] = embeds
-        if len(self._cache) > _CACHED_PROMPTS:
-            self._cache.popitem(last=False)
+        embeds = self._cache.get(key)
+        if embeds is None:
+            embeds = self._encode(text, loras)
+            self._cache.put(key, embeds)
         return embeds
 
     def _encode(self, text: str, loras: LoraSet) -> PromptEmbeds:

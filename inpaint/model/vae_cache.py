@@ -5,7 +5,6 @@ part of a request after its steps.
 """
 
 import hashlib
-from collections import OrderedDict
 
 import numpy as np
 import torch
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from inpaint.images.codec import MASK_THRESHOLD
+from inpaint.lru import LruCache
 from inpaint.model.load import Model
 from inpaint.model.vae import Posterior, encode, to_pixels
 
@@ -25,9 +25,7 @@ class PictureEncoder:
     def __init__(self, model: Model, *, max_bytes: int = CACHED_BYTES) -> None:
         """Empty; it keeps at most ``max_bytes`` of posteriors, those used last."""
         self._model = model
-        self._max_bytes = max_bytes
-        self._cache: OrderedDict[bytes, Posterior] = OrderedDict()
-        self._held_bytes = 0
+        self._cache: LruCache[bytes, Posterior] = LruCache(max_bytes, lambda posterior: posterior.size_bytes)
         self.encoded = 0  # pictures that the VAE was asked for, ever
 
     def pair(self, image: Image.Image, mask: Image.Image) -> tuple[Posterior, Posterior | None]:
@@ -45,14 +43,15 @@ class PictureEncoder:
         pixels = np.asarray(image)
         hole = np.asarray(mask) >= MASK_THRESHOLD if self._model.in_channels == 9 else None
         keys = [_digest(pixels, None)] if hole is None else [_digest(pixels, None), _digest(pixels, hole)]
-        found = {key: self._cache[key] for key in keys if key in self._cache}
+        found = {key: held for key in keys if (held := self._cache.get(key)) is not None}
         missing = [key for key in keys if key not in found]
         if missing:
             inputs = dict(zip(keys, self._inputs(image, hole), strict=True))
             encoded = encode(self._model, torch.cat([inputs[key] for key in missing]))
             self.encoded += len(missing)
-            found |= zip(missing, encoded.split(), strict=True)
-        self._keep(found)
+            for key, posterior in zip(missing, encoded.split(), strict=True):
+                found[key] = posterior
+                self._cache.put(key, posterior)
         return found[keys[0]], None if hole is None else found[keys[1]]
 
     def _inputs(self, image: Image.Image, hole: NDArray[np.bool_] | None) -> list[torch.Tensor]:
@@ -61,17 +60,6 @@ class PictureEncoder:
         if hole is None:
             return [pixels]
         return [pixels, pixels.masked_fill(torch.from_numpy(hole).to(pixels.device), 0.0)]
-
-    def _keep(self, used: dict[bytes, Posterior]) -> None:
-        """Make these the ones used last, and let go of the others that no longer fit."""
-        for key, posterior in used.items():
-            if key not in self._cache:
-                self._cache[key] = posterior
-                self._held_bytes += posterior.size_bytes
-            self._cache.move_to_end(key)
-        while self._held_bytes > self._max_bytes:
-            _, oldest = self._cache.popitem(last=False)
-            self._held_bytes -= oldest.size_bytes
 
 
 def _digest(pixels: NDArray[np.uint8], hole: NDArray[np.bool_] | None) -> bytes:

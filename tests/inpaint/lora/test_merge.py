@@ -213,11 +213,24 @@ def test_what_is_kept_is_what_was_used_last(own: Model, model: Model, tmp_path: 
         write_lora(tmp_path, f"lora{seed}", model, seed=seed)
     one = LoraCache(own.unet, own.text_encoders, CPU, tmp_path)
     first = one.load([LoraUse("lora0")])
-    size = sum(held.size_bytes for held in one._held.values())
+    size = sum(held.size_bytes for held in one._held._values.values())
     library = LoraCache(own.unet, own.text_encoders, CPU, tmp_path, max_bytes=2 * size)
     sets: list[LoraSet] = [library.load([LoraUse(f"lora{seed}")]) for seed in (0, 1, 2)]
-    assert list(library._held) == ["lora1", "lora2"]
+    assert list(library._held._values) == ["lora1", "lora2"]
     assert library.load([LoraUse("lora1", 0.5)]).loras[0] is sets[1].loras[0], "another scale reads nothing"
     library.load([LoraUse("lora3")])
-    assert list(library._held) == ["lora1", "lora3"]
+    assert list(library._held._values) == ["lora1", "lora3"]
     assert len(first.loras[0].unet) == UNET
+
+
+def test_a_lora_larger_than_the_limit_is_still_read_only_once(
+    own: Model, model: Model, tmp_path: Path
+) -> None:
+    """It is held alone, since reading it again for each request would take seconds."""
+    for seed in range(2):
+        write_lora(tmp_path, f"lora{seed}", model, seed=seed)
+    library = LoraCache(own.unet, own.text_encoders, CPU, tmp_path, max_bytes=1)
+    for name in ("lora0", "lora1"):
+        first, again = (library.load([LoraUse(name)]).loras[0] for _ in range(2))
+        assert again is first
+        assert list(library._held._values) == [name]

@@ -134,8 +134,8 @@ def test_the_bound_holds_however_many_come(model: Model, photo: Image.Image, gri
         encoder = PictureEncoder(model, max_bytes=max_bytes)
         for by in range(4):
             assert encoder.pair(shifted(photo, by), grid_mask)[1] is not None
-            held = sum(posterior.size_bytes for posterior in encoder._cache.values())
-            assert held == encoder._held_bytes <= max_bytes
+            held = sum(posterior.size_bytes for posterior in encoder._cache._values.values())
+            assert held == encoder._cache._size <= max_bytes
 
 
 def test_an_encode_that_failed_is_not_remembered(
