@@ -1,54 +1,72 @@
-# make demo | test | check | fix | bench | bench-cluster | clean — each installs what it needs into .venv first.
+# make demo | test | test-all | check | fix | bench | clean: each installs what it needs into .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
-READY := .venv/.ready
+PAINTING := .venv/.ready-painting
+TESTING := .venv/.ready-testing
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check lint types fix bench bench-cluster clean install
+.PHONY: demo test test-all test-programs check lint lint-page types fix bench bench-cluster install clean
 
-demo: $(READY)
+demo: $(PAINTING)
 	@$(BIN)/inpaint run docs/images/portrait.jpg --mask docs/images/portrait_patch_mask.png \
 	  --prompt "a blue heart" --seed 4 --output demo-output/portrait.png --overwrite
 	@echo "The painted picture: $(CURDIR)/demo-output/portrait.png (before: docs/images/portrait.jpg)"
 
-test: $(READY)
-	$(BIN)/pytest -n auto
+# The quick tests, at most five minutes on two cores; test-all runs the slow ones, too.
+test: $(TESTING)
+	@sh tools/test_programs.sh --if-root
+	$(BIN)/pytest -n auto -m "not slow"
+
+test-all: $(TESTING)
+	@sh tools/test_programs.sh --if-root
+	HYPOTHESIS_PROFILE=long $(BIN)/pytest -n auto
+
+# Chromium, PostgreSQL and Redis, which some tests use: installed with apt, as root.
+test-programs:
+	@sh tools/test_programs.sh
 
 check: lint types test
 
-lint: $(READY)
+lint: $(TESTING)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
-types: $(READY)
+types: $(TESTING)
 	$(BIN)/mypy
 
-fix: $(READY)
+fix: $(TESTING)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 # On a CPU with the demo model: about an hour. Each takes --help, and --device cuda where there is a GPU.
 BENCHES := latency throughput large serving simulate coldstart memory lossy seams overhead server_overhead rejections soak
 
-bench: $(READY)
+bench: $(TESTING)
 	@for name in $(BENCHES); do echo "bench.$$name"; $(BIN)/python -m bench.$$name \
 	  --json bench/results/$$(echo $$name | tr _ -)-cpu.json || exit 1; done
 	$(BIN)/python -m bench.plots --output docs/images
 
 # Beyond one machine, about 45 minutes; the second needs PostgreSQL. bench.chaos, as root, cuts hosts off.
-bench-cluster: $(READY)
+bench-cluster: $(TESTING)
 	$(BIN)/python -m bench.fleet --json bench/results/fleet-cpu.json
 	$(BIN)/python -m bench.cluster --json bench/results/cluster-cpu.json
 
-install: $(READY)
+install: $(TESTING)
 
 # The pins are constraints.txt's. pip, not a resolver with its own index settings, so that a CPU build of
 # torch that the machine offers is taken.
-$(READY): pyproject.toml constraints.txt
+$(PAINTING): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "inpaint needs Python 3.11 or newer; try: make PYTHON=python3.12 $(MAKECMDGOALS)")'
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "Python's venv module is missing; on Debian or Ubuntu: apt install python3-venv"; exit 1; }
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[server,telemetry,cluster,postgres,redis,s3,dev]'
-	@touch $(READY)
+	@echo "Installing what painting needs into .venv: PAINTING_COST"
+	@$(PYTHON) -m venv .venv
+	@$(PIP) -e .
+	@touch $(PAINTING)
+
+$(TESTING): $(PAINTING)
+	@echo "Installing what the tests need, too: TESTING_COST"
+	@$(PIP) -e '.[server,telemetry,cluster,postgres,redis,s3,dev]'
+	@touch $(TESTING)
 
 clean:
 	rm -rf .venv demo-output .mypy_cache .pytest_cache .ruff_cache

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 # One thread a worker: xdist runs as many workers as there are cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -18,6 +19,7 @@ from PIL import Image
 from inpaint import Engine, InpaintRequest
 from inpaint.model.load import Model, load_model
 from tests.support.paths import ROOT
+from tests.support.programs import COMMAND
 from tests.support.tiny_checkpoint import write_standin
 
 PORTRAIT = ROOT / "docs" / "images" / "portrait.jpg"
@@ -25,6 +27,15 @@ EYES_MASK = ROOT / "docs" / "images" / "portrait_eyes_mask.png"
 CPU = torch.device("cpu")
 
 torch.set_num_threads(1)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Count the tests that were skipped because this machine lacks a program, and say how to get them."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    if missed := [report for report in skipped if COMMAND in str(report.longrepr)]:
+        terminalreporter.write_line(
+            f"{len(missed)} tests were skipped for want of a program; as root on Debian or Ubuntu: {COMMAND}"
+        )
 
 
 @pytest.fixture(scope="session")

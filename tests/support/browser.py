@@ -10,19 +10,16 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
-from tests.support.browser_session import ARGUMENTS, CHROMIUM, Visit, Visiting
+from tests.support.browser_session import ARGUMENTS, Visit, Visiting
+from tests.support.programs import need
 
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
     """One browser a module: Playwright's event loop would be in the way of tests that have their own."""
-    if not CHROMIUM.is_file():
-        pytest.fail(
-            f"the page's tests need Chromium, and there is none at {CHROMIUM}: apt install chromium, "
-            "or name another with INPAINT_CHROMIUM"
-        )
+    program = need("Chromium")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        browser = playwright.chromium.launch(executable_path=program, args=ARGUMENTS)
         yield browser
         browser.close()
 

@@ -5,15 +5,12 @@ Whatever a test is about, it fails if the page asked another host for anything, 
 ``tests.support.browser``.
 """
 
-import os
 import re
 from collections.abc import Callable
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from playwright.sync_api import BrowserContext, ConsoleMessage, Page
 
-CHROMIUM = Path(os.environ.get("INPAINT_CHROMIUM", "/usr/bin/chromium"))
 ARGUMENTS = [
     "--no-sandbox",  # it runs as root in a container, and loads nothing but our own page
     "--disable-gpu",

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from bench.lib.postgres import installed
 from bench.lib.postgres import postgres as running
 from server.storage.database import Database
 from server.storage.tables import metadata
+from tests.support.programs import need
 
 NewUrl = Callable[[], str]
 
@@ -22,10 +22,7 @@ NewUrl = Callable[[], str]
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[NewUrl]:
     """A function that makes an empty database and returns its URL."""
-    binaries = installed()
-    if binaries is None:
-        pytest.skip("PostgreSQL's server is not installed; on Debian or Ubuntu: apt install postgresql")
-    with running(binaries) as server:
+    with running(need("PostgreSQL")) as server:
         yield server.new_database
 
 

@@ -8,23 +8,22 @@ import tempfile
 import time
 from pathlib import Path
 
-BINARY = shutil.which("valkey-server") or shutil.which("redis-server")
 PATIENCE_S = 30.0
 
 
 class RedisProcess:
     """It keeps nothing on the disk; killed and started again, it is empty."""
 
-    def __init__(self) -> None:
+    def __init__(self, program: Path) -> None:
+        self._program = program
         self._folder = Path(tempfile.mkdtemp(prefix="redis-"))  # short: the path of a socket has its limits
         self._socket = self._folder / "s"
         self.url = f"async+redis+unix://{self._socket}"
         self.start()
 
     def start(self) -> None:
-        assert BINARY is not None
         where = ["--port", "0", "--unixsocket", str(self._socket), "--dir", str(self._folder)]
-        command = [BINARY, *where, "--save", "", "--appendonly", "no"]
+        command = [str(self._program), *where, "--save", "", "--appendonly", "no"]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=self._folder)
         deadline = time.monotonic() + PATIENCE_S
         while not self._socket.exists():

@@ -7,14 +7,17 @@ from dataclasses import dataclass, field
 from math import inf
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from inpaint.batching.batcher import Batch, Batcher, QueuedWork, slots_left
 from inpaint.batching.work import Bucket, Costs, Work
 from inpaint.errors import BusyError
+from tests.support.examples import examples
 
 LARGE, WIDE, SMALL = Bucket(128, 128), Bucket(104, 152), Bucket(64, 64)
+
+
 
 
 @dataclass
@@ -459,7 +462,7 @@ class Follower:
 
 
 @given(MOVES, st.sampled_from([1, 2, 3, 4, 8]))
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_whatever_happens_the_rules_hold_and_everybody_is_finished(moves: list[object], most: int) -> None:
     """Joins, leaves, cancels, expiry, a falling cap in any order: nothing lost, idle, twice or too much."""
     follower = Follower(most)
@@ -483,7 +486,7 @@ def test_whatever_happens_the_rules_hold_and_everybody_is_finished(moves: list[o
 
 
 @given(st.lists(st.tuples(st.sampled_from([LARGE, WIDE, SMALL]), st.integers(1, 2)), min_size=2, max_size=12))
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_buckets_that_both_have_work_are_never_further_apart_than_three_calls(
     works: list[tuple[Bucket, int]],
 ) -> None:

@@ -5,7 +5,7 @@ import re
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -13,6 +13,7 @@ from inpaint.images import infotext
 from inpaint.images.exif import EXIF_IFD, USER_COMMENT
 from inpaint.images.metadata import read, write
 from inpaint.schedulers import SCHEDULERS
+from tests.support.examples import examples
 from tests.support.metadata_samples import BLANK, HARD, a1111_text, chunks, file_of, made, plain
 
 FORMATS = ("PNG", "JPEG", "WEBP")
@@ -88,7 +89,7 @@ def test_a_comment_is_read_in_either_byte_order(order: str) -> None:
 
 
 @given(text=st.text(alphabet=' ,:"\\\nStepsNegative prompt:19', max_size=80))
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_no_text_makes_parsing_fail(text: str) -> None:
     """Any comment of any camera ends up here."""
     found = infotext.read(

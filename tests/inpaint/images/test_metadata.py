@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageCms
 
@@ -20,6 +20,7 @@ from inpaint.images.exif import EXIF_IFD, USER_COMMENT, XP_COMMENT
 from inpaint.images.metadata import Made, made_by, read, settings_hash, write
 from inpaint.request import RANGES, SETTINGS, InpaintResult
 from inpaint.schedulers import SCHEDULERS
+from tests.support.examples import examples
 from tests.support.metadata_samples import BLANK, a1111_text, camera_exif, chunks, file_of, made, plain, tiff
 
 FORMATS = ("PNG", "JPEG", "WEBP")
@@ -80,7 +81,7 @@ SETTINGS_OF = st.fixed_dictionaries(
 
 
 @given(chosen=SETTINGS_OF, name=st.sampled_from(FORMATS))
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_whatever_was_asked_for_comes_back(chosen: dict[str, Any], name: str) -> None:
     """Any prompt in any language, any settings."""
     was = made(**chosen)
@@ -177,7 +178,7 @@ WRITTEN = {name: write(BLANK, plain(name), made()) for name in FORMATS}
     changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=8),
     keep=st.floats(0.05, 1),
 )
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_no_damage_makes_reading_fail(name: str, changes: list[tuple[float, int]], keep: float) -> None:
     """A server that reads strangers' pictures: cut off, with bytes of the metadata changed, or no picture."""
     data = bytearray(WRITTEN[name])
@@ -200,7 +201,7 @@ JSON = st.recursive(
     ),
     chosen=st.dictionaries(st.sampled_from(SETTINGS), JSON),
 )
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_only_what_makes_a_valid_request_is_believed(fields: dict[str, Any], chosen: dict[str, Any]) -> None:
     """A forged picture is dropped on the page; what it says reaches the next request, or nothing does."""
     text = json.dumps({"software": "sdxl-inpaint", "settings": chosen, **fields})

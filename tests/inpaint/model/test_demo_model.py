@@ -6,12 +6,14 @@ here has an odd seed, and the model was trained on even ones.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from diffusers import EulerDiscreteScheduler, KDPM2DiscreteScheduler, StableDiffusionXLInpaintPipeline
+from filelock import FileLock
 from PIL import Image
 
 import inpaint.model.denoise
@@ -73,14 +75,22 @@ def demo() -> Iterator[Engine]:
 
 
 @pytest.fixture(scope="session")
-def fine(demo: Engine) -> list[Image.Image]:
+def fine(demo: Engine, shared_dir: Path) -> list[Image.Image]:
     """``NEAR`` in four times as many steps: where the same noise leads when no step is too long.
 
     100 steps at strength 0.85 begin at timestep 841, where 25 steps at 0.9 begin under "leading" spacing.
+    Painted once for all xdist workers.
     """
-    return paint(
-        demo, NEAR, scheduler="Euler", num_inference_steps=100, strength=0.85, guidance_scale=GUIDANCE
-    )
+    folder = shared_dir / "fine"
+    with FileLock(shared_dir / "fine.lock"):
+        if not folder.exists():
+            steps: Mapping[str, Any] = {"num_inference_steps": 100, "strength": 0.85}
+            pictures = paint(demo, NEAR, scheduler="Euler", guidance_scale=GUIDANCE, **steps)
+            (shared_dir / "fine.part").mkdir()
+            for i, picture in enumerate(pictures):
+                picture.save(shared_dir / "fine.part" / f"{i}.png")
+            (shared_dir / "fine.part").rename(folder)
+    return [Image.open(folder / f"{i}.png").convert("RGB") for i in range(len(NEAR))]
 
 
 @pytest.fixture(scope="session")
@@ -139,6 +149,7 @@ def test_it_is_small_whole_and_in_the_genuine_layout() -> None:
     assert pipe.vae_scale_factor == 8
 
 
+@pytest.mark.slow
 def test_the_vae_round_trip_is_30_db_on_unseen_scenes(demo: Engine) -> None:
     """Whatever lies in the box but is not repainted goes through it."""
     found = []
@@ -150,6 +161,7 @@ def test_the_vae_round_trip_is_30_db_on_unseen_scenes(demo: Engine) -> None:
     assert np.mean(found) >= 30
 
 
+@pytest.mark.slow
 def test_it_paints_what_the_prompt_names(demo: Engine) -> None:
     """96 unseen (scene, colour, shape) cases at the API's default parameters."""
     scenes = unseen(96)
@@ -158,6 +170,7 @@ def test_it_paints_what_the_prompt_names(demo: Engine) -> None:
     assert share(found, "shape_right") >= 0.79  # 80.2 % reached; rounding on another CPU may cost a case
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 def test_every_scheduler_paints_it(scheduler: str, demo: Engine, fine: list[Image.Image]) -> None:
     """The colour in 25 steps, and as near to the fine-stepped solution as this sampler comes."""
@@ -166,24 +179,28 @@ def test_every_scheduler_paints_it(scheduler: str, demo: Engine, fine: list[Imag
     assert mean_distance(NEAR, pictures[: len(NEAR)], fine) <= FARTHEST[scheduler]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheduler", ["DDIM", "Euler"])
 def test_a_wrong_prediction_type_is_caught(scheduler: str, is_right: Callable[..., bool]) -> None:
     """The commonest way to paint mud."""
     assert not is_right(scheduler, prediction_type="v_prediction")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheduler", ["DDIM", "DPM Multi"])
 def test_a_wrong_beta_schedule_is_caught(scheduler: str, is_right: Callable[..., bool]) -> None:
     """It looks plausible, which is why it must be measured."""
     assert not is_right(scheduler, beta_schedule="linear")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheduler", ["DDIM", "Euler", "UniPC"])
 def test_a_wrong_spacing_is_caught(scheduler: str, is_right: Callable[..., bool]) -> None:
     """The classes' own default differs from the checkpoint's."""
     assert not is_right(scheduler, timestep_spacing="trailing")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The `scale_model_input` function:UserWarning")  # the point of it
 @pytest.mark.parametrize("scheduler", ["Euler", "LMS"])
 def test_a_missing_scale_model_input_is_caught(
@@ -198,6 +215,7 @@ def test_a_missing_scale_model_input_is_caught(
     assert not is_right(scheduler)
 
 
+@pytest.mark.slow
 def test_an_inverted_mask_is_caught(is_right: Callable[..., bool], monkeypatch: pytest.MonkeyPatch) -> None:
     """White and black mean opposite things in other tools."""
     reduce = inpaint.runtime.stages.latent_mask
@@ -205,6 +223,7 @@ def test_an_inverted_mask_is_caught(is_right: Callable[..., bool], monkeypatch: 
     assert not is_right("DDIM")
 
 
+@pytest.mark.slow
 def test_dropped_masked_latents_are_caught(
     is_right: Callable[..., bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -218,6 +237,7 @@ def test_dropped_masked_latents_are_caught(
     assert not is_right("DDIM")
 
 
+@pytest.mark.slow
 def test_zeroed_pooled_embeddings_are_caught(
     is_right: Callable[..., bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -232,6 +252,7 @@ def test_zeroed_pooled_embeddings_are_caught(
     assert not is_right("DDIM")
 
 
+@pytest.mark.slow
 def test_swapped_prompts_are_caught(is_right: Callable[..., bool], monkeypatch: pytest.MonkeyPatch) -> None:
     """Guidance away from the prompt."""
     pair = PromptEncoder.pair
@@ -239,6 +260,7 @@ def test_swapped_prompts_are_caught(is_right: Callable[..., bool], monkeypatch: 
     assert not is_right("DDIM")
 
 
+@pytest.mark.slow
 def test_a_lost_karras_flag_is_caught(
     demo: Engine, stock: Callable[[Any], list[Image.Image]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -250,6 +272,7 @@ def test_a_lost_karras_flag_is_caught(
     assert mean_distance(ALIGNED, paint(demo, ALIGNED, scheduler="DPM2 Karras", **PLAIN), expected) > 4 * SAME
 
 
+@pytest.mark.slow
 def test_a_wrong_steps_offset_is_caught(demo: Engine, stock: Callable[[Any], list[Image.Image]]) -> None:
     """One timestep of a thousand: next to nothing in a picture, but not the published setting."""
     expected = stock(EulerDiscreteScheduler(**PUBLISHED))
@@ -260,6 +283,7 @@ def test_a_wrong_steps_offset_is_caught(demo: Engine, stock: Callable[[Any], lis
     assert mean_distance(ALIGNED, shifted, expected) > 4 * SAME
 
 
+@pytest.mark.slow
 def test_guidance_guides(demo: Engine) -> None:
     """At 7.5 the prompt is followed more often than at 1."""
     scenes = unseen(32, start=200)
@@ -270,6 +294,7 @@ def test_guidance_guides(demo: Engine) -> None:
     assert right[1] > right[0]
 
 
+@pytest.mark.slow
 def test_a_negative_prompt_lowers_its_colour(demo: Engine) -> None:
     """Asked for a shape of any colour, the model leaves the one that it would have taken."""
     scenes = [replace(scene, caption=f"a {scene.shape}") for scene in unseen(32, start=300)]
@@ -280,6 +305,7 @@ def test_a_negative_prompt_lowers_its_colour(demo: Engine) -> None:
     assert np.mean([a == b for a, b in zip(taken, left, strict=True)]) <= 0.5
 
 
+@pytest.mark.slow
 def test_background_removes_an_object(demo: Engine) -> None:
     """The commonest thing that people want: the error to the clean background at least halves.
 
@@ -318,6 +344,7 @@ def test_remove_removes(demo: Engine) -> None:
     assert np.mean(left) < 0.03
 
 
+@pytest.mark.slow
 def test_below_strength_1_the_fill_is_what_removes(demo: Engine) -> None:
     """At 0.6 the old content shines through the noise, unless the hole was filled from its surroundings."""
     left = {fill: np.mean(removed(demo, fill, 0.6)) for fill in ("original", "telea", "blur")}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -25,6 +25,7 @@ from inpaint.job import Job
 from inpaint.model.denoise import Row
 from inpaint.model.load import Model
 from inpaint.runtime.stages import RunningRequest
+from tests.support.examples import examples
 
 Make = Callable[..., InpaintRequest]
 WAIT_S = 60
@@ -168,12 +169,8 @@ def test_pictures_are_the_same_in_any_company(model: Model, request_for: Make) -
     machine = type("Machine", (Company,), {"model": model, "make": staticmethod(request_for), "alone": {}})
     run_state_machine_as_test(
         machine,
-        settings=settings(
-            max_examples=12,
-            stateful_step_count=14,
-            deadline=None,
-            derandomize=True,
-            suppress_health_check=list(HealthCheck),
+        settings=examples(
+            12, stateful_step_count=14, derandomize=True, suppress_health_check=list(HealthCheck)
         ),
     )
 

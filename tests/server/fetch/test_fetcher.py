@@ -9,13 +9,14 @@ from collections.abc import Iterable, Iterator
 from ipaddress import ip_address, ip_network
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from server.errors import UrlError
 from server.fetch.fetcher import UNFETCHED, Fetcher, Policy
 from server.fetch.policy import MALFORMED, Target
 from server.settings import Settings
+from tests.support.examples import examples
 from tests.support.hostile_urls import HOSTILE, OWN, PUBLIC, PUBLIC_2
 from tests.support.loopback import (
     CHUNKED,
@@ -405,7 +406,7 @@ URLS = st.one_of(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(url=URLS)
 def test_no_url_whatever_reaches_the_inside_or_breaks_us(url: str) -> None:
     """Whatever is sent: one of our errors, and nothing dialled that the standard library calls private."""

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 import trustme
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from server.errors import BadGatewayError, TooLargeError, UrlError
 from server.fetch.fetcher import UNFETCHED, Fetcher
 from server.fetch.policy import MALFORMED
+from tests.support.examples import examples
 from tests.support.hostile_urls import PUBLIC, PUBLIC_2
 from tests.support.loopback import (
     CHUNKED,
@@ -338,7 +339,7 @@ ANSWERS = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(raw=ANSWERS)
 def test_no_answer_whatever_breaks_us(raw: bytes) -> None:
     """Whatever a host sends: bytes or one of our errors, and nothing from the libraries beneath."""

@@ -14,7 +14,8 @@ import pytest
 from inpaint.errors import BusyError
 from server.service.limits import Limiter
 from server.settings import Settings
-from tests.support.redis_process import BINARY, RedisProcess
+from tests.support.programs import need
+from tests.support.redis_process import RedisProcess
 from tests.support.served import Serve, Served, body
 
 pytest.importorskip("redis", reason="the redis extra is not installed")
@@ -27,9 +28,7 @@ V1, CREDITS = "/v1/sdxl-inpaint", "/v1/get-user-credits"
 
 @pytest.fixture
 def redis() -> Iterator[RedisProcess]:
-    if BINARY is None:
-        pytest.skip("no Redis server is installed; on Debian or Ubuntu: apt install redis-server")
-    redis = RedisProcess()
+    redis = RedisProcess(need("Redis"))
     yield redis
     redis.close()
 

@@ -4,7 +4,7 @@ import hmac
 from collections.abc import Callable
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from sqlalchemy import select
 
@@ -13,6 +13,7 @@ from server.errors import NotFoundError, UnauthorizedError
 from server.storage.database import Database
 from server.storage.keys import BAD_KEY, DEFAULT_SCOPES, NO_KEY, Keys
 from server.storage.tables import keys as table
+from tests.support.examples import examples
 
 pytest_plugins = ["tests.support.postgres"]
 
@@ -99,7 +100,7 @@ def test_a_token_of_any_kind_is_answered_with_401(database: Database) -> None:
     @given(
         st.one_of(likely, surrogates, surrogates.map("inp_000000000000_{}".format), st.just("inp_" * 10**6))
     )
-    @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @examples(60, suppress_health_check=list(HealthCheck), database=None)
     def check(token: str) -> None:
         assert refused(keys.authenticate, token) in (NO_KEY, BAD_KEY)
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
@@ -29,6 +28,7 @@ from server.storage.keys import Keys
 from server.storage.ledger import MICRO, Ledger, format_credits, parse_credits
 from server.storage.requests import Record, Store
 from server.storage.tables import keys
+from tests.support.examples import examples
 
 pytest_plugins = ["tests.support.postgres"]
 
@@ -299,5 +299,5 @@ def test_no_order_of_events_loses_or_invents_credits(tmp_path: Path) -> None:
     Accounts.template = tmp_path / "inpaint.db"
     with Database(f"sqlite:///{Accounts.template}") as database:
         database.migrate()
-    bounded = settings(max_examples=15, stateful_step_count=20, deadline=None, database=None)
+    bounded = examples(15, stateful_step_count=20, database=None)
     run_state_machine_as_test(Accounts, settings=bounded)

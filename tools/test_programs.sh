@@ -1,0 +1,20 @@
+#!/bin/sh
+# Install the programs that some tests use and pip cannot bring: Chromium, PostgreSQL, Redis. Needs apt and root.
+# With --if-root: only as root and where apt is there, and never a failure; tests that miss a program are skipped.
+set -eu
+missing=
+command -v chromium > /dev/null || missing="$missing chromium fonts-dejavu-core"
+ls /usr/lib/postgresql/*/bin/postgres > /dev/null 2>&1 || missing="$missing postgresql"
+command -v redis-server valkey-server > /dev/null || missing="$missing redis-server"
+[ -n "$missing" ] || exit 0
+install="apt-get install --no-install-recommends$missing"
+if [ "$(id -u)" != 0 ] || ! command -v apt-get > /dev/null; then
+  [ "${1:-}" = --if-root ] && exit 0
+  echo "As root on Debian or Ubuntu: $install"
+  exit 1
+fi
+echo "Installing programs that some tests use:$missing"
+export DEBIAN_FRONTEND=noninteractive
+if apt-get update -qq && $install -y -qq > /dev/null; then exit 0; fi
+[ "${1:-}" = --if-root ] || exit 1
+echo "They could not be installed; the tests that use them will be skipped."
