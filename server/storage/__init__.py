@@ -1,1 +1,1 @@
-"""What outlives the process: database, keys, ledger, requests, peers and pictures."""
+"""Everything that outlives the process: database, keys, ledger, requests, peers and pictures."""

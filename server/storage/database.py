@@ -1,7 +1,7 @@
-"""The database: SQLite beside the pictures by default, Postgres by URL. Transactions and migrations only.
+"""The database: SQLite next to the pictures by default, Postgres by URL. Transactions and migrations only.
 
-SQLite runs in WAL, so that readers never wait, and every transaction that will write says so first
-(``BEGIN IMMEDIATE``): one that starts as a reader and then writes fails at once when another was faster.
+SQLite runs in WAL mode, so that readers never wait, and every transaction that will write starts with
+``BEGIN IMMEDIATE``: one that starts as a reader and then writes fails immediately if another wrote first.
 """
 
 import sqlite3
@@ -20,13 +20,13 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from inpaint.errors import BusyError, OutputError, RequestError
 
-_BUSY_TIMEOUT_S = 30  # 16 writers that each wait for the disk; a request waits longer for its pictures
+_BUSY_TIMEOUT_S = 30  # enough for 16 writers that each wait for the disk; painting takes longer anyway
 _CONNECTIONS = 16
 _RETRY_AFTER_S = 5.0
-_MIGRATION_LOCK = 7_011_889_514  # of Postgres: any number, the same in every starter
+_MIGRATION_LOCK = 7_011_889_514  # an advisory lock of Postgres: any number, the same in every server
 _POSTGRES = "postgresql+psycopg"
-# A host that goes without a word is noticed in half a minute; Linux alone waits for a quarter of an hour.
-_LINE = {
+# A host that disappears is noticed within half a minute; with Linux's defaults it takes a quarter of an hour.
+_CONNECTION_OPTIONS = {
     "connect_timeout": 5,
     "keepalives_idle": 10,
     "keepalives_interval": 5,
@@ -36,15 +36,15 @@ _LINE = {
 
 
 class Database:
-    """One database; every method may be called from any thread."""
+    """The server's database. Every method may be called from any thread."""
 
     def __init__(self, url: str) -> None:
-        """Connect to nothing yet.
+        """Check the URL, and connect to nothing yet.
 
         Raises:
-            RequestError: the URL names no database that the server can use.
+            RequestError: the URL names no database that the server can use, or its driver is not installed.
         """
-        self._url = _checked(url)
+        self._url = _check_url(url)
         self.engine = _engine(self._url)
         self._writer = self.engine
         if self._file is not None:
@@ -58,32 +58,36 @@ class Database:
 
     @property
     def shared(self) -> bool:
-        """Whether several servers may use it at once."""
+        """True if several servers may use this database at the same time."""
         return self._file is None
 
     def read(self) -> AbstractContextManager[Connection]:
-        """A transaction that only reads."""
+        """Open a transaction that only reads.
+
+        Raises:
+            BusyError: the database is unreachable.
+        """
         return _transaction(self.engine)
 
     def write(self) -> AbstractContextManager[Connection]:
-        """A transaction that writes: kept whole, or undone when the block raises.
+        """Open a transaction that writes; it is rolled back if the block raises.
 
         Raises:
-            BusyError: the database is away, or others kept it locked for too long.
+            BusyError: the database is unreachable, or was locked for more than 30 seconds.
         """
         return _transaction(self._writer)
 
     def migrate(self) -> None:
-        """Bring the tables up to date; several starters may do so at once.
+        """Bring the tables up to date; several servers may do so at the same time.
 
         Raises:
-            OutputError: the folder of the SQLite file cannot be made.
+            OutputError: the folder of the SQLite file cannot be created.
             RequestError: a newer version of the server wrote this database.
-            BusyError: the database is away.
+            BusyError: the database is unreachable.
         """
         config = Config()
         config.set_main_option("script_location", "server.storage:migrations")
-        with self._one_starter(), self.write() as connection:
+        with self._startup_lock(), self.write() as connection:
             if self._file is None:
                 connection.execute(select(func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
             config.attributes["connection"] = connection
@@ -95,9 +99,9 @@ class Database:
 
     @contextmanager
     def try_lock(self, lock_id: int) -> Iterator[bool]:
-        """Try to take an advisory lock for the length of the block; yields whether this server has it.
+        """Try to take an advisory lock for the length of the block; yield whether this server has it.
 
-        The database takes it back from a server that dies.
+        The database releases the lock of a server that dies.
 
         Args:
             lock_id: any number, the same in every server.
@@ -113,8 +117,8 @@ class Database:
                 if won:
                     connection.execute(select(func.pg_advisory_unlock(lock_id)))
 
-    def _one_starter(self) -> AbstractContextManager[object]:
-        """SQLite's change to WAL waits for nobody, so the first connection is made under a lock of ours."""
+    def _startup_lock(self) -> AbstractContextManager[object]:
+        """Lock a SQLite file for its first connection: the switch to WAL waits for no other process."""
         if self._file is None:
             return nullcontext()
         try:
@@ -135,7 +139,7 @@ class Database:
         self.close()
 
 
-def _checked(text: str) -> URL:
+def _check_url(text: str) -> URL:
     right = f"must be sqlite:///path/to/file or {_POSTGRES}://user:password@host/name"
     try:
         url = make_url(text)
@@ -156,8 +160,8 @@ def _engine(url: URL) -> Engine:
         "hide_parameters": True,  # an error's text would carry prompts into the log
     }
     if url.drivername == _POSTGRES:
-        line = {name: value for name, value in _LINE.items() if name not in url.query}
-        options |= {"pool_pre_ping": True, "connect_args": line}
+        connect_args = {name: value for name, value in _CONNECTION_OPTIONS.items() if name not in url.query}
+        options |= {"pool_pre_ping": True, "connect_args": connect_args}
     try:
         return create_engine(url, **options)
     except ModuleNotFoundError as error:
@@ -166,10 +170,10 @@ def _engine(url: URL) -> Engine:
 
 
 def _set_up_sqlite(connection: sqlite3.Connection, _record: object) -> None:
-    connection.isolation_level = None  # BEGIN is ours, see _begin_sqlite
+    connection.isolation_level = None  # we issue BEGIN ourselves, see _begin_sqlite
     connection.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_S * 1000}")
     connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")  # money: a power cut takes nothing that was promised
+    connection.execute("PRAGMA synchronous = FULL")  # a power cut must not undo a commit: it is about money
     connection.execute("PRAGMA foreign_keys = ON")
 
 
@@ -183,13 +187,13 @@ def _transaction(engine: Engine) -> Iterator[Connection]:
         with engine.begin() as connection:
             yield connection
     except (OperationalError, PoolTimeoutError) as error:
-        if not _is_away(error):
+        if not _is_unreachable(error):
             raise
         raise BusyError("The server's database does not answer; try again.", _RETRY_AFTER_S) from error
 
 
-def _is_away(error: OperationalError | PoolTimeoutError) -> bool:
-    """Whether another try may succeed. SQLite reports mistakes in our SQL with the same class."""
+def _is_unreachable(error: OperationalError | PoolTimeoutError) -> bool:
+    """Return whether another try may succeed; SQLite reports mistakes in our SQL with the same class."""
     cause = getattr(error, "orig", None)
     if isinstance(cause, sqlite3.OperationalError):
         return cause.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)

@@ -1,6 +1,6 @@
-"""Who may call: keys of the form ``inp_<id>_<secret>``, shown once and stored as a hash.
+"""API keys: tokens of the form ``inp_<id>_<secret>``, shown once and stored as a hash.
 
-The secret is 192 random bits, so a plain SHA-256 is enough: there is nothing to guess. A key is never
+The secret is 192 random bits, which no dictionary can guess, so a plain SHA-256 is enough. A key is never
 deleted, only revoked, because the ledger refers to it.
 """
 
@@ -26,12 +26,12 @@ BAD_KEY = "Unauthorized. API key is invalid or may have expired."
 _ID = re.compile(r"[0-9a-f]{12}")
 _TOKEN = re.compile(r"inp_([0-9a-f]{12})_([0-9a-f]{48})")
 _SCOPE = re.compile(r"[a-z0-9][a-z0-9._:-]{0,63}")
-_NO_SECRET = hashlib.sha256(b"").hexdigest()  # of no token, since every token has a secret
+_NO_SECRET = hashlib.sha256(b"").hexdigest()  # matches no token, since every token has a secret
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One key, without its secret. Times are Unix seconds, None: never."""
+    """An API key without its secret. Times are Unix seconds; None is never."""
 
     id: str
     name: str
@@ -42,12 +42,12 @@ class Key:
     balance_micro: int
 
     def usable(self, now: float) -> bool:
-        """Whether it opens anything at ``now``."""
+        """Return whether the key is valid at ``now`` (Unix seconds)."""
         return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
 
 
 class Keys:
-    """Every key there is. Safe from any thread."""
+    """The API keys of a database. Safe from any thread."""
 
     def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
         self._database, self._clock = database, clock
@@ -55,7 +55,12 @@ class Keys:
     def create(
         self, name: str, *, scopes: Collection[str] = DEFAULT_SCOPES, expires_at: float | None = None
     ) -> tuple[Key, str]:
-        """A new key without credits, and its token, which cannot be shown again.
+        """Create a key without credits; return it and its token, which cannot be shown again.
+
+        Args:
+            name: 1 to 100 printable characters.
+            scopes: the models and endpoints that the key may use.
+            expires_at: Unix seconds; None is never.
 
         Raises:
             RequestError: the name or a scope cannot be used.
@@ -90,7 +95,7 @@ class Keys:
         return key, f"inp_{key.id}_{secret}"
 
     def revoke(self, key_id: str) -> None:
-        """Close a key for good; doing it again changes nothing.
+        """Revoke a key for good; a second time changes nothing.
 
         Raises:
             NotFoundError: there is no such key.
@@ -102,20 +107,20 @@ class Keys:
                 raise unknown_key(key_id)
 
     def authenticate(self, token: str | None) -> Key:
-        """The key of a token.
+        """Return the key of a token.
 
         Raises:
-            UnauthorizedError: no token, or one that is malformed, unknown, wrong, revoked or expired; which
-                of these is not told.
+            UnauthorizedError: no token, or one that is malformed, unknown, wrong, revoked or expired; the
+                message does not say which.
         """
         if not token:
             raise UnauthorizedError(NO_KEY)
-        parts = _TOKEN.fullmatch(token)  # before the database, which does not take every character
+        parts = _TOKEN.fullmatch(token)  # before the query: a database does not accept every character
         if parts is None:
             raise UnauthorizedError(BAD_KEY)
         with self._database.read() as connection:
             row = connection.execute(select(keys).where(keys.c.id == parts[1])).one_or_none()
-        # An unknown id is compared too, so that the time taken does not tell which ids exist.
+        # An unknown id is compared too, so that the time taken does not reveal which ids exist.
         right = hmac.compare_digest(_sha256(parts[2]), _NO_SECRET if row is None else row.secret_sha256)
         key = None if row is None else _key(row)
         if key is None or not right or not key.usable(self._clock()):
@@ -123,18 +128,21 @@ class Keys:
         return key
 
     def any_exist(self) -> bool:
-        """Whether a key was ever made. Revoked ones count: revoking the last one must not open the server."""
+        """Return whether a key was ever created.
+
+        Revoked keys count: revoking the last one must not open the server.
+        """
         with self._database.read() as connection:
             return connection.execute(select(keys.c.id).limit(1)).first() is not None
 
     def active(self, key_id: str) -> bool:
-        """Whether this key is known, not revoked and not expired; "" is no key, so False."""
+        """Return whether this key is known, not revoked and not expired; False for "", which is no key."""
         with self._database.read() as connection:
             row = connection.execute(select(keys).where(keys.c.id == _known(key_id))).one_or_none()
         return row is not None and _key(row).usable(self._clock())
 
     def list(self) -> list[Key]:
-        """Every key, oldest first."""
+        """Return every key, oldest first."""
         with self._database.read() as connection:
             return [
                 _key(row) for row in connection.execute(select(keys).order_by(keys.c.created_at, keys.c.id))
@@ -142,7 +150,7 @@ class Keys:
 
 
 def unknown_key(key_id: str) -> NotFoundError:
-    """The error about a key that is not there."""
+    """Return the error for a key that does not exist."""
     return NotFoundError(f"there is no key {key_id!r}; `inpaint keys list` shows the ids")
 
 
@@ -160,7 +168,7 @@ def _key(row: Row[*tuple[object, ...]]) -> Key:
 
 
 def _known(key_id: str) -> str:
-    """The id, or one that no key has: a database does not take every character."""
+    """Return the id, or "", which no key has: a database does not accept every character."""
     return key_id if _ID.fullmatch(key_id) else ""
 
 

@@ -1,8 +1,8 @@
-"""Credits: each key's balance, and the append-only list of why it is what it is.
+"""Credits: each key's balance, and the append-only ledger of the entries that sum to it.
 
-Money is whole micro-credits: sums are exact. A request reserves its price when it is accepted, and is then
-settled (0) or refunded (the price), once. ``reserve``, ``settle`` and ``refund`` write into the transaction
-that changes the request itself, so that no crash can fall between the two.
+Money is whole micro-credits, so that sums are exact. A request reserves its price when it is accepted, and is
+then settled (an entry of 0) or refunded (an entry of the price), once. ``reserve``, ``settle`` and ``refund``
+write in the transaction that changes the request itself, so that a crash cannot separate the two.
 """
 
 import time
@@ -19,12 +19,12 @@ from server.storage.keys import unknown_key
 from server.storage.tables import keys, ledger
 
 MICRO = 1_000_000  # micro-credits in a credit
-_MAX_MICRO = 10**18  # of a balance; 64 bits hold nine times as much
+_MAX_MICRO = 10**18  # the largest balance; 64 bits hold nine times as much
 
 
 @dataclass(frozen=True, slots=True)
 class LedgerEntry:
-    """One line of the ledger. ``kind`` is add, reserve, settle or refund."""
+    """One entry of the ledger. ``kind`` is add, reserve, settle or refund; ``created_at`` is Unix seconds."""
 
     id: int
     key_id: str
@@ -36,14 +36,14 @@ class LedgerEntry:
 
 
 def parse_credits(text: str) -> int:
-    """A decimal number of credits as micro-credits.
+    """Convert a decimal number of credits to micro-credits.
 
     Raises:
-        RequestError: not a number, finer than a micro-credit, or too large to keep.
+        RequestError: not a number, finer than a micro-credit, or larger than 10^12 credits.
     """
     try:
         micro = Decimal(text) * MICRO if len(text) <= 20 else Decimal("NaN")  # Decimal is exact to 28 digits
-    except ArithmeticError:  # no number, or out of even Decimal's range
+    except ArithmeticError:  # not a number, or outside Decimal's range
         micro = Decimal("NaN")
     if not micro.is_finite() or micro != micro.to_integral_value() or abs(micro) > _MAX_MICRO:
         raise RequestError("credits", f"must be a number with at most 6 decimals, not {text!r}")
@@ -51,23 +51,28 @@ def parse_credits(text: str) -> int:
 
 
 def format_credits(micro: int) -> str:
-    """Micro-credits as a decimal number of credits: 12500000 is 12.5."""
+    """Convert micro-credits to a decimal number of credits: 12500000 is 12.5."""
     return f"{(Decimal(micro) / MICRO).normalize():f}"
 
 
 class Ledger:
-    """Balances and entries of every key. Safe from any thread."""
+    """The balances and ledger entries of every key. Safe from any thread."""
 
     def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
         self._database, self._clock = database, clock
 
     def add(self, key_id: str, credits_micro: int, note: str = "") -> int:
-        """Give a key credits, or take some back with a negative number; returns the new balance.
+        """Give a key credits, or take some back with a negative number, and return the new balance.
+
+        Args:
+            key_id: the key.
+            credits_micro: micro-credits to add; not 0.
+            note: at most 500 printable characters, kept with the entry.
 
         Raises:
             NotFoundError: there is no such key.
             CreditsError: the balance does not cover what is taken back.
-            RequestError: nothing was given, the balance would grow past 10^12 credits, or a bad note.
+            RequestError: the number is 0, the balance would exceed 10^12 credits, or the note is refused.
         """
         if not 0 < abs(credits_micro) <= _MAX_MICRO:
             raise RequestError("credits", "must be a number other than 0")
@@ -89,7 +94,7 @@ class Ledger:
             return self._balance(connection, key_id)
 
     def balance(self, key_id: str) -> int:
-        """Micro-credits left.
+        """Return the micro-credits that a key has left.
 
         Raises:
             NotFoundError: there is no such key.
@@ -98,13 +103,13 @@ class Ledger:
             return self._balance(connection, key_id)
 
     def entries(self, key_id: str) -> list[LedgerEntry]:
-        """Everything that happened to a key's credits, oldest first."""
+        """Return every entry of a key, oldest first."""
         with self._database.read() as connection:
             rows = connection.execute(select(ledger).where(ledger.c.key_id == key_id).order_by(ledger.c.id))
             return [LedgerEntry(**row._mapping) for row in rows]  # noqa: SLF001 - the public name of a row as a mapping
 
     def check(self, key_id: str | None = None) -> list[str]:
-        """One sentence for each key whose entries do not sum to its balance; of every key when None."""
+        """Return one sentence for each key (of all, if None) whose entries do not sum to its balance."""
         total = func.coalesce(func.sum(ledger.c.amount_micro), 0)
         sums = (
             select(keys.c.id, keys.c.balance_micro, total)
@@ -129,15 +134,15 @@ class Ledger:
 
 
 def reserve(connection: Connection, key_id: str, request_id: str, cost_micro: int, now: float) -> None:
-    """Take a request's price from its key; what costs nothing leaves no entry.
+    """Take a request's price from its key; a request that costs nothing leaves no entry.
 
     Raises:
-        CreditsError: the balance does not cover it.
+        CreditsError: the balance does not cover the price.
     """
     assert cost_micro >= 0
     if cost_micro == 0:
         return
-    # One statement, so that no other debit can come between the look and the change.
+    # One statement, so that no other debit can come between the check and the change.
     taken = connection.execute(
         update(keys)
         .where(keys.c.id == key_id, keys.c.balance_micro >= cost_micro)
@@ -151,13 +156,13 @@ def reserve(connection: Connection, key_id: str, request_id: str, cost_micro: in
 
 
 def settle(connection: Connection, key_id: str, request_id: str, cost_micro: int, now: float) -> None:
-    """Keep what was reserved: a picture came out."""
+    """Keep the reserved price: the request was painted."""
     if cost_micro:
         _write(connection, key_id, request_id, "settle", 0, now)
 
 
 def refund(connection: Connection, key_id: str, request_id: str, cost_micro: int, now: float) -> None:
-    """Give back what was reserved. The entry comes first: a second one for the request is refused."""
+    """Give the reserved price back. The entry is written first: a second one for the request is refused."""
     if cost_micro:
         _write(connection, key_id, request_id, "refund", cost_micro, now)
         connection.execute(

@@ -1,11 +1,11 @@
-"""The servers of one database: who lives, whose requests are up for adoption, and what they say.
+"""The servers that share one database: their heartbeats, and which of them are dead.
 
-Each adds one to its row of ``servers`` once a second. Whoever sees a row unchanged for ``lease_s`` *by its
-own clock* takes that server for dead, so that no two hosts' clocks need to agree; and it takes over under the
-number that it saw last, so that a heartbeat at the last moment is not overlooked. Whoever could not look
-itself for a while, because the database was away or its host slept, knows of nobody's silence in that time.
-A server that was only slow finds that its requests belong to another: the database lets it change nothing of
-them any more.
+Each server adds one to its row of ``servers`` once a second. A server that sees another's row unchanged for
+``lease_s`` *by its own clock* takes that server for dead, so that no two hosts' clocks need to agree. It
+takes over only if the row still has the number that it saw last: a heartbeat at the last moment counts.
+A server that could not look for a while, because the database was unreachable or its host was suspended,
+starts to count anew: it cannot know whether the others were silent in that time. A server that was only slow
+finds that its requests belong to another: the database lets it change none of them any more.
 """
 
 import secrets
@@ -18,40 +18,50 @@ from sqlalchemy import Connection, delete, insert, select, update
 from server.storage.database import Database
 from server.storage.tables import requests, servers
 
-NOBODY_ELSE = ""  # the id of the only server of a database
+ONLY_SERVER = ""  # the id of the only server of a database
 
 
 @dataclass(frozen=True, slots=True)
 class HeartbeatReply:
-    """What a server learnt with a heartbeat, of the requests that it named."""
+    """The reply to a heartbeat: news of the requests that it listed, and of other servers."""
 
-    cancelled: frozenset[str] = frozenset()  # another server's client asks for it
-    lost: frozenset[str] = frozenset()  # they belong to another server by now
-    dead: Mapping[str, int] = field(default_factory=dict)  # other servers, and their last heartbeats
+    cancelled: frozenset[str] = frozenset()  # ids of requests that a client of another server cancelled
+    lost: frozenset[str] = frozenset()  # ids of requests that another server has taken over
+    dead: Mapping[str, int] = field(default_factory=dict)  # server id → number of its last heartbeat
 
 
 class Peers:
-    """This server among those of its database. Safe from one thread at a time."""
+    """One server's view of the other servers of its database. Use it from one thread at a time."""
 
     def __init__(
         self, database: Database, lease_s: float, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Tell nobody yet. SQLite has one server: it hears of nobody, and nobody of it."""
+        """Write nothing yet. With SQLite there is only one server, and no heartbeats.
+
+        Args:
+            database: the one that the servers share.
+            lease_s: seconds without a heartbeat after which a server is taken for dead.
+            clock: seconds that only grow.
+        """
         self._database, self._lease_s, self._clock = database, lease_s, clock
         self._looked = clock()
-        self.server_id = secrets.token_hex(8) if database.shared else NOBODY_ELSE
-        self._seen: dict[str, tuple[int, float]] = {}  # the last heartbeat of each other server, and when
+        self.server_id = secrets.token_hex(8) if database.shared else ONLY_SERVER
+        # By server id: the number of its last heartbeat, and when this server first saw that number.
+        self._last_beats: dict[str, tuple[int, float]] = {}
 
     @property
     def beat_s(self) -> float:
-        """Seconds between two heartbeats."""
+        """The seconds between two heartbeats."""
         return min(1.0, self._lease_s / 5)
 
     def beat(self, steps: Mapping[str, int]) -> HeartbeatReply:
-        """Say that this server lives, and how far its requests are (id → denoising steps).
+        """Renew this server's lease, and report how far its requests are.
+
+        Args:
+            steps: request id → denoising steps so far.
 
         Raises:
-            BusyError: the database is away.
+            BusyError: the database is unreachable.
         """
         if not self._database.shared:
             return HeartbeatReply()
@@ -59,22 +69,23 @@ class Peers:
             alive = update(servers).where(servers.c.id == self.server_id)
             if not connection.execute(alive.values(beats=servers.c.beats + 1)).rowcount:
                 connection.execute(insert(servers).values(id=self.server_id, beats=0))
-            cancelled, lost = self._requests(connection, steps)
+            cancelled, lost = self._report_steps(connection, steps)
             others = select(servers.c.id, servers.c.beats).where(servers.c.id != self.server_id)
             return HeartbeatReply(
                 cancelled, lost, self._dead({row.id: row.beats for row in connection.execute(others)})
             )
 
     def leave(self) -> None:
-        """Say that this server goes: what it leaves is taken over at once. Its last word."""
+        """End this server's lease: others take over its requests immediately. Call no beat after it."""
         if not self._database.shared:
             return
         with self._database.write() as connection:
             connection.execute(delete(servers).where(servers.c.id == self.server_id))
 
-    def _requests(
+    def _report_steps(
         self, connection: Connection, steps: Mapping[str, int]
     ) -> tuple[frozenset[str], frozenset[str]]:
+        """Write the steps down; return the requests that were cancelled elsewhere and those that are lost."""
         if not steps:
             return frozenset(), frozenset()
         mine = requests.c.id.in_(list(steps)) & (requests.c.server_id == self.server_id)
@@ -94,16 +105,19 @@ class Peers:
         return cancelled, frozenset(steps.keys() - kept.keys())
 
     def _dead(self, others: Mapping[str, int]) -> dict[str, int]:
+        """Return those of the servers whose last heartbeat this server has seen for longer than the lease."""
         now = self._clock()
         if now - self._looked > self._lease_s / 2:
-            self._seen = {}  # they may have been heard of meanwhile, or as unable to be as this server
+            self._last_beats = {}  # they may have sent heartbeats meanwhile, or been unable to, too
         self._looked = now
-        self._seen = {
-            server_id: seen if (seen := self._seen.get(server_id)) and seen[0] == beats else (beats, now)
+        self._last_beats = {
+            server_id: last
+            if (last := self._last_beats.get(server_id)) and last[0] == beats
+            else (beats, now)
             for server_id, beats in others.items()
         }
         return {
             server_id: beats
-            for server_id, (beats, since) in self._seen.items()
+            for server_id, (beats, since) in self._last_beats.items()
             if now - since > self._lease_s
         }

@@ -1,12 +1,13 @@
-"""Requests as they are written down: accepted and paid in one transaction, ended and settled in another.
+"""The records of requests: accepted and charged in one transaction, ended and settled in another.
 
 ::
 
     accept → QUEUED ⇄ PROCESSING → COMPLETED | FAILED | CANCELLED → expired → gone
 
-Every change of state is one conditional UPDATE, so that of two that race one wins and the other is told.
-Several servers may share a database. A request belongs to the one that accepted it, until that one is gone
-and another takes it over (see :meth:`Store.recover`); whoever it no longer belongs to changes nothing of it.
+Every change of state is one conditional UPDATE, so that of two that race one wins and the other learns that
+it lost. Several servers may share a database. A request belongs to the server that accepted it, until that
+server stops and another takes the request over (see :meth:`Store.recover`); a server cannot change a request
+that no longer belongs to it.
 """
 
 import hashlib
@@ -33,19 +34,19 @@ _STOPPED = "the server stopped before the picture was painted; nothing was charg
 _INTERRUPTED = {"state": "FAILED", "error": _STOPPED, "error_status": 503, "idempotency_sha256": None}
 _CANCELLED = {"state": "CANCELLED", "error": "cancelled by the caller", "error_status": 422}
 _WAITING = {"state": "QUEUED", "started_at": None, "step": 0}
-_SWEPT_AT_ONCE = 1000  # so that one sweep never holds the database for long
+_MAX_SWEPT = 1000  # in one sweep, so that none holds the database for long
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One request. Times are Unix seconds; ``key_id`` is "" on an open server.
+    """The stored state of one request. Times are Unix seconds; ``key_id`` is "" on an open server.
 
-    ``fields["token"]``, where there is one, opens the request's pictures (see :meth:`Store.get_by_token`).
+    ``fields["token"]``, if present, gives access to the request's pictures (see :meth:`Store.get_by_token`).
     """
 
     id: str
     key_id: str
-    mode: str  # v1, v2
+    mode: str  # v1 or v2
     state: str  # QUEUED, PROCESSING, COMPLETED, FAILED, CANCELLED
     fields: dict[str, object]  # JSON
     seeds: list[int]
@@ -58,7 +59,7 @@ class Record:
     error_status: int | None = None
     outputs: list[dict[str, object]] = field(default_factory=list)  # JSON
     inference_s: float | None = None
-    step: int = 0  # of its denoising; told to other servers once a second
+    step: int = 0  # denoising steps so far; written once a second, for other servers
 
     @classmethod
     def new(
@@ -71,7 +72,7 @@ class Record:
         seeds: list[int],
         cost_micro: int,
     ) -> Self:
-        """A request that begins its life now."""
+        """Return the record of a request that arrives now."""
         return cls(id, key_id, mode, "QUEUED", fields, seeds, cost_micro, attempts=0, created_at=time.time())
 
 
@@ -79,31 +80,37 @@ _RECORD = tuple(requests.c[column.name] for column in fields(Record))
 
 
 class Store:
-    """The requests of a database, as one of its servers sees them. Safe from any thread."""
+    """The requests of one server in a database. Safe from any thread."""
 
     def __init__(
         self, database: Database, clock: Callable[[], float] = time.time, *, server_id: str = ""
     ) -> None:
-        """``server_id`` is "" for the only server of a database."""
+        """Change nothing yet; ``server_id`` is "" for the only server of a database."""
         self._database, self._clock, self._server_id = database, clock, server_id
-        # What the callers were told, and the database was not, or perhaps not: changes, and whether refunded.
+        # Outcomes that callers have received and that the database lacks, or may lack: changes, and whether
+        # the price is refunded.
         self._pending_outcomes: dict[str, tuple[dict[str, object], bool]] = {}
 
     def accept(self, record: Record, *, idempotency_key: str | None = None, body_digest: str = "") -> Record:
         """Write a new request down and take its price, both or neither.
 
+        Args:
+            record: of the request, QUEUED.
+            idempotency_key: as the caller sent it; stored as a hash.
+            body_digest: of the request's body; the same key must come with the same body.
+
         Returns:
-            The record; or, where this caller used the idempotency key before with the same body, the record
-            of that time, and nothing was charged.
+            The record; or, if this caller used the idempotency key before with the same body, the record of
+            that request, without a charge.
 
         Raises:
             CreditsError: the balance does not cover the price.
             IdempotencyError: the idempotency key came with another body before.
-            BusyError: the database is away; what it may have taken all the same is undone, see catch_up.
+            BusyError: the database is unreachable; if it took the request all the same, catch_up undoes that.
         """
         assert record.state == "QUEUED"
-        assert record.key_id or not record.cost_micro, "nobody to charge"
-        self.catch_up()  # a caller that comes again must not be given what is going to be undone
+        assert record.key_id or not record.cost_micro, "there is no key to charge"
+        self.catch_up()  # a caller that retries must not get a request that is about to be undone
         row = asdict(record) | {
             "idempotency_sha256": None if idempotency_key is None else _sha256(idempotency_key),
             "body_digest": body_digest,
@@ -117,7 +124,7 @@ class Store:
                 connection.execute(insert(requests).values(row))
                 ledger.reserve(connection, record.key_id, record.id, record.cost_micro, record.created_at)
         except IntegrityError:
-            # Found afterwards and not looked for before: only the database sees two that come at once.
+            # Looked up only now: only the database notices two requests that arrive simultaneously.
             earlier = None
             if idempotency_key is not None:
                 earlier = self.find(record.key_id, idempotency_key, body_digest)
@@ -130,7 +137,7 @@ class Store:
         return record
 
     def find(self, key_id: str, idempotency_key: str, body_digest: str) -> Record | None:
-        """The request that this caller made with this idempotency key, if any.
+        """Return the request that this caller made with this idempotency key, if any.
 
         Raises:
             IdempotencyError: it was made with another body.
@@ -146,8 +153,8 @@ class Store:
         return Record(*row[1:])
 
     def begin(self, request_id: str) -> Record | None:
-        """QUEUED → PROCESSING, one attempt more; None if it no longer is, or is not this server's."""
-        waiting = self._mine(request_id).where(requests.c.state == "QUEUED")
+        """Change QUEUED to PROCESSING and count the attempt; None if not QUEUED or not this server's."""
+        waiting = self._update_own(request_id).where(requests.c.state == "QUEUED")
         begun = waiting.values(
             state="PROCESSING", attempts=requests.c.attempts + 1, started_at=self._clock()
         ).returning(*_RECORD)
@@ -156,27 +163,27 @@ class Store:
         return None if row is None else Record(*row)
 
     def begin_again(self, request_id: str) -> Record | None:
-        """As begin, where an earlier try may have come through and its answer did not."""
+        """Begin a request after a try that raised BusyError, but may have changed the state."""
         self.requeue(request_id)
         return self.begin(request_id)
 
     def requeue(self, request_id: str) -> None:
-        """PROCESSING → QUEUED, the attempt not counted: the server stopped in order, nothing failed."""
+        """Change PROCESSING back to QUEUED without the attempt: the server stops in order, nothing failed."""
         with self._database.write() as connection:
-            undone = self._mine(request_id).where(requests.c.state == "PROCESSING")
+            undone = self._update_own(request_id).where(requests.c.state == "PROCESSING")
             connection.execute(undone.values(**_WAITING, attempts=requests.c.attempts - 1))
 
     def ask_cancel(self, request_id: str) -> None:
-        """Have the server that this request belongs to cancel it; it hears of it with its next heartbeat."""
+        """Ask the server that a request belongs to to cancel it; its next heartbeat receives this."""
         unfinished = update(requests).where(requests.c.id == request_id, requests.c.state.in_(_UNFINISHED))
         with self._database.write() as connection:
             connection.execute(unfinished.values(cancel_asked=True))
 
-    def _mine(self, request_id: str) -> Update:
+    def _update_own(self, request_id: str) -> Update:
         return update(requests).where(requests.c.id == request_id, requests.c.server_id == self._server_id)
 
     def finish(self, request_id: str, *, outputs: list[dict[str, object]], inference_s: float) -> bool:
-        """→ COMPLETED, and the price is kept; False if it had ended already."""
+        """Change the state to COMPLETED and keep the price; False if the request had ended."""
         with self._database.write() as connection:
             changes = {"state": "COMPLETED", "outputs": outputs, "inference_s": inference_s}
             return self._end(connection, request_id, changes, refund=False)
@@ -190,10 +197,12 @@ class Store:
         state: str = "FAILED",
         refund: bool = True,
     ) -> bool:
-        """→ FAILED or CANCELLED, and the price is given back or kept; False if it had ended already.
+        """Change the state to FAILED or CANCELLED, refund or keep the price; False if it had ended.
+
+        The caller receives ``error``, with the HTTP status ``status``.
 
         Raises:
-            BusyError: the database is away; it is made up for, see catch_up.
+            BusyError: the database is unreachable; catch_up writes this outcome later.
         """
         assert state in ("FAILED", "CANCELLED")
         changes: dict[str, object] = {"state": state, "error": error, "error_status": status}
@@ -205,10 +214,10 @@ class Store:
             raise
 
     def catch_up(self) -> None:
-        """Write down what callers were told while the database was away.
+        """Write the outcomes that callers received while the database was unreachable.
 
         Raises:
-            BusyError: it still is.
+            BusyError: it still is unreachable.
         """
         for request_id, (changes, refund) in list(self._pending_outcomes.items()):
             with self._database.write() as connection:
@@ -219,21 +228,21 @@ class Store:
         self, connection: Connection, request_id: str, changes: dict[str, object], *, refund: bool
     ) -> bool:
         now = self._clock()
-        unfinished = self._mine(request_id).where(requests.c.state.in_(_UNFINISHED))
+        unfinished = self._update_own(request_id).where(requests.c.state.in_(_UNFINISHED))
         ended = connection.execute(
             unfinished.values(changes | {"ended_at": now}).returning(requests.c.key_id, requests.c.cost_micro)
         ).one_or_none()
         if ended is None:
             return False
-        account = ledger.refund if refund else ledger.settle
-        account(connection, ended.key_id, request_id, ended.cost_micro, now)
+        write_entry = ledger.refund if refund else ledger.settle
+        write_entry(connection, ended.key_id, request_id, ended.cost_micro, now)
         return True
 
     def get(self, request_id: str, key_id: str) -> Record:
-        """A request of this key.
+        """Return a request of this key.
 
         Raises:
-            NotFoundError: unknown, expired or somebody else's; which of these is not told.
+            NotFoundError: unknown, expired or another key's; the message does not say which.
         """
         mine = (requests.c.id == _known(request_id), requests.c.key_id == key_id, ~requests.c.expired)
         with self._database.read() as connection:
@@ -243,12 +252,12 @@ class Store:
         return Record(*row)
 
     def get_by_token(self, request_id: str, token: str) -> Record:
-        """A request for whoever holds the URL of its pictures, for as long as these are kept.
+        """Return a request to a caller with the token of its pictures, as long as these are kept.
 
-        An expired one has nothing left in ``fields``.
+        The ``fields`` of an expired request are empty.
 
         Raises:
-            NotFoundError: unknown, its pictures are gone, or another request's token.
+            NotFoundError: the request is unknown, its pictures are gone, or the token is another's.
         """
         kept = (requests.c.id == _known(request_id), requests.c.has_pictures)
         with self._database.read() as connection:
@@ -259,22 +268,22 @@ class Store:
         return Record(*row[1:])
 
     def recover(self, dead: Mapping[str, int] = MappingProxyType({})) -> list[Record]:
-        """Take over what servers left that are gone; returns what of it waits, oldest first.
+        """Take over the requests of servers that stopped, and return those that wait, oldest first.
 
-        v1 requests have lost their callers: failed and refunded, and their idempotency keys are free again.
-        v2 requests under way wait again, but for those that were to be cancelled.
+        v1 requests have lost their callers: they fail and are refunded, and their idempotency keys become
+        free. v2 requests that were being painted are QUEUED again; those with a pending cancellation are
+        cancelled.
 
         Args:
-            dead: servers that were silent for too long, and the number of the last heartbeat of each; one
-                that was heard of since is not dead.
+            dead: servers without a heartbeat for too long, and the number of the last heartbeat of each; a
+                server whose number has changed since is not dead.
         """
         gone = requests.c.server_id.not_in(select(servers.c.id)) & requests.c.state.in_(_UNFINISHED)
         with self._database.write() as connection:
-            for server_id, beats in sorted(
-                dead.items()
-            ):  # everybody in one order, so that none waits in a ring
+            # Sorted, because servers that delete the same rows in different orders would deadlock.
+            for server_id, beats in sorted(dead.items()):
                 connection.execute(delete(servers).where(servers.c.id == server_id, servers.c.beats == beats))
-            # What another server takes over at this moment is left to it.
+            # Requests that another server is taking over at this moment are left to it.
             orphans = connection.scalars(select(requests.c.id).where(gone).with_for_update(skip_locked=True))
             taken = update(requests).where(requests.c.id.in_(orphans.all()))
             again = connection.execute(
@@ -295,12 +304,14 @@ class Store:
     def sweep(self, now: float, requests_ttl_s: float, pictures_ttl_s: float) -> list[str]:
         """Drop the records of requests that ended more than ``requests_ttl_s`` ago; the ledger stays.
 
+        ``now`` is Unix seconds; the ttls are seconds after a request's end.
+
         Returns:
-            The requests whose pictures are due to be deleted, at most a thousand. They come again with every
-            sweep until :meth:`pictures_deleted` is told, so that a crash between the two leaves none behind.
+            The ids of requests whose pictures are to be deleted, at most a thousand. Every sweep returns them
+            until :meth:`pictures_deleted` is called, so that a crash between the two leaves none behind.
         """
         old = requests.c.ended_at <= now - requests_ttl_s
-        # The row stays to say whose the pictures are; nothing that the caller wrote stays with it.
+        # The row stays, as the owner of the pictures; nothing that the caller wrote stays in it.
         empty = {"expired": True, "fields": {}, "error": None, "idempotency_sha256": None}
         due = select(requests.c.id).where(
             requests.c.has_pictures, requests.c.ended_at <= now - pictures_ttl_s
@@ -308,10 +319,10 @@ class Store:
         with self._database.write() as connection:
             connection.execute(update(requests).where(old, ~requests.c.expired).values(empty))
             connection.execute(delete(requests).where(requests.c.expired, ~requests.c.has_pictures))
-            return list(connection.scalars(due.order_by(requests.c.ended_at).limit(_SWEPT_AT_ONCE)))
+            return list(connection.scalars(due.order_by(requests.c.ended_at).limit(_MAX_SWEPT)))
 
     def pictures_deleted(self, ids: Collection[str]) -> None:
-        """The pictures of these requests are gone; the next sweep forgets the requests as well."""
+        """Note that the pictures of these requests were deleted; the next sweep deletes their rows too."""
         with self._database.write() as connection:
             connection.execute(update(requests).where(requests.c.id.in_(ids)).values(has_pictures=False))
 
@@ -321,7 +332,7 @@ def _not_found() -> NotFoundError:
 
 
 def _known(request_id: str) -> str:
-    """The id, or one that no request has: a database does not take every character."""
+    """Return the id, or "", which no request has: a database does not accept every character."""
     return request_id if _ID.fullmatch(request_id) else ""
 
 

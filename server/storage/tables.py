@@ -1,8 +1,8 @@
-"""What is stored: keys, the ledger of their credits, requests.
+"""The tables of the database: keys, the ledger of their credits, requests, and servers.
 
 Money is whole micro-credits, time Unix seconds. ``migrations/`` builds these tables; a test compares the two.
-Text that a caller chose lies in JSON columns, because Postgres refuses NUL in plain text and neither
-database takes half a surrogate pair.
+Text that a caller chose is stored in JSON columns, because Postgres refuses NUL in plain text and neither
+database accepts half a surrogate pair.
 """
 
 from typing import Any
@@ -50,7 +50,7 @@ class _Ledger(TypedColumns):
 
 class _Requests(TypedColumns):
     id: Named[str] = Column(primary_key=True)
-    key_id: Named[str]  # no foreign key: "" is the open server's
+    key_id: Named[str]  # no foreign key: "" on an open server
     mode: Named[str]
     state: Named[str]
     fields: Named[dict[str, Any]] = Column(JSON)
@@ -67,19 +67,19 @@ class _Requests(TypedColumns):
     idempotency_sha256: Named[str | None]
     body_digest: Named[str]
     picture_token: Named[str | None]
-    expired: Named[bool]  # the record is gone; the row says whose its pictures are until they go too
+    expired: Named[bool]  # the record is gone; the row keeps the owner of its pictures until they go too
     has_pictures: Named[bool]
-    server_id: Named[str] = Column(server_default="")  # who paints it
-    step: Named[int] = Column(server_default="0")  # of its denoising, as other servers may tell it
-    cancel_asked: Named[bool] = Column(server_default=false())  # by another server's client
+    server_id: Named[str] = Column(server_default="")  # the server that paints it
+    step: Named[int] = Column(server_default="0")  # denoising steps so far, for other servers to report
+    cancel_asked: Named[bool] = Column(server_default=false())  # by a client of another server
 
 
 class _Servers(TypedColumns):
     id: Named[str] = Column(primary_key=True)
-    beats: Named[int] = Column(BigInteger)  # grows for as long as it lives
+    beats: Named[int] = Column(BigInteger)  # heartbeats: grows as long as the server lives
 
 
-# The check is the second line: the debit's own condition answers first, in words.
+# This check is a second safeguard: the debit has the same condition and raises CreditsError first.
 keys = Table("keys", metadata, _Keys, CheckConstraint("balance_micro >= 0", name="balance_not_negative"))
 
 ledger = Table(

@@ -1,1 +1,1 @@
-"""How the tables came to be, one file a step; ``Database.migrate`` runs what is missing."""
+"""The migrations of the tables, one file each; ``Database.migrate`` runs those that are missing."""

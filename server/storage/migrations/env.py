@@ -1,4 +1,4 @@
-"""What alembic runs: the missing steps, in the transaction that ``Database.migrate`` opened."""
+"""The environment of alembic: the missing migrations, in the transaction that ``Database.migrate`` opened."""
 
 from alembic import context
 

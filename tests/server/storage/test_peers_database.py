@@ -9,7 +9,7 @@ import pytest
 from inpaint.errors import BusyError
 from server.storage.database import Database
 from server.storage.ledger import Ledger
-from server.storage.peers import NOBODY_ELSE, HeartbeatReply, Peers
+from server.storage.peers import ONLY_SERVER, HeartbeatReply, Peers
 from server.storage.requests import Record, Store
 from tests.support.database_snapshot import check, emptied, read
 from tests.support.fleet import Line
@@ -103,7 +103,7 @@ def test_a_server_alone_hears_of_nobody(tmp_path: Path) -> None:
     with Database(f"sqlite:///{tmp_path / 'inpaint.db'}") as database:
         database.migrate()
         host = Host(database)
-        assert host.name == NOBODY_ELSE
+        assert host.name == ONLY_SERVER
         host.accept("r")
         assert host.looks(10) == HeartbeatReply()
         assert [record.id for record in Store(database).recover()] == ["r"]

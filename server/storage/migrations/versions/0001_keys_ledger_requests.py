@@ -1,4 +1,4 @@
-"""Keys, the append-only ledger, requests."""
+"""The tables of keys, of the append-only ledger and of requests."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -25,7 +25,7 @@ _APPEND_ONLY = {
 
 
 def upgrade() -> None:
-    """Build everything."""
+    """Create the tables and the triggers that keep the ledger append-only."""
     _keys()
     _ledger()
     _requests()

@@ -1,4 +1,4 @@
-"""Several servers of one database: who they are, which request is whose, and what others must hear of it."""
+"""Several servers with one database: their heartbeats, and each request's server, step and cancellation."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,7 +8,7 @@ down_revision = "0001"
 
 
 def upgrade() -> None:
-    """Requests from before belong to no server that lives, so that the next one takes them over."""
+    """Add the columns; existing requests belong to no live server, so that the next one takes them over."""
     op.create_table(
         "servers",
         sa.Column("id", sa.String, primary_key=True),

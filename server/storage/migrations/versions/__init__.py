@@ -1,1 +1,1 @@
-"""The steps, oldest first. A released step is never edited."""
+"""The migrations, oldest first. A released migration is never changed."""
