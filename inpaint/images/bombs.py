@@ -1,8 +1,9 @@
-"""How a file is built, seen before anybody reads it: some are small, and yet the work of minutes.
+"""Decode bombs: small PNG and JPEG files that take minutes to decode, found before Pillow reads them.
 
 Pillow goes through chunks and markers in Python, 2 µs or more each, and libjpeg through every scan of every
 pixel: 20 MB that hold nothing else take from 4 seconds (comments) to 15 minutes (scans of 44 bytes each).
-Good files are far from these limits. What cannot be followed here is left for Pillow to refuse.
+Good files are far from these limits. A file whose structure cannot be followed here is left to Pillow, which
+refuses it.
 """
 
 import re
@@ -16,12 +17,13 @@ MAX_JPEG_PADDING = 65_536  # bytes between segments
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PACKED = (b"iCCP", b"zTXt", b"iTXt")
 _JPEG = b"\xff\xd8"
-_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # neither a stuffed byte, a restart nor padding
-_START_OF_SCAN, _END, _ALONE = 0xDA, 0xD9, (0x01, 0xD8)  # the last without a length
+_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # no stuffed byte, no restart marker, no padding
+_START_OF_SCAN, _END = 0xDA, 0xD9
+_WITHOUT_LENGTH = (0x01, 0xD8)
 
 
 def is_decode_bomb(data: bytes) -> bool:
-    """Whether reading this file takes far more work than a picture of its size needs."""
+    """Return whether ``data``, a file's bytes, takes far more work to decode than a picture of its size."""
     if data.startswith(_PNG):
         return _png(data)
     return data.startswith(_JPEG) and _jpeg(data)
@@ -39,11 +41,11 @@ def _png(data: bytes) -> bool:
 
 
 def _jpeg(data: bytes) -> bool:
-    """Only up to the end of its first picture: phones append films, whose bytes may look like anything."""
+    """Look no further than the first picture: phones append films, whose bytes may look like markers."""
     at, segments, scans, padding = len(_JPEG), 0, 0, 0
     while (marker := _MARKER.search(data, at, len(data) if scans else at + MAX_JPEG_PADDING)) is not None:
         kind = data[marker.start() + 1]
-        if not scans:  # after that it is the picture's own bytes
+        if not scans:  # after a scan's start, bytes between markers are the picture's own
             padding += marker.start() - at
         segments += 1
         scans += kind == _START_OF_SCAN
@@ -52,6 +54,6 @@ def _jpeg(data: bytes) -> bool:
         if kind == _END:
             return False
         at = marker.end()
-        if kind not in _ALONE:
+        if kind not in _WITHOUT_LENGTH:
             at += int.from_bytes(data[at : at + 2], "big")
     return not scans and len(data) - at > MAX_JPEG_PADDING

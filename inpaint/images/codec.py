@@ -1,9 +1,9 @@
-"""Pictures in and out: decode under limits, turn upright, encode in the caller's format.
+"""Decoding of pictures under limits, turning them upright, and encoding in the caller's format.
 
 Every picture that arrives as bytes or as a file passes through ``decode``. This module knows files
 and pixel formats, and neither canvases nor models.
 
-One mode out of five leaves it: ``L``, ``LA``, ``RGB``, ``RGBA`` (8 bits) or ``I;16`` (16-bit grey).
+Decoded pictures have one of five modes: ``L``, ``LA``, ``RGB``, ``RGBA`` (8 bits) or ``I;16`` (16-bit grey).
 Pillow itself reads colour PNGs of 16 bits a channel as 8 bits; 16-bit grey is kept.
 """
 
@@ -43,7 +43,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# What Pillow's readers raise on damaged files (a fuzz test holds this list); never a bare Exception.
+# The errors that Pillow's readers raise on damaged files; a fuzz test checks that the list is complete.
 _DAMAGED = (
     *BROKEN,
     NotImplementedError,
@@ -55,10 +55,10 @@ _BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Picture:
-    """A decoded picture and what its file said beside the pixels.
+    """A decoded picture and the metadata of its file.
 
     ``image`` is upright, in one of ``MODES``, with empty ``info``. ``exif`` holds no orientation and
-    no thumbnail (which would still show what was painted over). ``dpi`` is (x, y).
+    no thumbnail (which would still show what was painted over). ``dpi`` is (x, y), dots per inch.
     """
 
     image: Image.Image
@@ -69,10 +69,15 @@ class Picture:
 
 
 def decode(data: bytes | Path, field: str = "image", *, max_bytes: int = MAX_ENCODED_BYTES) -> Picture:
-    """The first frame of a PNG, JPEG or WebP, from bytes or from a file.
+    """Decode the first frame of a PNG, JPEG or WebP file.
+
+    Args:
+        data: the file's bytes, or its path.
+        field: the request's field that an error names.
+        max_bytes: the size in bytes up to which a file is decoded.
 
     Raises:
-        RequestError: names ``field``: no such file, not a picture, damaged, cut off, too large.
+        RequestError: there is no such file, or it is no picture, damaged, cut off or too large.
     """
     encoded = read_file(data, field) if isinstance(data, Path) else data
     opened = open_checked(encoded, field, max_bytes=max_bytes)
@@ -82,17 +87,22 @@ def decode(data: bytes | Path, field: str = "image", *, max_bytes: int = MAX_ENC
 
 
 def open_checked(data: bytes, field: str = "image", *, max_bytes: int = MAX_ENCODED_BYTES) -> Image.Image:
-    """A file of an allowed format and size, its header and metadata read, its pixels not decoded.
+    """Open a file of an allowed format and size: read its header and metadata, decode no pixels.
+
+    Args:
+        data: the file's bytes.
+        field: the request's field that an error names.
+        max_bytes: the size in bytes up to which a file is opened.
 
     Raises:
-        RequestError: names ``field``: not a picture, damaged, too large.
+        RequestError: it is no picture, damaged or too large.
     """
     if not data:
         raise RequestError(field, "is empty; give a PNG, JPEG or WebP picture")
     if len(data) > max_bytes:
         raise RequestError(field, f"must be a file of at most {max_bytes // 10**6} MB")
     if is_decode_bomb(data):
-        raise RequestError(field, "is built in far too many pieces; save it again with any picture program")
+        raise RequestError(field, "has far too many chunks or scans; save it again with any image editor")
     with _in_one_sentence(field):
         # Pillow would try every format it knows; a 1 kB AVIF then takes 560 MB before any check.
         opened = Image.open(io.BytesIO(data), formats=FORMATS)
@@ -102,7 +112,7 @@ def open_checked(data: bytes, field: str = "image", *, max_bytes: int = MAX_ENCO
 
 @contextmanager
 def _in_one_sentence(field: str) -> Iterator[None]:
-    """Whatever Pillow raises on a bad file, as a ``RequestError``."""
+    """Turn the errors that Pillow raises on a bad file into a ``RequestError`` of one sentence."""
     try:
         yield
     except UnidentifiedImageError:
@@ -111,28 +121,30 @@ def _in_one_sentence(field: str) -> Iterator[None]:
         raise RequestError(field, f"must have at most {MAX_PIXELS // 10**6} megapixels") from None
     except _DAMAGED as error:
         raise RequestError(
-            field, "cannot be decoded: the file is damaged or cut off; send it again whole"
+            field, "cannot be decoded: the file is damaged or cut off; send the whole file again"
         ) from error
 
 
 def read_file(path: Path, field: str = "image") -> bytes:
-    """A picture file's bytes, undecoded; what is over the limit is cut off just above it.
+    """Read a picture file's bytes, at most one more than ``MAX_ENCODED_BYTES``.
+
+    That one is enough for ``open_checked`` to refuse the file as too large.
 
     Raises:
-        RequestError: names ``field``: no such file, not a regular one, not readable.
+        RequestError: names ``field``: there is no such file, or it is not a regular one or not readable.
     """
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
             raise RequestError(field, f"{path} is a folder; name a picture in it")
-        if not stat.S_ISREG(mode):  # a pipe or a device could block for ever
+        if not stat.S_ISREG(mode):  # reading a pipe or a device could block forever
             raise RequestError(field, f"{path} is not a regular file")
         with path.open("rb") as file:
             return file.read(MAX_ENCODED_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError):
         raise RequestError(field, f"there is no file {path}") from None
     except PermissionError:
-        raise RequestError(field, f"{path} may not be read by this user") from None
+        raise RequestError(field, f"{path} cannot be read by this user; check its permissions") from None
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         raise RequestError(field, f"{path} cannot be read: {error}") from error
 
@@ -143,7 +155,7 @@ def _picture(opened: Image.Image, field: str) -> Picture:
     exif = _exif_without_orientation(opened)
     icc = image.info.get("icc_profile") or None
     image.info = {}  # everything worth keeping is in the Picture; the rest must not leak into outputs
-    # A phone's JPEG with a depth map or a burst opens as MPO whatever formats were allowed.
+    # A phone's JPEG with a depth map or a burst opens as MPO even though only FORMATS were allowed.
     name = "JPEG" if opened.format == "MPO" else str(opened.format)
     return Picture(image, name, icc, exif, dpi)
 
@@ -166,9 +178,10 @@ def _exif_without_orientation(image: Image.Image) -> bytes | None:
 
 
 def upright(image: Image.Image, field: str = "image") -> Image.Image:
-    """``image`` turned by its EXIF orientation, in one of ``MODES``; itself where it is both already.
+    """Return ``image`` turned by its EXIF orientation and in one of ``MODES``.
 
-    The caller's picture is never changed. 32-bit ``I`` is read as 16-bit grey and clipped to it.
+    An image that is both already is returned itself; the caller's picture is never changed. 32-bit ``I`` is
+    read as 16-bit grey and clipped to it.
 
     Raises:
         RequestError: the pixels cannot be read, or their mode says nothing about their range (``F``).
@@ -197,7 +210,9 @@ def _to_mode(image: Image.Image, field: str) -> Image.Image:
     if image.mode == "CMYK":
         return _cmyk_to_rgb(image)
     if image.mode == "F":
-        raise RequestError(field, "must be a picture of whole numbers (L, RGB, RGBA, I;16), not of mode F")
+        raise RequestError(
+            field, "must be a picture of whole numbers (mode L, RGB, RGBA or I;16), not of mode F"
+        )
     return image.convert(_OPAQUE.get(image.mode, "RGB"))
 
 
@@ -223,7 +238,7 @@ def _cmyk_to_rgb(image: Image.Image) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """What a model sees of an upright picture: RGB, 8 bits.
+    """Convert an upright picture to what a model sees: RGB, 8 bits.
 
     16-bit grey is scaled (65535 becomes 255), where Pillow's own convert clips at 255. Transparency is
     laid over white: that is how browsers and JPEG show it, and the colour under alpha 0 is arbitrary.
@@ -241,7 +256,7 @@ def _eight_bit(image: Image.Image) -> Image.Image:
 
 
 def mask_to_grey(mask: Image.Image) -> Image.Image:
-    """Luminance 0..255 (``L``) of a mask, upright; transparent parts count as black.
+    """Return the luminance of a mask, 0 to 255 (``L``), upright; transparent parts count as black.
 
     Raises:
         RequestError: the mask cannot be read.
@@ -256,25 +271,31 @@ def mask_to_grey(mask: Image.Image) -> Image.Image:
 
 
 def mask_to_l(mask: Image.Image, threshold: int = MASK_THRESHOLD) -> Image.Image:
-    """``mask_to_grey`` with 0 and 255 only: 255 where the luminance is ``threshold`` or more."""
+    """Return a mask (``L``) of 255 where the luminance of ``mask`` is ``threshold`` or more, else 0."""
     return mask_to_grey(mask).point([0] * threshold + [255] * (256 - threshold))
 
 
 def encode(
     image: Image.Image,
     like: Picture,
-    format: str | None = None,  # noqa: A002 — Pillow's and every caller's word for it
+    format: str | None = None,  # noqa: A002 — the name that Pillow uses too
     quality: int = 95,
     text: Mapping[str, str] | None = None,
 ) -> bytes:
-    """``image`` as a file in the format of ``like`` (or in ``format``), with its ICC, EXIF and dpi.
+    """Encode ``image`` as a file with the ICC profile, EXIF and dpi of ``like``.
 
     PNG is lossless; WebP and JPEG are written at ``quality``, JPEG without chroma subsampling. JPEG has
-    no alpha (laid over white), and only PNG has 16-bit grey (others get 8 bits). ``text`` are PNG's text
-    chunks; the others have none.
+    no alpha (laid over white), and only PNG has 16-bit grey (others get 8 bits).
+
+    Args:
+        image: the picture, in any mode that ``upright`` takes.
+        like: the picture whose metadata and, unless ``format`` is given, format the file gets.
+        format: one of ``FORMATS`` in any letter case, ``jpg`` included; None for the one of ``like``.
+        quality: 1 to 100, of JPEG and WebP.
+        text: keyword → text of PNG's text chunks; the other formats have none.
 
     Raises:
-        RequestError: unknown ``format`` or ``quality``.
+        RequestError: ``format`` or ``quality`` is unknown.
     """
     name = (format or like.format).upper().replace("JPG", "JPEG")
     if name not in FORMATS:
@@ -315,6 +336,6 @@ def _for_format(image: Image.Image, name: str) -> Image.Image:
 
 
 def _icc_for(mode: str, name: str, icc: bytes | None) -> bytes:
-    """The profile if it describes the channels that are written, else none (``b""``)."""
+    """Return the profile if it describes the channels that are written, else none (``b""``)."""
     space = b"GRAY" if mode in ("L", "LA", "I;16") and name != "WEBP" else b"RGB "  # WebP is always colour
     return icc if icc and icc[16:20] == space else b""

@@ -1,4 +1,4 @@
-"""The two comments of an EXIF block that say how a picture was made; everything else in it is the caller's.
+"""The two EXIF comments that record how a picture was made; the rest of an EXIF block is the caller's.
 
 EXIF has no field for this. ``UserComment`` is where A1111 and its relatives put their text, in UTF-16 as
 piexif writes it; ``XPComment`` is Windows' comment, shown by file managers.
@@ -14,7 +14,7 @@ USER_COMMENT, XP_COMMENT = 0x9286, 0x9C9C
 
 _UNICODE, _ASCII = b"UNICODE\0", b"ASCII\0\0\0"
 _BYTE, _UNDEFINED = 1, 7
-# What Pillow's reader and writer raise on the EXIF of broken cameras.
+# The errors that Pillow's reader and writer raise on the EXIF of broken cameras.
 BROKEN = (
     OSError,
     ValueError,
@@ -26,20 +26,20 @@ BROKEN = (
     OverflowError,
     MemoryError,
     struct.error,
-    UserWarning,  # its remarks, where somebody turned warnings into errors
+    UserWarning,  # Pillow's warnings, in a program that turns warnings into errors
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Comments:
-    """Both texts; None where there is none, or none that can be read."""
+    """The texts of ``UserComment`` and ``XPComment``; None for one that is missing or unreadable."""
 
     user: str | None = None
     xp: str | None = None
 
 
 def comments(exif: bytes | None) -> Comments:
-    """What the two fields say; never raises."""
+    """Read the two comments of an EXIF block; a block that cannot be read has none."""
     if not exif:
         return Comments()
     try:
@@ -51,9 +51,9 @@ def comments(exif: bytes | None) -> Comments:
 
 
 def with_comments(exif: bytes | None, new: Comments) -> bytes | None:
-    """``exif`` with its two comments replaced, or taken out where ``new`` has None; None if nothing is left.
+    """Return ``exif`` with the two comments of ``new``; None if the block is then empty.
 
-    A block that cannot be read is returned as it is.
+    A comment that is None in ``new`` is taken out. A block that cannot be read is returned unchanged.
     """
     try:
         tags = Image.Exif()
@@ -71,10 +71,10 @@ def with_comments(exif: bytes | None, new: Comments) -> bytes | None:
 
 
 def to_bytes(tags: Image.Exif) -> bytes:
-    """``tags.tobytes()``, with the types that Pillow forgets.
+    """Return ``tags.tobytes()`` with the types of its byte values corrected.
 
-    It writes every value of bytes as BYTE. The maker note, the user comment and others are UNDEFINED, and no
-    tag of the Exif directory is BYTE; piexif, and so A1111, fails on a comment of the wrong type.
+    Pillow writes every value of bytes as BYTE. The maker note, the user comment and others are UNDEFINED, and
+    no tag of the Exif directory is BYTE; piexif, and so A1111, fails on a comment of the wrong type.
     """
     block = bytearray(tags.tobytes())
     start = len(b"Exif\0\0")
@@ -90,7 +90,7 @@ def to_bytes(tags: Image.Exif) -> bytes:
 
 
 def _entries(block: bytearray, directory: int, order: str) -> range:
-    """Where the 12-byte entries of a TIFF directory begin."""
+    """Return the offsets of a TIFF directory's 12-byte entries."""
     (count,) = struct.unpack_from(f"{order}H", block, directory)
     return range(directory + 2, directory + 2 + 12 * count, 12)
 
@@ -100,7 +100,7 @@ def _user_text(value: object) -> str | None:
         return None
     head, body = value[:8], value[8:]
     if head == _UNICODE:
-        # EXIF does not say which order; piexif writes the large end first, others as the block has it.
+        # EXIF does not define the byte order; piexif writes big-endian, others use the block's own order.
         swapped = body[1::2].count(0) > body[::2].count(0)
         text = body.decode("utf-16-le" if swapped else "utf-16-be", "replace")
     elif head == _ASCII or not head.strip(b"\0"):

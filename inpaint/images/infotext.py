@@ -1,8 +1,8 @@
-"""How a picture was made, in the text that A1111 and its relatives write into pictures and read from them.
+"""Generation parameters as text, in the format that A1111 and its relatives write into pictures.
 
 Compatible with ``modules/infotext_utils.py`` of AUTOMATIC1111/stable-diffusion-webui: the prompt, a line
 ``Negative prompt: …``, then one line of ``Key: value`` pairs, values quoted as JSON where they hold a comma,
-colon or newline. Knows our settings' names, and neither files nor pictures.
+colon or newline. This module knows the names of a request's settings, and neither files nor pictures.
 """
 
 import json
@@ -16,10 +16,10 @@ from inpaint.schedulers import SCHEDULERS
 MAX_CHARACTERS = 200_000
 _NEGATIVE = "Negative prompt:"
 _FEWEST_PAIRS = 3  # upstream: a last line with fewer belongs to the prompt
-# Tried once per comma, so that reading takes time linear in the text whatever it holds.
+# Tried once per comma, so that reading any text takes time linear in its length.
 _PAIR = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"(?=,|$)|[^,]*)')
 
-# Ours → (A1111's sampler, its schedule type), for those that it knows by another name.
+# Our scheduler → (A1111's sampler, its schedule type), for those that A1111 knows by another name.
 _RENAMED: Mapping[str, tuple[str, str | None]] = {
     "DPM Multi": ("DPM++ 2M", None),
     "DPM Single": ("DPM++ 2S", None),
@@ -34,12 +34,19 @@ _OURS = {sampler.casefold(): name for name, (sampler, _) in SAMPLERS.items()}
 _CONTENT = {"telea": "fill", "blur": "fill", "noise": "latent noise", "neutral": "latent nothing"}
 _FILLS = {"original": "original", "fill": "blur", "latent noise": "noise", "latent nothing": "neutral"}
 _AREAS = {"only masked": "auto", "whole picture": "whole"}
-_BLUR = 2.5  # A1111 blurs the mask with a Gaussian that it cuts at so many sigmas
+_BLUR = 2.5  # A1111 blurs the mask with a Gaussian that it cuts off at this many sigmas
 
 
 def write(settings: Mapping[str, object], size: tuple[int, int], model: str | None, version: str) -> str:
-    """The text for a picture of ``size`` made with ``settings`` (fields of an ``InpaintRequest``)."""
-    # LoRA are part of the prompt there, and are read from it here, by whoever makes a request of it.
+    """Return the text for one painted picture.
+
+    Args:
+        settings: fields of an ``InpaintRequest``.
+        size: width and height of the picture in pixels.
+        model: the model's name, if it is known.
+        version: this package's version.
+    """
+    # A1111 keeps LoRAs in the prompt; InpaintRequest takes them out of it again.
     lines = [" ".join(filter(None, [str(settings.get("prompt", "")), _tags(settings.get("loras"))]))]
     if settings.get("negative_prompt"):
         lines.append(f"{_NEGATIVE} {settings['negative_prompt']}")
@@ -78,9 +85,9 @@ def _quoted(value: object) -> str:
 
 
 def read(text: str) -> tuple[dict[str, object], str | None] | None:
-    """Settings and the model's name from such a text; None if it is no such text.
+    """Read a text of this format: settings and the model's name; None if it is some other text.
 
-    Numbers outside ``RANGES`` are moved to its ends. Unknown keys and values are left out.
+    Numbers outside ``RANGES`` are moved to the nearer end. Unknown keys and values are left out.
     """
     *lines, last = text[:MAX_CHARACTERS].strip().split("\n")
     pairs = _parse_pairs(last)
@@ -131,7 +138,7 @@ def _unquoted(value: str) -> str:
 
 
 def _number(name: str, text: str) -> object:
-    """The number, inside the field's range; None where it is no number."""
+    """Return the number, moved into the field's range; None if ``text`` is no number."""
     limits = RANGES[name]
     try:
         value = float(text)

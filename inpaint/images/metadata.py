@@ -1,8 +1,8 @@
-"""What a painted picture says about how it was made: written with it, read back from it.
+"""Generation parameters in picture files: written with a painted picture, read back from it.
 
-Twice: as our own JSON, exact, and as A1111's ``parameters`` text (``infotext``), which other programs read. A
-PNG has both as text chunks (``inpaint``, ``parameters``); JPEG and WebP have them in EXIF (``exif``). The
-caller's own EXIF, ICC, alpha and resolution stay; so do comments in it that somebody else wrote.
+They are written twice: as our own JSON, exact, and as A1111's ``parameters`` text (``infotext``), which other
+programs read. A PNG has both as text chunks (``inpaint``, ``parameters``); JPEG and WebP have them in EXIF
+(``exif``). The caller's own EXIF, ICC, alpha and resolution stay; so do EXIF comments of other programs.
 """
 
 import hashlib
@@ -28,19 +28,20 @@ FORMAT = 1
 SOFTWARE = "sdxl-inpaint"
 PNG_JSON, PNG_TEXT = "inpaint", "parameters"
 
-_MAX_BYTES = 250_000_000  # our own PNG of the largest picture that we paint; no pixel of it is decoded
+_MAX_BYTES = 250_000_000  # of a PNG of the largest picture that we paint; reading decodes no pixels
 _UNSET = object()  # equals no value
 _MAX_WARNINGS, _MAX_NAME = 20, 500
-_NO_TEXT = re.compile("[\0\ud800-\udfff]")  # what no file can hold, nor JSON on the wire
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")  # characters that neither files nor JSON over HTTP can hold
 
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """How one picture was made.
+    """The generation parameters of one picture.
 
     ``settings`` are fields of ``InpaintRequest`` and make a valid one: all but the pictures and ``samples``,
-    with the seed of this very sample, so that they paint it again. After another program's text they are
-    those that it holds; ``box``, ``settings_hash`` and ``version`` are None then.
+    with the seed of this one sample, so that they paint it again. ``box`` is (left, top, right, bottom) in
+    pixels. Read from another program's text, ``settings`` are those that it holds, and ``box``,
+    ``settings_hash`` and ``version`` are None.
     """
 
     settings: Mapping[str, Any]
@@ -54,7 +55,7 @@ class Made:
 def made_by(
     request: InpaintRequest, result: InpaintResult, model: str, settings_hash: str | None = None
 ) -> list[Made]:
-    """One for each picture of ``result``; of a model's path only its name is told."""
+    """Return the parameters of each picture of ``result``; of a model's path only the file name is kept."""
     settings = {name: getattr(request, name) for name in SETTINGS if name != "samples"}
     name = PurePath(model).name or model
     return [
@@ -64,18 +65,18 @@ def made_by(
 
 
 def settings_hash(settings: Mapping[str, object], model: str, files: Iterable[bytes]) -> str:
-    """Of everything that decides what is painted, as 64 hex digits.
+    """Hash everything that decides what is painted; 64 hex digits.
 
     Fields at their default do not count, so that a later version's new fields change no hash.
 
     Args:
-        settings: fields of a request and whatever else matters, such as ``extend``. A ``seed`` of -1 counts
-            as any seed (it is the default), ``samples`` not at all: each sample is a picture of its own.
+        settings: fields of a request and anything else that matters, such as ``extend``. A ``seed`` of -1
+            counts as any seed (it is the default), ``samples`` not at all: each sample is its own picture.
         model: its name or path, as given.
         files: the bytes of the picture and of the mask, if there is one.
 
     Raises:
-        RequestError: an unknown scheduler, or LoRAs that cannot be read.
+        RequestError: the scheduler is unknown, or the LoRAs cannot be read.
     """
     prompt, loras = combine(str(settings.get("prompt", "")), settings.get("loras"))
     given = {**settings, "prompt": prompt, "loras": loras}
@@ -90,7 +91,7 @@ def settings_hash(settings: Mapping[str, object], model: str, files: Iterable[by
 
 
 def _canonical(name: str, value: object) -> object:
-    """One spelling of what paints the same: 7 and 7.0, ``ddim`` and ``DDIM``."""
+    """Return one spelling for values that paint the same: 7 and 7.0, ``ddim`` and ``DDIM``."""
     if name == "scheduler":
         return canonical_name(str(value))
     if name in RANGES and RANGES[name].kind is float and isinstance(value, int):
@@ -102,15 +103,22 @@ def write(
     image: Image.Image,
     like: Picture,
     made: Made | None,
-    format: str | None = None,  # noqa: A002 — as in ``image.encode``
+    format: str | None = None,  # noqa: A002 — as in ``codec.encode``
     quality: int = 95,
 ) -> bytes:
-    """``image.encode``, with how it was made; with None, without any earlier painting's either.
+    """Encode ``image`` as ``codec.encode`` does, together with its generation parameters.
 
     A JPEG holds 64 kB of EXIF: what does not fit is left out, first the JSON, then the text.
 
+    Args:
+        image: the painted picture.
+        like: the picture whose metadata and, unless ``format`` is given, format the file gets.
+        made: its parameters; None writes none, and leaves out those of an earlier painting too.
+        format: as in ``codec.encode``.
+        quality: 1 to 100, of JPEG and WebP.
+
     Raises:
-        RequestError: unknown ``format`` or ``quality``.
+        RequestError: ``format`` or ``quality`` is unknown.
     """
     own = _without_ours(like.exif)
     if made is None:
@@ -130,8 +138,8 @@ def write(
 
 
 def _exif_with(own: bytes | None, text: str, own_json: str, limit: int | None) -> bytes | None:
-    """``own`` with as much of the two as fits."""
-    theirs = comments(own)  # what is left there was written by somebody, and is not ours to replace
+    """Return ``own`` with both texts, with the shorter one alone, or unchanged: whichever fits ``limit``."""
+    theirs = comments(own)  # of another program, and not ours to replace
     for new in (Comments(text, own_json), Comments(text, None)):
         exif = with_comments(own, Comments(theirs.user or new.user, theirs.xp or new.xp))
         if limit is None or exif is None or len(exif) <= limit:
@@ -140,7 +148,7 @@ def _exif_with(own: bytes | None, text: str, own_json: str, limit: int | None) -
 
 
 def _without_ours(exif: bytes | None) -> bytes | None:
-    """The caller's EXIF, less what an earlier painting wrote there."""
+    """Return the caller's EXIF without the comments that an earlier painting wrote."""
     if exif is None:
         return None
     found = comments(exif)
@@ -173,9 +181,10 @@ def _clean(value: Any) -> Any:
 
 
 def read(data: bytes) -> Made | None:
-    """How the picture in these bytes was made; None if it does not say, or is no picture that we decode.
+    """Read the generation parameters from a picture file's bytes; None if it holds none or is no picture.
 
-    Never raises. What a stranger's file holds is checked as a request's fields are, and dropped if wrong.
+    Never raises. Values are checked as a request's fields are, since the file may be a stranger's; wrong
+    ones are left out.
     """
     try:
         opened = open_checked(data, max_bytes=_MAX_BYTES)
@@ -216,22 +225,21 @@ def _from_text(text: str) -> Made | None:
 
 
 def _valid(settings: Mapping[str, object]) -> dict[str, Any]:
-    """Those that a request takes, in its own types: lists become tuples again."""
+    """Return the settings that a request takes, in its own types: lists become tuples again."""
     good = {name: _clean(settings[name]) for name in SETTINGS if name in settings and name != "samples"}
     if isinstance(prompt := good.get("prompt"), str) and not _fits({"prompt": prompt}):
-        good["prompt"] = without_tags(prompt)  # another program's, whose tags say more than ours can
+        good["prompt"] = without_tags(prompt)  # of another program, whose tags can say more than ours
     good = {name: value for name, value in good.items() if _fits({name: value})}
     coupled = ("strength", "num_inference_steps")
-    if not _fits(
-        {name: good.get(name, DEFAULTS[name]) for name in coupled}
-    ):  # too few steps for the strength
+    # Too few steps for the strength would be refused.
+    if not _fits({name: good.get(name, DEFAULTS[name]) for name in coupled}):
         good = {name: value for name, value in good.items() if name not in coupled}
     blank = Image.new("L", (16, 16))
     try:
         request = InpaintRequest(image=blank, mask=blank, **{"prompt": "", **good})
     except (InpaintError, TypeError, ValueError):
         return {}
-    names = {*good, "loras"} if request.loras else good  # a prompt may have named some
+    names = {*good, "loras"} if request.loras else good  # the prompt may have named LoRAs
     return {name: getattr(request, name) for name in names}
 
 

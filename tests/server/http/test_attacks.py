@@ -307,7 +307,7 @@ def test_a_file_built_to_be_slow_is_refused_for_free(
 ) -> None:
     """Everybody else: one such file held the interpreter for seconds, or a core for minutes."""
     files = {"image": PHOTO, "mask": MASK} | {field: LABOURED[name]()}
-    assert "too many pieces" in refusal(caller.post(V1, data={"prompt": "x"}, files=files), 400)
+    assert "too many chunks or scans" in refusal(caller.post(V1, data={"prompt": "x"}, files=files), 400)
 
 
 def odd_pictures() -> dict[str, bytes]:
