@@ -18,7 +18,7 @@
  * @property {FieldOffer[]} fields
  */
 
-/** The server said no, or nothing. `status` is 0 where it could not be reached. */
+/** An error that the server answered with, or no answer: then `status` is 0. */
 export class ApiError extends Error {
   /** @param {string} message one sentence @param {number} status @param {?number} retryAfterS */
   constructor(message, status, retryAfterS = null) {
@@ -31,7 +31,7 @@ export class ApiError extends Error {
 
 const OFFLINE = "The server does not answer.";
 
-/** A client of the public v2 API on the page's own server; it has no way in of its own. */
+/** A client of the public v2 API on the page's own server; the page uses no other routes. */
 export class Api {
   #keyring;
 
@@ -61,12 +61,20 @@ export class Api {
     await this.fetch(`v2/requests/${id}`, { method: "DELETE" });
   }
 
-  /** The bytes of the events. @param {string} id @param {AbortSignal} signal */
+  /**
+   * The bytes of the events.
+   * @param {string} id @param {AbortSignal} signal @returns {Promise<ReadableStream<Uint8Array<ArrayBuffer>>>}
+   */
   async events(id, signal) {
-    return (await this.fetch(`v2/requests/${id}/events`, { signal })).body;
+    const { body } = await this.fetch(`v2/requests/${id}/events`, { signal });
+    if (!body) throw new ApiError(OFFLINE, 0);
+    return body;
   }
 
-  /** What a picture says about itself. @param {Blob} blob @returns {Promise<{settings: ?object, model: ?string}>} */
+  /**
+   * What a picture says about itself.
+   * @param {Blob} blob @returns {Promise<{settings: ?Record<string, any>, model: ?string}>}
+   */
   async info(blob) {
     const form = new FormData();
     form.append("image", blob, "picture");
@@ -88,12 +96,13 @@ export class Api {
       const answer = await this.#send(path, options, key);
       if (answer.ok) return answer;
       const error = await problem(answer);
-      // Asked once for each key that was refused; whoever closes the dialog has the refusal as the answer.
+      // The person is asked once for each refused key; if they close the dialog, the refusal is the answer.
       const isKey = answer.status === 401;
       if (!isKey || !(await this.#keyring.ask(key, error.message))) throw error;
     }
   }
 
+  /** @param {string} path @param {RequestInit} options @param {?string} key */
   async #send(path, options, key) {
     const headers = { ...options.headers, ...(key ? { "x-api-key": key } : {}) };
     try {
@@ -106,9 +115,9 @@ export class Api {
 }
 
 /**
- * Where the page fetches a picture: on its own host, whatever name the server goes by elsewhere, with the token
- * that opens it for as long as the server has it.
- * @param {string} id of the request @param {number} number @param {string} url as the server told it
+ * The path under which the page fetches a picture: on its own host, since the server may have another name in `url`,
+ * and with the token that opens the picture for as long as the server has it.
+ * @param {string} id of the request @param {number} number @param {string} url from the server's answer
  */
 export function picturePath(id, number, url) {
   return `v2/requests/${id}/images/${number}${new URL(url).search}`;

@@ -1,6 +1,6 @@
 import { Comparing } from "./comparing.js";
 import { Connection } from "./connection.js";
-import { byId, save, show } from "./dom.js";
+import { byId, detailOf, save, show } from "./dom.js";
 import { downloadResult } from "./download.js";
 import { Drafts } from "./drafts.js";
 import { Film } from "./film.js";
@@ -72,9 +72,9 @@ export class App {
     this.settings.addEventListener("change", () => this.#showBox());
     this.connection.addEventListener("offer", () => this.#offered());
     this.painting.addEventListener("progress", () => this.#progressed());
-    this.painting.addEventListener("preview", (event) => this.#preview(event.detail));
-    this.painting.addEventListener("painted", (event) => this.#painted(event.detail));
-    this.painting.addEventListener("failed", (event) => this.fail(event.detail, () => this.paint()));
+    this.painting.addEventListener("preview", (event) => this.#preview(detailOf(event)));
+    this.painting.addEventListener("painted", (event) => this.#painted(detailOf(event)));
+    this.painting.addEventListener("failed", (event) => this.fail(detailOf(event), () => this.paint()));
     this.results.addEventListener("unsaved", () => this.#unsaved());
   }
 
@@ -97,13 +97,14 @@ export class App {
     await this.openPicture(await answer.blob(), EXAMPLE.name);
   }
 
-  /** Whoever opens an earlier result may want to go on from where it was. */
+  /** Offer the settings of an earlier result, to go on from there. @param {Blob} blob */
   async #askForSettings(blob) {
-    const made = await this.api.info(blob).catch(() => null); // no reason to bother somebody who opened a picture
-    if (!made?.settings || this.editor.picture?.blob !== blob) return;
-    const about = made.settings.prompt ? `: “${made.settings.prompt}”` : "";
+    const made = await this.api.info(blob).catch(() => null); // no reason to stop the person who opened a picture
+    const settings = made?.settings;
+    if (!settings || this.editor.picture?.blob !== blob) return;
+    const about = settings.prompt ? `: “${settings.prompt}”` : "";
     this.notices.say(`This picture says how it was painted${about}.`, {
-      action: { label: "Use its settings", run: () => this.settings.takeOver(made.settings) },
+      action: { label: "Use its settings", run: () => this.settings.takeOver(settings) },
       lasting: true,
       testid: "settings-found",
     });
@@ -132,9 +133,11 @@ export class App {
   }
 
   #offered() {
-    this.settings.adopt(this.connection.offer);
-    this.panel.offer(this.connection.offer);
-    show(byId("example"), this.connection.offer.model === "demo");
+    const { offer } = this.connection;
+    if (!offer) return;
+    this.settings.adopt(offer);
+    this.panel.offer(offer);
+    show(byId("example"), offer.model === "demo");
   }
 
   // Painting
@@ -142,10 +145,10 @@ export class App {
   async paint() {
     if (this.painting.running) return;
     const missing = this.#missing();
-    if (missing) return missing();
+    const { picture, extend } = this.editor;
+    if (missing || !picture) return missing?.();
     this.notices.clear();
     this.film.select(null);
-    const { picture, extend } = this.editor;
     const form = new FormData();
     for (const [name, value] of this.settings.toForm()) form.set(name, value);
     form.set("image", picture.blob, picture.name);
@@ -178,6 +181,7 @@ export class App {
     if (!this.painting.running) this.editor.preview(null);
   }
 
+  /** @param {string} url of a PNG, as data */
   async #preview(url) {
     const image = new Image();
     image.src = url;
@@ -186,6 +190,7 @@ export class App {
     if (this.painting.running) this.editor.preview(bitmap);
   }
 
+  /** @param {import("./results.js").Painted} painted */
   async #painted(painted) {
     const [first] = await this.results.add(painted);
     if (!this.settings.seedLocked) this.settings.set("seed", first.seed);
@@ -198,6 +203,7 @@ export class App {
 
   // Results
 
+  /** @returns {import("./film.js").Actions} */
   #resultActions() {
     return {
       select: (result) => this.comparing.show(result),
@@ -219,6 +225,7 @@ export class App {
     });
   }
 
+  /** @param {Result} result */
   async #discard(result) {
     const { all } = this.results;
     const next = all[all.indexOf(result) + 1];
@@ -227,6 +234,7 @@ export class App {
     this.notices.say("Discarded.", { action: { label: "Bring it back", run: () => this.#try(restore) } });
   }
 
+  /** @param {Result} result */
   async #download(result) {
     const whole = await downloadResult(this.api, this.results, result);
     if (whole) return;
@@ -234,7 +242,7 @@ export class App {
     this.notices.say(`The server no longer has this picture, ${lacks}`);
   }
 
-  /** What is seen: the selected result, else the working picture. */
+  /** Download the selected result, else the working picture. */
   download() {
     const { picture } = this.editor;
     const result = this.film.selected ?? this.pictures.result;
@@ -256,6 +264,7 @@ export class App {
     this.notices.say(`${lost} Download what you want to keep.`, { lasting: true });
   }
 
+  /** Show what goes wrong as a notice. @param {() => unknown} action */
   async #try(action) {
     try {
       await action();

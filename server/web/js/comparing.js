@@ -1,18 +1,19 @@
-import { set } from "./dom.js";
+import { detailOf, set } from "./dom.js";
 
 /** @typedef {import("./editor/editor.js").Editor} Editor @typedef {import("./results.js").Result} Result */
 
 const MIDDLE = 0.5;
 
-/** The selected result over the working picture: all of it, beside a divider, or hidden while somebody looks below. */
+/** The selected result over the working picture: all of it, the part right of a divider, or hidden. */
 export class Comparing {
+  /** @type {?ImageBitmap} */
   #bitmap = null;
   #turn = 0;
   #split = MIDDLE;
   comparing = false;
 
   /**
-   * @param {Editor} editor @param {import("./results.js").Results} results @param {HTMLElement} button that compares
+   * @param {Editor} editor @param {import("./results.js").Results} results @param {HTMLButtonElement} button
    * @param {(error: unknown) => void} fail
    */
   constructor(editor, results, button, fail) {
@@ -20,7 +21,7 @@ export class Comparing {
     this.results = results;
     this.button = button;
     this.fail = fail;
-    editor.addEventListener("split", (event) => (this.#split = event.detail));
+    editor.addEventListener("split", (event) => (this.#split = detailOf(event)));
     this.#draw();
   }
 

@@ -3,9 +3,9 @@ import { byId, set } from "./dom.js";
 
 /** @typedef {import("./api.js").Offer} Offer */
 
-const AGAIN_MS = 2000; // while the model is being loaded, or nobody answers
+const AGAIN_MS = 2000; // while the model is being loaded, or the server does not answer
 
-/** What the server offers, asked until it is ready, and how it is. Emits "offer" when fields are known. */
+/** The server's offer and state, asked for until the model is loaded. Emits "offer" when the fields are known. */
 export class Connection extends EventTarget {
   /** @type {?Offer} */
   offer = null;
@@ -28,16 +28,17 @@ export class Connection extends EventTarget {
       this.offer = offer;
       if (isNew) this.dispatchEvent(new Event("offer"));
       const [state, words] = offer.ready ? ["ready", "ready"] : ["loading", "the model is being loaded"];
-      this.#tell(state, `${offer.model} · ${words}`);
+      this.#show(state, `${offer.model} · ${words}`);
       if (!offer.ready) this.#later();
     } catch (error) {
       this.#refused(error);
     }
   }
 
+  /** @param {unknown} error */
   #refused(error) {
     const offline = error instanceof ApiError && error.status === 0;
-    this.#tell("away", offline ? "no answer from the server" : "the server refuses");
+    this.#show("unreachable", offline ? "no answer from the server" : "the server refuses");
     if (offline) this.#later();
     else this.fail(error);
   }
@@ -46,7 +47,8 @@ export class Connection extends EventTarget {
     this.#timer = setTimeout(() => this.connect(), AGAIN_MS);
   }
 
-  #tell(state, text) {
+  /** @param {string} state @param {string} text */
+  #show(state, text) {
     set(this.#state, "data-state", state);
     this.#state.textContent = text;
   }

@@ -1,6 +1,7 @@
 const NAME = "inpaint";
 const VERSION = 1;
-/** Stores and their keys. Pictures lie apart, so that a list of results does not read them all. */
+// Stores and their keys. Pictures have a store of their own, so that a list of results does not read them all.
+/** @type {Record<string, string>} */
 const STORES = { workspaces: "id", drafts: "workspace", results: "id", pictures: "id" };
 
 /**
@@ -8,9 +9,10 @@ const STORES = { workspaces: "id", drafts: "workspace", results: "id", pictures:
  * `lasting` says so.
  */
 export class Database {
+  /** @type {?IDBDatabase} */
   #database = null;
-  /** @type {Map<string, Map<any, any>>} */
-  #memory = new Map(Object.keys(STORES).map((name) => [name, new Map()]));
+  /** @type {Record<string, Map<any, any>>} */
+  #memory = Object.fromEntries(Object.keys(STORES).map((name) => [name, new Map()]));
 
   /** @returns {Promise<Database>} */
   static async open() {
@@ -29,41 +31,50 @@ export class Database {
 
   /** @param {string} store @param {any} key @returns {Promise<any>} */
   async get(store, key) {
-    if (!this.#database) return this.#memory.get(store).get(key);
-    return this.#ask(store, "readonly", (objects) => objects.get(key));
+    if (!this.#database) return this.#memory[store].get(key);
+    return ask(this.#database, store, "readonly", (objects) => objects.get(key));
   }
 
-  /** All of a store, or those of a workspace. @param {string} store @param {string} [workspace] */
+  /**
+   * All of a store, or those of a workspace.
+   * @param {string} store @param {string} [workspace] @returns {Promise<any[]>}
+   */
   async list(store, workspace) {
     if (!this.#database) {
-      const all = [...this.#memory.get(store).values()];
+      const all = [...this.#memory[store].values()];
       return workspace === undefined ? all : all.filter((value) => value.workspace === workspace);
     }
-    return this.#ask(store, "readonly", (objects) =>
+    return ask(this.#database, store, "readonly", (objects) =>
       workspace === undefined ? objects.getAll() : objects.index("workspace").getAll(workspace),
     );
   }
 
   /** @param {string} store @param {any} value with its key inside */
   async put(store, value) {
-    if (!this.#database) this.#memory.get(store).set(value[STORES[store]], value);
-    else await this.#ask(store, "readwrite", (objects) => objects.put(value));
+    if (!this.#database) this.#memory[store].set(value[STORES[store]], value);
+    else await ask(this.#database, store, "readwrite", (objects) => objects.put(value));
   }
 
   /** @param {string} store @param {any} key */
   async delete(store, key) {
-    if (!this.#database) this.#memory.get(store).delete(key);
-    else await this.#ask(store, "readwrite", (objects) => objects.delete(key));
+    if (!this.#database) this.#memory[store].delete(key);
+    else await ask(this.#database, store, "readwrite", (objects) => objects.delete(key));
   }
+}
 
-  #ask(store, mode, action) {
-    return new Promise((resolve, reject) => {
-      const transaction = this.#database.transaction(store, mode);
-      const request = action(transaction.objectStore(store));
-      transaction.oncomplete = () => resolve(request.result);
-      transaction.onerror = transaction.onabort = () => reject(transaction.error ?? request.error);
-    });
-  }
+/**
+ * One request in a transaction of its own.
+ * @param {IDBDatabase} database @param {string} store @param {IDBTransactionMode} mode
+ * @param {(objects: IDBObjectStore) => IDBRequest} action
+ * @returns {Promise<any>} its result, once the transaction is written
+ */
+function ask(database, store, mode, action) {
+  return new Promise((resolve, reject) => {
+    const transaction = database.transaction(store, mode);
+    const request = action(transaction.objectStore(store));
+    transaction.oncomplete = () => resolve(request.result);
+    transaction.onerror = transaction.onabort = () => reject(transaction.error ?? request.error);
+  });
 }
 
 /** @returns {Promise<IDBDatabase>} */

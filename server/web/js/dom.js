@@ -2,11 +2,12 @@
 
 /**
  * An element. Attributes whose value is false or null are left out, true is an empty one; functions are listeners
- * by the event's name. No markup is ever parsed, so that no file's name or server's sentence can become some.
- * @param {string} tag
+ * by the event's name. No markup is ever parsed, so that no file name and no text from the server can become markup.
+ * @template {keyof HTMLElementTagNameMap} Tag
+ * @param {Tag} tag
  * @param {Record<string, unknown>} [attributes]
  * @param {...(Child|Child[])} children
- * @returns {any}
+ * @returns {HTMLElementTagNameMap[Tag]}
  */
 export function h(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
@@ -14,7 +15,7 @@ export function h(tag, attributes = {}, ...children) {
     if (typeof value === "function") element.addEventListener(name, /** @type {EventListener} */ (value));
     else set(element, name, value);
   }
-  element.append(...children.flat().filter((child) => child || child === ""));
+  element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
   return element;
 }
 
@@ -29,7 +30,7 @@ export function show(element, shown) {
   element.hidden = !shown;
 }
 
-/** The element of the page's skeleton. @param {string} id @returns {any} */
+/** The element of the page's skeleton; index.html says of what kind. @param {string} id @returns {any} */
 export function byId(id) {
   const element = document.getElementById(id);
   if (!element) throw new Error(`the page has no #${id}`);
@@ -45,7 +46,10 @@ export function debounced(action, ms) {
   };
 }
 
-/** Hand a file to the person. @param {Blob} blob @param {string} name */
+/** The `detail` of a CustomEvent; the class that emits it describes it. @param {Event} event @returns {any} */
+export const detailOf = (event) => /** @type {CustomEvent} */ (event).detail;
+
+/** Save a file as a download. @param {Blob} blob @param {string} name */
 export function save(blob, name) {
   const url = URL.createObjectURL(blob);
   h("a", { href: url, download: name }).click();

@@ -1,5 +1,6 @@
 import { ApiError } from "./api.js";
 import { save } from "./dom.js";
+import { context2d, toFile } from "./editor/canvas.js";
 import { formatOf, resultName } from "./pictures.js";
 
 /** @typedef {import("./results.js").Result} Result */
@@ -7,8 +8,8 @@ import { formatOf, resultName } from "./pictures.js";
 const QUALITY = 0.95;
 
 /**
- * Hand over a result in the format of the picture that it was painted on: written by the server, with its colour
- * profile and how it was made; by the browser where the server no longer has it.
+ * Save a result in the format of the picture that it was painted on: written by the server, with its colour profile
+ * and settings; by the browser where the server no longer has it.
  * @param {import("./api.js").Api} api @param {import("./results.js").Results} results @param {Result} result
  * @returns {Promise<boolean>} whether nothing is missing from the file
  */
@@ -31,12 +32,12 @@ async function convert(blob, type) {
   const bitmap = await createImageBitmap(blob);
   const canvas = document.createElement("canvas");
   [canvas.width, canvas.height] = [bitmap.width, bitmap.height];
-  const context = canvas.getContext("2d");
+  const context = context2d(canvas);
   if (type === "image/jpeg") {
     context.fillStyle = "white"; // as the server lays transparency over white
     context.fillRect(0, 0, canvas.width, canvas.height);
   }
   context.drawImage(bitmap, 0, 0);
   bitmap.close();
-  return new Promise((resolve) => canvas.toBlob(resolve, type, QUALITY));
+  return toFile(canvas, type, QUALITY);
 }

@@ -14,7 +14,7 @@ export class Drafts {
    * @param {import("./database.js").Database} database @param {string} workspace
    * @param {{pictures: import("./pictures.js").Pictures, settings: import("./settings.js").Settings,
    *   painting: import("./painting.js").Painting}} parts
-   * @param {() => void} unsaved told when the browser has no room
+   * @param {() => void} unsaved called when the browser has no room
    */
   constructor(database, workspace, parts, unsaved) {
     this.database = database;
@@ -38,6 +38,7 @@ export class Drafts {
     }
   }
 
+  /** @param {import("./editor/editor.js").Editor} editor */
   #watch(editor) {
     const afterwards = debounced(() => this.save(), SAVE_AFTER_MS);
     const later = () => {
@@ -63,6 +64,7 @@ export class Drafts {
     return this.#writing;
   }
 
+  /** @param {object} draft */
   async #write(draft) {
     try {
       await this.database.put("drafts", draft);
@@ -72,6 +74,7 @@ export class Drafts {
     }
   }
 
+  /** @param {any} draft what `save` wrote */
   async #restore({ picture, settings, order }) {
     this.parts.settings.restore(settings);
     if (picture) await this.parts.pictures.restore(picture);

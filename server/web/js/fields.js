@@ -4,7 +4,8 @@ import { textOf } from "./settings.js";
 /** @typedef {import("./api.js").FieldOffer} FieldOffer @typedef {import("./settings.js").Settings} Settings */
 /** @typedef {{element: HTMLElement, show: (value: any) => void}} Control */
 
-/** Names that say more than the field's own; others are made from it, so that a new field needs nothing here. */
+// Names that say more than the field's own; others are made from it, so that a new field needs nothing here.
+/** @type {Record<string, string>} */
 const LABELS = {
   negative_prompt: "Not wanted",
   num_inference_steps: "Steps",
@@ -14,17 +15,18 @@ const LABELS = {
   soft: "Soft: grey is strength",
   loras: "LoRAs",
 };
+/** @type {Record<string, string>} */
 const WORDS = { padding: "px around the mask that the model sees", grow: "px", feather: "px of blend" };
 const FLOAT_STEPS = 100; // a slider's stops
 
-/** What a field is called. @param {string} name */
+/** The label of a field. @param {string} name */
 function labelOf(name) {
   const plain = name.replaceAll("_", " ");
   return LABELS[name] ?? plain.charAt(0).toUpperCase() + plain.slice(1);
 }
 
 /**
- * A control for one field of a request, of whatever kind the server says it is.
+ * A control for one field of a request, by the kind that the server gives for it.
  * @param {FieldOffer} field @param {Settings} settings @param {string[]} loras that the server has
  * @returns {?Control} null where there is nothing to choose
  */
@@ -37,8 +39,10 @@ export function controlFor(field, settings, loras) {
   return text(field, settings);
 }
 
+/** @param {FieldOffer} field */
 const idOf = (field) => `field-${field.name}`;
 
+/** @param {FieldOffer} field @param {HTMLElement} control @param {HTMLElement[]} extra before the control */
 function labelled(field, control, extra = []) {
   const hint = field.description || WORDS[field.name];
   return h(
@@ -67,17 +71,21 @@ function choice(field, settings) {
   return { element: labelled(field, input), show: (value) => (input.value = value) };
 }
 
-/** A slider and a number beside it: the one to feel, the other to be exact. @returns {Control} */
+/**
+ * A slider and a number next to it: the one to feel, the other to be exact.
+ * @param {FieldOffer} field @param {Settings} settings @returns {Control}
+ */
 function number(field, settings) {
   const { minimum: min, maximum: max } = field;
   const whole = field.kind === "integer";
-  const step = whole ? 1 : (max - min) / FLOAT_STEPS;
+  const step = whole ? 1 : (Number(max) - Number(min)) / FLOAT_STEPS;
   const common = { min, max, "data-testid": idOf(field) };
   const exact = h("input", { type: "number", id: idOf(field), ...common, step: whole ? 1 : "any" });
   const slider = h("input", { type: "range", min, max, step: whole ? 1 : Number(step.toPrecision(2)) });
   set(slider, "aria-label", `${labelOf(field.name)}, slider`);
   slider.addEventListener("input", () => settings.set(field.name, slider.value));
   exact.addEventListener("change", () => settings.set(field.name, exact.value));
+  /** @param {any} value */
   const show = (value) => {
     slider.value = exact.value = String(Number(Number(value).toPrecision(6)));
   };
@@ -91,7 +99,10 @@ function text(field, settings) {
   return { element: labelled(field, input), show: (value) => showText(input, value ?? "") };
 }
 
-/** Several values, as a form has them: with commas between. @returns {Control} */
+/**
+ * Several values, as a form has them: with commas between.
+ * @param {FieldOffer} field @param {Settings} settings @returns {Control}
+ */
 function list(field, settings) {
   const input = h("input", { type: "text", id: idOf(field), "data-testid": idOf(field), autocomplete: "off" });
   input.addEventListener("change", () => settings.set(field.name, input.value || field.default));
@@ -112,6 +123,7 @@ function loraControl(field, settings, names) {
       .filter(({ scale }) => Number(scale.value) !== 0)
       .map(({ name, scale }) => `${name}:${Number(scale.value)}`)
       .join(",");
+  /** @param {any} value */
   const show = (value) => {
     const uses = usesOf(value);
     for (const { name, scale } of rows) scale.value = String(uses.get(name) ?? 0);
@@ -127,7 +139,10 @@ function usesOf(value) {
   return new Map(parts.map((part) => [part.split(":")[0].trim(), Number(part.split(":")[1] ?? 1)]));
 }
 
-/** Not while somebody types in it: the caret would jump. */
+/**
+ * Only where the text differs: while it is being typed, the caret would jump.
+ * @param {HTMLInputElement|HTMLTextAreaElement} input @param {string} value
+ */
 function showText(input, value) {
   if (input.value !== value) input.value = value;
 }

@@ -11,6 +11,7 @@ import { icon } from "./icons.js";
 /** Dragging a thumbnail onto the picture is keeping it; the id is all that is carried. */
 export const DRAG_TYPE = "application/x-inpaint-result";
 
+/** @type {[Exclude<keyof Actions, "select">, string, import("./icons.js").Icon, string][]} */
 const ACTIONS = [
   ["keep", "Keep", "check", "Make it the working picture"],
   ["discard", "Discard", "clear", "Take it away"],
@@ -19,10 +20,14 @@ const ACTIONS = [
   ["download", "Download", "download", "In the format of the picture it was painted on"],
 ];
 
+/** The arrow keys, and how far each goes in the strip. @type {Record<string, number>} */
+const STEPS = { ArrowRight: 1, ArrowLeft: -1 };
+
 /** The strip of results below the picture: the newest variations first, then what came before. */
 export class Film {
   /** @type {?Result} */
   selected = null;
+  /** @type {HTMLUListElement} */
   #list = byId("results");
   /** Object URLs of thumbnails, by the result's id. @type {Map<string, string>} */
   #urls = new Map();
@@ -55,10 +60,12 @@ export class Film {
     this.#button(next)?.focus();
   }
 
+  /** @param {Result} result @returns {?HTMLElement} */
   #button(result) {
     return this.#list.querySelector(`[data-id="${result.id}"]`);
   }
 
+  /** @param {HTMLElement} place */
   #buildActions(place) {
     for (const [name, label, picture, title] of ACTIONS) {
       const run = () => this.selected && this.actions[name](this.selected);
@@ -69,8 +76,10 @@ export class Film {
 
   #show() {
     const { all } = this.results;
-    if (this.selected && !all.some(({ id }) => id === this.selected.id)) this.select(null);
-    const known = new Map([...this.#list.children].map((item) => [item.dataset.result, item]));
+    const chosen = this.selected;
+    if (chosen && !all.some(({ id }) => id === chosen.id)) this.select(null);
+    const shown = /** @type {HTMLElement[]} */ ([...this.#list.children]);
+    const known = new Map(shown.map((item) => [item.dataset.result ?? "", item]));
     const items = all.map((result, index) => {
       const item = known.get(result.id) ?? this.#item(result);
       item.classList.toggle("begins-batch", index > 0 && all[index - 1].batch !== result.batch);
@@ -83,26 +92,29 @@ export class Film {
     this.#mark();
   }
 
+  /** @param {Result} result */
   #item(result) {
-    this.#urls.set(result.id, URL.createObjectURL(result.thumbnail));
+    const url = URL.createObjectURL(result.thumbnail);
+    this.#urls.set(result.id, url);
     const label = `Result, seed ${result.seed}, ${result.settings.prompt || "no prompt"}`;
-    const image = h("img", { src: this.#urls.get(result.id), alt: "", draggable: "false" });
+    const image = h("img", { src: url, alt: "", draggable: "false" });
     const attributes = { type: "button", class: "result", draggable: "true", title: label, "aria-label": label };
     const seed = h("span", { class: "seed" }, String(result.seed));
     const button = h("button", { ...attributes, "data-id": result.id, "data-testid": "result" }, image, seed);
     button.addEventListener("click", () => this.select(this.selected?.id === result.id ? null : result));
-    button.addEventListener("dragstart", (event) => event.dataTransfer.setData(DRAG_TYPE, result.id));
+    button.addEventListener("dragstart", (event) => event.dataTransfer?.setData(DRAG_TYPE, result.id));
     return h("li", { "data-result": result.id }, button);
   }
 
+  /** @param {string} id of a result */
   #forget(id) {
-    URL.revokeObjectURL(this.#urls.get(id));
+    URL.revokeObjectURL(this.#urls.get(id) ?? "");
     this.#urls.delete(id);
   }
 
   /** One of them is in the tab order; the arrow keys reach the others. */
   #mark() {
-    const buttons = [...this.#list.querySelectorAll(".result")];
+    const buttons = /** @type {HTMLElement[]} */ ([...this.#list.querySelectorAll(".result")]);
     for (const [index, button] of buttons.entries()) {
       const chosen = button.dataset.id === this.selected?.id;
       set(button, "aria-pressed", String(chosen));
@@ -115,8 +127,9 @@ export class Film {
     byId("result-title").textContent = title;
   }
 
+  /** @param {KeyboardEvent} event */
   #key(event) {
-    const by = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    const by = STEPS[event.key];
     if (by) {
       event.preventDefault();
       this.step(by);

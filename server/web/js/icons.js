@@ -47,9 +47,11 @@ const PATHS = {
   settings: "M3 6h8M15 6h2M13 4v4M3 14h2M9 14h8M7 12v4",
 };
 
+/** @typedef {keyof typeof PATHS} Icon */
+
 const SVG = "http://www.w3.org/2000/svg";
 
-/** A picture for a button that has a label of its own. @param {keyof typeof PATHS} name @returns {SVGSVGElement} */
+/** A picture for a button that has a label of its own. @param {Icon} name @returns {SVGSVGElement} */
 export function icon(name) {
   const svg = document.createElementNS(SVG, "svg");
   const path = document.createElementNS(SVG, "path");

@@ -26,7 +26,7 @@ export class Keyring {
     return this.#asking;
   }
 
-  /** Ask for another key although nothing was refused. */
+  /** Ask for another key, although none was refused. */
   change() {
     return this.ask(this.key, "");
   }

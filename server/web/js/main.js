@@ -14,6 +14,7 @@ const BRUSH = 1.15;
 /** @param {App} app @returns {import("./shortcuts.js").Shortcut[]} */
 function table(app) {
   const { editor, tools, film, comparing } = app;
+  /** @param {import("./editor/editor.js").Tool} name */
   const tool = (name) => () => (editor.tool = name);
   return [
     { keys: "Ctrl Enter", label: "Paint", fits: ctrl("enter"), run: () => app.paint(), inFields: true },
@@ -76,7 +77,9 @@ function connectButtons(app) {
     paint: () => app.paint(),
   };
   for (const [id, run] of Object.entries(clicks)) byId(id).addEventListener("click", run);
-  for (const place of document.querySelectorAll("[data-icon]")) place.prepend(icon(place.dataset.icon));
+  for (const place of document.querySelectorAll("[data-icon]")) {
+    place.prepend(icon(/** @type {import("./icons.js").Icon} */ (place.getAttribute("data-icon"))));
+  }
   holdOriginal(editor);
   ringForKeys(byId("host"));
   editor.addEventListener("view", () => (byId("zoom").textContent = `${Math.round(editor.zoom * 100)} %`));
@@ -84,7 +87,9 @@ function connectButtons(app) {
 
 /** The eye: as long as it is pressed, by pointer or key. @param {Editor} editor */
 function holdOriginal(editor) {
+  /** @type {HTMLButtonElement} */
   const button = byId("original");
+  /** @param {boolean} held */
   const set = (held) => {
     editor.original = held;
     button.setAttribute("aria-pressed", String(held));

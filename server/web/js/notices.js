@@ -21,7 +21,7 @@ export class Notices {
 
   /**
    * @param {string} text a sentence
-   * @param {How} how an action; `afterS`: it can be taken only after so many seconds, which are counted down
+   * @param {How} how an action; `afterS`: seconds until it can be taken, counted down on the button
    */
   say(text, { level = "info", action = null, afterS = null, lasting = false, testid = "notice" } = {}) {
     this.clear();
@@ -56,11 +56,13 @@ export class Notices {
     this.place.replaceChildren();
   }
 
+  /** @param {Action} action */
   #take(action) {
     this.clear();
     action.run();
   }
 
+  /** @param {HTMLButtonElement} button @param {string} label @param {number} seconds */
   #countDown(button, label, seconds) {
     button.disabled = seconds > 0;
     button.textContent = seconds > 0 ? `${label} in ${duration(seconds)}` : label;

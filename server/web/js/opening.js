@@ -13,7 +13,9 @@ const PASTED = "pasted.png";
 
 /** Files by picker, drop or paste. */
 export class Opening {
+  /** @type {HTMLInputElement} */
   #picker = byId("picture-picker");
+  /** @type {HTMLInputElement} */
   #maskPicker = byId("mask-picker");
   #zones = byId("drop-zones");
   #inside = 0;
@@ -38,18 +40,20 @@ export class Opening {
     this.#maskPicker.click();
   }
 
+  /** @param {HTMLInputElement} input @param {(file: File) => void} use */
   #picked(input, use) {
-    const [file] = input.files;
+    const file = input.files?.[0];
     input.value = ""; // so that the same file can be chosen again
     if (file) use(file);
   }
 
+  /** @param {DragEvent} event */
   #enter(event) {
     if (!carries(event)) return;
     event.preventDefault();
     this.#inside += 1;
     show(this.#zones, true);
-    const onlyPicture = !this.handlers.hasPicture() || event.dataTransfer.types.includes(DRAG_TYPE);
+    const onlyPicture = !this.handlers.hasPicture() || event.dataTransfer?.types.includes(DRAG_TYPE);
     show(byId("drop-mask"), !onlyPicture);
   }
 
@@ -59,18 +63,20 @@ export class Opening {
     if (this.#inside === 0) show(this.#zones, false);
   }
 
+  /** @param {DragEvent} event */
   #drop(event) {
     this.#inside = 0;
     show(this.#zones, false);
     if (!carries(event)) return;
     event.preventDefault();
-    const id = event.dataTransfer.getData(DRAG_TYPE);
-    const [file] = event.dataTransfer.files;
+    const id = event.dataTransfer?.getData(DRAG_TYPE);
+    const file = event.dataTransfer?.files[0];
     if (id) this.handlers.result(id);
-    else if (file && event.target.closest("#drop-mask")) this.handlers.mask(file);
+    else if (file && byId("drop-mask").contains(event.target)) this.handlers.mask(file);
     else if (file) this.handlers.picture(file, file.name);
   }
 
+  /** @param {ClipboardEvent} event */
   #paste(event) {
     const file = [...(event.clipboardData?.files ?? [])].find(({ type }) => type.startsWith("image/"));
     if (!file) return; // text goes where it is pasted
@@ -79,7 +85,7 @@ export class Opening {
   }
 }
 
-/** Whether something is dragged that can be opened here; a selection of text is not. @param {DragEvent} event */
+/** True if what is dragged can be opened here; a selection of text cannot. @param {DragEvent} event */
 function carries(event) {
   const types = event.dataTransfer?.types ?? [];
   return types.includes("Files") || types.includes(DRAG_TYPE);

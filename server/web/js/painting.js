@@ -13,7 +13,7 @@ import { newId } from "./workspace.js";
  * @property {number} step
  * @property {number} steps
  * @property {?number} position in the queue, 0 is next
- * @property {?number} leftS seconds, once that can be told
+ * @property {?number} leftS seconds, once that is known
  */
 
 /** @type {Progress} */
@@ -48,7 +48,7 @@ export class Painting extends EventTarget {
   async paint(form, about) {
     if (this.running) return;
     await this.#run(async () => {
-      this.#tell({ ...IDLE, state: "sending" });
+      this.#setProgress({ ...IDLE, state: "sending" });
       this.#remember({ ...about, id: await this.api.submit(form, newId()) });
       if (this.#cancelled) await this.cancel();
     });
@@ -72,6 +72,7 @@ export class Painting extends EventTarget {
     this.#abort.abort();
   }
 
+  /** @param {() => Promise<void>} begin */
   async #run(begin) {
     const abort = (this.#abort = new AbortController());
     this.#cancelled = false;
@@ -82,47 +83,53 @@ export class Painting extends EventTarget {
       if (!this.#cancelled) this.dispatchEvent(new CustomEvent("failed", { detail: error }));
     } finally {
       this.#remember(null);
-      this.#tell(IDLE);
+      this.#setProgress(IDLE);
     }
   }
 
+  /** @param {Order} order @param {AbortSignal} signal */
   async #follow(order, signal) {
-    this.#tell({ ...IDLE, state: "queued" });
+    this.#setProgress({ ...IDLE, state: "queued" });
     this.#began = 0;
+    /** @param {boolean} lost */
     const connection = (lost) => {
-      if (lost) this.#tell({ ...this.progress, state: "lost" });
-      else if (this.progress.state === "lost") this.#tell({ ...IDLE, state: "queued" });
+      if (lost) this.#setProgress({ ...this.progress, state: "lost" });
+      else if (this.progress.state === "lost") this.#setProgress({ ...IDLE, state: "queued" });
     };
     for await (const { event, data } of follow(this.api, order.id, signal, connection)) {
-      if (event === "queued") this.#tell({ ...IDLE, state: "queued", position: data.position });
+      if (event === "queued") this.#setProgress({ ...IDLE, state: "queued", position: data.position });
       else if (event === "step") this.#step(data);
       else if (event === "failed") throw new ApiError(data.error ?? "The picture was not painted.", 500);
       else if (event === "done") await this.#fetch(order, data);
     }
   }
 
+  /** @param {{step: number, steps: number, preview?: ?string}} event */
   #step({ step, steps, preview }) {
     const now = performance.now();
     if (!this.#began || step < this.#beganStep) [this.#began, this.#beganStep] = [now, step];
     const taken = step - this.#beganStep;
     const leftS = taken > 0 ? ((now - this.#began) / taken / 1000) * (steps - step) : null;
-    this.#tell({ state: "painting", step, steps, position: null, leftS });
+    this.#setProgress({ state: "painting", step, steps, position: null, leftS });
     if (preview) this.dispatchEvent(new CustomEvent("preview", { detail: preview }));
   }
 
+  /** @param {Order} order @param {{images: {url: string}[]}} answer */
   async #fetch(order, answer) {
-    this.#tell({ ...this.progress, state: "fetching" });
+    this.#setProgress({ ...this.progress, state: "fetching" });
     const paths = answer.images.map(({ url }, number) => picturePath(order.id, number, url));
     const blobs = await Promise.all(paths.map((path) => this.api.picture(path)));
     this.dispatchEvent(new CustomEvent("painted", { detail: { answer, order, paths, blobs } }));
   }
 
+  /** @param {?Order} order */
   #remember(order) {
     this.order = order;
     this.dispatchEvent(new Event("order"));
   }
 
-  #tell(progress) {
+  /** @param {Progress} progress */
+  #setProgress(progress) {
     this.progress = progress;
     this.dispatchEvent(new Event("progress"));
   }

@@ -1,13 +1,14 @@
 import { byId, h, set, show } from "./dom.js";
 import { controlFor } from "./fields.js";
 import { icon } from "./icons.js";
-import { PRESETS } from "./presets.js";
+import { INTENTS, PRESETS } from "./presets.js";
 
 /** @typedef {import("./settings.js").Settings} Settings @typedef {import("./editor/editor.js").Editor} Editor */
 
+/** @type {(keyof import("./editor/rect.js").Rect)[]} */
 const SIDES = ["left", "top", "right", "bottom"];
 
-/** The right-hand side: what is wanted, and every knob of it. */
+/** The panel at the right: intent, prompt, seed and every other setting. */
 export class Panel {
   /** @type {[string, import("./fields.js").Control][]} */
   #controls = [];
@@ -16,6 +17,7 @@ export class Panel {
   #seed = byId("seed");
   #samples = byId("samples");
   #lock = byId("lock-seed");
+  /** @type {Map<keyof import("./editor/rect.js").Rect, HTMLInputElement>} */
   #sides = new Map();
 
   /** @param {Settings} settings @param {Editor} editor */
@@ -30,20 +32,22 @@ export class Panel {
 
   /** The server's fields are known. @param {import("./api.js").Offer} offer */
   offer(offer) {
-    this.#controls = this.settings.advanced
-      .map((field) => [field.name, controlFor(field, this.settings, offer.loras)])
-      .filter(([, control]) => control !== null);
+    this.#controls = this.settings.advanced.flatMap((field) => {
+      const control = controlFor(field, this.settings, offer.loras);
+      return control ? [[field.name, control]] : [];
+    });
     byId("fields").replaceChildren(...this.#controls.map(([, { element }]) => element));
     this.#show();
   }
 
-  /** Where something has to be said first. */
+  /** Put the focus into the prompt, where it is missing. */
   focusPrompt() {
     this.#prompt.focus();
   }
 
   #build() {
-    for (const [intent, { label }] of Object.entries(PRESETS)) {
+    for (const intent of INTENTS) {
+      const { label } = PRESETS[intent];
       const input = h("input", { type: "radio", name: "intent", value: intent, "data-testid": `intent-${intent}` });
       input.addEventListener("change", () => this.settings.choose(intent));
       this.#intents.set(intent, input);

@@ -1,13 +1,14 @@
 /** @typedef {import("./editor/editor.js").Editor} Editor @typedef {import("./results.js").Result} Result */
 /** @typedef {{name: string, type: string}} Origin the file that it all began with */
 
+/** @type {Record<string, [string, string]>} */
 const TYPES = { "image/jpeg": ["jpeg", "jpg"], "image/png": ["png", "png"], "image/webp": ["webp", "webp"] };
 const EARLIER = /_inpainted(_\d+)?$/;
 
-/** What the server calls a type, and how such a file's name ends. @param {string} type @returns {[string, string]} */
+/** The server's name for a type, and its file ending. @param {string} type @returns {[string, string]} */
 export const formatOf = (type) => TYPES[type] ?? TYPES["image/png"];
 
-/** What a result is called. @param {Origin} origin @param {number} seed */
+/** The file name of a result. @param {Origin} origin @param {number} seed */
 export function resultName(origin, seed) {
   const stem = origin.name.replace(/\.[^.]*$/, "").replace(EARLIER, "");
   return `${stem}_inpainted_${seed}.${formatOf(origin.type)[1]}`;
@@ -22,7 +23,7 @@ async function typeOf(blob) {
 
 /** The working picture: the caller's own file, untouched, or a result that was kept. */
 export class Pictures {
-  /** What each file that was ever the working picture came from; undo brings them back. */
+  /** The origin of every file that was the working picture: undo brings them back. */
   #sources = new WeakMap();
 
   /** @param {Editor} editor */

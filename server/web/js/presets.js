@@ -1,5 +1,5 @@
 /**
- * What somebody wants to do, instead of knobs: the fields of a request that each intent sets.
+ * What a person wants to do, instead of knobs: the fields of a request that each intent sets.
  * @typedef {"replace"|"remove"|"add"|"refine"|"extend"} Intent
  * @typedef {object} Preset
  * @property {string} label
@@ -47,3 +47,5 @@ export const PRESETS = {
     values: { strength: 0.99, fill: "original", soft: false },
   },
 };
+
+export const INTENTS = /** @type {Intent[]} */ (Object.keys(PRESETS));

@@ -1,7 +1,8 @@
+import { context2d, toFile } from "./editor/canvas.js";
 import { newId } from "./workspace.js";
 
 /**
- * One painted picture. Its file lies apart, see `file`.
+ * One painted picture. Its file has a store of its own, see `file`.
  * @typedef {object} Result
  * @property {string} id
  * @property {string} workspace
@@ -14,6 +15,12 @@ import { newId } from "./workspace.js";
  * @property {Blob} thumbnail
  * @property {Record<string, unknown>} settings that it was painted with
  * @property {{name: string, type: string}} origin the file that it all began with
+ *
+ * @typedef {object} Painted what a painting has brought
+ * @property {any} answer the server's
+ * @property {import("./painting.js").Order} order
+ * @property {string[]} paths where the server has the pictures
+ * @property {Blob[]} blobs
  */
 
 const MOST = 40; // older ones make room: a photograph's PNG has some 20 MB
@@ -41,7 +48,7 @@ export class Results extends EventTarget {
     this.#emit();
   }
 
-  /** @param {{answer: any, order: import("./painting.js").Order, paths: string[], blobs: Blob[]}} painted */
+  /** @param {Painted} painted */
   async add({ answer, order, paths, blobs }) {
     const now = Date.now();
     const made = await Promise.all(
@@ -55,11 +62,10 @@ export class Results extends EventTarget {
         path: paths[number],
         settings: { ...order.settings, seed: answer.seeds[number] },
         origin: order.origin,
-        blob,
       })),
     );
-    for (const { blob, ...result } of made) await this.#keep(result, blob);
-    this.all = [...made.map(({ blob, ...result }) => result), ...this.all];
+    for (const [number, result] of made.entries()) await this.#keep(result, blobs[number]);
+    this.all = [...made, ...this.all];
     for (const old of this.all.slice(MOST)) await this.discard(old);
     this.#emit();
     return this.all.slice(0, made.length);
@@ -67,7 +73,8 @@ export class Results extends EventTarget {
 
   /** The picture's file. @param {Result} result @returns {Promise<Blob>} */
   async file(result) {
-    if (this.#unsaved.has(result.id)) return this.#unsaved.get(result.id);
+    const unsaved = this.#unsaved.get(result.id);
+    if (unsaved) return unsaved;
     const kept = await this.database.get("pictures", result.id);
     if (!kept) throw new Error("This browser no longer has the picture.");
     return kept.blob;
@@ -88,6 +95,7 @@ export class Results extends EventTarget {
     };
   }
 
+  /** @param {Result} result @param {Blob} blob */
   async #keep(result, blob) {
     try {
       await this.database.put("pictures", { id: result.id, blob });
@@ -103,6 +111,7 @@ export class Results extends EventTarget {
   }
 }
 
+/** @param {Result} a @param {Result} b */
 const newestFirst = (a, b) => b.at - a.at;
 
 /** @param {Blob} blob */
@@ -113,10 +122,10 @@ async function thumbnailOf(blob) {
   const canvas = document.createElement("canvas");
   canvas.width = Math.max(1, Math.round(width * scale));
   canvas.height = Math.max(1, Math.round(height * scale));
-  const context = canvas.getContext("2d");
+  const context = context2d(canvas);
   context.imageSmoothingQuality = "high";
   context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
   bitmap.close();
-  const thumbnail = await new Promise((resolve) => canvas.toBlob(resolve, "image/webp", 0.85));
+  const thumbnail = await toFile(canvas, "image/webp", 0.85);
   return { width, height, thumbnail };
 }

@@ -1,17 +1,17 @@
-import { PRESETS } from "./presets.js";
+import { INTENTS, PRESETS } from "./presets.js";
 
 /** @typedef {import("./api.js").Offer} Offer @typedef {import("./api.js").FieldOffer} FieldOffer */
 /** @typedef {import("./presets.js").Intent} Intent */
 
 const VARIATIONS = 4;
-/** The page's own business: results stay lossless until they are downloaded, and say how they were made. */
+/** Fields that the page sets: results stay lossless until they are downloaded, and carry their settings. */
 const FIXED = { output_format: "png", metadata: true };
-/** Made up by the page when it sends, or no setting of a painting. */
+/** Fields that the page fills in when it sends, or that are no setting of a painting. */
 const NOT_SETTINGS = new Set(["output_format", "quality", "base64", "metadata", "extend"]);
 
 /**
  * Every field of a request that a person may set, within what the server offers. Emits "change".
- * Until the server has told what it offers, values are kept as they are.
+ * Until the server's offer is known, values are kept as they are.
  */
 export class Settings extends EventTarget {
   /** @type {Map<string, FieldOffer>} */
@@ -21,7 +21,7 @@ export class Settings extends EventTarget {
   /** @type {Intent} */
   intent = "replace";
   seedLocked = false;
-  /** Those that the server's own values do not replace: a draft's, a preset's, a person's. */
+  /** Names whose values the server's defaults do not replace: set by a draft, a preset or a person. */
   #chosen = new Set(Object.keys(this.#values));
 
   /** @param {Offer} offer */
@@ -34,7 +34,7 @@ export class Settings extends EventTarget {
     this.#emit();
   }
 
-  /** Those that are shown under "Advanced", in the server's order. @returns {FieldOffer[]} */
+  /** The fields shown under "Advanced", in the server's order. @returns {FieldOffer[]} */
   get advanced() {
     const elsewhere = new Set(["prompt", "samples", "seed", ...NOT_SETTINGS]);
     return [...this.fields.values()].filter((field) => !elsewhere.has(field.name));
@@ -69,7 +69,10 @@ export class Settings extends EventTarget {
     this.#emit();
   }
 
-  /** Take over what a picture was painted with; what this server does not have is left out. @param {object} made */
+  /**
+   * Take over what a picture was painted with; what this server does not have is left out.
+   * @param {Record<string, any>} made
+   */
   takeOver(made) {
     for (const [name, value] of Object.entries(made)) {
       const field = this.fields.get(name);
@@ -82,7 +85,7 @@ export class Settings extends EventTarget {
     this.#emit();
   }
 
-  /** As the fields of a form. @returns {Map<string, string>} */
+  /** The values as the fields of a form. @returns {Map<string, string>} */
   toForm() {
     const form = new Map();
     const values = { ...this.#values, ...FIXED, seed: this.seedLocked ? this.#values.seed : -1 };
@@ -127,16 +130,23 @@ function fitted(field, value) {
   return field.kind === "integer" ? Math.round(inside) : inside;
 }
 
-/** As a form has it: lists with commas, a LoRA of a picture's metadata as `name:scale`. @param {any} value */
+/**
+ * Write a value as a form field: lists with commas, a LoRA of a picture's metadata as `name:scale`.
+ * @param {any} value @returns {string}
+ */
 export function textOf(value) {
   if (Array.isArray(value)) return value.map((one) => (Array.isArray(one) ? one.join(":") : textOf(one))).join(",");
   if (value !== null && typeof value === "object") return `${value.name}:${value.scale ?? 1}`;
   return String(value ?? "");
 }
 
-/** The intent whose fields these are, or the one that was. */
+/**
+ * The intent whose fields these are, or the one that was.
+ * @param {Record<string, any>} values @param {Intent} current @returns {Intent}
+ */
 function nearest(values, current) {
-  const fits = ([, preset]) => Object.entries(preset.values).every(([name, value]) => values[name] === value);
-  const found = Object.entries(PRESETS).filter(fits).map(([intent]) => intent);
-  return /** @type {Intent} */ (found.includes(current) || found.length === 0 ? current : found[0]);
+  const found = INTENTS.filter((intent) =>
+    Object.entries(PRESETS[intent].values).every(([name, value]) => values[name] === value),
+  );
+  return found.includes(current) || found.length === 0 ? current : found[0];
 }

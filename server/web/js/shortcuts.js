@@ -5,21 +5,24 @@ import { byId, h } from "./dom.js";
  * @property {string} keys as people read them
  * @property {string} label
  * @property {(event: KeyboardEvent) => boolean} fits
- * @property {?(() => void)} run null: somebody else listens, this is for the dialog
+ * @property {?(() => void)} run null: another part listens, this is for the dialog
  * @property {boolean} [inFields] also while something is typed
+ *
+ * @typedef {Pick<Shortcut, "fits"|"run"|"inFields">} Key
  */
 
-/** Where letters are text. */
+/** Elements in which letters are text. */
 export const TYPING = "textarea, select, [contenteditable], input:not([type=range], [type=checkbox], [type=radio])";
 const PRESSED = "button, summary, a, input, [role=slider]"; // what the space bar is for there
 
 /** Shortcuts, one table for the keys and for the dialog that lists them. */
 export class Shortcuts {
   /**
-   * @param {Shortcut[]} table @param {Pick<Shortcut, "fits"|"run">[]} more keys that share a line with another
+   * @param {Shortcut[]} table @param {Key[]} more keys that share a line with another
    * @param {(held: boolean) => void} hold while the space bar is down
    */
   constructor(table, more, hold) {
+    /** @type {Key[]} */
     this.all = [...table, ...more, { fits: key("?"), run: () => this.open() }];
     this.dialog = byId("shortcuts-dialog");
     for (const { keys, label } of table) {
@@ -34,19 +37,24 @@ export class Shortcuts {
     this.dialog.showModal();
   }
 
+  /** @param {KeyboardEvent} event */
   #down(event) {
     if (event.defaultPrevented || document.querySelector("dialog[open]")) return;
-    const typing = event.target.closest?.(TYPING);
+    const typing = event.target instanceof Element ? event.target.closest(TYPING) : null;
     const found = this.all.find((one) => one.run && one.fits(event) && (!typing || one.inFields));
-    if (!found) return;
+    if (!found?.run) return;
     event.preventDefault();
     if (typing) typing.dispatchEvent(new Event("change")); // else the number just typed would not count
     found.run();
   }
 
-  /** Not `defaultPrevented`: the editor keeps the page from scrolling with it. */
+  /**
+   * Call `hold` for the space bar, also if `defaultPrevented`: the editor keeps the page from scrolling.
+   * @param {(held: boolean) => void} hold
+   */
   #watchSpace(hold) {
-    const ignores = (target) => target.closest?.(TYPING) || target.closest?.(PRESSED);
+    /** @param {?EventTarget} target */
+    const ignores = (target) => target instanceof Element && target.closest(`${TYPING}, ${PRESSED}`);
     window.addEventListener("keydown", (event) => {
       if (event.key !== " " || event.repeat || ignores(event.target) || document.querySelector("dialog[open]")) return;
       event.preventDefault();
@@ -58,10 +66,13 @@ export class Shortcuts {
   }
 }
 
-/** A key alone, whatever its letter's case. @param {...string} keys */
+/** A key alone, in either case. @param {...string} keys @returns {(event: KeyboardEvent) => boolean} */
 export const key = (...keys) => (event) =>
   !event.ctrlKey && !event.metaKey && !event.altKey && keys.includes(event.key.toLowerCase());
 
-/** With Ctrl, on a Mac with Cmd. @param {string} wanted @param {boolean} shift */
+/**
+ * A key with Ctrl, on a Mac with Cmd.
+ * @param {string} wanted @param {boolean} shift @returns {(event: KeyboardEvent) => boolean}
+ */
 export const ctrl = (wanted, shift = false) => (event) =>
   (event.ctrlKey || event.metaKey) && !event.altKey && event.shiftKey === shift && event.key.toLowerCase() === wanted;

@@ -3,8 +3,8 @@ import { byId, duration, show } from "./dom.js";
 /** @typedef {import("./painting.js").Painting} Painting @typedef {import("./painting.js").Progress} Progress */
 
 const TITLE = document.title;
-/** What is said aloud of a state. */
-const SAID = {
+/** The texts that screen readers get for a state. @type {Record<string, string>} */
+const ANNOUNCED = {
   sending: "Sending the picture.",
   painting: "Painting.",
   lost: "The connection is lost; trying again.",
@@ -14,7 +14,7 @@ const SAID = {
 export class StatusView {
   #bar = byId("progress-bar");
   #text = byId("progress-text");
-  #said = "";
+  #state = "";
 
   /** @param {Painting} painting */
   constructor(painting) {
@@ -24,7 +24,7 @@ export class StatusView {
     this.#show();
   }
 
-  /** For those who hear the page. @param {string} text */
+  /** Announce a text to screen readers. @param {string} text */
   say(text) {
     byId("live").textContent = text;
   }
@@ -38,16 +38,16 @@ export class StatusView {
     this.#text.textContent = running ? textOf(progress) : "";
     if (progress.steps > 0) this.#bar.value = progress.step / progress.steps;
     else this.#bar.removeAttribute("value"); // still unknown: the bar moves by itself
-    // For those who look at another tab meanwhile.
+    // Seen from another tab.
     document.title = progress.steps > 0 ? `${Math.floor((100 * progress.step) / progress.steps)} % · ${TITLE}` : TITLE;
     this.#announce(progress);
   }
 
-  /** States, not steps: nobody wants to hear each of fifty. */
+  /** Announce a new state; not each step, since there may be fifty. @param {Progress} progress */
   #announce({ state }) {
-    if (state === this.#said) return;
-    this.#said = state;
-    if (SAID[state]) this.say(SAID[state]);
+    if (state === this.#state) return;
+    this.#state = state;
+    if (ANNOUNCED[state]) this.say(ANNOUNCED[state]);
   }
 }
 

@@ -1,18 +1,18 @@
 import { ApiError } from "./api.js";
 
-/** @typedef {{event: string, data: any}} Told */
+/** @typedef {{event: string, data: any}} ServerEvent */
 
 const FIRST_WAIT_MS = 400;
 const LONGEST_WAIT_MS = 5000;
 
 /**
- * Everything that happens to a request, over as many connections as it takes: the server may be restarted
- * meanwhile, and paints what it had accepted. EventSource cannot send a key, so the stream is read here.
+ * Follow the events of a request over as many connections as it takes: the server may be restarted meanwhile, and
+ * still paints what it had accepted. EventSource cannot send a key, so the stream is read here.
  * @param {import("./api.js").Api} api
  * @param {string} id
  * @param {AbortSignal} signal
- * @param {(lost: boolean) => void} connection told when it breaks and when it is back
- * @returns {AsyncGenerator<Told>} ends with `done` or `failed`
+ * @param {(lost: boolean) => void} connection called when it breaks and when it is back
+ * @returns {AsyncGenerator<ServerEvent>} ends with `done` or `failed`
  * @throws {ApiError} the server does not know the request, or refuses
  */
 export async function* follow(api, id, signal, connection) {
@@ -20,10 +20,10 @@ export async function* follow(api, id, signal, connection) {
     try {
       const body = await api.events(id, signal);
       connection(false);
-      for await (const told of serverSentEvents(body)) {
+      for await (const event of serverSentEvents(body)) {
         wait = FIRST_WAIT_MS;
-        yield told;
-        if (told.event === "done" || told.event === "failed") return;
+        yield event;
+        if (event.event === "done" || event.event === "failed") return;
       }
     } catch (error) {
       if (signal.aborted || isFinal(error)) throw error;
@@ -33,12 +33,12 @@ export async function* follow(api, id, signal, connection) {
   }
 }
 
-/** An answer that will be the same next time; 503 and silence are not. */
+/** True for an answer that will be the same next time; 503 and no answer are not. @param {unknown} error */
 function isFinal(error) {
   return error instanceof ApiError && error.status !== 0 && error.status < 500 && error.status !== 429;
 }
 
-/** @param {ReadableStream<Uint8Array>} body @returns {AsyncGenerator<Told>} */
+/** @param {ReadableStream<Uint8Array<ArrayBuffer>>} body @returns {AsyncGenerator<ServerEvent>} */
 async function* serverSentEvents(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let held = "";
@@ -50,8 +50,8 @@ async function* serverSentEvents(body) {
       const blocks = held.split(/\r?\n\r?\n/);
       held = blocks.pop() ?? "";
       for (const block of blocks) {
-        const told = parse(block);
-        if (told) yield told;
+        const event = parse(block);
+        if (event) yield event;
       }
     }
   } finally {
@@ -59,8 +59,12 @@ async function* serverSentEvents(body) {
   }
 }
 
-/** @param {string} block lines between two empty ones @returns {?Told} null for a comment, which keeps it alive */
+/**
+ * @param {string} block lines between two empty ones
+ * @returns {?ServerEvent} null for a comment, which keeps the connection open
+ */
 function parse(block) {
+  /** @type {Record<string, string>} */
   const values = { event: "message", data: "" };
   for (const line of block.split(/\r?\n/)) {
     const at = line.indexOf(":");

@@ -3,6 +3,7 @@ import { icon } from "./icons.js";
 
 /** @typedef {import("./editor/editor.js").Editor} Editor */
 
+/** @type {[import("./editor/editor.js").Tool, string, string][]} */
 const TOOLS = [
   ["brush", "Brush", "B"],
   ["eraser", "Eraser", "E"],
@@ -15,7 +16,9 @@ const LARGEST = 1000; // px of the picture
 
 /** The tools at the left and their options above the picture. */
 export class Tools {
+  /** @type {Map<import("./editor/editor.js").Tool, HTMLButtonElement>} */
   #buttons = new Map();
+  #alpha;
   #size = byId("brush-size");
   #hardness = byId("brush-hardness");
   #strength = byId("brush-strength");
@@ -24,6 +27,7 @@ export class Tools {
   /** @param {Editor} editor @param {() => void} chooseMask opens the file picker for one */
   constructor(editor, chooseMask) {
     this.editor = editor;
+    this.#alpha = toolButton("alpha", "Mask from the picture's transparency", () => editor.maskFromAlpha());
     this.#build(byId("tools"), chooseMask);
     this.#size.addEventListener("input", () => (editor.brush = { size: sizeAt(Number(this.#size.value)) }));
     this.#hardness.addEventListener("input", () => (editor.brush = { hardness: this.#hardness.value / 100 }));
@@ -40,6 +44,7 @@ export class Tools {
     this.editor.brush = { size: factor > 1 ? Math.max(wanted, size + 1) : Math.min(wanted, size - 1) };
   }
 
+  /** @param {HTMLElement} place @param {() => void} chooseMask */
   #build(place, chooseMask) {
     for (const [tool, label, key] of TOOLS) {
       const button = toolButton(tool, `${label} (${key})`, () => (this.editor.tool = tool));
@@ -57,7 +62,7 @@ export class Tools {
       toolButton("clear", "Clear the mask", () => editor.clear()),
       h("hr"),
       toolButton("upload", "Mask from a file", chooseMask),
-      toolButton("alpha", "Mask from the picture's transparency", () => editor.maskFromAlpha()),
+      this.#alpha,
     );
   }
 
@@ -70,16 +75,18 @@ export class Tools {
     this.#strength.value = String(Math.round(brush.strength * 100));
     byId("hardness-value").textContent = `${this.#hardness.value} %`;
     byId("strength-value").textContent = `${this.#strength.value} %`;
-    document.querySelector('[data-testid="tool-alpha"]').disabled = picture !== null && !picture.hasAlpha;
+    this.#alpha.disabled = picture !== null && !picture.hasAlpha;
   }
 }
 
-/** @param {any} name of the icon @param {string} label @param {() => void} run */
+/** @param {import("./icons.js").Icon} name @param {string} label @param {() => void} run */
 function toolButton(name, label, run) {
   const attributes = { type: "button", class: "icon-button", title: label, "aria-label": label };
   return h("button", { ...attributes, "data-testid": `tool-${name}`, click: run }, icon(name));
 }
 
 // A slider whose stops are as far apart in feel as in pixels: 1 px matters at 4, not at 400.
+/** @param {number} stop */
 const sizeAt = (stop) => Math.round(LARGEST ** (stop / SIZES));
+/** @param {number} size */
 const stopOf = (size) => Math.round((Math.log(size) / Math.log(LARGEST)) * SIZES);

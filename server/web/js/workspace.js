@@ -25,6 +25,7 @@ export function newId() {
   return [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
+/** @param {import("./database.js").Database} database @param {string} id */
 async function taken(database, id) {
   sessionStorage.setItem(NAME, id);
   await database.put("workspaces", { id, usedAt: Date.now() });
@@ -34,6 +35,7 @@ async function taken(database, id) {
 /** Hold it until this tab is closed. @param {string} id @returns {Promise<boolean>} whether it was free */
 function holdLock(id) {
   return new Promise((resolve, reject) => {
+    /** @param {?Lock} lock @returns {?Promise<never>} */
     const held = (lock) => {
       resolve(lock !== null);
       return lock && new Promise(() => {}); // never given back
@@ -58,6 +60,7 @@ async function rollCall() {
   });
   channel.postMessage({ question: true });
   await pause();
+  /** @param {string} id @returns {Promise<boolean>} whether it was free */
   return async (id) => {
     if (taken.has(id)) return false;
     own = id;

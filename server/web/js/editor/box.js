@@ -29,6 +29,7 @@ export const thresholdOf = (settings) => (settings.soft ? 8 : 128);
 /**
  * What is repainted once the picture is extended, in pixels of the wider picture, whose corner is (0, 0).
  * @param {?Rect} bounds of the mask, in the picture; null if nothing is painted
+ * @param {number} width of the picture @param {number} height
  * @param {Rect} extend four widths
  * @returns {?Rect}
  */
@@ -53,6 +54,7 @@ export function extendedBounds(bounds, width, height, extend) {
 /**
  * The part of the picture that the server will paint.
  * @param {Rect} bounds of what is repainted
+ * @param {number} width of the picture @param {number} height
  * @param {BoxSettings} settings
  * @returns {Rect}
  */
@@ -61,12 +63,18 @@ export function cutBox(bounds, width, height, settings) {
   if (settings.area === "whole") return all;
   const first = boxAround(bounds, 0, width, height, settings.native);
   const unit = Math.sqrt((first.right - first.left) * (first.bottom - first.top)) / 1024;
+  /** @param {number} units */
   const px = (units) => Math.ceil(units * unit - 1e-9);
   const margin = px(settings.grow) + Math.max(px(settings.padding), px(settings.feather));
   return boxAround(bounds, margin, width, height, settings.native);
 }
 
+/**
+ * @param {Rect} bounds @param {number} margin @param {number} fullWidth @param {number} fullHeight
+ * @param {number} native @returns {Rect}
+ */
 function boxAround(bounds, margin, fullWidth, fullHeight, native) {
+  /** @param {number} side */
   const least = (side) => Math.max(side + 2 * margin, Math.ceil(CONTEXT * side), Math.floor(native / 2));
   let [w, h] = [least(bounds.right - bounds.left), least(bounds.bottom - bounds.top)];
   [w, h] = [Math.max(w, Math.floor(h / MAX_BOX_ASPECT)), Math.max(h, Math.floor(w / MAX_BOX_ASPECT))];
@@ -79,9 +87,13 @@ function boxAround(bounds, margin, fullWidth, fullHeight, native) {
   return { left, top, right: left + w, bottom: top + h };
 }
 
-/** Multiples of 64 with about native² pixels and about the shape of width × height. @returns {[number, number]} */
+/**
+ * Multiples of 64 with about native² pixels and about the shape of width × height.
+ * @param {number} width @param {number} height @param {number} native @returns {[number, number]}
+ */
 export function workingSize(width, height, native) {
   const largest = Math.max(4 * native, 16 * STEP);
+  /** @type {[number, number]} */
   let best = [STEP, STEP];
   let least = Infinity;
   for (let w = STEP; w <= largest; w += STEP) {
@@ -94,7 +106,7 @@ export function workingSize(width, height, native) {
   return best;
 }
 
-/** Python's round. */
+/** Python's round. @param {number} value */
 function roundHalfEven(value) {
   const low = Math.floor(value);
   if (value - low !== 0.5) return Math.round(value);

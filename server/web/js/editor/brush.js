@@ -9,6 +9,7 @@ import { clip, isNothing, union } from "./rect.js";
  * crosses itself is no stronger there, and the same points always give the same bytes, which undo and drafts rely on.
  */
 export class Stroke {
+  /** @type {?[number, number]} */
   #last = null;
 
   /**
@@ -27,7 +28,10 @@ export class Stroke {
     mask.scratch.base.set(mask.values);
   }
 
-  /** Draw on to (x, y), in pixels of the picture. @returns {?Rect} what has changed */
+  /**
+   * Draw on to (x, y), in pixels of the picture.
+   * @param {number} x @param {number} y @returns {?Rect} what has changed
+   */
   add(x, y) {
     const [x0, y0] = this.#last ?? [x, y];
     this.#last = [x, y];
@@ -46,6 +50,10 @@ export class Stroke {
     return rect;
   }
 
+  /**
+   * @param {number} x0 @param {number} y0 @param {number} dx @param {number} dy
+   * @param {Rect} rect the pixels that it can reach
+   */
   #segment(x0, y0, dx, dy, { left, top, right, bottom }) {
     const { values, width, scratch } = this.mask;
     const { cover, base } = scratch;
@@ -70,6 +78,7 @@ export class Stroke {
     }
   }
 
+  /** @param {number} distance pixels from the path @returns {number} 0..255 */
   #coverage(distance) {
     if (distance <= this.inner) return 255;
     const u = (this.outer - distance) / (this.outer - this.inner);
@@ -90,6 +99,7 @@ export class Stroke {
     return this.end();
   }
 
+  /** @param {(from: number, to: number) => void} what is done to each row's part of the stroke's rectangle */
   #eachRow(what) {
     if (!this.rect) return;
     const { left, top, right, bottom } = this.rect;

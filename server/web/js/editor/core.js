@@ -10,7 +10,7 @@ const MARGIN = 0.04; // of the host, around a fitted picture
 const EXTENDING_MARGIN = 0.2; // room to drag the handles to
 const IN_VIEW = 24; // CSS pixels: the crosshair stays so far inside the window
 
-/** What the editor, its input and its stage share: the document, the view of it, and what is going on. */
+/** The state that the editor, its input and its stage share: the document, the view of it, the tool and the scene. */
 export class Core {
   view = new View();
   /** @type {?Document} */
@@ -86,7 +86,7 @@ export class Core {
     this.emit("change");
   }
 
-  /** Something is being drawn. @param {?Rect} rect what has changed of the mask */
+  /** Show what is being drawn. @param {?Rect} rect what has changed of the mask */
   drawing(rect) {
     this.scene.maskShown = true;
     this.stage.touch(rect);
@@ -123,6 +123,7 @@ export class Core {
     this.scene.cursor = null;
     if (point) {
       const { x, y } = this.view.toLocal(point);
+      /** @param {number} at @param {number} side */
       const outside = (at, side) => Math.min(0, side - IN_VIEW - at) + Math.max(0, IN_VIEW - at);
       const [dx, dy] = [outside(x, this.view.width), outside(y, this.view.height)];
       if (dx || dy) this.pan(dx, dy);
@@ -138,6 +139,7 @@ export class Core {
     else this.viewed();
   }
 
+  /** @param {Partial<Rect>} wanted */
   #dragExtension(wanted) {
     if (!this.doc || this.locked) return;
     this.doc.draft = this.doc.fitted(wanted);
@@ -149,6 +151,7 @@ export class Core {
     if (this.doc?.draft && this.doc.extendTo(this.doc.draft)) this.edited();
   }
 
+  /** @param {number} share */
   #split(share) {
     this.scene.split = share;
     this.stage.touch();

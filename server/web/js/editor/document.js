@@ -11,7 +11,7 @@ import { Snapshot } from "./snapshot.js";
 /** @typedef {import("./ops.js").Op} Op @typedef {import("./rect.js").Rect} Rect */
 /** @typedef {import("./picture.js").Picture} Picture */
 
-/** What is worked on: picture, mask, extension, and the way here. It knows nothing of the screen. */
+/** The picture, its mask, its extension and their history. It knows nothing of the screen. */
 export class Document {
   /** @param {Picture} picture */
   constructor(picture) {
@@ -95,7 +95,7 @@ export class Document {
     return this.commit({ kind: "bitmap", png }, replaceAll(this.mask, values));
   }
 
-  /** Undo (−1) or do again (1); see `history.canUndo`, `canRedo`. */
+  /** Undo (−1) or do again (1); see `history.canUndo`, `canRedo`. @param {number} by */
   go(by) {
     this.draft = null;
     this.mask = this.history.go(by, this.mask, (picture) => new Mask(picture.width, picture.height));
@@ -121,11 +121,13 @@ export class Document {
     }
   }
 
+  /** @param {string} png a `data:` URL */
   #decoded(png) {
     return readMask(fromDataUrl(png), this.mask.width, this.mask.height);
   }
 }
 
+/** @param {Picture} picture @returns {import("./history.js").Entry} */
 function pictureEntry(picture) {
   const snapshot = Snapshot.empty(picture.width, picture.height);
   return { op: { kind: "picture" }, picture, extend: NOT_EXTENDED, snapshot };

@@ -34,6 +34,7 @@ export class Editor extends EventTarget {
       host.setAttribute("aria-label", "Picture. Arrow keys move a crosshair, Enter or Space paints.");
     }
     this.#input = new Input(host, () => this.#core);
+    /** @type {Core["emit"]} */
     const emit = (type, detail) => this.dispatchEvent(new CustomEvent(type, { detail }));
     this.#core = new Core(host, emit, (event) => this.#input.pointers.local(event));
     this.#input.showCursor();
@@ -54,7 +55,10 @@ export class Editor extends EventTarget {
     await this.restore(file, null);
   }
 
-  /** Another picture in place of this one, mask and extension cleared: one step that can be undone. */
+  /**
+   * Another picture in place of this one, mask and extension cleared: one step that can be undone.
+   * @param {PictureFile} file
+   */
   async replace(file) {
     if (!this.#doc) return this.open(file);
     const doc = this.#doc;
@@ -116,6 +120,7 @@ export class Editor extends EventTarget {
   /** @param {Partial<Brush>} brush */
   set brush(brush) {
     const { size, hardness, strength } = { ...this.#core.brush, ...brush };
+    /** @param {unknown} n @param {number} low @param {number} high */
     const between = (n, low, high) => Math.min(Math.max(Number(n) || 0, low), high);
     this.#core.brush = {
       size: between(size, 1, MOST_BRUSH),
@@ -132,7 +137,7 @@ export class Editor extends EventTarget {
     if (this.#doc?.mask.bounds(1)) this.#run({ kind: "fill", value: 0 });
   }
 
-  /** Everything, with the brush's strength. */
+  /** Mark everything, with the brush's strength. */
   fill() {
     this.#run({ kind: "fill", value: Math.round(255 * this.#core.brush.strength) });
   }
@@ -164,7 +169,7 @@ export class Editor extends EventTarget {
     this.#core.edited();
   }
 
-  /** Nothing that the server would repaint: with soft requests a faint grey is something. */
+  /** True if the server would repaint nothing; with soft requests a faint grey is repainted. */
   get isEmpty() {
     return this.#doc?.isEmpty ?? true;
   }
@@ -176,6 +181,7 @@ export class Editor extends EventTarget {
     return encodeGrey(values, width, height);
   }
 
+  /** @param {import("./ops.js").Op} op */
   #run(op) {
     if (!this.#doc || this.#core.locked) return;
     this.#input.finish(true);
@@ -201,6 +207,7 @@ export class Editor extends EventTarget {
     this.#step(1);
   }
 
+  /** @param {-1|1} by */
   #step(by) {
     if (!this.#doc || this.#core.locked) return;
     this.#input.finish(true); // an unfinished stroke is what is undone
@@ -213,7 +220,7 @@ export class Editor extends EventTarget {
 
   // Extension and cut box
 
-  /** What is added on each side. @returns {Rect} */
+  /** The pixels added on each side. @returns {Rect} */
   get extend() {
     return { ...(this.#doc?.extend ?? { left: 0, top: 0, right: 0, bottom: 0 }) };
   }
@@ -247,7 +254,7 @@ export class Editor extends EventTarget {
     this.#core.stage.redraw();
   }
 
-  /** What will be painted; negative, or beyond the picture, where it is extended. @returns {?Rect} */
+  /** The part that will be painted; negative, or beyond the picture, where it is extended. @returns {?Rect} */
   get box() {
     return this.#doc?.box ?? null;
   }
@@ -267,7 +274,7 @@ export class Editor extends EventTarget {
     stage.redraw();
   }
 
-  /** Where the divider is, 0..1, or null. */
+  /** The divider's place, 0..1, or null. */
   get split() {
     return this.#core.scene.split;
   }
@@ -280,7 +287,7 @@ export class Editor extends EventTarget {
     this.#core.stage.redraw();
   }
 
-  /** Nothing but the picture, while something is held. */
+  /** True while only the picture is shown, without mask and result. */
   get original() {
     return this.#core.scene.original;
   }

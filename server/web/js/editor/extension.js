@@ -14,17 +14,21 @@ export const sameExtension = (a, b) =>
 
 /**
  * The four widths as whole pixels, none negative, and no more than the server takes of a picture.
- * @param {Partial<Rect>} wanted
+ * @param {Partial<Rect>} wanted @param {number} width of the picture @param {number} height
  * @returns {Rect}
  */
 export function fitExtension(wanted, width, height) {
+  /** @param {unknown} n */
   const whole = (n) => Math.max(0, Math.round(Number(n) || 0));
   const horizontal = limit(whole(wanted.left), whole(wanted.right), width, height);
   const vertical = limit(whole(wanted.top), whole(wanted.bottom), height, width + horizontal[0] + horizontal[1]);
   return { left: horizontal[0], top: vertical[0], right: horizontal[1], bottom: vertical[1] };
 }
 
-/** `before` and `after` added to `side`, cut so that the side stays within the limits beside the other one. */
+/**
+ * `before` and `after`, cut so that the side that they are added to stays within the limits, given the other side.
+ * @param {number} before @param {number} after @param {number} side @param {number} other
+ */
 function limit(before, after, side, other) {
   const most = Math.min(LIMITS.maxSide, Math.floor(LIMITS.maxPixels / other), LIMITS.maxAspect * other);
   const room = Math.max(0, most - side);

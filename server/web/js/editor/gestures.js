@@ -1,94 +1,100 @@
 /** @typedef {import("./document.js").Document} Document @typedef {import("./rect.js").Rect} Rect */
 /** @typedef {{x: number, y: number}} Point */
 /**
- * Something that is being drawn, by pointer or by keyboard, in pixels of the picture. `path` is what to show of it.
+ * A stroke or shape while it is drawn, by pointer or by keyboard, in pixels of the picture; `path` is its outline.
  * @typedef {{move: (p: Point) => void, end: () => void, cancel: () => void, path?: Point[]}} Gesture
- * @typedef {{changed: (rect: ?Rect) => void, done: () => void}} Told called for every change, and for a finished step
+ * @typedef {{changed: (rect: ?Rect) => void, done: () => void}} Listener of every change, and of a finished step
  */
 
-// An eighth of a pixel is finer than any hand, and keeps drafts short.
+// An eighth of a pixel is finer than anyone draws, and keeps drafts short.
+/** @param {number} v */
 const rounded = (v) => Math.round(v * 8) / 8;
 // A brush of one pixel between two of them would paint both at less than half, which repaints neither.
+/** @param {number} v */
 const inPixel = (v) => Math.floor(v) + 0.5;
 const ONE_PIXEL = 2; // brushes smaller than this
 
 /** @implements {Gesture} */
 export class BrushGesture {
+  /** @type {number[]} */
   #points = [];
 
   /**
    * @param {Document} doc @param {{size: number, hardness: number, value: number}} brush
-   * @param {Point} start @param {Told} told
+   * @param {Point} start @param {Listener} listener
    */
-  constructor(doc, brush, start, told) {
+  constructor(doc, brush, start, listener) {
     this.doc = doc;
     this.brush = brush;
-    this.told = told;
+    this.listener = listener;
     this.stroke = doc.stroke(brush);
     this.move(start);
   }
 
+  /** @param {Point} point */
   move(point) {
     const fit = this.brush.size < ONE_PIXEL ? inPixel : rounded;
     const [x, y] = [fit(point.x), fit(point.y)];
     const n = this.#points.length;
     if (this.#points[n - 2] === x && this.#points[n - 1] === y) return;
     this.#points.push(x, y);
-    this.told.changed(this.stroke.add(x, y));
+    this.listener.changed(this.stroke.add(x, y));
   }
 
   end() {
     const rect = this.stroke.end();
     if (rect === null) return; // it never touched the picture
     this.doc.commit({ kind: "stroke", ...this.brush, points: this.#points }, rect);
-    this.told.done();
+    this.listener.done();
   }
 
   cancel() {
-    this.told.changed(this.stroke.revert());
+    this.listener.changed(this.stroke.revert());
   }
 }
 
 /** @implements {Gesture} */
 export class LassoGesture {
-  /** @param {Document} doc @param {number} value @param {Point} start @param {Told} told */
-  constructor(doc, value, start, told) {
+  /** @param {Document} doc @param {number} value @param {Point} start @param {Listener} listener */
+  constructor(doc, value, start, listener) {
     this.doc = doc;
     this.value = value;
-    this.told = told;
+    this.listener = listener;
     this.path = [start];
   }
 
+  /** @param {Point} point */
   move(point) {
     this.path.push(point);
-    this.told.changed(null);
+    this.listener.changed(null);
   }
 
   end() {
     const points = this.path.flatMap(({ x, y }) => [rounded(x), rounded(y)]);
     const rect = this.path.length < 3 ? null : this.doc.run({ kind: "polygon", value: this.value, points });
-    this.told.changed(rect);
-    if (rect) this.told.done();
+    this.listener.changed(rect);
+    if (rect) this.listener.done();
   }
 
   cancel() {
-    this.told.changed(null);
+    this.listener.changed(null);
   }
 }
 
 /** @implements {Gesture} */
 export class RectangleGesture {
-  /** @param {Document} doc @param {number} value @param {Point} start @param {Told} told */
-  constructor(doc, value, start, told) {
+  /** @param {Document} doc @param {number} value @param {Point} start @param {Listener} listener */
+  constructor(doc, value, start, listener) {
     this.doc = doc;
     this.value = value;
-    this.told = told;
+    this.listener = listener;
     this.start = this.corner = start;
   }
 
+  /** @param {Point} point */
   move(point) {
     this.corner = point;
-    this.told.changed(null);
+    this.listener.changed(null);
   }
 
   get path() {
@@ -110,11 +116,11 @@ export class RectangleGesture {
     const rect = this.#rect;
     const empty = rect.right <= rect.left || rect.bottom <= rect.top;
     const changed = empty ? null : this.doc.run({ kind: "rectangle", value: this.value, rect });
-    this.told.changed(changed);
-    if (changed) this.told.done();
+    this.listener.changed(changed);
+    if (changed) this.listener.done();
   }
 
   cancel() {
-    this.told.changed(null);
+    this.listener.changed(null);
   }
 }

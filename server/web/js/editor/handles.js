@@ -1,8 +1,9 @@
-import { place, slider, tell } from "./sliders.js";
+import { place, slider, setValue } from "./sliders.js";
 
 /** @typedef {import("./rect.js").Rect} Rect @typedef {import("./view.js").View} View */
-/** @typedef {import("./document.js").Document} Document */
+/** @typedef {import("./document.js").Document} Document @typedef {import("./sliders.js").Point} Point */
 
+/** @type {(keyof Rect)[]} */
 const SIDES = ["left", "top", "right", "bottom"];
 const OUTWARDS = { left: "ArrowLeft", top: "ArrowUp", right: "ArrowRight", bottom: "ArrowDown" };
 const INWARDS = { left: "ArrowRight", top: "ArrowDown", right: "ArrowLeft", bottom: "ArrowUp" };
@@ -11,14 +12,16 @@ const LEAP = 64;
 const MARGIN = 14; // CSS pixels: a handle stays this far inside the window
 
 /**
- * The four handles that extend the picture.
- * @param {object} actions
- * @param {() => ?Document} actions.doc
- * @param {(event: PointerEvent) => {x: number, y: number}} actions.pointAt in pixels of the picture
- * @param {(wanted: Partial<Rect>) => void} actions.drag not yet a step
- * @param {() => void} actions.drop now it is one
+ * @typedef {object} ExtendActions
+ * @property {() => ?Document} doc
+ * @property {(event: PointerEvent) => Point} pointAt in pixels of the picture
+ * @property {(wanted: Partial<Rect>) => void} drag not yet a step
+ * @property {() => void} drop now it is one
  */
+
+/** The four handles that extend the picture. */
 export class ExtendHandles {
+  /** @param {ExtendActions} actions */
   constructor(actions) {
     this.actions = actions;
     this.element = document.createElement("div");
@@ -28,6 +31,7 @@ export class ExtendHandles {
     this.element.append(...Object.values(this.handles));
   }
 
+  /** @param {keyof Rect} side */
   #handle(side) {
     const { doc, pointAt, drag, drop } = this.actions;
     return slider({
@@ -51,38 +55,46 @@ export class ExtendHandles {
   /** @param {?Document} doc @param {View} view @param {boolean} shown */
   draw(doc, view, shown) {
     this.element.hidden = !shown || !doc;
-    if (this.element.hidden) return;
+    if (!shown || !doc) return;
     const { extend, mask } = doc;
     const a = view.toLocal({ x: -extend.left, y: -extend.top });
     const b = view.toLocal({ x: mask.width + extend.right, y: mask.height + extend.bottom });
     // In the middle of what is seen of the edge, and never out of reach.
-    const x = (middle(a.x, b.x, view.width));
-    const y = (middle(a.y, b.y, view.height));
+    const x = middle(a.x, b.x, view.width);
+    const y = middle(a.y, b.y, view.height);
     const at = { left: { x: a.x, y }, top: { x, y: a.y }, right: { x: b.x, y }, bottom: { x, y: b.y } };
     for (const side of SIDES) {
       place(this.handles[side], { x: within(at[side].x, view.width), y: within(at[side].y, view.height) });
-      tell(this.handles[side], extend[side], 8192, `${extend[side]} pixels`);
+      setValue(this.handles[side], extend[side], 8192, `${extend[side]} pixels`);
     }
   }
 }
 
+/** @param {number} at @param {number} side */
 const within = (at, side) => Math.min(Math.max(at, MARGIN), side - MARGIN);
+/** @param {number} from @param {number} to @param {number} side */
 const middle = (from, to, side) => (within(from, side) + within(to, side)) / 2;
 
+/**
+ * How far a point lies outside the picture at one side, in whole pixels.
+ * @param {keyof Rect} side @param {Point} point @param {{width: number, height: number}} picture
+ */
 function beyond(side, point, { width, height }) {
   const far = { left: -point.x, top: -point.y, right: point.x - width, bottom: point.y - height };
   return Math.round(far[side]);
 }
 
 /**
- * The line between original and result.
- * @param {object} actions
- * @param {(event: PointerEvent) => {x: number, y: number}} actions.pointAt in pixels of the picture
- * @param {() => number} actions.share where it is, 0..1
- * @param {(x: number) => number} actions.shareAt of a place in pixels of the picture
- * @param {(share: number) => void} actions.split
+ * @typedef {object} DividerActions
+ * @property {(event: PointerEvent) => Point} pointAt in pixels of the picture
+ * @property {() => number} share where it is, 0..1
+ * @property {(x: number) => number} shareAt of a place in pixels of the picture
+ * @property {(share: number) => void} split
  */
+
+/** The line between original and result. */
 export class Divider {
+  /** @param {DividerActions} actions */
   constructor({ pointAt, share, shareAt, split }) {
     const step = 0.02;
     this.element = slider({
@@ -112,6 +124,6 @@ export class Divider {
     this.element.hidden = share === null;
     if (share === null) return;
     place(this.element, { x, y: 0 });
-    tell(this.element, Math.round(share * 100), 100, `${Math.round(share * 100)} % original`);
+    setValue(this.element, Math.round(share * 100), 100, `${Math.round(share * 100)} % original`);
   }
 }

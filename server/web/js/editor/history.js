@@ -25,8 +25,9 @@ export class History {
     this.budgetBytes = budgetBytes;
   }
 
+  /** The entry that is shown; its snapshot is never dropped. @returns {Entry & {snapshot: Snapshot}} */
   get current() {
-    return this.entries[this.#at];
+    return /** @type {Entry & {snapshot: Snapshot}} */ (this.entries[this.#at]);
   }
 
   get canUndo() {
@@ -61,7 +62,7 @@ export class History {
   go(by, mask, maskFor) {
     const from = this.current;
     this.#at += by;
-    const to = this.current;
+    const to = this.entries[this.#at];
     const other = to.picture !== from.picture;
     const now = other ? maskFor(to.picture) : mask;
     const before = other ? Snapshot.empty(now.width, now.height) : from.snapshot;
@@ -70,10 +71,12 @@ export class History {
     return now;
   }
 
+  /** @param {Mask} mask @param {Snapshot} before what it holds @returns {?Rect} what has changed */
   #restore(mask, before) {
     let k = this.#at;
-    while (!this.entries[k].snapshot) k -= 1;
-    let changed = this.entries[k].snapshot.restore(mask, before);
+    let { snapshot } = this.entries[k];
+    while (snapshot === null) snapshot = this.entries[--k].snapshot;
+    let changed = snapshot.restore(mask, before);
     for (k += 1; k <= this.#at; k++) changed = union(changed, apply(mask, this.entries[k].op, this.entries[k].picture));
     return changed;
   }
@@ -81,17 +84,19 @@ export class History {
   /** Drop bitmaps until the rest fits: first those between checkpoints, the oldest first. */
   #drop() {
     const indices = [...this.entries.keys()].slice(0, -1).filter((k) => this.#mayDrop(k));
+    /** @param {number} k */
     const isCheckpoint = (k) => k % CHECKPOINT_EVERY === 0;
     const order = [...indices.filter((k) => !isCheckpoint(k)), ...indices.filter(isCheckpoint)];
     for (;;) {
-      this.#held = bytesHeld(this.entries.map((entry) => entry.snapshot).filter(Boolean));
+      this.#held = bytesHeld(this.entries.map((entry) => entry.snapshot).filter((one) => one !== null));
       if (this.#held <= 0.75 * this.budgetBytes || order.length === 0) return;
       for (const k of order.splice(0, Math.ceil(order.length / 8))) this.entries[k].snapshot = null;
     }
   }
 
+  /** @param {number} k */
   #mayDrop(k) {
     const { op, snapshot } = this.entries[k];
-    return snapshot && op.kind !== "picture" && op.kind !== "bitmap";
+    return snapshot !== null && op.kind !== "picture" && op.kind !== "bitmap";
   }
 }

@@ -1,13 +1,15 @@
+import { context2d } from "./canvas.js";
 import { isExtended } from "./extension.js";
 
 /** @typedef {import("./rect.js").Rect} Rect @typedef {import("./view.js").View} View */
 /** @typedef {import("./document.js").Document} Document @typedef {import("./stage.js").Scene} Scene */
+/** @typedef {{x: number, y: number}} Point */
 
 const DASH = [6, 4];
 const DOT = [3, 3];
 const TINY = 5; // CSS pixels: a smaller brush gets a cross, else it is lost on the picture
 
-/** What is drawn over the picture in the window's own pixels: cut box, frame, lasso, crosshair, brush. */
+/** The lines over the picture, in the window's own pixels: cut box, frame, lasso, crosshair, brush. */
 export class Hud {
   #context;
   #ratio = 1;
@@ -15,7 +17,7 @@ export class Hud {
   constructor() {
     this.canvas = document.createElement("canvas");
     this.canvas.className = "editor-hud";
-    this.#context = this.canvas.getContext("2d");
+    this.#context = context2d(this.canvas);
   }
 
   /** @param {number} width CSS pixels @param {number} height */
@@ -42,6 +44,7 @@ export class Hud {
     if (at && scene.brushPx > 0) this.#brush(at, (scene.brushPx * view.zoom) / 2);
   }
 
+  /** @param {Document} doc @param {View} view @param {Scene} scene */
   #areas(doc, view, scene) {
     const { width, height } = doc.mask;
     if (scene.extending || isExtended(doc.extend)) {
@@ -53,7 +56,7 @@ export class Hud {
     if (box) this.#twoTone(rectPath(box, view), DASH);
   }
 
-  /** A light line on a dark one: one of them shows on any picture. */
+  /** A light line on a dark one: one of them shows on any picture. @param {Path2D} path @param {number[]} dash */
   #twoTone(path, dash) {
     const c = this.#context;
     c.lineWidth = 3;
@@ -67,6 +70,7 @@ export class Hud {
     c.setLineDash([]);
   }
 
+  /** @param {Point} at CSS pixels of the host @param {View} view */
   #crosshair({ x, y }, view) {
     const path = new Path2D();
     path.moveTo(crisp(x), 0);
@@ -76,6 +80,7 @@ export class Hud {
     this.#twoTone(path, []);
   }
 
+  /** @param {Point} at CSS pixels of the host @param {number} radius */
   #brush({ x, y }, radius) {
     const path = new Path2D();
     path.arc(x, y, Math.max(radius, 0.5), 0, 2 * Math.PI);
@@ -89,8 +94,10 @@ export class Hud {
   }
 }
 
+/** @param {number} v */
 const crisp = (v) => Math.round(v) + 0.5; // a line of one pixel, not two halves
 
+/** @param {Rect} rect in pixels of the picture @param {View} view */
 function rectPath(rect, view) {
   const a = view.toLocal({ x: rect.left, y: rect.top });
   const b = view.toLocal({ x: rect.right, y: rect.bottom });
@@ -99,6 +106,7 @@ function rectPath(rect, view) {
   return path;
 }
 
+/** @param {Point[]} points in pixels of the picture @param {View} view */
 function pathOf(points, view) {
   const path = new Path2D();
   for (const point of points) {

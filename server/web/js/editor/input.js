@@ -3,6 +3,7 @@ import { Keyboard } from "./keyboard.js";
 import { Pointers } from "./pointers.js";
 
 /** @typedef {import("./core.js").Core} Core @typedef {{x: number, y: number}} Point */
+/** @typedef {import("./gestures.js").Gesture} Gesture */
 
 /** Connects pointers and keys with what they do to the document and to the view. */
 export class Input {
@@ -53,6 +54,7 @@ export class Input {
     core.stage.touch();
   }
 
+  /** @param {Point} at CSS pixels of the host @param {{erase: boolean, pan: boolean, touch: boolean}} how */
   #press(at, { erase, pan, touch }) {
     const { core } = this;
     this.keyboard.hide();
@@ -61,8 +63,10 @@ export class Input {
     return this.#start(core.view.toPicture(at), erase, (local) => core.view.toPicture(local));
   }
 
+  /** @param {Point} from CSS pixels of the host @returns {Gesture} */
   #pan(from) {
     let last = from;
+    /** @param {Point} at */
     const move = (at) => {
       this.core.pan(at.x - last.x, at.y - last.y);
       last = at;
@@ -73,6 +77,7 @@ export class Input {
   /**
    * Begin to draw at a point of the picture.
    * @param {Point} point @param {boolean} erase @param {(at: Point) => Point} toPicture of later points
+   * @returns {?Gesture}
    */
   #start(point, erase, toPicture = (at) => at) {
     const gesture = this.#gesture(point, erase);
@@ -103,18 +108,21 @@ export class Input {
     };
   }
 
+  /** @param {Point} point of the picture @param {boolean} erase @returns {?Gesture} */
   #gesture(point, erase) {
     const { core } = this;
-    if (core.locked || core.scene.original) return null;
-    const told = { changed: (rect) => core.drawing(rect), done: () => core.edited() };
+    if (!core.doc || core.locked || core.scene.original) return null;
+    /** @type {import("./gestures.js").Listener} */
+    const listener = { changed: (rect) => core.drawing(rect), done: () => core.edited() };
     const { size, hardness, strength } = core.brush;
     const value = erase || core.tool === "eraser" ? 0 : Math.round(255 * strength);
-    if (core.tool === "lasso") return new LassoGesture(core.doc, value, point, told);
-    if (core.tool === "rectangle") return new RectangleGesture(core.doc, value, point, told);
+    if (core.tool === "lasso") return new LassoGesture(core.doc, value, point, listener);
+    if (core.tool === "rectangle") return new RectangleGesture(core.doc, value, point, listener);
     if (core.tool === "pan") return null;
-    return new BrushGesture(core.doc, { size, hardness, value }, point, told);
+    return new BrushGesture(core.doc, { size, hardness, value }, point, listener);
   }
 
+  /** @param {?Point} at CSS pixels of the host */
   #hover(at) {
     const { core } = this;
     if (at) this.keyboard.hide();
@@ -122,15 +130,19 @@ export class Input {
     core.stage.touch();
   }
 
+  /** The middle of the window, as a point of the picture. */
   #middle() {
     const { view, doc } = this.core;
+    const { width, height } = doc?.mask ?? { width: 0, height: 0 };
+    /** @param {number} v @param {number} side */
     const within = (v, side) => Math.min(Math.max(v, 0), side);
     const { x, y } = view.toPicture({ x: view.width / 2, y: view.height / 2 });
-    return { x: within(x, doc.mask.width), y: within(y, doc.mask.height) };
+    return { x: within(x, width), y: within(y, height) };
   }
 
   /** The space bar, held, makes any drag a pan; wherever the focus is, unless it is typed or pressed into something. */
   #watchSpace() {
+    /** @param {boolean} down */
     const set = (down) => {
       this.pointers.space = down;
       this.showCursor();
@@ -144,4 +156,5 @@ export class Input {
 }
 
 const CONTROLS = "input, textarea, select, button, summary, a, [contenteditable], [role=slider]";
+/** @param {?EventTarget} target */
 const isControl = (target) => target instanceof Element && target.matches(CONTROLS);

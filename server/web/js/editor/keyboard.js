@@ -13,6 +13,7 @@
 
 const STEP = 8; // CSS pixels a key press; 1 with Shift
 const NEAR = 6; // CSS pixels: a lasso's corner this close to its first one closes it
+/** @type {Record<string, [number, number]>} */
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 const PRESS = ["Enter", " "];
 
@@ -23,7 +24,9 @@ const PRESS = ["Enter", " "];
 export class Keyboard {
   /** @type {?Point} */
   #at = null;
+  /** @type {?import("./gestures.js").Gesture} */
   #gesture = null;
+  /** @type {?string} */
   #heldKey = null;
 
   /** @param {HTMLElement} host @param {KeyActions} actions */
@@ -46,7 +49,7 @@ export class Keyboard {
     this.actions.show(null);
   }
 
-  /** Stop what is being drawn; `keep` it or take it back. */
+  /** Stop what is being drawn. @param {boolean} keep it, or take it back */
   finish(keep) {
     const gesture = this.#gesture;
     this.#gesture = this.#heldKey = null;
@@ -54,29 +57,34 @@ export class Keyboard {
     else gesture?.cancel();
   }
 
+  /** @param {KeyboardEvent} event @param {boolean} onHost */
   #down(event, onHost) {
     if (!onHost || event.ctrlKey || event.metaKey || event.altKey || !this.actions.ready()) return;
     if (!this.#act(event)) return;
-    event.preventDefault(); // also tells the page that the key is taken
+    event.preventDefault(); // also marks the key as taken, for the page
     event.stopPropagation();
   }
 
+  /** @param {KeyboardEvent} event @returns {boolean} whether the key is one of these */
   #act(event) {
     if (event.key in ARROWS) this.#step(ARROWS[event.key], event.shiftKey ? 1 : STEP);
     else if (event.key === "Escape" && this.#at) this.#escape();
     else if (event.key === "Enter" && !this.#at) this.#place(this.actions.middle());
-    else if (PRESS.includes(event.key) && this.#at) event.repeat || this.#press(event.key);
+    else if (PRESS.includes(event.key) && this.#at) event.repeat || this.#press(event.key, this.#at);
     else return false;
     return true;
   }
 
+  /** @param {[number, number]} direction @param {number} px CSS pixels */
   #step([dx, dy], px) {
     const at = this.#at ?? this.actions.middle();
     const by = px / this.actions.zoom();
-    this.#place({ x: at.x + dx * by, y: at.y + dy * by });
-    if (this.#gesture && (this.#heldKey || this.actions.tool() === "rectangle")) this.#gesture.move(this.#at);
+    const to = { x: at.x + dx * by, y: at.y + dy * by };
+    this.#place(to);
+    if (this.#gesture && (this.#heldKey || this.actions.tool() === "rectangle")) this.#gesture.move(to);
   }
 
+  /** @param {Point} at */
   #place(at) {
     this.#at = at;
     this.actions.show(at);
@@ -88,24 +96,29 @@ export class Keyboard {
     else this.hide();
   }
 
-  #press(key) {
-    if (!this.#gesture) return this.#begin(key);
+  /** @param {string} key @param {Point} at the crosshair */
+  #press(key, at) {
+    if (!this.#gesture) return this.#begin(key, at);
     if (this.actions.tool() === "rectangle") return this.#close("Rectangle set");
     const corners = this.#gesture.path;
-    const isNear = (p) => Math.hypot(p.x - this.#at.x, p.y - this.#at.y) * this.actions.zoom() <= NEAR;
-    if (isNear(corners[0]) || isNear(corners.at(-1))) return this.#close("Lasso closed");
-    this.#gesture.move(this.#at);
+    if (!corners) return; // a brush paints while its first key is held
+    /** @param {Point} p */
+    const isNear = (p) => Math.hypot(p.x - at.x, p.y - at.y) * this.actions.zoom() <= NEAR;
+    if (isNear(corners[0]) || isNear(corners[corners.length - 1])) return this.#close("Lasso closed");
+    this.#gesture.move(at);
     this.actions.say(`Corner ${corners.length}`);
   }
 
-  #begin(key) {
-    this.#gesture = this.actions.start(this.#at);
+  /** @param {string} key @param {Point} at */
+  #begin(key, at) {
+    this.#gesture = this.actions.start(at);
     if (!this.#gesture) return;
     const paints = !this.#gesture.path;
     if (paints) this.#heldKey = key;
     this.actions.say(paints ? "Painting" : "Corner 1");
   }
 
+  /** @param {string} text */
   #close(text) {
     this.finish(true);
     this.actions.say(text);

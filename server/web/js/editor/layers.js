@@ -1,4 +1,5 @@
 import { thresholdOf } from "./box.js";
+import { context2d } from "./canvas.js";
 
 /** @typedef {import("./document.js").Document} Document @typedef {import("./rect.js").Rect} Rect */
 /** @typedef {import("./view.js").View} View */
@@ -10,8 +11,9 @@ const PIXELATED_FROM = 3; // CSS pixels a pixel: from here on single pixels are 
 export class Layers {
   #result = layer("editor-result");
   #preview = layer("editor-preview");
+  /** @type {?ImageBitmap} */
   #bitmap = null;
-  /** Where the result lies, in pixels of the picture. @type {Rect} */
+  /** The place of the result, in pixels of the picture. @type {Rect} */
   #resultRect = { left: 0, top: 0, right: 0, bottom: 0 };
 
   constructor() {
@@ -39,14 +41,17 @@ export class Layers {
     this.ground.style.height = `${height * view.zoom}px`;
   }
 
-  /** @param {?ImageBitmap} bitmap a result; of the picture's own size, or as large as the extended one */
+  /**
+   * @param {?ImageBitmap} bitmap a result; of the picture's own size, or as large as the extended one
+   * @param {?Document} doc
+   */
   setResult(bitmap, doc) {
     if (bitmap === this.#bitmap) return;
     this.#bitmap = bitmap;
     // Without a result the canvas keeps no memory.
     [this.#result.width, this.#result.height] = bitmap ? [bitmap.width, bitmap.height] : [0, 0];
     if (!bitmap || !doc) return;
-    this.#result.getContext("2d").drawImage(bitmap, 0, 0);
+    context2d(this.#result).drawImage(bitmap, 0, 0);
     this.#resultRect = resultRect(bitmap, doc);
     cover(this.#result, this.#resultRect);
   }
@@ -57,11 +62,11 @@ export class Layers {
     this.#result.style.clipPath = `inset(0 0 0 ${hidden}px)`;
   }
 
-  /** @param {?ImageBitmap} bitmap what the box looks like so far */
+  /** @param {?ImageBitmap} bitmap what the box looks like so far @param {?Document} doc */
   setPreview(bitmap, doc) {
     const box = bitmap && doc?.box;
-    if (!box) [this.#preview.width, this.#preview.height] = [0, 0];
-    else drawPreview(this.#preview, bitmap, box, doc);
+    if (bitmap && doc && box) drawPreview(this.#preview, bitmap, box, doc);
+    else [this.#preview.width, this.#preview.height] = [0, 0];
   }
 
   /** @param {boolean} hidden results and previews, to see the original */
@@ -70,6 +75,7 @@ export class Layers {
   }
 }
 
+/** @param {string} name */
 function layer(name) {
   const canvas = document.createElement("canvas");
   [canvas.width, canvas.height] = [0, 0];
@@ -78,6 +84,7 @@ function layer(name) {
   return canvas;
 }
 
+/** @param {HTMLCanvasElement} canvas @param {Rect} rect in pixels of the picture */
 function cover(canvas, { left, top, right, bottom }) {
   canvas.style.left = `${left}px`;
   canvas.style.top = `${top}px`;
@@ -85,6 +92,7 @@ function cover(canvas, { left, top, right, bottom }) {
   canvas.style.height = `${bottom - top}px`;
 }
 
+/** @param {ImageBitmap} bitmap @param {Document} doc @returns {Rect} */
 function resultRect(bitmap, { mask, extend }) {
   const whole = { left: 0, top: 0, right: mask.width, bottom: mask.height };
   if (bitmap.width === mask.width && bitmap.height === mask.height) return whole;
@@ -92,19 +100,23 @@ function resultRect(bitmap, { mask, extend }) {
   return { left: -left, top: -top, right: mask.width + right, bottom: mask.height + bottom };
 }
 
-/** The preview where the mask is; around it the picture stays as sharp as it will be in the result. */
+/**
+ * The preview where the mask is; around it the picture stays as sharp as it will be in the result.
+ * @param {HTMLCanvasElement} canvas @param {ImageBitmap} bitmap @param {Rect} box @param {Document} doc
+ */
 function drawPreview(canvas, bitmap, box, doc) {
   const [w, h] = [box.right - box.left, box.bottom - box.top];
   const scale = Math.min(1, MOST_PREVIEW / Math.max(w, h));
   [canvas.width, canvas.height] = [Math.max(1, Math.round(w * scale)), Math.max(1, Math.round(h * scale))];
   cover(canvas, box);
-  const context = canvas.getContext("2d");
+  const context = context2d(canvas);
   context.putImageData(stencil(canvas, box, doc), 0, 0);
   context.globalCompositeOperation = "source-in";
   context.imageSmoothingQuality = "high";
   context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
 }
 
+/** @param {HTMLCanvasElement} canvas @param {Rect} box @param {Document} doc */
 function stencil(canvas, box, { mask, settings }) {
   const image = new ImageData(canvas.width, canvas.height);
   const pixels = new Uint32Array(image.data.buffer);

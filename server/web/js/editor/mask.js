@@ -1,6 +1,7 @@
 import { clip, isNothing } from "./rect.js";
 
 /** @typedef {import("./rect.js").Rect} Rect */
+/** @typedef {{width: number, height: number, values: Uint8Array<ArrayBuffer>}} Level one byte a cell, row by row */
 
 const SMALLEST_LEVEL = 64; // px; a level that fits here is the last
 const COARSE = 4; // the level on which bounds are looked for first: cells of 16 × 16
@@ -9,19 +10,24 @@ const COARSE = 4; // the level on which bounds are looked for first: cells of 16
  * The mask: one byte a pixel, 255 = repaint. Bytes of our own and not a canvas, because browsers that resist
  * fingerprinting add noise to what is read from a canvas, and because a quarter of the memory is enough.
  *
- * Beside it a pyramid in which every cell is the brightest of the four below it. It draws a zoomed-out mask without
- * losing a speck, and finds the bounds without looking at every pixel. Who writes into `values` calls `touch`.
+ * It also keeps a pyramid in which every cell is the brightest of the four below it: a zoomed-out mask is drawn
+ * without losing a speck, and bounds are found without looking at every pixel. Code that writes into `values` calls
+ * `touch`.
  */
 export class Mask {
+  /** @type {?{cover: Uint8Array, base: Uint8Array}} */
   #scratch = null;
 
+  /** @param {number} width pixels @param {number} height */
   constructor(width, height) {
     this.width = width;
     this.height = height;
     this.values = new Uint8Array(width * height);
-    /** @type {{width: number, height: number, values: Uint8Array}[]} */
+    /** @type {Level[]} */
     this.levels = [this];
-    for (let level = this; Math.max(level.width, level.height) > SMALLEST_LEVEL; ) {
+    /** @type {Level} */
+    let level = this;
+    while (Math.max(level.width, level.height) > SMALLEST_LEVEL) {
       const [w, h] = [Math.ceil(level.width / 2), Math.ceil(level.height / 2)];
       level = { width: w, height: h, values: new Uint8Array(w * h) };
       this.levels.push(level);
@@ -44,13 +50,17 @@ export class Mask {
     }
   }
 
-  /** The box around all pixels of `threshold` or more, or null. @returns {?Rect} */
+  /** The box around all pixels of `threshold` or more, or null. @param {number} threshold @returns {?Rect} */
   bounds(threshold) {
     const k = Math.min(COARSE, this.levels.length - 1);
     const coarse = rowsAndColumns(this.levels[k], threshold);
     return coarse && this.#refine(coarse, 1 << k, threshold);
   }
 
+  /**
+   * @param {Rect} coarse the bounds in cells @param {number} cell pixels a side @param {number} threshold
+   * @returns {?Rect} the bounds in pixels
+   */
   #refine(coarse, cell, threshold) {
     const { values, width } = this;
     const search = clip(
@@ -78,6 +88,11 @@ export class Mask {
   }
 }
 
+/**
+ * Set the cells of `to` within the rectangle from the four of `from` below each.
+ * @param {Level} from @param {Level} to
+ * @param {number} left cells of `to` @param {number} top @param {number} right @param {number} bottom
+ */
 function halve(from, to, left, top, right, bottom) {
   const { values, width, height } = from;
   for (let y = top; y < bottom; y++) {
@@ -93,6 +108,7 @@ function halve(from, to, left, top, right, bottom) {
   }
 }
 
+/** The box around all cells of `threshold` or more. @param {Level} level @param {number} threshold @returns {?Rect} */
 function rowsAndColumns({ values, width, height }, threshold) {
   const found = { left: width, top: height, right: 0, bottom: 0 };
   for (let y = 0; y < height; y++) {

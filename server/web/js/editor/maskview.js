@@ -1,13 +1,16 @@
 import { thresholdOf } from "./box.js";
+import { context2d } from "./canvas.js";
 import { clip, expand, isNothing, whole } from "./rect.js";
 
 /** @typedef {import("./rect.js").Rect} Rect @typedef {import("./document.js").Document} Document */
 /** @typedef {import("./view.js").View} View */
 
 const MOST_PIXELS = 3_000_000; // of a larger window every second pixel will do
+/** @type {[number, number, number]} */
 const COLOUR = [255, 24, 112]; // seldom in photographs; the outline helps where it is
 const OPACITY = 0.46;
 // Little endian, as every machine with a browser is: alpha, blue, green, red.
+/** @param {number} r 0..255 @param {number} g @param {number} b @param {number} a 0..1 */
 const rgba = (r, g, b, a) => ((Math.round(a * 255) << 24) | (b << 16) | (g << 8) | r) >>> 0;
 const LIGHT = rgba(255, 255, 255, 0.95); // the outline, inside …
 const DARK = rgba(20, 0, 10, 0.75); // … and outside, so that one of them shows on any picture
@@ -23,11 +26,12 @@ export class MaskView {
   constructor() {
     this.canvas = document.createElement("canvas");
     this.canvas.className = "editor-mask";
-    this.#context = this.canvas.getContext("2d");
+    this.#context = context2d(this.canvas);
     /** CSS pixels a pixel of this canvas. */
     this.scale = 1;
   }
 
+  /** @param {number} width CSS pixels @param {number} height */
   resize(width, height) {
     this.scale = Math.max(1, Math.sqrt((width * height) / MOST_PIXELS));
     this.canvas.width = Math.max(1, Math.round(width / this.scale));
@@ -45,7 +49,7 @@ export class MaskView {
    */
   draw(doc, view, changed, filled) {
     const [width, height] = [this.canvas.width, this.canvas.height];
-    const area = changed ? clip(this.#seen(changed, view), width, height) : whole(width, height);
+    const area = changed ? clip(this.#area(changed, view), width, height) : whole(width, height);
     if (isNothing(area)) return;
     const border = expand(area, 1); // the outline looks at its neighbours
     const field = sample(doc, view, this.scale, border);
@@ -54,25 +58,31 @@ export class MaskView {
     this.#context.putImageData(image, area.left, area.top);
   }
 
-  /** Where a part of the picture is on this canvas, and two pixels around it. */
-  #seen(rect, view) {
+  /**
+   * Where a part of the picture is on this canvas, and three pixels around it.
+   * @param {Rect} rect @param {View} view
+   */
+  #area(rect, view) {
     const a = view.toLocal({ x: rect.left, y: rect.top });
     const b = view.toLocal({ x: rect.right, y: rect.bottom });
-    const seen = {
+    const area = {
       left: Math.floor(a.x / this.scale),
       top: Math.floor(a.y / this.scale),
       right: Math.ceil(b.x / this.scale),
       bottom: Math.ceil(b.y / this.scale),
     };
     // A cell of the pyramid is up to a pixel of this canvas wide.
-    return expand(seen, 3);
+    return expand(area, 3);
   }
 }
 
 const OUTSIDE = -2;
 const ADDED = -1;
 
-/** The mask's grey at every pixel of `border`, row by row; what the picture is extended by is 255. */
+/**
+ * The mask's grey at every pixel of `border`, row by row; what the picture is extended by is 255.
+ * @param {Document} doc @param {View} view @param {number} scale CSS pixels a pixel of the canvas @param {Rect} border
+ */
 function sample(doc, view, scale, border) {
   const { mask, extend } = doc;
   // The coarsest level whose cells are no larger than a pixel here: its cells hold the brightest below them.
@@ -92,7 +102,12 @@ function sample(doc, view, scale, border) {
   return field;
 }
 
-/** For every pixel of the canvas along one axis, its cell in level `k`, or that there is none. */
+/**
+ * For every pixel of the canvas along one axis, its cell in level `k`, or that there is none.
+ * @param {number} from pixel of the canvas @param {number} to @param {number} scale CSS pixels a pixel of the canvas
+ * @param {number} offset CSS pixels @param {number} zoom @param {number} side of the picture
+ * @param {number} before what the picture is extended by @param {number} after @param {number} k
+ */
 function places(from, to, scale, offset, zoom, side, before, after, k) {
   return Int32Array.from({ length: to - from }, (_, i) => {
     const at = Math.floor(((from + i + 0.5) * scale - offset) / zoom);
@@ -101,6 +116,11 @@ function places(from, to, scale, offset, zoom, side, before, after, k) {
   });
 }
 
+/**
+ * Draw the outline into `image`, and the tints where they are given.
+ * @param {Uint8Array} field the mask's grey, with a border of one pixel @param {number} stride of its rows
+ * @param {ImageData} image @param {number} threshold @param {?Uint32Array} tints a colour for each grey
+ */
 function paint(field, stride, image, threshold, tints) {
   const pixels = new Uint32Array(image.data.buffer);
   for (let y = 0, at = 0; y < image.height; y++) {

@@ -1,9 +1,10 @@
 import { clip, expand, whole } from "./rect.js";
 
 /** @typedef {import("./mask.js").Mask} Mask @typedef {import("./rect.js").Rect} Rect */
+/** @typedef {import("./mask.js").Level} Region */
 
 const ALWAYS = [8, 64, 128, 192, 248]; // 128 and 8 are the server's thresholds (8 if soft), 248 is 8's complement
-const PLATEAU = 1 / 64; // of the painted pixels: a grey that somebody chose, not the edge of a brush
+const PLATEAU = 1 / 64; // of the painted pixels: a grey that was chosen, not the edge of a brush
 const MOST_PLATEAUS = 8;
 
 /**
@@ -38,6 +39,7 @@ export function invert(mask) {
   return rect;
 }
 
+/** @param {Mask} mask @param {Rect} rect @returns {Region} */
 function cutOut(mask, { left, top, right, bottom }) {
   const [width, height] = [right - left, bottom - top];
   const values = new Uint8Array(width * height);
@@ -48,6 +50,7 @@ function cutOut(mask, { left, top, right, bottom }) {
   return { values, width, height };
 }
 
+/** @param {Region} region @param {number} radius */
 function growRegion(region, radius) {
   const grown = new Uint8Array(region.values.length);
   const gaps = new Uint16Array(region.values.length);
@@ -62,7 +65,7 @@ function growRegion(region, radius) {
   return grown;
 }
 
-/** The greys to grow one by one, rising. A binary mask has one. */
+/** The greys to grow one by one, rising. A binary mask has one. @param {Uint8Array} values */
 function levelsOf(values) {
   const count = new Float64Array(257);
   for (let i = 0; i < values.length; i++) count[values[i]]++;
@@ -72,11 +75,15 @@ function levelsOf(values) {
     .sort((a, b) => count[b] - count[a])
     .slice(0, MOST_PLATEAUS);
   const levels = [...new Set([...ALWAYS, ...plateaus])].sort((a, b) => a - b);
+  /** @param {number} from @param {number} to */
   const between = (from, to) => count.subarray(from, to).some((n) => n > 0);
   return levels.filter((level, i) => between(level, levels[i + 1] ?? 256));
 }
 
-/** For every pixel, how many rows away the nearest one of `level` or more in its column is, at most `cap`. */
+/**
+ * For every pixel, how many rows away the nearest one of `level` or more in its column is, at most `cap`.
+ * @param {Region} region @param {number} level @param {number} cap @param {Uint16Array} gaps is filled
+ */
 function verticalGaps({ values, width, height }, level, cap, gaps) {
   for (let i = 0; i < width; i++) gaps[i] = values[i] >= level ? 0 : cap;
   for (let i = width; i < values.length; i++) {
@@ -90,6 +97,8 @@ function verticalGaps({ values, width, height }, level, cap, gaps) {
 /**
  * Set what lies within the disc of any pixel of the level. In one row a pixel `gap` rows away covers an interval;
  * a sweep to the right finds what the right halves of all intervals cover, one to the left the rest.
+ * @param {Region} region @param {Uint16Array} gaps @param {Int32Array} reach @param {number} level
+ * @param {Uint8Array} grown is set to `level` there
  */
 function spread({ width, height }, gaps, reach, level, grown) {
   for (let y = 0; y < height; y++) {

@@ -10,7 +10,7 @@ import { fillPolygon, fillRect } from "./shapes.js";
  *   | {kind: "polygon", value: number, points: number[]}
  *   | {kind: "rectangle", value: number, rect: Rect}
  *   | {kind: "fill", value: number} | {kind: "invert"} | {kind: "grow", px: number} | {kind: "alpha"}
- *   | {kind: "bitmap", png: string} | {kind: "extend"} | {kind: "picture"}} Op
+ *   | {kind: "bitmap", png: string} | {kind: "extend"} & Rect | {kind: "picture"}} Op
  */
 
 /**
@@ -42,7 +42,7 @@ export function apply(mask, op, picture) {
   }
 }
 
-/** @param {Uint8Array} values @returns {Rect} what has changed */
+/** @param {Mask} mask @param {Uint8Array} values @returns {Rect} what has changed */
 export function replaceAll(mask, values) {
   mask.values.set(values);
   const rect = whole(mask.width, mask.height);
@@ -50,18 +50,25 @@ export function replaceAll(mask, values) {
   return rect;
 }
 
+/** @param {Mask} mask @param {Extract<Op, {kind: "stroke"}>} op */
 function strokeAll(mask, op) {
   const stroke = new Stroke(mask, op);
   for (let i = 0; i + 1 < op.points.length; i += 2) stroke.add(op.points[i], op.points[i + 1]);
   return stroke.end();
 }
 
+/** @param {any} n */
 const isSize = (n) => Number.isFinite(n) && n > 0;
+/** @param {any} n */
 const isShare = (n) => Number.isFinite(n) && n >= 0 && n <= 1;
+/** @param {any} n */
 const isGrey = (n) => Number.isInteger(n) && n >= 0 && n <= 255;
+/** @param {any} points */
 const arePoints = (points) => Array.isArray(points) && points.length % 2 === 0 && points.every(Number.isFinite);
+/** @param {any} r */
 const isRect = (r) => !!r && [r.left, r.top, r.right, r.bottom].every(Number.isInteger);
 
+/** @type {Record<string, (op: any) => boolean>} */
 const CHECKS = {
   stroke: (op) => isSize(op.size) && isShare(op.hardness) && isGrey(op.value) && arePoints(op.points),
   polygon: (op) => isGrey(op.value) && arePoints(op.points),
@@ -74,5 +81,5 @@ const CHECKS = {
   extend: () => true,
 };
 
-/** Whether this is a step of a draft, as far as can be seen without a picture. @param {any} op */
+/** True for a step of a draft, as far as can be checked without a picture. @param {any} op @returns {op is Op} */
 export const isOp = (op) => !!op && Object.hasOwn(CHECKS, op.kind) && CHECKS[op.kind](op);

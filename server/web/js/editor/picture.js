@@ -1,3 +1,5 @@
+import { context2d } from "./canvas.js";
+
 /**
  * A picture as the caller gave it, upright for showing. `blob` is the file itself, untouched; `clear` how transparent
  * each pixel is, 255 = nothing is seen of it, or null if none is transparent.
@@ -32,6 +34,7 @@ export async function readPicture({ blob, name }) {
   return { blob, name, width, height, clear, element };
 }
 
+/** @param {Blob} blob @param {Error} broken thrown if it cannot be decoded */
 async function decoded(blob, broken) {
   const element = new Image();
   element.alt = "";
@@ -47,6 +50,7 @@ async function decoded(blob, broken) {
   return element;
 }
 
+/** @param {Blob} blob @param {string} name @throws {Error} with a sentence */
 async function checkFormat(blob, name) {
   let head;
   try {
@@ -60,7 +64,7 @@ async function checkFormat(blob, name) {
   if (!known) throw new Error(`${name} is not a PNG, JPEG or WebP picture.`);
 }
 
-/** What is wrong with a picture of this size, or null. */
+/** The problem with a picture of this size, or null. @param {number} width @param {number} height */
 function sizeProblem(width, height) {
   const { minSide, maxSide, maxPixels, maxAspect } = LIMITS;
   const [short, long] = [Math.min(width, height), Math.max(width, height)];
@@ -70,6 +74,7 @@ function sizeProblem(width, height) {
   return null;
 }
 
+/** The transparency of each pixel, or null if none is transparent. @param {ImageBitmap} bitmap */
 function transparency(bitmap) {
   let clear = null;
   for (const { data, top } of strips(bitmap)) {
@@ -84,7 +89,7 @@ function transparency(bitmap) {
 
 /**
  * A mask from a file: its luminance, upright, transparent parts black; as the server reads it.
- * @param {Blob} blob
+ * @param {Blob} blob @param {number} width of the picture @param {number} height
  * @throws {Error} with a sentence: no picture, or not of this size
  */
 export async function readMask(blob, width, height) {
@@ -111,12 +116,15 @@ export async function readMask(blob, width, height) {
   return values;
 }
 
-/** The pixels, some rows at a time, over `ground` if one is given. */
+/**
+ * The pixels, some rows at a time, over `ground` if one is given.
+ * @param {ImageBitmap} bitmap @param {?string} ground a CSS colour
+ */
 function* strips(bitmap, ground = null) {
   const { width, height } = bitmap;
   const canvas = document.createElement("canvas");
   [canvas.width, canvas.height] = [width, Math.min(STRIP, height)];
-  const context = canvas.getContext("2d", { willReadFrequently: true });
+  const context = context2d(canvas, { willReadFrequently: true });
   for (let top = 0; top < height; top += STRIP) {
     const rows = Math.min(STRIP, height - top);
     context.clearRect(0, 0, width, rows);

@@ -5,7 +5,7 @@
 
 const SIGNATURE = [0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a];
 
-/** @param {Uint8Array} values @returns {Promise<Blob>} */
+/** @param {Uint8Array} values @param {number} width @param {number} height @returns {Promise<Blob>} */
 export async function encodeGrey(values, width, height) {
   const rows = new Uint8Array(height * (width + 1)); // each row after its filter's number, 0 = none
   for (let y = 0; y < height; y++) {
@@ -22,7 +22,7 @@ export async function encodeGrey(values, width, height) {
   return new Blob([new Uint8Array(SIGNATURE), ...parts], { type: "image/png" });
 }
 
-/** Length, name, data, check sum. */
+/** Length, name, data, check sum. @param {string} name @param {Uint8Array} data */
 function chunk(name, data) {
   const bytes = new Uint8Array(data.length + 12);
   const view = new DataView(bytes.buffer);
@@ -33,6 +33,7 @@ function chunk(name, data) {
   return bytes;
 }
 
+/** @param {Uint8Array} bytes */
 function crc32(bytes) {
   const table = Uint32Array.from({ length: 256 }, (_, n) => {
     for (let k = 0; k < 8; k++) n = n & 1 ? 0xedb88320 ^ (n >>> 1) : n >>> 1;

@@ -1,10 +1,9 @@
-/** @typedef {{x: number, y: number}} Point */
+/** @typedef {{x: number, y: number}} Point @typedef {import("./gestures.js").Gesture} Gesture */
 /**
  * What the pointers do, in CSS pixels of the host.
  * @typedef {object} Actions
  * @property {() => boolean} ready whether there is a picture; without one, clicks and scrolling are the page's
- * @property {(at: Point, how: {erase: boolean, pan: boolean, touch: boolean}) => ?{move: (at: Point) => void,
- *   end: () => void, cancel: () => void}} start
+ * @property {(at: Point, how: {erase: boolean, pan: boolean, touch: boolean}) => ?Gesture} start
  * @property {(at: ?Point) => void} hover where a mouse or pen is, null where none is
  * @property {(factor: number, at: Point) => void} zoom
  * @property {(dx: number, dy: number) => void} pan
@@ -20,9 +19,10 @@ const PAGE = 400;
 export class Pointers {
   /** Fingers on the host, where they are. @type {Map<number, Point>} */
   #fingers = new Map();
+  /** @type {?Gesture} */
   #gesture = null;
   #id = -1;
-  /** Two fingers have met: nothing is drawn until all are lifted. */
+  /** Two fingers are down: nothing is drawn until all are lifted. */
   #pinching = false;
   /** The space bar turns any drag into a pan. */
   space = false;
@@ -48,7 +48,10 @@ export class Pointers {
     return this.#gesture !== null;
   }
 
-  /** Where an event is on the host, in the host's own CSS pixels, whatever zoom or transform it is under. */
+  /**
+   * Where an event is on the host, in the host's own CSS pixels, under any zoom or transform.
+   * @param {MouseEvent} event
+   */
   local(event) {
     const box = this.host.getBoundingClientRect();
     return {
@@ -57,7 +60,7 @@ export class Pointers {
     };
   }
 
-  /** Stop what is being drawn; `keep` it or take it back. */
+  /** Stop what is being drawn. @param {boolean} keep it, or take it back */
   finish(keep) {
     const gesture = this.#gesture;
     this.#gesture = null;
@@ -65,6 +68,7 @@ export class Pointers {
     else gesture?.cancel();
   }
 
+  /** @param {KeyboardEvent} event */
   #escape(event) {
     if (!this.#gesture) return;
     event.preventDefault();
@@ -72,6 +76,7 @@ export class Pointers {
     this.finish(false);
   }
 
+  /** @param {PointerEvent} event */
   #down(event) {
     if (!this.actions.ready()) return;
     const at = this.local(event);
@@ -93,6 +98,7 @@ export class Pointers {
     });
   }
 
+  /** @param {PointerEvent} event */
   #move(event) {
     const at = this.local(event);
     if (this.#pinching) this.#pinch(event.pointerId, at);
@@ -101,14 +107,16 @@ export class Pointers {
     if (event.pointerType !== "touch") this.actions.hover(at);
   }
 
+  /** @param {PointerEvent} event */
   #draw(event) {
     // A dialog can swallow the release: a mouse without a button does not paint.
     if (event.buttons === 0) return this.finish(true);
-    // The browser hands over one event a frame; what the hand did between is in the coalesced ones.
+    // The browser hands over one event a frame; the movement between is in the coalesced ones.
     const all = event.getCoalescedEvents();
-    for (const one of all.length > 0 ? all : [event]) this.#gesture.move(this.local(one));
+    for (const one of all.length > 0 ? all : [event]) this.#gesture?.move(this.local(one));
   }
 
+  /** @param {number} id of the pointer @param {Point} at */
   #pinch(id, at) {
     if (this.#fingers.size !== 2 || !this.#fingers.has(id)) return;
     const before = [...this.#fingers.values()];
@@ -119,6 +127,7 @@ export class Pointers {
     this.actions.zoom(distance(after) / Math.max(distance(before), 1), to);
   }
 
+  /** @param {PointerEvent} event */
   #up(event) {
     this.#fingers.delete(event.pointerId);
     if (this.#fingers.size === 0) this.#pinching = false;
@@ -126,6 +135,7 @@ export class Pointers {
     if (event.pointerType === "touch") this.actions.hover(null);
   }
 
+  /** @param {WheelEvent} event */
   #wheel(event) {
     if (!this.actions.ready()) return;
     event.preventDefault();
@@ -135,7 +145,12 @@ export class Pointers {
   }
 }
 
-/** How much larger a side is seen than laid out. Layout sides are rounded: a difference below a pixel is none. */
+/**
+ * How much larger a side is seen than laid out. Layout sides are rounded: a difference below a pixel is none.
+ * @param {number} seen @param {number} laidOut
+ */
 const scale = (seen, laidOut) => (Math.abs(seen - laidOut) < 1 ? 1 : seen / laidOut);
+/** @param {Point[]} points two */
 const middle = ([a, b]) => ({ x: (a.x + b.x) / 2, y: (a.y + b.y) / 2 });
+/** @param {Point[]} points two */
 const distance = ([a, b]) => Math.hypot(a.x - b.x, a.y - b.y);

@@ -6,7 +6,10 @@
 /** @param {Rect} r */
 export const isNothing = (r) => r.right <= r.left || r.bottom <= r.top;
 
-/** The part of `r` inside `width` × `height`. @param {Rect} r @returns {Rect} */
+/**
+ * The part of `r` inside `width` × `height`.
+ * @param {Rect} r @param {number} width @param {number} height @returns {Rect}
+ */
 export function clip(r, width, height) {
   return {
     left: Math.min(Math.max(r.left, 0), width),
@@ -36,5 +39,5 @@ export const expand = (r, by) => ({
   bottom: r.bottom + by,
 });
 
-/** @returns {Rect} */
+/** @param {number} width @param {number} height @returns {Rect} */
 export const whole = (width, height) => ({ left: 0, top: 0, right: width, bottom: height });

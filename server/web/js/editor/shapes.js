@@ -25,13 +25,17 @@ export function fillPolygon(mask, points, value) {
   return rect;
 }
 
+/** @param {Mask} mask @param {number} y @param {number} from @param {number} to @param {number} value */
 function fillSpan(mask, y, from, to, value) {
   const left = Math.max(Math.ceil(from - 0.5), 0);
   const right = Math.min(Math.ceil(to - 0.5), mask.width);
   if (right > left) mask.values.fill(value, y * mask.width + left, y * mask.width + right);
 }
 
-/** Where the polygon's edges cross the horizontal line at y, from left to right, with their direction. */
+/**
+ * Where the polygon's edges cross the horizontal line at y, from left to right, with their direction.
+ * @param {number[]} points @param {number} y
+ */
 function crossings(points, y) {
   const found = [];
   const n = points.length;

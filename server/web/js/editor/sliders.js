@@ -33,8 +33,11 @@ export function slider({ testid, label, className, keys, valueAt, value, set, do
   return element;
 }
 
+/** @param {HTMLElement} element @param {(event: PointerEvent) => void} move @param {() => void} done */
 function dragged(element, move, done) {
+  /** @type {?number} */
   let id = null;
+  /** @param {PointerEvent} event */
   const stop = (event) => {
     if (event.pointerId !== id) return;
     id = null;
@@ -57,8 +60,11 @@ function dragged(element, move, done) {
   element.addEventListener("pointercancel", stop);
 }
 
-/** @param {HTMLElement} element @param {number} now @param {number} max @param {string} text */
-export function tell(element, now, max, text) {
+/**
+ * Set what a screen reader says of a slider.
+ * @param {HTMLElement} element @param {number} now @param {number} max @param {string} text
+ */
+export function setValue(element, now, max, text) {
   element.setAttribute("aria-valuemin", "0");
   element.setAttribute("aria-valuemax", String(max));
   element.setAttribute("aria-valuenow", String(now));

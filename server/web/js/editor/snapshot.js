@@ -1,6 +1,7 @@
 import { union, whole } from "./rect.js";
 
 /** @typedef {import("./mask.js").Mask} Mask @typedef {import("./rect.js").Rect} Rect */
+/** @typedef {number|Uint8Array} Tile the grey that all its pixels have, or theirs row by row */
 
 const SIDE = 256; // px of a tile
 
@@ -9,20 +10,23 @@ const SIDE = 256; // px of a tile
  * is copied, and a tile of one grey is a number.
  */
 export class Snapshot {
-  /** @param {(number|Uint8Array)[]} tiles row by row */
+  /** @param {number} width of the mask @param {number} height @param {Tile[]} tiles row by row */
   constructor(width, height, tiles) {
     this.width = width;
     this.height = height;
     this.tiles = tiles;
   }
 
-  /** The snapshot of an empty mask. */
+  /** The snapshot of an empty mask. @param {number} width @param {number} height */
   static empty(width, height) {
     const tiles = new Array(Math.ceil(width / SIDE) * Math.ceil(height / SIDE)).fill(0);
     return new Snapshot(width, height, tiles);
   }
 
-  /** The mask now, given that it differs from `before` in `rect` only. @param {Mask} mask @param {?Rect} rect */
+  /**
+   * The mask now, given that it differs from `before` in `rect` only.
+   * @param {Mask} mask @param {Snapshot} before @param {?Rect} rect
+   */
   static take(mask, before, rect) {
     const tiles = before.tiles.slice();
     if (rect) {
@@ -31,8 +35,12 @@ export class Snapshot {
     return new Snapshot(mask.width, mask.height, tiles);
   }
 
-  /** Make `mask`, which is as in `now`, as it was here. @param {Mask} mask @returns {?Rect} what has changed */
+  /**
+   * Make `mask`, which is as in `now`, as it was here.
+   * @param {Mask} mask @param {Snapshot} now @returns {?Rect} what has changed
+   */
   restore(mask, now) {
+    /** @type {?Rect} */
     let changed = null;
     for (const [index, area] of tilesOf(mask.width, mask.height, whole(mask.width, mask.height))) {
       if (this.tiles[index] === now.tiles[index]) continue;
@@ -53,6 +61,11 @@ export function bytesHeld(snapshots) {
   return [...seen].reduce((sum, tile) => sum + tile.length, 0);
 }
 
+/**
+ * The tiles that a rectangle touches: their numbers and where they lie.
+ * @param {number} width of the mask @param {number} height @param {Rect} rect
+ * @returns {Generator<[index: number, area: Rect]>}
+ */
 function* tilesOf(width, height, rect) {
   const across = Math.ceil(width / SIDE);
   for (let row = Math.floor(rect.top / SIDE); row * SIDE < rect.bottom; row++) {
@@ -64,6 +77,7 @@ function* tilesOf(width, height, rect) {
   }
 }
 
+/** @param {Mask} mask @param {Rect} area @returns {Tile} */
 function copyTile(mask, { left, top, right, bottom }) {
   const width = right - left;
   const tile = new Uint8Array(width * (bottom - top));
@@ -73,6 +87,7 @@ function copyTile(mask, { left, top, right, bottom }) {
   return tile.every((v) => v === tile[0]) ? tile[0] : tile;
 }
 
+/** @param {Mask} mask @param {Rect} area @param {Tile} tile */
 function pasteTile(mask, { left, top, right, bottom }, tile) {
   const width = right - left;
   for (let y = top; y < bottom; y++) {

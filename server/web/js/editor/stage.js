@@ -7,7 +7,7 @@ import { union } from "./rect.js";
 /** @typedef {import("./document.js").Document} Document @typedef {import("./rect.js").Rect} Rect */
 /** @typedef {import("./view.js").View} View @typedef {{x: number, y: number}} Point */
 /**
- * What is to be seen beside the document.
+ * The state of the view that is not the document's.
  * @typedef {object} Scene
  * @property {boolean} maskShown not while a result is looked at
  * @property {boolean} original nothing but the picture
@@ -25,14 +25,15 @@ export class Stage {
   #layers = new Layers();
   #mask = new MaskView();
   #hud = new Hud();
+  /** The frame that is asked for, as `requestAnimationFrame` numbers it; 0 = none. */
   #frame = 0;
-  /** What of the mask to draw: null = nothing, "all", or a part of the picture. @type {null|"all"|Rect} */
+  /** The part of the mask to draw again: null = nothing, "all", or a part of the picture. @type {null|"all"|Rect} */
   #stale = "all";
 
   /**
    * @param {HTMLElement} host @param {View} view @param {Scene} scene
    * @param {() => ?Document} doc
-   * @param {ConstructorParameters<typeof ExtendHandles>[0] & ConstructorParameters<typeof Divider>[0]} actions
+   * @param {import("./handles.js").ExtendActions & import("./handles.js").DividerActions} actions
    */
   constructor(host, view, scene, doc, actions) {
     this.view = view;
@@ -65,7 +66,7 @@ export class Stage {
   /** Draw lines and handles in the next frame, and the mask where it changed. @param {?Rect} [changed] */
   touch(changed = null) {
     if (changed && this.#stale !== "all") this.#stale = union(this.#stale, changed);
-    this.#frame ||= requestAnimationFrame(() => this.#draw());
+    if (this.#frame === 0) this.#frame = requestAnimationFrame(() => this.#draw());
   }
 
   /** @param {?ImageBitmap} bitmap */
@@ -78,7 +79,7 @@ export class Stage {
     this.#layers.setPreview(bitmap, this.doc());
   }
 
-  /** For those who hear the page. @param {string} text */
+  /** Announce a text to screen readers. @param {string} text */
   say(text) {
     this.live.textContent = text;
   }
@@ -101,6 +102,7 @@ export class Stage {
     this.#stale = scene.original || !scene.maskShown ? "all" : null;
   }
 
+  /** @param {?Document} doc */
   #drawSplit(doc) {
     const { split, original } = this.scene;
     if (!doc || split === null || original) {

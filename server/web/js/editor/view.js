@@ -3,14 +3,14 @@
 const MOST_ZOOM = 40; // CSS pixels a pixel of the picture
 const LEAST_SHOWN = 48; // CSS pixels of the picture that panning leaves in view
 
-/** Where the picture is seen: `zoom` CSS pixels a pixel, its corner at (x, y) of the host. */
+/** The place of the picture in the window: `zoom` CSS pixels a pixel, its corner at (x, y) of the host. */
 export class View {
   zoom = 1;
   x = 0;
   y = 0;
   width = 1;
   height = 1;
-  /** Whether the picture is fitted, and stays so when the host changes its size. */
+  /** True while the picture is fitted, and stays so when the host changes its size. */
   fitted = true;
 
   /** @param {Point} local @returns {Point} */
@@ -26,6 +26,7 @@ export class View {
   /** Show all of `frame`, never enlarged beyond 8:1. @param {Rect} frame @param {number} margin CSS pixels */
   fit(frame, margin) {
     const [w, h] = [frame.right - frame.left, frame.bottom - frame.top];
+    /** @param {number} side */
     const room = (side) => Math.max(side - 2 * margin, side / 2);
     this.zoom = Math.min(room(this.width) / w, room(this.height) / h, 8);
     this.x = (this.width - w * this.zoom) / 2 - frame.left * this.zoom;
@@ -45,6 +46,7 @@ export class View {
 
   /** @param {number} dx CSS pixels @param {number} dy @param {Rect} frame of which a corner stays in view */
   panBy(dx, dy, frame) {
+    /** @param {number} at @param {number} from @param {number} to @param {number} side */
     const keep = (at, from, to, side) => {
       const shown = Math.min(LEAST_SHOWN, (to - from) * this.zoom, side);
       return Math.min(Math.max(at, shown - to * this.zoom), side - shown - from * this.zoom);
@@ -54,7 +56,10 @@ export class View {
     this.fitted = false;
   }
 
-  /** The host has another size: what was in the middle stays there. */
+  /**
+   * Follow the host to another size: what was in the middle stays there.
+   * @param {number} width @param {number} height
+   */
   resize(width, height) {
     this.x += (width - this.width) / 2;
     this.y += (height - this.height) / 2;
