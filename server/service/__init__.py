@@ -1,1 +1,1 @@
-"""The life of a request behind every dialect. Knows no HTTP."""
+"""The life of a request, the same for every dialect. Knows no HTTP."""

@@ -1,4 +1,4 @@
-"""Who sent a request: a key and what it may do, whatever protocol it came by."""
+"""The caller of a request: an API key and its scopes, for every protocol."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ class Caller:
     scopes: frozenset[str]
 
     def require(self, scope: str) -> None:
-        """Raises ForbiddenError unless the key may do it."""
+        """Raise ForbiddenError unless the key has this scope."""
         if scope not in self.scopes:
             raise ForbiddenError(f"this key may not use {scope}")
 

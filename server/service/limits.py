@@ -1,6 +1,6 @@
-"""How much one key may do: so many requests a minute, so many at once, so many fetches at once.
+"""The limits of one key: requests per minute, requests under way, and fetches at the same time.
 
-Rates are counted in memory or, for several servers, in Redis; what is under way is counted by this process.
+Rates are counted in memory or, for several servers, in Redis; requests under way and fetches in this process.
 """
 
 import asyncio
@@ -24,35 +24,35 @@ from server.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class RateState:
-    """What is left to a key after this request: how many more, and when (Unix seconds) that grows again."""
+    """The rest of a key's rate after this request."""
 
-    remaining: int
-    reset_at: float
+    remaining: int  # requests that the key may still make now
+    reset_at: float  # Unix seconds when that number grows again
 
 
 class Limiter:
-    """The limits of every key. For one event loop."""
+    """The limits of every key. Every method is for one event loop."""
 
     def __init__(self, settings: Settings) -> None:
-        """Connect to nothing yet.
+        """Read the settings, and connect to nothing yet.
 
         Raises:
-            RequestError: ``rate`` or ``rates_url`` cannot be understood.
+            RequestError: ``rate`` or ``rates_url`` is invalid.
         """
         self._items = _items(settings.rate)
-        # The moving window is exact, so that a caller who waits for Retry-After is let in.
+        # The moving window is exact, so that a caller that waits as Retry-After says is admitted.
         self._rates = MovingWindowRateLimiter(_storage(settings.rates_url))
         self._max_in_flight = settings.max_in_flight_per_key
         self._max_fetches = settings.fetch_per_key
         self._in_flight: Counter[str] = Counter()
-        self._fetching: dict[str, _Turns] = {}
+        self._fetching: dict[str, _Fetches] = {}
 
     async def check_rate(self, key_id: str) -> RateState:
-        """Count one request.
+        """Count one request, and return the rest of the key's rate.
 
         Raises:
-            RateError: this key made too many.
-            BusyError: the store that counts them is away.
+            RateError: this key made too many requests.
+            BusyError: the store that counts them is unreachable.
         """
         try:
             states = [await self._hit(item, key_id) for item in self._items]
@@ -74,10 +74,10 @@ class Limiter:
 
     @contextmanager
     def slot(self, key_id: str) -> Iterator[None]:
-        """One of the requests that a key may have under way, for the length of the block.
+        """Count the block as one of the requests that a key has under way.
 
         Raises:
-            RateError: all of them are taken.
+            RateError: the key has as many as it may have.
         """
         if self._in_flight[key_id] >= self._max_in_flight:
             problem = f"this key has {self._max_in_flight} requests under way already; wait for one of them"
@@ -88,26 +88,28 @@ class Limiter:
         finally:
             self._in_flight[key_id] -= 1
             if not self._in_flight[key_id]:
-                del self._in_flight[key_id]  # keys come and go, this must not grow
+                del self._in_flight[key_id]  # else every key that ever called would stay here
 
     @asynccontextmanager
     async def fetches(self, key_id: str) -> AsyncIterator[None]:
-        """A turn to fetch a request's pictures, waited for while too many of this key's have one."""
-        turns = self._fetching.setdefault(key_id, _Turns(asyncio.Semaphore(self._max_fetches)))
-        turns.users += 1
+        """Run the block as one of the key's fetches, after waiting if too many are under way."""
+        fetches = self._fetching.setdefault(key_id, _Fetches(asyncio.Semaphore(self._max_fetches)))
+        fetches.users += 1
         try:
-            async with turns.free:
+            async with fetches.free:
                 yield
         finally:
-            turns.users -= 1
-            if not turns.users:
+            fetches.users -= 1
+            if not fetches.users:
                 del self._fetching[key_id]
 
 
 @dataclass(slots=True)
-class _Turns:
+class _Fetches:
+    """The fetches of one key."""
+
     free: asyncio.Semaphore
-    users: int = 0  # with a turn, or waiting for one
+    users: int = 0  # requests that fetch or wait for it
 
 
 def _items(rate: str) -> list[RateLimitItem]:
@@ -121,7 +123,7 @@ def _items(rate: str) -> list[RateLimitItem]:
 
 def _storage(url: str) -> Storage:
     options: dict[str, str | float] = {}
-    if "redis" in url:  # its URL may say otherwise, as ``?socket_timeout=3``
+    if "redis" in url:  # defaults that the URL may override, as ``?socket_timeout=3``
         options = {"implementation": "redispy", "socket_timeout": 1.0, "socket_connect_timeout": 1.0}
     try:
         storage = storage_from_string(url, wrap_exceptions=True, **options)

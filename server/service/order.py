@@ -1,4 +1,4 @@
-"""What a dialect hands to the service: a request in the engine's words, its pictures not yet fetched."""
+"""The order that a dialect passes to the service: a request with pictures that are not yet fetched."""
 
 import base64
 import binascii
@@ -17,9 +17,9 @@ _SCHEME = re.compile(r"\s*([a-zA-Z][a-zA-Z0-9+.-]*):")
 
 @dataclass(frozen=True, slots=True)
 class Url:
-    """Where a picture is; only ``server.fetch.fetcher`` opens it."""
+    """The URL of a picture; only ``server.fetch.fetcher`` opens it."""
 
-    text: str = field(repr=False)  # may carry a signature, so it never reaches a log
+    text: str = field(repr=False)  # may contain a signature, so it must never reach a log
 
 
 Source = Url | bytes
@@ -28,10 +28,11 @@ Sides = tuple[int, int, int, int]  # left, top, right, bottom
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """``settings`` are fields of ``InpaintRequest``, all but its two pictures.
+    """A request in the engine's words.
 
-    ``extend`` is how many pixels the picture grows on each side before it is painted; a mask has the size
-    that the picture had before, and may be missing.
+    ``settings`` are fields of ``InpaintRequest``, all but its two pictures. ``extend`` is the number of
+    pixels that the picture grows on each side before it is painted; the mask then has the size of the picture
+    before that, and may be missing.
     """
 
     image: Source = field(repr=False)
@@ -40,21 +41,21 @@ class Order:
     output_format: Format = "jpeg"
     quality: int = 95
     extend: Sides | None = None
-    metadata: bool | None = None  # whether the pictures say how they were made; None: as the server is set
+    metadata: bool | None = None  # write into the pictures how they were made; None: the server's setting
 
     @property
     def has_urls(self) -> bool:
-        """Whether anything must be fetched."""
+        """True if a picture must be fetched."""
         return isinstance(self.image, Url) or isinstance(self.mask, Url)
 
 
 def source(name: str, value: object) -> Source:
-    """A picture as clients send it: an http(s) URL, a data: URI, plain base64, or a file part's bytes.
+    """Read a picture as clients send it: an http(s) URL, a data: URI, plain base64, or a file part's bytes.
 
-    Base64 is decoded by the caller of :func:`decode_source`, off the event loop.
+    Base64 stays encoded: :func:`decode_source` decodes it, outside the event loop.
 
     Raises:
-        RequestError: names the field ``name``.
+        RequestError: the field ``name`` is none of these.
     """
     if isinstance(value, bytes):
         return value
@@ -76,12 +77,12 @@ _DATA_URI = re.compile(rb"\s*data:image/[a-z0-9.+-]+;(?:[a-z0-9=.+-]+;)*base64,"
 
 
 def decode_source(name: str, data: bytes) -> bytes:
-    """The file's bytes, from bytes that are the file, or base64 of it with or without ``data:``.
+    """Return a file's bytes, from the bytes themselves or from base64 with or without ``data:``.
 
     Raises:
-        RequestError: a data: URI that is no base64 picture, or text that is no base64.
+        RequestError: a data: URI that is not a base64 picture, or text that is not base64.
     """
-    if not data.isascii():  # a file, if perhaps none that we read
+    if not data.isascii():  # a file, though perhaps not a picture
         return data
     if data.lstrip()[:5].lower() == b"data:":
         head = _DATA_URI.match(data[:256])

@@ -1,4 +1,4 @@
-"""Pictures between the wire and the engine: fetched, decoded, checked; and written again. Runs in threads."""
+"""The pictures of a request: fetched, decoded and checked for the engine, then written to files again."""
 
 import asyncio
 import io
@@ -15,28 +15,32 @@ from server.errors import TooLargeError
 from server.fetch.fetcher import Fetcher
 from server.service.order import Order, Source, Url, decode_source
 
-MAX_KEPT_BYTES = 250_000_000  # our own PNG of the largest picture let in is larger than its JPEG was
+MAX_KEPT_BYTES = 250_000_000  # our own PNG of the largest picture admitted is larger than its JPEG was
 QUALITY = 95
 CONTENT_TYPES = {"jpeg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prepared:
-    """A request that can be painted, and the caller's picture that its results are written like."""
+    """A request that can be painted, and the caller's picture, whose format details its results get."""
 
     request: InpaintRequest
     like: Picture
 
 
 async def read_source(fetcher: Fetcher, name: str, source: Source, *, max_bytes: int) -> bytes:
-    """One file's bytes, fetched if need be."""
+    """Return one file's bytes, fetched if it is a URL."""
     if isinstance(source, Url):
         return await fetcher.fetch(source.text, max_bytes=max_bytes)
     return await asyncio.to_thread(decode_source, name, source)
 
 
 async def gather(fetcher: Fetcher, order: Order, *, max_bytes: int) -> tuple[bytes, bytes | None]:
-    """Both files' bytes, URLs fetched at the same time; ``max_bytes`` for the two together."""
+    """Return both files' bytes, with URLs fetched at the same time.
+
+    Raises:
+        TooLargeError: together they are larger than ``max_bytes``.
+    """
     sources = {"image": order.image} | ({} if order.mask is None else {"mask": order.mask})
     tasks = [
         asyncio.create_task(read_source(fetcher, name, source, max_bytes=max_bytes))
@@ -46,7 +50,7 @@ async def gather(fetcher: Fetcher, order: Order, *, max_bytes: int) -> tuple[byt
         image, *masks = await asyncio.gather(*tasks)
     finally:
         for task in tasks:
-            task.cancel()  # where the other one failed, this one is of no use
+            task.cancel()  # if one failed, the other is of no use
     mask = masks[0] if masks else None
     if order.has_urls and len(image) + len(mask or b"") > max_bytes:
         raise TooLargeError(f"the two pictures together must be at most {max_bytes // 10**6} MB")
@@ -54,14 +58,14 @@ async def gather(fetcher: Fetcher, order: Order, *, max_bytes: int) -> tuple[byt
 
 
 def prepare(order: Order, image: bytes, mask: bytes | None) -> Prepared:
-    """Decode both, check them against each other, and extend the picture where that is wanted.
+    """Decode both pictures, check them against each other, and extend the picture if the order says so.
 
     Raises:
         RequestError: names the field at fault.
         TooLargeError: a file is larger than we decode.
     """
     check_file_size("image", image)
-    white = None if mask is None else _read_mask(mask, order)  # before the picture, which is much larger
+    white = None if mask is None else _read_mask(mask, order)  # first: the picture takes longer to decode
     like = decode(image, "image")
     if order.extend is not None:
         wider, white = extend(like.image, white, *order.extend)
@@ -73,7 +77,7 @@ def prepare(order: Order, image: bytes, mask: bytes | None) -> Prepared:
 
 
 def check_file_size(name: str, data: bytes) -> None:
-    """Raises TooLargeError naming the field ``name``."""
+    """Raise TooLargeError, which names the field ``name``, for a file that is larger than we decode."""
     if len(data) > MAX_ENCODED_BYTES:
         raise TooLargeError(f"{name}: must be a file of at most {MAX_ENCODED_BYTES // 10**6} MB")
 
@@ -95,40 +99,45 @@ def write(
     *,
     made_with: str | None = None,
 ) -> list[bytes]:
-    """The painted pictures as files, with the caller's colour profile.
+    """Encode the painted pictures as files, with the caller's colour profile.
 
-    They say how they were made if ``made_with`` names the model.
+    Args:
+        prepared: the request that was painted.
+        result: the painted pictures.
+        output_format: jpeg, png or webp.
+        quality: of JPEG and WebP, 1 to 100.
+        made_with: the model's name, to write into the files how they were made; None writes nothing.
     """
-    told = metadata.made_by(prepared.request, result, made_with) if made_with else [None] * len(result.images)
+    made = metadata.made_by(prepared.request, result, made_with) if made_with else [None] * len(result.images)
     return [
-        metadata.write(image, prepared.like, made, output_format, quality)
-        for image, made in zip(result.images, told, strict=True)
+        metadata.write(image, prepared.like, made_by, output_format, quality)
+        for image, made_by in zip(result.images, made, strict=True)
     ]
 
 
 def describe(data: bytes) -> dict[str, object]:
-    """A picture's format and size, and how it was painted if it says so.
+    """Return a picture's format and size, and how it was painted if the file says so.
 
     Raises:
-        RequestError: it is no picture that we read.
+        RequestError: it is not a picture, or has a format that we do not read.
         TooLargeError: the file is larger than we decode.
     """
     check_file_size("image", data)
     picture = decode(data, "image")
     width, height = picture.image.size
     made = metadata.read(data)
-    said = {} if made is None else {"settings": dict(made.settings), "model": made.model}
-    return {"format": picture.format.lower(), "width": width, "height": height, **said}
+    provenance = {} if made is None else {"settings": dict(made.settings), "model": made.model}
+    return {"format": picture.format.lower(), "width": width, "height": height, **provenance}
 
 
 def convert(data: bytes, output_format: str) -> bytes:
-    """One of our own files in another format, what it says beside the pixels included."""
+    """Return one of our own files in another format, with its metadata and colour profile."""
     picture = decode(data, max_bytes=MAX_KEPT_BYTES)
     return metadata.write(picture.image, picture, metadata.read(data), output_format, QUALITY)
 
 
 def write_input(image: Image.Image, like: Picture | None = None) -> bytes:
-    """A picture as a lossless file of ours, which is all that is kept of the caller's."""
+    """Encode a picture as PNG; the caller's own file is not kept."""
     options: dict[str, object] = {"dpi": like.dpi} if like and like.dpi else {}
     file = io.BytesIO()
     image.save(

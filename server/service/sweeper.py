@@ -1,6 +1,6 @@
-"""What is looked after once a minute: expired requests, their pictures, and whether the credits add up.
+"""The sweeper: it deletes expired requests and pictures once a minute, and audits the ledger every ten.
 
-Of several servers with one database, one does it.
+If several servers share a database, only one of them sweeps at a time.
 """
 
 import asyncio
@@ -13,30 +13,30 @@ from inpaint.errors import InpaintError
 from server.service.service import Parts
 
 _EVERY_S = 60.0
-_SWEEPS_AN_AUDIT = 10  # an audit adds up every entry of the ledger
-_SWEEP_LOCK = 7_011_889_515  # see Database.elected
+_SWEEPS_PER_AUDIT = 10  # an audit sums every entry of the ledger
+_SWEEP_LOCK = 7_011_889_515  # see Database.try_lock
 
 log = structlog.get_logger()
 
 
 async def keep_swept(parts: Parts) -> None:
-    """Sweep until cancelled; a store that is away for a while is met again a minute later."""
+    """Sweep once a minute until cancelled; a sweep that fails is logged and tried again."""
     for turn in itertools.count():
         try:
-            await asyncio.to_thread(sweep, parts, audits=turn % _SWEEPS_AN_AUDIT == 0)
+            await asyncio.to_thread(sweep, parts, audits=turn % _SWEEPS_PER_AUDIT == 0)
         except (InpaintError, OSError) as error:
             log.error("the sweep failed", error=str(error))
         await asyncio.sleep(_EVERY_S)
 
 
 def sweep(parts: Parts, *, audits: bool) -> bool:
-    """Once; False where another server is at it.
+    """Sweep once, and audit the ledger if ``audits``; False if another server is sweeping.
 
     Raises:
-        InpaintError: the database or the picture store is away.
+        InpaintError: the database or the picture store is unreachable.
     """
-    with parts.database.try_lock(_SWEEP_LOCK) as try_lock:
-        if not try_lock:
+    with parts.database.try_lock(_SWEEP_LOCK) as locked:
+        if not locked:
             return False
         if audits:
             _audit(parts)
@@ -49,7 +49,7 @@ def sweep(parts: Parts, *, audits: bool) -> bool:
 
 
 def _audit(parts: Parts) -> None:
-    """Tell Prometheus, and the log, of keys whose credits do not add up."""
+    """Report keys whose entries do not sum to their balance, to Prometheus and the log."""
     wrong = parts.ledger.check()
     parts.metrics.ledger_drift.set(len(wrong))
     for sentence in wrong:
