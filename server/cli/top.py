@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from inpaint.errors import InpaintError, RequestError
-from server.cli.prometheus_text import Figures, Scrape, figures, parse
+from server.cli.scrape import Figures, Scrape, figures, parse
 
 if TYPE_CHECKING:
     import httpx2
@@ -119,7 +119,7 @@ class Server:
             raise InpaintError(f"{self.url} answers {answer.status_code}: {_said(answer)}")
         series = parse(answer.text) if answer.status_code == 200 else {}
         if "inpaint_ready" not in series:
-            raise InpaintError(f"what answers at {self.url} is not an inpaint server, or a much older one")
+            raise InpaintError(f"{self.url} is not an inpaint server, or a much older version")
         return Scrape(time.monotonic(), probe.status_code == 200, series)
 
     def _get(self, path: str) -> "httpx2.Response":
@@ -138,11 +138,11 @@ class Server:
     def _locked_out(self, answer: "httpx2.Response") -> RequestError:
         make = "make one with: inpaint keys create --scope metrics"
         if not self._has_key and answer.status_code == 401:
-            return RequestError("--key", f"this server wants one, here or in INPAINT_KEY; {make}")
+            return RequestError("--key", f"this server needs a key, here or in INPAINT_KEY; {make}")
         if answer.status_code == 401:
-            return RequestError("--key", "this server does not know it, or it was revoked or has expired")
+            return RequestError("--key", "the key is unknown, revoked or expired")
         if self._has_key:
-            return RequestError("--key", f"this one may not read metrics; {make}")
+            return RequestError("--key", f"this key lacks the scope metrics; {make}")
         return RequestError("--url", _said(answer))
 
 
@@ -162,7 +162,7 @@ def _follow(url: str, looks: "Iterator[Figures | InpaintError]", *, as_json: boo
 
     from server.cli.top_view import view
 
-    first: RenderableType = f"looking at {url} …"
+    first: RenderableType = f"connecting to {url} …"
     with Live(first, screen=True, auto_refresh=False) as live:
         for seen in looks:
             live.update(view(url, seen), refresh=True)

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from inpaint.errors import InpaintError
-from server.cli.prometheus_text import Figures
+from server.cli.scrape import Figures
 
 _ROUTES = 8  # shown at most, the busiest
 
@@ -40,7 +40,7 @@ def _now(seen: Figures) -> RenderableType:
         _cell("restarts", str(seen.restarts), alarming=seen.restarts > 0),
     ]
     if seen.keys_adrift:
-        cells.append(_cell("keys adrift", str(seen.keys_adrift), alarming=True))
+        cells.append(_cell("wrong balances", str(seen.keys_adrift), alarming=True))
     return Columns(cells, padding=(0, 3), equal=True)
 
 

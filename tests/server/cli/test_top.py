@@ -17,13 +17,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, generate_latest
-from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 
 from inpaint.cli import main
 from inpaint.errors import InpaintError
 from server.cli import top
-from server.cli.prometheus_text import Figures, Scrape, figures, parse, quantile
+from server.cli.scrape import Figures, Scrape, figures, parse, quantile
 from server.cli.top_view import view
 from server.engines.client import Health
 from tests.support.cli_runs import Done
@@ -129,10 +128,10 @@ def test_a_narrow_terminal_shows_it_all(serve: Serve, run: Top, width: int) -> N
 @pytest.mark.parametrize(
     ("told", "state"),
     [
-        ({"ready": False}, "not ready: nothing was painted yet, the model is probably being loaded"),
+        ({"ready": False}, "not ready: nothing has been painted yet; the model is probably being loaded"),
         (
             {"ready": False, "unet_calls": 9},
-            "not ready: its engine is away and is being started again; the server's log says why",
+            "not ready: its engine is unreachable and is being restarted; see the server's log",
         ),
     ],
 )
@@ -149,7 +148,7 @@ def test_a_server_that_goes_down_says_so(serve: Serve, run: Top) -> None:
     served = serve()
     served.do(setattr, served.running.service, "draining", True)
     (seen,) = run(served.url, "--json").answers
-    assert seen["state"] == "going down: finishes what it has and takes nothing more"
+    assert seen["state"] == "shutting down: it finishes what it has and accepts nothing more"
     served.do(setattr, served.running.service, "draining", False)
 
 
@@ -185,9 +184,7 @@ def test_another_kind_of_server_is_named_as_such(run: Top, picture_host: Picture
     """Somebody's web server stands on that port."""
     done = run(picture_host.url)
     assert done.code == 1
-    assert sentence(done) == (
-        f"what answers at {picture_host.url} is not an inpaint server, or a much older one"
-    )
+    assert sentence(done) == (f"{picture_host.url} is not an inpaint server, or a much older version")
 
 
 @pytest.mark.parametrize("url", ["http://[::", "ftp://here", "http://host:port"])
@@ -205,9 +202,11 @@ def test_keys_are_asked_for_and_judged(serve: Serve, run: Top) -> None:
     missing, wrong = run(served.url), run(served.url, "--key", painter[:-1] + "x")
     unfit = run(served.url, "--key", painter)
     assert (missing.code, wrong.code, unfit.code) == (2, 2, 2)
-    assert sentence(missing).startswith("--key: this server wants one, here or in INPAINT_KEY; make one with")
-    assert sentence(wrong) == "--key: this server does not know it, or it was revoked or has expired"
-    assert sentence(unfit).startswith("--key: this one may not read metrics; make one with: inpaint keys")
+    assert sentence(missing).startswith(
+        "--key: this server needs a key, here or in INPAINT_KEY; make one with"
+    )
+    assert sentence(wrong) == "--key: the key is unknown, revoked or expired"
+    assert sentence(unfit).startswith("--key: this key lacks the scope metrics; make one with: inpaint keys")
     assert run(served.url, "--key", watcher).code == 0
     assert run(served.url, INPAINT_KEY=watcher).code == 0
 
@@ -333,22 +332,20 @@ def test_help_needs_neither_http_nor_the_server() -> None:
 
 @given(st.dictionaries(st.text(max_size=8), st.floats(0, 1e9), max_size=5))
 def test_it_reads_what_prometheus_writes(values: dict[str, float]) -> None:
-    """Backslashes, quotes, line breaks and whatever else stands in a label."""
+    """Backslashes, quotes, line breaks and any other character in a label."""
     registry = CollectorRegistry()
     counter = Counter("requests", "By path.", ("path",), registry=registry)
     for path, value in values.items():
         counter.labels(path).inc(value)
-    text = generate_latest(registry).decode()
-    theirs = {
-        (sample.name, frozenset(sample.labels.items())): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
+    series = parse(generate_latest(registry).decode())
+    assert series.get("requests_total", {}) == {
+        frozenset({("path", path)}): value for path, value in values.items()
     }
-    ours = {(name, labels): value for name, by in parse(text).items() for labels, value in by.items()}
-    assert ours == theirs
 
 
-@pytest.mark.parametrize("text", ["", "<html>", "a b c", "x{ 1", "x one", "x{a=1} 2 3 4"])
+@pytest.mark.parametrize(
+    "text", ["", "<html>", "a b c", "x{ 1", "x one", "x{a=1} 2 3 4", "# TYPE", "x{=T{<} 1"]
+)
 def test_what_is_no_scrape_is_no_series(text: str) -> None:
     """Of any server's answer to anybody."""
     assert parse(text) == {}
