@@ -40,7 +40,7 @@ def _device() -> list[Finding]:
     free = free_bytes(device)
     dtype = str(pick_dtype("auto", device)).removeprefix("torch.")
     if free is None:
-        advice = "SDXL takes minutes a picture on a CPU; the demo model takes seconds"
+        advice = "on a CPU, SDXL takes minutes per picture; the demo model takes seconds"
         return [
             Finding("device", f"cpu, {torch.get_num_threads()} threads, {dtype}; no CUDA GPU", advice=advice)
         ]

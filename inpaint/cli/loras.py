@@ -60,7 +60,7 @@ def verify(
     files = lora_files.available_loras(folder) if name is None else [lora_files.find_lora(name, folder)]
     for file in files:
         lora_files.verify(file)
-    _say(f"{len(files)} LoRA {'file is' if len(files) == 1 else 'files are'} as pinned")
+    _say(f"{len(files)} LoRA {'file matches its pin' if len(files) == 1 else 'files match their pins'}")
 
 
 def _as_json(file: lora_files.LoraFile) -> dict[str, object]:

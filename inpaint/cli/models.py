@@ -87,7 +87,7 @@ def verify(
     entry = _entry(name, root)
     with _progress_bar("verifying") as progress:
         weights.verify(entry, root / entry.target, deep=deep, progress=progress)
-    _say(f"{name} is whole: {len(entry.files)} files, {_gigabytes(entry.size)}")
+    _say(f"{name} is intact: {len(entry.files)} files, {_gigabytes(entry.size)}")
 
 
 @app.command("import")
@@ -143,7 +143,7 @@ def merge(
             own, styled, based, name, root, alpha=alpha, vae=vae.value, progress=progress
         )
     for component in merged.kept:
-        _say(f"{style} has no {component}; that of {inpaint} is kept")
+        _say(f"{style} has no {component}, so that of {inpaint} is kept")
     _say(f"{name} is in {merged.folder}; paint with --model {name}")
     _say_needs_configs(name, root)
 
@@ -152,7 +152,7 @@ def merge(
 def remove(name: _Name) -> None:
     """Delete a fetched or imported model, or an unfinished download, without asking."""
     size = weights.remove_model(name, weights.models_dir())
-    _say(f"{name} is removed, {_gigabytes(size)} are free again")
+    _say(f"{name} is removed; this freed {_gigabytes(size)}")
 
 
 app.command("rm", hidden=True)(remove)
@@ -166,7 +166,9 @@ def checksums(name: _Name) -> None:
 
 def _entry(name: str, root: Path) -> weights.Entry:
     if name in weights.BUILT_IN:
-        raise typer.BadParameter(f"{name} comes with inpaint and has no folder here", param_hint="NAME")
+        raise typer.BadParameter(
+            f"{name} comes with inpaint and is not in the models folder", param_hint="NAME"
+        )
     entry = weights.find_entry(name, root)
     if entry is None:
         raise weights.unknown(name, root)

@@ -73,7 +73,7 @@ def choose(
         RequestError: there is no such optimization or precision, or the model cannot have the precision.
     """
     for name in sorted(without - set(NAMES)):
-        raise RequestError("without", f"must be optimizations of {', '.join(NAMES)}, not {name!r}")
+        raise RequestError("without", f"must be one of {', '.join(NAMES)}, not {name!r}")
     if precision not in PRECISIONS:
         raise RequestError("precision", f"must be one of {', '.join(PRECISIONS)}, not {precision!r}")
     chosen = []

@@ -206,7 +206,7 @@ def _single_file(path: Path, dtype: torch.dtype, configs: Path | None) -> dict[s
 
     if configs is None:
         raise ModelError(
-            f"{path.name} is a single file and needs SDXL's configs and tokenizers beside it; "
+            f"{path.name} is a single file and needs SDXL's configs and tokenizers as well; "
             "run: inpaint models fetch sdxl-configs"
         )
     with safe_open(path, framework="pt") as file:

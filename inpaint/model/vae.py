@@ -77,7 +77,8 @@ def encode(model: Model, pixels: torch.Tensor) -> Posterior:
         posterior = _encode(model, pixels, torch.float32)
     if not _finite(posterior):
         raise PaintError(
-            "the model read NaN instead of the picture; try --dtype float32, or verify the model"
+            "the VAE encoded the picture to NaN; try --dtype float32, or check the model with: "
+            "inpaint models verify NAME --deep"
         )
     return posterior
 

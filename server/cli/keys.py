@@ -69,7 +69,7 @@ def create(
     if as_json:
         typer.echo(json.dumps(_as_json(key) | {"key": token}))
         return
-    _say(f"Made key {key.id} ({key.name}). Keep it: it is stored as a hash and cannot be shown again.")
+    _say(f"Created key {key.id} ({key.name}). Save it now: it is stored as a hash and cannot be shown again.")
     typer.echo(token)
 
 
@@ -150,8 +150,11 @@ def show(key_id: _Id, data: _Data = None, as_json: _Json = False) -> None:
 
 @contextmanager
 def _database(data: Path | None) -> "Iterator[Database]":
-    """The server's database, with its tables up to date."""
+    """Open the server's database, with its tables up to date."""
     try:
+        from pydantic import ValidationError
+        from pydantic_settings import SettingsError
+
         from server.settings import Settings
         from server.storage.database import Database
     except ImportError as error:
@@ -159,9 +162,12 @@ def _database(data: Path | None) -> "Iterator[Database]":
     given: dict[str, Any] = {} if data is None else {"data": data}
     try:
         settings = Settings(**given)
-    except ValueError as error:  # of an INPAINT_ variable; the text has lines of its own
-        problem = " ".join(str(error).partition("[type=")[0].split())
-        raise RequestError("settings", problem) from error
+    except ValidationError as error:  # of an INPAINT_ variable
+        first = error.errors()[0]
+        raise RequestError(f"INPAINT_{first['loc'][0]}".upper(), first["msg"]) from None
+    except SettingsError as error:  # of one with several values
+        name = str(error).split('"')[1].upper()
+        raise RequestError(f"INPAINT_{name}", 'must be a JSON list such as ["a", "b"] or [80, 443]') from None
     with Database(settings.database) as database:
         database.migrate()
         yield database
@@ -186,7 +192,7 @@ def _state(key: "Key") -> str:
     if key.revoked_at is not None:
         return f"revoked {_date(key.revoked_at)}"
     if key.expires_at is None:
-        return "works"
+        return "valid"
     word = "until" if key.usable(time.time()) else "expired"
     return f"{word} {_date(key.expires_at)}"
 

@@ -85,14 +85,14 @@ class _Argument:
 def _with_stdin(arguments: Sequence[str], by_null: bool) -> Iterator[_Argument]:
     for text in arguments:
         if not text:  # a shell's variable that is not set; as a path it would be the working folder
-            raise RequestError("image", "an empty name names no picture")
+            raise RequestError("image", "the path is empty; name a picture or a folder")
         if text != STDIN:
             yield _Argument(text, _is_pattern(text))
             continue
         lines = sys.stdin.buffer.read().split(b"\0" if by_null else b"\n")
         paths = [os.fsdecode(line if by_null else line.removesuffix(b"\r")) for line in lines]
         if not any(paths):
-            raise RequestError("image", "stdin names no picture; write a path on each line")
+            raise RequestError("image", "stdin holds no path; write one per line")
         yield from (_Argument(path, False) for path in paths if path)
 
 
@@ -111,11 +111,12 @@ class _Search:
             nothing = f"no picture matches {argument.text!r}"
         elif is_folder(root := Path(argument.text)):
             found = list(self._pictures(root, self._listed(root)))
-            nothing = f"there is no PNG, JPEG or WebP picture in the folder {root}"
+            nothing = f"the folder {root} holds no PNG, JPEG or WebP picture"
         else:
             return [Found(root)]
         if not found:
-            raise RequestError("image", nothing + (" to repaint" if self.left_out else ""))
+            others = " but masks and earlier results" if self.left_out else ""
+            raise RequestError("image", nothing + others)
         return found
 
     def _listed(self, folder: Path) -> Iterator[Path]:

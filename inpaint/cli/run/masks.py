@@ -22,7 +22,7 @@ class MaskChoice:
 
     def __post_init__(self) -> None:
         if self.text == "":
-            raise RequestError("mask", "an empty name names no picture")
+            raise RequestError("mask", "the path is empty; name a mask, or leave --mask out")
         if self.text is not None:
             fill_in(self.text, {"stem": "", "parent": ""}, "mask")
 
@@ -64,7 +64,7 @@ class MaskChoice:
             return path
         found = _first(path.with_name(f"{path.name}{ending}") for ending in _ENDINGS)
         if found is None:
-            raise RequestError("mask", f"there is no {path}.png for {image.name}")
+            raise RequestError("mask", f"there is no mask {path}.png for {image.name}")
         return found
 
 
@@ -76,7 +76,7 @@ def _in_folder(folder: Path, picture: Found) -> Path:
     there = (place / name for place in places for name in names)
     found = _first(path for path in there if not _same(path, picture.path))
     if found is None:
-        raise RequestError("mask", f"the folder {folder} has no {stem}.png for {picture.path.name}")
+        raise RequestError("mask", f"the folder {folder} has no mask {stem}.png for {picture.path.name}")
     return found
 
 

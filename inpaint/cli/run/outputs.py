@@ -39,11 +39,12 @@ class Output:
         if self.template is None:
             return
         if not self.template:
-            raise RequestError("output", "an empty name names no file; leave it out, or name one")
+            raise RequestError("output", "the path is empty; name a file or a folder, or leave --output out")
         fill_in(self.template, dict.fromkeys(("stem", "seed", "n", "parent"), ""), "output")
         if self.several and self.folder is None and "{" not in self.template:
             raise RequestError(
-                "output", "several pictures would get one name; give a folder, or put {stem} into it"
+                "output",
+                "several pictures would be written to one file; give a folder, or put {stem} into the name",
             )
 
     @property
@@ -75,7 +76,9 @@ class Output:
         """
         found = [self._path(picture, str(seed), n, len(seeds)) for n, seed in enumerate(seeds, 1)]
         if len(set(found)) < len(found):
-            raise RequestError("output", "several pictures would get one name; put {n} or {seed} into it")
+            raise RequestError(
+                "output", "several pictures would be written to one file; put {n} or {seed} into the name"
+            )
         return found
 
     def seeds_there(self, picture: Found, samples: int) -> list[int]:
@@ -135,7 +138,8 @@ class Claims:
             other = self._taken.setdefault(output, picture)
             if other != picture:
                 raise RequestError(
-                    "output", f"{output} is the result of {other} already; put {{stem}} or {{parent}} into it"
+                    "output",
+                    f"{output} is already the result of {other}; put {{stem}} or {{parent}} into the name",
                 )
             if output not in kept:
                 self._check(output)

@@ -127,7 +127,7 @@ def _mask_of(task: Task) -> Path | None:
         raise RequestError(
             "mask",
             "give --mask PICTURE (white = repaint) or --extend L,T,R,B, or put "
-            f"{picture.path.stem}_mask.png beside the picture",
+            f"{picture.path.stem}_mask.png next to the picture",
         )
     return mask
 

@@ -40,7 +40,8 @@ def model_from(context: typer.Context, made: Made | None, source: Path | None) -
     if made.model in BUILT_IN or find_entry(made.model, models_dir()) is not None:
         return made.model
     raise ModelError(
-        f"{source} was painted with {made.model!r}, which is not in `inpaint models list`; choose one with --model"
+        f"{source} was painted with {made.model!r}, which is not in `inpaint models list`; "
+        "choose one with --model"
     )
 
 

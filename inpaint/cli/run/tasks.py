@@ -73,7 +73,7 @@ def tasks_in(path: Path, task_settings: TaskSettings) -> list[Task | Refused]:
         _task(f"{path} line {n}", line, task_settings) for n, line in enumerate(lines, 1) if line.strip()
     ]
     if not tasks:
-        raise RequestError("jobs", f"{path} is empty; write one JSON object a line, with image and prompt")
+        raise RequestError("jobs", f"{path} is empty; write one JSON object per line, with image and prompt")
     return tasks
 
 
@@ -92,12 +92,12 @@ def _parse(line: bytes) -> dict[str, Any]:
     try:
         given = json.loads(line)
     except (ValueError, RecursionError):  # a UnicodeDecodeError is a ValueError
-        raise RequestError("jobs", "the line is no JSON; it must be one object, in UTF-8") from None
+        raise RequestError("jobs", "the line is not JSON; write one object in UTF-8") from None
     if not isinstance(given, dict):
         raise RequestError("jobs", "the line must be one JSON object")
     unknown = [key for key in given if key not in _KEYS]
     if unknown:
-        raise RequestError("jobs", f"knows no {unknown[0]!r}; the keys are {', '.join(_KEYS)}")
+        raise RequestError("jobs", f"there is no key {unknown[0]!r}; the keys are {', '.join(_KEYS)}")
     return given
 
 
@@ -107,7 +107,7 @@ def _with(task_settings: TaskSettings, given: Mapping[str, Any]) -> TaskSettings
         settings["guidance_interval"] = tuple(settings["guidance_interval"])
     changed = replace(task_settings, request={**task_settings.request, **settings})
     if changed.request["prompt"] is None:
-        raise RequestError("prompt", "is missing; write it into the line, or give one for all with -p TEXT")
+        raise RequestError("prompt", "is missing; add it to the line, or give one for all lines with -p TEXT")
     if "mask" in given:
         changed = replace(changed, mask=MaskChoice(_text("mask", given["mask"])))
     if "output" in given:

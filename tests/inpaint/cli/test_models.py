@@ -55,7 +55,7 @@ def test_an_import_can_be_listed_verified_and_summed(root: Path, tmp_path: Path)
     assert "copying unet/diffusion_pytorch_model.safetensors" in done.stderr
     assert '"mine"' in run.invoke(app, ["list", "--json"]).stdout
     done = run.invoke(app, ["verify", "mine", "--deep"])
-    assert "mine is whole: 16 files" in done.stderr, done.output
+    assert "mine is intact: 16 files" in done.stderr, done.output
     assert len(run.invoke(app, ["checksums", "mine"]).stdout.splitlines()) == 16
 
 

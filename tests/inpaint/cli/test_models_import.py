@@ -198,7 +198,7 @@ def test_a_style_is_merged_listed_painted_and_removed(
     code, out, err = inpaint(*merge)
     assert (code, out) == (0, ""), err
     assert "merging unet/diffusion_pytorch_model.safetensors" in err
-    assert "has no text_encoder; that of demo is kept" in err
+    assert "has no text_encoder, so that of demo is kept" in err
     assert "oil-inpainting is in" in err
     assert '"oil-inpainting"' in inpaint("models", "list", "--json")[1]
     assert inpaint("models", "verify", "oil-inpainting", "--deep")[0] == 0
@@ -208,7 +208,7 @@ def test_a_style_is_merged_listed_painted_and_removed(
     own = load_file(demo_checkpoint().path / "unet" / "diffusion_pytorch_model.safetensors")
     assert merged["conv_out.bias"].dtype == own["conv_out.bias"].dtype
     code, _, err = inpaint("models", "rm", "oil-inpainting")
-    assert (code, "oil-inpainting is removed, 0.02 GB are free again" in err) == (0, True), err
+    assert (code, "oil-inpainting is removed; this freed 0.02 GB" in err) == (0, True), err
     assert not (root / "oil-inpainting").exists()
 
 

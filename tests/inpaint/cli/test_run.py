@@ -79,7 +79,7 @@ def test_a_folder_of_masks_is_matched_by_name(paint: Run, grid_mask: Image.Image
     photo.save("lonely.png")
     done = paint(image="lonely.png", mask="masks")
     assert done.code == 2
-    assert "has no lonely.png for lonely.png" in done.err
+    assert "has no mask lonely.png for lonely.png" in done.err
 
 
 def test_extend_needs_no_mask(inpaint: Run, checkpoint: Callable[[int], Path], photo: Image.Image) -> None:

@@ -60,7 +60,7 @@ def test_a_folder_is_its_pictures_and_nothing_else_in_it(plan: Run) -> None:
     make("mask.png")
     done = plan("p", "--mask", "mask.png", "--overwrite")
     assert taken(done) == ["p/a.JPG", "p/b.png", "p/c.webp"]
-    assert "left out 3 of the files found" in done.err
+    assert "skipped 3 of the files found" in done.err
 
 
 def test_recursive_keeps_the_folders_below_the_output_folder(plan: Run) -> None:
@@ -102,7 +102,7 @@ def test_stdin_is_a_list_of_paths(plan: Run) -> None:
         "x\ny.png",
         "a b.png",
     ]
-    assert "stdin names no picture" in plan("-", stdin=b"\n").err
+    assert "stdin holds no path" in plan("-", stdin=b"\n").err
 
 
 def test_an_unquoted_star_does_not_repaint_results_or_masks(plan: Run) -> None:
@@ -111,7 +111,7 @@ def test_an_unquoted_star_does_not_repaint_results_or_masks(plan: Run) -> None:
     named = sorted(str(path) for path in Path().glob("*.png"))
     done = plan(*named, "--mask", "a_mask.png", "--overwrite")
     assert taken(done) == ["a.png", "b_inpainted.png"], "b's result was named, and b was not"
-    assert "left out 3" in done.err
+    assert "skipped 3" in done.err
 
 
 def test_a_picture_named_twice_is_painted_once(plan: Run) -> None:
@@ -122,8 +122,8 @@ def test_a_picture_named_twice_is_painted_once(plan: Run) -> None:
 
 NOTHING = {
     "*.jpg": "no picture matches '*.jpg'",
-    "empty": "there is no PNG, JPEG or WebP picture in the folder empty",
-    "only": "there is no PNG, JPEG or WebP picture in the folder only to repaint",
+    "empty": "the folder empty holds no PNG, JPEG or WebP picture",
+    "only": "the folder only holds no PNG, JPEG or WebP picture but masks and earlier results",
     "": "name a picture, a folder or --jobs FILE",
 }
 
@@ -134,7 +134,7 @@ def test_an_unset_variable_is_not_the_working_folder(plan: Run) -> None:
     for flags in ([""], ["a.png", "--mask", ""], ["a.png", "-o", ""]):
         done = plan(*flags)
         assert done.code == 2
-        assert "an empty name names no" in done.err
+        assert "the path is empty" in done.err
 
 
 @pytest.mark.parametrize("argument", NOTHING)
@@ -227,7 +227,8 @@ def test_output_placeholders(plan: Run) -> None:
 ODD = {
     "-o out/{name}.png": "output: may hold {stem}, {seed}, {n}, {parent}, not {name}",
     "--mask masks/{seed}.png": "mask: may hold {stem}, {parent}, not {seed}",
-    "-o out.png": "output: several pictures would get one name; give a folder, or put {stem} into it",
+    "-o out.png": "output: several pictures would be written to one file; give a folder, or put {stem} into "
+    "the name",
     "-o {stem}.gif": "output: must end with .png, .jpg, .jpeg, .webp, or be a folder, not 'a.gif'",
 }
 
@@ -247,7 +248,9 @@ def test_no_two_pictures_become_one_file(plan: Run) -> None:
     make("x/a.png", "y/a.png", "mask.png")
     done = plan("x/a.png", "y/a.png", "--mask", "mask.png", "-o", "out/", "--overwrite")
     assert done.code == 3
-    assert "output: out/a.png is the result of x/a.png already; put {stem} or {parent} into it" in done.err
+    assert (
+        "output: out/a.png is already the result of x/a.png; put {stem} or {parent} into the name" in done.err
+    )
     assert results(plan("x/a.png", "y/a.png", "--mask", "mask.png", "-o", "out/{parent}_{stem}.png")) == [
         "out/x_a.png",
         "out/y_a.png",

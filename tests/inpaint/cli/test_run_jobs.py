@@ -61,12 +61,12 @@ def test_each_line_has_its_own_settings_over_the_options(run: Run, grid_mask: Im
 
 
 WRONG_LINES: dict[str, tuple[object, str]] = {
-    "no JSON": ("{'image': 'photo.png'}", "jobs: the line is no JSON; it must be one object, in UTF-8"),
+    "no JSON": ("{'image': 'photo.png'}", "jobs: the line is not JSON; write one object in UTF-8"),
     "no object": (["photo.png"], "jobs: the line must be one JSON object"),
-    "nested too deep": ("[" * 100_000, "jobs: the line is no JSON"),
+    "nested too deep": ("[" * 100_000, "jobs: the line is not JSON"),
     "an unknown key": (
         {"image": "photo.png", "steps": 5},
-        "jobs: knows no 'steps'; the keys are image, mask",
+        "jobs: there is no key 'steps'; the keys are image, mask",
     ),
     "no image": ({"prompt": "x"}, "image: is missing"),
     "an image that is no text": ({"image": 7}, "image: must be the path of a file, not 7"),
@@ -174,7 +174,7 @@ def test_from_takes_a_models_name_and_no_path(inpaint: Run, run: Run) -> None:
     done = inpaint("run", "photo.png", "--mask", "mask.png", "--from", "one.png", "--dry-run")
     assert done.code == 4
     assert (
-        "one.png was painted with 'standin-9', which is no model of `inpaint models list`; give --model"
+        "one.png was painted with 'standin-9', which is not in `inpaint models list`; choose one with --model"
         in done.err
     )
 

@@ -157,7 +157,7 @@ def test_the_command_line_lists_accepts_and_verifies(
     assert run("pin", "style", *where) == 0
     assert hashlib.sha256(SECOND).hexdigest() in capsys.readouterr().err
     assert run("verify", *where) == 0
-    assert "2 LoRA files are as pinned" in capsys.readouterr().err
+    assert "2 LoRA files match their pins" in capsys.readouterr().err
     assert run("pin", "stile", *where) == 2
     assert "there are Old Film v1.2, style" in capsys.readouterr().err
     assert run("list", *where) == 0
