@@ -1,8 +1,8 @@
-"""An ``EngineClient`` whose engines are the replicas of a Ray Serve deployment.
+"""An engine client whose engines are the replicas of a Ray Serve deployment.
 
-Ray's handle holds the queue and its router chooses the replica. What happens to a request comes back as a
-stream. A replica that dies breaks the streams of all that it held: they are sent again, each to be painted
-alone on a replica, so that the one that kills another is found and fails by itself.
+Ray's handle holds the queue and its router chooses the replica. The events of a request come back as a
+stream. A replica that dies breaks the streams of all its requests: each is sent again, to be painted alone on
+a replica (:func:`server.engines.dispatch.retry_alone`), so that the one that kills replicas is found.
 """
 
 import asyncio
@@ -11,7 +11,6 @@ import secrets
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
-from dataclasses import replace
 from math import inf
 from typing import Any
 
@@ -21,13 +20,14 @@ from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from inpaint.batching.admission import demand_s, refuse_late
+from inpaint.batching.admission import demand_s
 from inpaint.batching.work import Work
 from inpaint.errors import BusyError, CancelledError, ClosedError, DeadlineError, DeviceError, PaintError
 from inpaint.job import Event
 from inpaint.request import InpaintRequest
 from server.engines.client import ANY_TIME, Health, Terms
-from server.engines.forecast import Engines
+from server.engines.dispatch import retry_alone
+from server.engines.forecast import LATE, Engines, QueuedWork
 from server.engines.messages import Message, error_from, pack, request_message, result_from, unpack
 from server.engines.ticket import LoopTicket, prepare
 from server.engines.worker_slot import steps_of
@@ -35,13 +35,9 @@ from server.ray.replica_stats import replica_stats_of
 
 _log = logging.getLogger(__name__)
 _DIED = (RayActorError, ObjectLostError, ReplicaUnavailableError)
-_RETRY_S = 0.5  # while no replica is there, or all queues are full
-_DESCRIBE_S = 30.0  # what pictures cost changes slowly
-_TRIES = 10  # of a request whose replicas died before they had let it in
-_POISON = (
-    "not painted: the engine's process ended each of the {attempts} times this request was tried; "
-    "try a smaller picture or fewer samples, and report it if that fails too"
-)
+_RETRY_S = 0.5  # while there is no replica, or all queues are full
+_DESCRIBE_S = 30.0  # between descriptions of the engines: costs change slowly
+_TRIES = 10  # of a request whose replicas died before they took it from their queue
 
 
 class RayTicket(LoopTicket):
@@ -51,18 +47,18 @@ class RayTicket(LoopTicket):
         super().__init__(request)
         self.name = secrets.token_hex(8)
         self.work = work  # its deadline is on the loop's clock
-        self.attempts = 0  # whose replica died under it
-        self.tries = 0
-        self.on_replica = False
+        self.attempts = 0  # replicas that died under it
+        self.tries = 0  # replicas that it was sent to
+        self.on_replica = False  # a replica has taken it from its queue
 
 
 class RayClient:
-    """See :class:`server.engines.client.EngineClient`.
+    """Engines on a Ray cluster; see :class:`server.engines.client.EngineClient`.
 
     Args:
-        handle: of the deployment of ``EngineReplica``.
-        hang_s: a replica that tells nothing of a request it has begun for so long, and a bit, is given up.
-        max_attempts: of a request whose replica dies under it.
+        handle: Ray's handle of the deployment of ``EngineReplica``.
+        hang_s: a replica that sends no event of a request for 30 s longer than this counts as dead.
+        max_attempts: tries of a request whose replica dies under it.
     """
 
     def __init__(self, handle: DeploymentHandle[Any], *, hang_s: float, max_attempts: int) -> None:
@@ -82,7 +78,7 @@ class RayClient:
         self._describing = asyncio.create_task(self._keep_described())
 
     async def close(self, drain_s: float) -> None:
-        """Take no more, wait at most ``drain_s`` for what is under way; the replicas stay."""
+        """Take no more, and wait at most ``drain_s`` seconds for what is under way; the replicas stay."""
         self._closing = True
         if self._tickets and drain_s > 0:
             await asyncio.wait(list(self._tickets.values()), timeout=drain_s)
@@ -94,12 +90,13 @@ class RayClient:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def submit(self, request: InpaintRequest, terms: Terms = ANY_TIME) -> RayTicket:
-        """Hand a request over, see :meth:`server.engines.client.EngineClient.submit`."""
+        """Queue a request, see :meth:`server.engines.client.EngineClient.submit`."""
         self._check_ready()
         request = await prepare(request)
         work = await asyncio.to_thread(self._engines.work, request, terms.key)
         self._check_ready()  # it may have changed meanwhile
-        work = self._promised(work, terms)
+        # The replica that gets it checks again, with all that it holds; only the shortest wait is known here.
+        work = self._engines.promise(work, terms, self._queued_with)
         ticket = RayTicket(request, work)
         task = asyncio.create_task(self._paint(ticket))
         self._tickets[ticket] = task
@@ -109,7 +106,10 @@ class RayClient:
         return ticket
 
     def health(self) -> Health:
-        """See :meth:`server.engines.client.EngineClient.health`; of all replicas that have reported."""
+        """Return the sums over all replicas that have reported.
+
+        See :meth:`server.engines.client.EngineClient.health`.
+        """
         counts = self._replica_stats.totals()
         ready = self._described and self._replica_stats.size > 0 and not self._closing
         running = counts["running"]
@@ -129,8 +129,6 @@ class RayClient:
             steps=steps_of(counts),
         )
 
-    # Letting in.
-
     def _check_ready(self) -> None:
         if self._closing or not self._described or not self._replica_stats.size:
             raise BusyError(f"not ready: {self._not_ready()}; try again later", 10.0)
@@ -138,28 +136,18 @@ class RayClient:
     def _not_ready(self) -> str:
         return "the server is stopping" if self._closing else "no engine of the cluster is ready"
 
-    def _promised(self, work: Work, terms: Terms) -> Work:
-        """The work with its deadline on the loop's clock; raises BusyError if it would not be in time.
-
-        The replica that gets it looks again, at all that it has; here only the shortest wait is known.
-        """
-        now, costs = asyncio.get_running_loop().time(), self._engines.profile
-        work = replace(work, expires_at=now + self._engines.given_s(work, terms))
-        if work.expires_at < inf:
-            refuse_late(work, now + self._replica_stats.least_s + self._queued_s(), (), (), costs)
-        return work
+    def _queued_with(self, _: Work) -> QueuedWork:
+        return QueuedWork(delay_s=self._replica_stats.least_s + self._queued_s())
 
     def _queued_s(self) -> float:
-        """Seconds until the queue of this process is with the replicas."""
+        """Return the seconds until the replicas have taken this process's queue."""
         queued = [ticket.work for ticket in self._tickets if not ticket.on_replica]
         return sum(demand_s(work, self._engines.profile) for work in queued) / max(
             self._replica_stats.size, 1
         )
 
-    # Painting.
-
     async def _paint(self, ticket: RayTicket) -> None:
-        """One request, from the queue to its end, however many replicas that takes."""
+        """Try a request on one replica after the other until it has ended."""
         try:
             while not ticket.finished:
                 await self._try(ticket)
@@ -168,7 +156,7 @@ class RayClient:
         except (BusyError, DeadlineError, PaintError) as error:
             ticket.fail(error)
         except Exception as error:  # noqa: BLE001 - a bug of ours or of Ray's must not leave a caller waiting
-            _log.exception("bug")
+            _log.exception("internal error while painting a request")
             ticket.fail(PaintError(f"internal error, please report it: {type(error).__name__}: {error}"))
 
     async def _try(self, ticket: RayTicket) -> None:
@@ -176,78 +164,75 @@ class RayClient:
         ticket.on_replica = False
         try:
             async with aclosing(self._stream(ticket)) as stream:
-                async for told in stream:
+                async for item in stream:
                     ticket.on_replica = True
-                    await self._hear(ticket, told)
+                    await self._on_item(ticket, item)
         except BackPressureError as error:
             await self._wait(ticket, "the server is full; try again", error)
         except DeploymentUnavailableError as error:
             await self._wait(ticket, "no engine of the cluster is ready; try again later", error)
         except (*_DIED, DeviceError, TimeoutError) as error:
-            self._died(ticket, error)
+            self._on_death(ticket, error)
         except RayTaskError as error:
             if not isinstance(error.cause, _DIED):
                 raise
-            self._died(ticket, error)
+            self._on_death(ticket, error.cause)
 
     async def _wait(self, ticket: RayTicket, problem: str, error: Exception) -> None:
-        """Until there is room, for who has time; who has not is told to come again."""
+        """Wait a moment for room; refuse a request that has a deadline."""
         if ticket.work.expires_at < inf:
             raise BusyError(problem, self._replica_stats.least_s or 5.0) from error
         ticket.tries -= 1
         await asyncio.sleep(_RETRY_S)
 
-    def _died(self, ticket: RayTicket, error: Exception) -> None:
-        _log.warning("a replica died under a request, which is sent again: %s", error)
+    def _on_death(self, ticket: RayTicket, error: Exception) -> None:
+        _log.warning("a replica died under a request: %s", error)
         ticket.attempts += ticket.on_replica
-        if ticket.attempts >= self._max_attempts or ticket.tries >= _TRIES:
-            raise PaintError(_POISON.format(attempts=ticket.attempts or ticket.tries)) from error
-        ticket.tell(Event("queued", steps=ticket.request.steps_to_run))
+        attempts = ticket.tries if ticket.tries >= _TRIES else ticket.attempts
+        retry_alone(ticket, attempts, min(self._max_attempts, _TRIES), _reason_of(error))
 
     async def _stream(self, ticket: RayTicket) -> AsyncGenerator[dict[str, Any]]:
-        """What a replica tells of the request; ending it early cancels the request there."""
+        """Send the request to a replica and yield its stream; closing this early cancels the request."""
         loop = asyncio.get_running_loop()
         left_s = ticket.work.expires_at - loop.time()
         if left_s <= 0:
-            raise DeadlineError("not painted in time: others took longer than was foreseen; try again")
+            raise DeadlineError(LATE)
         message = request_message(0, ticket.request, ticket.watchers, ticket.work.key, left_s)
-        order = await asyncio.to_thread(lambda: ray.put(pack(message)))
+        packed = await asyncio.to_thread(lambda: ray.put(pack(message)))
         response: Any = self._handle.options(method_name="paint", stream=True).remote(
-            order,
+            packed,
             name=ticket.name,
             sent_at=time.time(),
             suspect=ticket.tries > 1,
             work_s=demand_s(ticket.work, self._engines.profile),
         )
         try:
-            patience: float | None = None if left_s == inf else left_s + 5.0  # for a place on a replica
+            timeout_s: float | None = None if left_s == inf else left_s + 5.0  # until a replica takes it
             while True:
-                async with asyncio.timeout(patience):
-                    told = await anext(response, None)
-                if told is None:
+                async with asyncio.timeout(timeout_s):
+                    item = await anext(response, None)
+                if item is None:
                     return
-                yield told
-                patience = self._silence_s
+                yield item
+                timeout_s = self._silence_s
         finally:
             response.cancel()
 
-    async def _hear(self, ticket: RayTicket, told: dict[str, Any]) -> None:
-        if told["kind"] == "done":
-            ticket.finish(result_from(await asyncio.to_thread(unpack, told["result"])))
-        elif told["kind"] == "event":
-            if told["state"] not in ("queued", "done"):
-                ticket.tell(Event(told["state"], told["step"], told["steps"], _picture(told["preview"])))
-        elif told["kind"] != "entered":
-            error = error_from(Message("failed", 0, told["fields"]))
-            if told["kind"] == "broken":
+    async def _on_item(self, ticket: RayTicket, item: dict[str, Any]) -> None:
+        if item["kind"] == "done":
+            ticket.finish(result_from(await asyncio.to_thread(unpack, item["result"])))
+        elif item["kind"] == "event":
+            if item["state"] not in ("queued", "done"):
+                ticket.emit(Event(item["state"], item["step"], item["steps"], _picture(item["preview"])))
+        elif item["kind"] != "entered":
+            error = error_from(Message("failed", 0, item["fields"]))
+            if item["kind"] == "broken":
                 raise DeviceError(str(error))
             ticket.fail(error)
 
     def _watch(self, ticket: RayTicket, change: int) -> None:
         if ticket.on_replica:
             self._handle.broadcast("watch", ticket.name, change)
-
-    # What the engines are.
 
     async def _describe(self) -> None:
         self._engines = Engines.from_json(await self._handle.describe.remote())
@@ -256,13 +241,18 @@ class RayClient:
     async def _keep_described(self) -> None:
         while True:
             await asyncio.sleep(_DESCRIBE_S)
-            with suppress(Exception):  # the next time will do
+            with suppress(Exception):  # an old description is good enough until the next try
                 async with asyncio.timeout(_DESCRIBE_S):
                     await self._describe()
 
 
 def _cancel(task: asyncio.Task[None]) -> None:
     task.cancel()
+
+
+def _reason_of(error: Exception) -> str:
+    """Return the first line of an error, without its full stop; Ray's continue with ids and addresses."""
+    return (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 def _picture(preview: tuple[tuple[int, int], bytes] | None) -> Image.Image | None:
