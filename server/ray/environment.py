@@ -1,4 +1,4 @@
-"""What Ray reads from the environment, set before Ray is imported."""
+"""The environment variables that Ray reads, set before Ray is imported."""
 
 import os
 from pathlib import Path
@@ -9,11 +9,11 @@ _TOKEN = Path("~/.ray/auth_token")
 
 
 def prepare_environment() -> None:
-    """Variables that are set already stay as they are."""
+    """Set Ray's variables, except those that are set already."""
     os.environ.setdefault(proxy.CALLBACK, proxy.PATH)
     # On a busy machine Ray's proxy takes longer to start than the 5 s that Ray gives it.
     os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
-    # `ray start` asks for a token as soon as this user has one, `ray.init` sends none by itself.
+    # `ray start` asks for a token as soon as this user has one, `ray.init` sends none unless told to.
     if _TOKEN.expanduser().exists():
         os.environ.setdefault("RAY_AUTH_MODE", "token")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing leaves the machine
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no statistics leave the machine

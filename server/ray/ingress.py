@@ -1,6 +1,6 @@
-"""The application that Ray Serve deploys: HTTP replicas around ``create_app``, and one engine a GPU.
+"""The application that Ray Serve deploys: HTTP replicas around ``create_app``, and one engine per GPU.
 
-``build`` is what ``serve deploy`` names, as ``server.ray.ingress:build``.
+``serve deploy`` calls ``build``, by its import path ``server.ray.ingress:build``.
 """
 
 from collections.abc import Mapping
@@ -22,21 +22,21 @@ from server.uvicorn_server import spec_of
 
 NAME = "inpaint"
 _ROUTER = "server.ray.router.LeastBacklogRouter"
-_READY_QUEUE = 2  # requests that a replica holds beside its rows, so that it never waits for one
-_STATS_S = 0.5
+_READY_QUEUE = 2  # requests that a replica holds in addition to its rows, so that it never waits for one
+_STATS_S = 0.5  # between reports of a replica to the routers
 _GRACE_S = 30.0  # beyond the longest request
 
 
 @serve.ingress()
 class Ingress:
-    """One HTTP process; as many as there should be."""
+    """An HTTP process, one of ``ingress_replicas``."""
 
     def __init__(self, settings: Mapping[str, Any], engine: DeploymentHandle[Any]) -> None:
         self._settings = Settings(**settings)
         self._engine = engine
 
     def __serve_build_asgi_app__(self) -> Any:
-        """Called by Ray once this replica is there."""
+        """Return the ASGI application; Ray calls this in each new replica."""
         settings = self._settings
         configure(settings.log_level)
         client = RayClient(self._engine, hang_s=settings.hang_s, max_attempts=settings.max_attempts)
@@ -44,7 +44,10 @@ class Ingress:
 
 
 def build(arguments: Mapping[str, Any]) -> serve.Application:
-    """The application with these settings, named as in ``server.settings``; ``INPAINT_*`` fill the rest.
+    """Build the application for ``serve deploy``.
+
+    Args:
+        arguments: settings, named as in ``server.settings``; ``INPAINT_*`` variables fill the rest.
 
     Raises:
         RequestError: a setting is wrong, or keeps state where only one host reaches it.
@@ -53,28 +56,35 @@ def build(arguments: Mapping[str, Any]) -> serve.Application:
 
 
 def settings_of(arguments: Mapping[str, Any]) -> Settings:
-    """Raises RequestError where a setting is wrong, or keeps state where only one host reaches it."""
+    """Read the settings of a cluster.
+
+    Raises:
+        RequestError: a setting is wrong, or keeps state where only one host reaches it.
+    """
     settings = read_settings(arguments)
-    for name, value in (("database_url", settings.database_url), ("blobs_url", settings.blobs_url)):
+    for name, value, wanted in (
+        ("database_url", settings.database_url, "Postgres"),
+        ("blobs_url", settings.blobs_url, "an object store or a shared folder"),
+    ):
         if value is None or value.startswith("sqlite"):
-            problem = (
-                "a cluster needs one that every host reaches: Postgres, and an object store or shared folder"
-            )
+            problem = f"every host of a cluster must reach it: set it to {wanted}"
             raise RequestError(f"INPAINT_{name.upper()}", problem)
     if settings.workers < 1:
-        raise RequestError("--workers", "must be at least 1 in a cluster: engines with a GPU each")
+        raise RequestError(
+            "--workers", "must be at least 1 in a cluster: the number of engines, with a GPU each"
+        )
     return settings
 
 
 def application(
     settings: Settings, *, loads: str = "server.engines.worker:load_engine", router: str = _ROUTER
 ) -> serve.Application:
-    """The two deployments, wired.
+    """Connect the two deployments, HTTP and engines.
 
     Args:
         settings: of both; every replica gets the same.
-        loads: what makes an engine; tests bring their own.
-        router: the class that chooses the engine for a request.
+        loads: import path of the function that loads an engine; tests bring their own.
+        router: import path of the class that chooses the engine for a request.
     """
     engine = _engine(settings, router).bind(spec_fields(spec_of(settings)), settings.hang_s, loads)
     ingress: serve.Application = _ingress(settings).bind(settings.model_dump(mode="json"), engine)
@@ -119,12 +129,12 @@ def _ingress(settings: Settings) -> Any:
         name="Ingress",
         num_replicas=settings.ingress_replicas,
         ray_actor_options={"num_cpus": 0.01},
-        max_ongoing_requests=1000,  # the application has limits of its own, and says so in words
+        max_ongoing_requests=1000,  # the application has its own limits, with better messages
         max_queued_requests=1000,
         backpressure_config=BackpressureConfig(status_code=503, retry_after_s=5),
         health_check_period_s=2.0,
         health_check_timeout_s=30.0,
         graceful_shutdown_wait_loop_s=0.5,
         graceful_shutdown_timeout_s=settings.deadline_s + settings.drain_s + _GRACE_S,
-        max_surge_percent=100,  # a new one is there before an old one goes
+        max_surge_percent=100,  # a new one is ready before an old one stops
     )

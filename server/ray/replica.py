@@ -1,6 +1,6 @@
 """An engine as a Ray Serve replica: one GPU, one process, replaced when it hangs or its GPU fails.
 
-Requests and pictures come and go through Ray's object store, as bytes in ``wire``'s format.
+Requests and pictures pass through Ray's object store as bytes, see :mod:`server.engines.messages`.
 """
 
 import asyncio
@@ -15,23 +15,25 @@ from typing import Any
 from inpaint.errors import ClosedError, DeadlineError, DeviceError, InpaintError
 from inpaint.job import Event
 from server.engines.client import Health, Terms
+from server.engines.forecast import LATE
 from server.engines.in_process import InProcessClient
 from server.engines.messages import error_message, pack, request_from, result_message, unpack
 from server.engines.ticket import LoopTicket
 from server.engines.worker import EXIT_BROKEN, WorkerSpec
 
-_LAST_WORDS_S = 0.5
-_HEARD_S = 0.1  # for the caller to know that from now on a death may be this request's doing
-Told = dict[str, Any]  # what a stream carries
+COUNTS = ("waiting", "running", "row_steps", "unet_calls", "images", "out_of_memory")
+StreamItem = dict[str, Any]
+_EXIT_DELAY_S = 0.5  # for the error to reach the client before the process ends
+_ENTERED_DELAY_S = 0.1  # for "entered" to reach the client: from then on it blames this request for a death
 
 
 class EngineReplica:
-    """Load an engine, paint with it, and say how much there is to do.
+    """A Ray actor with an engine, which paints and reports its backlog.
 
     Args:
         spec: fields of a ``WorkerSpec``.
-        hang_s: with work and without progress for so long it is replaced.
-        loads: ``module:function`` that makes an engine, as ``server.engines.worker.load_engine`` does.
+        hang_s: seconds without progress after which a replica with work is replaced.
+        loads: ``module:function`` that loads an engine, as ``server.engines.worker.load_engine`` does.
     """
 
     async def __init__(  # type: ignore[misc]  # Ray waits for it
@@ -43,32 +45,31 @@ class EngineReplica:
         self._gate = ExclusiveGate()
         self._tickets: dict[str, LoopTicket] = {}
         self._progress: tuple[object, float] = (None, time.monotonic())
-        self._reported: Told = {}
+        self._reported: StreamItem = {}
         await self._client.start()
 
     async def paint(
-        self, order: bytes, *, name: str, sent_at: float, suspect: bool, work_s: float
-    ) -> AsyncIterator[Told]:
-        """Everything that happens to a request, ending with its pictures or an error.
+        self, packed: bytes, *, name: str, sent_at: float, suspect: bool, work_s: float
+    ) -> AsyncIterator[StreamItem]:
+        """Paint a request and yield its events, ending with its pictures or an error.
 
         Args:
-            order: a ``submit`` of ``wire``.
-            name: by which :meth:`watch` means it.
-            sent_at: Unix seconds, from when its deadline counts; hosts agree on the time to a second or so.
-            suspect: a replica died under it. It is painted alone, so that if it was the cause it dies alone.
-            work_s: for the router.
+            packed: a packed ``submit`` message.
+            name: identifies the request for :meth:`watch`.
+            sent_at: Unix seconds from which its deadline counts; the hosts' clocks agree to about a second.
+            suspect: a replica died under it, so it is painted alone: if it was the cause, no other request
+                is affected again.
+            work_s: seconds of work; only the router reads it.
         """
         async with self._gate.entered(alone=suspect):
             yield {"kind": "entered"}
             if suspect:
-                await asyncio.sleep(_HEARD_S)
-            message = unpack(order)
+                await asyncio.sleep(_ENTERED_DELAY_S)
+            message = unpack(packed)
             left_s = message.fields["left_s"] - max(0.0, time.time() - sent_at)
             try:
                 if left_s <= 0:
-                    raise DeadlineError(
-                        "not painted in time: others took longer than was foreseen; try again"
-                    )
+                    raise DeadlineError(LATE)
                 ticket = await self._client.submit(
                     request_from(message), Terms(message.fields["key"], left_s)
                 )
@@ -80,21 +81,21 @@ class EngineReplica:
                 if watchers := message.fields["watchers"]:
                     self.watch(name, watchers)
                 async for event in ticket.events():
-                    yield await self._told(ticket, event)
+                    yield await self._item_of(ticket, event)
             finally:
                 del self._tickets[name]
                 ticket.cancel()  # nothing happens to one that has ended
 
-    async def _told(self, ticket: LoopTicket, event: Event) -> Told:
+    async def _item_of(self, ticket: LoopTicket, event: Event) -> StreamItem:
         if event.error is not None:
             if isinstance(event.error, DeviceError | ClosedError):
                 # No clean-up: a spoiled GPU could hang it.
-                asyncio.get_running_loop().call_later(_LAST_WORDS_S, os._exit, EXIT_BROKEN)
+                asyncio.get_running_loop().call_later(_EXIT_DELAY_S, os._exit, EXIT_BROKEN)
                 return _failed(event.error) | {"kind": "broken"}
             return _failed(event.error)
         if event.state == "done":
-            # As an item of the stream, which Ray puts into its object store. A reference would not do: Serve
-            # pickles what a stream carries, so that Ray does not see that somebody holds it.
+            # The bytes themselves, which Ray puts into its object store. Not a reference to an object there:
+            # Serve pickles the items of a stream, so Ray would not count the reference and free the object.
             packed = await asyncio.to_thread(pack, result_message(0, await ticket.result()))
             return {"kind": "done", "result": packed}
         preview = None if event.preview is None else (event.preview.size, event.preview.tobytes())
@@ -107,57 +108,61 @@ class EngineReplica:
         }
 
     def watch(self, name: str, change: int) -> None:
-        """One more or fewer wants previews of a request; nothing happens where it is not here."""
+        """Add ``change`` listeners for previews of a request; do nothing if this replica does not have it."""
         ticket = self._tickets.get(name)
         if ticket is not None and ticket.on_watch is not None:
             ticket.on_watch(change)
 
-    def describe(self) -> Told:
-        """The engine, see ``forecast.Engines``."""
+    def describe(self) -> StreamItem:
+        """Return the engine's description as JSON, see :class:`server.engines.forecast.Engines`."""
         return self._client.engines.to_json()
 
-    def record_routing_stats(self) -> Told:
-        """For the router, about twice a second."""
+    def record_routing_stats(self) -> StreamItem:
+        """Return the report for the routers; Ray calls this about twice a second."""
         health = self._client.health()
         counts = {name: getattr(health, name) for name in COUNTS}
         for rows, (calls, micros) in health.steps.items():
             counts |= {f"calls:{rows}": calls, f"us:{rows}": micros}
         now = {"backlog_s": health.backlog_s, "counts": counts}
-        if {name: self._reported.get(name) for name in now} != now:  # or Ray would tell everybody of nothing
+        if any(self._reported.get(name) != value for name, value in now.items()):
+            # Only now: Ray sends every new report to every router.
             self._reported = now | {"at": time.time()}
         return self._reported
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """For ``scaling``."""
+        """Return the report for :func:`server.ray.scaling.by_backlog`."""
         return {"backlog_s": self._client.health().backlog_s}
 
     def check_health(self) -> None:
-        """Ray replaces this replica when it raises, or does not answer, several times in a row."""
+        """Raise if the engine is not ready or hangs.
+
+        Ray replaces the replica when this raises or does not return several times in a row.
+
+        Raises:
+            RuntimeError: says why.
+        """
         health = self._client.health()
         if not health.ready:
             raise RuntimeError(health.reason)
-        now, made = time.monotonic(), _made(health)
+        now, done = time.monotonic(), _work_done(health)
         idle = not self._tickets
-        if idle or made != self._progress[0]:
-            self._progress = (made, now)
+        if idle or done != self._progress[0]:
+            self._progress = (done, now)
         elif now - self._progress[1] > self._hang_s:
             raise RuntimeError(f"no progress for {self._hang_s:g} s")
 
 
-COUNTS = ("waiting", "running", "row_steps", "unet_calls", "images", "out_of_memory")
-
-
 class ExclusiveGate:
-    """Lets everybody in together, or one alone."""
+    """A readers-writer lock for asyncio tasks: many hold it together, or one alone."""
 
     def __init__(self) -> None:
         self._changed = asyncio.Condition()
         self._inside = 0
-        self._alone = False  # one is alone inside, or waits for the others to leave
+        self._alone = False  # a task is alone inside, or waits for the others to leave
 
     @asynccontextmanager
     async def entered(self, *, alone: bool) -> AsyncIterator[None]:
-        """Wait to be let in; with ``alone`` until everybody has left, and nobody else comes meanwhile."""
+        """Hold the lock, shared or ``alone``; a task that waits to be alone keeps new ones out."""
         async with self._changed:
             await self._changed.wait_for(lambda: not self._alone)
             if alone:
@@ -182,14 +187,14 @@ class ExclusiveGate:
 
 
 def spec_fields(spec: WorkerSpec) -> dict[str, Any]:
-    """A spec as arguments of a deployment."""
+    """Return a spec as an argument of the deployment."""
     return asdict(spec)
 
 
-def _made(health: Health) -> object:
+def _work_done(health: Health) -> object:
     return health.row_steps, health.unet_calls, health.images, health.out_of_memory
 
 
-def _failed(error: InpaintError) -> Told:
+def _failed(error: InpaintError) -> StreamItem:
     message = error_message("failed", 0, error)
     return {"kind": "failed", "fields": dict(message.fields)}

@@ -1,7 +1,7 @@
 """Ray Serve's request router that sends each request to the replica with the least predicted backlog.
 
-Ray carries this module's classes to other processes by value, so that what they share with the client lies in
-another module (``replica_stats``).
+Ray pickles this module's classes by value. State that they share with the client is therefore in a module of
+its own, ``replica_stats``.
 """
 
 from collections.abc import Sequence
@@ -17,28 +17,28 @@ from ray.serve.request_router import (
 
 from server.ray.replica_stats import replica_stats_of
 
-_ASKED = 4  # of those that were full, for whether they still are
+_FULL_TRIED = 4  # full replicas that are asked whether they have room now
 
 
 class LeastBacklogRouter(FIFOMixin, RequestRouter):
-    """First come, first served; a replica whose queue is full is passed over for the next best."""
+    """A first-come-first-served router that prefers the replica with the least work and skips full ones."""
 
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
-        """Also tells the fleet; Ray calls it whenever a replica comes, goes, or has reported."""
+        """Also update the stats; Ray calls this when a replica starts, stops or has reported."""
         super().update_replicas(replicas)
-        self._tell(self.curr_replicas.values())
+        self._update_stats(self.curr_replicas.values())
 
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
     ) -> list[list[RunningReplica]]:
-        """Each replica with room as a rank of its own, the best first; then, together, some that were full.
+        """Return each replica with room as a rank of its own, least work first; then one rank of full ones.
 
-        Ray takes from a rank whoever has room, and asks all those at once that it believes to be full. One
-        after the other they would be asked for longer than it takes them to become free.
+        Ray takes any replica of a rank that has room, and asks those that it believes to be full
+        simultaneously. Asking them one after the other takes longer than it takes them to have room again.
         """
         if pending_request is not None:
-            pending_request.routing_context.should_backoff = True  # where all are full
-        self._tell(candidate_replicas)
+            pending_request.routing_context.should_backoff = True  # if all are full
+        self._update_stats(candidate_replicas)
         by_name = {replica.replica_id.unique_id: replica for replica in candidate_replicas}
         ranked = [by_name[name] for name in self._replica_stats.ranked(by_name)]
         full: list[RunningReplica] = []
@@ -48,24 +48,24 @@ class LeastBacklogRouter(FIFOMixin, RequestRouter):
                 full.append(replica)
             else:
                 ranks.append([replica])
-        return [*ranks, full[:_ASKED]]
+        return [*ranks, full[:_FULL_TRIED]]
 
     def on_replica_actor_died(self, replica_id: ReplicaID) -> None:
-        """Also tells the fleet; Ray calls it for every request that the death broke."""
+        """Also count the death; Ray calls this for every request that it broke."""
         if replica_id in self.curr_replicas:
             self._replica_stats.died()
         super().on_replica_actor_died(replica_id)
 
     def on_request_routed(self, pending_request: PendingRequest, replica_id: ReplicaID, result: Any) -> None:
-        """It has more to do now, and will say so only in a while."""
+        """Add the request to the replica's predicted work, until the replica reports it itself."""
         self._replica_stats.sent(replica_id.unique_id, pending_request.kwargs.get("work_s", 0.0))
 
     def _is_full(self, replica: RunningReplica) -> bool:
-        """As far as this router knows."""
+        """Return whether the replica's queue is full, as far as this router knows."""
         waiting = self.replica_queue_len_cache.get(replica.replica_id)
         return waiting is not None and waiting >= replica.max_ongoing_requests
 
-    def _tell(self, replicas: Sequence[RunningReplica] | Any) -> None:
+    def _update_stats(self, replicas: Sequence[RunningReplica] | Any) -> None:
         self._replica_stats.update(
             {replica.replica_id.unique_id: replica.routing_stats for replica in replicas}
         )

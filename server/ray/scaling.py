@@ -1,21 +1,21 @@
-"""How many replicas there should be: so many that what is waiting takes each no longer than it should.
+"""The number of replicas by their backlog: as many as keep each one's work under ``TARGET_S`` seconds.
 
 Ray adds the bounds and delays of its autoscaling configuration.
 """
 
 from typing import Any
 
-TARGET_S = 10.0  # of work before each replica
+TARGET_S = 10.0  # of work for each replica
 
 
 def by_backlog(context: Any) -> tuple[float, dict[str, Any]]:
-    """An autoscaling policy of Ray Serve.
+    """Return the wanted number of replicas; an autoscaling policy of Ray Serve.
 
     Args:
-        context: Ray's ``AutoscalingContext``; ``backlog_s`` is what each replica records.
+        context: Ray's ``AutoscalingContext``, with the ``backlog_s`` that each replica records.
 
     Returns:
-        Replicas wanted, and no state.
+        The number, and no state.
     """
     backlogs = (context.aggregated_metrics or {}).get("backlog_s", {})
     held_s = sum(backlogs.values())

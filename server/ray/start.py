@@ -1,4 +1,4 @@
-"""``inpaint serve --cluster``: deploys the application on a Ray cluster, and on Ctrl-C takes it away."""
+"""``inpaint serve --cluster``: the application on a Ray cluster, until Ctrl-C."""
 
 import logging
 import signal
@@ -18,16 +18,16 @@ from server.settings import Settings
 from server.start import greeting, prepare, refuse_open
 
 _LOCAL = "local"
-_REACH_S = 5.0
+_CONNECT_S = 5.0
 
 
 def start(flags: Mapping[str, object], address: str) -> None:
-    """Serve on a cluster until a signal ends it.
+    """Deploy on a cluster, wait for SIGINT or SIGTERM, and remove the application.
 
     Args:
-        flags: win over ``INPAINT_*`` variables.
-        address: of the cluster; ``auto`` for the one that this machine is part of, ``local`` for a new one on
-            this machine alone.
+        flags: settings; they take precedence over ``INPAINT_*`` variables.
+        address: the cluster's address; ``auto`` for the one that this machine is part of, ``local`` for a new
+            one on this machine alone.
 
     Raises:
         RequestError: a setting is wrong, or there is no cluster.
@@ -47,7 +47,7 @@ def start(flags: Mapping[str, object], address: str) -> None:
         sys.stderr.write(greeting(settings, settings.port, locked=locked and not settings.no_auth))
         stopped.wait()
     finally:
-        serve.delete(NAME)  # waits until what is under way has been answered
+        serve.delete(NAME)  # waits until the requests under way are answered
         if address == _LOCAL:
             serve.shutdown()  # type: ignore[no-untyped-call]
         ray.shutdown()
@@ -55,14 +55,14 @@ def start(flags: Mapping[str, object], address: str) -> None:
 
 def _connect(address: str) -> None:
     try:
-        if ":" in address:  # ray.init would try for minutes
+        if ":" in address:  # checked first: ray.init would try for minutes
             host, _, port = address.rpartition(":")
-            socket.create_connection((host.strip("[]"), int(port)), _REACH_S).close()
+            socket.create_connection((host.strip("[]"), int(port)), _CONNECT_S).close()
         ray.init(address=address, log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
     except (OSError, ValueError) as error:
         hint = "start one with `ray start --head`, or pass --cluster local"
         raise RequestError("--cluster", f"there is no Ray cluster at {address}; {hint}") from error
-    except Exception as error:  # Ray has no class of its own for what keeps it from starting
+    except Exception as error:  # Ray has no common class for errors at its start
         raise DeviceError(f"Ray did not start: {str(error).splitlines()[0]}") from error
 
 

@@ -12,7 +12,7 @@ from ray.serve._private.common import DeploymentHandleSource, DeploymentID, Repl
 
 from inpaint.errors import RequestError
 from server.ray.ingress import _replicas, build, settings_of
-from server.ray.proxy import Proxied
+from server.ray.proxy import ProxyMiddleware
 from server.ray.replica import ExclusiveGate
 from server.ray.replica_stats import ReplicaStats
 from server.ray.router import LeastBacklogRouter
@@ -195,7 +195,7 @@ def test_the_proxys_408_is_our_504() -> None:
             sent.append(message)
 
         headers = [(b"x-request-timeout-seconds", b"1"), (b"x-api-key", b"k")]
-        await Proxied(rays)({"type": "http", "headers": headers}, None, send)  # type: ignore[arg-type]
+        await ProxyMiddleware(rays)({"type": "http", "headers": headers}, None, send)  # type: ignore[arg-type]
         return sent
 
     assert asyncio.run(call())[0]["status"] == 504
@@ -216,7 +216,7 @@ def test_a_dead_process_is_answered_for(how: str) -> None:
         async def send(message: Any) -> None:
             sent.append(message)
 
-        await Proxied(rays)({"type": "http", "headers": []}, None, send)  # type: ignore[arg-type]
+        await ProxyMiddleware(rays)({"type": "http", "headers": []}, None, send)  # type: ignore[arg-type]
         return sent
 
     start = asyncio.run(call())[0]
