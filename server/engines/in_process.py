@@ -1,4 +1,4 @@
-"""An engine in this process: what ``--workers 0`` and many tests use instead of worker processes."""
+"""An engine in this process, for ``--workers 0`` and for tests."""
 
 import asyncio
 from contextlib import suppress
@@ -13,7 +13,7 @@ from server.engines.worker import Load, Paints, WorkerSpec, load_engine
 
 
 class InProcessClient:
-    """An engine in this process: for tests and ``--workers 0``. Nothing can restart it if its GPU fails."""
+    """An engine client without worker processes: nothing can restart its engine if the GPU fails."""
 
     def __init__(self, spec: WorkerSpec, *, load: Load = load_engine) -> None:
         self._spec = spec
@@ -28,7 +28,7 @@ class InProcessClient:
         self._not_ready = ""
 
     async def close(self, drain_s: float) -> None:
-        """Take no more, wait at most ``drain_s`` for what is under way, then stop."""
+        """Take no more, wait at most ``drain_s`` seconds for what is under way, then stop."""
         self._not_ready = "the server is stopping"
         if self._tickets:
             await asyncio.wait([asyncio.ensure_future(t.ended()) for t in self._tickets], timeout=drain_s)
@@ -38,7 +38,7 @@ class InProcessClient:
             await asyncio.to_thread(self._engine.close)
 
     async def submit(self, request: InpaintRequest, terms: Terms = ANY_TIME) -> LoopTicket:
-        """Hand a request over, see :meth:`server.engines.client.EngineClient.submit`."""
+        """Queue a request, see :meth:`server.engines.client.EngineClient.submit`."""
         request = await prepare(request)
         if self._engine is None or self._not_ready:
             raise BusyError(f"not ready: {self._not_ready}; try again later", 5.0)
@@ -46,14 +46,14 @@ class InProcessClient:
         submitting = asyncio.ensure_future(asyncio.to_thread(self._submit, self._engine, request, terms))
         try:
             job = await asyncio.shield(submitting)
-        except asyncio.CancelledError:  # the caller left, but the thread goes on: its job must not
-            submitting.add_done_callback(_drop)
+        except asyncio.CancelledError:  # the caller left, but the thread goes on: cancel its job
+            submitting.add_done_callback(_cancel_job)
             raise
         self._follow(ticket, job)
         return ticket
 
     def health(self) -> Health:
-        """See :meth:`server.engines.client.EngineClient.health`."""
+        """Return the engine's state, see :meth:`server.engines.client.EngineClient.health`."""
         if self._engine is None:
             return Health(ready=False, reason=self._not_ready)
         stats = self._engine.stats()
@@ -74,7 +74,7 @@ class InProcessClient:
 
     @property
     def engines(self) -> Engines:
-        """What the engine tells of itself; only once it has started."""
+        """Description of the engine, once it has started."""
         assert self._engine is not None, self._not_ready
         return Engines.of(self._engine)
 
@@ -90,32 +90,29 @@ class InProcessClient:
         ticket.on_cancel = job.cancel
         ticket.on_watch = job.watch
 
-        def heard(event: Event) -> None:
-            with suppress(RuntimeError):  # the loop is closed: nobody is there to be told
-                loop.call_soon_threadsafe(self._hear, ticket, job, event)
+        def forward(event: Event) -> None:
+            with suppress(RuntimeError):  # the loop is closed: the ticket has no reader any more
+                loop.call_soon_threadsafe(self._on_event, ticket, job, event)
 
-        job.listen(heard)
+        job.listen(forward)
 
-    def _hear(self, ticket: LoopTicket, job: Job, event: Event) -> None:
+    def _on_event(self, ticket: LoopTicket, job: Job, event: Event) -> None:
         if event.state == "done":
             ticket.finish(job.result(0))
         if event.error is not None:
-            self._end(ticket, self._meaning(event.error, ticket))
-        elif event.state not in ("queued", "done"):  # the ticket has told both itself
-            ticket.tell(event)
+            if isinstance(event.error, DeviceError):
+                self._not_ready = str(event.error)
+            self._end(ticket, event.error)
+        elif event.state not in ("queued", "done"):  # the ticket has emitted both itself
+            ticket.emit(event)
         if ticket.finished:
             self._tickets.discard(ticket)
-
-    def _meaning(self, error: InpaintError, ticket: LoopTicket) -> InpaintError:
-        if isinstance(error, DeviceError):
-            self._not_ready = str(error)
-        return error
 
     def _end(self, ticket: LoopTicket, error: InpaintError) -> None:
         ticket.fail(error)
         self._tickets.discard(ticket)
 
 
-def _drop(submitting: "asyncio.Future[Job]") -> None:
+def _cancel_job(submitting: "asyncio.Future[Job]") -> None:
     if not submitting.cancelled() and submitting.exception() is None:
         submitting.result().cancel()

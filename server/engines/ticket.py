@@ -7,14 +7,13 @@ client that walks away leaves nothing behind.
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
+from itertools import count
 
 from inpaint.canvas.mask import require_mask
-from inpaint.errors import CancelledError, InpaintError
+from inpaint.errors import InpaintError
 from inpaint.images.codec import mask_to_grey, upright
-from inpaint.job import Event, State
+from inpaint.job import Event, EventLog, State
 from inpaint.request import InpaintRequest, InpaintResult
-
-_ENDS = ("done", "failed", "cancelled")
 
 
 class LoopTicket:
@@ -29,24 +28,22 @@ class LoopTicket:
         self.watchers = 0  # who reads events(preview=True)
         self.on_cancel: Callable[[], None] | None = None  # set by the client
         self.on_watch: Callable[[int], None] | None = None  # set by the client; one more or fewer
-        self._events: list[Event] = []
-        self._result: InpaintResult | None = None
+        self._log = EventLog()
         self._changed = asyncio.Event()
-        self.tell(Event("queued", steps=request.steps_to_run))
+        self.emit(Event("queued", steps=request.steps_to_run))
 
     async def events(self, *, preview: bool = False) -> AsyncIterator[Event]:
         """Everything that has happened and will happen, ending with done, failed or cancelled."""
         if preview:
             self._watch(1)
+        events = self._log.events
         try:
-            seen = 0
-            while True:
-                while seen == len(self._events):
+            for i in count():
+                while i == len(events):
                     await self._changed.wait()
-                yield self._events[seen]
-                if self._events[seen].state in _ENDS:
+                yield events[i]
+                if events[i].final:
                     return
-                seen += 1
         finally:
             if preview:
                 self._watch(-1)
@@ -59,11 +56,7 @@ class LoopTicket:
             InpaintError: why it failed.
         """
         await self.ended()
-        if self._result is not None:
-            return self._result
-        error = self._events[-1].error
-        assert error is not None
-        raise error
+        return self._log.result()
 
     async def ended(self) -> None:
         """Wait for the end, good or bad."""
@@ -80,7 +73,7 @@ class LoopTicket:
     @property
     def state(self) -> State:
         """The last thing that happened."""
-        return self._events[-1].state
+        return self._log.events[-1].state
 
     @property
     def begun(self) -> bool:
@@ -90,33 +83,31 @@ class LoopTicket:
     @property
     def finished(self) -> bool:
         """Whether it is done, failed or cancelled."""
-        return self.state in _ENDS
+        return self._log.ended
 
     @property
     def steps_taken(self) -> int:
         """Of ``request.steps_to_run``, by each sample."""
-        return self._events[-1].step
+        return self._log.events[-1].step
 
-    def tell(self, event: Event) -> None:
-        """Called by the client: tell the listeners."""
-        if self._events and self.finished:
-            return
-        self.started = self.started or event.step > 0
-        self._events.append(event)
-        # A new one for whoever waits next: nobody is ever woken twice for one event, nor misses one.
-        changed, self._changed = self._changed, asyncio.Event()
-        changed.set()
+    def emit(self, event: Event) -> None:
+        """Record an event and wake those who wait for it; for the client."""
+        self._append(event)
 
     def finish(self, result: InpaintResult) -> None:
-        """Called by the client: the pictures are there."""
-        if not self.finished:
-            self._result = result
-            self.tell(Event("done", self.request.steps_to_run, self.request.steps_to_run))
+        """End the request with its pictures; for the client."""
+        self._append(Event("done", self.request.steps_to_run, self.request.steps_to_run), result)
 
     def fail(self, error: InpaintError) -> None:
-        """Called by the client: there will be no pictures, and why."""
-        state: State = "cancelled" if isinstance(error, CancelledError) else "failed"
-        self.tell(Event(state, self.steps_taken, self.request.steps_to_run, error=error))
+        """End the request with an error; for the client."""
+        self._append(Event.failure(error, self.steps_taken, self.request.steps_to_run))
+
+    def _append(self, event: Event, result: InpaintResult | None = None) -> None:
+        if self._log.append(event, result):
+            self.started = self.started or event.step > 0
+            # A new asyncio.Event for the next wait: no task is woken twice for one event, nor misses one.
+            changed, self._changed = self._changed, asyncio.Event()
+            changed.set()
 
     def _watch(self, change: int) -> None:
         self.watchers += change

@@ -169,11 +169,11 @@ class FakeEngine:
         for _ in range(count):
             preview = Image.new("RGB", (4, 4), "red") if ticket.watchers else None
             done = ticket.steps_taken + 1
-            ticket.tell(Event("step", done, ticket.request.steps_to_run, preview))
+            ticket.emit(Event("step", done, ticket.request.steps_to_run, preview))
 
     def paint(self, ticket: LoopTicket) -> None:
         """Take all steps that are left, and finish or fail."""
-        ticket.tell(Event("encoding", 0, ticket.request.steps_to_run))
+        ticket.emit(Event("encoding", 0, ticket.request.steps_to_run))
         self.step(ticket)
         if self.failures:
             error = self.failures.pop(0)
