@@ -1,4 +1,4 @@
-"""Putting painted pixels over the caller's, in the caller's own mode and depth."""
+"""Blending of painted pixels over the caller's, in the caller's own mode and bit depth."""
 
 from typing import Any
 
@@ -7,15 +7,18 @@ from numpy.typing import NDArray
 
 from inpaint.canvas.color import LUMA
 
-_FULL_STRENGTH = 64  # of 255
+_FULL_STRENGTH = 64  # of 255: a quarter of the steps
 
 Floats = NDArray[np.float32]
 
 
 def feather(distance: Floats, grow_px: int, feather_px: int) -> NDArray[np.uint8]:
-    """Weight of the painted pixel by its distance from the mask, (h, w) → (h, w).
+    """Return the painted picture's weight per pixel (h, w): 255 near the mask, falling smoothly to 0.
 
-    255 up to ``grow_px``, a smooth fall over ``feather_px``, exactly 0 beyond.
+    Args:
+        distance: (h, w), each pixel's distance from the mask in pixels.
+        grow_px: the distance up to which the weight is 255.
+        feather_px: the width of the fall after that; beyond it the weight is exactly 0.
     """
     t = np.clip((distance - grow_px) / (feather_px + 1), 0, 1)
     weight = np.rint(255 * (1 - t * t * (3 - 2 * t))).astype(np.uint8)
@@ -24,19 +27,23 @@ def feather(distance: Floats, grow_px: int, feather_px: int) -> NDArray[np.uint8
 
 
 def fade(weight: NDArray[np.uint8], strength: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """``weight`` where at least a quarter of the steps repaint, (h, w), and smoothly less where fewer do.
+    """Reduce ``weight`` (h, w) smoothly where fewer than a quarter of the steps repaint.
 
-    There the painted picture shows what the caller's does, only through a lossy VAE.
+    The painted picture shows there the same as the caller's, only through a lossy VAE.
+
+    Args:
+        weight: (h, w), as ``feather`` returns it.
+        strength: (h, w), 255 where every step repaints.
     """
     t = np.clip(strength / _FULL_STRENGTH, 0, 1)
     return np.asarray(np.rint(weight * t * t * (3 - 2 * t)), np.uint8)
 
 
 def blend(own: NDArray[Any], painted: Floats, weight: NDArray[np.uint8]) -> NDArray[Any]:
-    """The caller's pixels with ``painted`` over them, in the caller's own mode and depth.
+    """Lay ``painted`` over the caller's pixels, in the caller's own mode and bit depth.
 
-    Alpha becomes the larger of the caller's and ``weight``; colours count by what they cover, so that the
-    arbitrary colour under full transparency never shows in the feather.
+    Alpha becomes the larger of the caller's and ``weight``; colours are weighted by the alpha they cover, so
+    that the arbitrary colour under full transparency never shows in the feather.
 
     Args:
         own: (h, w) grey, (h, w, 2) grey + alpha, (h, w, 3) or (h, w, 4), uint8; or (h, w) uint16.
@@ -57,7 +64,7 @@ def blend(own: NDArray[Any], painted: Floats, weight: NDArray[np.uint8]) -> NDAr
     colors = bottom[:, None] if own.ndim == 2 else bottom[:, : bottom.shape[1] - has_alpha]
     if has_alpha:
         alpha = bottom[:, -1] / 255
-        share = w / (w + alpha * (1 - w))  # "over": w > 0 here, so the sum is too
+        share = w / (w + alpha * (1 - w))  # Porter and Duff's "over"; w > 0 here, so the sum is too
     else:
         share = w
     mixed = np.rint(colors * (1 - share[:, None]) + top * share[:, None])

@@ -1,15 +1,14 @@
-"""The geometry of one request: the box cut out of the picture, its working size, masks, paste-back.
+"""The geometry of one request: the box cut out of the picture, its working size, its masks, pasting back.
 
 Lengths are *picture pixels* unless a name says *working*. ``padding``, ``grow`` and ``feather`` of a
 request are in units of 1/1024 of the box's side, so that one setting fits a thumbnail and a poster. The
-box depends on them in turn; the circle is cut by measuring the unit on a first box around the bare mask.
+box in turn depends on them; the unit is therefore measured on a first box around the bare mask.
 
-The promise: pixels further than ``Canvas.reach_px`` from the mask are the caller's own, exactly.
+Pixels further than ``Canvas.reach_px`` from the mask stay exactly the caller's own.
 """
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
@@ -17,31 +16,32 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from inpaint.canvas.blend import blend, fade, feather
-from inpaint.canvas.color import LATENT_CELL, match_colors
+from inpaint.canvas.color import match_colors
 from inpaint.canvas.fill import continue_edges, fill_hole
 from inpaint.canvas.mask import SOFT_THRESHOLD, Box, require_mask
 from inpaint.errors import RequestError
-from inpaint.images.codec import MASK_THRESHOLD, mask_to_grey, to_rgb, upright
+from inpaint.images.codec import mask_to_grey, to_rgb, upright
 from inpaint.request import InpaintRequest, check_size, upright_size
 
 Size = tuple[int, int]  # width, height
 Bytes2D = NDArray[np.uint8]
 
-STEP = 64  # working sides are multiples of it: 8 latent cells, the UNet's deepest level included
+STEP = 64  # working sides are multiples of it: 8 latent pixels, which the UNet halves three times
 _AREA_WEIGHT = 0.2  # how much a working area off native counts against a distorted shape
-_CONTEXT = 1.2  # the box's side to the mask's, at least: what the model sees around a large hole
+_CONTEXT = 1.2  # the box's side to the mask's, at least: the context that the model sees around a large hole
 _MAX_BOX_ASPECT = 2  # SDXL paints strips badly; a strip's box is widened where the picture allows
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Canvas:
-    """One request, cut to size.
+    """The pictures and masks of one request, cut to the part that is painted.
 
-    ``original`` is the upright picture in the caller's mode; ``box`` the part of it that is painted.
-    ``image`` (RGB, filled) and ``mask`` (``L``, 0 or 255, grown) have the working size;
-    ``paste_mask`` (``L``) has the box's size: 255 in the grown mask, falling to 0 outwards and, where a soft
-    request's mask is dark grey, with it.
+    ``original`` is the upright picture in the caller's mode; ``box`` is the part of it that is painted.
+    ``image`` (RGB, filled) and ``mask`` (``L``, 0 or 255, grown) have the working size.
+    ``paste_mask`` (``L``) has the box's size: 255 in the grown mask, falling to 0 outwards; lower where a
+    soft request's mask is dark grey.
     ``soft_mask`` (``L``, working size) is strength per pixel, and None unless the request is soft.
+    ``grow_px`` and ``feather_px`` are picture pixels.
     """
 
     original: Image.Image
@@ -56,22 +56,26 @@ class Canvas:
 
     @property
     def size(self) -> Size:
-        """The working (width, height), both multiples of 64."""
+        """The working (width, height) in pixels, both multiples of 64."""
         return self.image.size
 
     @property
     def reach_px(self) -> int:
-        """No pixel further than this from the mask is changed by ``paste``."""
+        """The distance from the mask, in picture pixels, beyond which ``paste`` changes no pixel."""
         return self.grow_px + self.feather_px
 
 
 def cut(request: InpaintRequest, native: int = 1024) -> Canvas:
-    """The canvas of ``request`` for a model whose native pictures are ``native`` pixels a side.
+    """Cut a request's picture and mask to the part that is painted.
 
     A soft request's mask is everything that its grey repaints in at least one step of 30.
 
+    Args:
+        request: what to paint.
+        native: the side in pixels of the square that the model was trained on.
+
     Raises:
-        RequestError: nothing to repaint, or a picture that cannot be read.
+        RequestError: there is nothing to repaint, or a picture cannot be read.
     """
     original = upright(request.image)
     grey = mask_to_grey(request.mask)
@@ -81,7 +85,7 @@ def cut(request: InpaintRequest, native: int = 1024) -> Canvas:
     grown = distance <= grow_px
     width, height = working_size(box[2] - box[0], box[3] - box[1], native)
     working_mask = _resize_max(grown.astype(np.uint8) * 255, (width, height))
-    seen = np.asarray(_resize(to_rgb(original.crop(box)), (width, height)))
+    pixels = np.asarray(_resize(to_rgb(original.crop(box)), (width, height)))
     paste_mask, soft_mask = feather(distance, grow_px, feather_px), None
     if request.soft:
         strength = _nearest_grey(grey.crop(box))
@@ -90,7 +94,7 @@ def cut(request: InpaintRequest, native: int = 1024) -> Canvas:
     return Canvas(
         original=original,
         box=box,
-        image=Image.fromarray(fill_hole(seen, working_mask, request.fill)),
+        image=Image.fromarray(fill_hole(pixels, working_mask, request.fill)),
         mask=Image.fromarray(working_mask),
         paste_mask=Image.fromarray(paste_mask),
         soft_mask=soft_mask,
@@ -101,10 +105,10 @@ def cut(request: InpaintRequest, native: int = 1024) -> Canvas:
 
 
 def working_size_of(request: InpaintRequest, native: int = 1024) -> Size:
-    """The working size that :func:`cut` would give, which says what the request costs, without the cutting.
+    """Return the working size that :func:`cut` would give; it decides what the request costs.
 
     Raises:
-        RequestError: nothing to repaint, or a picture that cannot be read.
+        RequestError: there is nothing to repaint, or a picture cannot be read.
     """
     _, bounds = require_mask(request.mask, soft=request.soft)
     box, _, _ = _measure(bounds, upright_size(request.image), request, native)
@@ -112,15 +116,15 @@ def working_size_of(request: InpaintRequest, native: int = 1024) -> Size:
 
 
 def paste(canvas: Canvas, painted: NDArray[np.float32]) -> Image.Image:
-    """The caller's picture with ``painted`` in its place: same size, same mode, a new picture.
+    """Paste ``painted`` into a copy of the caller's picture, which keeps its size and mode.
 
     Args:
-        canvas: what the picture was cut to.
+        canvas: the request's canvas.
         painted: (H, W, 3) at the working size, finite, 0..1.
     """
     assert painted.dtype == np.float32, painted.dtype
     assert painted.shape == (canvas.size[1], canvas.size[0], 3), painted.shape
-    # Floats throughout: colour fit and resize are rounded once, with the blend, in the caller's depth.
+    # Floats throughout, so that values are rounded only once: by the blend, to the caller's bit depth.
     if canvas.color_match:
         painted = match_colors(painted, np.asarray(canvas.image), np.asarray(canvas.mask))
     left, top, right, bottom = canvas.box
@@ -135,9 +139,9 @@ def paste(canvas: Canvas, painted: NDArray[np.float32]) -> Image.Image:
 
 
 def working_size(width: int, height: int, native: int = 1024) -> Size:
-    """Multiples of 64 with about ``native``² pixels and about the shape of ``width`` × ``height``.
+    """Return the multiples of 64 closest to ``native``² pixels and the shape of ``width`` × ``height``.
 
-    A shape that fits costs a little area and the other way round; a square gives native × native.
+    A better shape is worth some area and the other way round; a square gives native × native.
     """
     sides = np.arange(STEP, max(4 * native, 16 * STEP) + 1, STEP)
     w, h = sides[:, None].astype(np.float64), sides[None, :].astype(np.float64)
@@ -147,12 +151,12 @@ def working_size(width: int, height: int, native: int = 1024) -> Size:
 
 
 def _measure(bounds: Box, picture: Size, request: InpaintRequest, native: int) -> tuple[Box, int, int]:
-    """(box, grow, feather) in picture pixels; ``bounds`` is the bare mask's bounding box."""
+    """Return box, grow and feather in picture pixels; ``bounds`` is the bare mask's bounding box."""
     whole = (0, 0, *picture)
     first = whole if request.area == "whole" else _box_around(bounds, 0, picture, native)
     unit = math.sqrt((first[2] - first[0]) * (first[3] - first[1])) / 1024
 
-    def px(units: int) -> int:  # up: a grow of 1 on a thumbnail is still a pixel, and 0 stays none
+    def px(units: int) -> int:  # rounded up: a grow of 1 on a thumbnail is still a pixel, and 0 stays 0
         return math.ceil(units * unit - 1e-9)
 
     grow_px, feather_px = px(request.grow), px(request.feather)
@@ -163,7 +167,7 @@ def _measure(bounds: Box, picture: Size, request: InpaintRequest, native: int) -
 
 
 def _box_around(bounds: Box, margin: int, picture: Size, native: int) -> Box:
-    """The box of ``bounds`` and ``margin``, widened for context and to a working size's shape, clamped."""
+    """Widen ``bounds`` by ``margin``, for context and to a working size's shape; clamp it to the picture."""
     left, top, right, bottom = bounds
     full_w, full_h = picture
 
@@ -182,12 +186,12 @@ def _box_around(bounds: Box, margin: int, picture: Size, native: int) -> Box:
 
 
 def _distance(mask: Bytes2D) -> NDArray[np.float32]:
-    """(h, w) Euclidean distance of each pixel from the nearest set one, exact."""
+    """Return the exact Euclidean distance of each pixel (h, w) from the nearest set one."""
     return np.asarray(cv2.distanceTransform(255 - mask, cv2.DIST_L2, cv2.DIST_MASK_PRECISE), np.float32)
 
 
 def _nearest_grey(grey: Image.Image) -> Bytes2D:
-    """Strength per pixel: the mask's grey where it repaints, elsewhere the nearest such pixel's."""
+    """Return the strength per pixel: the mask's grey where it repaints, elsewhere that of the nearest."""
     values = np.asarray(grey)
     support = values >= SOFT_THRESHOLD
     _, labels = cv2.distanceTransformWithLabels(
@@ -203,7 +207,7 @@ def _resize(image: Image.Image, size: Size) -> Image.Image:
 
 
 def _resize_floats(pixels: NDArray[np.float32], size: Size) -> NDArray[np.float32]:
-    """(H, W, 3) → (h, w, 3); Pillow's Lanczos widens with the scale, so that shrinking does not alias."""
+    """Resize (H, W, 3) to (h, w, 3); Pillow's Lanczos widens with the scale, so shrinking does not alias."""
     if (pixels.shape[1], pixels.shape[0]) == size:
         return pixels
     channels = [_resize(Image.fromarray(np.ascontiguousarray(pixels[..., c])), size) for c in range(3)]
@@ -211,7 +215,7 @@ def _resize_floats(pixels: NDArray[np.float32], size: Size) -> NDArray[np.float3
 
 
 def _resize_max(mask: Bytes2D, size: Size) -> Bytes2D:
-    """The brightest pixel that touches each new one, so that no stroke is too thin to survive."""
+    """Resize to the brightest of the pixels that each new one covers: the thinnest stroke survives."""
     resized = mask
     for axis, side in ((0, size[1]), (1, size[0])):
         length = resized.shape[axis]
@@ -219,44 +223,32 @@ def _resize_max(mask: Bytes2D, size: Size) -> Bytes2D:
             continue
         i = np.arange(side)
         start, end = i * length // side, -(-(i + 1) * length // side)
-        # reduceat takes [start, end) pairs, and no end behind the last element: hence a row of zeros.
+        # reduceat takes [start, end) pairs but no end behind the last element; hence the row of zeros.
         padded = np.pad(resized, [(0, 1) if a == axis else (0, 0) for a in (0, 1)])
         resized = np.maximum.reduceat(padded, np.column_stack([start, end]).ravel(), axis)
         resized = resized.take(range(0, 2 * side, 2), axis)
     return resized
 
 
-def latent_mask(mask: Image.Image, factor: int = LATENT_CELL) -> NDArray[np.float32]:
-    """(h, w) of 0 and 1 for the UNet: 1 where any pixel of the factor × factor cell is 128 or more.
-
-    Sampling one pixel a cell, as diffusers does, loses strokes that fall between the samples.
-    """
-    brightest: NDArray[np.uint8] = _cells(np.asarray(mask), factor).max((1, 3))
-    return (brightest >= MASK_THRESHOLD).astype(np.float32)
-
-
-def latent_soft_mask(mask: Image.Image, factor: int = LATENT_CELL) -> NDArray[np.float32]:
-    """(h, w) of 0..1: the mean strength of each factor × factor cell of a soft mask."""
-    means: NDArray[np.float64] = _cells(np.asarray(mask), factor).mean((1, 3))
-    return (means / 255).astype(np.float32)
-
-
-def _cells(pixels: NDArray[Any], factor: int) -> NDArray[Any]:
-    height, width = pixels.shape
-    assert width % factor == 0, (width, factor)
-    assert height % factor == 0, (height, factor)
-    return pixels.reshape(height // factor, factor, width // factor, factor)
-
-
 def extend(
     image: Image.Image, mask: Image.Image | None, left: int, top: int, right: int, bottom: int
 ) -> tuple[Image.Image, Image.Image]:
-    """A larger picture to paint beyond its edges: (image, mask), upright, the new area white in the mask.
+    """Enlarge a picture to paint beyond its edges; the new area is white in the mask.
 
-    The new area continues the edge pixels, softened; ``mask`` (or none) stays inside.
+    Args:
+        image: the picture; the new area continues its edge pixels, softened.
+        mask: a mask of the picture's size for the old area, or None.
+        left: pixels to add there, 0 or more; the same for the three others.
+        top: see ``left``.
+        right: see ``left``.
+        bottom: see ``left``.
+
+    Returns:
+        The larger picture and its mask (``L``), both upright.
 
     Raises:
-        RequestError: ``extend`` is negative or nothing, or the result is too large; ``mask`` of another size.
+        RequestError: an amount is negative or all are 0, the result is too large, or ``mask`` does not have
+            the picture's size.
     """
     image = upright(image)
     amounts = (left, top, right, bottom)

@@ -1,6 +1,6 @@
-"""What stands where nothing is painted yet: five fills of the hole, and the picture's edges continued.
+"""Fills of the masked hole before it is painted, and the continuation of a picture beyond its edges.
 
-Below strength 1 the old content shines through the noise, so that removing an object works better when
+Below strength 1 the old content shows through the noise, so that removing an object works better when
 the hole is filled from its surroundings first. A fill never touches a pixel outside the mask.
 """
 
@@ -22,17 +22,18 @@ Pixels = NDArray[np.uint8]
 
 
 def fill_hole(image: Pixels, mask: Pixels, fill: Fill) -> Pixels:
-    """``image`` with the masked part replaced.
+    """Return ``image`` with the masked part replaced.
 
-    ``noise`` is pixels of the surroundings in no order, so that it has their colours. It comes from a fixed
-    constant, not from the request's seed, which is still undrawn when it is -1: the same picture and mask are
-    always prepared alike, and samples differ by their latents. Where everything is masked there are no
-    surroundings: noise has any colour, ``telea`` and ``blur`` give neutral grey.
+    ``noise`` is pixels of the surroundings in random order, so that it has their colours. Its seed is fixed
+    and not the request's, which is still undrawn when it is -1: the same picture and mask are always prepared
+    in the same way, and samples differ by their latents. Where everything is masked there are no
+    surroundings: ``noise`` has random colours, ``telea`` and ``blur`` give neutral grey.
 
     Args:
         image: (H, W, 3) 0..255, not changed.
         mask: (H, W), 255 = to repaint.
-        fill: one of ``FILLS``.
+        fill: one of ``FILLS``. Source of ``telea``: Telea, "An Image Inpainting Technique Based on the Fast
+            Marching Method", 2004, as in OpenCV.
 
     Returns:
         (H, W, 3), a new array.
@@ -60,7 +61,7 @@ def _noise(known: Pixels, count: int) -> Pixels:
 
 
 def _surroundings(image: Pixels, hole: NDArray[np.bool_]) -> Pixels:
-    """A smooth continuation of the known pixels into the hole."""
+    """Continue the known pixels smoothly into the hole."""
     known = (~hole).astype(np.float32)
     return solve_laplace(image.astype(np.float32), known).round().clip(0, 255).astype(np.uint8)
 
@@ -73,7 +74,7 @@ def _telea(image: Pixels, hole: NDArray[np.bool_]) -> Pixels:
         return np.asarray(cv2.inpaint(image, marks, _TELEA_RADIUS, cv2.INPAINT_TELEA), np.uint8)
     size = (max(1, round(w * scale)), max(1, round(h * scale)))
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    # Any share of the hole marks the pixel, so that the hole's own colours cannot bleed into its rim.
+    # A pixel is marked if any part of it is in the hole: the hole's own colours must not bleed into the rim.
     small_marks = (cv2.resize(marks, size, interpolation=cv2.INTER_AREA) > 0).astype(np.uint8) * 255
     if small_marks.all():
         return _surroundings(image, hole)
@@ -82,10 +83,17 @@ def _telea(image: Pixels, hole: NDArray[np.bool_]) -> Pixels:
 
 
 def continue_edges(pixels: NDArray[Any], amounts: tuple[int, int, int, int]) -> NDArray[Any]:
-    """(h, w[, c]) of 8 or 16 bits inside its own edge pixels, repeated left, top, right, bottom.
+    """Extend a picture by repeating its edge pixels, blurred more and more towards the outside.
 
-    The further out, the softer: at the old edge nothing may jump, and further out the bare streaks of
-    repeated pixels would be taken by the model for something to paint.
+    At the old edge there must be no jump; further out the model would take bare streaks of repeated pixels
+    for something to paint.
+
+    Args:
+        pixels: (h, w) or (h, w, c), 8 or 16 bits.
+        amounts: pixels to add to the left, top, right and bottom.
+
+    Returns:
+        A new, larger array of the same type, ``pixels`` unchanged inside.
     """
     left, top, right, bottom = amounts
     bigger = np.asarray(cv2.copyMakeBorder(pixels, top, bottom, left, right, cv2.BORDER_REPLICATE))
@@ -103,9 +111,9 @@ def continue_edges(pixels: NDArray[Any], amounts: tuple[int, int, int, int]) -> 
 
 
 def _softness(h: int, w: int, amounts: tuple[int, int, int, int]) -> NDArray[np.float32]:
-    """How often each pixel of the larger picture is blurred: 0 inside, once more at twice the distance."""
+    """Return the blur level of each pixel of the larger picture: 0 inside, 1 more at twice the distance."""
     left, top, right, bottom = amounts
     x, y = np.arange(-left, w + right, dtype=np.float32), np.arange(-top, h + bottom, dtype=np.float32)
-    beside, above = np.maximum(-x, x - (w - 1)), np.maximum(-y, y - (h - 1))
-    distance = np.maximum(0, np.maximum(beside[None], above[:, None]))
+    outside_x, outside_y = np.maximum(-x, x - (w - 1)), np.maximum(-y, y - (h - 1))
+    distance = np.maximum(0, np.maximum(outside_x[None], outside_y[:, None]))
     return np.log2(1 + distance / 2)

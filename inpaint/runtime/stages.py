@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from inpaint.batching.batcher import QueuedWork
-from inpaint.canvas.crop import Canvas, latent_mask, latent_soft_mask, paste
+from inpaint.canvas.crop import Canvas, paste
+from inpaint.canvas.mask import latent_mask, latent_soft_mask
 from inpaint.errors import PaintError
 from inpaint.job import Job
 from inpaint.lora.cache import LoraCache

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageOps
 from scipy.ndimage import distance_transform_edt
 
-from inpaint.canvas.crop import Canvas, cut, extend, latent_mask, latent_soft_mask, paste, working_size
+from inpaint.canvas.crop import Canvas, cut, extend, paste, working_size
+from inpaint.canvas.mask import latent_mask, latent_soft_mask
 from inpaint.errors import RequestError
 from inpaint.images.codec import Picture, decode, encode
 from inpaint.request import EXIF_ORIENTATION, InpaintRequest
