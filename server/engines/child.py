@@ -1,4 +1,4 @@
-"""One child process with an engine, as its pool sees it: from its start to its last byte."""
+"""A worker process as its pool sees it: start, messages, kill, exit status."""
 
 import asyncio
 import signal
@@ -15,17 +15,21 @@ WORKER = ("-m", "server.engines.worker")
 
 
 class Child:
-    """A running child; ``heard`` is called on the event loop with each of its messages.
+    """A running child process.
 
-    It ends by itself when its link is closed, hence also with this process, however that dies.
+    It ends by itself when its link is closed, and so also when this process ends, for any reason.
+
+    Args:
+        program: arguments of the Python interpreter; the number of the socket is added.
+        on_message: called on the event loop with each message of the child.
     """
 
-    def __init__(self, program: Sequence[str], heard: Callable[[Message], None]) -> None:
+    def __init__(self, program: Sequence[str], on_message: Callable[[Message], None]) -> None:
         ours, theirs = socket.socketpair()
         try:
-            with theirs, _deaf():
+            with theirs, _signals_blocked():
                 self._process = subprocess.Popen(  # noqa: S603 - our own program
-                    # -P: a file json.py in the folder that the server was started in is not ours.
+                    # -P: do not import a json.py from the folder that the server was started in.
                     [sys.executable, "-P", *program, str(theirs.fileno())],
                     stdin=subprocess.DEVNULL,
                     pass_fds=[theirs.fileno()],
@@ -36,45 +40,48 @@ class Child:
         self.ended = asyncio.Event()
         self.link = Link(ours)
         loop = asyncio.get_running_loop()
-        threading.Thread(target=self._read, args=(loop, heard), name="inpaint-child", daemon=True).start()
+        threading.Thread(
+            target=self._read, args=(loop, on_message), name="inpaint-child", daemon=True
+        ).start()
 
     @property
     def pid(self) -> int:
-        """Of the process."""
+        """Id of the process."""
         return self._process.pid
 
     def kill(self) -> None:
-        """SIGKILL: a process that hangs obeys nothing less."""
+        """Send SIGKILL; a process that hangs may not react to less."""
         self._process.kill()
 
     async def exit_status(self, timeout_s: float = 10.0) -> int | None:
-        """Wait for the end of a process whose link is closed; negative: the signal that killed it.
+        """Wait for the end of a process whose link is closed, and kill it after ``timeout_s`` seconds.
 
-        One that has not ended in time is killed; None if not even that ended it.
+        Returns:
+            The exit status; negative: the signal that ended it; None: not even SIGKILL ended it in time.
         """
-        for last_resort in (False, True):
+        for killed in (False, True):
             try:
                 return await asyncio.to_thread(self._process.wait, timeout_s)
             except subprocess.TimeoutExpired:
-                if not last_resort:
+                if not killed:
                     self.kill()
         return None
 
-    def _read(self, loop: asyncio.AbstractEventLoop, heard: Callable[[Message], None]) -> None:
-        with suppress(RuntimeError):  # the loop is closed: nobody is there to be told
+    def _read(self, loop: asyncio.AbstractEventLoop, on_message: Callable[[Message], None]) -> None:
+        with suppress(RuntimeError):  # the loop is closed: the messages have no reader any more
             try:
                 for message in self.link.messages():
-                    loop.call_soon_threadsafe(heard, message)
+                    loop.call_soon_threadsafe(on_message, message)
             finally:
                 loop.call_soon_threadsafe(self.ended.set)
 
 
 @contextmanager
-def _deaf() -> Iterator[None]:
-    """Children started here never hear SIGINT and SIGTERM: a blocked signal stays blocked over exec.
+def _signals_blocked() -> Iterator[None]:
+    """Block SIGINT and SIGTERM; children started meanwhile inherit the block, which survives exec.
 
-    Ctrl-C and systemd's stop go to the whole group, but a worker has pictures to finish while the pool
-    drains. Blocking here, and not ignoring there, leaves no moment in which the child could die of one.
+    Ctrl-C and systemd's stop go to the whole process group, but a worker has pictures to finish while the
+    pool drains. If the child ignored them instead, one that came before it did so would end it.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:

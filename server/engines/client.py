@@ -1,7 +1,7 @@
-"""What the HTTP side sees of an engine, wherever it runs: submit a request, follow it, cancel it.
+"""The interface of engines to the HTTP side: submit a request, follow it, cancel it.
 
-Implementations: ``worker.InProcessClient`` (an engine in this process: tests, ``--workers 0``) and
-``pool.Pool`` (one child process per GPU, supervised).
+Implementations: ``in_process.InProcessClient`` (an engine in this process: tests, ``--workers 0``),
+``pool.Pool`` (one supervised child process per GPU) and ``server.ray.client.RayClient`` (a Ray cluster).
 """
 
 from collections.abc import AsyncIterator, Mapping
@@ -15,11 +15,11 @@ from inpaint.request import InpaintRequest, InpaintResult
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """On what terms a request is taken: whose it is, and until when its pictures are wanted."""
+    """The key that a request belongs to, and the time within which its pictures are wanted."""
 
     key: str = ""  # engines share their time fairly between keys
     deadline_s: float = inf  # from now
-    slowdown: float = inf  # and not later than so many times what it would take on an idle engine
+    slowdown: float = inf  # nor later than this multiple of its time on an idle engine
 
 
 ANY_TIME = Terms()
@@ -27,14 +27,14 @@ ANY_TIME = Terms()
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """Whether requests can be painted now, and what is under way. ``reason`` is empty when ready."""
+    """The state of a client's engines: readiness, load and counts. ``reason`` is empty when ready."""
 
     ready: bool
     reason: str = ""
     waiting: int = 0  # requests submitted and not yet begun
     running: int = 0  # requests between their first and their last step
-    native_size: int | None = None  # side of the model's own pictures, once it is known
-    backlog_s: float = 0.0  # how long what is under way will still take, as far as is known
+    native_size: int | None = None  # side of the model's own pictures in pixels, once it is known
+    backlog_s: float = 0.0  # until everything under way is painted, as far as costs are known
     restarts: int = 0  # of worker processes since the start
     row_steps: int = 0  # UNet calls × rows in them
     unet_calls: int = 0
@@ -44,40 +44,40 @@ class Health:
 
 
 class Ticket(Protocol):
-    """One submitted request. Everything here is for the event loop that submitted it."""
+    """A submitted request, for use on the event loop that submitted it."""
 
     @property
     def seeds(self) -> list[int]:
-        """The seed of each sample, known from the start."""
+        """Seed of each sample, known from the start."""
 
     @property
     def started(self) -> bool:
-        """Whether its first denoising step was taken (from then on it is charged when abandoned)."""
+        """Whether its first denoising step was taken; from then on it is charged if it is cancelled."""
 
     @property
     def steps_taken(self) -> int:
-        """Denoising steps so far, of each sample."""
+        """Denoising steps taken so far by each sample."""
 
     def events(self, *, preview: bool = False) -> AsyncIterator[Event]:
-        """Everything that has happened and will happen, ending with done, failed or cancelled."""
+        """Yield all events from the first on, ending with done, failed or cancelled."""
 
     async def result(self) -> InpaintResult:
         """Wait for the pictures.
 
         Raises:
-            CancelledError: somebody cancelled it.
-            InpaintError: why it failed.
+            CancelledError: it was cancelled.
+            InpaintError: it failed.
         """
 
     def cancel(self) -> None:
-        """Stop within one step; nothing happens to a request that has ended."""
+        """Stop within one step; do nothing if the request has ended."""
 
 
 class EngineClient(Protocol):
-    """Engines, however many and wherever."""
+    """One or more engines, in this process, on this machine or on a cluster."""
 
     async def start(self) -> None:
-        """Load the model; returns once the first engine is ready.
+        """Load the model; return once the first engine is ready.
 
         Raises:
             ModelError: missing or damaged.
@@ -85,12 +85,12 @@ class EngineClient(Protocol):
         """
 
     async def close(self, drain_s: float) -> None:
-        """Take no more, wait at most ``drain_s`` for what is under way, then stop everything."""
+        """Take no more, wait at most ``drain_s`` seconds for what is under way, then stop everything."""
 
     async def submit(self, request: InpaintRequest, terms: Terms = ANY_TIME) -> Ticket:
-        """Hand a request over.
+        """Queue a request.
 
-        ``request.seed`` is never -1 here: the service draws it, so that a retry paints the same picture.
+        ``request.seed`` must not be -1: the service draws it, so that a retry paints the same picture.
 
         Raises:
             RequestError: there is nothing to repaint.
@@ -98,4 +98,4 @@ class EngineClient(Protocol):
         """
 
     def health(self) -> Health:
-        """Now; cheap enough for every request."""
+        """Return the present state; cheap enough to call for every request."""

@@ -1,7 +1,7 @@
 """Messages between a server and its engines' processes: a JSON head, then pictures as raw bytes.
 
-No pickle, and nothing that a picture's bytes could be mistaken for. One writer thread and one reading
-thread a link; whoever sends never waits.
+Nothing is pickled, so a message cannot run code, and every part is sent after its length. Each link has a
+writer thread and a reader thread; sending never blocks.
 """
 
 import io
@@ -26,7 +26,7 @@ _HEAD = struct.Struct("!I")  # bytes of JSON that follow
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Message:
-    """``kind`` says what, ``id`` about which request (0: none), ``fields`` are JSON."""
+    """A message of one ``kind`` about the request ``id`` (0: none), with JSON ``fields`` and pictures."""
 
     kind: str
     id: int = 0
@@ -35,7 +35,7 @@ class Message:
 
 
 class Link:
-    """One end of a socket between a pool and a worker."""
+    """An end of the socket between a pool and a worker."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -44,24 +44,24 @@ class Link:
         self._writer.start()
 
     def send(self, message: Message) -> None:
-        """Queue a message; one that the other side is no longer there to read is dropped."""
+        """Queue a message; drop it if the other side is gone."""
         self._outgoing.put(message)
 
     def after_sent(self, action: Callable[[], None]) -> None:
-        """Run ``action`` in the writer's thread once everything queued so far was sent."""
+        """Run ``action`` in the writer thread once everything queued so far is sent."""
         self._outgoing.put(action)
 
     def messages(self) -> Iterator[Message]:
-        """What the other side sends, until it is gone or this side is closed."""
+        """Yield the other side's messages until it is gone or this side is closed."""
         with self._sock, self._sock.makefile("rb") as file:
-            with suppress(OSError, EOFError):  # both mean the same: nobody is there any more
+            with suppress(OSError, EOFError):  # both mean that the other side is gone
                 while True:
                     yield _read(file)
             self.close()
-            self._writer.join()  # before the socket's number may be given to another
+            self._writer.join()  # before its file descriptor is used again
 
     def close(self) -> None:
-        """End both directions; the other side's ``messages()`` ends too."""
+        """Close both directions; the other side's ``messages()`` ends too."""
         with suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
         self._outgoing.put(None)
@@ -77,12 +77,12 @@ class Link:
 
 
 def pack(message: Message) -> bytes:
-    """A message as it goes through an object store."""
+    """Encode a message, for an object store."""
     return b"".join(_parts(message))
 
 
 def unpack(data: bytes) -> Message:
-    """The message in these bytes."""
+    """Decode a message from :func:`pack`."""
     return _read(io.BytesIO(data))
 
 
@@ -113,20 +113,28 @@ def _exactly(file: BinaryIO, size: int) -> bytes:
 def request_message(
     request_id: int, request: InpaintRequest, watchers: int, key: str, left_s: float
 ) -> Message:
-    """A prepared request (see ``tickets.prepare``) for a worker, wanted within ``left_s`` seconds."""
+    """Make the ``submit`` message of a request.
+
+    Args:
+        request_id: names the request in further messages.
+        request: prepared by :func:`server.engines.ticket.prepare`.
+        watchers: number of listeners that want previews.
+        key: whose share of the engine's time it takes.
+        left_s: seconds within which its pictures are wanted.
+    """
     settings = {name: getattr(request, name) for name in SETTINGS}
     fields = {"settings": settings, "watchers": watchers, "key": key, "left_s": left_s}
     return Message("submit", request_id, fields, (request.image, request.mask))
 
 
 def request_from(message: Message) -> InpaintRequest:
-    """The request in a ``submit``."""
+    """Read the request of a ``submit`` message."""
     image, mask = message.images
     return InpaintRequest(image=image, mask=mask, **message.fields["settings"])
 
 
 def result_message(request_id: int, result: InpaintResult) -> Message:
-    """A worker's pictures."""
+    """Make the ``done`` message of a request, with its pictures."""
     fields = {
         "seeds": result.seeds,
         "box": result.box,
@@ -137,21 +145,21 @@ def result_message(request_id: int, result: InpaintResult) -> Message:
 
 
 def result_from(message: Message) -> InpaintResult:
-    """The pictures in a ``done``."""
-    told = message.fields
-    left, top, right, bottom = told["box"]
-    box, warnings = (left, top, right, bottom), tuple(told["warnings"])
-    return InpaintResult(list(message.images), told["seeds"], box, warnings, told["timings"])
+    """Read the pictures of a ``done`` message."""
+    fields = message.fields
+    left, top, right, bottom = fields["box"]
+    box, warnings = (left, top, right, bottom), tuple(fields["warnings"])
+    return InpaintResult(list(message.images), fields["seeds"], box, warnings, fields["timings"])
 
 
 def error_message(kind: str, request_id: int, error: InpaintError) -> Message:
-    """An error, of a request or of the worker itself."""
-    field_and_problem = [error.field, error.problem] if isinstance(error, RequestError) else [str(error)]
-    return Message(kind, request_id, {"error": type(error).__name__, "args": field_and_problem})
+    """Make a message of an error, of a request or of the worker itself."""
+    args = [error.field, error.problem] if isinstance(error, RequestError) else [str(error)]
+    return Message(kind, request_id, {"error": type(error).__name__, "args": args})
 
 
 def error_from(message: Message) -> InpaintError:
-    """The error in a message; one of a class that ``inpaint.errors`` does not have is a bug of ours."""
+    """Read the error of a message; a class outside ``inpaint.errors`` becomes a PaintError."""
     cls = getattr(errors, message.fields["error"], PaintError)
     error = cls(*message.fields["args"])
     assert isinstance(error, InpaintError)

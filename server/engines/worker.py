@@ -1,8 +1,8 @@
 """The worker process: an engine at the far end of a socket.
 
-``python -m server.engines.worker FD`` is that process: :mod:`server.engines.pool` starts it and speaks to it
-over the socket ``FD``. It ends when the other end of the socket is closed, so none outlives its pool. torch
-is imported inside functions only: the pool's process imports this module too.
+:mod:`server.engines.supervise` starts it as ``python -m server.engines.worker FD`` and sends it messages over
+the socket ``FD``. It ends when the other end of the socket is closed, so it never outlives its pool. torch is
+imported inside functions only, because the pool's process imports this module too.
 """
 
 import os
@@ -27,13 +27,13 @@ from server.engines.messages import Link, Message, error_message, request_from, 
 if TYPE_CHECKING:
     from inpaint.engine import EngineStats
 
-EXIT_UNFIT, EXIT_BROKEN = 2, 3  # could not load; the GPU failed under it
-_STATS_S = 0.25
+EXIT_UNFIT, EXIT_BROKEN = 2, 3  # exit codes: the engine could not load; its GPU failed
+_STATS_S = 0.25  # between reports of the engine's stats
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
-    """What a worker loads; see ``Engine.load``. ``faults`` is parsed by :mod:`inpaint.runtime.faults`."""
+    """The arguments of ``Engine.load`` for a worker; :mod:`inpaint.runtime.faults` parses ``faults``."""
 
     model: str = "demo"
     device: str = "auto"
@@ -49,46 +49,51 @@ class WorkerSpec:
 
 
 class Paints(Protocol):
-    """What a worker needs of an engine."""
+    """The part of an engine that a worker uses."""
 
     profile: Profile
 
     @property
     def native_size(self) -> int:
-        """As ``Engine.native_size``."""
+        """Side of the model's own pictures in pixels, as ``Engine.native_size``."""
 
     @property
     def vae_factor(self) -> int:
-        """As ``Engine.vae_factor``."""
+        """Pixels per latent pixel and side, as ``Engine.vae_factor``."""
 
     def submit(self, request: InpaintRequest, *, key: str, deadline_s: float, promised: bool = False) -> Job:
-        """As ``Engine.submit``."""
+        """Queue a request, as ``Engine.submit``."""
 
     def stats(self) -> "EngineStats":
-        """As ``Engine.stats``."""
+        """Return the engine's counts, as ``Engine.stats``."""
 
     def close(self) -> None:
-        """As ``Engine.close``."""
+        """Stop the engine, as ``Engine.close``."""
 
 
 Load = Callable[[WorkerSpec, int, int], Paints]
 
 
 def load_engine(spec: WorkerSpec, index: int, start: int) -> Paints:
-    """The engine of worker number ``index`` (from 0), in its process number ``start`` (from 1).
+    """Load a worker's engine.
+
+    Args:
+        spec: what to load.
+        index: the worker's number, from 0; on CUDA its device.
+        start: the number of this process among the worker's, from 1.
 
     Raises:
-        ModelError: missing or damaged.
+        ModelError: the model is missing or damaged.
         DeviceError: the device is not there.
     """
     import torch
 
     from inpaint.engine import Engine
 
-    several = spec.device == "cuda" or (spec.device == "auto" and torch.cuda.is_available())
+    on_cuda = spec.device == "cuda" or (spec.device == "auto" and torch.cuda.is_available())
     return Engine.load(
         spec.model,
-        device=f"cuda:{index}" if several else spec.device,
+        device=f"cuda:{index}" if on_cuda else spec.device,
         dtype=spec.dtype,
         memory=spec.memory,
         max_rows=spec.max_rows,
@@ -108,38 +113,38 @@ class _Worker:
         self._engine = engine
         self._link = link
         self._jobs: dict[int, Job] = {}
-        self._told: object = None
+        self._last_stats: object = None
 
-    def serve(self, orders: "queue.SimpleQueue[Message]") -> NoReturn:
-        """Obey orders, and between them say how far the engine is."""
+    def serve(self, messages: "queue.SimpleQueue[Message]") -> NoReturn:
+        """Handle the pool's messages, and send the engine's stats while there are none."""
         while True:
             try:
-                self._obey(orders.get(timeout=_STATS_S))
+                self._on_message(messages.get(timeout=_STATS_S))
             except queue.Empty:
-                self._tell_stats()
+                self._send_stats()
 
-    def _obey(self, order: Message) -> None:
-        job = self._jobs.get(order.id)
-        if order.kind == "submit":
-            self._submit(order)
-        elif job is not None and order.kind == "cancel":
+    def _on_message(self, message: Message) -> None:
+        job = self._jobs.get(message.id)
+        if message.kind == "submit":
+            self._submit(message)
+        elif job is not None and message.kind == "cancel":
             job.cancel()
-        elif job is not None and order.kind == "watch":
-            job.watch(order.fields["change"])
+        elif job is not None and message.kind == "watch":
+            job.watch(message.fields["change"])
 
-    def _submit(self, order: Message) -> None:
+    def _submit(self, message: Message) -> None:
         try:
-            key, left_s = order.fields["key"], order.fields["left_s"]
-            job = self._engine.submit(request_from(order), key=key, deadline_s=left_s, promised=True)
+            key, left_s = message.fields["key"], message.fields["left_s"]
+            job = self._engine.submit(request_from(message), key=key, deadline_s=left_s, promised=True)
         except InpaintError as error:
-            self._fail(order.id, error)
+            self._fail(message.id, error)
             return
-        self._jobs[order.id] = job
-        job.watch(order.fields["watchers"])
-        job.listen(partial(self._tell, order.id, job))
+        self._jobs[message.id] = job
+        job.watch(message.fields["watchers"])
+        job.listen(partial(self._on_event, message.id, job))
 
-    def _tell(self, request_id: int, job: Job, event: Event) -> None:
-        """Called in the engine's thread."""
+    def _on_event(self, request_id: int, job: Job, event: Event) -> None:
+        """Send an event to the pool; called in the engine's thread."""
         if event.error is not None:
             if event.state == "cancelled" and not job.cancelled:
                 self._fail(request_id, ClosedError("the engine's thread ended"))
@@ -147,7 +152,7 @@ class _Worker:
                 self._fail(request_id, event.error)
         elif event.state == "done":
             self._jobs.pop(request_id, None)
-            self._tell_stats()  # first, so that whoever has the picture sees it counted
+            self._send_stats()  # first, so that the picture is counted before its caller has it
             self._link.send(result_message(request_id, job.result(0)))
         elif event.state != "queued":
             fields = {"state": event.state, "step": event.step, "steps": event.steps}
@@ -156,46 +161,51 @@ class _Worker:
 
     def _fail(self, request_id: int, error: InpaintError) -> None:
         if isinstance(error, DeviceError | ClosedError):
-            # Not this request's fault, perhaps: the pool finds out whose. Nothing is said after this.
-            _leave(self._link, error_message("broken", 0, error), EXIT_BROKEN)
+            # Perhaps another request caused it: the pool finds out which. This is the last message.
+            _send_and_exit(self._link, error_message("broken", 0, error), EXIT_BROKEN)
             return
         self._jobs.pop(request_id, None)
-        self._tell_stats()
+        self._send_stats()
         self._link.send(error_message("failed", request_id, error))
 
-    def _tell_stats(self) -> None:
+    def _send_stats(self) -> None:
         stats = self._engine.stats()
-        if stats != self._told:
-            self._told = stats
+        if stats != self._last_stats:
+            self._last_stats = stats
             fields = {"stats": asdict(stats), "profile": self._engine.profile.to_json()}
             self._link.send(Message("stats", fields=fields))
 
 
-def _leave(link: Link, last_words: Message, status: int) -> None:
-    link.send(last_words)
+def _send_and_exit(link: Link, message: Message, status: int) -> None:
+    link.send(message)
     link.after_sent(lambda: os._exit(status))  # no clean-up: a spoiled GPU could hang it
 
 
-def _read(link: Link, orders: "queue.SimpleQueue[Message]") -> None:
+def _read(link: Link, messages: "queue.SimpleQueue[Message]") -> None:
     for message in link.messages():
-        orders.put(message)
-    os._exit(0)  # the pool is gone or wants us gone, whatever the other threads are at
+        messages.put(message)
+    os._exit(0)  # the pool is gone or ends this worker: do not wait for the other threads
 
 
 def run(fd: int, load: Load = load_engine) -> None:
-    """Be a worker, to the end of this process."""
+    """Run a worker until this process ends.
+
+    Args:
+        fd: file descriptor of the socket to the pool.
+        load: loads the engine.
+    """
     link = Link(socket.socket(fileno=fd))
-    orders: queue.SimpleQueue[Message] = queue.SimpleQueue()
-    threading.Thread(target=_read, args=(link, orders), name="inpaint-orders", daemon=True).start()
-    order = orders.get().fields
+    messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
+    threading.Thread(target=_read, args=(link, messages), name="inpaint-messages", daemon=True).start()
+    fields = messages.get().fields
     try:
-        engine = load(WorkerSpec(**order["spec"]), order["index"], order["start"])
+        engine = load(WorkerSpec(**fields["spec"]), fields["index"], fields["start"])
     except InpaintError as error:
-        _leave(link, error_message("unfit", 0, error), EXIT_UNFIT)
+        _send_and_exit(link, error_message("unfit", 0, error), EXIT_UNFIT)
         threading.Event().wait()
         return
     link.send(Message("ready", fields=Engines.of(engine).to_json()))
-    _Worker(engine, link).serve(orders)
+    _Worker(engine, link).serve(messages)
 
 
 if __name__ == "__main__":

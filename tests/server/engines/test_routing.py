@@ -165,6 +165,6 @@ def test_a_silent_replica_does_not_fill_the_memory(clock: Clock) -> None:
     for _ in range(5000):
         board.sent("a", 0.001)
     assert board.predicted_s("a") == pytest.approx(5.0)
-    assert len(board._known["a"].sent) <= 1024
+    assert len(board._predictions["a"].sent) <= 1024
     clock.now += 10
     assert board.predicted_s("a") == 0.0
