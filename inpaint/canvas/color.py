@@ -31,8 +31,8 @@ def match_colors(painted: Floats, reference: NDArray[np.uint8], mask: NDArray[np
     """Give ``painted`` the contrast, saturation and colours that ``reference`` has around the mask.
 
     A gain per channel and one of saturation come from a ring that starts one latent pixel outside the mask,
-    since a latent pixel is repainted as a whole if the mask touches it. The shift that remains is local: it is
-    taken from all pixels outside, the nearest counting most, and carried smoothly into the mask, so that a
+    since a latent pixel is repainted as a whole if the mask touches it. The shift that remains is local: it
+    is taken from all pixels outside, the nearest counting most, and carried smoothly into the mask, so that a
     shift which differs from one side of the hole to the other leaves no seam at either. With no ring or too
     small a one (everything masked), ``painted`` is returned unchanged.
 
