@@ -1,6 +1,5 @@
 """The engine as its callers see it: load a model, submit requests, wait, close."""
 
-import secrets
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from math import inf
@@ -137,9 +136,8 @@ class Engine:
             ClosedError: the engine takes no more requests.
         """
         require(request.loras, self._lora_folder)
-        # Not of the module random: a compilation in another thread puts its state back to what it was.
-        first = secrets.randbits(32) if request.seed == -1 else request.seed
-        job = Job(request, [first + i for i in range(request.samples)])
+        request = request.with_seed()
+        job = Job(request, request.seeds)
         canvas = cut(request, self.model.native_size)
         work = work_of(request, canvas.size, self.model.vae_factor, key)
         self._loop.submit(job, canvas, work, deadline_s=deadline_s, promised=promised)

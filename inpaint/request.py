@@ -1,9 +1,10 @@
 """What a caller wants and what a caller gets: two frozen values and one table of ranges."""
 
 import math
+import secrets
 import struct
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
 from PIL import Image
@@ -112,6 +113,27 @@ class InpaintRequest:
     def steps_to_run(self) -> int:
         """How many of ``num_inference_steps`` are taken at this ``strength`` (diffusers' rounding)."""
         return int(self.num_inference_steps * self.strength)
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seed of each sample. Only valid once a seed is drawn, see :meth:`with_seed`."""
+        assert self.seed >= 0, "with_seed() draws a seed first"
+        return seeds_from(self.seed, self.samples)
+
+    def with_seed(self) -> "InpaintRequest":
+        """Return a copy with a drawn seed in place of -1, or the request itself if it has a seed."""
+        return replace(self, seed=drawn_seed(self.seed)) if self.seed == -1 else self
+
+
+def drawn_seed(seed: int) -> int:
+    """Return ``seed``, or 32 random bits in place of -1."""
+    # Not from the module random: torch.compile in another thread sets its state back to what it was.
+    return secrets.randbits(32) if seed == -1 else seed
+
+
+def seeds_from(first: int, samples: int) -> list[int]:
+    """Return the seeds of a request's samples, which count up from the first."""
+    return list(range(first, first + samples))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

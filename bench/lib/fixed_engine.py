@@ -52,7 +52,7 @@ class FixedEngine:
 
     def submit(self, request: InpaintRequest, *, key: str, deadline_s: float, promised: bool = False) -> Job:
         """As ``Engine.submit``, for whom there is time enough."""
-        job = Job(request, [request.seed + i for i in range(request.samples)])
+        job = Job(request, request.seeds)
         self.waiting.append(job)
         self._wake.release()
         return job

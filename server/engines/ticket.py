@@ -22,7 +22,7 @@ class LoopTicket:
     def __init__(self, request: InpaintRequest) -> None:
         assert request.seed >= 0, "the service draws the seed, so that a second try paints the same"
         self.request = request
-        self.seeds = [request.seed + i for i in range(request.samples)]
+        self.seeds = request.seeds
         self.started = False
         self.cancelled = False  # asked for; it ends a moment later
         self.watchers = 0  # who reads events(preview=True)

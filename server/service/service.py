@@ -36,7 +36,6 @@ from server.storage.requests import Record, Store
 
 MICRO = 1_000_000
 UNMETERED = 999_999.0  # what the credits header says where nothing is counted
-_SEEDS = 2**32
 
 T = TypeVar("T")
 
@@ -138,10 +137,7 @@ class Service:
             prepared = await asyncio.to_thread(prepare, order, *files)
             if loras := prepared.request.loras:  # now, not when it is painted: a name may be mistyped
                 await asyncio.to_thread(require, loras, self.parts.settings.loras)
-        if prepared.request.seed == -1:
-            drawn = replace(prepared.request, seed=secrets.randbelow(_SEEDS))
-            prepared = replace(prepared, request=drawn)
-        return prepared
+        return replace(prepared, request=prepared.request.with_seed())
 
     async def read_picture(self, caller: Caller, source: Source) -> bytes:
         """The bytes of one picture, fetched if need be."""
@@ -195,7 +191,7 @@ class Service:
                 "steps": request.steps_to_run,
                 "token": secrets.token_urlsafe(24),  # opens this request's pictures, and nothing else
             },
-            seeds=[request.seed + i for i in range(request.samples)],
+            seeds=request.seeds,
             cost_micro=self.price_micro(caller, request),
         )
 

@@ -113,3 +113,22 @@ def test_settings_can_be_checked_before_pictures_are_read() -> None:
     check_settings({"samples": 4})
     with pytest.raises(RequestError, match="samples"):
         check_settings({"samples": 400})
+
+
+def test_seeds_count_up_from_the_first(request_for: Make) -> None:
+    """Each sample can be painted again alone, with a seed of its own."""
+    request = request_for(seed=7, samples=3)
+    assert request.seeds == [7, 8, 9]
+    assert request.with_seed() is request
+
+
+def test_a_drawn_seed_takes_the_place_of_minus_one(request_for: Make) -> None:
+    """The seed must be known before painting starts, and everything else must stay."""
+    request = request_for(seed=-1, samples=2, prompt="a fox <lora:style:0.5>")
+    drawn = request.with_seed()
+    assert drawn.seeds == [drawn.seed, drawn.seed + 1]
+    assert 0 <= drawn.seed < 2**32
+    assert (drawn.prompt, drawn.loras, drawn.image) == (request.prompt, request.loras, request.image)
+    assert drawn.seed != request.with_seed().seed, "one in four billion"
+    with pytest.raises(AssertionError, match="draws a seed first"):
+        _ = request.seeds

@@ -54,7 +54,7 @@ class StubEngine:
         threading.Thread(target=self._run, daemon=True).start()
 
     def submit(self, request: InpaintRequest, *, key: str, deadline_s: float, promised: bool = False) -> Job:
-        job = Job(request, [request.seed + i for i in range(request.samples)])
+        job = Job(request, request.seeds)
         self._waiting.append(job)
         self._wake.release()
         return job

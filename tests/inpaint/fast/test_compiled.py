@@ -93,9 +93,7 @@ def test_inductor_s_code_paints_the_same(model: Model, compiled: Callable[..., C
 
 
 def rows_of(model: Model, request: InpaintRequest) -> list[Any]:
-    task = RunningRequest(
-        Job(request, [request.seed + i for i in range(request.samples)]), cut(request, model.native_size)
-    )
+    task = RunningRequest(Job(request, request.seeds), cut(request, model.native_size))
     Stages(model).begin(task)
     return task.rows
 

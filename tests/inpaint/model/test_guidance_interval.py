@@ -20,7 +20,7 @@ PLAIN = {"area": "whole", "grow": 0, "feather": 0, "color_match": False}
 
 def rows_of(model: Model, request: InpaintRequest) -> list[Row]:
     """The rows of a request, as the engine starts them."""
-    task = RunningRequest(Job(request, [request.seed + i for i in range(request.samples)]), cut(request, 128))
+    task = RunningRequest(Job(request, request.seeds), cut(request, 128))
     Stages(model).begin(task)
     return task.rows
 

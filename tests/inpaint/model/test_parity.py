@@ -68,8 +68,7 @@ def stock_picture(pipe: object, model: Model, request: InpaintRequest, seed: int
 
 def begin(model: Model, request: InpaintRequest) -> RunningRequest:
     """A task with its rows, as the engine starts it."""
-    seeds = [request.seed + i for i in range(request.samples)]
-    task = RunningRequest(Job(request, seeds), cut(request, model.native_size))
+    task = RunningRequest(Job(request, request.seeds), cut(request, model.native_size))
     Stages(model).begin(task)
     return task
 
