@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from inpaint import InpaintRequest, errors
 from inpaint.demo import demo_checkpoint
-from inpaint.request import RANGES
+from inpaint.request import AREAS, FILLS, RANGES
 from tests.support.paths import ROOT
 
 PAGE = (ROOT / "docs" / "python.md").read_text("utf-8")
@@ -62,6 +62,8 @@ def test_the_table_of_fields_is_the_requests() -> None:
         if name in RANGES:
             low, high = f"{RANGES[name].low:.15g}", f"{RANGES[name].high:.15g}"
             assert re.findall(r"-?\d+", values) == [low, high], name
+    assert re.findall(r"\w+", listed["area"][1]) == list(AREAS)
+    assert re.findall(r"\w+", listed["fill"][1]) == list(FILLS)
 
 
 def test_every_error_is_in_the_table() -> None:
