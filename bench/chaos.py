@@ -27,8 +27,8 @@ from typing import Any
 import torch
 
 from bench.lib.clusters import Cluster
+from bench.lib.contenders import conditions, finish, parser
 from bench.lib.hosts import NETWORK, Host, hosts
-from bench.lib.lanes import conditions, finish, parser
 from bench.lib.load import Load
 from bench.lib.postgres import installed, postgres
 from bench.lib.rays import S3, start_head, start_store, start_worker

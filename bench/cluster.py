@@ -5,9 +5,9 @@ all else is real: Ray Serve, its proxy, the application, Postgres, pictures thro
 
 - *scaling*: 1, 2 and 4 engines, kept busy; denoising steps a second, against so many times those of one.
 - *router*: 4 engines at 0.9 of what they can do, requests of 20 to 100 steps at Poisson times; the seconds
-  from when a request was due to its answer. Lanes: least backlog; a replica by lot, which keeps the request
-  however much it has to do; by lot, and drawn again where that replica is full, so that the rest waits in one
-  queue before all of them. Each trace goes through all lanes before the next.
+  from when a request was due to its answer. Contenders: least backlog; a random replica, which keeps the
+  request however long its queue is; a random replica, drawn again where it is full, so that the rest waits in
+  one queue before all of them. Each trace goes through all contenders before the next.
 
     python -m bench.cluster [--quick] [--only scaling|router] [--json FILE]
 """
@@ -27,13 +27,13 @@ import numpy as np
 import torch
 
 from bench.lib.clusters import LEAST_BACKLOG, Cluster
-from bench.lib.lanes import conditions, finish, parser
+from bench.lib.contenders import conditions, finish, parser
 from bench.lib.postgres import Postgres, installed, postgres
 from bench.lib.traffic import Kind
 
 STEP_S, ROWS = 0.1, 2
 _RANDOM = "bench.lib.random_router.RandomRouter"
-LANES: dict[str, dict[str, Any]] = {
+CONTENDERS: dict[str, dict[str, Any]] = {
     "least backlog": {"router": LEAST_BACKLOG, "max_rows": ROWS},
     "random": {"router": _RANDOM, "max_rows": 1000},  # never full
     "random where there is room": {"router": _RANDOM, "max_rows": ROWS},
@@ -103,17 +103,17 @@ async def _steps(client: httpx2.AsyncClient) -> float:
 
 
 async def routed(server: Postgres, folder: Path, seconds: float, seeds: int) -> dict[str, Any]:
-    """Latencies of each lane on the traces of all seeds."""
-    latencies: dict[str, list[float]] = {lane: [] for lane in LANES}
+    """Latencies of each contender on the traces of all seeds."""
+    latencies: dict[str, list[float]] = {contender: [] for contender in CONTENDERS}
     settings = {"model": f"fixed:{STEP_S}:{ROWS}", "workers": 4, **UNLIMITED}
     with Cluster(folder, server.new_database(), **settings) as cluster:
         for seed in range(seeds):
-            for lane, changes in LANES.items():
+            for contender, changes in CONTENDERS.items():
                 cluster.do("deploy", **changes)
                 async with _client(cluster) as client:
-                    latencies[lane] += await _trace(client, seconds, seed)
-                print(f"seed {seed}, {lane}: {_summary(latencies[lane])}", flush=True)
-    return {lane: _summary(times) for lane, times in latencies.items()}
+                    latencies[contender] += await _trace(client, seconds, seed)
+                print(f"seed {seed}, {contender}: {_summary(latencies[contender])}", flush=True)
+    return {contender: _summary(times) for contender, times in latencies.items()}
 
 
 def _summary(latencies: list[float]) -> dict[str, float]:
@@ -162,9 +162,11 @@ async def measure(server: Postgres, args: argparse.Namespace) -> dict[str, Any]:
         if args.only != "router":
             found["scaling"] = await scaling(server, Path(folder), seconds)
         if args.only != "scaling":
-            found["router"] = lanes = await routed(server, Path(folder), 1.5 * seconds, seeds)
-            ours = lanes["least backlog"]["p99_s"]
-            found["p99_to_ours"] = {lane: figures["p99_s"] / ours for lane, figures in lanes.items()}
+            found["router"] = contenders = await routed(server, Path(folder), 1.5 * seconds, seeds)
+            ours = contenders["least backlog"]["p99_s"]
+            found["p99_to_ours"] = {
+                contender: figures["p99_s"] / ours for contender, figures in contenders.items()
+            }
     return found
 
 

@@ -8,7 +8,7 @@ Every figure is of a process of its own, timed from its start by its parent:
   compiled code has been swapped in.
 - *stock*: the same with the stock pipeline on the same weights, nothing compiled.
 
-    python -m bench.coldstart [--device cuda] [--lanes cli,cold,warm,stock] [--pictures 3]
+    python -m bench.coldstart [--device cuda] [--contenders cli,cold,warm,stock] [--pictures 3]
 """
 
 import json
@@ -24,10 +24,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from bench.lib.lanes import PORTRAIT, ROOT, chosen_lanes, conditions, finish, parser
+from bench.lib.contenders import PORTRAIT, ROOT, chosen_contenders, conditions, finish, parser
 from inpaint.errors import PaintError, RequestError
 
-LANES = ("cli", "cold", "warm", "stock")
+CONTENDERS = ("cli", "cold", "warm", "stock")
 TARGET_FIRST_S = {"warm": 15.0, "cold": 40.0}  # SDXL on a GPU
 TARGET_CLI_S = 12.0  # the demo on two CPU cores
 _MASK = PORTRAIT.with_name("portrait_patch_mask.png")
@@ -38,7 +38,7 @@ _CACHES = ("XDG_CACHE_HOME", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 class Task:
     """What a fresh process is to do."""
 
-    lane: str
+    contender: str
     device: str
     model: str
     pictures: int
@@ -58,7 +58,7 @@ def child(task: Task) -> None:
     model = load(task.model, pick_device(task.device))
     side, steps = model.native_size, task.steps
     requests = [job(side, "DDIM", prompt=f"{i}", num_inference_steps=steps) for i in range(task.pictures + 1)]
-    if task.lane == "stock":
+    if task.contender == "stock":
         stock = Stock(model)
         _reached("loaded")
         for request in requests[:-1]:
@@ -101,7 +101,7 @@ def run_child(task: Task, cache: Path) -> dict[str, Any]:
         assert process.stdout is not None
         marks = [(line.strip(), time.perf_counter() - started) for line in process.stdout]
     if process.returncode:
-        raise PaintError(f"{task.lane}: the process failed: {complaints.read_text().strip()[-300:]}")
+        raise PaintError(f"{task.contender}: the process failed: {complaints.read_text().strip()[-300:]}")
     return _read(marks)
 
 
@@ -138,21 +138,21 @@ def run_cli(device: str, model: str, steps: int, folder: Path) -> dict[str, Any]
     return {"written_s": round(seconds, 3)}
 
 
-def measure(lanes: Sequence[str], runs: int, task: Mapping[str, Any]) -> dict[str, Any]:
-    """Each lane in each run, in one order: *warm* uses what *cold* has just compiled."""
-    figures: dict[str, list[dict[str, Any]]] = {lane: [] for lane in lanes}
+def measure(contenders: Sequence[str], runs: int, task: Mapping[str, Any]) -> dict[str, Any]:
+    """Each contender in each run, in one order: *warm* uses what *cold* has just compiled."""
+    figures: dict[str, list[dict[str, Any]]] = {contender: [] for contender in contenders}
     for _ in range(runs):
         with tempfile.TemporaryDirectory() as folder:
-            for lane in lanes:
-                if lane == "cli":
+            for contender in contenders:
+                if contender == "cli":
                     found = run_cli(task["device"], task["model"], task["steps"], Path(folder))
                 else:
                     # Stock compiles nothing; with a folder of its own it cannot be helped by ours.
-                    cache = Path(folder) / ("stock" if lane == "stock" else "ours")
-                    found = run_child(Task(lane, **task), cache)
-                figures[lane].append(found)
-                print(f"  {lane:<6}" + "".join(f" {k} {v}" for k, v in found.items()), flush=True)
-    return {lane: {"median": _medians(found), "runs": found} for lane, found in figures.items()}
+                    cache = Path(folder) / ("stock" if contender == "stock" else "ours")
+                    found = run_child(Task(contender, **task), cache)
+                figures[contender].append(found)
+                print(f"  {contender:<6}" + "".join(f" {k} {v}" for k, v in found.items()), flush=True)
+    return {contender: {"median": _medians(found), "runs": found} for contender, found in figures.items()}
 
 
 def _medians(runs: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -162,10 +162,12 @@ def _medians(runs: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parser(__doc__)
-    options.add_argument("--lanes", default=",".join(LANES), help=f"of {', '.join(LANES)} (default all)")
+    options.add_argument(
+        "--contenders", default=",".join(CONTENDERS), help=f"of {', '.join(CONTENDERS)} (default all)"
+    )
     options.add_argument("--pictures", type=int, default=3, help="that each process paints (default 3)")
     options.add_argument("--steps", type=int, default=25, help="of each picture (default 25)")
-    options.add_argument("--runs", type=int, default=3, help="processes of each lane (default 3)")
+    options.add_argument("--runs", type=int, default=3, help="processes of each contender (default 3)")
     options.add_argument(
         "--settle-s", type=float, default=600, help="to wait for compiled code (default 600)"
     )
@@ -182,18 +184,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         device = pick_device(chosen.device)
         model = default_model(device, chosen.model)
-        lanes = list(chosen_lanes(chosen.lanes, LANES))
-        if "warm" in lanes and "cold" not in lanes:
-            raise RequestError("lanes", "warm needs cold before it, whose compiled code it finds")
+        contenders = list(chosen_contenders(chosen.contenders, CONTENDERS))
+        if "warm" in contenders and "cold" not in contenders:
+            raise RequestError("contenders", "warm needs cold before it, whose compiled code it finds")
         missing = {"cli": "it has no full-size model"} if model == FULL_SIZE else {}
-        lanes = [lane for lane in lanes if lane not in missing]
+        contenders = [contender for contender in contenders if contender not in missing]
         print(f"{model} on {device}: seconds since the process was started")
         settings = {"pictures": chosen.pictures, "steps": chosen.steps, "settle_s": chosen.settle_s}
         settings["without"] = chosen.without
-        figures = measure(lanes, chosen.runs, {"device": str(device), "model": model, **settings})
+        figures = measure(contenders, chosen.runs, {"device": str(device), "model": model, **settings})
         targets = {"first_picture_s": TARGET_FIRST_S, "cli_s": TARGET_CLI_S}
         about = {"model": model, **settings, "runs": chosen.runs, "targets": targets, "left_out": missing}
-        return conditions("coldstart", device, **about, lanes=figures)
+        return conditions("coldstart", device, **about, contenders=figures)
 
     finish(run, chosen.json)
 

@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
+from bench.lib.contenders import conditions, finish, interleave, parser, row
 from bench.lib.device import counted_tflop, matmul_tflops
-from bench.lib.lanes import conditions, finish, interleave, parser, row
 from inpaint.errors import PaintError
 from inpaint.memory import PLANS, choose_plan, free_bytes, place
 from inpaint.model.denoise import Conditioning, Row, start_row, step

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from bench.lib.contenders import PORTRAIT, conditions, finish, interleave, parser, row
 from bench.lib.jobs import SETTINGS, Upload
-from bench.lib.lanes import PORTRAIT, conditions, finish, interleave, parser, row
 from bench.lib.ours import default_model, engine_on, load
 from inpaint.model.load import pick_device
 
@@ -41,9 +41,9 @@ def measure(device: torch.device, name: str, rounds: int, warmups: int) -> dict[
     with engine_on(load(name, device)) as ours:
         ours.paint_upload(uploads["1 MP"])
         ours.settle(600)
-        lanes = {size: lambda _, u=given: ours.paint_upload(u) for size, given in uploads.items()}
+        contenders = {size: lambda _, u=given: ours.paint_upload(u) for size, given in uploads.items()}
         timings = interleave(
-            lanes, lambda i, place: (i, place), warmups=warmups, rounds=rounds, device=device
+            contenders, lambda i, place: (i, place), warmups=warmups, rounds=rounds, device=device
         )
     for size, timing in timings.items():
         row(size, timing, None if size == "1 MP" else timings["1 MP"])

@@ -1,6 +1,6 @@
 """Seconds from picture bytes to picture bytes: the stock pipeline, its best recipe, ours, ours in fp8.
 
-Lanes, each on weights of its own because some rewrite theirs, interleaved round by round:
+Contenders, each on weights of its own because some rewrite theirs, interleaved round by round:
 
 - ``A`` the stock diffusers pipeline as it comes; ``B`` with its documentation's recipe (``--recipe``);
 - ``C`` our engine, every exact optimization on; ``D`` our engine with ``precision="fp8"``.
@@ -11,7 +11,7 @@ synchronisations and the operations, none of which may slow a timed one. ``--opt
 without each optimization in turn, paired with C. Without a GPU all of it runs on the demo model, and the
 first line says so: such figures say nothing about SDXL.
 
-    python -m bench.latency [--device cuda] [--lanes A,B,C,D] [--recipe max-autotune] [--optimizations]
+    python -m bench.latency [--device cuda] [--contenders A,B,C,D] [--recipe max-autotune] [--optimizations]
         [--without LEVER] [--rounds 10]
 """
 
@@ -27,11 +27,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from bench.lib.device import MIB, count_syncs, counted_tflop, extra_bytes, held_bytes, matmul_tflops
-from bench.lib.jobs import SETTINGS, Upload, job, pictures
-from bench.lib.lanes import (
+from bench.lib.contenders import (
     Timing,
-    chosen_lanes,
+    chosen_contenders,
     conditions,
     finish,
     interleave,
@@ -40,6 +38,8 @@ from bench.lib.lanes import (
     parser,
     row,
 )
+from bench.lib.device import MIB, count_syncs, counted_tflop, extra_bytes, held_bytes, matmul_tflops
+from bench.lib.jobs import SETTINGS, Upload, job, pictures
 from bench.lib.ours import Asked, default_model, engine_on, load
 from bench.lib.stock import RECIPES, Stock
 from inpaint import InpaintRequest
@@ -57,7 +57,7 @@ class Plan:
 
     device: torch.device
     model: str
-    lanes: tuple[str, ...]
+    contenders: tuple[str, ...]
     recipe: str
     scheduler: str
     steps: int
@@ -81,7 +81,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Lane:
+class Contender:
     """One way from an upload to a picture."""
 
     model: Model
@@ -93,30 +93,30 @@ class Lane:
 
 
 @contextmanager
-def opened(plan: Plan, letter: str, without: frozenset[str] = frozenset()) -> Iterator[Lane]:
-    """A lane on a model of its own."""
+def opened(plan: Plan, letter: str, without: frozenset[str] = frozenset()) -> Iterator[Contender]:
+    """A contender on a model of its own."""
     before = held_bytes(plan.device)
     model = load(plan.model, plan.device)
     if letter in "AB":
         stock = Stock(model, plan.recipe if letter == "B" else None)
         resident = held_bytes(plan.device) - before
-        yield Lane(model, stock.paint_upload, stock.stages, lambda timeout_s: 0.0, (), resident)
+        yield Contender(model, stock.paint_upload, stock.stages, lambda timeout_s: 0.0, (), resident)
         return
     with engine_on(model, Asked("fp8" if letter == "D" else "exact", plan.without | without)) as ours:
         resident = held_bytes(plan.device) - before
-        yield Lane(model, ours.paint_upload, ours.stages, ours.settle, ours.fast.optimizations, resident)
+        yield Contender(model, ours.paint_upload, ours.stages, ours.settle, ours.fast.optimizations, resident)
 
 
 def measure(plan: Plan) -> dict[str, Any]:
     """Everything; the figures as they go into the JSON line."""
     with ExitStack() as stack:
         _introduce(plan)
-        lanes, missing = open_each(stack, plan.lanes, partial(opened, plan))
-        model = next(iter(lanes.values())).model
+        contenders, missing = open_each(stack, plan.contenders, partial(opened, plan))
+        model = next(iter(contenders.values())).model
         uploads = plan.uploads(model)
-        painted = {letter: lane.paint(uploads(-99, 0)) for letter, lane in lanes.items()}
-        compiling = {letter: lane.settle(plan.settle_s) for letter, lane in lanes.items()}
-        timings = _timed(plan, {letter: lane.paint for letter, lane in lanes.items()}, uploads)
+        painted = {letter: contender.paint(uploads(-99, 0)) for letter, contender in contenders.items()}
+        compiling = {letter: contender.settle(plan.settle_s) for letter, contender in contenders.items()}
+        timings = _timed(plan, {letter: contender.paint for letter, contender in contenders.items()}, uploads)
         for letter, timing in timings.items():
             row(f"{letter} {WHAT[letter]}", timing, timings.get("A") if letter != "A" else None)
         side = plan.side or model.native_size
@@ -125,19 +125,19 @@ def measure(plan: Plan) -> dict[str, Any]:
                 "what": WHAT[letter],
                 **_figures(
                     plan,
-                    lane,
+                    contender,
                     timings,
                     letter,
                     uploads(-98, 0),
                     job(side, plan.scheduler, num_inference_steps=plan.steps),
                 ),
                 "from_A": _from_stock(painted[letter], painted.get("A"), pictures(side)[1]),
-                "optimizations": lane.optimizations,
+                "optimizations": contender.optimizations,
                 "compiling_s": round(compiling[letter], 1),
             }
-            for letter, lane in lanes.items()
+            for letter, contender in contenders.items()
         }
-        rates = _rates(plan, lanes, timings, uploads(-97, 0))
+        rates = _rates(plan, contenders, timings, uploads(-97, 0))
     return conditions(
         "latency",
         plan.device,
@@ -150,7 +150,7 @@ def measure(plan: Plan) -> dict[str, Any]:
         warmups=plan.warmups,
         rounds=plan.rounds,
         left_out=missing,
-        lanes=figures,
+        contenders=figures,
         rates=rates,
         optimizations=measure_optimizations(plan) if plan.optimizations else {},
     )
@@ -168,7 +168,7 @@ def _timed(plan: Plan, paints: Mapping[str, Any], uploads: Callable[[int, int], 
 
 def _figures(
     plan: Plan,
-    lane: Lane,
+    contender: Contender,
     timings: Mapping[str, Timing],
     letter: str,
     upload: Upload,
@@ -177,17 +177,17 @@ def _figures(
     figures: dict[str, Any] = {
         "ms": timings[letter].to_json(),
         "over": {base: timings[letter].over(timings[base]) for base in "AB" if base in timings},
-        "stages_ms": medians([lane.stages(request) for _ in range(_STAGE_ROUNDS)]),
+        "stages_ms": medians([contender.stages(request) for _ in range(_STAGE_ROUNDS)]),
     }
     if plan.device.type == "cuda":
-        peak = lane.resident_bytes + extra_bytes(lambda: lane.paint(upload), plan.device)
-        figures |= {"resident_mib": lane.resident_bytes // MIB, "peak_mib": peak // MIB}
-        figures |= {"syncs": count_syncs(lambda: lane.paint(upload), plan.device)}
+        peak = contender.resident_bytes + extra_bytes(lambda: contender.paint(upload), plan.device)
+        figures |= {"resident_mib": contender.resident_bytes // MIB, "peak_mib": peak // MIB}
+        figures |= {"syncs": count_syncs(lambda: contender.paint(upload), plan.device)}
     return figures
 
 
 def distance(picture: Image.Image, other: Image.Image, mask: Image.Image) -> dict[str, float | None]:
-    """How far two pictures are from each other inside a mask: lanes that differ do not do the same job."""
+    """Compare two pictures inside a mask: contenders that paint differently do not do the same job."""
     inside = np.asarray(mask) > 0
     a, b = (np.asarray(image, np.float32)[inside] for image in (picture, other))
     error = float(((a - b) ** 2).mean())
@@ -203,14 +203,14 @@ def _from_stock(painted: bytes, stock: bytes | None, mask: Image.Image) -> dict[
 
 
 def _rates(
-    plan: Plan, lanes: Mapping[str, Lane], timings: Mapping[str, Timing], upload: Upload
+    plan: Plan, contenders: Mapping[str, Contender], timings: Mapping[str, Timing], upload: Upload
 ) -> dict[str, Any]:
-    """What the job is in operations, counted in lane A, and what each lane makes of the device with it."""
-    if "A" not in lanes:
+    """Return the job's operations, counted in contender A, and each contender's use of the device."""
+    if "A" not in contenders:
         return {}
-    lane = lanes["A"]
-    tflop = counted_tflop(lambda: lane.paint(upload), plan.device)
-    matmul = matmul_tflops(plan.device, lane.model.dtype)
+    contender = contenders["A"]
+    tflop = counted_tflop(lambda: contender.paint(upload), plan.device)
+    matmul = matmul_tflops(plan.device, contender.model.dtype)
     effective = {letter: tflop / timing.median for letter, timing in timings.items()}
     print(f"  {tflop:.4g} TFLOP a picture; a matrix product runs at {matmul:.4g} TFLOP/s")
     return {
@@ -221,7 +221,7 @@ def _rates(
 
 
 def measure_optimizations(plan: Plan) -> dict[str, Any]:
-    """What each optimization is worth in lane C: without it, paired with all of them."""
+    """What each optimization is worth in contender C: without it, paired with all of them."""
     figures: dict[str, Any] = {}
     with opened(plan, "C") as whole:
         uploads = plan.uploads(whole.model)
@@ -235,9 +235,9 @@ def measure_optimizations(plan: Plan) -> dict[str, Any]:
                 print(f"  {optimization.name}: {figures[optimization.name]}")
                 continue
             with opened(plan, "C", frozenset({optimization.name})) as without:
-                for lane in (whole, without):
-                    lane.paint(uploads(-99, 0))
-                    lane.settle(plan.settle_s)
+                for contender in (whole, without):
+                    contender.paint(uploads(-99, 0))
+                    contender.settle(plan.settle_s)
                 timings = _timed(plan, {"all": whole.paint, "without": without.paint}, uploads)
             row(f"without {optimization.name}", timings["without"], timings["all"])
             ratio = timings["without"].over(timings["all"])
@@ -250,8 +250,10 @@ def measure_optimizations(plan: Plan) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parser(__doc__)
-    options.add_argument("--lanes", default="A,B,C,D", help="letters, see above (default A,B,C,D)")
-    options.add_argument("--recipe", choices=RECIPES, help="of lane B (max-autotune on a GPU, else regional)")
+    options.add_argument("--contenders", default="A,B,C,D", help="letters, see above (default A,B,C,D)")
+    options.add_argument(
+        "--recipe", choices=RECIPES, help="of contender B (max-autotune on a GPU, else regional)"
+    )
     options.add_argument("--scheduler", choices=SCHEDULERS, default="DDIM")
     options.add_argument("--steps", type=int, default=25, help="of the job (default 25)")
     options.add_argument(
@@ -273,12 +275,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     def run() -> dict[str, Any]:
         device = pick_device(chosen.device)
         if device.type == "cpu":
-            torch.set_num_threads(1)  # torch's pools of several lanes in one process slow each other down
+            torch.set_num_threads(
+                1
+            )  # torch's pools of several contenders in one process slow each other down
         return measure(
             Plan(
                 device=device,
                 model=default_model(device, chosen.model),
-                lanes=chosen_lanes(chosen.lanes.upper(), WHAT),
+                contenders=chosen_contenders(chosen.contenders.upper(), WHAT),
                 recipe=chosen.recipe or ("max-autotune" if device.type == "cuda" else "regional"),
                 scheduler=chosen.scheduler,
                 steps=chosen.steps,

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from bench.lib.lanes import conditions, finish, parser
+from bench.lib.contenders import conditions, finish, parser
 from inpaint import SCHEDULERS, InpaintRequest
 from inpaint.canvas.crop import cut
 from inpaint.demo import demo_checkpoint

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from bench.lib.lanes import ROOT, conditions, finish, parser
+from bench.lib.contenders import ROOT, conditions, finish, parser
 from inpaint.errors import PaintError
 
 CAPS_GB = (6, 8, 12, 16, 24)

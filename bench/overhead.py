@@ -1,6 +1,6 @@
 """What the engine costs over the stock diffusers pipeline on the same job.
 
-Lanes, on one set of modules and interleaved round by round in turning order: *stock*, diffusers' own
+Contenders, on one set of modules and interleaved round by round in turning order: *stock*, diffusers' own
 ``StableDiffusionXLInpaintPipeline``; *ours*, ``Engine.paint`` on the same job (area "whole" at the model's
 native size, no growing, feathering or colour fit); *defaults*, ``Engine.paint`` with its usual blending,
 which stock does not do. PIL in, PIL out. Every round has a prompt of its own, so that our prompt cache does
@@ -25,19 +25,19 @@ import numpy as np
 import torch
 from PIL import Image
 
+from bench.lib.contenders import Timing, conditions, finish, interleave, row
 from bench.lib.jobs import job
-from bench.lib.lanes import Timing, conditions, finish, interleave, row
 from bench.lib.stock import Stock
 from inpaint import SCHEDULERS, Engine, InpaintRequest
 
 USUAL = ("DDIM", "DPM2 Karras")  # the hosted API's example and our default: one and two UNet calls a step
 TARGET = 1.05  # ours to stock, the median of paired ratios
 
-Lane = Callable[[InpaintRequest], Image.Image]
+Contender = Callable[[InpaintRequest], Image.Image]
 
 
-def lanes_of(engine: Engine) -> dict[str, Lane]:
-    """The lanes by name; each paints the same request."""
+def contenders_of(engine: Engine) -> dict[str, Contender]:
+    """The contenders by name; each paints the same request."""
     usual = {
         name: InpaintRequest.__dataclass_fields__[name].default for name in ("grow", "feather", "color_match")
     }
@@ -48,20 +48,20 @@ def lanes_of(engine: Engine) -> dict[str, Lane]:
     }
 
 
-def check_same_picture(lanes: Mapping[str, Lane], request: InpaintRequest) -> None:
+def check_same_picture(contenders: Mapping[str, Contender], request: InpaintRequest) -> None:
     """Leave with a sentence unless stock and ours agree inside the mask to one 8-bit level."""
-    stock, ours = (np.asarray(lanes[name](request), np.int16) for name in ("stock", "ours"))
+    stock, ours = (np.asarray(contenders[name](request), np.int16) for name in ("stock", "ours"))
     difference = np.abs(stock - ours)[np.asarray(request.mask) > 0].max()
     if difference > 1:
-        sys.exit(f"{request.scheduler}: the lanes paint different pictures ({difference} levels apart)")
+        sys.exit(f"{request.scheduler}: the contenders paint different pictures ({difference} levels apart)")
 
 
-def time_lanes(
-    lanes: Mapping[str, Lane], request: InpaintRequest, warmups: int, rounds: int
+def time_contenders(
+    contenders: Mapping[str, Contender], request: InpaintRequest, warmups: int, rounds: int
 ) -> dict[str, Timing]:
-    """Seconds per lane, every paint with a prompt of its own: ours keeps embeddings, stock does not."""
+    """Seconds per contender, every paint with a prompt of its own: ours keeps embeddings, stock does not."""
     return interleave(
-        lanes,
+        contenders,
         lambda i, place: replace(request, prompt=f"{request.prompt}, {i} {place}"),
         warmups=warmups,
         rounds=rounds,
@@ -72,16 +72,16 @@ def measure(model: str, schedulers: Sequence[str], warmups: int, rounds: int) ->
     """Time each scheduler's job; the figures as they go into the JSON line."""
     jobs = []
     with Engine.load(model, device="cpu") as engine:
-        lanes = lanes_of(engine)
+        contenders = contenders_of(engine)
         for scheduler in schedulers:
             request = job(engine.model.native_size, scheduler)
-            check_same_picture(lanes, request)
-            timings = time_lanes(lanes, request, warmups, rounds)
+            check_same_picture(contenders, request)
+            timings = time_contenders(contenders, request, warmups, rounds)
             jobs.append(
                 {
                     "scheduler": scheduler,
                     "ms": {name: timing.to_json() for name, timing in timings.items()},
-                    "over_stock": {n: timings[n].over(timings["stock"]) for n in lanes if n != "stock"},
+                    "over_stock": {n: timings[n].over(timings["stock"]) for n in contenders if n != "stock"},
                 }
             )
             print(f"{scheduler}: milliseconds per picture, median (range)")

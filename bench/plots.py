@@ -14,23 +14,28 @@ from pathlib import Path
 from typing import Any
 
 from bench.latency import WHAT
-from bench.lib.lanes import ROOT
+from bench.lib.contenders import ROOT
 
 Figures = Mapping[str, Any]
 
+# Results kept before October 2026 have these keys.
+RENAMED = {"lanes": "contenders", "lane": "contender"}
+
 
 def latency(axes: Any, figures: Figures) -> None:
-    """A bar a lane: the median, with the range of the rounds."""
-    lanes = figures["lanes"]
-    names = [f"{letter}: {lane['what']}" for letter, lane in lanes.items()]
-    _bars(axes, names, [lane["ms"] for lane in lanes.values()])
+    """A bar a contender: the median, with the range of the rounds."""
+    contenders = figures["contenders"]
+    names = [f"{letter}: {contender['what']}" for letter, contender in contenders.items()]
+    _bars(axes, names, [contender["ms"] for contender in contenders.values()])
     axes.set_ylabel("milliseconds a picture, median and range")
 
 
 def overhead(axes: Any, figures: Figures) -> None:
-    """A bar a scheduler and lane."""
-    pairs = [(job["scheduler"], lane, ms) for job in figures["jobs"] for lane, ms in job["ms"].items()]
-    _bars(axes, [f"{scheduler}\n{lane}" for scheduler, lane, _ in pairs], [ms for *_, ms in pairs])
+    """A bar a scheduler and contender."""
+    pairs = [
+        (job["scheduler"], contender, ms) for job in figures["jobs"] for contender, ms in job["ms"].items()
+    ]
+    _bars(axes, [f"{scheduler}\n{contender}" for scheduler, contender, _ in pairs], [ms for *_, ms in pairs])
     axes.set_ylabel("milliseconds a picture, median and range")
 
 
@@ -42,12 +47,15 @@ def _bars(axes: Any, names: Sequence[str], timings: Sequence[Mapping[str, float]
 
 
 def throughput(axes: Any, figures: Figures) -> None:
-    """A line a workload and lane, over the requests at once."""
+    """A line a workload and contender, over the requests at once."""
     for workload, by_number in figures["workloads"].items():
-        for lane in next(iter(by_number.values())):
-            rates = [by_lane[lane]["pictures_per_s"] for by_lane in by_number.values()]
+        for contender in next(iter(by_number.values())):
+            rates = [by_contender[contender]["pictures_per_s"] for by_contender in by_number.values()]
             axes.plot(
-                [int(number) for number in by_number], rates, marker="o", label=f"{WHAT[lane]}, {workload}"
+                [int(number) for number in by_number],
+                rates,
+                marker="o",
+                label=f"{WHAT[contender]}, {workload}",
             )
     axes.set_xlabel("requests at once")
     axes.set_ylabel("pictures a second")
@@ -55,14 +63,14 @@ def throughput(axes: Any, figures: Figures) -> None:
 
 
 def coldstart(axes: Any, figures: Figures) -> None:
-    """A stacked bar a lane: imported, loaded, first picture; or one piece, for the command line."""
-    for lane, found in figures["lanes"].items():
+    """A stacked bar a contender: imported, loaded, first picture; or one piece, for the command line."""
+    for contender, found in figures["contenders"].items():
         bottom = 0.0
         for stage in ("imported_s", "loaded_s", "first_picture_s", "written_s"):
             if stage in found["median"]:
                 until = found["median"][stage]
-                axes.bar(lane, until - bottom, bottom=bottom, color=f"C{len(stage) % 10}")
-                axes.annotate(stage[:-2].replace("_", " "), (lane, until), ha="center", va="top")
+                axes.bar(contender, until - bottom, bottom=bottom, color=f"C{len(stage) % 10}")
+                axes.annotate(stage[:-2].replace("_", " "), (contender, until), ha="center", va="top")
                 bottom = until
     axes.set_ylabel("seconds since the process was started")
 
@@ -88,10 +96,10 @@ def full_size(axes: Any, figures: Figures) -> None:
 
 def serving(axes: Any, figures: Figures) -> None:
     """A line a server: good requests a second over what was sent; on the diagonal all are good."""
-    for lane in sorted({point["lane"] for point in figures["curve"]}):
-        points = [point for point in figures["curve"] if point["lane"] == lane]
+    for contender in sorted({point["contender"] for point in figures["curve"]}):
+        points = [point for point in figures["curve"] if point["contender"] == contender]
         good = [point["goodput_per_s"]["lock"] for point in points]
-        axes.plot([point["rate"] for point in points], good, marker="o", label=lane)
+        axes.plot([point["rate"] for point in points], good, marker="o", label=contender)
     fastest = max(point["rate"] for point in figures["curve"])
     axes.plot([0, fastest], [0, fastest], linestyle=":", color="grey", label="all of them")
     axes.set_xlabel("requests a second")
@@ -127,11 +135,11 @@ def fleet(axes: Any, figures: Figures) -> None:
 
 def cluster(axes: Any, figures: Figures) -> None:
     """Two bars a way to choose an engine: half of the requests, and all but one in a hundred, take less."""
-    lanes = figures["router"]
+    contenders = figures["router"]
     for offset, which in ((-0.2, "p50_s"), (0.2, "p99_s")):
-        places = [number + offset for number in range(len(lanes))]
-        axes.bar(places, [lane[which] for lane in lanes.values()], width=0.4, label=which[:-2])
-    axes.set_xticks(range(len(lanes)), list(lanes))
+        places = [number + offset for number in range(len(contenders))]
+        axes.bar(places, [contender[which] for contender in contenders.values()], width=0.4, label=which[:-2])
+    axes.set_xticks(range(len(contenders)), list(contenders))
     axes.set_ylabel(f"seconds, 4 engines at {figures['load']:g} of what they can do")
     axes.legend()
 
@@ -153,12 +161,16 @@ CHARTS: Mapping[str, Callable[[Any, Figures], None]] = {
 }
 
 
+def _renamed(found: dict[str, Any]) -> dict[str, Any]:
+    return {RENAMED.get(key, key): value for key, value in found.items()}
+
+
 def draw(file: Path, output: Path, kind: str) -> Path | None:
     """The chart of one result file; None where there is none for its bench."""
     from matplotlib.backends import backend_agg  # no pyplot: no window, no state
     from matplotlib.figure import Figure
 
-    figures = json.loads(file.read_text("utf-8"))
+    figures = json.loads(file.read_text("utf-8"), object_hook=_renamed)
     chart = CHARTS.get(figures.get("bench", ""))
     if chart is None:
         return None

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from bench.lib.blending import DRIFTS, error_inside, masks, pictures, ring_error, step_at_edge
-from bench.lib.lanes import conditions, finish, parser
+from bench.lib.contenders import conditions, finish, parser
 from inpaint import InpaintRequest
 from inpaint.canvas.crop import Canvas, cut, paste
 from inpaint.demo import demo_checkpoint

@@ -10,7 +10,7 @@ same seconds for both, and *on each itself*. Figures:
 - goodput at that rate, at 1.25 and at 1.5 times of it, to see whether a server that is asked for too much
   still serves those whom it can.
 
-Lanes take turns; the one that is not measured is idle. Before anything is timed both must paint the same.
+Contenders take turns; the one that is not measured is idle. Before the timing both must paint the same.
 With ``--quick`` there are too few requests to say anything but that it runs. On a GPU both models must fit.
 With ``--at`` nothing is searched: both get these rates, as far as there is time.
 
@@ -33,9 +33,9 @@ from typing import Any
 import torch
 
 from bench.lib.attainment import YARDSTICKS, Bench, Plan
-from bench.lib.lanes import conditions, finish, parser
+from bench.lib.contenders import conditions, finish, parser
 from bench.lib.search import Search
-from bench.lib.servers import LANES, LOCK, OURS, environments, served
+from bench.lib.servers import CONTENDERS, LOCK, OURS, environments, served
 from bench.lib.traffic import MIX, Kind
 from bench.lock_baseline import folder_of
 from inpaint.model.load import pick_device
@@ -60,9 +60,13 @@ async def measure(
     bench = Bench(plan, urls, native, started + (1 - plan.for_curve) * plan.budget_s, kinds)
     apart = await bench.same_pictures(may_differ=may_differ)
     await bench.measure_alone()
-    searches = {lane: {y: Search() for y in YARDSTICKS} for lane in LANES} if at else await bench.lib.search()
+    searches = (
+        {contender: {y: Search() for y in YARDSTICKS} for contender in CONTENDERS}
+        if at
+        else await bench.lib.search()
+    )
     bench.end = started + plan.budget_s
-    found = [rate for lane in LANES if (rate := highest(bench, searches[lane][LOCK]))]
+    found = [rate for contender in CONTENDERS if (rate := highest(bench, searches[contender][LOCK]))]
     await bench.curve(sorted({*at, *(factor * rate for factor in plan.past for rate in found)}))
     return {
         **report(bench, searches, apart),
@@ -79,33 +83,41 @@ def report(
     bench: Bench, searches: Mapping[str, Mapping[str, Search]], apart: Mapping[str, Mapping[str, float]]
 ) -> dict[str, Any]:
     """The figures as they go into the JSON line."""
-    tops = {lane: {y: highest(bench, found[y]) for y in YARDSTICKS} for lane, found in searches.items()}
+    tops = {
+        contender: {y: highest(bench, found[y]) for y in YARDSTICKS} for contender, found in searches.items()
+    }
     return {
         "kinds": [
             {
                 **asdict(kind),
                 "size": kind.size(bench.native),
-                "alone_s": {lane: round(bench.alone[lane][kind.name], 4) for lane in LANES},
+                "alone_s": {
+                    contender: round(bench.alone[contender][kind.name], 4) for contender in CONTENDERS
+                },
                 "levels_apart": apart[kind.name],
             }
             for kind in bench.kinds
         ],
         "lock_capacity_per_s": round(bench.capacity(), 3),
-        "highest_rate_per_s": {lane: {y: _rounded(top[y]) for y in YARDSTICKS} for lane, top in tops.items()},
+        "highest_rate_per_s": {
+            contender: {y: _rounded(top[y]) for y in YARDSTICKS} for contender, top in tops.items()
+        },
         "search_complete": all(s.asks() is None for found in searches.values() for s in found.values()),
         "ours_over_lock": {y: _ratio(tops[OURS][y], tops[LOCK][y]) for y in YARDSTICKS},
         "target": TARGET,
-        "goodput_past_highest": {lane: _past(bench, lane, tops[lane][LOCK]) for lane in LANES},
+        "goodput_past_highest": {
+            contender: _past(bench, contender, tops[contender][LOCK]) for contender in CONTENDERS
+        },
         "curve": bench.points(),
     }
 
 
-def _past(bench: Bench, lane: str, top: float | None) -> dict[str, float]:
-    """Times the lane's highest rate → good requests a second there, on the lock's yardstick."""
+def _past(bench: Bench, contender: str, top: float | None) -> dict[str, float]:
+    """Times the contender's highest rate → good requests a second there, on the lock's yardstick."""
     rates = {} if top is None else {factor: factor * top for factor in bench.plan.past}
-    measured = {rate for of, rate, _ in bench.runs if of == lane}
+    measured = {rate for of, rate, _ in bench.runs if of == contender}
     return {
-        str(factor): bench.point(lane, rate)["goodput_per_s"][LOCK]
+        str(factor): bench.point(contender, rate)["goodput_per_s"][LOCK]
         for factor, rate in rates.items()
         if rate in measured
     }
@@ -120,17 +132,17 @@ def _ratio(ours: float | None, lock: float | None) -> float | None:
 
 
 def table(figures: Mapping[str, Any]) -> None:
-    """For people: both lanes by rate, then the ratio."""
-    print("lane   requests/s  good by the lock's seconds, by its own   median s   p99 s   answers")
+    """For people: both contenders by rate, then the ratio."""
+    print("contender   requests/s  good by the lock's seconds, by its own   median s   p99 s   answers")
     for point in figures["curve"]:
         by_lock, own = (point["attainment"][y] for y in YARDSTICKS)
         median, p99 = (point["seconds"].get(name, float("nan")) for name in ("median", "p99"))
         print(
-            f"{point['lane']:<6} {point['rate']:>10.2f} {by_lock:>27.1%} {own:>12.1%} "
+            f"{point['contender']:<6} {point['rate']:>10.2f} {by_lock:>27.1%} {own:>12.1%} "
             f"{median:>10.2f} {p99:>7.2f}   {point['answers']}"
         )
     for yardstick in YARDSTICKS:
-        rates = {lane: figures["highest_rate_per_s"][lane][yardstick] for lane in LANES}
+        rates = {contender: figures["highest_rate_per_s"][contender][yardstick] for contender in CONTENDERS}
         print(f"highest rate, {yardstick}: {rates}, ratio {figures['ours_over_lock'][yardstick]}")
 
 
@@ -165,7 +177,7 @@ def options() -> argparse.ArgumentParser:
     found.add_argument("--slowdown", type=float, help=f"that is still good (default {FULL.slowdown:g})")
     found.add_argument("--share", type=float, help=f"that must be good (default {FULL.share:g})")
     found.add_argument("--kind", action="append", choices=[kind.name for kind in MIX], help="default: all")
-    found.add_argument("--may-differ", action="store_true", help="the lanes' pictures, in lossy modes")
+    found.add_argument("--may-differ", action="store_true", help="the contenders' pictures, in lossy modes")
     found.add_argument(
         "--setting", action="append", default=[], metavar="NAME=VALUE", help="of ours, as INPAINT_NAME"
     )
@@ -192,8 +204,10 @@ def compare(chosen: argparse.Namespace, plan: Plan) -> dict[str, Any]:
         }
         variables = environments(chosen.threads, plan.slowdown, chosen.setting)
         urls = {
-            lane: stack.enter_context(served(programs[lane], variables[lane], Path(data, f"{lane}.log")))
-            for lane in LANES
+            contender: stack.enter_context(
+                served(programs[contender], variables[contender], Path(data, f"{contender}.log"))
+            )
+            for contender in CONTENDERS
         }
         kinds = [kind for kind in MIX if chosen.kind is None or kind.name in chosen.kind]
         figures = about | asyncio.run(

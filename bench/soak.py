@@ -32,7 +32,7 @@ from PIL import Image
 
 from bench.lib.instant import ROOT, conditions, serve, settings
 
-REQUESTS, EVERY, LANES = 10_000, 1_000, 8
+REQUESTS, EVERY, CLIENTS = 10_000, 1_000, 8
 TARGET_MB = 1.0
 V1, V2 = "/v1/sdxl-inpaint", "/v2/sdxl-inpaint"
 
@@ -101,7 +101,7 @@ async def _thousands(http: httpx2.AsyncClient, pid: int) -> tuple[list[float], C
     good, bad = body(64), body(64, samples=99)
     statuses: Counter[int] = Counter()
 
-    async def lane(numbers: Iterator[int]) -> None:
+    async def client_of(numbers: Iterator[int]) -> None:
         for number in numbers:
             path, asked = (V2 if number % 10 == 3 else V1), (bad if number % 5 == 0 else good)
             statuses[(await http.post(path, json=asked)).status_code] += 1
@@ -109,7 +109,7 @@ async def _thousands(http: httpx2.AsyncClient, pid: int) -> tuple[list[float], C
     samples = [rss_mb(pid)]
     for first in range(0, REQUESTS, EVERY):
         numbers = iter(range(first, first + EVERY))
-        await asyncio.gather(*(lane(numbers) for _ in range(LANES)))
+        await asyncio.gather(*(client_of(numbers) for _ in range(CLIENTS)))
         samples.append(rss_mb(pid))
         print(f"{first + EVERY} requests, {samples[-1]:.1f} MB", file=sys.stderr)
     return samples, statuses

@@ -1,14 +1,14 @@
 """Pictures a second at 1, 2, 4 and 8 requests at once, beside the stock pipeline one after another.
 
-Lanes: ``A`` the stock pipeline as it comes, ``B`` with its documentation's recipe, ``C`` ours exact, ``D``
-ours in fp8; the stock pipeline cannot share a UNet call between callers, so it paints them in turn. Two
+Contenders: ``A`` the stock pipeline, ``B`` with its documentation's recipe, ``C`` ours exact, ``D`` ours in
+fp8; the stock pipeline cannot share a UNet call between callers, so it paints them in turn. Two
 workloads: *alike* (the reference settings, 25 steps and guidance) and *mixed* (four callers with schedulers,
 steps, strengths and guidance of their own). Rounds are interleaved, every prompt is new. PIL in, PIL out.
 
 For ours also the *stall*: the share of the time in which no UNet call was under way, because the engine
 encoded, decoded, pasted or waited; and the seconds that encode and decode took by themselves.
 
-    python -m bench.throughput [--lanes A,C] [--at-once 1 2 4 8] [--workload alike] [--rounds 5] [--json FILE]
+    python -m bench.throughput [--contenders A,C] [--at-once 1 2 4 8] [--workload alike] [--rounds 5]
 """
 
 import time
@@ -23,8 +23,17 @@ import torch
 
 from bench.latency import WHAT
 from bench.lib.apart import Apart, Open, apart
+from bench.lib.contenders import (
+    Timing,
+    chosen_contenders,
+    conditions,
+    finish,
+    interleave,
+    medians,
+    open_each,
+    parser,
+)
 from bench.lib.jobs import job, mixed
-from bench.lib.lanes import Timing, chosen_lanes, conditions, finish, interleave, medians, open_each, parser
 from bench.lib.ours import Asked, default_model, engine_on, load
 from bench.lib.stock import RECIPES, Stock
 from inpaint import Engine, InpaintRequest
@@ -45,7 +54,7 @@ WORKLOADS: Mapping[str, Callable[..., Requests]] = {"alike": alike, "mixed": mix
 
 
 @dataclass(frozen=True, slots=True)
-class Lane:
+class Contender:
     """Paints requests in a process of its own, and keeps what it noticed in each round."""
 
     apart: Apart
@@ -60,7 +69,7 @@ class Lane:
 def opened(
     name: str, device: str, recipe: str, rows: int, without: frozenset[str], settle_s: float, letter: str
 ) -> Iterator[tuple[int, Callable[[Requests], list[dict[str, float]]]]]:
-    """A lane on a model of its own, told its native size; ``rows`` samples may share a UNet call of ours."""
+    """Open a contender on its own model; ``rows`` samples may share a UNet call of ours."""
     place = torch.device(device)
     with ThreadPoolExecutor(1) as loader:  # whose threads of torch end with it
         model = loader.submit(load, name, place).result()
@@ -102,7 +111,7 @@ def _steps(engine: Engine) -> tuple[int, float, int]:
 
 
 def measure(
-    lanes: Mapping[str, Lane],
+    contenders: Mapping[str, Contender],
     side: int,
     workloads: Sequence[str],
     numbers: Sequence[int],
@@ -114,17 +123,19 @@ def measure(
     for name in workloads:
         for number in numbers:
             make = partial(WORKLOADS[name], side, number, **changes)
-            for lane in lanes.values():
-                lane.noticed.clear()
-            paints = {letter: lane.paint for letter, lane in lanes.items()}
+            for contender in contenders.values():
+                contender.noticed.clear()
+            paints = {letter: contender.paint for letter, contender in contenders.items()}
             timings = interleave(paints, lambda i, place, make=make: make(100 * i + place), **rounds)
-            figures.setdefault(name, {})[str(number)] = _figures(lanes, timings, number, rounds["warmups"])
+            figures.setdefault(name, {})[str(number)] = _figures(
+                contenders, timings, number, rounds["warmups"]
+            )
             _print(name, number, figures[name][str(number)])
     return figures
 
 
 def _figures(
-    lanes: Mapping[str, Lane], timings: Mapping[str, Timing], number: int, warmups: int
+    contenders: Mapping[str, Contender], timings: Mapping[str, Timing], number: int, warmups: int
 ) -> dict[str, Any]:
     figures = {}
     for letter, timing in timings.items():
@@ -134,36 +145,40 @@ def _figures(
             # How many times as many pictures: stock's seconds to ours.
             "gain": {base: timings[base].over(timing) for base in "AB" if base in timings and base != letter},
         }
-        if lanes[letter].noticed:
-            figures[letter]["loop"] = medians(lanes[letter].noticed[warmups:], digits=4)
+        if contenders[letter].noticed:
+            figures[letter]["loop"] = medians(contenders[letter].noticed[warmups:], digits=4)
     return figures
 
 
 @contextmanager
-def _apart(opens: Open, threads: int | None) -> Iterator[Lane]:
-    with apart(opens, threads) as lane:
-        yield Lane(lane)
+def _apart(opens: Open, threads: int | None) -> Iterator[Contender]:
+    with apart(opens, threads) as contender:
+        yield Contender(contender)
 
 
 def _print(name: str, number: int, figures: Mapping[str, Any]) -> None:
-    for letter, lane in figures.items():
-        line = f"  {name} × {number}  {letter} {WHAT[letter]:<14} {lane['pictures_per_s']:8.3f} pictures/s"
-        for base, gain in lane["gain"].items():
+    for letter, contender in figures.items():
+        line = (
+            f"  {name} × {number}  {letter} {WHAT[letter]:<14} {contender['pictures_per_s']:8.3f} pictures/s"
+        )
+        for base, gain in contender["gain"].items():
             line += f", {gain['median_paired']:.3f} × {base}"
-        if "loop" in lane:
-            line += f", no UNet call for {lane['loop']['stall']:.0%} of the time"
+        if "loop" in contender:
+            line += f", no UNet call for {contender['loop']['stall']:.0%} of the time"
         print(line, flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parser(__doc__)
-    options.add_argument("--lanes", default="A,C", help="letters, see above (default A,C)")
-    options.add_argument("--recipe", choices=RECIPES, help="of lane B (max-autotune on a GPU, else regional)")
+    options.add_argument("--contenders", default="A,C", help="letters, see above (default A,C)")
+    options.add_argument(
+        "--recipe", choices=RECIPES, help="of contender B (max-autotune on a GPU, else regional)"
+    )
     options.add_argument("--at-once", type=int, nargs="+", default=AT_ONCE, help="requests (default 1 2 4 8)")
     options.add_argument("--workload", choices=WORKLOADS, action="append", help="(default both)")
     options.add_argument("--steps", type=int, help="instead of the workload's own")
     options.add_argument("--side", type=int, help="of the pictures, in pixels (default: the model's own)")
-    options.add_argument("--threads", type=int, help="of torch in each lane's process")
+    options.add_argument("--threads", type=int, help="of torch in each contender's process")
     options.add_argument(
         "--without", nargs="+", default=(), choices=NAMES, help="optimizations to leave out of ours"
     )
@@ -177,7 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     def run() -> dict[str, Any]:
         device = pick_device(chosen.device)
         name = default_model(device, chosen.model)
-        letters = chosen_lanes(chosen.lanes.upper(), WHAT)
+        letters = chosen_contenders(chosen.contenders.upper(), WHAT)
         recipe = chosen.recipe or ("max-autotune" if device.type == "cuda" else "regional")
         rounds = {"warmups": chosen.warmups, "rounds": chosen.rounds}
         changes = {} if chosen.steps is None else {"num_inference_steps": chosen.steps}
@@ -185,14 +200,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         without, rows = frozenset(chosen.without), max(chosen.at_once)
         with ExitStack() as stack:
             bound = (name, str(device), recipe, rows, without, chosen.settle_s)
-            lanes, missing = open_each(
+            contenders, missing = open_each(
                 stack, letters, lambda letter: _apart(partial(opened, *bound, letter), chosen.threads)
             )
-            side = chosen.side or next(iter(lanes.values())).apart.told
-            for lane in lanes.values():
-                lane.paint(alike(side, rows, -1, **changes))
+            side = chosen.side or next(iter(contenders.values())).apart.told
+            for contender in contenders.values():
+                contender.paint(alike(side, rows, -1, **changes))
             workloads = chosen.workload or [*WORKLOADS]
-            figures = measure(lanes, side, workloads, chosen.at_once, changes, rounds)
+            figures = measure(contenders, side, workloads, chosen.at_once, changes, rounds)
         about = {
             "model": name,
             "threads": chosen.threads,

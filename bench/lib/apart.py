@@ -1,7 +1,7 @@
-"""A lane in a process of its own.
+"""A contender in a process of its own.
 
-On a CPU torch's threads of one lane slow those of another in the same process down, even while they idle:
-libgomp lets its threads spin only as long as there are no more of them than cores.
+On a CPU the torch threads of one contender slow down those of another in the same process, even while they
+idle: libgomp lets its threads spin only as long as there are no more of them than cores.
 """
 
 import multiprocessing
@@ -20,7 +20,7 @@ Open = Callable[[], AbstractContextManager[tuple[Any, Work]]]  # with what it ha
 
 @dataclass(frozen=True, slots=True)
 class Apart:
-    """Calls the work of a lane in another process."""
+    """Calls the work of a contender in another process."""
 
     connection: Connection
     told: Any
@@ -33,7 +33,7 @@ class Apart:
 
 @contextmanager
 def apart(opens: Open, threads: int | None) -> Iterator[Apart]:
-    """A lane opened in a process of its own, for the length of the block.
+    """A contender opened in a process of its own, for the length of the block.
 
     Args:
         opens: a function of some module's top level, perhaps with arguments bound.
@@ -50,7 +50,7 @@ def apart(opens: Open, threads: int | None) -> Iterator[Apart]:
     try:
         told, refused = here.recv()
         if refused:
-            raise RequestError("lane", refused)
+            raise RequestError("contender", refused)
         yield Apart(here, told)
     finally:
         here.close()

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from bench.lib.search import Search, allowed_misses
-from bench.lib.servers import LANES, LOCK
+from bench.lib.servers import CONTENDERS, LOCK
 from bench.lib.traffic import MIX, Kind, Outcome, client, is_picture, painted_pixels, play, post, trace
 
 YARDSTICKS = (LOCK, "own")  # whose seconds alone are multiplied
@@ -52,11 +52,11 @@ class Bench:
     end: float  # on the monotonic clock: no run may last longer
     kinds: Sequence[Kind] = MIX
     serials: Iterator[int] = field(default_factory=itertools.count)
-    alone: dict[str, dict[str, float]] = field(default_factory=dict)  # lane → kind → seconds
-    runs: dict[tuple[str, float, int], list[Outcome]] = field(default_factory=dict)  # lane, rate, seed
+    alone: dict[str, dict[str, float]] = field(default_factory=dict)  # contender → kind → seconds
+    runs: dict[tuple[str, float, int], list[Outcome]] = field(default_factory=dict)  # contender, rate, seed
 
     async def same_pictures(self, *, may_differ: bool) -> dict[str, dict[str, float]]:
-        """How far apart the lanes' paintings of each kind are, in levels of 255, inside the mask.
+        """How far apart the contenders' paintings of each kind are, in levels of 255, inside the mask.
 
         Raises:
             SystemExit: one does not paint, or they paint different things and may not.
@@ -64,7 +64,7 @@ class Bench:
         found = {}
         for kind in self.kinds:
             body = kind.body(self.native, next(self.serials))
-            files = [await self._paint(lane, body, kind.size(self.native)) for lane in LANES]
+            files = [await self._paint(contender, body, kind.size(self.native)) for contender in CONTENDERS]
             apart = np.abs(painted_pixels(files[0]) - painted_pixels(files[1]))
             found[kind.name] = {"mean": round(float(apart.mean()), 3), "max": int(apart.max())}
             if apart.mean() > SAME_LEVELS and not may_differ:
@@ -73,65 +73,67 @@ class Bench:
                 )
         return found
 
-    async def _paint(self, lane: str, body: bytes, size: tuple[int, int]) -> bytes:
-        async with client(self.urls[lane]) as http:
+    async def _paint(self, contender: str, body: bytes, size: tuple[int, int]) -> bytes:
+        async with client(self.urls[contender]) as http:
             response = await post(http, body)
         if response.status_code != 200 or not is_picture(response.content, size):
-            sys.exit(f"{lane} does not paint: {response.status_code}, {response.content[:300]!r}")
+            sys.exit(f"{contender} does not paint: {response.status_code}, {response.content[:300]!r}")
         return response.content
 
     async def measure_alone(self) -> None:
-        """What each kind takes on an idle server; lanes take turns."""
+        """What each kind takes on an idle server; contenders take turns."""
         seconds: dict[str, dict[str, list[float]]] = {
-            lane: {kind.name: [] for kind in self.kinds} for lane in LANES
+            contender: {kind.name: [] for kind in self.kinds} for contender in CONTENDERS
         }
         for number in range(self.plan.rounds):
             for kind in self.kinds:
-                for lane in LANES if number % 2 else LANES[::-1]:
+                for contender in CONTENDERS if number % 2 else CONTENDERS[::-1]:
                     body = kind.body(self.native, next(self.serials))
                     started = time.perf_counter()
-                    await self._paint(lane, body, kind.size(self.native))
-                    seconds[lane][kind.name].append(time.perf_counter() - started)
-        for lane in LANES:
-            self.alone[lane] = {name: statistics.median(found) for name, found in seconds[lane].items()}
+                    await self._paint(contender, body, kind.size(self.native))
+                    seconds[contender][kind.name].append(time.perf_counter() - started)
+        for contender in CONTENDERS:
+            self.alone[contender] = {
+                name: statistics.median(found) for name, found in seconds[contender].items()
+            }
 
     def capacity(self) -> float:
         """Requests a second of the mix that the lock could serve if they came one after the other."""
         shares = sum(kind.share for kind in self.kinds)
         return shares / sum(kind.share * self.alone[LOCK][kind.name] for kind in self.kinds)
 
-    def limits(self, lane: str, yardstick: str) -> dict[str, float]:
+    def limits(self, contender: str, yardstick: str) -> dict[str, float]:
         """Seconds within which a kind's picture is good."""
-        alone = self.alone[lane if yardstick == "own" else yardstick]
+        alone = self.alone[contender if yardstick == "own" else yardstick]
         return {name: self.plan.slowdown * seconds for name, seconds in alone.items()}
 
-    async def run(self, lane: str, rate: float, seed: int) -> list[Outcome] | None:
+    async def run(self, contender: str, rate: float, seed: int) -> list[Outcome] | None:
         """One trace; None where there is no time for it. Each is run once."""
-        key = (lane, rate, seed)
+        key = (contender, rate, seed)
         if key not in self.runs:
             shots = trace(rate, seed, self.plan.requests, self.kinds)
-            end_s = max(max(self.limits(of, "own").values()) for of in LANES)
+            end_s = max(max(self.limits(of, "own").values()) for of in CONTENDERS)
             if time.monotonic() + shots[-1].at_s + end_s > self.end:
                 return None
-            self.runs[key] = await play(self.urls[lane], shots, self.native, self.serials, end_s)
-            await self._settled(lane)
+            self.runs[key] = await play(self.urls[contender], shots, self.native, self.serials, end_s)
+            await self._settled(contender)
         return self.runs[key]
 
-    async def _settled(self, lane: str) -> None:
+    async def _settled(self, contender: str) -> None:
         """Until nothing of a run is left in the server: it paints a picture at once."""
-        async with asyncio.timeout(SETTLE_S), client(self.urls[lane]) as http:
+        async with asyncio.timeout(SETTLE_S), client(self.urls[contender]) as http:
             while True:
                 body = self.kinds[0].body(self.native, next(self.serials))
                 if (await post(http, body)).status_code == 200:
                     return
                 await asyncio.sleep(_POLL_S)
 
-    async def passes(self, lane: str, rate: float, yardstick: str) -> bool | None:
+    async def passes(self, contender: str, rate: float, yardstick: str) -> bool | None:
         """Whether enough of all seeds' requests are good; seeds that cannot change the answer are not run."""
-        limits, misses = self.limits(lane, yardstick), 0
+        limits, misses = self.limits(contender, yardstick), 0
         allowed = allowed_misses(self.plan.requests * self.plan.seeds, self.plan.share)
         for seed in range(self.plan.seeds):
-            if (outcomes := await self.run(lane, rate, seed)) is None:
+            if (outcomes := await self.run(contender, rate, seed)) is None:
                 return None
             misses += sum(not outcome.good(limits) for outcome in outcomes)
             if misses > allowed:
@@ -139,24 +141,24 @@ class Bench:
         return True
 
     async def search(self) -> dict[str, dict[str, Search]]:
-        """Lane → yardstick → its search; one rate of each at a time."""
-        searches = {lane: {yardstick: Search() for yardstick in YARDSTICKS} for lane in LANES}
-        pending = [(lane, yardstick) for yardstick in YARDSTICKS for lane in LANES]
+        """Contender → yardstick → its search; one rate of each at a time."""
+        searches = {contender: {yardstick: Search() for yardstick in YARDSTICKS} for contender in CONTENDERS}
+        pending = [(contender, yardstick) for yardstick in YARDSTICKS for contender in CONTENDERS]
         for _ in range(self.plan.tries):
             pending = [who for who in pending if await self._try_one(*who, searches[who[0]][who[1]])]
         return searches
 
-    async def _try_one(self, lane: str, yardstick: str, search: Search) -> bool:
+    async def _try_one(self, contender: str, yardstick: str, search: Search) -> bool:
         """Try a search's next rate; False when it is at its end, or the time is."""
         notch = search.asks()
         if notch is None:
             return False
-        passes = await self.passes(lane, self.rate(notch), yardstick)
+        passes = await self.passes(contender, self.rate(notch), yardstick)
         if passes is None:
-            print(f"{lane}, {yardstick}: no time left for {self.rate(notch):.2f}/s", file=sys.stderr)
+            print(f"{contender}, {yardstick}: no time left for {self.rate(notch):.2f}/s", file=sys.stderr)
             return False
         search.tell(notch, passes)
-        print(f"{lane}, {yardstick}: {self.rate(notch):.2f}/s {passes}", file=sys.stderr)
+        print(f"{contender}, {yardstick}: {self.rate(notch):.2f}/s {passes}", file=sys.stderr)
         return True
 
     def rate(self, notch: int) -> float:
@@ -164,26 +166,28 @@ class Bench:
         return 0.5 * self.capacity() * self.plan.step**notch
 
     async def curve(self, rates: Sequence[float]) -> None:
-        """Run both lanes at these rates, as far as there is time."""
+        """Run both contenders at these rates, as far as there is time."""
         for seed in range(self.plan.seeds):
-            for rate, lane in itertools.product(rates, LANES):
-                await self.run(lane, rate, seed)
+            for rate, contender in itertools.product(rates, CONTENDERS):
+                await self.run(contender, rate, seed)
 
     # What is reported.
 
     def points(self) -> list[dict[str, Any]]:
-        """Every rate that was measured, lane by lane."""
-        keys = sorted({(lane, rate) for lane, rate, _ in self.runs})
-        return [self.point(lane, rate) for lane, rate in keys]
+        """Every rate that was measured, contender by contender."""
+        keys = sorted({(contender, rate) for contender, rate, _ in self.runs})
+        return [self.point(contender, rate) for contender, rate in keys]
 
-    def point(self, lane: str, rate: float) -> dict[str, Any]:
+    def point(self, contender: str, rate: float) -> dict[str, Any]:
         """What became of everything sent at one rate; seconds are those of valid pictures."""
-        runs = [found for (of, at, _), found in self.runs.items() if (of, at) == (lane, rate)]
+        runs = [found for (of, at, _), found in self.runs.items() if (of, at) == (contender, rate)]
         outcomes = [outcome for run in runs for outcome in run]
         seconds = sorted(outcome.seconds for outcome in outcomes if outcome.valid)
-        good = {y: sum(o.good(self.limits(lane, y)) for o in outcomes) / len(outcomes) for y in YARDSTICKS}
+        good = {
+            y: sum(o.good(self.limits(contender, y)) for o in outcomes) / len(outcomes) for y in YARDSTICKS
+        }
         return {
-            "lane": lane,
+            "contender": contender,
             "rate": round(rate, 3),
             "seeds": len(runs),
             "sent": len(outcomes),

@@ -1,4 +1,4 @@
-"""The jobs that the benches of the engine give to every lane."""
+"""The jobs that the benches of the engine give to every contender."""
 
 import io
 from collections.abc import Mapping
@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from bench.lib.lanes import PORTRAIT
+from bench.lib.contenders import PORTRAIT
 from inpaint.request import InpaintRequest
 
-# What the stock pipeline does; our blending and colour fit are left out where lanes are compared.
+# What the stock pipeline does; our blending and colour fit are left out where contenders are compared.
 SAME_JOB: Mapping[str, Any] = {"area": "whole", "grow": 0, "feather": 0, "color_match": False}
 SETTINGS: Mapping[str, Any] = {
     "prompt": "A man with black sun glasses",

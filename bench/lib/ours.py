@@ -64,7 +64,7 @@ def default_model(device: torch.device, name: str | None) -> str:
 
 
 def load(name: str, device: torch.device, *, memory: str = "auto") -> Model:
-    """A model of its own for a lane: some lanes rewrite their modules.
+    """A model of its own for a contender: some contenders rewrite their modules.
 
     Raises:
         ModelError: missing or damaged.

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import httpx2
 
-from bench.lib.lanes import ROOT
+from bench.lib.contenders import ROOT
 from server.settings import Settings
 
-LOCK, OURS = LANES = ("lock", "ours")
+LOCK, OURS = CONTENDERS = ("lock", "ours")
 START_S, STOP_S = 300.0, 30.0
 _POLL_S = 0.05
 
@@ -66,7 +66,7 @@ def _ready(url: str) -> bool:
 
 
 def environments(threads: int, slowdown: float, settings: Sequence[str]) -> dict[str, dict[str, str]]:
-    """The variables of each lane's process.
+    """The variables of each contender's process.
 
     Args:
         threads: of torch.

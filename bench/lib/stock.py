@@ -1,4 +1,4 @@
-"""Lanes of the stock diffusers pipeline: as it comes (A), and with the recipe its documentation gives (B)."""
+"""The stock diffusers pipeline as a contender: unchanged (A), and with its documentation's recipe (B)."""
 
 import io
 import time

@@ -17,7 +17,7 @@ import httpx2
 import numpy as np
 from PIL import Image
 
-from bench.lib.lanes import PORTRAIT
+from bench.lib.contenders import PORTRAIT
 from inpaint.canvas.crop import working_size
 
 PATH = "/v1/sdxl-inpaint"

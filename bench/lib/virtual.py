@@ -136,7 +136,7 @@ class Device:
         self._undecoded[entry] = entry.work.samples
 
     def _dispatch(self) -> None:
-        """What the engine does between two calls, and its side lane between two jobs."""
+        """What the engine does between two calls, and its side thread between two jobs."""
         for entry in self.batcher.expired():
             self._end(entry, "expired")
         self._begin()

@@ -13,8 +13,8 @@ import torch
 
 from bench import coldstart, full_size, latency, memory, plots, throughput
 from bench.lib import device
+from bench.lib.contenders import Timing, interleave, open_each
 from bench.lib.jobs import Upload, job, mixed
-from bench.lib.lanes import Timing, interleave, open_each
 from bench.lib.ours import Asked, Ours, engine_on, load
 from bench.lib.stock import Stock
 from inpaint.errors import PaintError, RequestError
@@ -39,17 +39,17 @@ def last_line(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     return figures
 
 
-def test_lanes_take_turns_at_going_first() -> None:
-    """Going first costs a lane cold caches; always the same one first, and the ratios would be false."""
+def test_contenders_take_turns_at_going_first() -> None:
+    """Going first costs a contender cold caches; always the same one first, and the ratios would be false."""
     order: list[str] = []
-    lanes = {name: lambda _, name=name: order.append(name) for name in "abc"}
-    timings = interleave(lanes, lambda i, place: None, warmups=1, rounds=3)
+    contenders = {name: lambda _, name=name: order.append(name) for name in "abc"}
+    timings = interleave(contenders, lambda i, place: None, warmups=1, rounds=3)
     assert ["".join(order[i : i + 3]) for i in range(0, 12, 3)] == ["cab", "abc", "bca", "cab"]
     assert {name: len(timing.rounds) for name, timing in timings.items()} == {"a": 3, "b": 3, "c": 3}
 
 
 def test_making_a_job_is_not_timed() -> None:
-    """A fresh prompt and a new row each time cost the bench, not the lane."""
+    """A fresh prompt and a new row each time cost the bench, not the contender."""
     began: list[float] = []
 
     def make(i: int, place: int) -> None:
@@ -62,13 +62,13 @@ def test_making_a_job_is_not_timed() -> None:
 
 
 def test_a_slow_stretch_does_not_move_the_paired_ratio() -> None:
-    """On a shared machine one round in three may be ten times as slow, for all lanes."""
+    """On a shared machine one round in three may be ten times as slow, for all contenders."""
     stock, ours = Timing((1.0, 10.0, 10.0)), Timing((0.5, 0.5, 5.0))
     assert ours.over(stock) == {"of_medians": 0.05, "median_paired": 0.5}
     assert ours.to_json() == {"median": 500.0, "min": 500.0, "max": 5000.0}
 
 
-def test_the_stock_lane_paints_what_ours_paints(model: Model, ours: Ours) -> None:
+def test_the_stock_contender_paints_what_ours_paints(model: Model, ours: Ours) -> None:
     """A ratio of two programs that do different work says nothing."""
     request, stock = job(NATIVE_SIZE, "DDIM", num_inference_steps=3), Stock(model)
     upload = Upload.of(request.image, request.mask, {"prompt": "x", "seed": 1, "num_inference_steps": 2})
@@ -80,9 +80,9 @@ def test_the_stock_lane_paints_what_ours_paints(model: Model, ours: Ours) -> Non
 def test_stages_add_up_to_the_whole(model: Model, ours: Ours) -> None:
     """Whoever reads where the time goes adds the stages up."""
     request = job(NATIVE_SIZE, "DDIM", num_inference_steps=6)
-    for lane in (Stock(model).stages, ours.stages):
+    for contender in (Stock(model).stages, ours.stages):
         started = time.perf_counter()
-        found = lane(request)
+        found = contender(request)
         whole = 1000 * (time.perf_counter() - started)
         assert {"encode", "denoise", "decode"} <= found.keys()
         assert all(ms > 0 for name, ms in found.items() if name != "encode"), found
@@ -108,7 +108,7 @@ def test_latency_ends_in_one_json_line(
             *UNCOMPILED,
             "--model",
             str(checkpoint(9)),
-            "--lanes",
+            "--contenders",
             "A,B,C,D",
             "--optimizations",
             "--steps",
@@ -117,9 +117,9 @@ def test_latency_ends_in_one_json_line(
     )
     figures = last_line(capsys)
     assert figures == json.loads(kept.read_text())
-    assert {"A", "B", "C"} <= figures["lanes"].keys() | figures["left_out"].keys()
-    assert figures["lanes"]["C"]["over"]["A"]["median_paired"] > 0
-    assert figures["lanes"]["C"]["from_A"]["levels"] <= 8  # both through JPEG
+    assert {"A", "B", "C"} <= figures["contenders"].keys() | figures["left_out"].keys()
+    assert figures["contenders"]["C"]["over"]["A"]["median_paired"] > 0
+    assert figures["contenders"]["C"]["from_A"]["levels"] <= 8  # both through JPEG
     assert figures["rates"]["tflop"] > 0
     assert figures["optimizations"].keys() == {optimization.name for optimization in latency.OPTIMIZATIONS}
 
@@ -132,8 +132,8 @@ def test_ours_is_asked_for_levers_by_name(ours: Ours, model: Model) -> None:
         pass
 
 
-def test_a_lane_that_cannot_run_says_why(capsys: pytest.CaptureFixture[str]) -> None:
-    """A lane missing without a word would read as one that was measured and forgotten."""
+def test_a_contender_that_cannot_run_says_why(capsys: pytest.CaptureFixture[str]) -> None:
+    """A contender missing without a word would read as one that was measured and forgotten."""
 
     @contextmanager
     def opened(letter: str) -> Iterator[str]:
@@ -142,8 +142,8 @@ def test_a_lane_that_cannot_run_says_why(capsys: pytest.CaptureFixture[str]) -> 
         yield letter.lower()
 
     with ExitStack() as stack:
-        lanes, missing = open_each(stack, "AD", opened)
-        assert lanes == {"A": "a"}
+        contenders, missing = open_each(stack, "AD", opened)
+        assert contenders == {"A": "a"}
         assert missing == {"D": "precision: fp8 is not possible here"}
         assert "D: left out, precision: fp8 is not possible here" in capsys.readouterr().out
         with pytest.raises(RequestError, match="none of them can run here"):
@@ -151,10 +151,10 @@ def test_a_lane_that_cannot_run_says_why(capsys: pytest.CaptureFixture[str]) -> 
 
 
 @pytest.mark.parametrize("bench", [latency, throughput, coldstart])
-def test_a_lane_nobody_knows_is_refused(bench: Any) -> None:
-    """An hour's run without the lane that was meant is an hour lost to a typing mistake."""
-    with pytest.raises(SystemExit, match="lanes: must be some of"):
-        bench.main(["--device", "cpu", "--lanes", "X"])
+def test_an_unknown_contender_is_refused(bench: Any) -> None:
+    """An hour's run without the contender that was meant is an hour lost to a typing mistake."""
+    with pytest.raises(SystemExit, match="contenders: must be some of"):
+        bench.main(["--device", "cpu", "--contenders", "X"])
 
 
 def test_throughput_counts_pictures_and_stalls(
@@ -175,9 +175,9 @@ def test_cold_start_is_timed_from_outside(
     checkpoint: Callable[[int], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What an operator waits for begins before Python does."""
-    quick = ["--device", "cpu", "--runs", "1", "--pictures", "2", "--steps", "2", "--lanes", "cold"]
+    quick = ["--device", "cpu", "--runs", "1", "--pictures", "2", "--steps", "2", "--contenders", "cold"]
     coldstart.main([*quick, *UNCOMPILED, "--model", str(checkpoint(9))])
-    (run,) = last_line(capsys)["lanes"]["cold"]["runs"]
+    (run,) = last_line(capsys)["contenders"]["cold"]["runs"]
     stages_s = [run[f"{stage}_s"] for stage in ("imported", "loaded", "first_picture", "settled")]
     assert stages_s[0] > 0
     assert stages_s == sorted(stages_s)
@@ -187,7 +187,7 @@ def test_cold_start_is_timed_from_outside(
 def test_warm_needs_cold_before_it() -> None:
     """An empty cache called warm would be a figure of the wrong thing."""
     with pytest.raises(SystemExit, match="warm needs cold"):
-        coldstart.main(["--device", "cpu", "--lanes", "warm"])
+        coldstart.main(["--device", "cpu", "--contenders", "warm"])
 
 
 def test_memory_is_of_a_process_of_its_own(
@@ -273,11 +273,11 @@ def test_syncs_and_memory_are_counted_on_a_gpu() -> None:
 
 
 def test_charts_are_drawn_of_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The README's charts must come from the kept figures, not from somebody's spreadsheet."""
+    """The README's charts must come from the kept figures, also those with the keys of older benches."""
     told = {"device": "a CPU", "commit": "abc", "model": "tiny"}
     ms = {"median": 2.0, "min": 1.0, "max": 4.0}
     results: dict[str, Any] = {
-        "latency": {"lanes": {"A": {"what": "stock", "ms": ms}}},
+        "latency": {"contenders": {"A": {"what": "stock", "ms": ms}}},
         "overhead": {"jobs": [{"scheduler": "DDIM", "ms": {"stock": ms}}]},
         "throughput": {"workloads": {"mixed": {n: {"C": {"pictures_per_s": 1.0}} for n in "124"}}},
         "coldstart": {

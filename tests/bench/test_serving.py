@@ -36,7 +36,7 @@ SECONDS = 60.0  # nothing that works waits so long
 
 
 def test_a_rate_only_stretches_a_trace() -> None:
-    """Rates are compared on the same requests in the same order, and lanes too."""
+    """Rates are compared on the same requests in the same order, and contenders too."""
     slow, fast = trace(1.0, 3, 200), trace(4.0, 3, 200)
     assert [shot.kind for shot in slow] == [shot.kind for shot in fast]
     assert [shot.at_s for shot in slow] == pytest.approx([4 * shot.at_s for shot in fast])
@@ -55,7 +55,7 @@ def test_a_trace_is_a_poisson_stream_of_the_mix() -> None:
 
 @pytest.mark.parametrize("native", [128, 1024])
 @pytest.mark.parametrize("kind", MIX, ids=lambda kind: kind.name)
-def test_both_lanes_paint_a_kind_at_the_size_it_is_sent(kind: Kind, native: int) -> None:
+def test_both_contenders_paint_a_kind_at_the_size_it_is_sent(kind: Kind, native: int) -> None:
     """Stock paints a picture's own size; if ours resized it, they would not have the same work."""
     size = kind.size(native)
     assert working_size(*size, native) == size
@@ -166,7 +166,10 @@ def test_goodput_past_the_highest_rate_is_reported() -> None:
     both.runs = {
         (OURS, 0.5 * f, 0): [outcome()] * 3 + [outcome(503, math.inf, valid=False)] for f in (1.0, 1.5)
     }
-    searches = {lane: {y: Search(passed=None, failed=LOWEST) for y in (LOCK, "own")} for lane in (LOCK, OURS)}
+    searches = {
+        contender: {y: Search(passed=None, failed=LOWEST) for y in (LOCK, "own")}
+        for contender in (LOCK, OURS)
+    }
     searches[OURS][LOCK] = Search(passed=0, failed=1)
     figures = serving.report(both, searches, {QUICK.name: {"mean": 0.0, "max": 0}})
     assert figures["goodput_past_highest"] == {LOCK: {}, OURS: {"1.0": 0.375, "1.5": 0.562}}
@@ -242,7 +245,7 @@ def test_a_refusal_is_an_outcome() -> None:
     assert (found.status, found.valid) == (503, False)
 
 
-def test_lanes_that_paint_different_things_are_not_compared() -> None:
+def test_contenders_that_paint_different_things_are_not_compared() -> None:
     """Another seed, scheduler or size is other work; only lossy modes may differ, and that is said."""
     apps = {LOCK: create_app(own_picture), OURS: create_app(lambda body, image, mask: ImageOps.invert(image))}
     both = bench()
@@ -262,7 +265,7 @@ def test_rates_that_were_asked_for_are_run_and_nothing_is_searched() -> None:
         urls = dict.fromkeys((LOCK, OURS), url)
         measured = serving.measure(plan, urls, NATIVE, [QUICK], at=[20.0, 10.0], may_differ=False)
         figures = asyncio.run(measured)
-    found = [(point["lane"], point["rate"], point["sent"]) for point in figures["curve"]]
+    found = [(point["contender"], point["rate"], point["sent"]) for point in figures["curve"]]
     assert found == [(LOCK, 10.0, 6), (LOCK, 20.0, 6), (OURS, 10.0, 6), (OURS, 20.0, 6)]
     assert figures["ours_over_lock"] == {LOCK: None, "own": None}
     assert figures["search_complete"] is False
@@ -334,7 +337,7 @@ def test_whoever_hangs_up_is_not_painted_by_the_lock() -> None:
 
 
 def test_the_baseline_reads_what_the_server_reads() -> None:
-    """One wire for both lanes."""
+    """One wire for both contenders."""
     body = Body.model_validate_json(MIX[2].body(NATIVE, 5))
     image, mask = opened(body)
     assert image.size == mask.size == MIX[2].size(NATIVE)
@@ -379,7 +382,7 @@ def test_the_bench_ends_in_one_json_line(
     assert figures == json.loads(file.read_text("utf-8"))
     (kind,) = figures["kinds"]
     assert kind["levels_apart"]["max"] <= 1
-    assert {point["lane"] for point in figures["curve"]} == {LOCK, OURS}
+    assert {point["contender"] for point in figures["curve"]} == {LOCK, OURS}
     assert all(point["sent"] == 3 for point in figures["curve"])
     assert figures["model"] == "demo"
     assert children() <= before, "a server was left behind"

@@ -1,7 +1,8 @@
-"""What the benches share: lanes timed in turn, the conditions they ran under, figures as JSON.
+"""Tools that the benches share: contenders timed in turn, the conditions of a run, figures as JSON.
 
-A *lane* is one way to do a job. Lanes are interleaved round by round in turning order, because a machine has
-slow stretches: ratios paired within a round are not moved by them. Knows nothing of models or engines.
+A *contender* is one way to do a job. Contenders are interleaved round by round in rotating order, because a
+machine has slow stretches: ratios paired within a round are not moved by them. This module knows nothing of
+models or engines.
 """
 
 import argparse
@@ -33,7 +34,7 @@ Opened = TypeVar("Opened")
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """One lane's rounds in seconds."""
+    """One contender's rounds in seconds."""
 
     rounds: tuple[float, ...]
 
@@ -55,31 +56,31 @@ class Timing:
 
 
 def interleave(
-    lanes: Mapping[str, Callable[[Job], object]],
+    contenders: Mapping[str, Callable[[Job], object]],
     job: Callable[[int, int], Job],
     *,
     warmups: int,
     rounds: int,
     device: torch.device | None = None,
 ) -> dict[str, Timing]:
-    """Seconds per lane; the lane that begins changes with each round.
+    """Seconds per contender; the contender that begins changes with each round.
 
     Args:
-        lanes: by name, what to time.
-        job: (round, place within it) → what the lane is given; warm-up rounds count from below zero.
+        contenders: by name, what to time.
+        job: (round, place within it) → what the contender is given; warm-up rounds count from below zero.
         warmups: rounds before those that are timed.
         rounds: that are timed.
         device: waited for at the end of each job; a CPU needs no waiting.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in lanes}
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for i in range(-warmups, rounds):
-        first = i % len(lanes)
-        order = [*lanes][first:] + [*lanes][:first]
+        first = i % len(contenders)
+        order = [*contenders][first:] + [*contenders][:first]
         for place, name in enumerate(order):
             given = job(i, place)
             synchronize(device)
             started = time.perf_counter()
-            lanes[name](given)
+            contenders[name](given)
             synchronize(device)
             if i >= 0:
                 seconds[name].append(time.perf_counter() - started)
@@ -129,16 +130,16 @@ def parser(doc: str | None, *, model: bool = True) -> argparse.ArgumentParser:
     return options
 
 
-def chosen_lanes(text: str, known: Iterable[str]) -> tuple[str, ...]:
-    """The lanes named in ``text``, with commas between, in the order in which they are known.
+def chosen_contenders(text: str, known: Iterable[str]) -> tuple[str, ...]:
+    """The contenders named in ``text``, with commas between, in the order in which they are known.
 
     Raises:
         RequestError: one is not known, or there is none.
     """
-    named, lanes = set(text.split(",")), tuple(known)
-    if not named <= set(lanes):
-        raise RequestError("lanes", f"must be some of {','.join(lanes)}, not {text!r}")
-    return tuple(lane for lane in lanes if lane in named)
+    named, contenders = set(text.split(",")), tuple(known)
+    if not named <= set(contenders):
+        raise RequestError("contenders", f"must be some of {','.join(contenders)}, not {text!r}")
+    return tuple(contender for contender in contenders if contender in named)
 
 
 def open_each(
@@ -146,22 +147,22 @@ def open_each(
     letters: Iterable[str],
     opened: Callable[[str], AbstractContextManager[Opened]],
 ) -> tuple[dict[str, Opened], dict[str, str]]:
-    """The lanes that can run here, open as long as ``stack`` is; and of the others, why they cannot.
+    """The contenders that can run here, open as long as ``stack`` is; and of the others, why they cannot.
 
     Raises:
         RequestError: none can.
     """
-    lanes: dict[str, Opened] = {}
+    contenders: dict[str, Opened] = {}
     missing: dict[str, str] = {}
     for letter in letters:
         try:
-            lanes[letter] = stack.enter_context(opened(letter))
+            contenders[letter] = stack.enter_context(opened(letter))
         except RequestError as reason:
             missing[letter] = str(reason)
             print(f"  {letter}: left out, {reason}")
-    if not lanes:
-        raise RequestError("lanes", f"none of them can run here: {missing}")
-    return lanes, missing
+    if not contenders:
+        raise RequestError("contenders", f"none of them can run here: {missing}")
+    return contenders, missing
 
 
 def finish(measure: Callable[[], dict[str, Any]], keep: Path | None) -> None:
