@@ -1,4 +1,4 @@
-"""Pictures in S3: a real driver against a real HTTP server that plays S3, away and slow included."""
+"""The picture store in S3: a real driver against an S3 server on this machine, also unreachable and slow."""
 
 import socket
 import sys
@@ -29,17 +29,17 @@ moto_server = pytest.importorskip("moto.server", reason="moto[server] is not ins
 
 pytest_plugins = ["tests.support.served_fixtures"]
 pytestmark = [
-    # moto's web server and boto's client, which our pins bring; nothing of ours to mend.
+    # From moto's web server and boto's client in the versions that we pin; we cannot fix them.
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
 
 URL = "s3://bucket/folder"
-AWAY = "The server's picture store does not answer; try again."
+UNREACHABLE = "The server's picture store does not answer; try again."
 
 
 class Store:
-    """An S3 that can be switched off; what it holds stays."""
+    """An S3 server that can be switched off and keeps its objects."""
 
     def __init__(self) -> None:
         self.port = 0
@@ -54,19 +54,19 @@ class Store:
         self._server.stop()
 
     def names(self) -> list[str]:
-        """The names of what it holds."""
+        """Return the names of its objects."""
         return sorted(str(name).removeprefix("bucket/") for name in self.files.find("bucket"))
 
     @cached_property
     def files(self) -> Any:
-        """It, as a test looks into it."""
+        """A client of its own for the tests."""
         return fsspec.filesystem("s3", use_listings_cache=False, skip_instance_cache=True)
 
 
 @pytest.fixture(scope="module")
 def only_store() -> Iterator[Store]:
     with pytest.MonkeyPatch.context() as patch:
-        # As an operator says it: nothing of it stands in our settings.
+        # As an operator sets them: none of these is a setting of ours.
         patch.setenv("AWS_ACCESS_KEY_ID", "testing")
         patch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
@@ -81,7 +81,7 @@ def only_store() -> Iterator[Store]:
 
 @pytest.fixture
 def store(only_store: Store) -> Store:
-    """Switched on, and with an empty bucket."""
+    """Return the running server with an empty bucket."""
     if only_store.files.exists("bucket"):
         only_store.files.rm("bucket", recursive=True)
     only_store.files.mkdir("bucket")
@@ -89,15 +89,15 @@ def store(only_store: Store) -> Store:
 
 
 @pytest.fixture
-def away(store: Store) -> Iterator[Callable[[], None]]:
-    """Switch it off; on again after the test at the latest."""
+def switch_off(store: Store) -> Iterator[Callable[[], None]]:
+    """Return a function that switches the server off; it is switched on again after the test."""
     off: list[bool] = []
 
-    def switch_off() -> None:
+    def stop() -> None:
         store.stop()
         off.append(True)
 
-    yield switch_off
+    yield stop
     if off:
         store.start()
 
@@ -111,15 +111,15 @@ def blobs(store: Store) -> Blobs:
 
 
 def test_a_picture_comes_back_as_it_was(blobs: Blobs, store: Store) -> None:
-    """Byte for byte; put again, it is the newer one; in the folder that the URL names."""
+    """The bytes are the same, a second put replaces the first, and the URL names the folder."""
     blobs.put("r1", "0.png", b"old")
     blobs.put("r1", "0.png", b"\0\xff" * 1000)
     assert blobs.get("r1", "0.png") == b"\0\xff" * 1000
     assert store.names() == ["folder/r1/0.png"]
 
 
-def test_a_request_is_deleted_with_everything_it_has(blobs: Blobs, store: Store) -> None:
-    """Nothing of it is left, nothing of its neighbour is missing, and twice is no error."""
+def test_a_request_is_deleted_with_all_its_files(blobs: Blobs, store: Store) -> None:
+    """The sweeper leaves no file of an expired request, touches no other, and may delete twice."""
     for request_id in ("r1", "r10"):
         for name in ("image.png", "0.png"):
             blobs.put(request_id, name, b"p")
@@ -137,13 +137,14 @@ def test_a_request_is_deleted_with_everything_it_has(blobs: Blobs, store: Store)
 def test_nothing_outside_the_folder_can_be_read(
     blobs: Blobs, store: Store, request_id: str, name: str
 ) -> None:
-    """Whatever stands in a URL, the answer is 404."""
+    """Any names in a URL that lead out of the folder are answered with 404."""
     Blobs("s3://bucket/other").put("secret", "secret", b"s")
     with pytest.raises(NotFoundError):
         blobs.get(request_id, name)
 
 
-def every_order(blobs: Blobs) -> list[tuple[str, Callable[[], object]]]:
+def every_call(blobs: Blobs) -> list[tuple[str, Callable[[], object]]]:
+    """Return a call of each method, with the verb of its error message."""
     return [
         ("take", lambda: blobs.put("r1", "0.png", b"p")),
         ("give", lambda: blobs.get("r1", "0.png")),
@@ -151,41 +152,41 @@ def every_order(blobs: Blobs) -> list[tuple[str, Callable[[], object]]]:
     ]
 
 
-def test_a_store_that_is_away_is_one_sentence(blobs: Blobs, away: Callable[[], None]) -> None:
-    """Come again: never "there is no such picture", never a traceback, and soon."""
+def test_a_store_that_is_unreachable_is_one_sentence(blobs: Blobs, switch_off: Callable[[], None]) -> None:
+    """The caller is asked to try again: never "there is no such picture", no traceback, and within 10 s."""
     blobs.put("r1", "0.png", b"p")
-    away()
-    for _, order in every_order(blobs):
+    switch_off()
+    for _, call in every_call(blobs):
         began = time.monotonic()
         with pytest.raises(BusyError) as caught:
-            order()
-        assert str(caught.value) == AWAY
+            call()
+        assert str(caught.value) == UNREACHABLE
         assert time.monotonic() - began < 10
 
 
-def test_a_store_that_hangs_is_away(blobs: Blobs, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It holds a thread for no longer than the operator says, also where its driver would wait for ever."""
+def test_a_store_that_hangs_is_unreachable(blobs: Blobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It holds a thread no longer than the operator allows, even where its driver would wait forever."""
     monkeypatch.setattr("server.storage.blobs._DEADLINE_S", 2.0)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         hanging = {"endpoint_url": f"http://127.0.0.1:{port}", "config_kwargs": {"read_timeout": 0.2}}
         monkeypatch.setitem(conf, "s3", hanging)
-        for _, order in every_order(Blobs(URL)):
+        for _, call in every_call(Blobs(URL)):
             began = time.monotonic()
             with pytest.raises(BusyError, match="does not answer"):
-                order()
+                call()
             assert time.monotonic() - began < 10
 
 
 def test_a_store_that_refuses_is_one_sentence_with_its_reason(store: Store) -> None:
-    """A bucket that is not there is the operator's to mend, and trying again does not help."""
+    """A missing bucket is the operator's to fix, and trying again does not help."""
     blobs = Blobs("s3://another-bucket/folder")
     with pytest.raises(OutputError, match="does not take files: The specified bucket does not exist"):
         blobs.put("r1", "0.png", b"p")
 
 
-def test_a_store_that_is_overloaded_is_away(blobs: Blobs, monkeypatch: pytest.MonkeyPatch) -> None:
-    """S3 answers 503 SlowDown and 500 InternalError now and then."""
+def test_a_store_that_is_overloaded_is_busy(blobs: Blobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """S3 answers 503 SlowDown and 500 InternalError now and then, and a caller should try again."""
     from botocore.exceptions import ClientError
     from s3fs.errors import translate_boto_error
 
@@ -196,23 +197,24 @@ def test_a_store_that_is_overloaded_is_away(blobs: Blobs, monkeypatch: pytest.Mo
 
         for name in ("pipe_file", "cat_file", "rm"):
             monkeypatch.setattr(blobs._fs, name, fail)
-        for word, order in every_order(blobs):
-            with pytest.raises(kind, match="try again" if kind is BusyError else f"does not {word} files: m"):
-                order()
+        for verb, call in every_call(blobs):
+            with pytest.raises(kind, match="try again" if kind is BusyError else f"does not {verb} files: m"):
+                call()
 
 
 def test_without_the_driver_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The message can be copied and run."""
+    """The message holds a command that an operator can copy and run."""
     monkeypatch.setitem(sys.modules, "s3fs", None)
     monkeypatch.delitem(_registry, "s3", raising=False)
     with pytest.raises(RequestError, match=r"run: pip install 'sdxl-inpaint\[s3\]'"):
         Blobs(URL)
 
 
-# The server on it.
+# A server with the store.
 
 
 def near(found: Any, wanted: tuple[int, int, int]) -> bool:
+    """Return whether two colours are the same but for the losses of JPEG."""
     return max(abs(a - b) for a, b in zip(found, wanted, strict=True)) < 12
 
 
@@ -222,7 +224,7 @@ def engine_of(served: Served) -> FakeEngine:
 
 
 def test_a_request_lives_in_s3_and_is_swept_there(serve: Serve, store: Store) -> None:
-    """From its inputs to its last byte: painted, served, expired, gone."""
+    """All files of a request are in S3 when it is painted and served, and gone after it expired."""
     served = serve(blobs_url=URL, requests_ttl_s=0.0, pictures_ttl_s=0.0)
     request_id = submitted(served.client)
     answer = ended(served.client, request_id).json()
@@ -236,23 +238,23 @@ def test_a_request_lives_in_s3_and_is_swept_there(serve: Serve, store: Store) ->
     assert served.client.get(answer["output"]).status_code == 404
 
 
-def test_nothing_is_charged_while_the_store_is_away(
-    serve: Serve, store: Store, away: Callable[[], None]
+def test_nothing_is_charged_while_the_store_is_unreachable(
+    serve: Serve, store: Store, switch_off: Callable[[], None]
 ) -> None:
-    """503 and come again, for a new request and for a picture that is there; v1 without a key goes on."""
+    """New requests and stored pictures are answered 503; v1 without an Idempotency-Key still works."""
     served = serve(blobs_url=URL, **PRICED)
     token = served.key(balance=1.0)
     with served.calling(key=token) as client:
         request_id = submitted(client)
         assert ended(client, request_id).json()["status"] == "COMPLETED"
         before = client.get("/v1/get-user-credits").json()
-        away()
+        switch_off()
         for answer in (
             client.post(V2, json=body()),
             client.get(f"/v2/requests/{request_id}/images/0"),
             client.post(V1, json=body(), headers={"idempotency-key": "k"}),
         ):
-            assert (answer.status_code, answer.json()) == (503, {"error": AWAY})
+            assert (answer.status_code, answer.json()) == (503, {"error": UNREACHABLE})
             assert answer.headers["retry-after"] == "5"
         assert client.get("/v1/get-user-credits").json() == before
         assert ended(client, request_id).status_code == 200
@@ -263,20 +265,20 @@ def test_nothing_is_charged_while_the_store_is_away(
         store.stop()
 
 
-def test_a_picture_that_is_painted_while_the_store_is_away_is_kept_when_it_is_back(
-    serve: Serve, store: Store, away: Callable[[], None]
+def test_a_picture_that_is_painted_while_the_store_is_unreachable_is_kept_when_it_is_back(
+    serve: Serve, store: Store, switch_off: Callable[[], None]
 ) -> None:
-    """The GPU's work is not thrown away, and the request does not fail for a hiccup."""
+    """The GPU's work is not lost, and a short outage does not fail the request."""
     engine = FakeEngine()
     engine.held = True
     served = serve(engine, blobs_url=URL, **PRICED)
     with served.calling(key=served.key(balance=1.0)) as client:
         ids = [submitted(client), submitted(client)]
         tickets = [engine.next(), engine.next()]
-        away()
+        switch_off()
         for ticket in tickets:
             served.do(engine.paint, ticket)
-        cancelled = client.delete(f"/v2/requests/{ids[1]}")  # whoever does not wait for that
+        cancelled = client.delete(f"/v2/requests/{ids[1]}")  # need not wait for the store
         assert cancelled.json()["error"] == "cancelled by the caller"
         assert status_of(client, ids[0]) == "PROCESSING"
         store.start()
@@ -285,15 +287,15 @@ def test_a_picture_that_is_painted_while_the_store_is_away_is_kept_when_it_is_ba
         store.stop()
 
 
-def test_a_hiccup_when_a_picture_is_kept_fails_no_request(serve: Serve) -> None:
-    """Between reading the inputs and writing the picture the store may go, too."""
+def test_a_short_outage_while_a_picture_is_written_fails_no_request(serve: Serve) -> None:
+    """The store may become unreachable between reading the inputs and writing the picture."""
     served = serve(**PRICED)
     put, tries = served.parts.blobs.put, Counter[str]()
 
     def now_and_then(request_id: str, name: str, data: bytes) -> None:
         tries[name] += 1
         if name == "0.jpeg" and tries[name] < 3:
-            raise BusyError(AWAY)
+            raise BusyError(UNREACHABLE)
         put(request_id, name, data)
 
     served.parts.blobs.put = now_and_then  # type: ignore[method-assign]
@@ -302,8 +304,8 @@ def test_a_hiccup_when_a_picture_is_kept_fails_no_request(serve: Serve) -> None:
     assert tries["0.jpeg"] == 3
 
 
-def test_a_server_process_is_told_of_its_store_by_variables(store: Store, tmp_path: Path) -> None:
-    """``INPAINT_BLOBS_URL`` and the driver's own: as an operator starts it."""
+def test_a_server_process_finds_its_store_by_environment_variables(store: Store, tmp_path: Path) -> None:
+    """An operator sets ``INPAINT_BLOBS_URL`` and the driver's own variables."""
     with ServerProcess(program(tmp_path), blobs_url=URL) as server:
         server.wait_ready()
         request_id = server.client.post(V2, json=small_body()).json()["request_id"]

@@ -1,4 +1,4 @@
-"""The database: its URL, its migrations, its transactions; on SQLite and on Postgres."""
+"""The database: its URL, migrations and transactions, on SQLite and on Postgres."""
 
 import contextlib
 import subprocess
@@ -22,13 +22,13 @@ KEY = {"name": "n", "secret_sha256": "", "scopes": [], "created_at": 1.0, "balan
 
 
 def test_the_migrations_build_the_tables_that_the_code_uses(database: Database) -> None:
-    """Whoever adds a column to one of the two and forgets the other hears of it here."""
+    """A column that was added to one of the two but not to the other fails here."""
     with database.read() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
 
 
 def test_migrating_again_changes_nothing(database: Database) -> None:
-    """Every start migrates; what is there stays there."""
+    """Every start migrates, and must keep the rows that are there."""
     with database.write() as connection:
         connection.execute(insert(keys).values(id="a", **KEY))
     database.migrate()
@@ -36,8 +36,8 @@ def test_migrating_again_changes_nothing(database: Database) -> None:
         assert connection.scalars(select(keys.c.id)).all() == ["a"]
 
 
-def test_two_starters_may_migrate_at_once(database_url: str) -> None:
-    """A supervisor that starts two servers, or somebody who makes a key meanwhile, breaks nothing."""
+def test_two_starters_may_migrate_simultaneously(database_url: str) -> None:
+    """A supervisor may start two servers, or an operator may create a key while a server starts."""
     imports = "import sys; from server.storage.database import Database"
     code = f"{imports}; sys.stdin.read(1); Database(sys.argv[1]).migrate()"
     command = [sys.executable, "-c", code, database_url]
@@ -54,7 +54,7 @@ def test_two_starters_may_migrate_at_once(database_url: str) -> None:
 
 
 def test_a_starter_waits_until_the_other_has_made_the_file(tmp_path: Path) -> None:
-    """SQLite's change to WAL waits for nobody: without a lock, 2 of 120 starters failed."""
+    """SQLite's switch to WAL does not wait for other processes: without a lock, 2 of 120 starters failed."""
     path = tmp_path / "inpaint.db"
     with Database(f"sqlite:///{path}") as database:
         starter = threading.Thread(target=database.migrate)
@@ -68,7 +68,7 @@ def test_a_starter_waits_until_the_other_has_made_the_file(tmp_path: Path) -> No
 
 
 def test_a_newer_database_is_left_alone(database_url: str) -> None:
-    """Going back to an older version must not garble what the newer one wrote."""
+    """A server of an older version must not damage what a newer one wrote."""
     with Database(database_url) as database:
         database.migrate()
         with database.write() as connection:
@@ -78,7 +78,7 @@ def test_a_newer_database_is_left_alone(database_url: str) -> None:
 
 
 def test_a_transaction_that_fails_leaves_nothing(database: Database) -> None:
-    """Whatever happens between two changes of one transaction, neither stays."""
+    """An error between two changes of one transaction undoes both."""
     with contextlib.suppress(ZeroDivisionError), database.write() as connection:
         connection.execute(insert(keys).values(id="a", **KEY))
         raise ZeroDivisionError
@@ -87,7 +87,7 @@ def test_a_transaction_that_fails_leaves_nothing(database: Database) -> None:
 
 
 def test_reading_waits_for_no_writer(database: Database) -> None:
-    """Health checks and polls answer while a request is being written down."""
+    """Health checks and polls are answered while a request is being written."""
     with database.write() as writer:
         writer.execute(insert(keys).values(id="a", **KEY))
         with database.read() as reader:
@@ -106,27 +106,27 @@ def test_reading_waits_for_no_writer(database: Database) -> None:
     ],
 )
 def test_a_url_that_is_no_database_is_named_without_its_password(url: str) -> None:
-    """An operator reads what would be right, and the log holds no password."""
+    """The message tells the operator what would be right, and no password reaches the log."""
     with pytest.raises(RequestError, match="must be sqlite:///path/to/file or postgresql") as caught:
         Database(url)
     assert "geheim" not in str(caught.value)
 
 
-def test_a_database_that_is_away_is_busy() -> None:
-    """The caller is told to try again; it is not this server's bug."""
+def test_a_database_that_is_unreachable_is_busy() -> None:
+    """The caller is asked to try again; it is not a bug of this server."""
     with Database("postgresql+psycopg://postgres@127.0.0.1:1/none") as database, pytest.raises(BusyError):
         database.migrate()
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
-    """`--data` that leads into a file is a sentence, not a traceback."""
+    """A `--data` folder inside a file ends in one sentence, not in a traceback."""
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match=r"the folder .*file/data cannot be used: Not a directory"):
         Database(f"sqlite:///{tmp_path}/file/data/inpaint.db").migrate()
 
 
 def test_a_mistake_in_our_sql_is_not_called_busy(database: Database) -> None:
-    """A bug must show as one, instead of sending every caller away to try again."""
+    """A bug must show as one, instead of asking every caller to try again."""
     with pytest.raises(Exception, match="nowhere") as caught, database.read() as connection:
         connection.execute(text("SELECT * FROM nowhere"))
     assert not isinstance(caught.value, BusyError)

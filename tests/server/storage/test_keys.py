@@ -1,4 +1,4 @@
-"""Keys: made once, kept as hashes, refused alike for whatever reason; on SQLite and on Postgres."""
+"""API keys: created once, stored as hashes, and refused with one text; on SQLite and on Postgres."""
 
 import hmac
 from collections.abc import Callable
@@ -19,7 +19,7 @@ pytest_plugins = ["tests.support.postgres"]
 
 
 class Clock:
-    """A time that stands still until it is told."""
+    """A clock that a test sets."""
 
     def __init__(self, now: float = 1000.0) -> None:
         self.now = now
@@ -39,14 +39,14 @@ def keys(database: Database, clock: Clock) -> Keys:
 
 
 def refused(authenticate: Callable[[str | None], object], token: str | None) -> str:
-    """The text that a token is refused with."""
+    """Return the text that a token is refused with."""
     with pytest.raises(UnauthorizedError) as caught:
         authenticate(token)
     return str(caught.value)
 
 
 def test_a_new_key_opens_the_server(keys: Keys) -> None:
-    """The token that was printed is all that its owner needs."""
+    """The printed token is all that its owner needs."""
     key, token = keys.create("anna", scopes={"sdxl-inpaint", "metrics"})
     assert token.startswith(f"inp_{key.id}_")
     assert keys.authenticate(token) == key
@@ -64,13 +64,13 @@ def test_the_secret_is_nowhere_in_the_database(keys: Keys, database: Database) -
 
 
 @pytest.mark.parametrize("token", [None, ""])
-def test_no_key_is_told_apart_from_a_bad_one(keys: Keys, token: str | None) -> None:
-    """The two texts of the hosted API; its clients compare them."""
+def test_no_key_has_another_text_than_a_bad_one(keys: Keys, token: str | None) -> None:
+    """Clients of the hosted API compare its two texts."""
     assert refused(keys.authenticate, token) == NO_KEY == "Missing Authorization or x-api-key in header"
 
 
 def test_every_wrong_token_is_refused_with_one_text(keys: Keys) -> None:
-    """Nobody learns which part of a guess was right."""
+    """A client that guesses must not learn which part of a guess was right."""
     key, token = keys.create("anna")
     other = keys.create("bob")[1]
     secret = token.split("_")[2]
@@ -91,7 +91,7 @@ def test_every_wrong_token_is_refused_with_one_text(keys: Keys) -> None:
 
 
 def test_a_token_of_any_kind_is_answered_with_401(database: Database) -> None:
-    """NUL, half surrogates and megabytes of text reach no database and make no 500."""
+    """NUL, half surrogates and megabytes of text do not reach the database or cause a 500."""
     keys = Keys(database)
     hexadecimal = st.text("0123456789abcdef٠", min_size=10, max_size=50)
     likely = st.builds("inp_{}_{}".format, hexadecimal, hexadecimal)
@@ -108,7 +108,7 @@ def test_a_token_of_any_kind_is_answered_with_401(database: Database) -> None:
 
 
 def test_an_unknown_id_is_compared_like_a_known_one(keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else the time of a refusal would tell which ids exist; the comparison itself takes constant time."""
+    """Else the time of a refusal would reveal which ids exist; the comparison itself takes constant time."""
     compared: list[str] = []
     real = hmac.compare_digest
 
@@ -125,13 +125,13 @@ def test_an_unknown_id_is_compared_like_a_known_one(keys: Keys, monkeypatch: pyt
 
 
 def test_the_dummy_of_unknown_ids_opens_nothing(keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Even a secret that fits the dummy is refused, because nobody's key is behind it."""
+    """Even a secret that matches the dummy is refused, because no key belongs to it."""
     monkeypatch.setattr("hmac.compare_digest", lambda _given, _kept: True)
     assert refused(keys.authenticate, f"inp_{'0' * 12}_{'0' * 48}") == BAD_KEY
 
 
 def test_an_expired_key_is_refused_from_that_second_on(keys: Keys, clock: Clock) -> None:
-    """A key for a month works a month."""
+    """A key for a month works for a month and no longer."""
     key, token = keys.create("anna", expires_at=2000.0)
     clock.now = 1999.0
     assert keys.authenticate(token) == key
@@ -141,8 +141,8 @@ def test_an_expired_key_is_refused_from_that_second_on(keys: Keys, clock: Clock)
     assert not keys.active(key.id)
 
 
-def test_a_revoked_key_is_refused_at_once_and_for_good(keys: Keys, clock: Clock) -> None:
-    """A leaked key is closed by one command; doing it twice keeps the first time."""
+def test_a_revoked_key_is_refused_immediately_and_for_good(keys: Keys, clock: Clock) -> None:
+    """One command closes a leaked key; a second one keeps the time of the first."""
     key, token = keys.create("anna")
     keys.revoke(key.id)
     clock.now = 5000.0
@@ -153,7 +153,7 @@ def test_a_revoked_key_is_refused_at_once_and_for_good(keys: Keys, clock: Clock)
 
 
 def test_revoking_one_key_leaves_the_others(keys: Keys) -> None:
-    """Neighbours go on working."""
+    """Revoking a key must not stop its owner's other keys or those of others."""
     one, other = keys.create("anna"), keys.create("bob")
     keys.revoke(one[0].id)
     assert keys.authenticate(other[1]).id == other[0].id
@@ -177,13 +177,13 @@ def test_an_unknown_key_is_not_active_and_cannot_be_revoked(keys: Keys, key_id: 
 
 @pytest.mark.parametrize("name", ["", " ", "a\0b", "a\nb", "\ud800", "x" * 101])
 def test_a_name_that_cannot_be_listed_is_refused(keys: Keys, name: str) -> None:
-    """`inpaint keys list` prints names on one line each."""
+    """`inpaint keys list` prints one name per line."""
     with pytest.raises(RequestError, match="name: must be 1 to 100 printable characters"):
         keys.create(name)
 
 
 @pytest.mark.parametrize("scopes", [[], [""], ["ok", "not ok"], ["\ud800"]])
 def test_a_scope_is_a_word(keys: Keys, scopes: list[str]) -> None:
-    """A key that may do nothing, or something misspelt, is noticed when it is made."""
+    """A key without scopes, or with a misspelt one, is refused when it is created."""
     with pytest.raises(RequestError, match="scope: must be a word"):
         keys.create("anna", scopes=scopes)

@@ -1,4 +1,4 @@
-"""Credits: exact, append-only, never negative; on SQLite and on Postgres."""
+"""The ledger of credits: exact, append-only and never negative, on SQLite and on Postgres."""
 
 import shutil
 import tempfile
@@ -48,7 +48,7 @@ def ledger(database: Database) -> Ledger:
 
 
 def test_credits_given_can_be_seen_and_spent(ledger: Ledger, key_id: str) -> None:
-    """What an operator gave is there, with the reason."""
+    """An operator finds the credits that were given, each with its note."""
     assert ledger.add(key_id, 12 * MICRO, "invoice 7") == 12 * MICRO
     assert ledger.add(key_id, -2 * MICRO) == ledger.balance(key_id) == 10 * MICRO
     kinds = [(entry.kind, entry.amount_micro, entry.note) for entry in ledger.entries(key_id)]
@@ -57,7 +57,7 @@ def test_credits_given_can_be_seen_and_spent(ledger: Ledger, key_id: str) -> Non
 
 
 def test_more_than_there_is_cannot_be_taken_back(ledger: Ledger, key_id: str) -> None:
-    """A correction is no way to a negative balance."""
+    """A correction cannot make a balance negative."""
     ledger.add(key_id, 5)
     with pytest.raises(CreditsError, match=r"the balance of 0\.000005 credits does not cover that"):
         ledger.add(key_id, -6)
@@ -65,7 +65,7 @@ def test_more_than_there_is_cannot_be_taken_back(ledger: Ledger, key_id: str) ->
 
 
 def test_a_balance_stays_where_sums_are_exact(ledger: Ledger, key_id: str) -> None:
-    """64 bits overflow into floats or errors; long before that, the operator is told."""
+    """64 bits overflow into floats or errors; the operator gets an error long before that."""
     ledger.add(key_id, 10**18)
     with pytest.raises(RequestError, match="a balance is at most 1000000000000 credits"):
         ledger.add(key_id, 1)
@@ -76,7 +76,7 @@ def test_a_balance_stays_where_sums_are_exact(ledger: Ledger, key_id: str) -> No
 
 @pytest.mark.parametrize("note", ["\0", "a\nb", "\ud800", "x" * 501])
 def test_a_note_is_one_line(ledger: Ledger, key_id: str, note: str) -> None:
-    """Notes are listed one a line, and Postgres takes no NUL."""
+    """Notes are listed one per line, and Postgres refuses NUL."""
     with pytest.raises(RequestError, match="note: must be at most 500 printable characters"):
         ledger.add(key_id, 1, note)
 
@@ -94,7 +94,7 @@ def test_an_unknown_key_has_no_credits(ledger: Ledger) -> None:
     [("12.5", 12_500_000, "12.5"), ("-0.000001", -1, "-0.000001"), ("1e3", 10**9, "1000"), ("0", 0, "0")],
 )
 def test_credits_are_read_and_shown_exactly(given: str, micro: int, shown: str) -> None:
-    """0.1 + 0.2 is 0.3 here."""
+    """Credits are decimal: 0.1 + 0.2 is 0.3."""
     assert parse_credits(given) == micro
     assert format_credits(micro) == shown
 
@@ -103,7 +103,7 @@ def test_credits_are_read_and_shown_exactly(given: str, micro: int, shown: str) 
     "given", ["", "ten", "0.0000001", "nan", "inf", "1e400", "1e-400", "1e999999999", "1." + "0" * 40 + "1"]
 )
 def test_a_number_that_cannot_be_kept_is_refused(given: str) -> None:
-    """Nothing is rounded behind an operator's back."""
+    """A number must not be rounded without the operator's knowledge."""
     with pytest.raises(RequestError, match="credits: must be a number with at most 6 decimals"):
         parse_credits(given)
 
@@ -113,7 +113,7 @@ def test_a_number_that_cannot_be_kept_is_refused(given: str) -> None:
     ["UPDATE ledger SET amount_micro = 0", "DELETE FROM ledger", "DELETE FROM ledger WHERE id = 1"],
 )
 def test_the_ledger_is_append_only(database: Database, ledger: Ledger, key_id: str, statement: str) -> None:
-    """Not even a mistake of ours, or somebody with a database shell, changes what happened."""
+    """Neither a mistake of ours nor an operator with a database shell can change an entry."""
     ledger.add(key_id, 5)
     with pytest.raises(DBAPIError, match="the ledger is append-only"), database.write() as connection:
         connection.execute(text(statement))
@@ -121,7 +121,7 @@ def test_the_ledger_is_append_only(database: Database, ledger: Ledger, key_id: s
 
 
 def test_a_request_is_charged_and_ended_once(database: Database, ledger: Ledger, key_id: str) -> None:
-    """The last guard, below every state of a request: one reserve, and one settle or one refund."""
+    """The database itself allows a request one reserve, and one settle or one refund."""
     ledger.add(key_id, 100)
     with database.write() as connection:
         accounts.reserve(connection, key_id, "r", 10, 0.0)
@@ -134,13 +134,13 @@ def test_a_request_is_charged_and_ended_once(database: Database, ledger: Ledger,
 
 
 def test_the_database_itself_refuses_a_negative_balance(database: Database, key_id: str) -> None:
-    """The second line, should a debit ever forget its condition."""
+    """A second safeguard catches a debit that lacks its condition."""
     with pytest.raises(IntegrityError), database.write() as connection:
         connection.execute(update(keys).values(balance_micro=-1))
 
 
 def test_a_balance_that_does_not_sum_is_reported(database: Database, ledger: Ledger, key_id: str) -> None:
-    """Whoever edits a balance by hand is found out."""
+    """A balance that was edited by hand is found."""
     ledger.add(key_id, 3 * MICRO)
     with database.write() as connection:
         connection.execute(update(keys).values(balance_micro=5 * MICRO))
@@ -152,7 +152,7 @@ def test_a_balance_that_does_not_sum_is_reported(database: Database, ledger: Led
 def test_a_race_for_the_last_credits_grants_exactly_those(
     database: Database, ledger: Ledger, key_id: str
 ) -> None:
-    """16 threads × 20 debits of one on a balance of 50: 50 are granted, 270 refused, none fails otherwise."""
+    """Of 16 threads × 20 debits on a balance of 50, 50 are granted, 270 refused, and none fails otherwise."""
     ledger.add(key_id, 50)
     store, start = Store(database), threading.Barrier(16)
     granted: list[str] = []
@@ -178,8 +178,8 @@ def test_a_race_for_the_last_credits_grants_exactly_those(
     assert sorted(r.id for r in store.recover()) == sorted(granted)
 
 
-def test_credits_given_at_once_are_all_there(ledger: Ledger, key_id: str) -> None:
-    """Look and change are one transaction that says at once that it writes: none fails, none is lost."""
+def test_credits_given_simultaneously_are_all_there(ledger: Ledger, key_id: str) -> None:
+    """Check and change are one transaction that starts as a writer, so that none fails and none is lost."""
     start = threading.Barrier(8)
     failed: list[Exception] = []
 
@@ -203,7 +203,7 @@ def test_credits_given_at_once_are_all_there(ledger: Ledger, key_id: str) -> Non
 
 @dataclass
 class Known:
-    """What the model below knows of a request."""
+    """A request as the model below expects it."""
 
     name: str
     cost: int
@@ -216,7 +216,7 @@ class Known:
 
 
 class Accounts(RuleBasedStateMachine):
-    """Any order of adding, accepting, beginning, ending and restarting, beside a model in memory."""
+    """Any order of adding, accepting, beginning, ending and restarting, compared with a model in memory."""
 
     requests = Bundle("requests")
     template: ClassVar[Path]

@@ -1,4 +1,4 @@
-"""Several servers, one database and one store of pictures: whichever a client meets, it meets all of them."""
+"""Several servers with one database and one picture store: a client gets the same answers from each."""
 
 import time
 from collections.abc import Callable
@@ -19,7 +19,7 @@ SAME = {"idempotency-key": "once"}
 
 
 def held() -> FakeEngine:
-    """An engine that paints when the test says so."""
+    """Return an engine that paints only when the test says so."""
     engine = FakeEngine()
     engine.held = True
     return engine
@@ -31,13 +31,13 @@ def engine_of(served: Served) -> FakeEngine:
 
 
 def paint(served: Served) -> None:
-    """Let its next request be painted."""
+    """Paint the server's next request."""
     engine = engine_of(served)
     served.do(engine.paint, engine.next())
 
 
 def test_a_request_is_followed_through_any_server(fleet: Fleet, background: Background) -> None:
-    """A balancer may send each question of one client elsewhere: status, wait, picture."""
+    """A load balancer may send each of a client's calls to another server: status, wait, picture."""
     first, second = fleet.start("a", held()), fleet.start("b", held())
     with first.calling(key=fleet.token) as a, second.calling(key=fleet.token) as b:
         request_id = submitted(a, SAME)
@@ -61,7 +61,7 @@ def test_a_request_is_followed_through_any_server(fleet: Fleet, background: Back
 
 
 def test_events_come_through_any_server(fleet: Fleet, background: Background) -> None:
-    """The bar on the page moves, whichever server painted it; and the stream ends with the answer."""
+    """The page's progress bar moves although another server paints, and the stream ends with the answer."""
     first, second = fleet.start("a", held()), fleet.start("b", held())
     with first.calling(key=fleet.token) as a, second.calling(key=fleet.token) as b:
         request_id = submitted(a)
@@ -79,7 +79,7 @@ def test_events_come_through_any_server(fleet: Fleet, background: Background) ->
 
 
 def test_another_keys_request_does_not_exist_on_any_server(fleet: Fleet) -> None:
-    """404 from each of them, in every question."""
+    """Every route of every server answers 404."""
     first, second = fleet.start("a"), fleet.start("b")
     _, other = fleet.new_key(1.0)
     with first.calling(key=fleet.token) as a, second.calling(key=other) as theirs:
@@ -94,30 +94,30 @@ def test_another_keys_request_does_not_exist_on_any_server(fleet: Fleet) -> None
 
 @pytest.mark.parametrize("stands", ["painting", "waiting", "without an engine"])
 def test_a_cancel_reaches_the_server_that_has_the_request(fleet: Fleet, stands: str) -> None:
-    """Within a few seconds, also where it waits behind others; and what no step was taken for is free."""
+    """It takes a few seconds, also for a request that waits; a request without a step is free."""
     engine = FakeEngine(loaded=stands != "without an engine")
     engine.held = True
     first, second = fleet.start("a", engine, max_rows=1), fleet.start("b", held())
     with first.calling(key=fleet.token) as a, second.calling(key=fleet.token) as b:
-        before = [submitted(a) for _ in range(2 if stands == "waiting" else 0)]  # as many as have a turn
+        before = [submitted(a) for _ in range(2 if stands == "waiting" else 0)]  # as many as get a turn
         for _ in before:
             engine.next()
         request_id = submitted(a)
         if stands == "painting":
             engine.next()
             eventually(lambda: status_of(b, request_id) == "PROCESSING")
-        asked = time.monotonic()
+        started = time.monotonic()
         answer = b.delete(f"/v2/requests/{request_id}")
         assert (answer.status_code, answer.json()["status"]) == (200, "FAILED")
         assert answer.json()["error"] == "cancelled by the caller" or stands == "painting"
-        assert time.monotonic() - asked < 5
+        assert time.monotonic() - started < 5
         assert fleet.kinds(request_id) == ["reserve", "refund"]
         eventually(lambda: list(first.running.queue._live) == before)
         assert [status_of(b, name) for name in before] == ["PROCESSING"] * len(before)
 
 
-def test_a_cancel_of_what_has_ended_changes_nothing(fleet: Fleet) -> None:
-    """Through another server neither."""
+def test_a_cancellation_of_an_ended_request_changes_nothing(fleet: Fleet) -> None:
+    """The same holds for a cancellation through another server."""
     first, second = fleet.start("a"), fleet.start("b")
     with first.calling(key=fleet.token) as a, second.calling(key=fleet.token) as b:
         request_id = submitted(a)
@@ -126,11 +126,11 @@ def test_a_cancel_of_what_has_ended_changes_nothing(fleet: Fleet) -> None:
         assert ended(a, request_id).json() == before
 
 
-def test_what_a_server_leaves_is_painted_by_another_at_once(fleet: Fleet) -> None:
+def test_the_requests_of_a_server_that_stops_are_painted_by_another_immediately(fleet: Fleet) -> None:
     """A rolling update loses nothing, charges once, and waits for no lease (of a minute here)."""
     first, second = fleet.start("a", held(), max_rows=1), fleet.start("b")
     with first.calling(key=fleet.token) as a, second.calling(key=fleet.token) as b:
-        ids = [submitted(a, seed=seed) for seed in range(5)]  # two have a turn, three wait for theirs
+        ids = [submitted(a, seed=seed) for seed in range(5)]  # two get a turn, three wait for theirs
         for _ in range(2):
             engine_of(first).next()
         eventually(lambda: [status_of(b, name) for name in ids].count("PROCESSING") == 2)
@@ -147,14 +147,14 @@ def test_what_a_server_leaves_is_painted_by_another_at_once(fleet: Fleet) -> Non
 
 
 def assert_near(found: Any, wanted: tuple[int, int, int]) -> None:
-    """The picture was kept as JPEG."""
+    """Assert that two colours are the same but for the losses of JPEG."""
     assert max(abs(a - b) for a, b in zip(found, wanted, strict=True)) < 12
 
 
-def test_whoever_waits_at_a_server_that_stops_finds_the_request_at_another(
+def test_a_client_that_waits_at_a_server_that_stops_finds_the_request_at_another(
     fleet: Fleet, background: Background
 ) -> None:
-    """503 with the word to come again; with the same Idempotency-Key it is the same request, charged once."""
+    """It gets 503 and Retry-After; with the same Idempotency-Key it is the same request, charged once."""
     first, second = fleet.start("a", held()), fleet.start("b")
     with first.calling(key=fleet.token) as a, second.calling(key=fleet.token) as b:
         waiting = background(a.post, V1, json=body(), headers=SAME)

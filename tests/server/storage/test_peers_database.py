@@ -1,4 +1,4 @@
-"""Who lives and who takes over: several servers as their database sees them."""
+"""Heartbeats, leases and takeovers: several servers as their database sees them."""
 
 import threading
 from collections.abc import Iterator
@@ -17,11 +17,11 @@ from tests.support.fleet import Line
 pytest_plugins = ["tests.support.postgres", "tests.support.served_fixtures", "tests.support.fleet_fixtures"]
 
 LEASE_S = 10.0
-LOOK_S = 4.5  # often enough to know that the other is silent
+LOOK_S = 4.5  # less than half a lease, so that a server can tell that another is silent
 
 
 class Clock:
-    """Each host has its own, and they need not agree."""
+    """A clock of one host; those of several hosts need not agree."""
 
     def __init__(self, now: float) -> None:
         self.now = now
@@ -59,47 +59,47 @@ class Host:
 
 @pytest.fixture
 def shared(migrated_postgres: str) -> Iterator[Database]:
-    """A Postgres without a row."""
+    """Return a Postgres database with empty tables."""
     with Database(migrated_postgres) as database:
         emptied(database, 0, 0)
         yield database
 
 
-# Who is dead.
+# Leases.
 
 
 def test_a_server_is_dead_after_a_lease_of_silence_and_not_before(shared: Database) -> None:
-    """By the looker's own clock, however far that is from the other's."""
+    """The observer's own clock counts, however far it is from the other's."""
     one, other = Host(shared, now=1e6), Host(shared, now=-50.0)
     assert other.look(0.0).dead == {}
     assert other.look(4.9).dead == {}
     assert other.look(4.9).dead == {}
     assert other.look(0.3).dead == {one.name: 0}
     one.look(0.0)
-    assert other.look(1.0).dead == {}, "it was heard of again"
+    assert other.look(1.0).dead == {}, "a new heartbeat arrived"
     assert other.look(4.9).dead == {}
 
 
-def test_each_heartbeat_counts_whatever_the_clocks_say(shared: Database) -> None:
-    """A host whose clock stands still, or that of one an hour ahead, is alive as long as it beats."""
+def test_each_heartbeat_counts_on_any_clock(shared: Database) -> None:
+    """A host whose clock stands still, or is an hour ahead, is alive as long as it beats."""
     one, other = Host(shared, now=3600.0), Host(shared)
     for _ in range(20):
         one.look(0.0)
         assert other.look().dead == {}
 
 
-def test_whoever_did_not_look_itself_knows_of_nobodys_silence(shared: Database) -> None:
-    """After the database was away, or the host asleep, all heartbeats are old: nobody is dead for that."""
+def test_a_server_that_could_not_look_takes_no_other_for_dead(shared: Database) -> None:
+    """After the database was unreachable, or the host suspended, live servers' heartbeats are old too."""
     one, other = Host(shared), Host(shared)
     other.look(1.0)
     assert other.look(LEASE_S * 100).dead == {}
     one.look(LEASE_S * 100)
     assert other.look().dead == {}
-    assert other.looks(3).dead == {one.name: 1}, "and now it was silent for as long as it takes"
+    assert other.looks(3).dead == {one.name: 1}, "it has now been silent for a lease"
 
 
-def test_a_server_alone_hears_of_nobody(tmp_path: Path) -> None:
-    """SQLite has one server: what it left is its own."""
+def test_the_only_server_has_no_peers(tmp_path: Path) -> None:
+    """SQLite has one server: after a restart it takes up its own requests."""
     with Database(f"sqlite:///{tmp_path / 'inpaint.db'}") as database:
         database.migrate()
         host = Host(database)
@@ -112,25 +112,25 @@ def test_a_server_alone_hears_of_nobody(tmp_path: Path) -> None:
 # Taking over.
 
 
-def test_what_the_dead_left_is_taken_over(shared: Database) -> None:
-    """v2 waits again, v1 is refunded and may be sent again; what others have is not touched."""
+def test_the_requests_of_a_dead_server_are_taken_over(shared: Database) -> None:
+    """v2 waits again, v1 is refunded and may be sent again; the requests of other servers are not touched."""
     (key_id,) = emptied(shared, 1, 100)
     dead, other = Host(shared), Host(shared)
-    for name, mode in (("waits", "v2"), ("runs", "v2"), ("line", "v1"), ("line-runs", "v1"), ("done", "v2")):
+    for name, mode in (("waits", "v2"), ("runs", "v2"), ("v1", "v1"), ("v1-runs", "v1"), ("done", "v2")):
         dead.accept(name, key_id, 10, mode)
     other.accept("mine", key_id, 10)
-    for name in ("runs", "line-runs", "done"):
+    for name in ("runs", "v1-runs", "done"):
         assert dead.store.begin(name)
     assert dead.store.finish("done", outputs=[], inference_s=1.0)
-    pulse = other.looks(4)
-    taken = other.store.recover(pulse.dead)
+    reply = other.looks(4)
+    taken = other.store.recover(reply.dead)
     assert [(r.id, r.state, r.attempts) for r in taken] == [("waits", "QUEUED", 0), ("runs", "QUEUED", 1)]
     books = read(shared)
     check(books)
     assert books.balances[key_id] == 100 - 4 * 10
-    assert other.store.find(key_id, "line", "d") is None
+    assert other.store.find(key_id, "v1", "d") is None
     assert books.unfinished(other.name) == {"waits", "runs", "mine"}
-    for name in ("waits", "runs"):  # the dead one was only slow
+    for name in ("waits", "runs"):  # the dead server was only slow
         assert not dead.store.begin(name)
         dead.store.requeue(name)
         assert not dead.store.fail(name, error="e", status=500)
@@ -142,18 +142,18 @@ def test_what_the_dead_left_is_taken_over(shared: Database) -> None:
 
 
 def test_a_heartbeat_at_the_last_moment_saves_a_server(shared: Database) -> None:
-    """Between the look and the takeover it was heard of: nothing of it is taken."""
+    """A heartbeat between another server's look and its takeover prevents the takeover."""
     slow, other = Host(shared), Host(shared)
     slow.accept("r")
-    pulse = other.looks(4)
-    assert pulse.dead == {slow.name: 0}
+    reply = other.looks(4)
+    assert reply.dead == {slow.name: 0}
     slow.look(0.0)
-    assert other.store.recover(pulse.dead) == []
+    assert other.store.recover(reply.dead) == []
     assert slow.store.begin("r")
 
 
-def test_a_cancel_that_was_asked_of_the_dead_is_carried_out(shared: Database) -> None:
-    """Nobody pays for a picture that was not wanted any more before anybody took it over."""
+def test_a_cancellation_that_a_dead_server_missed_is_carried_out(shared: Database) -> None:
+    """A caller that cancelled before the takeover does not pay for the picture."""
     (key_id,) = emptied(shared, 1, 100)
     dead, other = Host(shared), Host(shared)
     dead.accept("r", key_id, 10)
@@ -165,34 +165,34 @@ def test_a_cancel_that_was_asked_of_the_dead_is_carried_out(shared: Database) ->
     assert Ledger(shared).balance(key_id) == 100
 
 
-def test_several_take_over_at_once_and_each_request_goes_to_one(shared: Database) -> None:
-    """Every survivor sees the same dead; none waits for another, and no request is given twice."""
+def test_several_take_over_simultaneously_and_each_request_goes_to_one(shared: Database) -> None:
+    """Every survivor sees the same dead servers; none waits for another, and no request is taken twice."""
     ids = emptied(shared, 3, 1000)
     dead = [Host(shared) for _ in range(3)]
     others = [Host(shared) for _ in range(4)]
     for number in range(60):
         dead[number % 3].accept(f"r{number}", ids[number * 7 % 3], 1, ["v1", "v2"][number % 2])
     for _ in range(4):
-        pulses = [other.look().dead for other in others]
+        deaths = [other.look().dead for other in others]
     found: list[list[Record]] = []
     threads = [
-        threading.Thread(target=lambda o=other, p=pulse: found.append(o.store.recover(p)))  # type: ignore[misc]
-        for other, pulse in zip(others, pulses, strict=True)
+        threading.Thread(target=lambda o=other, d=dead: found.append(o.store.recover(d)))  # type: ignore[misc]
+        for other, dead in zip(others, deaths, strict=True)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(found) == 4, "one of them met an error"
+    assert len(found) == 4, "one of the threads failed"
     assert sorted(r.id for some in found for r in some) == sorted(f"r{n}" for n in range(60) if n % 2)
     check(read(shared))
 
 
-# A database that is away.
+# A database that is unreachable.
 
 
-def test_what_could_not_be_written_down_is_made_up_for(line: Line) -> None:
-    """Whoever was told to come again is not charged, whatever became of the commit itself."""
+def test_an_outcome_that_could_not_be_written_is_written_later(line: Line) -> None:
+    """A caller that got 503 is not charged, even if the commit itself succeeded."""
     with Database(line.url) as database:
         database.migrate()
         (key_id,) = emptied(database, 1, 100)
@@ -204,7 +204,7 @@ def test_what_could_not_be_written_down_is_made_up_for(line: Line) -> None:
         with pytest.raises(BusyError):
             host.store.fail("runs", error="no memory", status=503)
         line.mend()
-        assert Ledger(database).balance(key_id) == 80, "it was committed"
+        assert Ledger(database).balance(key_id) == 80, "both prices were committed"
         host.store.catch_up()
         books = read(database)
         check(books)
@@ -216,7 +216,7 @@ def test_what_could_not_be_written_down_is_made_up_for(line: Line) -> None:
 
 
 def test_a_begin_whose_answer_was_lost_counts_once(line: Line) -> None:
-    """The database began it, the server did not hear of it: it is not left PROCESSING with nobody at it."""
+    """A request that began without the server's knowledge must not stay PROCESSING without being painted."""
     with Database(line.url) as database:
         database.migrate()
         host = Host(database)
@@ -231,9 +231,9 @@ def test_a_begin_whose_answer_was_lost_counts_once(line: Line) -> None:
         assert begun.attempts == 1
 
 
-def test_a_database_that_goes_without_a_word_is_noticed(migrated_postgres: str) -> None:
-    """The operating system is told to look; an operator's own numbers, in the URL, win."""
+def test_a_database_host_that_disappears_is_noticed(migrated_postgres: str) -> None:
+    """The connection has keepalives and a timeout; an operator's own numbers, in the URL, win."""
     for more, seconds in (("", "10"), ("&keepalives_idle=3", "3")):
         with Database(migrated_postgres + more) as database, database.read() as connection:
-            line = connection.connection.driver_connection.info.get_parameters()
-            assert (line["keepalives_idle"], line["tcp_user_timeout"]) == (seconds, "25000")
+            options = connection.connection.driver_connection.info.get_parameters()
+            assert (options["keepalives_idle"], options["tcp_user_timeout"]) == (seconds, "25000")

@@ -1,4 +1,4 @@
-"""Two server processes of one database: one is killed, or stands still for longer than its lease."""
+"""Two server processes with one database: one is killed, or is suspended for longer than its lease."""
 
 import os
 import signal
@@ -25,7 +25,7 @@ V1, V2 = "/v1/sdxl-inpaint", "/v2/sdxl-inpaint"
 
 
 class Books(Accounts):
-    """And what the database says of requests and servers."""
+    """The keys, credits, requests and servers in the database."""
 
     def rows(self, mode: str = "v2") -> dict[str, Row[*tuple[Any, ...]]]:
         with self.database.read() as connection:
@@ -36,8 +36,8 @@ class Books(Accounts):
         rows = self.rows()
         return [rows[name].state for name in ids]
 
-    def line(self) -> tuple[str, int | None]:
-        """How the one v1 request stands."""
+    def v1_state(self) -> tuple[str, int | None]:
+        """Return the state and the error's status of the one v1 request."""
         (row,) = self.rows("v1").values()
         return row.state, row.error_status
 
@@ -59,7 +59,7 @@ def books(postgres: Callable[[], str]) -> Iterator[Books]:
 
 @pytest.fixture
 def start(books: Books, tmp_path: Path) -> Iterator[Callable[[str], ServerProcess]]:
-    """A server process with a data folder of its own; all share the rest."""
+    """Return a function that starts a server process with its own data folder; the rest is shared."""
     with ExitStack() as processes:
 
         def start(name: str) -> ServerProcess:
@@ -77,7 +77,7 @@ def send(server: ServerProcess, token: str, path: str = V2, **fields: object) ->
 
 
 def calls(data: Path) -> int:
-    """UNet calls of a server's engine."""
+    """Return the number of UNet calls of a server's engine."""
     return len((data / "calls").read_text().splitlines())
 
 
@@ -87,10 +87,10 @@ def picture(server: ServerProcess, token: str, request_id: str) -> bytes:
     return opened(found.content).tobytes()
 
 
-def test_what_a_killed_server_had_is_painted_by_another(
+def test_the_requests_of_a_killed_server_are_painted_by_another(
     start: Callable[[str], ServerProcess], books: Books, tmp_path: Path
 ) -> None:
-    """After a lease: v2 painted once more from its own seed and charged once, v1 refunded."""
+    """After a lease, v2 requests are painted from their own seeds and charged once; v1 is refunded."""
     _, token = books.key(10.0)
     one = start("a")
     alone = books.servers()
@@ -99,16 +99,16 @@ def test_what_a_killed_server_had_is_painted_by_another(
     before = [send(one, token, seed=seed).json()["request_id"] for seed in (7, 8)]
     eventually(lambda: books.states(before) == ["COMPLETED"] * 2)
     with callers(1) as call:
-        line = call(send, one, token, V1, **LONG)
+        v1 = call(send, one, token, V1, **LONG)
         ids = [send(one, token, seed=seed, **LONG).json()["request_id"] for seed in (7, 8)]
         eventually(lambda: "PROCESSING" in books.states(ids) and books.rows("v1"))
         one.kill()
         killed = time.monotonic()
-        assert isinstance(line.exception(), httpx2.TransportError)
+        assert isinstance(v1.exception(), httpx2.TransportError)
     assert set(books.states(ids)) <= {"QUEUED", "PROCESSING"}
     eventually(lambda: {books.rows()[n].server_id for n in ids} == {name})
     assert time.monotonic() - killed > LEASE_S / 2
-    assert books.line() == ("FAILED", 503)
+    assert books.v1_state() == ("FAILED", 503)
     eventually(lambda: books.states(ids) == ["COMPLETED"] * 2)
     for again, first in zip(ids, before, strict=True):
         assert picture(other, token, again) == picture(other, token, first)
@@ -125,14 +125,14 @@ def taken_up(row: Row[*tuple[Any, ...]], server: str) -> bool:
 def test_a_server_that_was_only_slow_changes_nothing_afterwards(
     start: Callable[[str], ServerProcess], books: Books, tmp_path: Path
 ) -> None:
-    """A host that slept wakes up with another's requests: they end once, and it goes on with new ones."""
+    """A host that was suspended has lost its requests: they end once, and it goes on with new ones."""
     _, token = books.key(10.0)
     one = start("a")
     alone = books.servers()
     other = start("b")
     (name,) = books.servers() - alone
     with callers(1) as call:
-        line = call(send, one, token, V1, **LONG)
+        v1 = call(send, one, token, V1, **LONG)
         request_id = send(one, token, **LONG).json()["request_id"]
         eventually(lambda: books.states([request_id]) == ["PROCESSING"] and books.rows("v1"))
         os.killpg(one.pid, signal.SIGSTOP)
@@ -140,7 +140,7 @@ def test_a_server_that_was_only_slow_changes_nothing_afterwards(
             eventually(lambda: taken_up(books.rows()[request_id], name))
         finally:
             os.killpg(one.pid, signal.SIGCONT)  # with less left to paint than the other
-        answer = line.result()  # whatever it is, it was refunded
+        answer = v1.result()  # refunded in either case
     eventually(lambda: books.states([request_id]) == ["COMPLETED"])
     painted = books.rows()[request_id]
     assert painted.server_id == name
@@ -153,7 +153,7 @@ def test_a_server_that_was_only_slow_changes_nothing_afterwards(
     assert calls(tmp_path / "a") > done, "it paints again"
     assert books.rows()[request_id] == painted
     assert answer.status_code in (200, 503)
-    assert books.line() == ("FAILED", 503)
+    assert books.v1_state() == ("FAILED", 503)
     assert books.kinds(request_id) == ["reserve", "settle"]
     assert books.ledger.check() == []
     assert "bug" not in one.said

@@ -1,4 +1,4 @@
-"""What one of several servers does for all: sweeping, and bringing the tables up to date."""
+"""Work that one of several servers does for all of them: sweeping and migrating the tables."""
 
 import subprocess
 import sys
@@ -26,11 +26,11 @@ pytest_plugins = ["tests.support.postgres", "tests.support.served_fixtures", "te
 STARTERS = 8
 
 
-# Offices.
+# Advisory locks.
 
 
-def test_one_holds_an_office_at_a_time(migrated_postgres: str) -> None:
-    """And another office is another; a second thread of the same server is not the holder either."""
+def test_one_server_holds_a_lock_at_a_time(migrated_postgres: str) -> None:
+    """A second thread of the same server does not get it either; a lock with another id is independent."""
     with Database(migrated_postgres) as one, Database(migrated_postgres) as other:
         with one.try_lock(5) as won:
             assert won
@@ -43,7 +43,7 @@ def test_one_holds_an_office_at_a_time(migrated_postgres: str) -> None:
             assert won
 
 
-def test_an_office_is_free_after_an_error(migrated_postgres: str) -> None:
+def test_a_lock_is_free_after_an_error(migrated_postgres: str) -> None:
     """A sweep that failed must not be the last one."""
     with Database(migrated_postgres) as one, Database(migrated_postgres) as other:
         with pytest.raises(ZeroDivisionError), one.try_lock(5):
@@ -52,8 +52,8 @@ def test_an_office_is_free_after_an_error(migrated_postgres: str) -> None:
             assert won
 
 
-def test_an_office_is_free_after_its_holders_death(line: Line) -> None:
-    """The database notices by the connection, and a holder that only lost it is told."""
+def test_a_lock_is_free_after_its_holders_death(line: Line) -> None:
+    """The database notices that the connection ended; a holder that only lost it gets BusyError."""
     real = line.url.replace(line.url.partition("?host=")[2], line.real)
     with Database(line.url) as holder, Database(real) as other:
 
@@ -68,15 +68,15 @@ def test_an_office_is_free_after_its_holders_death(line: Line) -> None:
             eventually(won)
 
 
-def test_a_file_has_one_server_which_is_always_elected(tmp_path: Path) -> None:
-    """SQLite."""
+def test_the_only_server_of_a_file_always_gets_the_lock(tmp_path: Path) -> None:
+    """SQLite has one server, so there is no other to wait for."""
     with Database(f"sqlite:///{tmp_path / 'inpaint.db'}") as database, database.try_lock(5) as won:
         assert won
 
 
 def test_one_of_three_servers_sweeps(fleet: Fleet) -> None:
-    """While one is at it the others have nothing to do, and it deletes what any of them painted."""
-    with fleet.database.try_lock(_SWEEP_LOCK):  # from the start, when each would sweep for the first time
+    """While one sweeps the others do nothing, and it deletes the pictures of all of them."""
+    with fleet.database.try_lock(_SWEEP_LOCK):  # held from the start, else each would sweep when it starts
         servers = [fleet.start(name, requests_ttl_s=0.0, pictures_ttl_s=0.0) for name in "abc"]
         pictures = servers[0].settings.data.parent / "pictures"
         for served in servers:
@@ -103,7 +103,7 @@ children = []
 for _ in range(int(sys.argv[2])):
     if (pid := os.fork()) == 0:
         os.close(go)
-        os.read(wait, 1)  # its end, which all see at once
+        os.read(wait, 1)  # returns in all children simultaneously, when the parent closes its end
         try:
             Database(sys.argv[1]).migrate()
         except BaseException:
@@ -117,27 +117,27 @@ sys.exit(any(os.waitpid(pid, 0)[1] for pid in children))
 
 
 def start_all(url: str) -> None:
-    """So many servers bring one database up to date at the same moment."""
+    """Have several servers bring one database up to date at the same moment."""
     command = [sys.executable, "-c", _STARTERS, url, str(STARTERS)]
     starters = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
     assert starters.returncode == 0, starters.stderr
 
 
 def assert_current(url: str) -> None:
-    """The tables are the ones that the code uses."""
+    """Assert that the tables are the ones that the code uses."""
     with Database(url) as database, database.read() as connection:
         assert connection.scalars(text("SELECT version_num FROM alembic_version")).all() == ["0002"]
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
 
 
 def test_eight_starters_build_one_database(database_url: str) -> None:
-    """A deployment of eight replicas on a new database."""
+    """An operator may deploy eight replicas on a new database."""
     start_all(database_url)
     assert_current(database_url)
 
 
 def test_eight_starters_bring_rows_along(database_url: str) -> None:
-    """An update of a running deployment: what was accepted before is there, and taken over once."""
+    """An update of a running deployment keeps the requests that were accepted, each taken over once."""
     with Database(database_url) as database:
         at_revision(database, "0001")
         with database.write() as connection:
@@ -172,9 +172,9 @@ _OLD_ROWS = (
 
 
 def at_revision(database: Database, revision: str) -> None:
-    """The tables as an earlier version left them."""
+    """Build the tables as an earlier version left them."""
     config = Config()
     config.set_main_option("script_location", "server.storage:migrations")
-    with database._one_starter(), database.write() as connection:
+    with database._startup_lock(), database.write() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, revision)

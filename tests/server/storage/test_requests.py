@@ -1,4 +1,4 @@
-"""Requests as they are written down: paid once, ended once, seen by their owners; on SQLite and Postgres."""
+"""The records of requests: paid once, ended once, visible to their owners only; on SQLite and on Postgres."""
 
 import multiprocessing
 import random
@@ -27,7 +27,7 @@ HOUR, WEEK = 3600.0, 7 * 86400.0
 
 
 class Clock:
-    """A time that stands still until it is told."""
+    """A clock that a test sets."""
 
     now = 1000.0
 
@@ -52,7 +52,7 @@ def ledger(database: Database) -> Ledger:
 
 @pytest.fixture
 def key_id(database: Database, ledger: Ledger) -> str:
-    """A key with 100 micro-credits."""
+    """Return a key with 100 micro-credits."""
     key_id = Keys(database).create("anna")[0].id
     ledger.add(key_id, 100)
     return key_id
@@ -67,7 +67,7 @@ def kinds(ledger: Ledger, key_id: str) -> list[str]:
 
 
 def together(threads: int, work: Callable[[int], object]) -> list[object]:
-    """The results, or the errors, of calling ``work`` from so many threads at once."""
+    """Call ``work`` from several threads simultaneously; return the results, or the errors."""
     start, results = threading.Barrier(threads), list[object]()
 
     def run(number: int) -> None:
@@ -86,7 +86,7 @@ def together(threads: int, work: Callable[[int], object]) -> list[object]:
 
 
 def test_a_request_goes_through_its_life(store: Store, ledger: Ledger, key_id: str, clock: Clock) -> None:
-    """Accepted, begun, finished, paid; everything can be read back."""
+    """A request is accepted, begun, finished and paid, and every field can be read back."""
     record = new("r", key_id, 30, prompt="a \0 \ud800 red circle")
     assert store.accept(record) == store.get("r", key_id) == record
     assert ledger.balance(key_id) == 70
@@ -103,7 +103,7 @@ def test_a_request_goes_through_its_life(store: Store, ledger: Ledger, key_id: s
 
 
 def test_a_request_that_cannot_be_paid_is_not_written_down(store: Store, ledger: Ledger, key_id: str) -> None:
-    """No credits, no request, no entry; and the text says credits, as clients expect."""
+    """Without credits there is no request and no entry; the text says credits, as clients expect."""
     with pytest.raises(
         CreditsError, match=r"insufficient credits: the request costs 0\.000101 credits, 0\.0001 are left"
     ):
@@ -114,7 +114,7 @@ def test_a_request_that_cannot_be_paid_is_not_written_down(store: Store, ledger:
 
 
 def test_what_costs_nothing_leaves_no_entry(store: Store, ledger: Ledger, key_id: str) -> None:
-    """Where metering is off the ledger stays empty, also for the open server, which has no key at all."""
+    """The ledger stays empty if metering is off, and on an open server, which has no keys."""
     for name, owner in (("r", key_id), ("s", "")):
         store.accept(new(name, owner))
         assert store.begin(name)
@@ -124,7 +124,7 @@ def test_what_costs_nothing_leaves_no_entry(store: Store, ledger: Ledger, key_id
 
 
 def test_a_failure_is_refunded_once(store: Store, ledger: Ledger, key_id: str) -> None:
-    """However many notice the failure, the price comes back once."""
+    """The price is refunded once, even if eight threads report the failure."""
     store.accept(new("r", key_id, 30))
     store.begin("r")
     answers = together(8, lambda _: store.fail("r", error="no \0 memory \ud800", status=503))
@@ -135,8 +135,8 @@ def test_a_failure_is_refunded_once(store: Store, ledger: Ledger, key_id: str) -
     assert (failed.state, failed.error, failed.error_status) == ("FAILED", "no \0 memory \ud800", 503)
 
 
-def test_finishing_and_cancelling_at_once_ends_one_way(store: Store, ledger: Ledger, key_id: str) -> None:
-    """A cancel that comes with the last step either frees the price or does not, and the state agrees."""
+def test_finishing_and_cancelling_together_end_one_way(store: Store, ledger: Ledger, key_id: str) -> None:
+    """A cancellation that arrives with the last step refunds the price or does not, and the state agrees."""
     for name in map(str, range(5)):
         store.accept(new(name, key_id, 10))
         store.begin(name)
@@ -150,7 +150,7 @@ def test_finishing_and_cancelling_at_once_ends_one_way(store: Store, ledger: Led
 
 
 def test_a_request_cancelled_late_is_paid(store: Store, ledger: Ledger, key_id: str) -> None:
-    """A client that leaves after the GPU started is charged."""
+    """A client that disconnects after the GPU started is charged."""
     store.accept(new("r", key_id, 30))
     store.begin("r")
     assert store.fail("r", error="gone", status=422, state="CANCELLED", refund=False)
@@ -159,7 +159,7 @@ def test_a_request_cancelled_late_is_paid(store: Store, ledger: Ledger, key_id: 
 
 
 def test_what_has_ended_stays_as_it_is(store: Store, ledger: Ledger, key_id: str) -> None:
-    """A worker that was given up and answers after all changes nothing."""
+    """A worker that was given up and answers late changes nothing."""
     store.accept(new("r", key_id, 30))
     store.begin("r")
     store.fail("r", error="e", status=500)
@@ -172,7 +172,7 @@ def test_what_has_ended_stays_as_it_is(store: Store, ledger: Ledger, key_id: str
 
 
 def test_one_attempt_is_begun_once(store: Store) -> None:
-    """Two workers never paint one request; one put back in order has not been tried."""
+    """Two workers never paint the same request; a request that was put back does not count as tried."""
     store.accept(new("r"))
     assert sum(begun is not None for begun in together(8, lambda _: store.begin("r"))) == 1
     store.requeue("r")
@@ -184,7 +184,7 @@ def test_one_attempt_is_begun_once(store: Store) -> None:
 
 
 def test_an_idempotency_key_charges_once(store: Store, ledger: Ledger, key_id: str) -> None:
-    """A client that never saw the answer asks again and gets the same request."""
+    """A client that never got the answer may retry and gets the same request."""
     first = store.accept(new("r1", key_id, 60), idempotency_key="k", body_digest="d")
     again = store.accept(new("r2", key_id, 60), idempotency_key="k", body_digest="d")  # 40 are left
     assert again == first == store.find(key_id, "k", "d")
@@ -194,7 +194,7 @@ def test_an_idempotency_key_charges_once(store: Store, ledger: Ledger, key_id: s
 
 
 def test_an_idempotency_key_with_another_body_is_refused(store: Store, ledger: Ledger, key_id: str) -> None:
-    """A mix-up on the client's side must not return the wrong picture."""
+    """A client that mixes up its keys must not get the wrong picture."""
     store.accept(new("r1", key_id, 10), idempotency_key="k", body_digest="d")
     with pytest.raises(IdempotencyError, match="used with another body"):
         store.accept(new("r2", key_id, 10), idempotency_key="k", body_digest="other")
@@ -204,7 +204,7 @@ def test_an_idempotency_key_with_another_body_is_refused(store: Store, ledger: L
 
 
 def test_idempotency_keys_of_two_callers_are_two(store: Store, database: Database, key_id: str) -> None:
-    """Nobody reaches another's request by guessing the word it was sent with."""
+    """A caller cannot reach another's request by guessing its idempotency key."""
     other = Keys(database).create("bob")[0].id
     for name, owner in (("r1", key_id), ("r2", other), ("r3", "")):
         assert store.accept(new(name, owner), idempotency_key="1\0\ud800", body_digest="d").id == name
@@ -214,15 +214,17 @@ def test_idempotency_keys_of_two_callers_are_two(store: Store, database: Databas
 def test_a_refused_request_does_not_use_up_its_idempotency_key(
     store: Store, ledger: Ledger, key_id: str
 ) -> None:
-    """Out of credits, topped up, sent again: it is painted."""
+    """A request that was refused for lack of credits is accepted after a top-up."""
     with pytest.raises(CreditsError):
         store.accept(new("r1", key_id, 101), idempotency_key="k", body_digest="d")
     ledger.add(key_id, 1)
     assert store.accept(new("r2", key_id, 101), idempotency_key="k", body_digest="d").id == "r2"
 
 
-def test_the_same_request_sent_16_times_at_once_is_one(store: Store, ledger: Ledger, key_id: str) -> None:
-    """Impatient retries race each other: one record, one charge, and all get that one's id."""
+def test_the_same_request_sent_16_times_simultaneously_is_one(
+    store: Store, ledger: Ledger, key_id: str
+) -> None:
+    """Retries that race make one record and one charge, and all get that record's id."""
 
     def send(number: int) -> str:
         record = new(f"r{number}", key_id, 10)
@@ -242,7 +244,7 @@ def test_an_id_that_is_taken_is_a_bug_and_not_a_repeat(store: Store) -> None:
 
 
 def test_another_key_cannot_see_a_request(store: Store, database: Database, key_id: str) -> None:
-    """Whoever learns an id still gets 404, and the open server's callers do not see a key's requests."""
+    """A caller with another key, or without one, gets 404 even if it knows the id."""
     other = Keys(database).create("bob")[0].id
     store.accept(new("r", key_id))
     assert store.get("r", key_id).id == "r"
@@ -253,7 +255,7 @@ def test_another_key_cannot_see_a_request(store: Store, database: Database, key_
 
 @pytest.mark.parametrize("name", ["", "unknown", "\0", "\ud800", "r\0", "../r", "x" * 10_000])
 def test_an_id_of_any_kind_is_answered_with_404(store: Store, name: str) -> None:
-    """What stands in a URL makes no 500."""
+    """No text in a URL may cause a 500."""
     with pytest.raises(NotFoundError):
         store.get(name, "")
     with pytest.raises(NotFoundError):
@@ -261,7 +263,7 @@ def test_an_id_of_any_kind_is_answered_with_404(store: Store, name: str) -> None
 
 
 def test_pictures_open_with_their_own_token_only(store: Store) -> None:
-    """A picture's URL works in a browser, and opens no other picture."""
+    """A picture's URL works in a browser, and gives access to no other picture."""
     store.accept(new("r1", token="t1"))
     store.accept(new("r2", token="t2"))
     store.accept(new("r3"))
@@ -278,8 +280,8 @@ def test_pictures_open_with_their_own_token_only(store: Store) -> None:
             store.get_by_token(name, token)
 
 
-def test_a_restart_puts_right_what_was_under_way(store: Store, ledger: Ledger, key_id: str) -> None:
-    """v1 callers are gone and get their money back; v2 requests are painted after all, oldest first."""
+def test_a_restart_recovers_the_requests_under_way(store: Store, ledger: Ledger, key_id: str) -> None:
+    """v1 callers are gone and get their money back; v2 requests are painted, oldest first."""
     for name, mode in (("v1-waiting", "v1"), ("v1-running", "v1"), ("b", "v2"), ("a", "v2"), ("done", "v2")):
         store.accept(new(name, key_id, 10, mode), idempotency_key=name, body_digest="d")
     for name in ("v1-running", "a", "done"):
@@ -293,7 +295,7 @@ def test_a_restart_puts_right_what_was_under_way(store: Store, ledger: Ledger, k
     for name in ("v1-waiting", "v1-running"):
         failed = store.get(name, key_id)
         assert (failed.state, failed.error_status) == ("FAILED", 503)
-        assert store.find(key_id, name, "d") is None, "sent again, it must be painted"
+        assert store.find(key_id, name, "d") is None, "a retry must be painted"
     assert ledger.balance(key_id) == 100 - 3 * 10
     assert Counter(kinds(ledger, key_id)) == {"reserve": 5, "settle": 1, "refund": 2}
     assert store.recover() == waiting
@@ -302,7 +304,7 @@ def test_a_restart_puts_right_what_was_under_way(store: Store, ledger: Ledger, k
 def test_expired_requests_and_then_their_pictures_go(
     store: Store, database: Database, ledger: Ledger, key_id: str, clock: Clock
 ) -> None:
-    """Records an hour, pictures a week; the ledger stays, and what has not ended is never swept."""
+    """Records last an hour and pictures a week; the ledger stays, and a waiting request is never swept."""
     store.accept(new("r", key_id, 10, token="t", prompt="secret wish"), idempotency_key="k", body_digest="d")
     store.accept(new("waiting", key_id, 10))
     store.finish("r", outputs=[{"file_name": "0.png"}], inference_s=1.0)
@@ -315,7 +317,7 @@ def test_expired_requests_and_then_their_pictures_go(
     expired = store.get_by_token("r", "t")
     assert (expired.outputs, expired.fields) == ([{"file_name": "0.png"}], {})
     assert store.sweep(clock.now + WEEK, HOUR, WEEK) == ["r"]
-    assert store.sweep(clock.now + WEEK, HOUR, WEEK) == ["r"], "asked for again until it is done"
+    assert store.sweep(clock.now + WEEK, HOUR, WEEK) == ["r"], "returned until they are deleted"
     store.pictures_deleted(["r"])
     with pytest.raises(NotFoundError):
         store.get_by_token("r", "t")
@@ -326,7 +328,7 @@ def test_expired_requests_and_then_their_pictures_go(
 
 
 def test_pictures_may_be_kept_shorter_than_records(store: Store, clock: Clock) -> None:
-    """An operator who keeps pictures for a minute still tells clients for an hour how it ended."""
+    """An operator may keep pictures for a minute and let clients ask for an hour how a request ended."""
     store.accept(new("r", token="t"))
     store.finish("r", outputs=[], inference_s=1.0)
     assert store.sweep(clock.now + 60, HOUR, 60.0) == ["r"]
@@ -339,7 +341,7 @@ def test_pictures_may_be_kept_shorter_than_records(store: Store, clock: Clock) -
 def test_a_crash_inside_a_transaction_leaves_both_sides_as_they_were(
     store: Store, database: Database, ledger: Ledger, key_id: str, table: str
 ) -> None:
-    """Between the debit, its entry and the request itself there is no moment to be killed in."""
+    """No crash can separate the debit, its entry and the request itself."""
     store.accept(new("r", key_id, 10))
 
     def crash(_conn: object, _cursor: object, statement: str, *_: object) -> None:
@@ -361,25 +363,23 @@ def test_a_crash_inside_a_transaction_leaves_both_sides_as_they_were(
 def test_killed_ten_times_at_random_nothing_is_lost_or_paid_twice(
     database: Database, ledger: Ledger, store: Store, key_id: str, tmp_path: Path
 ) -> None:
-    """`kill -9` under load, restart, ten times: the ledger sums, every v2 request ends once, every v1 request
-    that was cut off is refunded.
-    """
+    """A server may be killed under load: the ledger sums, v2 requests end once, and v1 is refunded."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.support.store_loop"])
     ledger.add(key_id, 10**9)
     url = database.engine.url.render_as_string(hide_password=False)
-    told, choice = tmp_path / "told", random.Random()
+    log, choice = tmp_path / "log", random.Random()
     accepted: dict[str, str] = {}
     for seed in range(10):
-        told.write_bytes(b"")
-        process = context.Process(target=accept_and_end, args=(url, key_id, told, seed))
+        log.write_bytes(b"")
+        process = context.Process(target=accept_and_end, args=(url, key_id, log, seed))
         process.start()
-        wait_for_lines(told, choice.randint(1, 8))
+        wait_for_lines(log, choice.randint(1, 8))
         process.join(choice.random() / 30)
         process.kill()
         process.join()
         assert process.exitcode == -9
-        accepted |= dict(line.split() for line in told.read_text().splitlines())
+        accepted |= dict(line.split() for line in log.read_text().splitlines())
         for record in store.recover():
             assert ledger.check() == []
             assert store.begin(record.id) is not None

@@ -1,4 +1,4 @@
-"""A database that is away for a while ends no server, charges nobody, and loses nothing that was accepted."""
+"""A database that is unreachable for a while stops no server, charges no failed request and loses none."""
 
 import random
 import threading
@@ -21,23 +21,24 @@ COST = 22 * 48 * 32 / 1e6
 
 
 def held() -> FakeEngine:
+    """Return an engine that paints only when the test says so."""
     engine = FakeEngine()
     engine.held = True
     return engine
 
 
 def through(fleet: Fleet, line: Line, name: str, engine: FakeEngine, **settings: Any) -> Served:
-    """A server that reaches the database through this line."""
+    """Start a server that reaches the database through this line."""
     return fleet.start(name, engine, database_url=line.url, **settings)
 
 
 def wait(seconds: float) -> None:
-    """Let time pass, which is what the test is about."""
+    """Let time pass; these tests are about time, so there is no event to wait for."""
     threading.Event().wait(seconds)
 
 
 def test_what_is_painted_meanwhile_is_written_down_afterwards(fleet: Fleet, lines: Lines) -> None:
-    """The picture is there and is paid once; whoever asked meanwhile was sent away, and pays nothing."""
+    """The picture is there and is paid once; a new request meanwhile gets 503 and costs nothing."""
     line, engine = lines(fleet.shared["database_url"]), held()
     served = through(fleet, line, "a", engine, lease_s=2.0)
     with served.calling(key=fleet.token) as client:
@@ -67,7 +68,7 @@ def test_what_is_painted_meanwhile_is_written_down_afterwards(fleet: Fleet, line
 def test_a_failure_that_could_not_be_written_down_is_refunded_afterwards(
     fleet: Fleet, lines: Lines, background: Background
 ) -> None:
-    """v1: the caller was told 503, and must not pay for it once the database is back."""
+    """A v1 caller that got 503 must not pay once the database is back."""
     line, engine = lines(fleet.shared["database_url"]), held()
     served = through(fleet, line, "a", engine)
     with served.calling(key=fleet.token) as client:
@@ -81,8 +82,8 @@ def test_a_failure_that_could_not_be_written_down_is_refunded_afterwards(
     check(read(fleet.database))
 
 
-def test_nobody_is_taken_for_dead_because_the_database_was_away(fleet: Fleet, lines: Lines) -> None:
-    """Back after longer than a lease, it shows only old heartbeats: no request may change hands for that."""
+def test_no_server_is_taken_for_dead_because_the_database_was_unreachable(fleet: Fleet, lines: Lines) -> None:
+    """A database that is back after more than a lease has only old heartbeats; no request may move."""
     url = fleet.shared["database_url"]
     ways, engines = [lines(url), lines(url)], [held(), held()]
     both = [
@@ -110,7 +111,7 @@ def test_nobody_is_taken_for_dead_because_the_database_was_away(fleet: Fleet, li
 
 
 def test_a_busy_server_is_not_a_dead_one(fleet: Fleet) -> None:
-    """Its heart beats while every other thread waits, say for a picture store that hangs."""
+    """Its heartbeats go on while every other thread waits, for example for a picture store that hangs."""
     served, release = fleet.start("a", lease_s=2.0), threading.Event()
     try:
         for _ in range(64):
@@ -121,8 +122,8 @@ def test_a_busy_server_is_not_a_dead_one(fleet: Fleet) -> None:
         release.set()
 
 
-def test_the_goodbye_comes_after_a_heartbeat_that_is_on_its_way(fleet: Fleet) -> None:
-    """Else the dead would be thought alive, and what it left would wait for a whole lease."""
+def test_a_server_leaves_only_after_a_heartbeat_that_has_started(fleet: Fleet) -> None:
+    """Else it would seem alive after it left, and its requests would wait for a whole lease."""
     served = fleet.start("a")
     peers, begun, release = served.parts.peers, threading.Event(), threading.Event()
     beat = peers.beat
@@ -141,8 +142,8 @@ def test_the_goodbye_comes_after_a_heartbeat_that_is_on_its_way(fleet: Fleet) ->
     assert fleet.beats() == {}
 
 
-def test_a_request_that_was_just_begun_when_the_server_stopped_was_not_tried(fleet: Fleet) -> None:
-    """Two stops at that moment would make it one that "took servers down with it", and fail it."""
+def test_a_request_that_just_began_when_the_server_stopped_does_not_count_as_tried(fleet: Fleet) -> None:
+    """Else two stops at that moment would look as if the request crashed servers, and fail it."""
     served, release, begun = fleet.start("a"), threading.Event(), threading.Event()
     store = served.parts.store
     begin = store.begin
@@ -165,10 +166,10 @@ def test_a_request_that_was_just_begun_when_the_server_stopped_was_not_tried(fle
     assert (record.state, record.attempts) == ("QUEUED", 0)
 
 
-def test_a_line_that_drops_all_the_time_loses_and_doubles_nothing(
+def test_connections_that_drop_all_the_time_lose_and_double_nothing(
     fleet: Fleet, lines: Lines, background: Background
 ) -> None:
-    """Clients that come again with their Idempotency-Key get one picture each, for one price."""
+    """Clients that retry with their Idempotency-Key get one picture each, for one price."""
     line = lines(fleet.shared["database_url"])
     served = through(fleet, line, "a", FakeEngine())
     choice, over = random.Random(7), threading.Event()
@@ -189,7 +190,7 @@ def test_a_line_that_drops_all_the_time_loses_and_doubles_nothing(
                 return str(answer.json()["request_id"])
 
     dropping = background(drop)
-    ids = [name for asked in [background(ask, n) for n in range(3)] for name in asked.result()]
+    ids = [name for asking in [background(ask, n) for n in range(3)] for name in asking.result()]
     over.set()
     dropping.result()
     assert len(set(ids)) == len(ids)
