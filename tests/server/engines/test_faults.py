@@ -1,6 +1,6 @@
-"""What kills or spoils a worker, as the callers of a whole server see it; the pool's own tests have the rest.
+"""Faults of a worker as the callers of a whole server see them; ``test_pool.py`` has the rest.
 
-Each fault strikes a request by a word of its prompt, wherever it runs: it is poison.
+Each fault hits the requests with a word in their prompt, on any worker.
 """
 
 from collections.abc import Callable, Iterator
@@ -36,7 +36,7 @@ class Metered:
     token: str
 
     def refunds(self) -> int:
-        """How many so far; the books must be right at any time."""
+        """Return the number of refunds so far, and check that the ledger is consistent."""
         with accounts(self.data) as books:
             assert books.ledger.check() == []
             return sum(entry.kind == "refund" for entry in books.ledger.entries(self.key_id))
@@ -49,7 +49,7 @@ class Metered:
 def servers(
     tmp_path_factory: pytest.TempPathFactory, checkpoint: Callable[[int], Path]
 ) -> Iterator[dict[str, Metered]]:
-    """With a stub engine, for deaths of the process; with a real one, for what torch does."""
+    """Start a server with a stub engine, for deaths of the process, and one with a real engine, for torch."""
     started = {}
     with ExitStack() as stack:
         for name, faults in (("stub", STUB_FAULTS), ("real", REAL_FAULTS)):
@@ -72,7 +72,7 @@ def servers(
 def test_poison_fails_alone_and_the_server_comes_back(
     servers: dict[str, Metered], kind: str, poison: str
 ) -> None:
-    """Its neighbours get their pictures, it gets a 500 and its credits back, the probes see it happen."""
+    """Its neighbours get their pictures, it gets a 500 and its credits back, and readiness shows it."""
     metered = servers[kind]
     server, before, workers = metered.server, metered.refunds(), metered.server.workers()
     restarts = server.gauge("inpaint_restarts_total", metered.token)
@@ -92,11 +92,11 @@ def test_poison_fails_alone_and_the_server_comes_back(
     assert server.client.post(PAINT, json=body()).status_code == 200
 
 
-@pytest.mark.parametrize(("poison", "status", "said"), [("huge", 503, "memory"), ("blank", 500, "request")])
-def test_what_fails_in_place_costs_no_worker(
-    servers: dict[str, Metered], poison: str, status: int, said: str
+@pytest.mark.parametrize(("poison", "status", "word"), [("huge", 503, "memory"), ("blank", 500, "request")])
+def test_a_fault_that_spares_the_process_costs_no_worker(
+    servers: dict[str, Metered], poison: str, status: int, word: str
 ) -> None:
-    """Out of memory and NaN: never a black picture, the credits back, and a neighbour its picture."""
+    """Out of memory and NaN: no black picture but a refund, and a neighbour gets its picture."""
     metered = servers["real"]
     server, before = metered.server, metered.refunds()
     restarts = server.gauge("inpaint_restarts_total", metered.token)
@@ -105,7 +105,7 @@ def test_what_fails_in_place_costs_no_worker(
         metered.running(1)
         bad = server.client.post(PAINT, json=body(prompt=poison))
         assert (bad.status_code, "retry-after" in bad.headers) == (status, status == 503)
-        assert said in bad.json()["error"]
+        assert word in bad.json()["error"]
         assert opened(good.result().content).format == "JPEG"
     assert server.ready()
     assert metered.refunds() == before + 1

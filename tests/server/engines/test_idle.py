@@ -1,6 +1,6 @@
-"""A worker that nobody needs gives its GPU back, and nobody notices but by a wait.
+"""Idle workers are unloaded, which frees their GPU; callers notice only that the next request waits.
 
-Real processes with a stub engine (``tests/support/stub_worker.py``) but for the last test.
+All tests but the last run real processes with a stub engine (``tests/support/stub_worker.py``).
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from tests.support.paths import STUB_WORKER
 pytest_plugins = ["tests.support.served_fixtures"]
 Make = Callable[..., InpaintRequest]
 STUB = (str(STUB_WORKER),)
-WAIT_S = 120  # for the slowest, busiest machine
+WAIT_S = 120  # for a slow, busy machine
 IDLE_S = 0.2
 
 
@@ -41,8 +41,8 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 @asynccontextmanager
-async def napping(model: Path, **settings: Any) -> AsyncIterator[Pool]:
-    """A pool of stubs that sleeps soon; the model is a file, to which stubs write who shared their calls."""
+async def unloading_pool(model: Path, **settings: Any) -> AsyncIterator[Pool]:
+    """Run a pool of stubs that are unloaded after ``IDLE_S``; their model is the file of their calls."""
     model.touch()
     restarts = Restarts(first_s=0.05, longest_s=0.1)
     spec = WorkerSpec(model=str(model), max_rows=1)
@@ -64,16 +64,16 @@ def model(tmp_path: Path) -> Path:
 
 
 def test_an_idle_worker_ends_and_the_next_request_starts_it(model: Path, request_for: Make) -> None:
-    """Whoever plays or trains on the same GPU gets its memory; whoever paints again waits for the load."""
+    """Other programs on the same GPU get its memory; the next request waits for the load."""
 
     async def main() -> None:
-        async with napping(model) as pool:
+        async with unloading_pool(model) as pool:
             (first,) = pool.pids()
             await unloaded(pool)
-            assert not Path(f"/proc/{first}").exists(), "memory is given back by the end of its process alone"
-            for seed in (7, 8):  # it can sleep again and again
+            assert not Path(f"/proc/{first}").exists(), "only the end of the process frees all memory"
+            for seed in (7, 8):  # it can be unloaded repeatedly
                 health = pool.health()
-                assert health.ready, "a load balancer must not take a sleeping server out"
+                assert health.ready, "a load balancer must not drop an unloaded server"
                 assert health.native_size == 1024
                 result = await (await pool.submit(request_for(seed=seed))).result()
                 assert result.seeds == [seed]
@@ -81,16 +81,18 @@ def test_an_idle_worker_ends_and_the_next_request_starts_it(model: Path, request
                 assert now != first
                 await unloaded(pool)
             health = pool.health()
-            assert (health.restarts, health.images) == (0, 2), "a nap is no crash, and what was done counts"
+            assert (health.restarts, health.images) == (0, 2), (
+                "an unload is no crash, and pictures stay counted"
+            )
 
     run(main())
 
 
-def test_who_works_or_is_waited_for_does_not_sleep(model: Path, request_for: Make) -> None:
-    """A picture of minutes is no idleness."""
+def test_a_worker_with_work_is_not_unloaded(model: Path, request_for: Make) -> None:
+    """Nor while a request waits, even if one picture takes minutes."""
 
     async def main() -> None:
-        async with napping(model) as pool:
+        async with unloading_pool(model) as pool:
             (pid,) = pool.pids()
             tickets = [
                 await pool.submit(request_for(prompt="slow", num_inference_steps=12)) for _ in range(2)
@@ -102,11 +104,11 @@ def test_who_works_or_is_waited_for_does_not_sleep(model: Path, request_for: Mak
     run(main())
 
 
-def test_as_many_wake_as_are_needed(model: Path, request_for: Make) -> None:
-    """One picture must not load a model on every GPU; three at once may."""
+def test_only_the_needed_workers_are_loaded_again(model: Path, request_for: Make) -> None:
+    """One picture must not load a model on every GPU; three simultaneous ones may."""
 
     async def main() -> None:
-        async with napping(model, workers=3) as pool:
+        async with unloading_pool(model, workers=3) as pool:
             await until(lambda: len(pool.pids()) == 3)
             await unloaded(pool)
             await (await pool.submit(request_for(num_inference_steps=30))).result()
@@ -122,11 +124,11 @@ def test_as_many_wake_as_are_needed(model: Path, request_for: Make) -> None:
     run(main())
 
 
-def test_a_request_at_the_very_moment_is_painted(model: Path, request_for: Make) -> None:
-    """It arrives while the process is on its way out."""
+def test_a_request_during_an_unload_is_painted(model: Path, request_for: Make) -> None:
+    """It arrives while the process is ending."""
 
     async def main() -> None:
-        async with napping(model, idle_unload_s=0.02) as pool:
+        async with unloading_pool(model, idle_unload_s=0.02) as pool:
             for seed in range(12):
                 await asyncio.sleep(0.002 * seed)
                 assert (await (await pool.submit(request_for(seed=seed))).result()).seeds == [seed]
@@ -134,11 +136,11 @@ def test_a_request_at_the_very_moment_is_painted(model: Path, request_for: Make)
     run(main())
 
 
-def test_nobody_is_refused_for_the_loading(model: Path, request_for: Make) -> None:
-    """``max_slowdown`` times a picture of a second is shorter than any load; it begins after it."""
+def test_no_request_is_refused_because_of_a_load(model: Path, request_for: Make) -> None:
+    """``max_slowdown`` times a picture's second is shorter than any load, so it does not count meanwhile."""
 
     async def main() -> None:
-        async with napping(model) as pool:
+        async with unloading_pool(model) as pool:
             await unloaded(pool)
             ticket = await pool.submit(request_for(), Terms("", 60.0, 4.0))
             await ticket.result()
@@ -146,11 +148,11 @@ def test_nobody_is_refused_for_the_loading(model: Path, request_for: Make) -> No
     run(main())
 
 
-def test_a_worker_that_cannot_be_loaded_again_is_said(model: Path, request_for: Make) -> None:
-    """Another program took the GPU meanwhile: readiness tells, and it paints when it can again."""
+def test_a_worker_that_cannot_be_loaded_again_is_reported(model: Path, request_for: Make) -> None:
+    """Another program took the GPU meanwhile: the pool is not ready, and paints when it can load again."""
 
     async def main() -> None:
-        async with napping(model) as pool:
+        async with unloading_pool(model) as pool:
             await unloaded(pool)
             model.rename(model.with_suffix(".gone"))
             ticket = await pool.submit(request_for(seed=3))
@@ -165,31 +167,31 @@ def test_a_worker_that_cannot_be_loaded_again_is_said(model: Path, request_for: 
     run(main())
 
 
-def test_a_sleeping_pool_closes_at_once(model: Path) -> None:
-    """SIGTERM at night."""
+def test_an_unloaded_pool_closes(model: Path) -> None:
+    """There is no worker to wait for."""
 
     async def main() -> None:
-        async with napping(model) as pool:
+        async with unloading_pool(model) as pool:
             await unloaded(pool)
         assert not pool.health().ready
 
     run(main())
 
 
-def test_it_stays_loaded_unless_told_otherwise(model: Path) -> None:
-    """The default: a server is there to answer quickly."""
+def test_by_default_it_stays_loaded(model: Path) -> None:
+    """A server is there to answer quickly."""
 
     async def main() -> None:
-        async with napping(model, idle_unload_s=float("inf"), hang_s=1.0) as pool:
+        async with unloading_pool(model, idle_unload_s=float("inf"), hang_s=1.0) as pool:
             (pid,) = pool.pids()
-            await asyncio.sleep(0.5)  # the watch looks eight times a second
+            await asyncio.sleep(0.5)  # the supervisor checks eight times a second
             assert pool.pids() == [pid]
 
     run(main())
 
 
 def test_the_setting_needs_a_worker_process() -> None:
-    """In the server's own process memory would not come back, so it is refused in one sentence."""
+    """In the server's own process the memory would not be freed, so the setting is refused."""
     assert read_settings({"idle_unload_s": 600}).idle_unload_s == 600
     with pytest.raises(Exception, match="workers 0"):
         read_settings({"idle_unload_s": 600, "workers": 0})

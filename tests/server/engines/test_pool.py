@@ -1,7 +1,7 @@
-"""The pool as the service sees it: it survives its workers, whatever kills them.
+"""The pool survives the death of its workers.
 
-Most tests run real processes with a stub engine (``tests/support/stub_worker.py``), which start in a moment;
-two run real engines, for what torch does.
+Most tests run real processes with a stub engine (``tests/support/stub_worker.py``), which starts in a moment;
+two run real engines, because of torch.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ from tests.support.paths import STUB_WORKER
 T = TypeVar("T")
 Make = Callable[..., InpaintRequest]
 STUB = (str(STUB_WORKER),)
-WAIT_S = 120  # for the slowest, busiest machine; nothing waits so long that works
+WAIT_S = 120  # for a slow, busy machine; a test that passes waits far less
 QUICK = Restarts(first_s=0.05, longest_s=0.1)
 HANG_S = 2.0  # a stub's step takes a hundredth of a second, but this machine may be busy
 
@@ -73,13 +73,15 @@ async def stub_pool(calls: Path, faults: str = "", max_rows: int = 4, **settings
 
 @pytest.fixture
 def calls(tmp_path: Path) -> Path:
-    """Where stub workers write down who shared their calls."""
+    """Return the file to which stub workers write the prompts of each call."""
     return tmp_path / "calls"
 
 
 def gone(pid: int) -> bool:
     try:
-        return " Z " in Path(f"/proc/{pid}/stat").read_text()  # dead; whoever adopted it may never look
+        return (
+            " Z " in Path(f"/proc/{pid}/stat").read_text()
+        )  # dead, even if its new parent never waits for it
     except FileNotFoundError:
         return True
 
@@ -87,20 +89,20 @@ def gone(pid: int) -> bool:
 async def outcome(ticket: LoopTicket) -> object:
     try:
         return (await ticket.result()).seeds
-    except Exception as error:  # noqa: BLE001 - a test looks at it
+    except Exception as error:  # noqa: BLE001 - tests compare its class
         return type(error)
 
 
-def test_a_request_comes_back_whole_over_the_wire(calls: Path, request_for: Make) -> None:
-    """Pictures, seeds, warnings and timings are the worker's, the progress is told step by step."""
+def test_a_result_crosses_the_link_unchanged(calls: Path, request_for: Make) -> None:
+    """Pictures, seeds, warnings and timings are the worker's, and every step is an event."""
 
     async def main() -> None:
         async with stub_pool(calls) as pool:
             ticket = await pool.submit(request_for(seed=7, samples=2, num_inference_steps=5, strength=1.0))
             assert ticket.seeds == [7, 8]
-            told = [(event.state, event.step) async for event in ticket.events()]
+            events = [(event.state, event.step) async for event in ticket.events()]
             steps = [("step", i) for i in range(1, 6)]
-            assert told == [("queued", 0), ("encoding", 0), *steps, ("done", 5)]
+            assert events == [("queued", 0), ("encoding", 0), *steps, ("done", 5)]
             result = await ticket.result()
             assert [image.getpixel((0, 0)) for image in result.images] == [(7, 0, 0), (8, 0, 0)]
             assert result.box == (0, 0, 8, 8)
@@ -116,13 +118,13 @@ def test_a_request_comes_back_whole_over_the_wire(calls: Path, request_for: Make
     run(main())
 
 
-def test_previews_come_only_to_those_who_watch(calls: Path, request_for: Make) -> None:
+def test_only_watchers_get_previews(calls: Path, request_for: Make) -> None:
     """A preview costs a transfer for every step."""
 
     async def main() -> None:
         async with stub_pool(calls) as pool:
-            deaf = await pool.submit(request_for(num_inference_steps=20))
-            assert all([event.preview is None async for event in deaf.events()])
+            unwatched = await pool.submit(request_for(num_inference_steps=20))
+            assert all([event.preview is None async for event in unwatched.events()])
             watched = await pool.submit(request_for(num_inference_steps=20))
             previews = [event.preview async for event in watched.events(preview=True) if event.preview]
             assert previews
@@ -134,14 +136,21 @@ def test_previews_come_only_to_those_who_watch(calls: Path, request_for: Make) -
 
 @pytest.mark.parametrize("fault", ["exit", "sigkill", "hang"])
 def test_poison_fails_alone_and_its_neighbours_finish(fault: str, calls: Path, request_for: Make) -> None:
-    """One bad request never fails another; it is tried at most twice, then alone."""
+    """One bad request never fails another; it is tried at most twice, the second time alone."""
 
     async def main() -> None:
         hang_s = HANG_S if fault == "hang" else WAIT_S
         async with stub_pool(calls, f"{fault}@5:prompt=poison", hang_s=hang_s, max_rows=2) as pool:
-            prompts = ["good", "poison", "next", "late", "later", "last"]  # from "late" on they wait behind
+            prompts = [
+                "good",
+                "poison",
+                "next",
+                "late",
+                "later",
+                "last",
+            ]  # from "late" on they wait in the pool
             make = partial(request_for, seed=3, num_inference_steps=10)
-            os.kill(pool.pids()[0], signal.SIGSTOP)  # until all are there
+            os.kill(pool.pids()[0], signal.SIGSTOP)  # until all are queued
             tickets = [await pool.submit(make(prompt=prompt)) for prompt in prompts]
             os.kill(pool.pids()[0], signal.SIGCONT)
             await until(lambda: not pool.health().ready)
@@ -156,13 +165,13 @@ def test_poison_fails_alone_and_its_neighbours_finish(fault: str, calls: Path, r
             assert pool.health().restarts == 2
 
     run(main())
-    company = [line for line in calls.read_text().split() if "poison" in line]
-    assert any("," in line for line in company), "it shared calls at first"
-    assert company[-5:] == ["poison"] * 5, "and was alone when it was tried again"
+    shared = [line for line in calls.read_text().split() if "poison" in line]
+    assert any("," in line for line in shared), "it shared calls at first"
+    assert shared[-5:] == ["poison"] * 5, "and was alone when it was tried again"
 
 
 def test_a_worker_killed_from_outside_is_replaced(calls: Path, request_for: Make) -> None:
-    """The kernel's out-of-memory killer asks nobody; the picture is the same, and nobody hears of it."""
+    """The kernel may kill a worker when memory runs out; the caller still gets the same picture."""
 
     async def main() -> None:
         async with stub_pool(calls) as pool:
@@ -175,15 +184,15 @@ def test_a_worker_killed_from_outside_is_replaced(calls: Path, request_for: Make
                 await pool.submit(request_for())
             await until(lambda: pool.health().ready)
             assert pool.pids() != [pid]
-            told = [event.state async for event in ticket.events()]
-            assert told.count("queued") == told.count("encoding") == 2
+            states = [event.state async for event in ticket.events()]
+            assert states.count("queued") == states.count("encoding") == 2
             assert (await ticket.result()).images[0].getpixel((0, 0)) == (9, 0, 0)
 
     run(main())
 
 
 def test_slow_is_not_hung(calls: Path, request_for: Make) -> None:
-    """Only a worker that stands still is killed, however long its work takes."""
+    """Only a worker without progress is killed, no matter how long its work takes."""
 
     async def main() -> None:
         async with stub_pool(calls, hang_s=HANG_S) as pool:
@@ -195,8 +204,8 @@ def test_slow_is_not_hung(calls: Path, request_for: Make) -> None:
     run(main())
 
 
-def test_a_process_that_stands_still_altogether_is_killed(calls: Path, request_for: Make) -> None:
-    """A stopped process answers nothing at all; its work goes to the next."""
+def test_a_stopped_process_is_killed(calls: Path, request_for: Make) -> None:
+    """It cannot answer; its work goes to the next process."""
 
     async def main() -> None:
         async with stub_pool(calls, hang_s=HANG_S) as pool:
@@ -209,8 +218,8 @@ def test_a_process_that_stands_still_altogether_is_killed(calls: Path, request_f
     run(main())
 
 
-def test_a_crash_loop_is_called_one(calls: Path, request_for: Make) -> None:
-    """A card that is broken is said to be, instead of being tried twice a second for ever."""
+def test_a_crash_loop_is_reported(calls: Path, request_for: Make) -> None:
+    """A broken GPU is reported, and not tried twice a second for ever."""
 
     async def main() -> None:
         restarts = Restarts(first_s=0.05, longest_s=0.1, crash_limit=2, broken_s=2.0)
@@ -222,21 +231,21 @@ def test_a_crash_loop_is_called_one(calls: Path, request_for: Make) -> None:
             assert "exit status 70" in health.reason
             for _ in range(10):
                 await asyncio.sleep(0)
-            assert pool.pids() == [], "it is tried again, but not at once"
+            assert pool.pids() == [], "it is tried again, but not immediately"
             assert await outcome(ticket) is PaintError
             await until(lambda: pool.health().ready)
 
     run(main())
 
 
-def test_a_picture_between_two_deaths_makes_them_bad_luck() -> None:
-    """Waiting grows with deaths in a row, and no further than the longest."""
+def test_back_off_grows_up_to_the_longest_delay() -> None:
+    """With deaths in a row; from the crash limit on it has its own delay."""
     delays = [Restarts().delay_s(deaths) for deaths in range(1, 7)]
     assert delays == [0.5, 1, 2, 4, 60, 60]
     assert Restarts(crash_limit=99).delay_s(20) == 30
 
 
-def test_deaths_are_forgotten_with_a_picture(calls: Path, request_for: Make) -> None:
+def test_a_picture_resets_the_count_of_deaths(calls: Path, request_for: Make) -> None:
     """A worker that dies once a day must never reach the crash limit."""
 
     async def main() -> None:
@@ -251,7 +260,7 @@ def test_deaths_are_forgotten_with_a_picture(calls: Path, request_for: Make) -> 
 
 
 def test_a_cancelled_request_leaves_within_a_step(calls: Path, request_for: Make) -> None:
-    """Its rows are free for the next in line."""
+    """Its rows are free for the next request in the queue."""
 
     async def main() -> None:
         async with stub_pool(calls, max_rows=1) as pool:
@@ -268,8 +277,8 @@ def test_a_cancelled_request_leaves_within_a_step(calls: Path, request_for: Make
     run(main())
 
 
-def test_what_waits_in_the_pool_is_cancelled_at_once(calls: Path, request_for: Make) -> None:
-    """A worker gets its rows and one more; a long queue can be left without asking anybody."""
+def test_a_request_in_the_pools_queue_is_cancelled_immediately(calls: Path, request_for: Make) -> None:
+    """A worker gets its rows and one more; a request behind those is cancelled without a message."""
 
     async def main() -> None:
         async with stub_pool(calls, max_rows=1) as pool:
@@ -288,8 +297,8 @@ def test_what_waits_in_the_pool_is_cancelled_at_once(calls: Path, request_for: M
     run(main())
 
 
-def test_the_cancelled_are_not_tried_again(calls: Path, request_for: Make) -> None:
-    """Nobody waits for a picture whose caller left just before the worker died."""
+def test_a_cancelled_request_is_not_tried_again(calls: Path, request_for: Make) -> None:
+    """Its caller left just before the worker died and wants no picture."""
 
     async def main() -> None:
         async with stub_pool(calls) as pool:
@@ -305,7 +314,7 @@ def test_the_cancelled_are_not_tried_again(calls: Path, request_for: Make) -> No
 
 
 def test_workers_share_the_work(calls: Path, request_for: Make) -> None:
-    """Two GPUs are twice one; while one is away, the other goes on."""
+    """Two GPUs paint twice as much as one; while one restarts, the other goes on."""
 
     async def main() -> None:
         async with stub_pool(calls, max_rows=8, workers=2) as pool:
@@ -321,7 +330,7 @@ def test_workers_share_the_work(calls: Path, request_for: Make) -> None:
 
 
 def test_close_drains_and_leaves_no_process(calls: Path, request_for: Make) -> None:
-    """What was accepted is finished first; then nothing of the server is left."""
+    """Accepted requests are finished first; then no process of the server is left."""
 
     async def main() -> list[int]:
         async with stub_pool(calls, workers=2) as pool:
@@ -339,8 +348,8 @@ def test_close_drains_and_leaves_no_process(calls: Path, request_for: Make) -> N
     assert all(gone(pid) for pid in run(main()))
 
 
-def test_close_says_so_to_those_it_leaves(calls: Path, request_for: Make) -> None:
-    """Not cancelled by the caller: the service may keep such a request for the next start."""
+def test_close_fails_what_it_does_not_finish(calls: Path, request_for: Make) -> None:
+    """With an error of its own, not as cancelled: the service may keep such a request for the next start."""
 
     async def main() -> None:
         async with stub_pool(calls, max_rows=1) as pool:
@@ -351,8 +360,8 @@ def test_close_says_so_to_those_it_leaves(calls: Path, request_for: Make) -> Non
     run(main())
 
 
-def test_a_model_that_is_not_there_is_said_at_the_start(calls: Path) -> None:
-    """An operator reads one sentence, and no process is left behind."""
+def test_a_missing_model_fails_the_start(calls: Path) -> None:
+    """With one sentence for the operator, and no process left behind."""
 
     async def main() -> None:
         pool = Pool(WorkerSpec(model=str(calls)), workers=2, program=STUB, restarts=QUICK)
@@ -363,7 +372,7 @@ def test_a_model_that_is_not_there_is_said_at_the_start(calls: Path) -> None:
     run(main())
 
 
-def test_a_worker_that_cannot_even_start_is_said_at_the_start() -> None:
+def test_a_worker_that_cannot_start_fails_the_start() -> None:
     """Instead of a server that is never ready."""
 
     async def main() -> None:
@@ -374,7 +383,7 @@ def test_a_worker_that_cannot_even_start_is_said_at_the_start() -> None:
     run(main())
 
 
-def test_a_black_mask_is_refused_at_the_door(calls: Path, request_for: Make) -> None:
+def test_a_black_mask_is_refused_before_the_queue(calls: Path, request_for: Make) -> None:
     """It must not wait in a queue to be refused."""
 
     async def main() -> None:
@@ -385,8 +394,8 @@ def test_a_black_mask_is_refused_at_the_door(calls: Path, request_for: Make) -> 
     run(main())
 
 
-def test_listeners_who_walk_away_leave_nothing(calls: Path, request_for: Make) -> None:
-    """Fifty clients who hang up cost no thread and no task."""
+def test_listeners_that_hang_up_leave_nothing_behind(calls: Path, request_for: Make) -> None:
+    """Fifty clients that hang up cost no thread and no task."""
 
     async def main() -> None:
         async with stub_pool(calls, max_rows=8) as pool:
@@ -403,7 +412,7 @@ def test_listeners_who_walk_away_leave_nothing(calls: Path, request_for: Make) -
     run(main())
 
 
-def test_workers_do_not_hear_the_groups_signals(calls: Path, request_for: Make) -> None:
+def test_workers_ignore_the_process_groups_signals(calls: Path, request_for: Make) -> None:
     """Ctrl-C goes to the whole group, but a worker has pictures to finish while the server drains."""
 
     async def main() -> None:
@@ -434,8 +443,8 @@ asyncio.run(main())
 """
 
 
-def test_no_worker_outlives_a_killed_server_nor_has_it_torch(calls: Path) -> None:
-    """A forgotten process would hold the GPU's memory; and the server itself must not take any."""
+def test_no_worker_outlives_a_killed_server_which_imports_no_torch(calls: Path) -> None:
+    """A process left behind would hold the GPU's memory, and the server itself must not use any."""
     calls.touch()
     with subprocess.Popen(
         [sys.executable, "-c", PARENT, str(calls), *STUB], stdout=subprocess.PIPE, text=True
@@ -453,16 +462,16 @@ def test_no_worker_outlives_a_killed_server_nor_has_it_torch(calls: Path) -> Non
 
 @pytest.fixture
 def real_spec(checkpoint: Callable[[int], Path]) -> Callable[[str], WorkerSpec]:
-    """Faults → the tiny model on the CPU with them."""
+    """Return a function from faults to a spec of the tiny model on the CPU."""
     return lambda faults: WorkerSpec(model=str(checkpoint(9)), device="cpu", faults=faults)
 
 
-def test_whatever_kills_a_worker_once_everybody_gets_the_same_pictures(
+def test_one_death_of_any_kind_changes_no_picture(
     real_spec: Callable[[str], WorkerSpec], engine: Engine, request_for: Make
 ) -> None:
     """Four faults, each in one process of the worker, each in the middle of a shared batch."""
     seeds = (1, 2)
-    calm = [np.asarray(engine.paint(request_for(seed=seed)).images[0], dtype=int) for seed in seeds]
+    expected = [np.asarray(engine.paint(request_for(seed=seed)).images[0], dtype=int) for seed in seeds]
     kinds = ("assert", "exit", "sigkill", "hang")
     # From the second process on, its calls 1 to 6 paint again what died with the one before.
     faults = ",".join(f"{kind}@{8 if i else 2}:start={i + 1}" for i, kind in enumerate(kinds))
@@ -474,9 +483,9 @@ def test_whatever_kills_a_worker_once_everybody_gets_the_same_pictures(
             for i, kind in enumerate(kinds):
                 tickets = [await pool.submit(request_for(seed=seed)) for seed in seeds]
                 await until(lambda: not pool.health().ready)
-                for ticket, expected in zip(tickets, calm, strict=True):
+                for ticket, wanted in zip(tickets, expected, strict=True):
                     picture = np.asarray((await ticket.result()).images[0], dtype=int)
-                    assert np.abs(picture - expected).max() <= 1, kind
+                    assert np.abs(picture - wanted).max() <= 1, kind
                 assert pool.health().ready, kind
                 assert pool.health().restarts == i + 1, kind
         finally:
@@ -485,7 +494,7 @@ def test_whatever_kills_a_worker_once_everybody_gets_the_same_pictures(
     run(main())
 
 
-def test_a_fault_of_one_request_is_that_requests_alone(
+def test_a_fault_of_one_request_fails_no_other(
     real_spec: Callable[[str], WorkerSpec], request_for: Make
 ) -> None:
     """Out of memory and NaN fail in place; a device assert costs two processes; all others get pictures."""
@@ -506,7 +515,7 @@ def test_a_fault_of_one_request_is_that_requests_alone(
             assert got == [[2], PaintError]
             with pytest.raises(PaintError, match="device-side assert"):
                 await tickets[1].result()
-            assert pool.health().images == 2, "also those of processes before"
+            assert pool.health().images == 2, "pictures of earlier processes count too"
         finally:
             await pool.close(0)
 

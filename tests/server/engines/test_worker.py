@@ -1,4 +1,4 @@
-"""An engine in the server's own process, and the parts that a worker process shares with it."""
+"""The in-process client, and the messages and tickets that worker processes use too."""
 
 import asyncio
 import socket
@@ -63,14 +63,14 @@ async def client_of(model: Model, faults: str = "", max_rows: int = 8) -> AsyncI
 
 
 def test_it_paints_what_the_engine_paints(model: Model, engine: Engine, request_for: Make) -> None:
-    """``--workers 0`` is the same product."""
+    """``--workers 0`` paints the same pictures."""
 
     async def main() -> None:
         async with client_of(model) as client:
             ticket = await client.submit(request_for(seed=8))
             assert ticket.seeds == [8]
-            told = [event.state async for event in ticket.events()]
-            assert told == ["queued", "encoding", "step", "step", "step", "done"]
+            states = [event.state async for event in ticket.events()]
+            assert states == ["queued", "encoding", "step", "step", "step", "done"]
             picture = (await ticket.result()).images[0]
             assert np.array_equal(picture, engine.paint(request_for(seed=8)).images[0])
             health = client.health()
@@ -79,10 +79,10 @@ def test_it_paints_what_the_engine_paints(model: Model, engine: Engine, request_
     run(main())
 
 
-def test_it_loads_by_name_and_says_what_is_missing(
+def test_it_loads_by_name_and_reports_a_missing_model(
     checkpoint: Callable[[int], Path], request_for: Make, tmp_path: Path
 ) -> None:
-    """Ready after the load, not before it."""
+    """It is ready after the load, not before."""
 
     async def main() -> None:
         client = InProcessClient(WorkerSpec(model=str(checkpoint(9)), device="cpu"))
@@ -101,7 +101,7 @@ def test_it_loads_by_name_and_says_what_is_missing(
 
 
 def test_fifty_listeners_cost_no_thread(model: Model, request_for: Make) -> None:
-    """And those who walk away leave neither thread nor task."""
+    """Those that hang up leave neither thread nor task behind."""
 
     async def main() -> None:
         async with client_of(model, max_rows=2) as client:
@@ -132,16 +132,16 @@ def test_a_cancelled_request_frees_its_rows_within_a_step(model: Model, request_
                     assert ticket.started
                     ticket.cancel()
                     calls = client.health().unet_calls
-            assert client.health().unet_calls <= calls + 2  # news of a step takes a moment
+            assert client.health().unet_calls <= calls + 2  # the event of a step takes a moment
             with pytest.raises(CancelledError):
                 await ticket.result()
-            ticket.cancel()  # and once more hurts nobody
+            ticket.cancel()  # a second time is harmless
 
     run(main())
 
 
-def test_a_caller_who_leaves_while_submitting_is_not_painted(model: Model, request_for: Make) -> None:
-    """The thread that cuts the picture goes on; its job must not."""
+def test_a_request_cancelled_while_it_is_submitted_is_not_painted(model: Model, request_for: Make) -> None:
+    """The thread that crops the picture goes on; its job is cancelled."""
 
     async def main() -> None:
         async with client_of(model) as client:
@@ -174,8 +174,8 @@ async def until(condition: Callable[[], object]) -> None:
         await asyncio.sleep(0.005)
 
 
-def test_previews_follow_the_watchers(model: Model, request_for: Make) -> None:
-    """The page's preview is computed while somebody looks."""
+def test_watchers_get_previews(model: Model, request_for: Make) -> None:
+    """The page's preview is computed while a listener wants it."""
 
     async def main() -> None:
         async with client_of(model) as client:
@@ -187,8 +187,8 @@ def test_previews_follow_the_watchers(model: Model, request_for: Make) -> None:
     run(main())
 
 
-def test_close_drains_first_and_tells_the_rest(model: Model, request_for: Make) -> None:
-    """A v2 request that was left is kept for the next start, unlike one that its caller cancelled."""
+def test_close_drains_and_fails_the_rest(model: Model, request_for: Make) -> None:
+    """An unfinished v2 request is kept for the next start, unlike one that its caller cancelled."""
 
     async def main() -> None:
         async with client_of(model, max_rows=1) as client:
@@ -204,8 +204,8 @@ def test_close_drains_first_and_tells_the_rest(model: Model, request_for: Make) 
     run(main())
 
 
-def test_a_spoiled_gpu_makes_it_not_ready(model: Model, request_for: Make) -> None:
-    """Nothing restarts this process; at least nobody is sent to it."""
+def test_a_failed_gpu_makes_it_not_ready(model: Model, request_for: Make) -> None:
+    """Nothing restarts this process; at least no request is sent to it."""
 
     async def main() -> None:
         async with client_of(model, "assert@1") as client:
@@ -219,8 +219,8 @@ def test_a_spoiled_gpu_makes_it_not_ready(model: Model, request_for: Make) -> No
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "I;16"])
-def test_pictures_of_every_mode_cross_the_wire(mode: str, grid_mask: Image.Image) -> None:
-    """Bit for bit: what the mask spares is the caller's own."""
+def test_pictures_of_every_mode_cross_a_link(mode: str, grid_mask: Image.Image) -> None:
+    """Bit for bit: outside the mask the caller's pixels stay."""
     values = np.random.default_rng(0).integers(0, 256, (128, 128, 4), dtype=np.uint8)
     grey16 = Image.fromarray(values[..., :2].copy().view(np.uint16)[..., 0])
     image = grey16 if mode == "I;16" else Image.fromarray(values).convert(mode)
@@ -257,7 +257,7 @@ ERRORS = [
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
-def test_errors_cross_the_wire(error: InpaintError) -> None:
+def test_errors_cross_a_link(error: InpaintError) -> None:
     """The caller reads the same sentence, and the HTTP status is the same."""
     got = error_from(error_message("failed", 1, error))
     assert (type(got), str(got), getattr(got, "field", "")) == (
@@ -267,13 +267,13 @@ def test_errors_cross_the_wire(error: InpaintError) -> None:
     )
 
 
-def test_preparing_leaves_what_an_engine_sees(engine: Engine, request_for: Make) -> None:
-    """A phone's turned palette picture with a transparent mask paints the same through either door."""
-    turned = request_for().image.quantize(16)
-    turned.getexif()[0x0112] = 6
+def test_preparing_a_request_changes_no_picture(engine: Engine, request_for: Make) -> None:
+    """A phone's rotated palette picture with a transparent mask paints the same, prepared or not."""
+    rotated = request_for().image.quantize(16)
+    rotated.getexif()[0x0112] = 6
     clear = Image.new("RGBA", (128, 128), (255, 255, 255, 0))
     clear.paste((255, 255, 255, 255), (32, 32, 96, 96))
-    request = request_for(image=turned, mask=clear)
+    request = request_for(image=rotated, mask=clear)
     prepared = run(prepare(request))
     assert (prepared.image.mode, prepared.mask.mode) == ("RGB", "L")
     assert np.array_equal(engine.paint(request).images[0], engine.paint(prepared).images[0])
@@ -293,7 +293,7 @@ def test_a_mask_without_a_hole_is_refused(grey: int, soft: bool, refused: bool, 
         assert run(prepare(request)).mask.getextrema() == (grey, grey)
 
 
-def test_a_random_seed_is_our_own_mistake(model: Model, request_for: Make) -> None:
+def test_a_random_seed_is_a_bug_of_ours(model: Model, request_for: Make) -> None:
     """A second try would paint another picture."""
 
     async def main() -> None:
