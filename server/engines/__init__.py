@@ -1,1 +1,1 @@
-"""Where engines run: the client interface, in this process, in worker processes, and routing between them."""
+"""Engine clients: their interface, in this process, in worker processes, and routing between replicas."""

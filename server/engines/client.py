@@ -52,7 +52,7 @@ class Ticket(Protocol):
 
     @property
     def started(self) -> bool:
-        """Whether its first denoising step was taken; from then on it is charged if it is cancelled."""
+        """True once its first denoising step was taken; from then on it is charged if it is cancelled."""
 
     @property
     def steps_taken(self) -> int:

@@ -1,7 +1,7 @@
 """The queue of a pool: which worker gets which request, and what becomes of those whose worker died.
 
 A worker gets no more than its rows and one request in reserve. The others stay in the queue, where they can
-be cancelled cheaply and are safe from whatever happens to the worker.
+be cancelled cheaply and survive the worker.
 
 A request whose worker died is a suspect. Suspects are tried again **one at a time in the whole pool, each
 alone on its worker**: the one that kills its worker again is found, fails after ``max_attempts``, and its
@@ -114,7 +114,7 @@ class Dispatcher:
 
     @property
     def idle(self) -> bool:
-        """Whether no request is queued."""
+        """True while no request is queued."""
         return not (self._waiting or self._suspects)
 
     @property
@@ -161,7 +161,7 @@ class Dispatcher:
         """Give the oldest suspect to an idle worker, alone.
 
         Returns:
-            Whether other requests must wait, because a worker has to become idle for the suspect.
+            True if other requests must wait, because a worker has to become idle for the suspect.
         """
         if not self._suspects or any(slot.alone for slot in self._slots):
             return False
@@ -215,7 +215,7 @@ def retry_alone(ticket: LoopTicket, attempts: int, max_attempts: int, reason: st
         reason: why the last worker ended.
 
     Returns:
-        Whether it is to be tried again, alone on a worker; else it has ended.
+        True if it is to be tried again, alone on a worker; else it has ended.
     """
     if ticket.cancelled:
         ticket.fail(CancelledError("the request was cancelled"))

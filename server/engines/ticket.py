@@ -1,7 +1,7 @@
-"""Tickets on an event loop: what both engine clients hand out, whatever brings the news.
+"""The ticket of a submitted request on an event loop, as all engine clients return it.
 
-Everything here runs on the one loop that submitted the request, so there are no locks and no threads: a
-client that walks away leaves nothing behind.
+Everything here runs on the one loop that submitted the request, without locks and threads: a caller that
+hangs up leaves nothing behind.
 """
 
 import asyncio
@@ -17,15 +17,15 @@ from inpaint.request import InpaintRequest, InpaintResult
 
 
 class LoopTicket:
-    """One submitted request, see :class:`server.engines.client.Ticket`. Its client tells it what happens."""
+    """A submitted request, see :class:`server.engines.client.Ticket`; its client emits the events."""
 
     def __init__(self, request: InpaintRequest) -> None:
         assert request.seed >= 0, "the service draws the seed, so that a second try paints the same"
         self.request = request
         self.seeds = request.seeds
         self.started = False
-        self.cancelled = False  # asked for; it ends a moment later
-        self.watchers = 0  # who reads events(preview=True)
+        self.cancelled = False  # requested; it ends a moment later
+        self.watchers = 0  # readers of events(preview=True)
         self.on_cancel: Callable[[], None] | None = None  # set by the client
         self.on_watch: Callable[[int], None] | None = None  # set by the client; one more or fewer
         self._log = EventLog()
@@ -33,7 +33,7 @@ class LoopTicket:
         self.emit(Event("queued", steps=request.steps_to_run))
 
     async def events(self, *, preview: bool = False) -> AsyncIterator[Event]:
-        """Everything that has happened and will happen, ending with done, failed or cancelled."""
+        """Yield all events from the first on, ending with done, failed or cancelled."""
         if preview:
             self._watch(1)
         events = self._log.events
@@ -52,19 +52,19 @@ class LoopTicket:
         """Wait for the pictures.
 
         Raises:
-            CancelledError: somebody cancelled it.
-            InpaintError: why it failed.
+            CancelledError: it was cancelled.
+            InpaintError: it failed.
         """
         await self.ended()
         return self._log.result()
 
     async def ended(self) -> None:
-        """Wait for the end, good or bad."""
+        """Wait until it is done, failed or cancelled."""
         while not self.finished:
             await self._changed.wait()
 
     def cancel(self) -> None:
-        """Stop within one step; nothing happens to a request that has ended."""
+        """Stop within one step; do nothing if the request has ended."""
         if not self.finished and not self.cancelled:
             self.cancelled = True
             if self.on_cancel is not None:
@@ -72,26 +72,26 @@ class LoopTicket:
 
     @property
     def state(self) -> State:
-        """The last thing that happened."""
+        """State of the last event."""
         return self._log.events[-1].state
 
     @property
     def begun(self) -> bool:
-        """Whether an engine works on it now."""
+        """True while an engine works on it."""
         return self.state in ("encoding", "step")
 
     @property
     def finished(self) -> bool:
-        """Whether it is done, failed or cancelled."""
+        """True once it is done, failed or cancelled."""
         return self._log.ended
 
     @property
     def steps_taken(self) -> int:
-        """Of ``request.steps_to_run``, by each sample."""
+        """Steps taken by each sample, of ``request.steps_to_run``."""
         return self._log.events[-1].step
 
     def emit(self, event: Event) -> None:
-        """Record an event and wake those who wait for it; for the client."""
+        """Record an event and wake the tasks that wait for it; for the client."""
         self._append(event)
 
     def finish(self, result: InpaintResult) -> None:
@@ -116,12 +116,12 @@ class LoopTicket:
 
 
 async def prepare(request: InpaintRequest) -> InpaintRequest:
-    """The request with its pictures upright and in plain modes, as they go to an engine.
+    """Return the request with its pictures upright and in plain modes, as they go to an engine.
 
     Raises:
-        RequestError: nothing to repaint, or a picture that cannot be read.
+        RequestError: there is nothing to repaint, or a picture cannot be read.
     """
-    return await asyncio.to_thread(_prepare, request)  # 25 megapixels take a while
+    return await asyncio.to_thread(_prepare, request)  # 25 megapixels would block the loop
 
 
 def _prepare(request: InpaintRequest) -> InpaintRequest:

@@ -178,7 +178,7 @@ class _Worker:
 
 def _send_and_exit(link: Link, message: Message, status: int) -> None:
     link.send(message)
-    link.after_sent(lambda: os._exit(status))  # no clean-up: a spoiled GPU could hang it
+    link.after_sent(lambda: os._exit(status))  # no clean-up: on a failed GPU it could hang
 
 
 def _read(link: Link, messages: "queue.SimpleQueue[Message]") -> None:

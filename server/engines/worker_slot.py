@@ -79,18 +79,18 @@ class WorkerSlot:
 
     @property
     def has_room(self) -> bool:
-        """Whether it takes another request: up to its rows, and one in reserve for when they are done."""
+        """True if it takes another request: up to its rows, and one in reserve for when they are done."""
         none_in_reserve = all(ticket.begun for ticket in self.tickets.values())
         return self.ready and not self.alone and (self.rows < self.max_rows or none_in_reserve)
 
     @property
     def available(self) -> bool:
-        """Whether it paints, or will when a request needs it."""
+        """True if it paints, or will when a request needs it."""
         return self.ready or self.unloaded
 
     @property
     def can_reload(self) -> bool:
-        """Whether it is unloaded and no request has started it again yet."""
+        """True while it is unloaded and no request has started it again."""
         return self.reload_event is not None and not self.reload_event.is_set()
 
     def unload(self) -> None:

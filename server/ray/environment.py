@@ -13,7 +13,7 @@ def prepare_environment() -> None:
     os.environ.setdefault(proxy.CALLBACK, proxy.PATH)
     # On a busy machine Ray's proxy takes longer to start than the 5 s that Ray gives it.
     os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
-    # `ray start` asks for a token as soon as this user has one, `ray.init` sends none unless told to.
+    # `ray start` asks for a token as soon as this user has one; `ray.init` sends it only in this mode.
     if _TOKEN.expanduser().exists():
         os.environ.setdefault("RAY_AUTH_MODE", "token")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no statistics leave the machine

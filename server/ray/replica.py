@@ -17,7 +17,7 @@ from inpaint.job import Event
 from server.engines.client import Health, Terms
 from server.engines.forecast import LATE
 from server.engines.in_process import InProcessClient
-from server.engines.messages import error_message, pack, request_from, result_message, unpack
+from server.engines.messages import Message, error_message, pack, request_from, result_message, unpack
 from server.engines.ticket import LoopTicket
 from server.engines.worker import EXIT_BROKEN, WorkerSpec
 
@@ -66,13 +66,8 @@ class EngineReplica:
             if suspect:
                 await asyncio.sleep(_ENTERED_DELAY_S)
             message = unpack(packed)
-            left_s = message.fields["left_s"] - max(0.0, time.time() - sent_at)
             try:
-                if left_s <= 0:
-                    raise DeadlineError(LATE)
-                ticket = await self._client.submit(
-                    request_from(message), Terms(message.fields["key"], left_s)
-                )
+                ticket = await self._submit(message, sent_at)
             except InpaintError as error:
                 yield _failed(error)
                 return
@@ -86,10 +81,16 @@ class EngineReplica:
                 del self._tickets[name]
                 ticket.cancel()  # nothing happens to one that has ended
 
+    async def _submit(self, message: Message, sent_at: float) -> LoopTicket:
+        left_s = message.fields["left_s"] - max(0.0, time.time() - sent_at)
+        if left_s <= 0:
+            raise DeadlineError(LATE)
+        return await self._client.submit(request_from(message), Terms(message.fields["key"], left_s))
+
     async def _item_of(self, ticket: LoopTicket, event: Event) -> StreamItem:
         if event.error is not None:
             if isinstance(event.error, DeviceError | ClosedError):
-                # No clean-up: a spoiled GPU could hang it.
+                # No clean-up: on a failed GPU it could hang.
                 asyncio.get_running_loop().call_later(_EXIT_DELAY_S, os._exit, EXIT_BROKEN)
                 return _failed(event.error) | {"kind": "broken"}
             return _failed(event.error)

@@ -24,7 +24,7 @@ class LeastBacklogRouter(FIFOMixin, RequestRouter):
     """A first-come-first-served router that prefers the replica with the least work and skips full ones."""
 
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
-        """Also update the stats; Ray calls this when a replica starts, stops or has reported."""
+        """Update the stats too; Ray calls this when a replica starts, stops or has reported."""
         super().update_replicas(replicas)
         self._update_stats(self.curr_replicas.values())
 
@@ -51,7 +51,7 @@ class LeastBacklogRouter(FIFOMixin, RequestRouter):
         return [*ranks, full[:_FULL_TRIED]]
 
     def on_replica_actor_died(self, replica_id: ReplicaID) -> None:
-        """Also count the death; Ray calls this for every request that it broke."""
+        """Count the death too; Ray calls this for every request that it broke."""
         if replica_id in self.curr_replicas:
             self._replica_stats.died()
         super().on_replica_actor_died(replica_id)

@@ -1,4 +1,4 @@
-"""What of the cluster needs no cluster: the router's choice, how many replicas, the door, the proxy."""
+"""Parts of the Ray deployment that need no cluster: routing, scaling, the lock of a replica, the proxy."""
 
 import asyncio
 import time
@@ -24,60 +24,60 @@ def reports(**backlogs: float) -> dict[str, dict[str, Any]]:
     return {n: {"backlog_s": s, "counts": {"images": 1}, "at": now} for n, s in backlogs.items()}
 
 
-def test_a_late_report_is_not_taken_for_news() -> None:
-    """What was sent since it was made comes on top of it; a clock that is wrong does little harm."""
-    fleet = ReplicaStats()
-    fleet.update(reports(a=0.0, b=2.0))
-    fleet.sent("a", 5.0)
+def test_a_late_report_counts_from_when_it_was_made() -> None:
+    """Requests sent since then are added to it; a wrong clock does little harm."""
+    stats = ReplicaStats()
+    stats.update(reports(a=0.0, b=2.0))
+    stats.sent("a", 5.0)
     late = reports(a=0.0)["a"] | {"at": time.time() - 0.5}
-    fleet.update({"a": late, "b": reports(b=2.0)["b"]})
-    assert fleet.ranked(["a", "b"]) == ["b", "a"]
-    fleet.update({"a": reports(a=9.0)["a"] | {"at": time.time() + 3600}, "b": reports(b=2.0)["b"]})
-    assert fleet.ranked(["a", "b"]) == ["b", "a"]
+    stats.update({"a": late, "b": reports(b=2.0)["b"]})
+    assert stats.ranked(["a", "b"]) == ["b", "a"]
+    stats.update({"a": reports(a=9.0)["a"] | {"at": time.time() + 3600}, "b": reports(b=2.0)["b"]})
+    assert stats.ranked(["a", "b"]) == ["b", "a"]
 
 
 def test_the_replica_with_the_least_work_comes_first() -> None:
-    fleet = ReplicaStats()
-    fleet.update(reports(a=30.0, b=10.0, c=20.0))
-    assert fleet.ranked(["a", "b", "c"]) == ["b", "c", "a"]
-    fleet.sent("b", 15.0)
-    assert fleet.ranked(["a", "b", "c"]) == ["c", "b", "a"]
-    assert fleet.least_s == pytest.approx(20.0, abs=1.0)
+    stats = ReplicaStats()
+    stats.update(reports(a=30.0, b=10.0, c=20.0))
+    assert stats.ranked(["a", "b", "c"]) == ["b", "c", "a"]
+    stats.sent("b", 15.0)
+    assert stats.ranked(["a", "b", "c"]) == ["c", "b", "a"]
+    assert stats.least_s == pytest.approx(20.0, abs=1.0)
 
 
 def test_the_same_report_again_does_not_undo_what_was_sent() -> None:
-    """Ray hands the last report to the router with every change of any replica."""
-    fleet = ReplicaStats()
+    """Ray passes the last report to the router again with every change of any replica."""
+    stats = ReplicaStats()
     first = reports(a=0.0, b=1.0)
-    fleet.update(first)
-    fleet.sent("a", 5.0)
-    fleet.update(dict(first))
-    assert fleet.ranked(["a", "b"]) == ["b", "a"]
+    stats.update(first)
+    stats.sent("a", 5.0)
+    stats.update(dict(first))
+    assert stats.ranked(["a", "b"]) == ["b", "a"]
 
 
-def test_equals_are_taken_in_any_order() -> None:
+def test_equal_replicas_are_ranked_at_random() -> None:
     """Or all routers would send to the same one."""
-    fleet = ReplicaStats()
-    fleet.update(reports(a=0.0, b=0.0, c=0.0))
-    assert {fleet.ranked("abc")[0] for _ in range(100)} == {"a", "b", "c"}
+    stats = ReplicaStats()
+    stats.update(reports(a=0.0, b=0.0, c=0.0))
+    assert {stats.ranked("abc")[0] for _ in range(100)} == {"a", "b", "c"}
 
 
-def test_who_is_gone_is_forgotten() -> None:
-    fleet = ReplicaStats()
-    fleet.update(reports(a=5.0, b=9.0))
-    fleet.update(reports(b=9.0) | {"new": {}})
-    assert fleet.size == 2
-    assert fleet.ranked(["b", "new"]) == ["new", "b"]
+def test_a_stopped_replica_is_forgotten() -> None:
+    stats = ReplicaStats()
+    stats.update(reports(a=5.0, b=9.0))
+    stats.update(reports(b=9.0) | {"new": {}})
+    assert stats.size == 2
+    assert stats.ranked(["b", "new"]) == ["new", "b"]
 
 
-def test_what_was_counted_stays_counted() -> None:
-    """A counter that falls looks to Prometheus like one that began anew, and all the rest as new."""
-    fleet = ReplicaStats()
+def test_counts_of_a_stopped_replica_stay() -> None:
+    """Prometheus takes a counter that falls for one that was reset, and counts the rest again."""
+    stats = ReplicaStats()
     counts = {"images": 3, "waiting": 2, "running": 1, "us:4": 7}
-    fleet.update({name: {"backlog_s": 0.0, "counts": counts, "at": time.time()} for name in "ab"})
-    assert fleet.totals() == {"images": 6, "waiting": 4, "running": 2, "us:4": 14}
-    fleet.update({"b": {"backlog_s": 0.0, "counts": counts, "at": time.time()}, "new": {}})
-    assert fleet.totals() == {"images": 6, "waiting": 2, "running": 1, "us:4": 14}
+    stats.update({name: {"backlog_s": 0.0, "counts": counts, "at": time.time()} for name in "ab"})
+    assert stats.totals() == {"images": 6, "waiting": 4, "running": 2, "us:4": 14}
+    stats.update({"b": {"backlog_s": 0.0, "counts": counts, "at": time.time()}, "new": {}})
+    assert stats.totals() == {"images": 6, "waiting": 2, "running": 1, "us:4": 14}
 
 
 def test_full_replicas_are_asked_together_and_last() -> None:
@@ -92,7 +92,7 @@ def test_full_replicas_are_asked_together_and_last() -> None:
         ]
         for number, replica in enumerate(replicas):
             replica.routing_stats = {"backlog_s": 10.0 - number, "counts": {}, "at": time.time()}
-            if number:  # nobody knows of r0
+            if number:  # the queue of r0 is unknown
                 router.replica_queue_len_cache.update(replica.replica_id, 3 if number == 2 else 4)
         chosen = await router.choose_replicas(replicas)
         return [[replica.replica_id.unique_id for replica in rank] for rank in chosen]
@@ -109,7 +109,9 @@ def test_full_replicas_are_asked_together_and_last() -> None:
         ({"a": TARGET_S}, 2, 2.0),  # 2 running for 10 s: 5 s each
     ],
 )
-def test_as_many_replicas_as_there_is_work(backlogs: dict[str, float], queued: float, wanted: float) -> None:
+def test_replicas_are_wanted_by_their_backlog(
+    backlogs: dict[str, float], queued: float, wanted: float
+) -> None:
     context = SimpleNamespace(
         aggregated_metrics={"backlog_s": backlogs},
         total_queued_requests=queued,
@@ -119,7 +121,7 @@ def test_as_many_replicas_as_there_is_work(backlogs: dict[str, float], queued: f
     assert by_backlog(context)[0] == pytest.approx(wanted)
 
 
-def test_no_replica_has_reported_yet() -> None:
+def test_without_reports_each_request_counts_as_a_replicas_target() -> None:
     context = SimpleNamespace(
         aggregated_metrics=None,
         total_queued_requests=5,
@@ -143,8 +145,8 @@ async def _settle() -> None:
         await asyncio.sleep(0)
 
 
-def test_who_is_alone_waits_for_the_others_and_they_for_it() -> None:
-    async def story() -> list[str]:
+def test_an_exclusive_task_waits_for_the_others_and_they_for_it() -> None:
+    async def enter_all() -> list[str]:
         gate, log = ExclusiveGate(), list[str]()
         first, second, third = asyncio.Event(), asyncio.Event(), asyncio.Event()
         tasks = [asyncio.create_task(_enter(gate, log, "a", alone=False, until=first))]
@@ -159,11 +161,11 @@ def test_who_is_alone_waits_for_the_others_and_they_for_it() -> None:
         await asyncio.gather(*tasks)
         return log
 
-    assert asyncio.run(story()) == ["a in", "a out", "suspect in", "suspect out", "b in", "b out"]
+    assert asyncio.run(enter_all()) == ["a in", "a out", "suspect in", "suspect out", "b in", "b out"]
 
 
-def test_a_suspect_that_is_cancelled_lets_the_others_in() -> None:
-    async def story() -> list[str]:
+def test_a_suspect_cancelled_while_it_waits_blocks_no_other() -> None:
+    async def enter_all() -> list[str]:
         gate, log, done = ExclusiveGate(), list[str](), asyncio.Event()
         inside = asyncio.create_task(_enter(gate, log, "a", alone=False, until=done))
         await _settle()
@@ -177,15 +179,15 @@ def test_a_suspect_that_is_cancelled_lets_the_others_in() -> None:
         await asyncio.gather(inside, later)
         return log
 
-    assert asyncio.run(story())[:2] == ["a in", "b in"]
+    assert asyncio.run(enter_all())[:2] == ["a in", "b in"]
 
 
-def test_the_proxys_408_is_our_504() -> None:
-    """And what callers may not set does not reach it."""
-    seen: list[Any] = []
+def test_the_proxys_408_becomes_504() -> None:
+    """And headers that callers may not set do not reach it."""
+    headers_of_ray: list[Any] = []
 
-    async def rays(scope: Any, receive: Any, send: Any) -> None:
-        seen.append(scope["headers"])
+    async def rays_proxy(scope: Any, receive: Any, send: Any) -> None:
+        headers_of_ray.append(scope["headers"])
         await send({"type": "http.response.start", "status": 408, "headers": []})
 
     async def call() -> list[Any]:
@@ -195,18 +197,18 @@ def test_the_proxys_408_is_our_504() -> None:
             sent.append(message)
 
         headers = [(b"x-request-timeout-seconds", b"1"), (b"x-api-key", b"k")]
-        await ProxyMiddleware(rays)({"type": "http", "headers": headers}, None, send)  # type: ignore[arg-type]
+        await ProxyMiddleware(rays_proxy)({"type": "http", "headers": headers}, None, send)  # type: ignore[arg-type]
         return sent
 
     assert asyncio.run(call())[0]["status"] == 504
-    assert seen == [[(b"x-api-key", b"k")]]
+    assert headers_of_ray == [[(b"x-api-key", b"k")]]
 
 
 @pytest.mark.parametrize("how", ["silent", "raises"])
-def test_a_dead_process_is_answered_for(how: str) -> None:
-    """Ray's proxy has nothing to say where the process that had the request died."""
+def test_the_death_of_a_process_is_answered_with_503(how: str) -> None:
+    """Ray's proxy sends no answer if the process that had the request died."""
 
-    async def rays(scope: Any, receive: Any, send: Any) -> None:
+    async def rays_proxy(scope: Any, receive: Any, send: Any) -> None:
         if how == "raises":
             raise ConnectionError
 
@@ -216,7 +218,7 @@ def test_a_dead_process_is_answered_for(how: str) -> None:
         async def send(message: Any) -> None:
             sent.append(message)
 
-        await ProxyMiddleware(rays)({"type": "http", "headers": []}, None, send)  # type: ignore[arg-type]
+        await ProxyMiddleware(rays_proxy)({"type": "http", "headers": []}, None, send)  # type: ignore[arg-type]
         return sent
 
     start = asyncio.run(call())[0]
@@ -234,21 +236,21 @@ def test_a_dead_process_is_answered_for(how: str) -> None:
         ({"lease_s": -1}, "--lease-s"),
     ],
 )
-def test_what_cannot_be_a_cluster_is_said(settings: dict[str, Any], named: str) -> None:
-    """State that one host alone reaches would be lost with it."""
+def test_settings_that_need_a_single_host_are_refused(settings: dict[str, Any], named: str) -> None:
+    """State that only one host reaches would be lost with it."""
     with pytest.raises(RequestError, match=named):
         settings_of(settings)
 
 
 def test_serve_deploy_gets_an_application() -> None:
-    """Ray calls what the configuration names with its ``args``."""
+    """Ray calls the configuration's ``import_path`` with its ``args``."""
     arguments = {"database_url": "postgresql+psycopg://h/d", "blobs_url": "s3://b/f", "workers": 2}
     built = call_user_app_builder_with_args_if_necessary(build, arguments)
     assert isinstance(built, serve.Application)
 
 
-def test_fewer_engines_while_there_is_little_to_do() -> None:
-    """``min_workers`` hands the number to Ray, by our policy."""
+def test_min_workers_turns_autoscaling_on() -> None:
+    """Ray then scales by our policy."""
     settings = {"database_url": "postgresql+psycopg://h/d", "blobs_url": "s3://b/f", "workers": 4}
     found = _replicas(settings_of(settings | {"min_workers": 1}))["autoscaling_config"]
     assert (found.min_replicas, found.max_replicas) == (1, 4)
