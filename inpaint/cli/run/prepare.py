@@ -1,6 +1,5 @@
-"""From a task to a request: read the picture and its mask, and see what is to be written where."""
+"""The step from a task to a request: its picture and mask are read, its outputs are checked."""
 
-import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,14 +8,14 @@ from PIL import Image
 from inpaint.canvas.crop import extend
 from inpaint.cli.run.masks import ALPHA, from_alpha
 from inpaint.cli.run.outputs import Claims
-from inpaint.cli.run.resume import ResumeIndex, Standing
+from inpaint.cli.run.resume import Existing, ResumeIndex
 from inpaint.cli.run.tasks import Refused, Task
 from inpaint.errors import RequestError
 from inpaint.images.codec import Picture, decode, read_file
 from inpaint.images.metadata import settings_hash
 from inpaint.lora.files import find_lora
 from inpaint.lora.spec import combine
-from inpaint.request import InpaintRequest, check_settings
+from inpaint.request import InpaintRequest, check_settings, drawn_seed, seeds_from
 from inpaint.weights.verify import sha256_of
 
 
@@ -27,15 +26,15 @@ class Prepared:
     task: Task
     picture: Picture
     request: InpaintRequest
-    mask: str | None  # where it came from
+    mask: str | None  # the mask's file, or "alpha"
     outputs: tuple[Path, ...]
-    kept: tuple[Path, ...]  # outputs that are there and stay
+    kept: tuple[Path, ...]  # outputs that exist already and stay
     settings_hash: str
 
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A task whose results are there already."""
+    """A task whose results exist already."""
 
     task: Task
     mask: str | None
@@ -46,19 +45,19 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class Preparer:
-    """Picks one task after the other; ``resume_index`` is None unless the run resumes another."""
+    """The checks on the tasks of one run; ``resume_index`` is None unless it resumes another run."""
 
     claims: Claims
-    model: str  # its identity
+    model: str  # the model's identity
     resume_index: ResumeIndex | None
-    loras: Path | None  # the folder
-    lora_digests: dict[str, str] = field(default_factory=dict)  # by name, as they are asked for
+    loras: Path | None  # the folder of LoRA files
+    lora_digests: dict[str, str] = field(default_factory=dict)  # by name, as they are needed
 
     def pick(self, task: Task | Refused) -> Prepared | Skipped:
         """Read one picture and its mask, and check that the result can be written.
 
         Raises:
-            RequestError: the picture, the mask or a setting is at fault, or an output exists.
+            RequestError: the picture, the mask or a setting is wrong, or an output exists.
             OutputError: an output cannot be written.
         """
         if isinstance(task, Refused):
@@ -71,18 +70,18 @@ class Preparer:
         mask_data = read_file(mask, "mask") if mask else None
         digest = self._hash(task, data, mask_data)
         source = ALPHA if task_settings.mask.is_alpha else str(mask) if mask else None
-        standing = self._standing(task, digest)
-        # Drawn here, not in the engine, because the output's name may hold it.
-        first = secrets.randbits(32) if settings["seed"] == -1 else settings["seed"]
-        seeds = standing.seeds or tuple(first + n for n in range(settings["samples"]))
+        existing = self._existing(task, digest)
+        # Drawn here, not in the engine, because the output's name may contain it.
+        drawn = seeds_from(drawn_seed(settings["seed"]), settings["samples"])
+        seeds = existing.seeds or tuple(drawn)
         outputs = tuple(task_settings.output.paths(task.picture, seeds))
-        self.claims.claim(task.picture.path, mask, outputs, standing.kept)
-        if standing.complete:
+        self.claims.claim(task.picture.path, mask, outputs, existing.kept)
+        if existing.complete:
             return Skipped(task, source, outputs, seeds, digest)
         picture = decode(data)
         image, white = _masked(task, picture.image, mask_data)
         request = InpaintRequest(image=image, mask=white, **{**settings, "seed": seeds[0]})
-        return Prepared(task, picture, request, source, outputs, standing.kept, digest)
+        return Prepared(task, picture, request, source, outputs, existing.kept, digest)
 
     def _hash(self, task: Task, data: bytes, mask_data: bytes | None) -> str:
         task_settings = task.settings
@@ -90,7 +89,7 @@ class Preparer:
             {"extend": task_settings.extend} if any(task_settings.extend) else {}
         )
         _, uses = combine(str(settings["prompt"]), settings.get("loras"))
-        if uses:  # names alone would not tell a file from the one that took its place
+        if uses:  # a name alone would not show that its file was replaced
             settings["lora_files"] = [self._lora_digest(use.name) for use in uses]
         files = [data, ALPHA.encode() if task_settings.mask.is_alpha else mask_data or b""]
         return settings_hash(settings, self.model, files)
@@ -104,11 +103,11 @@ class Preparer:
                 raise RequestError("loras", f"{file.path} cannot be read: {error.strerror}") from error
         return self.lora_digests[name]
 
-    def _standing(self, task: Task, digest: str) -> Standing:
+    def _existing(self, task: Task, digest: str) -> Existing:
         if self.resume_index is None:
-            return Standing()
+            return Existing()
         settings = task.settings.request
-        return self.resume_index.standing(
+        return self.resume_index.existing(
             task.picture,
             task.settings.output,
             settings_hash=digest,
@@ -118,10 +117,10 @@ class Preparer:
 
 
 def _mask_of(task: Task) -> Path | None:
-    """The file that the mask is in; None where it is the picture's alpha, or none is needed."""
+    """Return the mask's file; None if the mask is the picture's alpha, or none is needed."""
     task_settings, picture = task.settings, task.picture
     if any(task_settings.extend) and task_settings.mask.text is None:
-        return None  # one that lies beside the picture is not asked for
+        return None  # a mask file next to the picture was not asked for
     mask = task_settings.mask.of(picture)
     if mask is None and not task_settings.mask.is_alpha:
         raise RequestError(
@@ -133,7 +132,7 @@ def _mask_of(task: Task) -> Path | None:
 
 
 def _masked(task: Task, image: Image.Image, mask_data: bytes | None) -> tuple[Image.Image, Image.Image]:
-    """The picture and its mask, both larger where the task extends it."""
+    """Return the picture and its mask, both enlarged if the task extends the picture."""
     task_settings = task.settings
     if task_settings.mask.is_alpha:
         mask: Image.Image | None = from_alpha(image)

@@ -1,8 +1,8 @@
-"""What an earlier run has painted already: ``--resume``, and ``--from``.
+"""The results of earlier runs, for ``--resume`` and ``--from``.
 
-A result is known by the settings hash that its metadata holds. Where it holds none, because somebody wanted
-none or the format had no room, by the earlier run's report: the hash, and the SHA-256 of the file itself, so
-that whatever took its place since is not mistaken for it.
+A result is recognised by the settings hash in its metadata. If it has none (``--no-metadata``, or no room in
+the format), the earlier run's report is used: the hash, and the SHA-256 of the file itself, so that another
+file under the same name is not mistaken for it.
 """
 
 import hashlib
@@ -14,13 +14,14 @@ from inpaint.cli.run.inputs import Found
 from inpaint.cli.run.outputs import Output
 from inpaint.errors import RequestError
 from inpaint.images import metadata
+from inpaint.request import seeds_from
 
-_MAX_READ = 250_000_000  # metadata of a PNG stands before its pixels
+_MAX_READ = 250_000_000  # bytes; the metadata of a PNG comes before its pixels
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """How a file was painted, as far as resuming goes."""
+    """The settings and the seed that a file was painted with."""
 
     settings_hash: str
     seed: int
@@ -28,48 +29,48 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Reported:
-    """One result in a report."""
+    """One result listed in a report."""
 
     origin: Origin
     sha256: str
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """How far a picture is: ``kept`` results are there; those missing are to be painted from ``seed``."""
+class Existing:
+    """The results of a picture that exist already, and the seeds of all of them."""
 
     kept: tuple[Path, ...] = ()
-    seeds: tuple[int, ...] = ()  # of all results, if any of them is there
+    seeds: tuple[int, ...] = ()  # of all results, if any of them exists
     complete: bool = False
 
 
 class ResumeIndex:
-    """Looks up results of earlier runs."""
+    """The results of earlier runs: those listed in a report, and those that say so themselves."""
 
     def __init__(self, reported: Mapping[str, Reported]) -> None:
         self._reported = reported
 
-    def standing(
+    def existing(
         self, picture: Found, output: Output, *, settings_hash: str, seed: int, samples: int
-    ) -> Standing:
-        """How much of what these settings would paint is there already.
+    ) -> Existing:
+        """Return which of the results that these settings would paint exist already.
 
-        With a ``seed`` of -1 any seed will do, and a picture that lacks some of its samples goes on with the
-        seed that it began with.
+        With a ``seed`` of -1 any seed will do, and a picture that lacks some of its samples continues with
+        the seed that it began with.
         """
         for first in self._beginnings(picture, output, settings_hash, seed, samples):
-            seeds = tuple(range(first, first + samples))
+            seeds = tuple(seeds_from(first, samples))
             paths = output.paths(picture, seeds)
             wanted = [Origin(settings_hash, each) for each in seeds]
             kept = [path for path, origin in zip(paths, wanted, strict=True) if self._origin(path) == origin]
             if kept:
-                return Standing(tuple(kept), seeds, complete=len(kept) == samples)
-        return Standing()
+                return Existing(tuple(kept), seeds, complete=len(kept) == samples)
+        return Existing()
 
     def _beginnings(
         self, picture: Found, output: Output, settings_hash: str, seed: int, samples: int
     ) -> list[int]:
-        """Seeds of first samples that are worth looking at."""
+        """Return the seeds that the first sample may have, from the files that exist."""
         if seed != -1:
             return [seed]
         if output.holds_seed:
@@ -89,15 +90,15 @@ class ResumeIndex:
 
 
 def sha256_of(data: bytes) -> str:
-    """As 64 hex digits."""
+    """Return the SHA-256 of ``data`` as 64 hex digits."""
     return hashlib.sha256(data).hexdigest()
 
 
 def made_of(path: Path) -> metadata.Made:
-    """How a painted picture was made, by its own word.
+    """Return how a painted picture was made, from its metadata.
 
     Raises:
-        RequestError: there is no such file, or it does not say.
+        RequestError: there is no such file, or it has no such metadata.
     """
     data = _start_of(path)
     if data is None:
