@@ -1,4 +1,4 @@
-"""The listening socket."""
+"""The listening socket of the HTTP server."""
 
 import socket
 from pathlib import Path
@@ -8,7 +8,7 @@ from server.uvicorn_server import listen
 
 
 def test_answers_do_not_wait_for_acknowledgements(tmp_path: Path) -> None:
-    """Every caller: 40 ms an answer, else."""
+    """Without TCP_NODELAY every answer would take 40 ms longer."""
     with (
         listen(Settings(data=tmp_path, port=0)) as listener,
         socket.create_connection(listener.getsockname()),

@@ -1,4 +1,4 @@
-"""The page's files over HTTP: open to anybody, careful with browsers, nothing beside them."""
+"""The page's files over HTTP: no key, strict headers, and no other file on the disk."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ FILES = sorted(read_files())
 
 
 def test_the_page_is_at_the_root_and_asks_for_no_key(serve: Serve) -> None:
-    """It is what asks for one; the API behind it stays closed, and open servers refuse other hosts' names."""
+    """The page needs no key because it asks for one; the API behind it stays closed."""
     served = serve()
     served.key()
     response = served.client.get("/")
@@ -27,7 +27,7 @@ def test_the_page_is_at_the_root_and_asks_for_no_key(serve: Serve) -> None:
 
 @pytest.mark.parametrize("path", FILES)
 def test_every_file_has_its_type_and_the_strict_policy(served: Served, path: str) -> None:
-    """A browser must neither guess a type nor run or load anything that we did not ship."""
+    """A browser must neither guess a type nor load anything that we did not ship."""
     response = served.client.get(f"/web/{path}")
     assert response.content == (WEB / path).read_bytes()
     kinds = {".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8"}
@@ -40,7 +40,7 @@ def test_every_file_has_its_type_and_the_strict_policy(served: Served, path: str
 
 
 def test_an_upgrade_is_seen_and_an_unchanged_file_is_not_sent_again(served: Served) -> None:
-    """Yesterday's page must not speak to today's server."""
+    """After an upgrade a cached old page must not call the new server."""
     first = served.client.get("/")
     assert first.headers["cache-control"] == "no-cache"
     for known in (first.headers["etag"], f'"other", W/{first.headers["etag"]}'):
@@ -69,9 +69,9 @@ OUTSIDE = [
 
 
 @pytest.mark.parametrize("path", OUTSIDE)
-def test_nothing_beside_the_page_can_be_read(served: Served, path: str) -> None:
-    """Whatever a path spells, it names a file of the page or none."""
-    # Raw: a client library would tidy the path up before it is sent.
+def test_no_other_file_can_be_read(served: Served, path: str) -> None:
+    """A path names a file of the page or nothing."""
+    # Sent raw, because a client library would normalise the path.
     lines = (f"GET /web/{path} HTTP/1.1", "Host: 127.0.0.1", "Connection: close")
     status, _, data = answer(served.raw(*lines))
     assert status == 404
@@ -79,14 +79,14 @@ def test_nothing_beside_the_page_can_be_read(served: Served, path: str) -> None:
 
 
 def test_files_of_unknown_kinds_are_no_part_of_the_page(tmp_path: Path) -> None:
-    """An editor's backup or a stray program beside the page is not published."""
+    """An editor's backup or a stray program in the page's folder is not published."""
     for name in ("index.html", "page.js~", "secret.py", ".env"):
         (tmp_path / name).write_text("x")
     assert list(read_files(tmp_path)) == ["index.html"]
 
 
 def test_the_page_can_be_switched_off(serve: Serve) -> None:
-    """An operator who wants the API alone."""
+    """An operator who wants only the API switches the page off."""
     served = serve(page=False)
     assert served.client.get("/").status_code == 404
     assert served.client.get("/web/index.html").status_code == 404
@@ -95,7 +95,7 @@ def test_the_page_can_be_switched_off(serve: Serve) -> None:
 
 @pytest.mark.parametrize("path", [path for path in FILES if path.endswith((".html", ".css", ".js"))])
 def test_the_page_names_no_other_host(path: str) -> None:
-    """Offline means offline: no font, script or picture from elsewhere, not even in a branch nobody takes."""
+    """The page works offline: no font, script or picture comes from elsewhere, even in unused branches."""
     text = (WEB / path).read_text("utf-8")
     found = re.findall(r"(?:https?:)?//[a-z0-9.-]+\.[a-z]{2,}", text)
     assert [url for url in found if url != "http://www.w3.org"] == []  # SVG's namespace, which is no request

@@ -1,4 +1,4 @@
-"""What Prometheus reads about the engine."""
+"""The engine's metrics as Prometheus reads them."""
 
 from collections import Counter
 
@@ -16,8 +16,8 @@ pytest_plugins = ["tests.support.served_fixtures"]
 STATS = {"row_steps": 8, "unet_calls": 2, "images": 0, "out_of_memory": 0, "max_rows": 8}
 
 
-def test_steps_are_told_by_the_samples_in_them() -> None:
-    """How a step's time grows with the batch is what says whether batching pays."""
+def test_steps_are_labelled_by_the_samples_in_them() -> None:
+    """A step's time at each batch size shows an operator whether batching pays."""
     text = Metrics().scrape(Health(ready=True, steps={"4": (2, 500_000), "1": (1, 200_000)})).decode()
     assert 'inpaint_step_seconds_count{batch="4"} 2.0' in text
     assert 'inpaint_step_seconds_sum{batch="4"} 0.5' in text
@@ -25,7 +25,7 @@ def test_steps_are_told_by_the_samples_in_them() -> None:
 
 
 def test_a_restarted_worker_does_not_forget_its_steps() -> None:
-    """A counter that falls looks like progress undone."""
+    """A counter that falls would look like a reset in every dashboard."""
     slot = WorkerSlot(index=0, max_rows=8)
     slot.count({**STATS, "step_us": {"4": [2, 500_000]}})
     slot.counts_before += slot.counts
@@ -36,13 +36,13 @@ def test_a_restarted_worker_does_not_forget_its_steps() -> None:
 
 @pytest.mark.parametrize("engine_ready", [True, False])
 def test_readiness_is_a_number(engine_ready: bool) -> None:
-    """Alerts compare it with 1."""
+    """Alerts compare readiness with 1."""
     text = Metrics().scrape(Health(ready=engine_ready)).decode()
     assert f"inpaint_ready {float(engine_ready)}" in text
 
 
-def test_credits_that_do_not_add_up_are_told_soon(serve: Serve) -> None:
-    """A hand in the database, or a bug: the operator hears of it without asking."""
+def test_credits_that_do_not_add_up_are_reported_at_the_next_start(serve: Serve) -> None:
+    """A manual change of the database, or a bug, shows in the metrics without an audit."""
     first = serve()
     key = first.key(balance=5, scopes=("metrics",))
     first.key(balance=7)

@@ -14,7 +14,7 @@ from inpaint.errors import RequestError
 from server.observe import telemetry as module
 from server.observe.telemetry import telemetry
 
-# In a process of its own: OpenTelemetry's providers are one for each process.
+# Run in a process of its own, because OpenTelemetry's providers are global to a process.
 PROGRAM = """
 import asyncio, sys
 from pathlib import Path
@@ -22,15 +22,16 @@ import httpx2, uvicorn
 from server.app import create_app
 from server.uvicorn_server import listen
 from server.settings import Settings
-from server.engines.worker import InProcessClient, WorkerSpec
+from server.engines.in_process import InProcessClient
+from server.engines.worker import WorkerSpec
 
-class Fine(InProcessClient):  # no engine: these requests ask for none
+class NoEngine(InProcessClient):  # the requests below need none
     async def start(self):
         pass
 
 async def main():
     settings = Settings(data=Path(sys.argv[1]), telemetry=sys.argv[2] == "on", no_auth=True, port=0)
-    app, listener = create_app(settings, Fine(WorkerSpec())), listen(settings)
+    app, listener = create_app(settings, NoEngine(WorkerSpec())), listen(settings)
     server = uvicorn.Server(uvicorn.Config(app, log_config=None))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}") as caller:
@@ -46,7 +47,7 @@ asyncio.run(main())
 
 @pytest.fixture
 def collector() -> Iterator[tuple[int, list[bytes]]]:
-    """A port that takes OTLP over HTTP, and what arrived at it."""
+    """Serve OTLP over HTTP on a free port; yield the port and the bodies that arrive."""
     arrived: list[bytes] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -73,10 +74,10 @@ def run(port: int, data: Path, switch: str) -> None:
     subprocess.run([sys.executable, "-c", PROGRAM, data, switch], env=environment, check=True, timeout=120)
 
 
-def test_spans_reach_the_collector_and_tell_no_secret(
+def test_spans_reach_the_collector_and_hold_no_secret(
     collector: tuple[int, list[bytes]], tmp_path: Path
 ) -> None:
-    """An operator follows a request through the services; a picture's URL opens it, so it is in no span."""
+    """An operator follows a request across services; spans never hold a picture's URL, which opens it."""
     port, arrived = collector
     run(port, tmp_path, "on")
     assert any(b"get-user-credits" in body for body in arrived)
@@ -84,14 +85,14 @@ def test_spans_reach_the_collector_and_tell_no_secret(
 
 
 def test_nothing_is_sent_unless_asked_for(collector: tuple[int, list[bytes]], tmp_path: Path) -> None:
-    """Nothing leaves the machine, whatever the environment says."""
+    """Without INPAINT_TELEMETRY nothing leaves the machine, even if OTEL_* variables are set."""
     port, arrived = collector
     run(port, tmp_path, "off")
     assert arrived == []
 
 
 def test_the_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One sentence with the command that mends it."""
+    """The error is one sentence with the command that installs the extra."""
     monkeypatch.setattr(module, "find_spec", lambda name: None)
     with pytest.raises(RequestError, match=r"pip install 'sdxl-inpaint\[telemetry\]'"):
         telemetry(wanted=True)
