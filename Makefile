@@ -27,9 +27,20 @@ test-programs:
 
 check: lint types test
 
-lint: $(TESTING)
+lint: $(TESTING) lint-page
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+
+# The page's JavaScript: tsc by its JSDoc, and eslint. The page itself needs no packages and no npm.
+PAGE_CHECKS := tools/page/node_modules/.package-lock.json
+
+lint-page:
+	@if command -v npm > /dev/null; then $(MAKE) --no-print-directory $(PAGE_CHECKS) && npm --prefix tools/page run --silent lint; \
+	  elif [ "$$CI" = true ]; then echo "the page's JavaScript is checked with npm, which is not installed"; exit 1; \
+	  else echo "npm is not installed: the page's JavaScript is not checked"; fi
+
+$(PAGE_CHECKS): tools/page/package.json tools/page/package-lock.json
+	npm --prefix tools/page ci --silent
 
 types: $(TESTING)
 	$(BIN)/mypy
@@ -69,4 +80,4 @@ $(TESTING): $(PAINTING)
 	@touch $(TESTING)
 
 clean:
-	rm -rf .venv demo-output .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv tools/page/node_modules demo-output .mypy_cache .pytest_cache .ruff_cache
