@@ -1,4 +1,4 @@
-"""The model that ships with the package and is called ``demo``; MODEL_CARD.md says what it can paint."""
+"""The demo model, which ships with the package; MODEL_CARD.md describes what it can paint."""
 
 from pathlib import Path
 
@@ -16,16 +16,16 @@ NOTICE = (
 
 
 def demo_checkpoint() -> Checkpoint:
-    """The demo model's folder, every file compared with its own lock.
+    """Return the demo model's checkpoint, after comparing every file with the model's own lock.
 
     Raises:
-        ModelError: a file of this installation is missing or changed.
+        ModelError: a file of this installation is missing or has changed.
     """
     try:
         folder = _HERE / demo_entry().target
         verify_bundled(demo_entry(), folder)
     except (ModelError, OSError) as error:
-        what, _, _ = str(error).partition(";")  # its remedy is for models that are fetched or imported
+        what, _, _ = str(error).partition(";")  # the rest is a remedy for models that are fetched or imported
         raise ModelError(
             f"the demo model of this installation is damaged ({what}); install sdxl-inpaint again"
         ) from error
@@ -33,6 +33,6 @@ def demo_checkpoint() -> Checkpoint:
 
 
 def demo_entry() -> Entry:
-    """The demo model's entry of its lock: every file with its size and SHA-256."""
+    """Return the demo model's entry of its own lock: every file with its size and SHA-256."""
     (entry,) = parse_lock(_LOCK.read_text("utf-8")).entries
     return entry

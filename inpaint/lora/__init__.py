@@ -1,1 +1,1 @@
-"""Everything about LoRA: its notation, its files, its layers, and the ways into and out of a model."""
+"""LoRA: its notation in requests, its files, its layers, and merging into and out of a model."""

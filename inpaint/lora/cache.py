@@ -1,7 +1,7 @@
-"""The LoRAs that requests name, read from their files and fitted to one model, the latest of them kept.
+"""A cache of LoRAs, read from their files and matched to one model's layers.
 
-A name means one content for as long as this lives: a file that was replaced, and accepted, is for the next
-start. Requests that run may share a batch by their LoRAs' names and scales alone.
+A name means one content for as long as the cache lives: a file that was replaced, and accepted, is used after
+the next start only. Running requests may share a batch by their LoRAs' names and scales alone.
 """
 
 from collections.abc import Sequence
@@ -23,19 +23,19 @@ CACHED_BYTES = 1024**3  # SDXL's layers at rank 32: 0.2 GB in 16 bit
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoraSet:
-    """What some requests want merged, ready to be."""
+    """The LoRAs of one request, loaded and matched to the model's layers."""
 
     uses: tuple[LoraUse, ...]
-    loras: tuple[MatchedLora, ...]  # one each
+    loras: tuple[MatchedLora, ...]  # one for each use
 
     @property
     def unet(self) -> Scaled:
-        """Its part for the UNet."""
+        """The scales and changes for the UNet."""
         pairs = zip(self.uses, self.loras, strict=True)
         return [(use.scale, lora.unet) for use, lora in pairs if lora.unet]
 
     def text(self, side: int) -> Scaled:
-        """Its part for text encoder 0 or 1."""
+        """Return the scales and changes for text encoder 0 or 1."""
         pairs = zip(self.uses, self.loras, strict=True)
         return [(use.scale, lora.text[side]) for use, lora in pairs if lora.text[side]]
 
@@ -51,7 +51,7 @@ class _Held:
 
 
 class LoraCache:
-    """Of one model; used by one thread at a time."""
+    """The LoRAs of one model that were used last; for one thread at a time."""
 
     def __init__(
         self,
@@ -62,29 +62,29 @@ class LoraCache:
         *,
         max_bytes: int = CACHED_BYTES,
     ) -> None:
-        """Empty.
+        """Start empty.
 
         Args:
-            unet: whose modules are as they will stay.
+            unet: the UNet; its modules must not be replaced any more.
             encoders: both text encoders.
-            rest: where what is for the UNet is kept; the text encoders' part stays on the CPU.
-            folder: of LoRA files; ``lora_files.loras_dir()`` if None.
-            max_bytes: of matrices to keep, those used last.
+            rest: the device that keeps the UNet's matrices; the text encoders' stay on the CPU.
+            folder: the folder of LoRA files; ``files.loras_dir()`` if None.
+            max_bytes: the most that the matrices of all LoRAs held may take.
         """
         self._modules = (unet, encoders)
-        self._fittings: LayerIndex | None = None
+        self._index: LayerIndex | None = None
         self._rest = rest
         self._folder = folder
-        # One that is larger than the limit is held alone: reading it for each request would take seconds.
+        # A LoRA larger than the limit is held alone: reading it for each request would take seconds.
         self._held: LruCache[str, _Held] = LruCache(max_bytes, lambda held: min(held.size_bytes, max_bytes))
-        self._meant: dict[str, str] = {}  # name → sha256, ever
+        self._digests: dict[str, str] = {}  # name → sha256 when it was first used; never forgotten
 
     def load(self, uses: Sequence[LoraUse]) -> LoraSet:
-        """Ready to be merged; from what is kept where the files have not changed since.
+        """Load a request's LoRAs, from the cache if their files have not changed since.
 
         Raises:
             RequestError: there is no LoRA of one of the names.
-            ModelError: a file is missing, damaged, not for this model, or not what it was.
+            ModelError: a file is missing, damaged, not for this model, or was replaced.
         """
         if not uses:
             return NO_LORAS
@@ -100,17 +100,17 @@ class LoraCache:
         return held.lora
 
     def _read(self, file: LoraFile, stamp: tuple[int, int]) -> _Held:
-        if self._meant.setdefault(file.name, file.sha256) != file.sha256:
+        if self._digests.setdefault(file.name, file.sha256) != file.sha256:
             raise ModelError(
-                f"the LoRA {file.name} was replaced since this program first used it; start it again to use "
-                "the new one"
+                f"the LoRA {file.name} was replaced since this program first used it; restart the program to "
+                "use the new file"
             )
-        if self._fittings is None:
-            self._fittings = LayerIndex.of(*self._modules)
-        fitted = self._fittings.fit(file.path)
+        if self._index is None:
+            self._index = LayerIndex.of(*self._modules)
+        matched = self._index.fit(file.path)
         if _stamp(file) != stamp:
-            raise ModelError(f"the LoRA {file.name} was written to while it was read; try again")
-        lora = MatchedLora([change.to(self._rest) for change in fitted.unet], fitted.text)
+            raise ModelError(f"the LoRA {file.name} changed while it was being read; try again")
+        lora = MatchedLora([change.to(self._rest) for change in matched.unet], matched.text)
         parts: list[Change] = [*lora.unet, *lora.text[0], *lora.text[1]]
         return _Held(lora, stamp, sum(change.size_bytes for change in parts))
 

@@ -1,8 +1,8 @@
 """LoRA files by name: a folder's ``.safetensors`` files, and those of ``weights.lock`` that are installed.
 
 Each is pinned: those of the lock by the lock, one in the folder by its sha256 when it is first used. The pin
-is a file beside it; a file of another content under a pinned name is refused until somebody accepts it.
-Knows files and headers; loads no weight.
+is a file next to it; a file of other content under a pinned name is refused until ``inpaint loras pin``
+accepts it. This module reads files and their headers, and loads no weights.
 """
 
 import json
@@ -27,19 +27,19 @@ State = Literal["new", "pinned", "changed"]
 
 @dataclass(frozen=True, slots=True)
 class LoraFile:
-    """One LoRA that a request can name."""
+    """A LoRA file that requests can name."""
 
     name: str
     path: Path
     size_bytes: int
-    state: State  # "changed": of another size or time than when it was pinned; its content decides
+    state: State  # "changed": size or time differ from when it was pinned; its hash decides
     sha256: str = ""  # as pinned, 64 hex digits; "" while new
-    entry: weights.Entry | None = None  # of the lock
+    entry: weights.Entry | None = None  # the lock's entry, if the file is from there
 
 
 @dataclass(frozen=True, slots=True)
 class _Pin:
-    """What a file was when it was pinned."""
+    """A file's size, digest and modification time when it was pinned."""
 
     file: LockedFile
     mtime_ns: int
@@ -49,16 +49,16 @@ class _Pin:
 
 
 def loras_dir() -> Path:
-    """Where LoRA files lie: ``INPAINT_LORAS``, else ``loras`` in the models folder; not made here."""
+    """Return the folder of LoRA files: ``INPAINT_LORAS``, else ``loras`` in the models folder."""
     chosen = os.environ.get("INPAINT_LORAS")
     return Path(chosen).expanduser() if chosen else weights.models_dir() / "loras"
 
 
 def available_loras(folder: Path | None = None) -> list[LoraFile]:
-    """Every LoRA that a request can name, by name. Reads no file's content but the pins.
+    """List every LoRA that a request can name, sorted by name; of the files' content only pins are read.
 
     Args:
-        folder: with ``.safetensors`` files; ``loras_dir()`` if None. One that is not there holds none.
+        folder: the folder of ``.safetensors`` files; ``loras_dir()`` if None. It may be missing.
     """
     found = {name: _in_folder(path) for name, path in _paths(folder).items()}
     found |= {file.name: file for file in _from_lock()}
@@ -66,10 +66,10 @@ def available_loras(folder: Path | None = None) -> list[LoraFile]:
 
 
 def find_lora(name: str, folder: Path | None = None) -> LoraFile:
-    """The LoRA of that name, its content not looked at yet.
+    """Find the LoRA of that name without reading its content.
 
     Raises:
-        RequestError: there is none; lists those that there are.
+        RequestError: there is none; the message lists those that there are.
     """
     lock, paths = {file.name: file for file in _from_lock()}, _paths(folder)
     if name in lock:
@@ -77,25 +77,25 @@ def find_lora(name: str, folder: Path | None = None) -> LoraFile:
     if name in paths:
         return _in_folder(paths[name])
     names = ", ".join(sorted({*lock, *paths}))
-    # Not where they are: whoever sends a request over HTTP need not know the operator's disk.
+    # The folder is left out: a client over HTTP must not learn the paths of the operator's disk.
     there = f"there are {names}" if names else "`inpaint loras list` says where their files go"
     raise RequestError("loras", f"there is no LoRA {name!r}; {there}")
 
 
 def require(uses: Iterable[LoraUse], folder: Path | None = None) -> None:
-    """Raises a ``RequestError`` where there is no LoRA of one of the names; looks at no content."""
+    """Raise a ``RequestError`` if there is no LoRA of one of the names; read no content."""
     for use in uses:
         find_lora(use.name, folder)
 
 
 def checked(file: LoraFile) -> LoraFile:
-    """``file``, if it is what it was when it was pinned; pins one that is new.
+    """Return ``file`` if its content is what was pinned; pin one that is new.
 
-    Hashes where size or time are not those of the pin. In a folder that cannot be written nothing is pinned,
-    and a new file is hashed each time.
+    A file is hashed if its size or time differ from the pin's. In a folder that cannot be written nothing is
+    pinned, and a new file is hashed each time.
 
     Raises:
-        ModelError: it has changed, or is no whole ``.safetensors`` file.
+        ModelError: it has changed, or is not a complete ``.safetensors`` file.
     """
     if file.entry is not None:
         weights.verify(file.entry, file.path.parent)
@@ -106,8 +106,8 @@ def checked(file: LoraFile) -> LoraFile:
     if file.sha256 not in ("", pin.file.sha256):
         now, then = pin.file.sha256[:12], file.sha256[:12]
         raise ModelError(
-            f"the LoRA {file.name} is another file than when it was first used (sha256 {now}… instead of "
-            f"{then}…); if that is meant, accept it with: inpaint loras pin {shlex.quote(file.name)}"
+            f"the LoRA {file.name} has changed since it was first used (sha256 {now}… instead of {then}…); "
+            f"if you replaced it on purpose, run: inpaint loras pin {shlex.quote(file.name)}"
         )
     with suppress(OSError):
         _write_pin(file.path, pin)
@@ -115,10 +115,10 @@ def checked(file: LoraFile) -> LoraFile:
 
 
 def accept(file: LoraFile) -> LoraFile:
-    """Pin what the file holds now, whatever it was before.
+    """Pin the file's present content, in place of any earlier pin.
 
     Raises:
-        ModelError: it is no whole ``.safetensors`` file.
+        ModelError: it is not a complete ``.safetensors`` file.
         OutputError: the pin could not be written.
     """
     if file.entry is not None:
@@ -128,13 +128,13 @@ def accept(file: LoraFile) -> LoraFile:
         _write_pin(file.path, pin)
     except OSError as error:
         raise OutputError(
-            f"{file.path.parent} cannot be written ({error.strerror}), so nothing is pinned"
+            f"{file.name} is not pinned: the folder {file.path.parent} cannot be written ({error.strerror})"
         ) from None
     return replace(file, state="pinned", sha256=pin.file.sha256)
 
 
 def verify(file: LoraFile) -> None:
-    """Hash a pinned file again, whatever its time says.
+    """Hash a pinned file again, even if its size and time are those of the pin.
 
     Raises:
         ModelError: its content is not what was pinned.
@@ -146,7 +146,7 @@ def verify(file: LoraFile) -> None:
 
 
 def _paths(folder: Path | None) -> dict[str, Path]:
-    """The files of a folder by the name that requests use; files that no request could name are left out."""
+    """Return a folder's files by the names that requests use, without those that no request could name."""
     folder = loras_dir() if folder is None else folder.expanduser()
     if not folder.is_dir():
         return {}
@@ -163,7 +163,7 @@ def _in_folder(path: Path) -> LoraFile:
 
 
 def _from_lock() -> list[LoraFile]:
-    """The lock's LoRAs that are installed: single files, and named for what they are."""
+    """List the lock's LoRAs that are installed: entries of a single file with ``lora`` in their name."""
     root, found = weights.models_dir(), []
     for entry in weights.load_lock().entries:
         if "lora" in entry.name.split("-") and len(entry.files) == 1:
@@ -190,7 +190,10 @@ def _pin_path(path: Path) -> Path:
 
 
 def _read_pin(path: Path) -> _Pin | None:
-    """None also where it cannot be understood: whoever can spoil it could as well delete it."""
+    """Read a file's pin; None if it is missing or cannot be parsed.
+
+    Ignoring a damaged pin costs no safety: a process that could damage it could as well delete it.
+    """
     try:
         document = dict(json.loads(_pin_path(path).read_text("utf-8")))
         mtime_ns = int(document.pop("mtime_ns"))

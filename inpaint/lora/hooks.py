@@ -1,7 +1,7 @@
-"""LoRAs beside a model's layers: each gives its own output plus scale · up(down(input)), as in training.
+"""LoRAs as forward hooks: a layer's output plus scale · up(down(input)), as in training.
 
-For modules whose weights cannot be written to (memory plans move or cast them) or run too rarely to be worth
-it (text encoders). Weights stay as they are, so leaving is exact.
+They serve modules whose weights cannot be written to (memory plans move or cast them) or that run too rarely
+for merging to pay (text encoders). The weights do not change, so removing a LoRA is exact.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,25 +15,25 @@ from torch.utils.hooks import RemovableHandle
 
 from inpaint.lora.match import Change
 
-Scaled = Sequence[tuple[float, Sequence[Change]]]  # a scale, and what changes at a scale of 1
+Scaled = Sequence[tuple[float, Sequence[Change]]]  # scales, and the changes at a scale of 1
 
 
 class LoraHooks:
-    """Hooks on the layers that the LoRAs in use change."""
+    """The forward hooks of the LoRAs that are in use."""
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Nothing is in use.
+        """Start with no LoRA in use.
 
         Args:
-            device: where the layers compute.
-            dtype: in what.
+            device: the device that the layers compute on.
+            dtype: the type that they compute in.
         """
         self._device = device
         self._dtype = dtype
         self._hooks: list[RemovableHandle] = []
 
     def use(self, scaled: Scaled) -> None:
-        """Use these in place of those before; none for the layers as they are."""
+        """Use these LoRAs in place of the previous ones; an empty sequence leaves the plain layers."""
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
@@ -42,7 +42,7 @@ class LoraHooks:
 
     @contextmanager
     def using(self, scaled: Scaled) -> Iterator[None]:
-        """Use these for the length of the block."""
+        """Use these LoRAs for the length of the block."""
         try:
             self.use(scaled)
             yield
@@ -64,14 +64,14 @@ _Part = tuple[float, torch.Tensor, torch.Tensor]  # scale, up (out, rank), down 
 
 
 class _Adds:
-    """A forward hook."""
+    """A forward hook that adds the outputs of one layer's LoRAs."""
 
     def __init__(self, parts: Sequence[_Part]) -> None:
         self._parts = parts
 
     def __call__(self, module: Any, given: tuple[torch.Tensor, ...], out: torch.Tensor) -> torch.Tensor:
         for scale, up, down in self._parts:
-            # Cast, since a copy of the module in fp32 has the same hooks.
+            # Cast, since a copy of the module in fp32 has the same hook.
             out = out + scale * _hooked(module, given[0], up.to(out.dtype), down.to(out.dtype))
         return out
 

@@ -1,4 +1,4 @@
-"""The layers that a LoRA can change, under every name that files have for them.
+"""The layers that a LoRA can change, under every name that LoRA files use for them.
 
 Three spellings of a layer's name are understood: diffusers' and peft's with dots, kohya's with underscores,
 and kohya's for SDXL, which follows the names of Stability AI's original code (``input_blocks_4_1_…``).
@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import nn
 
-Layers = Mapping[str, "Layer"]  # by name, dots and underscores alike: see ``plain``
+Layers = Mapping[str, "Layer"]  # by name, with underscores for dots: see ``plain``
 
 _ENDS = {
     "conv_in": "input_blocks.0.0",
@@ -27,25 +27,25 @@ _RESNET = {
     "conv2": "out_layers.3",
     "conv_shortcut": "skip_connection",
 }
-# What diffusers calls projections that were joined into one matrix (``Attention.fuse_projections``).
+# diffusers' names for projections that were joined into one matrix (``Attention.fuse_projections``).
 _JOINED = {"to_qkv": ("to_q", "to_k", "to_v"), "to_kv": ("to_k", "to_v")}
 
 
 @runtime_checkable
 class Rewritable(Protocol):
-    """A layer whose weight is kept in another form, and made anew from a plain one."""
+    """A layer whose weight is kept in another form, and can be rewritten from a plain one."""
 
     @property
     def original(self) -> torch.Tensor:
-        """(out, in), what it was made of, perhaps in another memory."""
+        """The plain weight (out, in) that it was made from, perhaps on another device."""
 
     def rewrite(self, weight: torch.Tensor) -> None:
-        """Be made of ``weight`` (out, in) from now on, at the same addresses."""
+        """Take over ``weight`` (out, in), at the same addresses as before."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layer:
-    """One layer: a module, or some rows of one that several layers were joined into."""
+    """A layer of the model: a module, or some rows of one that several layers were joined into."""
 
     module: Any  # nn.Linear, nn.Conv2d or a Rewritable
     rows: slice  # of the module's weight
@@ -53,7 +53,7 @@ class Layer:
 
 
 def unet_layers(unet: Any) -> Layers:
-    """The layers of a UNet, each under all of its names; it may have been rewritten by ``inpaint.fast``."""
+    """Return a UNet's layers, each under all of its names; ``inpaint.fast`` may have joined some."""
     layers: dict[str, Layer] = {}
     for name, layer in _layers(unet):
         for spelling in (name, name.removesuffix(".0"), original_name(unet, name)):
@@ -62,17 +62,17 @@ def unet_layers(unet: Any) -> Layers:
 
 
 def text_layers(encoder: Any) -> Layers:
-    """The layers of one text encoder."""
+    """Return the layers of one text encoder by name."""
     return {plain_text(name): layer for name, layer in _layers(encoder)}
 
 
 def plain(name: str) -> str:
-    """Dots and underscores alike: no two layers of a UNet differ by these alone."""
+    """Write a layer's name with underscores for dots; no two layers of a UNet differ by these alone."""
     return name.replace(".", "_")
 
 
 def plain_text(name: str) -> str:
-    """:func:`plain` for a text encoder: some of transformers' classes have a ``text_model`` around it."""
+    """Write a text encoder layer's name like :func:`plain`, without the ``text_model`` of some classes."""
     return plain(name).removeprefix("text_model_")
 
 
@@ -92,9 +92,10 @@ def _layers(root: Any) -> Iterator[tuple[str, Layer]]:
 
 
 def original_name(unet: Any, name: str) -> str:
-    """A diffusers name in Stability AI's original code, as kohya's files for SDXL have it.
+    """Translate a diffusers name into Stability AI's original one, which kohya's files for SDXL use.
 
-    There, a block is a list of stages, each a list of a resnet, an attention if any, and a resampling.
+    In the original code a block is a list of stages, each a list of a resnet, an attention if there is one,
+    and a resampling.
     """
     if name in _ENDS:
         return _ENDS[name]
@@ -106,7 +107,8 @@ def original_name(unet: Any, name: str) -> str:
         stage = 1 if kind == "attentions" else 2 * int(index)
         return f"middle_block.{stage}.{_inner(kind, tail)}"
     block, kind, index, tail = rest.split(".", 3)
-    per_block = int(unet.config.layers_per_block) + 1  # going down: and a resampling; going up: one more
+    # Resnets, and a resampling on the way down or one more resnet on the way up.
+    per_block = int(unet.config.layers_per_block) + 1
     first = int(block) * per_block
     if kind == "downsamplers":
         return f"input_blocks.{first + per_block}.0.op"

@@ -1,6 +1,6 @@
-"""A file's factors fitted to a model's layers: what is changed, where, and that it can be.
+"""Matching of a LoRA file's matrices to a model's layers, with a check that their shapes fit.
 
-Merged, a LoRA makes W into W + scale · (alpha / rank) · up · down.
+Merging a LoRA turns W into W + scale · (alpha / rank) · up · down.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,48 +20,48 @@ _PLAIN_CHANNELS, _INPAINTING_CHANNELS = 4, 9
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Change:
-    """What a LoRA adds to one layer's weight, at a scale of 1: factor · up · down."""
+    """The matrix that a LoRA adds to one layer's weight at a scale of 1: factor · up · down."""
 
     layer: Layer
     up: torch.Tensor  # (out, rank)
     down: torch.Tensor  # (rank, in · kh · kw)
-    factor: float
+    factor: float  # alpha / rank
 
     @property
     def size_bytes(self) -> int:
-        """Memory of both matrices."""
+        """The memory that both matrices take."""
         return self.up.nbytes + self.down.nbytes
 
     def to(self, device: torch.device) -> "Change":
-        """The same with its matrices on a device."""
+        """Return the same change with its matrices on ``device``."""
         return Change(self.layer, self.up.to(device), self.down.to(device), self.factor)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MatchedLora:
-    """A file's changes to one model."""
+    """The changes that a LoRA file makes to one model."""
 
     unet: Sequence[Change]
-    text: tuple[Sequence[Change], Sequence[Change]]  # of both encoders
+    text: tuple[Sequence[Change], Sequence[Change]]  # of the first and of the second encoder
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LayerIndex:
-    """A model's layers by their names."""
+    """A model's layers by the names that LoRA files use."""
 
     unet: Layers
     text: tuple[Layers, Layers]
 
     @classmethod
     def of(cls, unet: Any, encoders: Sequence[Any]) -> "LayerIndex":
-        """Of these modules, as they are now."""
+        """Index the layers of these modules, in their present form."""
         return cls(unet_layers(unet), (text_layers(encoders[0]), text_layers(encoders[1])))
 
     def fit(self, file: Path) -> MatchedLora:
-        """Read a file for this model.
+        """Read a LoRA file and match it to this model.
 
         Raises:
-            ModelError: see :func:`inpaint.lora.parse.read`; or it is not for this model.
+            ModelError: the file cannot be read, see :func:`inpaint.lora.parse.read`, or is for another model.
         """
         tensors = read(file)
         layers = dict(zip(PARTS, (self.unet, *self.text), strict=True))
@@ -84,7 +84,7 @@ def _fitted(file: Path, parts: Mapping[str, Factors], layers: Layers, part: str)
 
 
 def _change(file: Path, name: str, factors: Factors, layer: Layer) -> Change:
-    """``factors`` as a change, if they fit their layer."""
+    """Return ``factors`` as a change of ``layer``; raise a ``ModelError`` if they do not fit it."""
     up, down, shape = factors.up, factors.down, layer.shape
     if down is None or up is None:
         raise ModelError(f"{file.name} is damaged: it lacks one of the two matrices of {name}")
@@ -100,13 +100,13 @@ def _change(file: Path, name: str, factors: Factors, layer: Layer) -> Change:
             f"the file has {tuple(up.shape)} times {tuple(down.shape)}"
         )
     if not (down.isfinite().all() and up.isfinite().all()):
-        raise ModelError(f"{file.name} is damaged: {name} holds values that are no numbers")
+        raise ModelError(f"{file.name} is damaged: {name} holds NaN or infinite values")
     factor = 1.0 if factors.alpha is None else factors.alpha / rank
     return Change(layer, up.flatten(1), down.flatten(1), factor)
 
 
 def _for_inpainting(down: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
-    """A LoRA trained on SDXL itself says nothing of the mask's channels, which come after its own four."""
+    """Add zeros for the five mask channels, which a LoRA trained on plain SDXL's four does not have."""
     if shape[1] != _INPAINTING_CHANNELS or down.ndim != 4 or down.shape[1] != _PLAIN_CHANNELS:
         return down
     return torch.nn.functional.pad(down, (0, 0, 0, 0, 0, _INPAINTING_CHANNELS - _PLAIN_CHANNELS))

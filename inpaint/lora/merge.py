@@ -1,8 +1,8 @@
-"""A set of LoRAs in a UNet's weights, exchanged between two calls.
+"""Merging of LoRAs into a UNet's weights, and switching them between two calls.
 
-W = W0 + Σ scale · (alpha / rank) · up · down. Weights are written where they lie, so that compiled code and
-CUDA graphs, which hold on to their addresses, go on with the new ones. W0 is kept for as long as a layer is
-changed, and copied back: never subtracted, so that the model is the same afterwards to the last bit.
+W = W0 + Σ scale · (alpha / rank) · up · down. Weights are written in place, since compiled code and CUDA
+graphs keep their addresses. W0 is kept for as long as a layer is changed, and copied back; nothing is
+subtracted, so that the model is the same afterwards to the last bit.
 """
 
 import threading
@@ -21,14 +21,14 @@ _RESERVE_BYTES = 2 * 1024**3  # left free on the device for the next calls
 
 
 class HotMerge:
-    """What is merged into one UNet now. It belongs to the thread that calls the UNet."""
+    """The LoRAs merged into one UNet; for the thread that calls the UNet."""
 
     def __init__(self, device: torch.device, lock: threading.Lock) -> None:
-        """Nothing is merged.
+        """Start with no LoRA merged.
 
         Args:
-            device: where the weights are.
-            lock: held while they are written.
+            device: the device that holds the weights.
+            lock: held while weights are written.
         """
         self._device = device
         self._lock = lock
@@ -37,10 +37,10 @@ class HotMerge:
     @torch.inference_mode(False)
     @torch.no_grad()
     def use(self, scaled: Scaled) -> None:
-        """Merge these in place of those before; none for the weights as they were loaded.
+        """Merge these LoRAs in place of the previous ones; an empty sequence restores the original weights.
 
         Raises:
-            ModelError: they are too strong together; nothing is merged then.
+            ModelError: they are too strong together; the UNet then has its original weights.
         """
         parts = _by_module(scaled)
         with self._lock:
@@ -61,7 +61,7 @@ class HotMerge:
             del self._before[module]
 
     def _keep(self, modules: Iterable[Any]) -> None:
-        """Remember weights that are about to be changed: on the device while there is room."""
+        """Save the weights that are about to be changed, on the device while it has room, else on the CPU."""
         free = _free_bytes(self._device)
         for module in modules:
             if module in self._before:
@@ -78,14 +78,14 @@ class HotMerge:
 
 
 def _free_bytes(device: torch.device) -> int | None:
-    """Of the device, and what torch has taken of it and does not use."""
+    """Return the device's free memory plus what torch has reserved and does not use; None for a CPU."""
     free = free_bytes(device)
     if free is None:
         return None
     return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
-_Part = tuple[float, Change]  # a scale, and what changes at a scale of 1
+_Part = tuple[float, Change]  # a scale, and the change at a scale of 1
 
 
 def _by_module(scaled: Scaled) -> dict[Any, list[_Part]]:
@@ -97,18 +97,18 @@ def _by_module(scaled: Scaled) -> dict[Any, list[_Part]]:
 
 
 def _own(module: Any, before: dict[Any, torch.Tensor]) -> None:
-    """On a CPU a loaded weight may be a page of its file: it gets memory of its own to be written to."""
+    """Give a weight on a CPU memory of its own, since a loaded one may be a page of its file."""
     before[module] = module.weight.data
     module.weight.data = module.weight.data.clone()
 
 
 def _sum(weight: torch.Tensor, parts: Sequence[_Part]) -> torch.Tensor:
-    """W0 with all that is added to it, in fp32: in 16 bit each addition would be rounded."""
+    """Return W0 plus all changes in fp32; in 16 bit each addition would be rounded."""
     total = weight.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
-    lines = total.view(len(total), -1)
+    rows = total.view(len(total), -1)
     for scale, change in parts:
         up, down = (matrix.to(weight.device, torch.float32) for matrix in (change.up, change.down))
-        lines[change.layer.rows].addmm_(up, down, alpha=scale * change.factor)
+        rows[change.layer.rows].addmm_(up, down, alpha=scale * change.factor)
     return total
 
 
@@ -120,9 +120,13 @@ def _write(module: Any, weight: torch.Tensor) -> None:
 
 
 def _check(modules: Iterable[Any]) -> None:
-    """Infinite weights would paint NaN, and blame the request. One question to the device for all layers."""
+    """Raise a ``ModelError`` if a weight is not finite: it would paint NaN, and the request would be blamed.
+
+    All layers are checked with one synchronisation of the device.
+    """
     finite = [module.weight.isfinite().all() for module in modules if not isinstance(module, Rewritable)]
     if finite and not bool(torch.stack(finite).all()):
         raise ModelError(
-            "the LoRAs are too strong: at these scales a weight leaves the model's range of numbers"
+            "the LoRAs are too strong: at these scales a weight leaves the range of the model's dtype; lower "
+            "their scales"
         )

@@ -1,4 +1,4 @@
-"""A LoRA's file as it is: two matrices and a strength for each layer that it names, nothing fitted yet.
+"""Parsing of LoRA files: two matrices and an alpha for each layer that a file names.
 
 Source: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", 2021; for convolutions as LyCORIS'
 LoCon has it, ``down`` with the kernel, ``up`` 1×1.
@@ -22,7 +22,7 @@ _PAIR = re.compile(
     r")(?:\.default)?\.weight"
 )
 _ALPHA = re.compile(r"(?P<layer>.+)\.alpha")
-# The beginnings of keys: of which part of the model they are. The longer ones first.
+# Prefix of a key → the part of the model that it is about; longer prefixes first.
 _PARTS = {
     "text_encoder_2.": "text_encoder_2",
     "text_encoder.": "text_encoder",
@@ -38,39 +38,39 @@ PARTS = ("unet", "text_encoder", "text_encoder_2")
 
 @dataclass(slots=True, eq=False)
 class Factors:
-    """One layer's two matrices, while a file is read."""
+    """The two matrices and the alpha of one layer."""
 
     down: torch.Tensor | None = None  # (rank, in) or (rank, in, kh, kw)
     up: torch.Tensor | None = None  # (out, rank) or (out, rank, 1, 1)
-    alpha: float | None = None  # rank where the file does not say
+    alpha: float | None = None  # None: the file does not say, and the rank is meant
 
 
 @dataclass(slots=True, eq=False)
 class LoraTensors:
-    """A file's factors, by part of the model and the file's name for the layer without what is before it."""
+    """The factors in a LoRA file, by part of the model and by the file's layer names without prefixes."""
 
     unet: dict[str, Factors] = field(default_factory=dict)
     text_encoder: dict[str, Factors] = field(default_factory=dict)
     text_encoder_2: dict[str, Factors] = field(default_factory=dict)
 
     def of(self, part: str) -> dict[str, Factors]:
-        """Those of one of ``PARTS``."""
+        """Return the factors of one of ``PARTS``."""
         found: dict[str, Factors] = getattr(self, part)
         return found
 
 
 def read(file: Path) -> LoraTensors:
-    """What a file holds.
+    """Read a LoRA file.
 
     Raises:
-        ModelError: it is missing or damaged, no LoRA, or of a kind that cannot be merged this way.
+        ModelError: it is missing, damaged or no LoRA, or of a kind that cannot be merged this way.
     """
     tensors = LoraTensors()
     try:
         with safe_open(file, framework="pt") as stored:
             metadata = stored.metadata() or {}
             for key in stored.keys():  # noqa: SIM118 - safe_open is no mapping
-                # A copy: what safe_open gives may be a page of the file, which somebody may write to.
+                # A copy: safe_open may return a page of the file, which another program may write to.
                 _take(file, tensors, key, stored.get_tensor(key).clone())
     except (OSError, SafetensorError) as error:
         reason = str(error).replace(str(file), file.name)
@@ -101,7 +101,7 @@ def _take(file: Path, tensors: LoraTensors, key: str, tensor: torch.Tensor) -> N
 
 
 def bare(layer: str) -> tuple[str, str]:
-    """Part of the model, and a layer's name without what is before or inside it in some files."""
+    """Return the part of the model and the layer's name, without the prefixes and infixes of some files."""
     layer = layer.removeprefix(_ADAPTER)
     prefix = next((prefix for prefix in _PARTS if layer.startswith(prefix)), "")
     part, layer = _PARTS.get(prefix, "unet"), layer.removeprefix(prefix).removeprefix(_ADAPTER)
@@ -112,10 +112,13 @@ def bare(layer: str) -> tuple[str, str]:
 
 
 def _alphas(metadata: Mapping[str, str], part: str) -> dict[str, float]:
-    """Alpha by ending of a layer's name, "" for all others: from the header that diffusers writes since 0.34.
+    """Read the alphas from the header that diffusers writes since 0.34.
+
+    Returns:
+        Alpha by the ending of a layer's name; "" stands for all other layers.
 
     Raises:
-        ModelError: it says that the file is to be merged in another way.
+        ModelError: the header says that the file must be merged in another way.
     """
     try:
         config = json.loads(metadata.get("lora_adapter_metadata", "{}"))

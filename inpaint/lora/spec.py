@@ -1,6 +1,6 @@
-"""LoRA in a request: ``[{"name": "style", "scale": 0.8}]``, ``style:0.8,other``, ``<lora:style:0.8>``.
+"""The notations of LoRAs in a request: a list of objects, ``style:0.8,other``, or ``<lora:style:0.8>``.
 
-Names alone: which file a name stands for is for ``lora_files`` to say, and a request never holds a path.
+A request holds names and never paths; ``inpaint.lora.files`` finds the file of a name.
 """
 
 import math
@@ -14,29 +14,32 @@ MAX_LORAS = 8
 MAX_SCALE = 4.0
 MAX_NAME = 100  # characters
 
-# A1111's notation; ``lyco`` is its other name for the same. Source: its modules/extra_networks.py.
+# A1111's notation; ``lyco`` means the same there. Source: its modules/extra_networks.py.
 _TAG = re.compile(r"<(?:lora|lyco):([^<>]*)>")
-_NO_NAME = re.compile(r"[/\\:,<>]")  # what parts the notations, and paths
+_NO_NAME = re.compile(r"[/\\:,<>]")  # separators of the notations and of paths
 
 
 class LoraUse(NamedTuple):
-    """One LoRA and how strongly: 1 is as it was trained, 0 not at all, below 0 the other way round."""
+    """A LoRA's name and its scale: 1 is the strength that it was trained at, 0 none, below 0 the opposite."""
 
     name: str
     scale: float = 1.0
 
 
 def combine(prompt: str, loras: object) -> tuple[str, tuple[LoraUse, ...]]:
-    """The prompt without its ``<lora:…>`` tags, and the LoRAs of both, by name; the tags' word counts.
+    """Take the ``<lora:…>`` tags out of a prompt, and combine them with ``loras``; a tag wins.
 
-    That is A1111's rule for its setting of a default LoRA: it is left out where the prompt names it.
+    That is A1111's rule for its setting of a default LoRA: it is left out if the prompt names it.
 
     Args:
-        prompt: as it was typed.
-        loras: as :func:`parse_loras` takes them.
+        prompt: the prompt with its tags.
+        loras: LoRAs in any notation of :func:`parse_loras`.
+
+    Returns:
+        The prompt without tags, and the LoRAs of both sorted by name.
 
     Raises:
-        RequestError: a tag or one of ``loras`` is wrong, or they are too many.
+        RequestError: a tag or one of ``loras`` is wrong, or there are too many.
     """
     given = parse_loras(loras)
     tags = _TAG.findall(prompt)
@@ -49,14 +52,14 @@ def combine(prompt: str, loras: object) -> tuple[str, tuple[LoraUse, ...]]:
 
 
 def parse_loras(value: object) -> tuple[LoraUse, ...]:
-    """LoRAs as callers give them, one a name, by name: so that equal sets are equal values.
+    """Parse LoRAs in any notation; each name once, sorted, so that equal sets are equal values.
 
     Args:
         value: text such as ``style:0.8,other``, or a list whose items are such text, pairs, or objects with
-            a ``name`` and perhaps a ``scale``. A name that comes twice counts with the sum.
+            a ``name`` and perhaps a ``scale``. The scales of a name that comes twice are added.
 
     Raises:
-        RequestError: names what is wrong.
+        RequestError: an item, a name or a scale is wrong, or there are too many.
     """
     if value is None:
         return ()
@@ -68,22 +71,22 @@ def parse_loras(value: object) -> tuple[LoraUse, ...]:
 
 
 def effective(loras: Sequence[LoraUse]) -> tuple[LoraUse, ...]:
-    """Those that change anything."""
+    """Return the LoRAs whose scale is not 0."""
     return tuple(use for use in loras if use.scale)
 
 
 def tags(loras: Sequence[LoraUse]) -> str:
-    """The tags that stand for ``loras`` in a prompt."""
+    """Write LoRAs as the tags of a prompt."""
     return "".join(f"<lora:{use.name}:{use.scale:g}>" for use in loras)
 
 
 def without_tags(prompt: str) -> str:
-    """The prompt alone, also where its tags cannot be read."""
+    """Return a prompt without its tags, even those that cannot be parsed."""
     return _TAG.sub("", prompt).strip() if _TAG.search(prompt) else prompt
 
 
 def is_name(text: str) -> bool:
-    """Whether a LoRA can be called so in every notation."""
+    """Return whether ``text`` can be a LoRA's name in every notation."""
     plain = text.isprintable() and text == text.strip() and not text.startswith(".")
     return plain and 0 < len(text) <= MAX_NAME and not _NO_NAME.search(text)
 
@@ -101,7 +104,9 @@ def _from_item(item: object) -> LoraUse:
         return _use("loras", name, scale if colon else 1.0)
     if isinstance(item, Mapping):
         if unknown := set(item) - {"name", "scale"}:
-            raise RequestError("loras", f"an item has a name and a scale, not {min(map(str, unknown))!r}")
+            raise RequestError(
+                "loras", f"an item may have a name and a scale, not {min(map(str, unknown))!r}"
+            )
         return _use("loras", item.get("name"), item.get("scale", 1.0))
     if isinstance(item, Sequence) and len(item) == 2:
         return _use("loras", item[0], item[1])
@@ -110,7 +115,7 @@ def _from_item(item: object) -> LoraUse:
 
 def _use(field: str, name: object, scale: object) -> LoraUse:
     if not isinstance(name, str) or not is_name(name.strip()):
-        raise RequestError(field, f"a LoRA has a name from `inpaint loras list`, not {_short(name)}")
+        raise RequestError(field, f"must name a LoRA of `inpaint loras list`, not {_short(name)}")
     try:
         number = math.nan if isinstance(scale, bool) else float(scale)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):
@@ -130,7 +135,7 @@ def _added_up(field: str, uses: Sequence[LoraUse]) -> tuple[LoraUse, ...]:
     for use in uses:
         scales[use.name] = scales.get(use.name, 0.0) + use.scale
     if len(scales) > MAX_LORAS:
-        raise RequestError(field, f"at most {MAX_LORAS} LoRAs at once, not {len(scales)}")
+        raise RequestError(field, f"must be at most {MAX_LORAS} LoRAs, not {len(scales)}")
     return tuple(
         LoraUse(name, _checked_scale(field, name, scales[name], scales[name])) for name in sorted(scales)
     )

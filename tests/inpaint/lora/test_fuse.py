@@ -302,7 +302,7 @@ WRONG: dict[str, tuple[Change, str]] = {
     ),
     "half of a pair": (lambda t: t.pop(B), "lacks one of the two matrices"),
     "an alpha alone": (lambda t: t.update({"unet.conv_out.alpha": torch.ones(())}), "lacks one of the two"),
-    "NaN": (lambda t: t[A].fill_(float("nan")), "values that are no numbers"),
+    "NaN": (lambda t: t[A].fill_(float("nan")), "NaN or infinite values"),
     "LoHa": (lambda t: t.update({f"unet.{LAYER}.hada_w1_a": t[A]}), "LoHa, LoKr, DoRA and the like"),
     "DoRA": (lambda t: t.update({f"unet.{LAYER}.dora_scale": t[A]}), "cannot be merged"),
     "a Tucker core": (lambda t: t.update({f"unet.{LAYER}.lora_mid.weight": t[A]}), "is not a plain LoRA"),

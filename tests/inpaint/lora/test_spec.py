@@ -76,13 +76,13 @@ def test_other_angle_brackets_are_the_prompts_own() -> None:
 
 
 WRONG: dict[str, tuple[object, str]] = {
-    "a path": ("../secret", "loras: a LoRA has a name from .*'../secret'"),
-    "a drive": ([{"name": "C:style"}], "a LoRA has a name"),
-    "a hidden file": (".pin", "a LoRA has a name"),
-    "no name": (":0.5", "a LoRA has a name"),
-    "no text": ([[5, 0.5]], "a LoRA has a name"),
-    "a control character": (["a\nb"], "a LoRA has a name"),
-    "a long name": ("x" * 101, "a LoRA has a name"),
+    "a path": ("../secret", "loras: must name a LoRA of .*'../secret'"),
+    "a drive": ([{"name": "C:style"}], "must name a LoRA"),
+    "a hidden file": (".pin", "must name a LoRA"),
+    "no name": (":0.5", "must name a LoRA"),
+    "no text": ([[5, 0.5]], "must name a LoRA"),
+    "a control character": (["a\nb"], "must name a LoRA"),
+    "a long name": ("x" * 101, "must name a LoRA"),
     "too strong": ("style:4.5", "scale of the LoRA style must be a number from -4 to 4, not '4.5'"),
     "NaN": ("style:nan", "must be a number from -4 to 4"),
     "a word": ("style:much", "not 'much'"),
@@ -91,7 +91,7 @@ WRONG: dict[str, tuple[object, str]] = {
     "a number": (7, "must be a list of names and scales, not int"),
     "a list of numbers": ([7], "must be items such as style:0.8, not int"),
     "an unknown key": ([{"name": "style", "weight": 1}], "not 'weight'"),
-    "too many": ([f"style{i}" for i in range(MAX_LORAS + 1)], "at most 8 LoRAs at once, not 9"),
+    "too many": ([f"style{i}" for i in range(MAX_LORAS + 1)], "must be at most 8 LoRAs, not 9"),
 }
 
 

@@ -87,12 +87,12 @@ WRONG: dict[str, tuple[dict[str, object], str]] = {
         {"prompt": "<lora:stile:1>"},
         "there is no LoRA 'stile'; there are other, style",
     ),
-    "a path": ({"loras": "/etc/passwd"}, "loras: a LoRA has a name"),
-    "a way out": ({"loras": [{"name": "../loras/style"}]}, "loras: a LoRA has a name"),
+    "a path": ({"loras": "/etc/passwd"}, "loras: must name a LoRA"),
+    "a way out": ({"loras": [{"name": "../loras/style"}]}, "loras: must name a LoRA"),
     "too strong": ({"loras": "style:5"}, "loras: the scale of the LoRA style must be a number from -4 to 4"),
     "a number": ({"loras": 7}, "loras: must be a list"),
     "a broken tag": ({"prompt": "<lora:style:x>"}, "prompt: the scale of the LoRA style"),
-    "too many": ({"loras": [f"style{i}" for i in range(9)]}, "loras: at most 8 LoRAs at once, not 9"),
+    "too many": ({"loras": [f"style{i}" for i in range(9)]}, "loras: must be at most 8 LoRAs, not 9"),
 }
 
 
