@@ -1,4 +1,4 @@
-"""Which addresses are public, and looking names up without letting one of them hold up the rest."""
+"""Which addresses are public, and name lookups that cannot delay each other."""
 
 import asyncio
 import subprocess
@@ -37,24 +37,24 @@ PUBLIC = _PUBLIC.split()
 
 @pytest.mark.parametrize("address", NOT_PUBLIC)
 def test_no_address_of_a_private_or_special_network_is_public(address: str) -> None:
-    """An operator's neighbours and cloud metadata are out of a caller's reach: each network, at its edges."""
+    """A caller cannot reach an operator's network or cloud metadata; each network is tested at its edges."""
     assert not is_public(ip_address(address))
 
 
 @pytest.mark.parametrize("address", PUBLIC)
-def test_addresses_beside_those_networks_are_public(address: str) -> None:
-    """A caller whose pictures lie just beside a private network can still use them."""
+def test_addresses_next_to_those_networks_are_public(address: str) -> None:
+    """A caller whose pictures are just outside a private network can still use them."""
     assert is_public(ip_address(address))
 
 
 def test_a_mapped_address_is_the_one_that_the_kernel_would_dial() -> None:
-    """What is compared with the connection's peer has one spelling only."""
+    """An address that is compared with the connection's peer has only one spelling."""
     found = asyncio.run(Lookups(lambda *_: ["::ffff:93.184.215.14", "93.184.215.14"]).find("a.test", 80))
     assert found == (ip_address("93.184.215.14"),)
 
 
 def test_an_unknown_name_has_no_addresses() -> None:
-    """A typo in a URL is the caller's, not a crash."""
+    """A typing error in a URL is the caller's problem and no crash."""
 
     def unknown(host: str, port: int) -> Iterable[str]:
         raise OSError("Name or service not known")
@@ -64,12 +64,12 @@ def test_an_unknown_name_has_no_addresses() -> None:
 
 
 def test_numbers_and_loopback_names_need_no_network() -> None:
-    """The default resolver is the system's, hosts file included."""
+    """The default resolver is the system's, including its hosts file."""
     assert asyncio.run(Lookups().find("localhost", 80))[0].is_loopback
 
 
 def test_lookups_are_bounded_and_a_slot_lasts_as_long_as_its_thread() -> None:
-    """Callers with many dead names cannot fill the process with threads by giving up early."""
+    """A caller with many dead names cannot fill the process with threads by giving up early."""
     release, begun = threading.Event(), threading.Semaphore(0)
     running = []
 
@@ -98,7 +98,7 @@ def test_lookups_are_bounded_and_a_slot_lasts_as_long_as_its_thread() -> None:
 
 
 def test_a_resolver_that_hangs_does_not_hold_up_the_end_of_the_process() -> None:
-    """An operator who stops the server does not wait for somebody's dead name server."""
+    """An operator who stops the server does not wait for a dead name server."""
     code = """if True:
         import asyncio, threading
         from server.fetch.addresses import Lookups
@@ -115,7 +115,7 @@ def test_a_resolver_that_hangs_does_not_hold_up_the_end_of_the_process() -> None
 
 
 def test_a_lookup_that_ends_after_the_loop_says_nothing() -> None:
-    """No stray traceback in an operator's log at shutdown."""
+    """A late lookup leaves no traceback in the operator's log at shutdown."""
     release, ended = threading.Event(), threading.Event()
 
     def late(host: str, port: int) -> Iterable[str]:

@@ -1,4 +1,4 @@
-"""The one place that opens a caller's URL: what it refuses, what it survives, that it still fetches."""
+"""The one place that opens a caller's URL: which URLs it refuses, and that it fetches the others."""
 
 import asyncio
 import logging
@@ -44,7 +44,7 @@ def canary() -> Iterator[Canary]:
     canary.close()
 
 
-# ---------------------------------------------------------------- what is never dialled
+# ---------------------------------------------------------------- URLs that are never dialled
 
 
 def short(url: str) -> str:
@@ -53,7 +53,7 @@ def short(url: str) -> str:
 
 @pytest.mark.parametrize("url", HOSTILE, ids=short)
 def test_a_url_that_leads_inside_is_refused_without_a_connection(url: str, canary: Canary) -> None:
-    """Nobody can make an operator's server knock at its neighbours: here every address is the canary's."""
+    """No URL makes an operator's server contact its own network: here every address is the canary's."""
     network = Switchboard(canary.port)
 
     async def scenario() -> None:
@@ -64,13 +64,13 @@ def test_a_url_that_leads_inside_is_refused_without_a_connection(url: str, canar
 
     begun = time.monotonic()
     asyncio.run(scenario())
-    assert time.monotonic() - begun < 2.5  # at once, not by running out of its 5 s
+    assert time.monotonic() - begun < 2.5  # refused immediately, not after its deadline of 5 s
     assert network.dialled == []
     assert canary.heard() == []
 
 
-def test_the_canary_would_have_sung(canary: Canary) -> None:
-    """The test above would notice: a public name is dialled, and then its request is heard."""
+def test_the_canary_notices_a_request(canary: Canary) -> None:
+    """The test above would notice: a public name is dialled and its request arrives at the canary."""
     with pytest.raises(UrlError, match=UNFETCHED):
         asyncio.run(
             fetcher(public(canary.port, timeout_s=0.2), Switchboard(canary.port)).fetch("http://public.test/")
@@ -79,7 +79,7 @@ def test_the_canary_would_have_sung(canary: Canary) -> None:
 
 
 def test_loopback_is_refused_on_the_real_network_too(canary: Canary) -> None:
-    """The same with the system's resolver and sockets, as an operator runs it."""
+    """The same holds with the system's resolver and sockets, as an operator runs it."""
     rules = public(canary.port, timeout_s=2.0)
     for host in ("127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "127.1", "2130706433"):
         with pytest.raises(UrlError):
@@ -87,7 +87,7 @@ def test_loopback_is_refused_on_the_real_network_too(canary: Canary) -> None:
     assert canary.heard() == []
 
 
-REDIRECTS = [  # less those that HTTP's own rules for Location mend: spaces around it, "http:///x" as a path
+REDIRECTS = [  # without those that HTTP's rules for Location repair: spaces around it, "http:///x" as a path
     url
     for url in HOSTILE
     if "://" in url and "///" not in url and not url.endswith("://")
@@ -97,7 +97,7 @@ REDIRECTS = [  # less those that HTTP's own rules for Location mend: spaces arou
 
 @pytest.mark.parametrize("url", [*REDIRECTS, "//127.0.0.1:P/", "\\\\127.0.0.1:P/"], ids=short)
 def test_a_redirect_that_leads_inside_is_refused_without_a_connection(url: str, canary: Canary) -> None:
-    """A public host cannot send us to where its owner may not go himself."""
+    """A public host cannot redirect us to addresses that its owner cannot reach himself."""
     location = url.replace(":P", f":{canary.port}")
     code = (301, 302, 303, 307, 308)[len(url) % 5]
 
@@ -116,7 +116,7 @@ def test_a_redirect_that_leads_inside_is_refused_without_a_connection(url: str, 
 
 @pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
 def test_every_kind_of_redirect_is_checked(code: int, canary: Canary) -> None:
-    """None of the five codes is a way round the address check."""
+    """None of the five redirect codes bypasses the address check."""
 
     async def scenario() -> None:
         async with serve(says(redirect(f"http://127.0.0.1:{canary.port}/", code))) as port:
@@ -129,7 +129,7 @@ def test_every_kind_of_redirect_is_checked(code: int, canary: Canary) -> None:
 
 
 def test_a_name_is_resolved_once_and_that_address_is_dialled(canary: Canary) -> None:
-    """DNS rebinding: a name that answers public first and 127.0.0.1 second gains nothing."""
+    """DNS rebinding: a name that resolves to a public address first and to 127.0.0.1 second gains nothing."""
     answers = iter([[PUBLIC], ["127.0.0.1"]])
 
     async def scenario() -> None:
@@ -147,7 +147,7 @@ def test_a_name_is_resolved_once_and_that_address_is_dialled(canary: Canary) -> 
 
 
 def test_a_name_that_rebinds_between_redirects_is_refused(canary: Canary) -> None:
-    """Each hop resolves and checks again."""
+    """Each redirect resolves and checks again."""
     answers = iter([[PUBLIC], ["127.0.0.1"]])
 
     async def scenario() -> None:
@@ -163,7 +163,7 @@ def test_a_name_that_rebinds_between_redirects_is_refused(canary: Canary) -> Non
 
 
 def test_nothing_is_sent_to_a_peer_that_is_not_the_address_checked(canary: Canary) -> None:
-    """Whatever lies between us and the network, the last look is at the kernel's own answer."""
+    """The last check is of the peer's address as the kernel knows it."""
     with pytest.raises(UrlError, match=UNFETCHED):
         asyncio.run(
             fetcher(public(timeout_s=0.5), Switchboard(canary.port, honest=True)).fetch("http://public.test/")
@@ -191,7 +191,7 @@ def test_refused_unknown_silent_and_closed_look_alike(canary: Canary) -> None:
 
 
 def test_no_address_is_in_an_error_and_no_query_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    """A caller sees nothing of the inside, an operator's log nothing of a caller's signed URL."""
+    """Errors reveal nothing of the internal network, and logs nothing of a caller's signed URL."""
     caplog.set_level(logging.DEBUG, "server")
     with pytest.raises(UrlError) as caught:
         asyncio.run(fetcher(public()).fetch("http://private.test/picture.png?signature=secret"))
@@ -204,7 +204,7 @@ def test_no_address_is_in_an_error_and_no_query_in_the_log(caplog: pytest.LogCap
 
 
 def test_the_policy_comes_from_the_settings_and_no_setting_opens_loopback() -> None:
-    """An operator's settings all count, and none of them can switch the address check off."""
+    """Every setting for fetching counts, and none of them can switch the address check off."""
     rules = Policy.from_settings(
         Settings(
             fetch_timeout_s=3,
@@ -239,7 +239,7 @@ def test_the_policy_comes_from_the_settings_and_no_setting_opens_loopback() -> N
     ],
 )
 def test_what_the_operator_denies_is_not_dialled(rules: Policy) -> None:
-    """An operator can keep callers off networks of his own, or on hosts of his own."""
+    """An operator can deny networks, hosts and ports of his own."""
     network = Switchboard(0)
     with pytest.raises(UrlError, match=UNFETCHED):
         asyncio.run(fetcher(rules, network).fetch("http://public.test/"))
@@ -257,11 +257,11 @@ def test_hosts_on_the_allow_list_are_fetched_in_any_spelling() -> None:
     asyncio.run(scenario())
 
 
-# ---------------------------------------------------------------- what a good host sees, and what it does not
+# ---------------------------------------------------------------- fetches from a well-behaved host
 
 
 def test_a_picture_is_fetched() -> None:
-    """The happy path, on real sockets."""
+    """A plain fetch works on real sockets."""
 
     async def scenario() -> None:
         async with serve(says(ok())) as port:
@@ -274,7 +274,7 @@ def test_a_picture_is_fetched() -> None:
 
 @pytest.mark.parametrize("content_type", ["image/jpeg", "IMAGE/PNG; q=1", "application/octet-stream", ""])
 def test_pictures_under_any_likely_type_are_fetched(content_type: str) -> None:
-    """Stores that know no types still serve pictures."""
+    """Stores that do not know content types still serve pictures."""
 
     async def scenario() -> None:
         async with serve(says(ok(content_type=content_type))) as port:
@@ -284,7 +284,7 @@ def test_pictures_under_any_likely_type_are_fetched(content_type: str) -> None:
 
 
 def test_a_chunked_body_and_one_that_ends_with_the_connection_are_fetched() -> None:
-    """Both are what ordinary hosts send."""
+    """Ordinary hosts send both kinds of body."""
     chunks = [b"1000\r\n" + b"x" * 4096 + b"\r\n"] * 50 + [b"0\r\n\r\n"]
 
     async def scenario() -> None:
@@ -297,7 +297,7 @@ def test_a_chunked_body_and_one_that_ends_with_the_connection_are_fetched() -> N
 
 
 def test_the_request_says_no_more_than_it_must() -> None:
-    """No cookies, credentials or referrer: nothing of one fetch, or of this machine, reaches a host."""
+    """No cookies, credentials or referrer reach a host."""
     heads: list[str] = []
 
     async def scenario() -> None:
@@ -315,7 +315,7 @@ def test_the_request_says_no_more_than_it_must() -> None:
 
 
 def test_ambient_proxies_are_ignored(canary: Canary, monkeypatch: pytest.MonkeyPatch) -> None:
-    """``HTTP_PROXY`` in an operator's shell would otherwise do the dialling, past every check."""
+    """``HTTP_PROXY`` in an operator's shell would otherwise dial in our place, past every check."""
     for name in ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, f"http://127.0.0.1:{canary.port}")
     monkeypatch.delenv("NO_PROXY", raising=False)
@@ -336,7 +336,7 @@ def test_the_second_address_is_tried_when_the_first_is_dead() -> None:
     asyncio.run(scenario())
 
 
-def test_a_name_with_many_addresses_is_not_a_list_of_hosts_to_knock_at() -> None:
+def test_a_name_with_many_addresses_is_dialled_four_times_at_most() -> None:
     """A caller's own name server cannot turn one request into a hundred connections."""
     network = Switchboard(0)
     many = [f"93.184.215.{i}" for i in range(100)]
@@ -346,7 +346,7 @@ def test_a_name_with_many_addresses_is_not_a_list_of_hosts_to_knock_at() -> None
 
 
 def test_twenty_slow_fetches_do_not_delay_another() -> None:
-    """One caller's dead links are not everybody's."""
+    """One caller's dead links do not delay other callers."""
 
     async def scenario() -> None:
         async with serve(silent) as slow, serve(says(ok())) as fast:
@@ -362,7 +362,7 @@ def test_twenty_slow_fetches_do_not_delay_another() -> None:
 
 
 def test_a_resolver_that_hangs_does_not_delay_another() -> None:
-    """Twenty names whose name server is silent run into their deadline; a twenty-first is found meanwhile."""
+    """Twenty names whose name server is silent reach their deadline; a twenty-first is found meanwhile."""
     release = threading.Event()
 
     def hangs(host: str, port: int) -> Iterable[str]:
@@ -385,7 +385,7 @@ def test_a_resolver_that_hangs_does_not_delay_another() -> None:
         release.set()
 
 
-# ---------------------------------------------------------------- anything at all
+# ---------------------------------------------------------------- random URLs
 
 _PARTS = r"""
 http https HTTP file :// : / // \ @ % [ ] # ? . 。 - _ 0x ::1 [::1] 10.1 80 443 22 PORT 127.0.0.1 localhost
@@ -408,9 +408,9 @@ URLS = st.one_of(
 
 @examples(200)
 @given(url=URLS)
-def test_no_url_whatever_reaches_the_inside_or_breaks_us(url: str) -> None:
-    """Whatever is sent: one of our errors, and nothing dialled that the standard library calls private."""
-    network = Switchboard(0)  # every address is dead, so that the log of dialled ones is all that happens
+def test_no_url_at_all_reaches_the_inside_or_breaks_us(url: str) -> None:
+    """Any text gives one of our errors, and dials nothing that the standard library calls private."""
+    network = Switchboard(0)  # every address is dead; only the log of dialled ones counts
     with pytest.raises(UrlError) as caught:
         asyncio.run(fetcher(public(8080), network).fetch(url.replace("PORT", "8080")))
     assert str(caught.value) in (UNFETCHED, MALFORMED)

@@ -1,4 +1,4 @@
-"""What the one place that opens URLs survives: hosts that misbehave, redirect, or pose as others."""
+"""Hosts of pictures that misbehave, redirect, or pose as others."""
 
 import asyncio
 import gzip
@@ -54,14 +54,14 @@ async def stops_half_way(reader: asyncio.StreamReader, writer: asyncio.StreamWri
     ids=["never answers", "drips headers", "drips a body", "drips chunks", "stops half-way", "drips 100s"],
 )
 def test_the_deadline_is_one_for_the_whole_fetch(handler: Any) -> None:
-    """A byte now and then does not keep a request alive, whatever the client's timeouts per read say."""
+    """A byte now and then does not keep a fetch alive, although it resets timeouts that count per read."""
     begun = time.monotonic()
     assert broken(handler, UrlError, timeout_s=0.2) == UNFETCHED
     assert time.monotonic() - begun < 2
 
 
 def test_redirects_share_the_deadline() -> None:
-    """Three slow hops are not three deadlines."""
+    """Three slow redirects share one deadline."""
 
     async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(0.15)
@@ -82,7 +82,7 @@ def test_a_tls_handshake_that_never_ends_is_hung_up_on() -> None:
 
 
 def test_a_body_announced_too_long_is_not_read() -> None:
-    """``Content-Length: 10 GB`` is over before it begins."""
+    """A ``Content-Length`` of 10 GB is refused before the body is read."""
     head = HEAD + b"Content-Length: 10000000000\r\n\r\n"
     assert "1,000,000 bytes" in broken(pours(head, []), TooLargeError, timeout_s=2)
 
@@ -103,7 +103,7 @@ def test_a_body_without_an_end_is_cut_at_the_cap(chunked: bool) -> None:
 
 
 def test_the_caller_may_lower_the_cap_but_not_raise_it() -> None:
-    """What is left of a request's budget after its first picture bounds the second."""
+    """The rest of a request's budget after its first picture bounds the second."""
 
     async def scenario() -> None:
         async with serve(says(ok())) as port:
@@ -119,14 +119,14 @@ def test_the_caller_may_lower_the_cap_but_not_raise_it() -> None:
 
 
 def test_a_compressed_answer_is_refused_unread() -> None:
-    """10 kB of gzip that would be 10 GB of zeros is never unpacked; we asked for ``identity``."""
+    """10 kB of gzip that would be 10 GB of zeros are never unpacked; we asked for ``identity``."""
     bomb = gzip.compress(bytes(10_000_000))
     for encoding in ("gzip", "br", "deflate, gzip", "GZIP"):
         broken(says(ok(bomb, f"Content-Encoding: {encoding}")), BadGatewayError)
 
 
 def test_a_body_is_handed_over_as_it_came() -> None:
-    """A bomb that hides its encoding is just bytes, which the decoder of pictures then refuses."""
+    """A bomb that hides its encoding stays as it is, and the decoder of pictures refuses it."""
     bomb = gzip.compress(bytes(1_000_000))
 
     async def scenario() -> None:
@@ -150,7 +150,7 @@ def test_a_body_is_handed_over_as_it_came() -> None:
     ids=["10,000", "103", "one huge", "endless", "endless 100s", "tiny chunks", "chunk extensions"],
 )
 def test_an_answer_that_is_mostly_wrapping_is_refused(handler: Any) -> None:
-    """Headers and chunks by the thousand would keep the event loop busy for everybody else."""
+    """Thousands of headers or chunks would keep the event loop busy for every other client."""
     assert "headers" in broken(handler, BadGatewayError)
 
 
@@ -158,18 +158,18 @@ def test_an_answer_that_is_mostly_wrapping_is_refused(handler: Any) -> None:
     "content_type", ["text/html", "TEXT/HTML; charset=utf-8", "application/json", "text/plain", "imagery/png"]
 )
 def test_an_answer_of_another_type_is_the_hosts_fault(content_type: str) -> None:
-    """A login page instead of a picture is named for what it is."""
+    """A login page instead of a picture gets an error that says so."""
     assert "other than a picture" in broken(says(ok(content_type=content_type)), BadGatewayError)
 
 
 @pytest.mark.parametrize("status", ["204 No Content", "206 Partial", "304 Not", "404 No", "500 Oh"])
 def test_an_error_status_is_the_hosts_fault(status: str) -> None:
-    """A caller learns that the host said no, and with which number."""
+    """A caller learns that the host refused, and with which status."""
     assert status[:3] in broken(says(ok(status=status)), BadGatewayError)
 
 
 def test_an_answer_that_breaks_off_is_the_hosts_fault() -> None:
-    """Half a picture is never handed on as a whole one."""
+    """Half a picture is never passed on as a whole one."""
     broken(pours(HEAD + b"Content-Length: 10\r\n\r\n", [b"12345"]), BadGatewayError)
     broken(pours(CHUNKED, [b"5\r\n12345\r\n"]), BadGatewayError)
     broken(pours(CHUNKED, [b"zz\r\n"]), BadGatewayError)
@@ -192,7 +192,7 @@ def test_an_answer_that_breaks_off_is_the_hosts_fault() -> None:
     ids=lambda raw: ascii(raw[-30:]),
 )
 def test_what_is_not_http_could_not_be_fetched(raw: bytes) -> None:
-    """A port that speaks something else looks like one that is closed."""
+    """A port that speaks another protocol looks like a closed one."""
     assert broken(pours(raw, []), UrlError) == UNFETCHED
 
 
@@ -200,18 +200,18 @@ def test_what_is_not_http_could_not_be_fetched(raw: bytes) -> None:
 
 
 def test_redirects_are_not_followed_by_default() -> None:
-    """The caller is told what to do instead, and where the redirect leads is not even looked at."""
+    """The error says what to do instead, and the redirect's target is not even parsed."""
     for location in ("/next", "http://127.0.0.1/", "nonsense:"):
         assert "redirects" in broken(says(redirect(location)), UrlError)
 
 
 def test_a_redirect_is_read_as_strictly_as_a_url() -> None:
-    """The join of two URLs would otherwise drop a tab without a word, and fetch what nobody wrote."""
+    """Joining two URLs would otherwise drop a tab silently, and fetch a URL that the host did not write."""
     assert broken(says(redirect("/b\t.png"), ok()), UrlError, redirects=1) == MALFORMED
 
 
 def test_a_redirect_loop_ends_after_the_allowed_number() -> None:
-    """A host that sends us in circles gets redirects + 1 requests."""
+    """A host that redirects in circles gets redirects + 1 requests."""
     heads: list[str] = []
     assert "redirects" in broken(says(redirect("/a.png"), heads=heads), UrlError, redirects=3)
     assert len(heads) == 4
@@ -221,7 +221,7 @@ def test_a_redirect_loop_ends_after_the_allowed_number() -> None:
     "location", ["/b.png?x=1", "b.png?x=1", "//public.test/b.png?x=1", "http://public.test/b.png?x=1"]
 )
 def test_an_allowed_redirect_is_followed(location: str) -> None:
-    """Where the operator allows it, a picture that has moved is found."""
+    """Where the operator allows redirects, a picture that has moved is found."""
     heads: list[str] = []
 
     async def scenario() -> None:
@@ -237,7 +237,7 @@ def test_an_allowed_redirect_is_followed(location: str) -> None:
 
 
 def certificate(*names: str) -> tuple[ssl.SSLContext, ssl.SSLContext, list[str | None]]:
-    """(server's context, a client's that trusts it, the names that clients asked for)."""
+    """Return the server's context, a client's that trusts it, and the list of names that clients ask for."""
     authority = trustme.CA()
     server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     authority.issue_cert(*names).configure_cert(server)
@@ -281,7 +281,7 @@ def test_a_certificate_for_an_address_is_good_for_that_address() -> None:
 
 @pytest.mark.parametrize("trusted", [True, False])
 def test_a_certificate_of_another_name_or_signer_is_refused(trusted: bool) -> None:
-    """Nobody between us and the host can put another picture in."""
+    """An attacker between us and the host cannot replace the picture."""
     server, client, _ = certificate("elsewhere.test" if trusted else "public.test")
     heads: list[str] = []
 
@@ -296,14 +296,14 @@ def test_a_certificate_of_another_name_or_signer_is_refused(trusted: bool) -> No
 
 
 def test_the_default_checks_certificates() -> None:
-    """An operator who sets nothing gets the system's authorities, and names are compared."""
+    """By default certificates are checked against the system's authorities, names included."""
     context = Fetcher(public())._ssl_context
     assert context.verify_mode is ssl.CERT_REQUIRED
     assert context.check_hostname
 
 
 def test_a_redirect_from_https_to_http_is_refused() -> None:
-    """Who asked for an encrypted fetch never gets a plain one."""
+    """A caller who asks for an encrypted fetch never gets a plain one."""
     server, client, _ = certificate("public.test")
     plain_heads: list[str] = []
 
@@ -320,7 +320,7 @@ def test_a_redirect_from_https_to_http_is_refused() -> None:
     assert plain_heads == []
 
 
-# ---------------------------------------------------------------- anything at all
+# ---------------------------------------------------------------- random answers
 
 _LINES = (
     b"HTTP/1.1_|200|302|100|_OK~|~|Content-Length:_|Location:_|5|-1|Transfer-Encoding:_chunked~"
@@ -341,8 +341,8 @@ ANSWERS = st.one_of(
 
 @examples(150)
 @given(raw=ANSWERS)
-def test_no_answer_whatever_breaks_us(raw: bytes) -> None:
-    """Whatever a host sends: bytes or one of our errors, and nothing from the libraries beneath."""
+def test_no_answer_at_all_breaks_us(raw: bytes) -> None:
+    """Any answer gives bytes or one of our errors, and no exception of the libraries below."""
 
     async def scenario() -> None:
         async with serve(pours(raw, [])) as port:

@@ -1,4 +1,4 @@
-"""Who is let in, and what nobody is told: keys, scopes, the open server, headers, metrics and logs."""
+"""Authentication: keys, scopes, the server without keys, and what headers, metrics and logs may reveal."""
 
 import asyncio
 import json
@@ -37,7 +37,7 @@ BAD = "Unauthorized. API key is invalid or may have expired."
 
 
 def routes_of(app: Any) -> list[tuple[str, str]]:
-    """(method, path) of everything that the application answers, whatever it is nested in."""
+    """Return (method, path) of every route of the application, nested ones included."""
     found = []
     for route in app.routes:
         inner = getattr(route, "original_router", None)
@@ -58,7 +58,7 @@ def filled(path: str) -> str:
 
 
 def test_every_route_but_health_and_the_page_asks_for_a_key(serve: Serve) -> None:
-    """A route that somebody adds tomorrow is tested the day it is added."""
+    """A route that is added tomorrow is tested the day it is added."""
     served = serve()
     served.key()
     routes = routes_of(served.app)
@@ -75,7 +75,7 @@ def test_every_route_but_health_and_the_page_asks_for_a_key(serve: Serve) -> Non
 
 
 def test_every_route_of_the_dialect_is_walked(serve: Serve) -> None:
-    """So that the test above cannot pass by finding nothing."""
+    """The test above must not pass because it found no routes."""
     paths = {path for _, path in routes_of(serve().app)}
     assert {V1, V2, "/v1/requests/{request_id}", "/v2/requests/{request_id}/events", "/metrics"} <= paths
     assert "/v2/requests/{request_id}/images/{number}" in paths
@@ -94,29 +94,29 @@ NO_KEYS = [{}, {"x-api-key": ""}, {"authorization": "Basic abc"}, {"authorizatio
 
 @pytest.fixture(scope="module")
 def locked(tmp_path_factory: pytest.TempPathFactory, picture_host: PictureHost) -> Any:
-    """A server that has keys; every test makes its own."""
+    """Serve with keys; every test creates its own."""
     with server_for(tmp_path_factory.mktemp("locked"), picture_host) as served:
         served.key()
         yield served
 
 
 @pytest.mark.parametrize("headers", WRONG_KEYS, ids=str)
-def test_a_bad_key_is_told_in_the_hosted_words(locked: Served, headers: dict[str, str]) -> None:
-    """Clients show this sentence to people."""
+def test_a_bad_key_is_refused_in_the_hosted_apis_words(locked: Served, headers: dict[str, str]) -> None:
+    """Clients show the hosted API's sentence to their users."""
     raw = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
     response = locked.client.post(V1, json=body(), headers=raw)
     assert (response.status_code, response.json()) == (401, {"error": BAD})
 
 
 @pytest.mark.parametrize("headers", NO_KEYS, ids=str)
-def test_no_key_is_told_in_the_hosted_words(locked: Served, headers: dict[str, str]) -> None:
-    """And this one says where a key belongs."""
+def test_a_missing_key_is_refused_in_the_hosted_apis_words(locked: Served, headers: dict[str, str]) -> None:
+    """The hosted API's sentence says which header a key belongs in."""
     response = locked.client.post(V1, json=body(), headers=headers)
     assert (response.status_code, response.json()) == (401, {"error": MISSING})
 
 
 def test_both_headers_take_the_key(locked: Served) -> None:
-    """The hosted API's own, and the one that everybody else uses."""
+    """A key may come in the hosted API's own header or in the standard one."""
     token = locked.key()
     for headers in (
         {"x-api-key": token},
@@ -127,7 +127,7 @@ def test_both_headers_take_the_key(locked: Served) -> None:
 
 
 def test_one_wrong_letter_opens_nothing(locked: Served) -> None:
-    """Nor does somebody's id with somebody else's secret."""
+    """Neither does one key's id with another key's secret."""
     token, other = locked.key(), locked.key()
     flipped = token[:-1] + ("0" if token[-1] != "0" else "1")
     mixed = "_".join([*token.split("_")[:2], other.split("_")[2]])
@@ -136,7 +136,7 @@ def test_one_wrong_letter_opens_nothing(locked: Served) -> None:
 
 
 def test_a_key_stops_working_when_it_is_revoked_or_expires(locked: Served) -> None:
-    """At once, without a restart."""
+    """A revoked key is refused immediately, without a restart."""
     token = locked.key()
     with locked.calling(key=token) as client:
         assert client.get("/v1/get-user-credits").status_code == 200
@@ -147,7 +147,7 @@ def test_a_key_stops_working_when_it_is_revoked_or_expires(locked: Served) -> No
 
 
 def test_a_key_without_the_models_scope_is_403(locked: Served) -> None:
-    """It is a good key, for something else."""
+    """The key is valid, but for something else."""
     with locked.calling(key=locked.key(scopes=("metrics",))) as client:
         for path in (V1, V2):
             response = client.post(path, json=body())
@@ -157,13 +157,13 @@ def test_a_key_without_the_models_scope_is_403(locked: Served) -> None:
             )
 
 
-def test_nobody_is_read_before_their_key(locked: Served) -> None:
-    """A stranger's 60 MB cost us nothing: the answer comes before the body."""
+def test_no_body_is_read_before_its_key(locked: Served) -> None:
+    """A body of 60 MB without a key costs us nothing: it is refused before it is read."""
     head = ("POST /v1/sdxl-inpaint HTTP/1.1", "Host: 127.0.0.1", "Content-Type: application/json")
     assert answer(locked.raw(*head, "Content-Length: 50000000"))[0] == 401
 
 
-# The open server.
+# The server without keys.
 
 OURS = ["127.0.0.1", "localhost", "LOCALHOST", "127.0.0.1:8000", "[::1]", "[::1]:9", "127.9.9.9"]
 FOREIGN = ["example.com", "evil.localhost.example.com", "10.0.0.1", "localhost.", "a!b.example.com"]
@@ -176,13 +176,13 @@ def asked(served: Served, *headers: str) -> tuple[int, dict[str, str], bytes]:
 
 @pytest.mark.parametrize("host", OURS)
 def test_an_open_server_answers_its_own_machine(served: Served, host: str) -> None:
-    """No key is needed to try it out."""
+    """A user can try the server without creating a key."""
     assert asked(served, f"Host: {host}")[0] == 200
 
 
 @pytest.mark.parametrize("host", FOREIGN)
 def test_an_open_server_refuses_another_hosts_name(served: Served, host: str) -> None:
-    """A page whose name leads to 127.0.0.1 must not paint here, however odd the name."""
+    """A web page whose host name resolves to 127.0.0.1 must not paint here, however odd the name."""
     status, _, data = asked(served, f"Host: {host}")
     assert status == 403
     assert "inpaint keys create" in json.loads(data)["error"]
@@ -193,7 +193,7 @@ ORIGINS = ["https://example.com", "null", "http://localhost.example.com", "http:
 
 @pytest.mark.parametrize("origin", ORIGINS)
 def test_an_open_server_refuses_another_sites_page(served: Served, origin: str) -> None:
-    """A form on any web page can post here from a visitor's browser."""
+    """A form on any web page can send requests here from a visitor's browser."""
     assert asked(served, "Host: 127.0.0.1", f"Origin: {origin}")[0] == 403
     response = served.client.post(
         V1,
@@ -205,18 +205,18 @@ def test_an_open_server_refuses_another_sites_page(served: Served, origin: str) 
 
 
 def test_an_open_server_answers_its_own_pages(served: Served) -> None:
-    """A page that it served itself has its own origin."""
+    """A page that the server itself served sends the server's own origin."""
     assert asked(served, "Host: 127.0.0.1:5", "Origin: http://127.0.0.1:5")[0] == 200
 
 
-def test_health_is_told_under_any_name(served: Served) -> None:
-    """A probe comes by whatever name it was given."""
+def test_health_is_answered_under_any_host_name(served: Served) -> None:
+    """A probe may use any host name."""
     status, _, data = answer(served.raw("GET /livez HTTP/1.1", "Host: pod-7.cluster.local"))
     assert (status, data) == (200, b"ok")
 
 
 def test_the_first_key_locks_the_server_without_a_restart(serve: Serve) -> None:
-    """Whoever makes a key expects it to matter; revoking the last one does not open it again."""
+    """A key that an operator creates is required from then on, also after the last one is revoked."""
     served = serve()
     assert served.client.get("/v1/get-user-credits").status_code == 200
     token = served.key()
@@ -225,15 +225,15 @@ def test_the_first_key_locks_the_server_without_a_restart(serve: Serve) -> None:
     assert served.client.get("/v1/get-user-credits").status_code == 401
 
 
-def test_no_auth_lets_anybody_in(serve: Serve) -> None:
-    """The operator said so, even if keys exist."""
+def test_no_auth_lets_every_client_in(serve: Serve) -> None:
+    """The operator chose so with --no-auth, even if keys exist."""
     served = serve(no_auth=True)
     served.key()
     assert asked(served, "Host: example.com", "Origin: https://example.org")[0] == 200
 
 
 def test_a_site_that_the_operator_names_may_call(serve: Serve) -> None:
-    """CORS is off by default, and a setting."""
+    """CORS is off by default and can be allowed by a setting."""
     served = serve(cors_origins=("https://app.example.com",))
     for origin, status, allowed in (
         ("https://app.example.com", 200, True),
@@ -246,17 +246,17 @@ def test_a_site_that_the_operator_names_may_call(serve: Serve) -> None:
     assert served.client.options(V1, headers=preflight).status_code == 200
 
 
-def test_without_the_setting_no_page_is_told_anything(served: Served) -> None:
-    """No CORS header at all."""
+def test_without_the_setting_there_is_no_cors_header(served: Served) -> None:
+    """The server sends no CORS header at all."""
     response = served.client.get("/livez", headers={"origin": "http://127.0.0.1"})
     assert not [name for name in response.headers if name.startswith("access-control")]
 
 
-# What every answer says, and what is written down.
+# Headers of every answer, metrics and logs.
 
 
 def test_every_answer_keeps_browsers_careful(served: Served) -> None:
-    """Pictures, errors, health and bugs alike."""
+    """Pictures, errors, health checks and internal errors carry the same security headers."""
     assert isinstance(served.engine, FakeEngine)
     paths = ("/livez", "/nothing", "/metrics", "/openapi.json", "/", "/web/nothing.js")
     answers = [served.client.get(path) for path in paths]
@@ -273,7 +273,7 @@ def test_every_answer_keeps_browsers_careful(served: Served) -> None:
 
 
 def test_a_bug_in_the_middle_of_an_answer_cuts_it_off() -> None:
-    """Half a picture followed by an apology would be worse than an error of the connection."""
+    """Half a picture followed by an error's text would be worse than a broken connection."""
 
     async def breaks(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -290,7 +290,7 @@ def test_a_bug_in_the_middle_of_an_answer_cuts_it_off() -> None:
 
 
 def test_a_stored_picture_is_private_and_never_html(served: Served) -> None:
-    """A browser must not guess another type from bytes that a stranger chose."""
+    """A browser must not guess another type for bytes that an unknown client chose."""
     request_id = served.client.post(V2, json=body()).json()["request_id"]
     path = f"/v2/requests/{request_id}"
     eventually(lambda: served.client.get(path).json().get("output"))
@@ -301,7 +301,7 @@ def test_a_stored_picture_is_private_and_never_html(served: Served) -> None:
 
 
 def test_metrics_need_their_scope(locked: Served) -> None:
-    """They tell how much others paint."""
+    """The metrics reveal how much other keys paint."""
     with locked.calling(key=locked.key()) as client:
         assert client.get("/metrics").status_code == 403
     with locked.calling(key=locked.key(scopes=("metrics",))) as client:
@@ -335,7 +335,7 @@ NAMES = [
 
 
 def test_metrics_have_the_names_that_dashboards_use(served: Served) -> None:
-    """Ids are never part of a label: they would fill the memory of whoever scrapes."""
+    """Ids are never part of a label: they would fill the memory of Prometheus."""
     served.client.post(V1, json=body(samples=2))
     served.client.post(V1, json={})
     served.client.get("/somewhere/else")
@@ -348,7 +348,7 @@ def test_metrics_have_the_names_that_dashboards_use(served: Served) -> None:
 
 
 def test_the_description_of_the_api_holds_its_body_and_needs_a_key(served: Served, locked: Served) -> None:
-    """For generators of clients."""
+    """Generators of clients read it."""
     found = served.client.get("/openapi.json").json()
     assert "InpaintBody" in found["components"]["schemas"]
     assert V1 in found["paths"]
@@ -358,7 +358,7 @@ def test_the_description_of_the_api_holds_its_body_and_needs_a_key(served: Serve
 def test_logs_hold_no_key_no_prompt_and_no_url(
     serve: Serve, picture_host: PictureHost, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """They are shipped elsewhere and kept for long; whatever goes wrong, they name the request alone."""
+    """Logs are shipped elsewhere and kept for long; even for a failure they name only the request."""
     served = serve()
     assert isinstance(served.engine, FakeEngine)
     token = served.key()
@@ -386,11 +386,11 @@ def test_logs_hold_no_key_no_prompt_and_no_url(
     own_client = [line for line in everything.splitlines() if "HTTP Request:" in line]  # the test's own
     for line in own_client:
         everything = everything.replace(line, "")
-    for told in ("secret-", secret, output.partition("token=")[2], b64(PHOTO)[:40]):
-        assert told not in everything, told
+    for private in ("secret-", secret, output.partition("token=")[2], b64(PHOTO)[:40]):
+        assert private not in everything, private
 
 
 def test_the_api_process_imports_no_torch() -> None:
-    """It has no GPU, and starts in a second."""
+    """The HTTP process has no GPU and must start in a second."""
     code = "import sys, server.app, server.uvicorn_server, server.start; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

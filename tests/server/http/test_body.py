@@ -1,4 +1,4 @@
-"""Bodies as they arrive: slow, endless, nested, or not what their content type says."""
+"""Request bodies that are slow, endless, nested, or not what their content type says."""
 
 import asyncio
 import json
@@ -40,7 +40,7 @@ CAP = 200_000
 
 @pytest.fixture(scope="module")
 def narrow(tmp_path_factory: pytest.TempPathFactory, picture_host: PictureHost) -> Iterator[Served]:
-    """A server that reads little, and not for long."""
+    """Serve with a small cap on bodies and a short deadline for them."""
     data = tmp_path_factory.mktemp("narrow")
     with server_for(data, picture_host, max_body_bytes=CAP, body_timeout_s=0.3) as served:
         yield served
@@ -50,7 +50,7 @@ def narrow(tmp_path_factory: pytest.TempPathFactory, picture_host: PictureHost) 
 
 
 def test_a_body_that_does_not_arrive_is_400_in_time(narrow: Served) -> None:
-    """And its connection is closed: the rest of it could come for ever, a byte at a time."""
+    """The connection is closed as well, else the rest of the body could arrive a byte at a time for ever."""
     started = time.monotonic()
     connection = narrow.raw(*HEAD, "Content-Length: 1000", send=b'{"image":')
     status, headers, data = answer(connection)
@@ -60,7 +60,7 @@ def test_a_body_that_does_not_arrive_is_400_in_time(narrow: Served) -> None:
 
 
 def test_a_body_that_drips_is_400_in_time(narrow: Served) -> None:
-    """The deadline is one for the whole, not one for each read."""
+    """The deadline is for the whole body, not for each read."""
     connection = narrow.raw(*HEAD, "Content-Length: 100000")
     stop = threading.Event()
 
@@ -78,21 +78,21 @@ def test_a_body_that_drips_is_400_in_time(narrow: Served) -> None:
     dripping.join()
 
 
-def test_a_body_that_breaks_off_disturbs_nobody(narrow: Served) -> None:
-    """The client is gone, and the server as well as before."""
+def test_a_body_that_breaks_off_disturbs_no_other_client(narrow: Served) -> None:
+    """The server answers other clients as before."""
     narrow.raw(*HEAD, "Content-Length: 1000", send=b'{"image":').close()
     assert narrow.client.post(V1, json=body()).status_code == 200
 
 
 def test_a_body_said_to_be_too_large_is_not_waited_for(narrow: Served) -> None:
-    """The answer is there before its first byte."""
+    """The answer comes before the body's first byte."""
     status, _, data = answer(narrow.raw(*HEAD, f"Content-Length: {CAP + 1}"))
     assert status == 413
     assert "at most" in json.loads(data)["error"]
 
 
 def test_a_body_of_unknown_length_is_cut_at_the_cap(narrow: Served) -> None:
-    """Chunks have no length to check, so they are counted."""
+    """Chunked bodies declare no length, so their bytes are counted."""
     sent = 0
 
     def chunks() -> Iterator[bytes]:
@@ -107,7 +107,7 @@ def test_a_body_of_unknown_length_is_cut_at_the_cap(narrow: Served) -> None:
 
 
 def test_a_body_at_the_cap_is_read(narrow: Served) -> None:
-    """Chunked or not."""
+    """A body of exactly the largest size is accepted, chunked or not."""
     padded = json.dumps(body()).encode()
     padded += b" " * (CAP - len(padded))
     headers = {"content-type": "application/json"}
@@ -132,7 +132,7 @@ def test_a_text_field_of_a_form_may_be_as_large_as_the_body(served: Served) -> N
     "text", ['{"a":' * 100_000, "[" * 100_000, '{"image":' + "[" * 5000 + "]" * 5000 + "}"]
 )
 def test_deeply_nested_json_is_400(served: Served, text: str) -> None:
-    """Not a crash of the parser."""
+    """Deep nesting must not crash the parser."""
     response = served.client.post(V1, content=text, headers={"content-type": "application/json"})
     assert response.status_code == 400
     assert response.json()["error"].startswith("body:")
@@ -140,7 +140,7 @@ def test_deeply_nested_json_is_400(served: Served, text: str) -> None:
 
 @pytest.mark.parametrize("unit", ["[],", "{},", '"",', "1,"])
 def test_millions_of_tiny_values_cost_no_memory(unit: str) -> None:
-    """60 MB of empty lists would be 1.3 GB once parsed: they are counted, not parsed."""
+    """60 MB of empty lists would be 1.3 GB once parsed, so they are counted first."""
     text = f'{{"x":[{unit * 2_000_000}0]}}'.encode()
     tracemalloc.start()
     with pytest.raises(RequestError, match="too many values"):
@@ -150,20 +150,20 @@ def test_millions_of_tiny_values_cost_no_memory(unit: str) -> None:
 
 
 def test_a_prompt_full_of_commas_is_text(served: Served) -> None:
-    """What is counted must not be what people write."""
+    """The limit on values must not hit what people write."""
     assert served.client.post(V1, json=body(prompt="a, [b], " * 1000)).status_code == 200
 
 
 @pytest.mark.parametrize("number", ["1" * 5000, "-" + "9" * 400, "1e999999"])
 def test_a_huge_number_is_400(served: Served, number: str) -> None:
-    """Python would take long to read it, or call it infinite."""
+    """Python would take long to parse it, or make it infinite."""
     text = json.dumps(body()).replace('"seed": 7', f'"seed": {number}')
     response = served.client.post(V1, content=text, headers={"content-type": "application/json"})
     assert response.status_code == 400
 
 
 def test_a_huge_wrong_value_is_named_in_a_short_sentence(served: Served) -> None:
-    """Nobody's megabytes are sent back to them."""
+    """An error never sends a caller's megabytes back."""
     for value in ("x" * 5_000_000, list(range(10_000)), {"a": "x" * 100_000}):
         text = served.client.post(V1, json=body(samples=value)).json()["error"]
         assert text.startswith("samples: must be a whole number from 1 to 4, not ")
@@ -173,7 +173,7 @@ def test_a_huge_wrong_value_is_named_in_a_short_sentence(served: Served) -> None
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "utf-8-sig"])
 def test_json_in_another_unicode_encoding_is_read_or_refused(served: Served, encoding: str) -> None:
-    """But never a 500."""
+    """No encoding causes a 500."""
     text = json.dumps(body(prompt="é")).encode(encoding)
     response = served.client.post(V1, content=text, headers={"content-type": "application/json"})
     assert response.status_code in (200, 400)
@@ -206,7 +206,7 @@ BROKEN = [
 
 @pytest.mark.parametrize(("kind", "data"), BROKEN)
 def test_a_broken_form_is_400(served: Served, kind: str, data: bytes) -> None:
-    """In one sentence, like everything else."""
+    """The error is one sentence, like every other."""
     headers = [(b"content-type", kind.encode("latin-1"))]
     response = served.client.post(V1, content=data, headers=headers)
     assert response.status_code == 400
@@ -214,7 +214,7 @@ def test_a_broken_form_is_400(served: Served, kind: str, data: bytes) -> None:
 
 
 def test_a_form_cut_off_in_the_middle_is_no_request(served: Served) -> None:
-    """Half a picture is no picture."""
+    """Half a picture must not be painted."""
     assert isinstance(served.engine, FakeEngine)
     whole = part("prompt", b"x") + part("mask", b64(MASK).encode()) + part("image", b64(PHOTO).encode())
     response = served.client.post(V1, content=whole[:-20], headers={"content-type": FORM})
@@ -223,7 +223,7 @@ def test_a_form_cut_off_in_the_middle_is_no_request(served: Served) -> None:
 
 
 def test_a_form_field_may_be_any_text(served: Served) -> None:
-    """UTF-8, whether or not the form says so; what is not becomes no 500."""
+    """Text is read as UTF-8 whether or not the form declares it; other bytes cause no 500."""
     assert isinstance(served.engine, FakeEngine)
     pictures = part("image", b64(PHOTO).encode()) + part("mask", b64(MASK).encode())
     for kind in (FORM, FORM + "; charset=utf-8", FORM + "; charset=UTF-8"):
@@ -248,7 +248,7 @@ def _request(kind: str) -> Request:
 
 
 def test_a_charset_costs_no_time() -> None:
-    """Python's punycode takes the square of the text's length: 1 MB would hold up everybody for minutes."""
+    """Python's punycode decoder is quadratic: 1 MB would block every client for minutes."""
     data = part("prompt", b"a" * 1_000_000 + b"-" + b"b" * 1_000_000) + b"--b--\r\n"
     started = time.monotonic()
     with pytest.raises(RequestError, match="UTF-8"):
@@ -256,7 +256,7 @@ def test_a_charset_costs_no_time() -> None:
     assert time.monotonic() - started < 5
 
 
-# The digest that tells a retry from a mistake.
+# The digest that distinguishes a retry from a reused idempotency key.
 
 
 def test_a_digest_is_of_what_was_asked_for() -> None:
@@ -276,8 +276,8 @@ def test_a_digest_is_of_what_was_asked_for() -> None:
     assert digest_of({"a": "\ud800"})
 
 
-def test_the_two_forms_of_a_body_serve(serve: Serve) -> None:
-    """A JSON body just above and just below the size that is parsed off the event loop."""
+def test_small_and_large_json_bodies_are_both_served(serve: Serve) -> None:
+    """A JSON body works just below and just above the size that is parsed off the event loop."""
     served = serve()
     for padding in (0, 20_000):
         assert served.client.post(V1, json=body(x="x" * padding)).status_code == 200
