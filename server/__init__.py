@@ -1,1 +1,1 @@
-"""The HTTP server in front of :mod:`inpaint`. Nothing here yet: the engine comes first."""
+"""The HTTP server in front of :mod:`inpaint`: its API, its queue and database, its worker processes."""
