@@ -1,4 +1,4 @@
-"""What a caller wants and what a caller gets: two frozen values and one table of ranges."""
+"""A request, its result, and the ranges of the request's fields."""
 
 import math
 import secrets
@@ -24,7 +24,7 @@ MIN_SIDE, MAX_SIDE, MAX_PIXELS, MAX_ASPECT = 16, 8192, 25_000_000, 16
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """The values a numeric field may take; ``above`` excludes ``low`` itself."""
+    """The values that a numeric field may have; ``above`` excludes ``low`` itself."""
 
     kind: type[int] | type[float]
     low: float
@@ -37,17 +37,21 @@ class Range:
         return f"{what} above {low}, at most {high}" if self.above else f"{what} from {low} to {high}"
 
     def check(self, name: str, value: object) -> None:
-        """Raise a ``RequestError`` naming the field unless ``value`` is of the kind and inside."""
+        """Check a value of the field ``name``.
+
+        Raises:
+            RequestError: the value is of another kind, or out of the range.
+        """
         right_kind = isinstance(value, int) if self.kind is int else isinstance(value, int | float)
         if isinstance(value, bool) or not right_kind or not self._holds(value):  # type: ignore[arg-type]
             raise RequestError(name, f"must be {self}, not {value!r}")
 
     def _holds(self, value: float) -> bool:
-        # NaN is not inside; and a number of 400 digits is no float, but compares like any other.
+        # NaN is outside. An int of 400 digits does not fit into a float, but compares like any other.
         return self.low <= value <= self.high and not (self.above and value == self.low)
 
 
-# The one table of ranges: the command line prints it, the HTTP dialects narrow it.
+# The only table of ranges: the command line prints it, the HTTP dialects narrow it.
 RANGES: Mapping[str, Range] = {
     "samples": Range(int, 1, 64),
     "num_inference_steps": Range(int, 1, 150),
@@ -62,20 +66,49 @@ RANGES: Mapping[str, Range] = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class InpaintRequest:
-    """One picture to repaint where its mask is white.
+    """A picture, a mask of what to repaint in it, and the settings; checked when it is made, then frozen.
 
-    The mask is read as luminance: 128 and above is repainted (with ``soft``, grey from 8 on is strength). It
-    has the size of the picture. Both are turned upright by their own EXIF orientation first.
+    Lengths (``padding``, ``grow``, ``feather``) are in units of 1/1024 of the side of the box that is
+    painted, so that one setting fits a thumbnail and a poster: pixels at SDXL's working size of 1024².
 
-    ``seed=-1`` draws a random one. ``padding``, ``grow`` and ``feather`` are pixels at a 1024-pixel working
-    size and scale with it. ``guidance_interval`` (from, to) are fractions of the steps taken; outside it the
-    UNet sees the prompt alone, which halves a step's cost and changes the picture.
-
-    ``loras`` may be given in any of the notations of :mod:`inpaint.lora.spec`; tags such as
-    ``<lora:style:0.8>`` are taken out of ``prompt`` and added to them.
+    Attributes:
+        image: the picture, in any PIL mode. It is turned upright by its EXIF orientation. Its sides are 16 to
+            8192 pixels, its area is at most 25 megapixels, and its shape at most 16:1.
+        mask: white (luminance 128 to 255) is repainted, black stays; see ``soft`` for grey. It has the size
+            of the picture after both are turned upright.
+        prompt: a description of what to paint inside the mask. ``(word:1.3)`` gives a word more weight. Tags
+            such as ``<lora:style:0.8>`` are taken out and added to ``loras``. 600 tokens are read at most.
+        negative_prompt: a description of what not to paint. None is not the empty text: where the model was
+            trained so, its embedding is zeros.
+        samples: the number of pictures to paint; a whole number from 1 to 64.
+        scheduler: the sampler, a name from ``SCHEDULERS`` in any letter case.
+        num_inference_steps: denoising steps at strength 1, see ``steps_to_run``; a whole number from 1 to
+            150.
+        guidance_scale: how closely the picture follows the prompt (classifier-free guidance, see Ho and
+            Salimans, 2022); a number from 0 to 50. At 1 or below there is no guidance: steps cost half, and
+            ``negative_prompt`` has no effect.
+        seed: of the random numbers. A seed paints the same picture again; the samples' seeds count up from
+            it, and -1 draws one. A whole number from -1 to 999999999999999.
+        strength: how much of the content under the mask is replaced, as the fraction of the steps that is
+            taken; a number above 0, at most 1.
+        area: ``auto`` paints the box around the mask at the model's native size; ``whole`` scales the whole
+            picture to about that size, and loses detail in a large one.
+        padding: context around the mask in the box of ``auto``, in units; a whole number from 0 to 1024.
+        grow: widens the mask on all sides, in units; a whole number from 0 to 256.
+        feather: the width of the blend from the painted part to the picture, outside the grown mask, in
+            units; a whole number from 0 to 256.
+        fill: the content under the mask before painting, which shows through at a strength below 1:
+            ``original`` (the picture's), ``telea`` (the edges' colours continued inwards), ``blur`` (a blur of
+            the surroundings), ``neutral`` (grey) or ``noise`` (pixels of the surroundings, shuffled).
+        color_match: fits the colours of the painted part to the picture around it.
+        soft: reads the mask's grey as strength, from 8 (barely changed) to 255 (repainted).
+        guidance_interval: the fractions of the steps, 0 to 1 and rising, between which guidance is on. A
+            step outside it costs half; the picture changes. Source: Kynkäänniemi et al., 2024.
+        loras: names and scales (-4 to 4) of LoRA files, 8 at most; they may be given in any notation of
+            :mod:`inpaint.lora.spec`.
 
     Raises:
-        RequestError: a field is out of its range (see ``RANGES``), or two fields do not fit together.
+        RequestError: a field is out of its range, or two fields do not fit together.
     """
 
     image: Image.Image
@@ -101,7 +134,7 @@ class InpaintRequest:
     def __post_init__(self) -> None:
         check_settings({name: getattr(self, name) for name in SETTINGS})
         object.__setattr__(self, "scheduler", canonical_name(self.scheduler))
-        # A list where the settings came through JSON.
+        # JSON gives a list.
         begin, end = self.guidance_interval
         object.__setattr__(self, "guidance_interval", (float(begin), float(end)))
         prompt, loras = combine(self.prompt, self.loras)
@@ -111,7 +144,7 @@ class InpaintRequest:
 
     @property
     def steps_to_run(self) -> int:
-        """How many of ``num_inference_steps`` are taken at this ``strength`` (diffusers' rounding)."""
+        """The steps taken at this ``strength``: rounded down, as in diffusers."""
         return int(self.num_inference_steps * self.strength)
 
     @property
@@ -138,11 +171,14 @@ def seeds_from(first: int, samples: int) -> list[int]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class InpaintResult:
-    """The painted pictures, one per sample, in the size of the request's picture.
+    """The painted pictures of one request.
 
-    ``box`` is the (left, top, right, bottom) part that was painted, in pixels of the upright picture.
-    ``warnings`` say what the caller should know, such as a prompt that was cut.
-    ``timings`` are seconds: ``queue_s``, ``encode_s``, ``denoise_s``, ``decode_s``.
+    Attributes:
+        images: one for each sample, in the size of the request's upright picture.
+        seeds: one for each sample.
+        box: the (left, top, right, bottom) part that was painted, in pixels of the upright picture.
+        warnings: sentences for the caller, such as that a prompt was cut.
+        timings: seconds by stage: ``queue_s``, ``encode_s``, ``denoise_s``, ``decode_s``.
     """
 
     images: list[Image.Image]
@@ -152,7 +188,7 @@ class InpaintResult:
     timings: Mapping[str, float] = field(default_factory=dict)
 
 
-# Every field but the two pictures, in the order of the class.
+# All fields except the two pictures, in the order of the class.
 SETTINGS: tuple[str, ...] = tuple(f.name for f in fields(InpaintRequest) if f.name not in ("image", "mask"))
 
 # The only table of defaults: the command line, the HTTP API and the pictures' metadata use it.
@@ -160,10 +196,10 @@ DEFAULTS: Mapping[str, Any] = {f.name: f.default for f in fields(InpaintRequest)
 
 
 def check_settings(settings: Mapping[str, object]) -> None:
-    """Check any of a request's fields other than its pictures, before the pictures are read.
+    """Check some of a request's fields other than its pictures, before the pictures are read.
 
     Raises:
-        RequestError: names the field and what would be right.
+        RequestError: a field has a wrong value.
     """
     for name, value in settings.items():
         _check_setting(name, value)
@@ -196,7 +232,7 @@ def _check_setting(name: str, value: object) -> None:
 def _check_interval(name: str, value: object) -> None:
     ends = value if isinstance(value, tuple | list) else ()
     numbers = [end for end in ends if isinstance(end, int | float) and not isinstance(end, bool)]
-    # NaN fails the comparison, and so does an empty interval: guidance_scale=1 is how to ask for none.
+    # NaN fails the comparison. An empty interval is refused, too: guidance_scale=1 turns guidance off.
     if len(ends) != 2 or len(numbers) != 2 or not 0 <= numbers[0] < numbers[1] <= 1:
         raise RequestError(
             name, f"must be two rising fractions of the steps from 0 to 1, such as 0.2 and 0.8, not {value!r}"
@@ -223,10 +259,10 @@ def _check_pictures(image: object, mask: object) -> None:
 
 
 def check_size(name: str, size: tuple[int, int]) -> None:
-    """Refuse pictures too small, too large or too narrow to paint, from the size alone.
+    """Check a picture's (width, height) in pixels.
 
     Raises:
-        RequestError: names the field, its size and the limit.
+        RequestError: it is too small, too large or too narrow to paint.
     """
     width, height = size
     if min(size) < MIN_SIDE or max(size) > MAX_SIDE:
@@ -240,7 +276,7 @@ def check_size(name: str, size: tuple[int, int]) -> None:
 
 
 def orientation(image: Image.Image) -> int:
-    """The picture's EXIF orientation, 1 to 8; 1 where it has none or its EXIF is broken."""
+    """Return the picture's EXIF orientation, 1 to 8; 1 if it has none or its EXIF is broken."""
     try:
         value = image.getexif().get(EXIF_ORIENTATION, 1)
     except (OSError, ValueError, SyntaxError, KeyError, TypeError, OverflowError, struct.error):
@@ -249,6 +285,6 @@ def orientation(image: Image.Image) -> int:
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
-    """(width, height) after the picture's EXIF orientation is applied."""
+    """Return (width, height) after the picture's EXIF orientation is applied."""
     width, height = image.size
     return (height, width) if orientation(image) in (5, 6, 7, 8) else (width, height)

@@ -1,7 +1,9 @@
 """A request is checked once, completely, and says what would be right."""
 
 from collections.abc import Callable
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, fields
+from inspect import getdoc
+from itertools import takewhile
 
 import pytest
 from PIL import Image
@@ -57,6 +59,16 @@ def test_a_bad_value_is_named_with_what_would_be_right(
         request_for(**{field: value})
     assert caught.value.field == field
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize("field", [field.name for field in fields(InpaintRequest)])
+def test_every_field_is_documented_with_its_range(field: str) -> None:
+    """The numbers in the docstring are a copy of the table's, for readers."""
+    lines = (getdoc(InpaintRequest) or "").partition("Attributes:")[2].partition("Raises:")[0].splitlines()
+    (start,) = [n for n, line in enumerate(lines) if line.startswith(f"    {field}: ")]
+    more = [line.strip() for line in takewhile(lambda line: line.startswith(" " * 8), lines[start + 1 :])]
+    entry = " ".join([lines[start].strip(), *more])
+    assert str(RANGES.get(field, "")).casefold() in entry.casefold()
 
 
 @pytest.mark.parametrize("field", RANGES)
