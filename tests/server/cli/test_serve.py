@@ -59,8 +59,8 @@ def test_the_greeting_says_where_what_and_who_and_its_curl_line_works(tmp_path: 
     """From nothing to a painted picture by pasting one line; meanwhile probes are told the truth."""
     with ServerProcess(cli(data, "--device", "cpu"), cwd=tmp_path) as server:
         assert re.fullmatch(r"http://127\.0\.0\.1:\d+", server.url)
-        assert server.engines.client.get("/livez").text == "ok"
-        refused = server.engines.client.post(V1, json=body())
+        assert server.client.get("/livez").text == "ok"
+        refused = server.client.post(V1, json=body())
         assert (server.ready(), refused.status_code) == (False, 503), "the model is being loaded"
         assert int(refused.headers["retry-after"]) >= 1
         server.wait_ready()
@@ -110,7 +110,7 @@ def test_open_without_a_browser_says_the_url(data: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("PATH", "/nowhere")
     with ServerProcess(cli(data, "--open", "--device", "cpu")) as server:
         eventually(lambda: f"no browser could be started; open {server.url} in one" in server.said)
-        assert server.engines.client.get("/livez").status_code == 200
+        assert server.client.get("/livez").status_code == 200
 
 
 def test_other_machines_are_let_in_with_a_key_or_when_told_aloud(data: Path) -> None:
@@ -120,12 +120,12 @@ def test_other_machines_are_let_in_with_a_key_or_when_told_aloud(data: Path) -> 
     with ServerProcess(program(data, host="0.0.0.0")) as server:
         assert "every request needs a key" in (server.url and server.said)
         server.wait_ready()
-        assert server.engines.client.post(V1, json=body()).status_code == 401
-        assert server.engines.client.post(V1, json=body(), headers={"x-api-key": token}).status_code == 200
+        assert server.client.post(V1, json=body()).status_code == 401
+        assert server.client.post(V1, json=body(), headers={"x-api-key": token}).status_code == 200
     with ServerProcess(program(data.with_name("open"), host="0.0.0.0", no_auth=True)) as server:
         assert "NO KEY IS NEEDED, and other machines can reach it" in (server.url and server.said)
         server.wait_ready()
-        assert server.engines.client.post(V1, json=body()).status_code == 200
+        assert server.client.post(V1, json=body()).status_code == 200
 
 
 # What it refuses.
@@ -253,19 +253,17 @@ def test_sigterm_finishes_what_runs_and_keeps_what_waits(data: Path) -> None:
     """A restart for an update: nobody's request is lost, and none is painted twice."""
     with ServerProcess(program(data), max_rows=1) as server, callers() as call:
         server.wait_ready()
-        under_way = call(server.engines.client.post, V1, json=body(**SLOW))
+        under_way = call(server.client.post, V1, json=body(**SLOW))
         running(server)
         # One worker of one row: two are handed over and wait behind it, the third waits for its turn.
-        ids = [
-            server.engines.client.post(V2, json=body(prompt=f"v2-{i}")).json()["request_id"] for i in range(3)
-        ]
+        ids = [server.client.post(V2, json=body(prompt=f"v2-{i}")).json()["request_id"] for i in range(3)]
         eventually(lambda: server.gauge("inpaint_waiting") == 2)
         server.signal(signal.SIGTERM)
         eventually(lambda: not server.ready())
-        told = server.engines.client.post(V1, json=body())
+        told = server.client.post(V1, json=body())
         assert told.status_code == 503
         assert int(told.headers["retry-after"]) >= 1
-        assert server.engines.client.get("/livez").status_code == 200
+        assert server.client.get("/livez").status_code == 200
         assert not under_way.done()
         assert opened(under_way.result().content).format == "JPEG"
         assert server.exit_code() == 0
@@ -273,7 +271,7 @@ def test_sigterm_finishes_what_runs_and_keeps_what_waits(data: Path) -> None:
     with ServerProcess(program(data), max_rows=1) as server:
         url = f"/v2/requests/{ids[2]}/status"
         eventually(lambda: server.wait_ready().client.get(url).json()["status"] == "COMPLETED")
-        assert server.engines.client.get(f"/v2/requests/{ids[2]}").json()["images"]
+        assert server.client.get(f"/v2/requests/{ids[2]}").json()["images"]
     calls = (data / "calls").read_text().splitlines()
     assert [(record(data, i).state, record(data, i).attempts) for i in ids] == [("COMPLETED", 1)] * 3
     assert [calls.count(f"v2-{i}") for i in range(3)] == [18] * 3, "each step once"
@@ -284,10 +282,10 @@ def test_a_drain_that_runs_out_of_time_answers_all_the_same(data: Path) -> None:
     with accounts(data) as books:
         key_id, token = books.key(1.0)
     with ServerProcess(program(data), drain_s=0.1, metering=True) as server, callers() as call:
-        server.engines.client.headers["x-api-key"] = token
+        server.client.headers["x-api-key"] = token
         server.wait_ready()
-        request_id = server.engines.client.post(V2, json=body(**SLOW)).json()["request_id"]
-        under_way = call(server.engines.client.post, V1, json=body(**SLOW))
+        request_id = server.client.post(V2, json=body(**SLOW)).json()["request_id"]
+        under_way = call(server.client.post, V1, json=body(**SLOW))
         eventually(lambda: server.gauge("inpaint_running", token) == 2)
         server.signal(signal.SIGTERM)
         assert under_way.result().status_code == 503
@@ -309,7 +307,7 @@ def test_ctrl_c_drains(data: Path) -> None:
     """To the whole group, as a terminal does: the worker goes on painting until the server lets it go."""
     with ServerProcess(program(data)) as server, callers() as call:
         server.wait_ready()
-        under_way = call(server.engines.client.post, V1, json=body(**SLOW))
+        under_way = call(server.client.post, V1, json=body(**SLOW))
         running(server)
         server.ctrl_c()
         eventually(lambda: not server.ready())
@@ -322,9 +320,9 @@ def test_a_second_ctrl_c_does_not_wait(data: Path) -> None:
     with accounts(data) as books:
         key_id, token = books.key(1.0)
     with ServerProcess(program(data), metering=True) as server, callers() as call:
-        server.engines.client.headers["x-api-key"] = token
+        server.client.headers["x-api-key"] = token
         server.wait_ready()
-        under_way = call(server.engines.client.post, V1, json=body(**SLOW))
+        under_way = call(server.client.post, V1, json=body(**SLOW))
         eventually(lambda: server.gauge("inpaint_running", token) == 1)
         server.ctrl_c()
         eventually(lambda: not server.ready())
@@ -340,7 +338,7 @@ def test_a_second_ctrl_c_does_not_wait(data: Path) -> None:
 def test_sigterm_while_the_model_loads_ends_it_too(data: Path) -> None:
     """An update that is taken back at once; nothing half-started is left."""
     with ServerProcess(cli(data, "--device", "cpu")) as server:
-        assert server.engines.client.get("/livez").status_code == 200
+        assert server.client.get("/livez").status_code == 200
         assert server.workers()
         server.signal(signal.SIGTERM)
         assert server.exit_code() == 0
