@@ -21,7 +21,7 @@ _EXIT_CODES: tuple[tuple[type[InpaintError], int], ...] = (
 
 
 def exit_code(error: InpaintError) -> int:
-    """The documented exit code of an error; 1 for what has no code of its own."""
+    """Return the documented exit code of an error; 1 if it has none of its own."""
     return next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), 1)
 
 
@@ -34,11 +34,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except InpaintError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(exit_code(error))
-    except SystemExit as ended:  # typer's answer to Ctrl-C is this code and no word
+    except SystemExit as ended:  # typer answers Ctrl-C with this code and prints nothing
         if ended.code == INTERRUPTED:
             sys.stderr.write("interrupted\n")
         raise
-    except BrokenPipeError:  # `inpaint … | head` is no error; keep Python from complaining at its exit
+    except BrokenPipeError:  # `inpaint … | head` is not an error; keep Python from complaining at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as bug:

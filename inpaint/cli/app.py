@@ -1,4 +1,4 @@
-"""The commands, and what they share: one console for people on stderr, JSON on stdout."""
+"""The root of the command line: registers every command, and holds the short ones."""
 
 import json
 from pathlib import Path

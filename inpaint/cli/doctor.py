@@ -1,4 +1,4 @@
-"""What ``inpaint doctor`` looks at."""
+"""The checks of ``inpaint doctor``."""
 
 import platform
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Everything worth knowing before the first picture, most basic first."""
+    """Return the findings about this machine that matter before the first picture, most basic first."""
     versions = [f"{name} {metadata.version(name)}" for name in _LIBRARIES]
     return [
         Finding("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),

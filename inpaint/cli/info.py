@@ -1,4 +1,4 @@
-"""What ``inpaint info`` says about a picture."""
+"""The facts about a picture file that ``inpaint info`` prints."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -8,7 +8,9 @@ from inpaint.images.metadata import read
 
 
 def describe(path: Path) -> dict[str, object]:
-    """Facts about a picture file, upright, in the words of the command line; ``made`` says how, if it does.
+    """Return the facts about a picture file by name; ``made`` is how it was painted, None if it is unknown.
+
+    Width and height are those of the picture turned upright by its EXIF orientation.
 
     Raises:
         RequestError: missing, damaged, too large, or not a picture.
@@ -31,7 +33,7 @@ def describe(path: Path) -> dict[str, object]:
 
 
 def lines(facts: dict[str, object]) -> list[str]:
-    """The facts for people, one a line; a prompt of several lines is indented under its name."""
+    """Return the facts as text, one per line; a prompt of several lines is indented below its name."""
     rows = {name: value for name, value in facts.items() if name != "made"}
     made = facts["made"]
     if isinstance(made, dict):
@@ -52,5 +54,5 @@ def _maker(made: dict[str, object]) -> str:
 def _shown(value: object) -> str:
     if isinstance(value, tuple | list):
         return ", ".join(map(str, value))
-    # A terminal takes control characters for commands, and the file may be a stranger's.
+    # A terminal obeys control characters, and the file may come from a stranger.
     return "".join(c if c.isprintable() or c == "\n" else "?" for c in str(value))

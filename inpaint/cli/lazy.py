@@ -1,4 +1,4 @@
-"""The server's commands in the engine's command line: named as strings, imported when they are called.
+"""The server's commands in the engine's command line: named as strings and imported when called.
 
 Nothing in ``inpaint`` imports ``server``, and ``inpaint --help`` loads none of it.
 """
@@ -16,7 +16,7 @@ _EXTRA = "the HTTP server is not installed; install it with: pip install 'sdxl-i
 
 
 class LazyCommand(NamedTuple):
-    """A command of another package: where it is, and its line in ``inpaint --help``."""
+    """A command of another package: its import path, and its line in ``inpaint --help``."""
 
     target: str  # "module:attribute"; the attribute is a function or a typer.Typer
     help: str
@@ -36,7 +36,7 @@ _ORDER = ("run", "serve", "top", "models", "loras", "keys", "credits", "schedule
 
 
 class LazyGroup(TyperGroup):
-    """The top-level command group, which also knows ``SERVER_COMMANDS``."""
+    """The top-level command group, with ``SERVER_COMMANDS`` among its commands."""
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)

@@ -1,4 +1,4 @@
-"""``inpaint loras``: list what requests can name, accept a file that was replaced, hash files again."""
+"""``inpaint loras``: list, pin and verify LoRA files."""
 
 import json
 from pathlib import Path

@@ -1,7 +1,7 @@
 """``inpaint models``: list, fetch, verify, import, merge, remove and export checksums.
 
-Human text goes to stderr, data to stdout. Errors are raised, not caught: ``inpaint.cli`` turns them into one
-sentence and an exit code.
+Text for people goes to stderr, data to stdout. Errors are raised, not caught: ``inpaint.cli`` turns them into
+one sentence and an exit code.
 """
 
 import json
@@ -32,7 +32,7 @@ def _new_name(default: str) -> typer.models.OptionInfo:
 
 
 class _Vae(Enum):
-    """Whose VAE a merged model has."""
+    """The model that a merged model has its VAE from."""
 
     inpaint = "inpaint"
     style = "style"
@@ -176,12 +176,12 @@ def _entry(name: str, root: Path) -> weights.Entry:
 
 
 def _checkpoint(model: str, root: Path, *, whole: bool = True) -> weights.Checkpoint:
-    """The checkpoint that a name or a path stands for."""
+    """Return the checkpoint that a name or a path stands for."""
     return demo_checkpoint() if model == "demo" else weights.resolve(model, root, whole=whole)
 
 
 def _say_needs_configs(name: str, root: Path) -> None:
-    """A single file paints with SDXL's configurations beside it, which are fetched once."""
+    """Print how to fetch SDXL's configurations, once, if the model is a single file and needs them."""
     if weights.resolve(name, root).kind == "folder":
         return
     try:
@@ -213,7 +213,7 @@ def _gigabytes(size_bytes: int) -> str:
 
 @contextmanager
 def _progress_bar(verb: str, *, transfer: bool = False) -> Iterator[weights.Progress]:
-    """A bar on a terminal; elsewhere one line a file, so that a log shows where it was."""
+    """Show a bar on a terminal; elsewhere print one line per file, so that a log shows how far it came."""
     if not sys.stderr.isatty():
         seen: set[str] = set()
 

@@ -1,7 +1,7 @@
-"""``inpaint keys`` and ``inpaint credits``: who may use the server, and how much.
+"""``inpaint keys`` and ``inpaint credits``: the API keys of the server, and their credits.
 
-Both hand over to ``server`` and work on its database, also while it runs. A new key goes to stdout, so that
-``KEY=$(inpaint keys create)`` holds nothing else; words for people go to stderr.
+Both work on the server's database, also while it runs. A new key goes to stdout, so that
+``KEY=$(inpaint keys create)`` holds nothing else; text for people goes to stderr.
 """
 
 import json
@@ -162,10 +162,10 @@ def _database(data: Path | None) -> "Iterator[Database]":
     given: dict[str, Any] = {} if data is None else {"data": data}
     try:
         settings = Settings(**given)
-    except ValidationError as error:  # of an INPAINT_ variable
+    except ValidationError as error:  # an INPAINT_ variable is wrong
         first = error.errors()[0]
         raise RequestError(f"INPAINT_{first['loc'][0]}".upper(), first["msg"]) from None
-    except SettingsError as error:  # of one with several values
+    except SettingsError as error:  # one with several values is not JSON
         name = str(error).split('"')[1].upper()
         raise RequestError(f"INPAINT_{name}", 'must be a JSON list such as ["a", "b"] or [80, 443]') from None
     with Database(settings.database) as database:

@@ -1,4 +1,4 @@
-"""``inpaint serve``: passes its flags on to the ``server`` package, which only this command needs."""
+"""``inpaint serve``: passes its flags on to the ``server`` package."""
 
 from pathlib import Path
 from typing import Annotated
@@ -60,11 +60,13 @@ def serve(
 
     Flags other than --cluster and --open can also be set as variables: INPAINT_PORT for --port, and so on.
     """
+    from inpaint.cli.run.settings import is_typed
+
     # Only flags that were typed: a default must not win over its INPAINT_ variable.
     typed = {
         name: value
         for name, value in context.params.items()
-        if name not in ("cluster", "browse") and _is_typed(context, name)
+        if name not in ("cluster", "browse") and is_typed(context, name)
     }
     try:
         from server.start import start
@@ -78,9 +80,3 @@ def serve(
     except ImportError as error:
         raise OutputError(f"{_CLUSTER_EXTRA} ({error.name} is missing)") from error
     start_on_cluster(typed, cluster)
-
-
-def _is_typed(context: typer.Context, name: str) -> bool:
-    """Return whether the option was given on the command line."""
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"

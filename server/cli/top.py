@@ -1,4 +1,4 @@
-"""``inpaint top``: what a running server does, as text that keeps itself up to date."""
+"""``inpaint top``: the figures of a running server, updated on a terminal or printed as JSON lines."""
 
 import json
 import sys
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     import httpx2
     from rich.console import RenderableType
 
-_WINDOW_S = 30.0  # over which rates are taken: requests take seconds, and one second has none or one
-_PATIENCE_S = 5.0
+_WINDOW_S = 30.0  # rates are averages over this: requests take seconds, so one second has none or one
+_TIMEOUT_S = 5.0
 _WANTED = "must be a server's address such as http://127.0.0.1:8000, not"
 
 
@@ -46,31 +46,31 @@ def top(
     Rates are averages over the last 30 seconds. Press Ctrl-C to quit.
     """
     with Server(url, key) as server:
-        looks = server.looks(interval, patient=not once)
+        updates = server.updates(interval, keep_going=not once)
         if once:
-            _print(server.url, next(looks), as_json=as_json)
+            _print(server.url, next(updates), as_json=as_json)
             return
-        with suppress(KeyboardInterrupt):  # the way to end it, so no failure
-            _follow(server.url, looks, as_json=as_json)
+        with suppress(KeyboardInterrupt):  # the way to end it, not a failure
+            _follow(server.url, updates, as_json=as_json)
 
 
 class Server:
-    """The server that is watched."""
+    """A client of the server that is watched."""
 
     def __init__(self, url: str, key: str | None) -> None:
-        """Connect to nothing yet.
+        """Prepare a client; it connects at the first reading.
 
         Raises:
-            RequestError: that is no URL.
+            RequestError: ``url`` is not a URL.
         """
         import httpx2
 
         self.url = (url if "://" in url else f"http://{url}").rstrip("/")
         headers = {"x-api-key": key} if key else {}
         try:
-            # No proxy of the environment's: it would be asked for 127.0.0.1 as well, and told the key.
+            # No proxy from the environment: it would be asked for 127.0.0.1 as well, and would see the key.
             self._client = httpx2.Client(
-                base_url=self.url, headers=headers, timeout=_PATIENCE_S, trust_env=False
+                base_url=self.url, headers=headers, timeout=_TIMEOUT_S, trust_env=False
             )
         except httpx2.InvalidURL as error:
             raise RequestError("--url", f"{_WANTED} {url!r}") from error
@@ -82,21 +82,23 @@ class Server:
     def __exit__(self, *_: object) -> None:
         self._client.close()
 
-    def looks(self, interval: float, *, patient: bool) -> "Iterator[Figures | InpaintError]":
-        """What is seen after each interval; of a patient look, also why nothing is seen for now.
+    def updates(self, interval: float, *, keep_going: bool) -> "Iterator[Figures | InpaintError]":
+        """Yield the figures after each interval of seconds.
+
+        With ``keep_going``, yield the error of a failed reading and try again, unless the key was refused.
 
         Raises:
-            InpaintError: the server cannot be watched.
+            InpaintError: the server cannot be read.
         """
         scrapes = deque([self.scrape()])
         while True:
             time.sleep(interval)
             try:
                 scrapes.append(self.scrape())
-            except RequestError:  # a key was revoked
+            except RequestError:  # the key was revoked
                 raise
             except InpaintError as error:
-                if not patient:
+                if not keep_going:
                     raise
                 yield error
                 continue
@@ -105,16 +107,16 @@ class Server:
             yield figures(scrapes[-1], scrapes[0])
 
     def scrape(self) -> Scrape:
-        """One reading.
+        """Take one reading.
 
         Raises:
-            RequestError: a key is needed, or another one.
-            InpaintError: no server, or another kind of server, answers there.
+            RequestError: a key is needed, or another key.
+            InpaintError: no server, or another kind of server, answers at the URL.
         """
         probe = self._get("/readyz")
         answer = self._get("/metrics")
         if answer.status_code in (401, 403):
-            raise self._locked_out(answer)
+            raise self._key_error(answer)
         if answer.status_code >= 500:
             raise InpaintError(f"{self.url} answers {answer.status_code}: {_said(answer)}")
         series = parse(answer.text) if answer.status_code == 200 else {}
@@ -130,12 +132,12 @@ class Server:
         except httpx2.UnsupportedProtocol as error:
             raise RequestError("--url", f"{_WANTED} {self.url!r}") from error
         except httpx2.TimeoutException as error:
-            raise InpaintError(f"{self.url} does not answer within {_PATIENCE_S:g} s") from error
+            raise InpaintError(f"{self.url} does not answer within {_TIMEOUT_S:g} s") from error
         except httpx2.HTTPError as error:
             reason = str(error).rpartition("] ")[2] or type(error).__name__
             raise InpaintError(f"no server answers at {self.url} ({reason}); is it running?") from error
 
-    def _locked_out(self, answer: "httpx2.Response") -> RequestError:
+    def _key_error(self, answer: "httpx2.Response") -> RequestError:
         make = "make one with: inpaint keys create --scope metrics"
         if not self._has_key and answer.status_code == 401:
             return RequestError("--key", f"this server needs a key, here or in INPAINT_KEY; {make}")
@@ -147,15 +149,15 @@ class Server:
 
 
 def _said(answer: "httpx2.Response") -> str:
-    """The server's own sentence, where there is one."""
+    """Return the error that the server's answer holds, or else the status in words."""
     with suppress(ValueError, KeyError, TypeError):
         return str(answer.json()["error"])
     return answer.reason_phrase.lower()
 
 
-def _follow(url: str, looks: "Iterator[Figures | InpaintError]", *, as_json: bool) -> None:
+def _follow(url: str, updates: "Iterator[Figures | InpaintError]", *, as_json: bool) -> None:
     if as_json or not sys.stdout.isatty():
-        for seen in looks:
+        for seen in updates:
             _print(url, seen, as_json=as_json)
         return
     from rich.live import Live
@@ -164,14 +166,14 @@ def _follow(url: str, looks: "Iterator[Figures | InpaintError]", *, as_json: boo
 
     first: RenderableType = f"connecting to {url} …"
     with Live(first, screen=True, auto_refresh=False) as live:
-        for seen in looks:
+        for seen in updates:
             live.update(view(url, seen), refresh=True)
 
 
 def _print(url: str, seen: "Figures | InpaintError", *, as_json: bool) -> None:
     if as_json:
-        told = {"url": url} | ({"error": str(seen)} if isinstance(seen, InpaintError) else asdict(seen))
-        typer.echo(json.dumps(told))
+        line = {"url": url} | ({"error": str(seen)} if isinstance(seen, InpaintError) else asdict(seen))
+        typer.echo(json.dumps(line))
         return
     from rich.console import Console
 

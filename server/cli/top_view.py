@@ -1,4 +1,4 @@
-"""How ``inpaint top`` shows a server on a terminal, wide or narrow."""
+"""The view of ``inpaint top`` on a terminal, wide or narrow."""
 
 from collections.abc import Sequence
 
@@ -10,11 +10,11 @@ from rich.text import Text
 from inpaint.errors import InpaintError
 from server.cli.scrape import Figures
 
-_ROUTES = 8  # shown at most, the busiest
+_MAX_ROUTES = 8  # the busiest ones
 
 
 def view(url: str, seen: Figures | InpaintError) -> RenderableType:
-    """All of it, or why there is nothing to show at the moment."""
+    """Return the whole view, or the reason why there is nothing to show at the moment."""
     if isinstance(seen, InpaintError):
         return Group(_heading(url, "no answer", "bold red"), Text(str(seen)))
     first, _, rest = seen.state.partition(":")
@@ -36,16 +36,16 @@ def _now(seen: Figures) -> RenderableType:
         _cell("pictures/s", _rate(seen.pictures_per_s)),
         _cell("steps/s", _rate(seen.steps_per_s)),
         _cell("samples a call", "–" if seen.rows_a_call is None else f"{seen.rows_a_call:.1f}"),
-        _cell("out of memory", str(seen.out_of_memory), alarming=seen.out_of_memory > 0),
-        _cell("restarts", str(seen.restarts), alarming=seen.restarts > 0),
+        _cell("out of memory", str(seen.out_of_memory), alert=seen.out_of_memory > 0),
+        _cell("restarts", str(seen.restarts), alert=seen.restarts > 0),
     ]
     if seen.keys_adrift:
-        cells.append(_cell("wrong balances", str(seen.keys_adrift), alarming=True))
+        cells.append(_cell("wrong balances", str(seen.keys_adrift), alert=True))
     return Columns(cells, padding=(0, 3), equal=True)
 
 
-def _cell(label: str, value: str, *, alarming: bool = False) -> Text:
-    return Text.assemble((f"{value:>7}", "bold red" if alarming else "bold"), " ", (label, "dim"))
+def _cell(label: str, value: str, *, alert: bool = False) -> Text:
+    return Text.assemble((f"{value:>7}", "bold red" if alert else "bold"), " ", (label, "dim"))
 
 
 def _requests(seen: Figures) -> Sequence[RenderableType]:
@@ -59,7 +59,7 @@ def _requests(seen: Figures) -> Sequence[RenderableType]:
     table.add_column("route", overflow="fold")
     for title in ("/s", "p50", "p95"):
         table.add_column(title, justify="right", no_wrap=True, min_width=6)
-    busiest = sorted(seen.routes.items(), key=lambda item: -item[1].per_s)[:_ROUTES]
+    busiest = sorted(seen.routes.items(), key=lambda item: -item[1].per_s)[:_MAX_ROUTES]
     for name, route in busiest:
         table.add_row(name, _rate(route.per_s), _seconds(route.p50_s), _seconds(route.p95_s))
     return [statuses, Text(), table]

@@ -1,1 +1,1 @@
-"""``inpaint run``: which pictures to paint, in what order, and what is written."""
+"""``inpaint run``: its options, the pictures to paint, and the files that it writes."""

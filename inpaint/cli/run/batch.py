@@ -1,4 +1,4 @@
-"""What ``inpaint run`` does: check its report and claims, then paint or rehearse every task."""
+"""The work of ``inpaint run``: check the report and the outputs, then paint or plan every task."""
 
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -36,11 +36,11 @@ class Batch:
     as_json: bool
 
     def dry_run(self) -> None:
-        """Check everything and say what would be painted, without loading a model or writing a file.
+        """Check everything and print what would be painted, without loading a model or writing a file.
 
         Raises:
             InpaintError: the only picture is at fault.
-            typer.Exit: with code 3 where some of several pictures would fail.
+            typer.Exit: with code 3 if some of several pictures would fail.
         """
         preparer = self._preparer()
         results = Results(Progress(len(self.tasks), None), None, alone=self.alone, as_json=self.as_json)
@@ -61,7 +61,7 @@ class Batch:
 
         Raises:
             InpaintError: the model, the report or the only picture is at fault.
-            typer.Exit: with code 3 where some of several pictures failed.
+            typer.Exit: with code 3 if some of several pictures failed.
         """
         preparer = self._preparer()
         with ExitStack() as stack:
@@ -82,7 +82,11 @@ class Batch:
         _leave(results)
 
     def _preparer(self) -> Preparer:
-        """Raises a ``RequestError`` where the report would replace something."""
+        """Return the preparer of this run's tasks.
+
+        Raises:
+            RequestError: the report would replace another file.
+        """
         inputs = [path for task in self.tasks if isinstance(task, Task) for path in task.reads()]
         reported = read_report(self.report) if self.report else {}
         if self.report and self.report.exists() and not (self.resume or self.overwrite):
@@ -96,5 +100,6 @@ class Batch:
 
 
 def _leave(results: Results) -> None:
+    """Exit with code 3 if a picture failed."""
     if results.failed_count:
         raise typer.Exit(SOME_FAILED)

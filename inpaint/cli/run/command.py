@@ -1,4 +1,4 @@
-"""``inpaint run``: its options and their defaults; what they mean is in ``options``, the work in ``work``."""
+"""``inpaint run``: its options and their defaults; their help is in ``options``, the work in ``batch``."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -104,10 +104,10 @@ def run(
 def _tasks(
     images: list[str], jobs: Path | None, task_settings: "TaskSettings", *, recursive: bool, by_null: bool
 ) -> "list[Task | Refused]":
-    """What the arguments or the jobs file ask for.
+    """Return the tasks that the arguments or the jobs file ask for.
 
     Raises:
-        RequestError: both, neither, or no prompt; a setting is wrong; no picture was found.
+        RequestError: both are given, or neither; there is no prompt; a setting is wrong; no picture is found.
     """
     from inpaint.cli.run.inputs import Inputs
     from inpaint.cli.run.progress import note
@@ -123,8 +123,8 @@ def _tasks(
     if task_settings.request["prompt"] is None:
         raise RequestError("prompt", "say what to paint, with -p TEXT")
     check_settings(task_settings.request)
-    besides = [home for home in (task_settings.mask.home, task_settings.output.home) if home]
-    inputs = Inputs.named_by(images, recursive=recursive, by_null=by_null, besides=besides)
+    excluded = [home for home in (task_settings.mask.home, task_settings.output.home) if home]
+    inputs = Inputs.named_by(images, recursive=recursive, by_null=by_null, excluded=excluded)
     if inputs.left_out:
         note(f"skipped {inputs.left_out} of the files found, as masks or earlier results")
     return tasks_of(inputs.found, task_settings)

@@ -1,4 +1,4 @@
-"""Which model a run paints with, and on what; the model is loaded once, when the first picture needs it."""
+"""The model and the device of a run; the model is loaded once, when the first picture needs it."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """Which model, where, and how."""
+    """The options that say which model paints, on which device and how."""
 
     model: str
     device: str
@@ -28,11 +28,11 @@ class EngineOptions:
     precision: str
     without: tuple[str, ...]
     few_step_lora: Path | None
-    loras: Path | None  # the folder
+    loras: Path | None  # the folder of LoRA files
 
     def load(self) -> "Engine":
-        """The engine, with a word about it on stderr."""
-        # Read when those libraries are imported: whatever a checkpoint says, the hub is not asked.
+        """Load the engine, and print what was loaded on stderr."""
+        # The libraries read these when they are imported; then no checkpoint can make them ask the hub.
         for switch in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "DIFFUSERS_DISABLE_REMOTE_CODE"):
             os.environ[switch] = "1"
         from inpaint.engine import Engine
@@ -46,9 +46,9 @@ class EngineOptions:
         return engine
 
     def identity(self) -> str:
-        """Equal for equal weights in an equal precision, whatever the device; opens no weights.
+        """Return a digest that is equal for equal weights and precision on any device; open no weights.
 
-        A model with a lock is known by its files' digests, another by their sizes and times.
+        A model with a lock is identified by its files' digests, any other by their sizes and times.
         """
         entry = demo_entry() if self.model == "demo" else find_entry(self.model, models_dir())
         if entry is not None:
@@ -60,7 +60,7 @@ class EngineOptions:
 
 
 def _stamps(path: Path) -> Iterator[tuple[object, ...]]:
-    """(name, bytes, time) of a file, or of every file in a folder; of nothing, nothing."""
+    """Yield (name, bytes, time) of a file, or of every file in a folder; nothing if there is none."""
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
     for file in files:
         if file.is_file():

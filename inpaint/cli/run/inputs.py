@@ -1,4 +1,4 @@
-"""Which pictures a command line names: files, folders, globs, and a list on stdin."""
+"""The pictures that a command line names: files, folders, globs, and a list on stdin."""
 
 import glob
 import os
@@ -18,7 +18,7 @@ _NO_INPUT = re.compile(r"(?P<stem>.+)(_mask|_inpainted(_\d+)?)", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A picture's path, and where below the searched folder it was (``.`` for one that was named itself)."""
+    """A picture's path, and its folder below the searched one (``.`` for a file that was named itself)."""
 
     path: Path
     below: PurePath = field(default_factory=PurePath)
@@ -26,31 +26,31 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """What was found, in the order of the command line; ``left_out`` are masks and earlier results."""
+    """The pictures found, in the order of the command line; ``left_out`` counts masks and earlier results."""
 
     found: tuple[Found, ...]
     left_out: int
 
     @classmethod
     def named_by(
-        cls, arguments: Sequence[str], *, recursive: bool, by_null: bool, besides: Iterable[Path]
+        cls, arguments: Sequence[str], *, recursive: bool, by_null: bool, excluded: Iterable[Path]
     ) -> "Inputs":
-        """The pictures that ``arguments`` stand for, each once.
+        """Return the pictures that ``arguments`` stand for, each once.
 
-        In a folder or a glob only files with a picture's ending count, and no masks (``*_mask``) or results
-        (``*_inpainted``); a file that is named itself is left out only where the picture that it belongs to
-        is named as well, as the shell's own ``*`` does.
+        From a folder or a glob only files with a picture's ending are taken, and no masks (``*_mask``) or
+        results (``*_inpainted``). A file that is named itself is left out only if the picture that it belongs
+        to is named as well: the shell's own ``*`` names both.
 
         Args:
             arguments: of the command line.
             recursive: look into folders inside folders.
-            by_null: paths on stdin end with a zero byte instead of a line's end.
-            besides: folders that may lie among the pictures and hold none: masks, results.
+            by_null: paths on stdin end with a zero byte instead of a newline.
+            excluded: folders of masks or results, which may lie among the pictures.
 
         Raises:
             RequestError: an argument stands for no picture at all.
         """
-        search = _Search(recursive, [path.resolve() for path in besides])
+        search = _Search(recursive, [path.resolve() for path in excluded])
         found: dict[Path, Found] = {}
         for argument in _with_stdin(arguments, by_null):
             for one in search.below(argument):
@@ -61,7 +61,7 @@ class Inputs:
 
 
 def names_one(arguments: Sequence[str]) -> bool:
-    """Whether they are the path of a single file, there or not."""
+    """Return whether ``arguments`` are the path of a single file, existing or not."""
     if len(arguments) != 1 or arguments[0] == STDIN:
         return False
     return not _is_pattern(arguments[0]) and not is_folder(Path(arguments[0]))
@@ -79,12 +79,12 @@ def _belongs_to(path: Path, stems: set[tuple[Path, str]]) -> bool:
 @dataclass(frozen=True, slots=True)
 class _Argument:
     text: str
-    is_pattern: bool  # a path from stdin is never one: programs write them, brackets and all
+    is_pattern: bool  # never for a path from stdin: a program wrote it, and brackets are part of it
 
 
 def _with_stdin(arguments: Sequence[str], by_null: bool) -> Iterator[_Argument]:
     for text in arguments:
-        if not text:  # a shell's variable that is not set; as a path it would be the working folder
+        if not text:  # an unset shell variable; as a path it would be the working folder
             raise RequestError("image", "the path is empty; name a picture or a folder")
         if text != STDIN:
             yield _Argument(text, _is_pattern(text))
@@ -99,13 +99,13 @@ def _with_stdin(arguments: Sequence[str], by_null: bool) -> Iterator[_Argument]:
 @dataclass(slots=True)
 class _Search:
     recursive: bool
-    besides: Sequence[Path]
+    excluded: Sequence[Path]
     left_out: int = 0
 
     def below(self, argument: _Argument) -> list[Found]:
         if argument.is_pattern:
             root = fixed_part(argument.text, glob.has_magic)
-            # Unlike pathlib's it takes absolute patterns and leaves hidden files out.
+            # Unlike pathlib's glob it takes absolute patterns and leaves hidden files out.
             paths = sorted(map(Path, glob.iglob(argument.text, recursive=True)))  # noqa: PTH207
             found = list(self._pictures(root, paths))
             nothing = f"no picture matches {argument.text!r}"
@@ -120,7 +120,7 @@ class _Search:
         return found
 
     def _listed(self, folder: Path) -> Iterator[Path]:
-        """Files of a folder in the order of their names; hidden ones are some program's, not pictures."""
+        """Yield the files of a folder by name, without hidden files: those are a program's, not pictures."""
         try:
             paths = sorted(folder.iterdir())
         except OSError as error:
@@ -135,24 +135,26 @@ class _Search:
 
     def _pictures(self, root: Path, paths: Iterable[Path]) -> Iterator[Found]:
         inside = root.resolve().parts
-        apart = [f for f in self.besides if f.parts[: len(inside)] == inside and len(f.parts) > len(inside)]
+        excluded = [
+            f for f in self.excluded if f.parts[: len(inside)] == inside and len(f.parts) > len(inside)
+        ]
         for path in paths:
             if path.suffix.lower() not in FORMATS or path.is_dir():
                 continue
             folder = path.parent.resolve()
-            if _NO_INPUT.fullmatch(path.stem) or any(folder.is_relative_to(other) for other in apart):
+            if _NO_INPUT.fullmatch(path.stem) or any(folder.is_relative_to(other) for other in excluded):
                 self.left_out += 1
             else:
                 yield Found(path, path.parent.relative_to(root))
 
 
 def fixed_part(pattern: str, varies: Callable[[str], bool]) -> Path:
-    """The folder that everything of a pattern lies in: its parts before the first that ``varies``."""
+    """Return the folder that all paths of a pattern lie in: its parts before the first that ``varies``."""
     return Path(*takewhile(lambda part: not varies(part), Path(pattern).parent.parts))
 
 
 def exists(path: Path) -> bool:
-    """Whether there is such a file or folder; not where the name itself cannot be, such as one too long."""
+    """Return whether the file or folder exists; False for a name that cannot exist, such as one too long."""
     try:
         return path.exists()
     except OSError:
@@ -160,5 +162,5 @@ def exists(path: Path) -> bool:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether there is such a folder."""
+    """Return whether ``path`` is an existing folder."""
     return exists(path) and path.is_dir()

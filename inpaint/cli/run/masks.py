@@ -1,4 +1,4 @@
-"""Which mask belongs to a picture: what ``--mask`` means."""
+"""The mask that belongs to each picture, as ``--mask`` says."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ _ENDINGS = tuple(ending for lower in FORMATS for ending in (lower, lower.upper()
 
 @dataclass(frozen=True, slots=True)
 class MaskChoice:
-    """``--mask``: one file for all, a folder, a template or ``alpha``; None for ``{stem}_mask`` beside it."""
+    """The value of ``--mask``: a file, a folder, a template or ``alpha``; None for ``{stem}_mask`` files."""
 
     text: str | None
 
@@ -28,12 +28,12 @@ class MaskChoice:
 
     @property
     def is_alpha(self) -> bool:
-        """Whether what is transparent is repainted."""
+        """True if the transparent part of the picture is its mask."""
         return self.text == ALPHA
 
     @property
     def home(self) -> Path | None:
-        """The folder that all masks lie in, if there is one and it is not each picture's own."""
+        """The folder that all masks lie in; None if there is none, or each lies next to its picture."""
         if self.text is None or self.is_alpha or not ("{" in self.text or is_folder(Path(self.text))):
             return None
         if "{" in self.text:
@@ -41,10 +41,10 @@ class MaskChoice:
         return Path(self.text)
 
     def of(self, picture: Found) -> Path | None:
-        """The mask's file; None where it is the picture's alpha, or where none was named and none is there.
+        """Return the file of a picture's mask; None for its alpha, or if none was named and none exists.
 
         Raises:
-            RequestError: there should be one, and there is none.
+            RequestError: a folder or a template was named, and it has no mask for the picture.
         """
         if self.text is None:
             return _first(picture.path.with_name(f"{picture.path.stem}_mask{e}") for e in _ENDINGS)
@@ -58,7 +58,7 @@ class MaskChoice:
     def _from_template(self, template: str, image: Path) -> Path:
         values = {"stem": image.stem, "parent": image.absolute().parent.name}
         path = Path(fill_in(template, values, "mask"))
-        if len(Path(template).parts) == 1:  # a name without a folder is one beside the picture
+        if len(Path(template).parts) == 1:  # a name without a folder is next to the picture
             path = image.with_name(path.name)
         if path.suffix.lower() in FORMATS:
             return path
@@ -69,7 +69,7 @@ class MaskChoice:
 
 
 def _in_folder(folder: Path, picture: Found) -> Path:
-    """The mask of the picture's name: in the folder of the same place below, else in ``folder`` itself."""
+    """Return the mask named like the picture, from the same subfolder of ``folder``, else from ``folder``."""
     stem = picture.path.stem
     places = dict.fromkeys((folder / picture.below, folder))
     names = [f"{stem}{end}{ending}" for end in ("", "_mask") for ending in _ENDINGS]
@@ -89,10 +89,10 @@ def _same(one: Path, other: Path) -> bool:
 
 
 def from_alpha(image: Image.Image) -> Image.Image:
-    """A mask (``L``) that is white where ``image`` is transparent, and grey where it is half so.
+    """Return a mask (``L``) that is white where ``image`` is transparent, and grey where it is partly so.
 
     Raises:
-        RequestError: nothing in it is transparent.
+        RequestError: nothing in ``image`` is transparent.
     """
     alpha = image.getchannel("A") if image.mode in ("LA", "RGBA") else None
     if alpha is None or alpha.getextrema()[0] == 255:

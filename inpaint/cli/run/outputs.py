@@ -1,4 +1,4 @@
-"""Where painted pictures go: naming them, and writing each whole or not at all."""
+"""The files of painted pictures: their names, and writing each whole or not at all."""
 
 import glob
 import os
@@ -10,16 +10,17 @@ from pathlib import Path
 
 from inpaint.cli.run.inputs import FORMATS, Found, fixed_part, is_folder
 from inpaint.errors import OutputError, RequestError
+from inpaint.files import write_atomically
 
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
-_ANY_SEED = "\ue000"  # stands for a seed's digits while a pattern is made
+_ANY_SEED = "\ue000"  # stands for a seed's digits in a path that is turned into a pattern
 
 
 def fill_in(template: str, values: dict[str, str], field: str) -> str:
-    """``template`` with its ``{name}`` replaced, each once: a picture may be called ``{seed}.png``.
+    """Return ``template`` with each ``{name}`` replaced, once: a picture may be called ``{seed}.png``.
 
     Raises:
-        RequestError: names ``field``: it holds a name that is not in ``values``.
+        RequestError: about ``field``; the template holds a name that is not in ``values``.
     """
     for name in _PLACEHOLDER.findall(template):
         if name not in values:
@@ -30,10 +31,10 @@ def fill_in(template: str, values: dict[str, str], field: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What ``--output`` means: a file, a folder or a template; None for a name beside the picture."""
+    """The value of ``--output``: a file, a folder or a template; None for a file next to the picture."""
 
     template: str | None
-    several: bool  # it names the results of more than one picture
+    several: bool  # it is for the results of more than one picture
 
     def __post_init__(self) -> None:
         if self.template is None:
@@ -49,7 +50,7 @@ class Output:
 
     @property
     def folder(self) -> Path | None:
-        """The folder that it names, if it does not name files."""
+        """The folder that ``--output`` names; None if it names files."""
         if self.template is None or "{" in self.template:
             return None
         path = Path(self.template)
@@ -58,21 +59,21 @@ class Output:
 
     @property
     def home(self) -> Path | None:
-        """The folder that all results lie in, if that is not each picture's own."""
+        """The folder that all results lie in; None if each lies next to its picture."""
         if self.template is None:
             return None
         return self.folder or fixed_part(self.template, lambda part: "{" in part)
 
     @property
     def holds_seed(self) -> bool:
-        """Whether a result's name depends on its seed."""
+        """True if the name of a result depends on its seed."""
         return self.template is not None and "{seed}" in self.template
 
     def paths(self, picture: Found, seeds: Sequence[int]) -> list[Path]:
-        """One path a sample of ``picture``.
+        """Return one path per sample of ``picture``.
 
         Raises:
-            RequestError: samples would replace one another, or an unknown ending was asked for.
+            RequestError: samples would replace one another, or the file's ending is unknown.
         """
         found = [self._path(picture, str(seed), n, len(seeds)) for n, seed in enumerate(seeds, 1)]
         if len(set(found)) < len(found):
@@ -82,7 +83,7 @@ class Output:
         return found
 
     def seeds_there(self, picture: Found, samples: int) -> list[int]:
-        """The seeds in the names of files that could be first samples of ``picture``; rising."""
+        """Return the seeds in the names of files that could be first samples of ``picture``, ascending."""
         assert self.holds_seed
         path = str(self._path(picture, _ANY_SEED, 1, samples))
         there = glob.glob(glob.escape(path).replace(_ANY_SEED, "*"))  # noqa: PTH207 - absolute or not
@@ -113,7 +114,7 @@ class Output:
 
 
 class Claims:
-    """Which files a run may write: none that it reads, none twice, and none that exists unless told to."""
+    """The files that a run may write: no input, no file twice, no existing file unless it may be replaced."""
 
     def __init__(self, inputs: Iterable[Path], *, overwrite: bool) -> None:
         self._inputs = _known(inputs)
@@ -121,17 +122,17 @@ class Claims:
         self._taken: dict[Path, Path] = {}  # output → the picture that it comes from
 
     def claim(self, picture: Path, mask: Path | None, outputs: Sequence[Path], kept: Sequence[Path]) -> None:
-        """Find out before painting that a result could not be written.
+        """Check before painting that the results of a picture can be written.
 
         Args:
-            picture: whose results they are.
-            mask: its mask's file, if it has one.
-            outputs: its results.
-            kept: those that are there already and stay.
+            picture: the picture.
+            mask: the file of its mask, if it has one.
+            outputs: the files of its results.
+            kept: results that exist already and stay.
 
         Raises:
-            RequestError: one exists, or is one of the inputs, or another picture's result.
-            OutputError: its folder cannot be made or written.
+            RequestError: a result exists, is one of the inputs, or is another picture's result.
+            OutputError: a folder cannot be created or written.
         """
         self._inputs |= _known([mask] if mask else [])
         for output in outputs:
@@ -159,10 +160,10 @@ class Claims:
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Of a file, whatever it is called; None if there is none.
+    """Return (device, inode), the same for every name of a file; None if there is no such file.
 
     Raises:
-        OSError: none can be there, such as under a name that is too long.
+        OSError: there can be no such file, such as one whose name is too long.
     """
     try:
         status = path.stat()
@@ -172,16 +173,16 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 def _known(paths: Iterable[Path]) -> set[tuple[int, int]]:
-    """The identities of those that are there."""
+    """Return the identities of the files that exist."""
     found = set()
     for path in paths:
-        with suppress(OSError, ValueError):  # it is said when the file is read
+        with suppress(OSError, ValueError):  # reported when the file is read
             found.add(_identity(path))
     return {identity for identity in found if identity is not None}
 
 
 def _check_folder(folder: Path) -> None:
-    """Whether ``folder`` can be written, or made where it is not there yet; makes nothing."""
+    """Raise an ``OutputError`` if ``folder`` cannot be written or created; create nothing."""
     nearest = next(path for path in (folder, *folder.parents, Path()) if path.exists())
     if not nearest.is_dir():
         raise OutputError(f"output: the folder {folder} cannot be made: {nearest} is a file")
@@ -190,21 +191,13 @@ def _check_folder(folder: Path) -> None:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that it is never seen half-written: aside, then renamed into place.
+    """Write a result so that its file is never seen half-written, and create its folder.
 
     Raises:
         OutputError: it could not be written; nothing was left behind.
     """
-    aside = path.with_name(f".inpaint-{os.getpid()}.part")  # short: a name may be as long as it may be
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with aside.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())  # else a power cut may leave the name without the bytes
-        aside.replace(path)
+        write_atomically(path, data)
     except OSError as error:
         raise OutputError(f"output: {path} could not be written: {error.strerror}") from error
-    finally:
-        with suppress(OSError):  # the folder may be no folder, which was said already
-            aside.unlink(missing_ok=True)

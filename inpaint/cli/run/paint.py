@@ -1,4 +1,4 @@
-"""Paints one task after the other, a few at a time, and writes what comes out in the order of the tasks."""
+"""The painting of tasks, a few at a time; results are written in the order of the tasks."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from inpaint.engine import Engine
     from inpaint.job import Event, Job
 
-# Pictures under way share UNet calls. More rows than these gain little, and they wait in memory for those
-# before them.
+# Pictures under way share UNet calls. More rows than these gain little, and their results wait in memory for
+# the pictures before them.
 _ROWS = 4
 _PIXELS = 32_000_000
 _AT_LEAST = 2  # one is encoded or written while another is painted
@@ -32,7 +32,7 @@ _AT_LEAST = 2  # one is encoded or written while another is painted
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _UnderWay:
-    """A task between its start and its end; with a job where it needs the engine."""
+    """A task that was started and is not reported yet; with a job if it needs the engine."""
 
     task: Task | Refused
     prepared: Prepared | Skipped | InpaintError
@@ -40,7 +40,7 @@ class _UnderWay:
 
 
 class Painter:
-    """One run's pictures under way. The model is loaded for the first that needs it."""
+    """One run's queue of pictures under way. The model is loaded for the first that needs it."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class Painter:
         *,
         with_metadata: bool,
     ) -> None:
-        """Nothing is under way; ``stack`` closes the engine."""
+        """Start with an empty queue; ``stack`` closes the engine."""
         self._preparer = preparer
         self._engine_options = engine_options
         self._progress = progress
@@ -60,29 +60,29 @@ class Painter:
         self._stack = stack
         self._with_metadata = with_metadata
         self._engine: Engine | None = None
-        self._line: deque[_UnderWay] = deque()
+        self._queue: deque[_UnderWay] = deque()
 
     def paint(self, tasks: Iterable[Task | Refused]) -> Iterator[None]:
-        """Paint, and yield whenever a task has ended and its account is given.
+        """Paint, and yield whenever a task has ended and was reported.
 
         Raises:
-            InpaintError: the model cannot be loaded, or the account stops the run.
+            InpaintError: the model cannot be loaded, or an error of the only picture.
         """
         for task in tasks:
-            while self._line and self._must_land():
-                self._land()
+            while self._queue and self._must_finish_first():
+                self._finish_first()
                 yield
-            self._line.append(self._begin(task))
-        while self._line:
-            self._land()
+            self._queue.append(self._begin(task))
+        while self._queue:
+            self._finish_first()
             yield
 
-    def _must_land(self) -> bool:
-        """Whether the first in line has ended, or there are as many under way as may be."""
-        first = self._line[0]
+    def _must_finish_first(self) -> bool:
+        """Return whether the first task has ended, or as many are under way as may be."""
+        first = self._queue[0]
         if first.job is None or first.job.finished:
             return True
-        requests = [one.job.request for one in self._line if one.job is not None]
+        requests = [one.job.request for one in self._queue if one.job is not None]
         full = (
             sum(request.samples for request in requests) >= _ROWS
             or sum(request.image.width * request.image.height for request in requests) >= _PIXELS
@@ -103,16 +103,16 @@ class Painter:
         except InpaintError as error:
             return _UnderWay(task, error)
         self._progress.began(task.label)
-        job.listen(partial(self._hear, task.label))
+        job.listen(partial(self._on_event, task.label))
         return _UnderWay(task, prepared, job)
 
-    def _hear(self, label: str, event: "Event") -> None:
+    def _on_event(self, label: str, event: "Event") -> None:
         if event.state == "step":
             self._progress.stepped(label, event.step, event.steps)
 
-    def _land(self) -> None:
-        """Wait for the first in line, write its results and give account of it."""
-        one = self._line.popleft()
+    def _finish_first(self) -> None:
+        """Wait for the first task under way, write its results and report it."""
+        one = self._queue.popleft()
         if isinstance(one.prepared, Skipped):
             self._results.skipped(one.prepared)
             return
@@ -128,7 +128,7 @@ class Painter:
             self._results.painted(one.prepared, result, self._engine_options.model, digests)
 
     def _write(self, prepared: Prepared, result: InpaintResult) -> list[str]:
-        """Write what is not there yet; the SHA-256 of every file."""
+        """Write the results that do not exist yet; return the SHA-256 of every file."""
         assert self._engine is not None
         made = metadata.made_by(prepared.request, result, self._engine.model.name, prepared.settings_hash)
         digests = []
@@ -136,8 +136,8 @@ class Painter:
             if output in prepared.kept:
                 data = output.read_bytes()
             else:
-                told = how if self._with_metadata else None
-                data = metadata.write(image, prepared.picture, told, FORMATS[output.suffix.lower()])
+                stored = how if self._with_metadata else None
+                data = metadata.write(image, prepared.picture, stored, FORMATS[output.suffix.lower()])
                 write_whole(output, data)
             digests.append(sha256_of(data))
         return digests

@@ -1,4 +1,4 @@
-"""``--report FILE``: a line a picture, there as soon as its fate is known; and an earlier run's report."""
+"""The file of ``--report``: one JSON line per picture, written as soon as the picture is finished."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -12,34 +12,34 @@ from inpaint.errors import OutputError, RequestError
 
 
 class Report:
-    """JSON lines that say what became of each picture; a killed run leaves those that it finished."""
+    """JSON lines with each picture's outcome; a killed run leaves the lines of the pictures it finished."""
 
     def __init__(self, path: Path, *, again: bool) -> None:
-        """A new file, or with ``again`` one that goes on below an earlier run's lines.
+        """Open a new file, or with ``again`` continue below the lines of an earlier run.
 
         Raises:
-            OutputError: it cannot be written.
+            OutputError: the file cannot be written.
         """
         self._path = path
-        with self._in_one_sentence():
+        with self._writing():
             path.parent.mkdir(parents=True, exist_ok=True)
             before = path.read_bytes() if again and path.exists() else b""
             self._file = path.open("a" if again else "w", encoding="utf-8", newline="\n")
-            if before and not before.endswith(b"\n"):  # of a run that was killed while it wrote
+            if before and not before.endswith(b"\n"):  # from a run that was killed while it wrote
                 self._file.write("\n")
 
     def add(self, line: Mapping[str, Any]) -> None:
-        """One picture's line.
+        """Write the line of one picture.
 
         Raises:
-            OutputError: it cannot be written.
+            OutputError: the file cannot be written.
         """
-        with self._in_one_sentence():
+        with self._writing():
             self._file.write(as_json(line) + "\n")
             self._file.flush()
 
     @contextmanager
-    def _in_one_sentence(self) -> Iterator[None]:
+    def _writing(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
@@ -55,17 +55,17 @@ class Report:
 
 
 def as_json(value: Mapping[str, Any]) -> str:
-    """One line of text that UTF-8 can hold, also where a file's name is no text in it."""
+    """Return one line of JSON that UTF-8 can encode, also for a file name that is not valid UTF-8."""
     text = json.dumps(value, ensure_ascii=False)
     try:
         text.encode()
-    except UnicodeEncodeError:  # the bytes of such a name stand in it as lone surrogates
+    except UnicodeEncodeError:  # the bytes of such a name are lone surrogates in it
         return json.dumps(value)
     return text
 
 
 def read_report(path: Path) -> dict[str, Reported]:
-    """The results that a report says are there, by their paths as it has them; none where there is no file.
+    """Return the results that a report lists, by their paths as written there; empty without a file.
 
     Raises:
         RequestError: the file is not a report, so that writing there would lose something.
@@ -81,7 +81,7 @@ def read_report(path: Path) -> dict[str, Reported]:
         try:
             found |= _results(json.loads(line))
         except (ValueError, KeyError, TypeError, AttributeError):
-            if number < len(lines) or number == 1:  # else it was being written when the run was killed
+            if number < len(lines) or number == 1:  # otherwise it was being written when the run was killed
                 raise RequestError(
                     "report",
                     f"{path} is not the report of an earlier run (line {number}); choose another name",

@@ -1,4 +1,4 @@
-"""What becomes of each picture: told to people on stderr, to programs on stdout, and to the report."""
+"""The outcome of each picture: text on stderr, JSON on stdout, and a line in the report."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,10 +16,10 @@ from inpaint.request import InpaintResult
 
 
 class Results:
-    """Counts and tells; of every task once, in the order of the tasks."""
+    """The outcomes of one run, counted and reported: each task once, in the order of the tasks."""
 
     def __init__(self, progress: Progress, report: Report | None, *, alone: bool, as_json: bool) -> None:
-        """With ``alone``, one picture was named, and its error is the command's."""
+        """Start with none; with ``alone``, one picture was named, and its error is the command's."""
         self.painted_count = self.planned_count = self.skipped_count = self.failed_count = 0
         self._progress = progress
         self._report = report
@@ -27,7 +27,7 @@ class Results:
         self._as_json = as_json
 
     def painted(self, prepared: Prepared, result: InpaintResult, model: str, digests: Sequence[str]) -> None:
-        """Its results are on disk; ``digests`` are their SHA-256."""
+        """Report a picture whose results are on disk; ``digests`` are their SHA-256."""
         self.painted_count += 1
         self._progress.ended(prepared.task.label, painted=True)
         seconds = sum(result.timings.values())
@@ -41,15 +41,15 @@ class Results:
             seconds=seconds,
             settings_hash=prepared.settings_hash,
         )
-        # Before a word of it: whoever stops the run after that word finds it in the report.
-        self._tell(line | {"sha256": list(digests)}, line | _details(prepared, result, model))
+        # Before the note: a user who sees it and stops the run must find the picture in the report.
+        self._record(line | {"sha256": list(digests)}, line | _details(prepared, result, model))
         for warning in result.warnings:
             note(f"warning: {warning}" if self._alone else f"warning: {prepared.task.label}: {warning}")
         for output, seed in zip(prepared.outputs, result.seeds, strict=True):
-            note(f"{self._place()}{output} (seed {seed}, {seconds:.1f} s)")
+            note(f"{self._position()}{output} (seed {seed}, {seconds:.1f} s)")
 
     def skipped(self, skipped: Skipped) -> None:
-        """Its results were there already."""
+        """Report a picture whose results exist already."""
         self.skipped_count += 1
         self._progress.ended(skipped.task.label, painted=False)
         if self._alone:
@@ -63,25 +63,25 @@ class Results:
             seeds=skipped.seeds,
             settings_hash=skipped.settings_hash,
         )
-        self._tell(line, line)
+        self._record(line, line)
 
     def failed(self, task: Task | Refused, error: InpaintError) -> None:
-        """It was not painted.
+        """Report a picture that could not be painted.
 
         Raises:
-            InpaintError: the very error, where it was the only picture.
+            InpaintError: ``error`` itself, if this is the only picture.
         """
         self.failed_count += 1
         self._progress.ended(task.label, painted=False)
         image = task.picture.path if isinstance(task, Task) else Path(task.image)
         line = _line(task.label, image, "failed") | {"error": str(error)}
-        self._tell(line, line)
+        self._record(line, line)
         if self._alone:
             raise error
-        note(f"{self._place()}error: {task.label}: {error}")
+        note(f"{self._position()}error: {task.label}: {error}")
 
     def dry_run(self, prepared: Prepared, canvas: Canvas) -> None:
-        """It would be painted like this."""
+        """Report how a picture would be painted."""
         self.planned_count += 1
         self._progress.ended(prepared.task.label, painted=False)
         left, top, right, bottom = canvas.box
@@ -98,30 +98,30 @@ class Results:
             outputs=prepared.outputs,
             settings_hash=prepared.settings_hash,
         )
-        self._tell(line, line | {"box": list(canvas.box)})
+        self._record(line, line | {"box": list(canvas.box)})
 
     def close(self) -> None:
-        """The last words, also where the run was stopped."""
+        """Print the totals, also after a run that was stopped."""
         if self._alone:
             return
-        total, behind = self._progress.total, self._progress.behind
+        total, finished = self._progress.total, self._progress.finished
         done = (
             (self.painted_count, "painted"),
             (self.planned_count, "to be painted"),
             (self.skipped_count, "painted already"),
-            (total - behind, "not finished"),
+            (total - finished, "not finished"),
         )
         words = ", ".join(f"{count} {word}" for count, word in done if count)
         note(f"{words or 'none painted'}, of {total} pictures")
         if self.failed_count:
             note(f"{self.failed_count} of {total} pictures failed")
-        if self.painted_count and (behind < total or self.failed_count):
+        if self.painted_count and (finished < total or self.failed_count):
             note("the same command with --resume paints what is missing")
 
-    def _place(self) -> str:
+    def _position(self) -> str:
         return "" if self._alone else f"[{self._progress}] "
 
-    def _tell(self, line: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
+    def _record(self, line: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
         if self._report is not None:
             self._report.add(line)
         if self._as_json:
@@ -152,7 +152,7 @@ def _line(
 
 
 def _details(prepared: Prepared, result: InpaintResult, model: str) -> dict[str, Any]:
-    """What a program may want to know and a report need not hold."""
+    """Return the fields that go to stdout and not into the report."""
     width, height = result.images[0].size
     request = prepared.request
     return {

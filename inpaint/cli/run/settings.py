@@ -13,7 +13,7 @@ from inpaint.weights import BUILT_IN, find_entry, models_dir
 
 
 def settings_from(context: typer.Context, made: Made | None) -> dict[str, Any]:
-    """Every field that has an option of its name: as typed, else as ``made`` has it, else the default.
+    """Return each field that has an option of its name: as typed, else as ``made`` has it, else the default.
 
     Raises:
         RequestError: ``--guidance-interval`` is not two numbers, or a ``--lora`` cannot be read.
@@ -27,12 +27,12 @@ def settings_from(context: typer.Context, made: Made | None) -> dict[str, Any]:
 
 
 def model_from(context: typer.Context, made: Made | None, source: Path | None) -> str:
-    """``--model``: as typed, else the one that ``made`` names, else the default.
+    """Return the model: ``--model`` as typed, else the one that ``made`` names, else the default.
 
-    Only a name is taken from a picture, never a path: the picture may be a stranger's.
+    Only a name is taken from a picture, never a path: the picture may come from a stranger.
 
     Raises:
-        ModelError: it names one that is not known here.
+        ModelError: the picture names a model that is not known here.
     """
     option: str = context.params["model"]
     if made is None or made.model is None or is_typed(context, "model"):
@@ -46,13 +46,13 @@ def model_from(context: typer.Context, made: Made | None, source: Path | None) -
 
 
 def is_typed(context: typer.Context, name: str) -> bool:
-    """Whether the option of that parameter was on the command line."""
+    """Return whether the option of the parameter ``name`` was on the command line."""
     origin = context.get_parameter_source(name)
     return origin is not None and origin.name == "COMMANDLINE"
 
 
 def _interval(text: str | None) -> tuple[float, float]:
-    """``A,B`` as two numbers; whether they are an interval is for the request to say."""
+    """Return ``A,B`` as two numbers; the request checks that they are an interval."""
     if text is None:
         default: tuple[float, float] = DEFAULTS["guidance_interval"]
         return default

@@ -1,6 +1,6 @@
-"""What is to be painted, as asked for: one task a picture, from the command line or from a jobs file.
+"""The pictures to paint, one task each, from the command line or from a jobs file.
 
-Nothing is read here but the jobs file; whether a picture can be painted is found out one by one, later.
+Only the jobs file is read here; each picture is checked later, when its turn comes.
 """
 
 import json
@@ -22,7 +22,7 @@ _KEYS = ("image", "mask", "output", "extend", *SETTINGS)
 
 @dataclass(frozen=True, slots=True)
 class TaskSettings:
-    """How to paint a picture, whichever it is: the options, or one line of a jobs file over them."""
+    """The settings of a task: the options, overridden by a line of a jobs file."""
 
     request: Mapping[str, Any]
     mask: MaskChoice
@@ -32,21 +32,21 @@ class TaskSettings:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One picture to paint; ``label`` is what people know it by."""
+    """One picture to paint; ``label`` names it in messages."""
 
     label: str
     picture: Found
     settings: TaskSettings
 
     def reads(self) -> list[Path]:
-        """The files whose names are known to be inputs, before any of them is looked for."""
+        """Return the files that are known to be inputs before any is opened."""
         named = self.settings.mask.text
         return [self.picture.path, *([Path(named)] if named else [])]
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A line of a jobs file that asks for nothing that could be done."""
+    """A line of a jobs file that is wrong."""
 
     label: str
     image: str
@@ -59,10 +59,10 @@ def tasks_of(pictures: Sequence[Found], task_settings: TaskSettings) -> list[Tas
 
 
 def tasks_in(path: Path, task_settings: TaskSettings) -> list[Task | Refused]:
-    """One task a line of a jobs file (``-`` is stdin): JSON objects whose keys win over ``task_settings``.
+    """Return one task per line of a jobs file (``-`` is stdin), whose keys override ``task_settings``.
 
     Raises:
-        RequestError: the file cannot be read, or holds no line.
+        RequestError: the file cannot be read, or is empty.
     """
     try:
         data = sys.stdin.buffer.read() if str(path) == STDIN else path.read_bytes()
@@ -124,7 +124,7 @@ def _text(key: str, value: object) -> str:
 
 
 def margins(given: object) -> Margins:
-    """``L,T,R,B`` as four numbers of pixels; so is a list of four.
+    """Return ``L,T,R,B``, or a list of four, as four numbers of pixels.
 
     Raises:
         RequestError: not four whole numbers from 0.

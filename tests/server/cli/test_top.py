@@ -37,7 +37,7 @@ Top = Callable[..., Done]
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """The machine that runs tests may be busy."""
-    monkeypatch.setattr(top, "_PATIENCE_S", 30.0)
+    monkeypatch.setattr(top, "_TIMEOUT_S", 30.0)
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_it_shows_a_server_at_work(serve: Serve, run: Top) -> None:
     assert "no requests in the last" in done.out
 
 
-def test_rates_are_what_happened_between_two_looks(serve: Serve) -> None:
+def test_rates_are_what_happened_between_two_updates(serve: Serve) -> None:
     """By status and route, without the probes and scrapes that looking itself makes."""
     engine = Counting()
     served = serve(engine)
@@ -173,7 +173,7 @@ def test_no_server_is_one_sentence(run: Top) -> None:
 
 def test_a_server_that_hangs_is_not_waited_for(run: Top, monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes the connection, and no more."""
-    monkeypatch.setattr(top, "_PATIENCE_S", 0.2)
+    monkeypatch.setattr(top, "_TIMEOUT_S", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         done = run(f"http://127.0.0.1:{silent.getsockname()[1]}")
     assert done.code == 1
@@ -224,13 +224,13 @@ def test_a_server_that_is_away_for_a_while_is_waited_for(serve: Serve) -> None:
     """A restart is what one watches for."""
     first = serve()
     with top.Server(first.url, None) as server:
-        looks = server.looks(0.01, patient=True)
-        assert isinstance(next(looks), Figures)
+        updates = server.updates(0.01, keep_going=True)
+        assert isinstance(next(updates), Figures)
         port = first.port
         first.stop()
-        assert isinstance(next(looks), InpaintError)
+        assert isinstance(next(updates), InpaintError)
         again = serve(port=port)
-        assert isinstance(next(looks), Figures)
+        assert isinstance(next(updates), Figures)
         assert again.url == first.url
 
 
@@ -248,9 +248,9 @@ def test_the_window_is_half_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     scrape = lambda _: Scrape(float(next(clock)), True, parse("inpaint_ready 1\n"))  # noqa: E731
     monkeypatch.setattr(top.Server, "scrape", scrape)
     with top.Server("http://127.0.0.1:1", None) as server:
-        looks = server.looks(0, patient=True)
+        updates = server.updates(0, keep_going=True)
         windows = [
-            seen.window_s for seen, _ in zip(looks, range(6), strict=False) if isinstance(seen, Figures)
+            seen.window_s for seen, _ in zip(updates, range(6), strict=False) if isinstance(seen, Figures)
         ]
     assert windows == [10, 20, 30, 30, 30, 30]
 
