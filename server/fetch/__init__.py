@@ -1,1 +1,1 @@
-"""The one place that opens a caller's URL."""
+"""The fetching of callers' URLs; no other package of the server opens them."""

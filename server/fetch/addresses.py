@@ -1,4 +1,4 @@
-"""Names to addresses, and which addresses are public. Opens no connection and knows no policy.
+"""Name lookups, and the test for public addresses. Opens no connection and knows no policy.
 
 Python's ``is_global`` is not used: on 3.11 it calls 192.0.0.192, multicast, ``::127.0.0.1``, NAT64, 6to4 and
 ``fec0::1`` global.
@@ -15,7 +15,7 @@ Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 Resolver = Callable[[str, int], Iterable[str]]  # (host, port) → addresses as text; blocks; raises OSError
 
-# The IANA special-purpose registry, "globally reachable" rows too: nobody keeps pictures there.
+# The IANA special-purpose registry, including its "globally reachable" rows, where no pictures are hosted.
 _NOT_PUBLIC_4 = tuple(
     IPv4Network(network)
     for network in (
@@ -23,7 +23,7 @@ _NOT_PUBLIC_4 = tuple(
         "10.0.0.0/8",
         "100.64.0.0/10",  # carrier-grade NAT; 100.100.100.200 is a cloud's metadata service
         "127.0.0.0/8",
-        "168.63.129.16/32",  # a cloud's host agent: public by its number alone
+        "168.63.129.16/32",  # a cloud's host agent, although the number is public
         "169.254.0.0/16",
         "172.16.0.0/12",
         "192.0.0.0/24",
@@ -40,7 +40,7 @@ _NOT_PUBLIC_4 = tuple(
         "240.0.0.0/4",
     )
 )
-_UNICAST_6 = IPv6Network("2000::/3")  # all that IANA has ever handed out
+_UNICAST_6 = IPv6Network("2000::/3")  # all that IANA has allocated
 _NOT_PUBLIC_6 = tuple(
     IPv6Network(network)
     for network in (
@@ -54,13 +54,13 @@ _NOT_PUBLIC_6 = tuple(
 
 
 def unmapped(address: Address) -> Address:
-    """``::ffff:a.b.c.d`` → ``a.b.c.d``, which is where the kernel would connect to; others as they are."""
+    """Return the ``a.b.c.d`` of ``::ffff:a.b.c.d``, which the kernel would dial; others unchanged."""
     inner = address.ipv4_mapped if isinstance(address, IPv6Address) else None
     return inner or address
 
 
 def is_public(address: Address) -> bool:
-    """Whether ``address`` belongs to the open internet; an IPv4-mapped one is judged by its inner address."""
+    """Return whether ``address`` is on the public internet; of an IPv4-mapped one the IPv4 address counts."""
     address = unmapped(address)
     if isinstance(address, IPv4Address):
         return not any(address in network for network in _NOT_PUBLIC_4)
@@ -70,20 +70,20 @@ def is_public(address: Address) -> bool:
 
 
 def _is_isatap(address: IPv6Address) -> bool:
-    """Whether the interface id is ``0000:5efe:`` or ``0200:5efe:`` and an IPv4 address (RFC 5214)."""
+    """Return whether the interface id is ``0000:5efe:`` or ``0200:5efe:`` and an IPv4 address (RFC 5214)."""
     return (int(address) >> 32) & 0xFDFF_FFFF == 0x0000_5EFE
 
 
 def ask_system(host: str, port: int) -> list[str]:
-    """The default resolver: ``getaddrinfo``, in the order that the system prefers."""
+    """Resolve ``host`` with ``getaddrinfo``, in the order that the system prefers."""
     return [str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
 
 
 class Lookups:
-    """Looks names up in threads of its own, a bounded number at a time, for one event loop.
+    """A resolver that looks names up in its own threads, a limited number at a time, for one event loop.
 
-    Daemon threads rather than an executor: ``getaddrinfo`` cannot be cancelled, and an executor's threads are
-    waited for when the process ends, so that one dead name server would hold up every shutdown.
+    The threads are daemons and not an executor's: ``getaddrinfo`` cannot be cancelled, and a process waits
+    for an executor's threads when it ends, so one dead name server would delay every shutdown.
     """
 
     def __init__(self, resolver: Resolver = ask_system, *, threads: int = 32) -> None:
@@ -91,9 +91,9 @@ class Lookups:
         self._slots = asyncio.Semaphore(threads)
 
     async def find(self, host: str, port: int) -> tuple[Address, ...]:
-        """Every address of ``host`` once, IPv4-mapped ones unmapped; empty where nothing was found.
+        """Return every address of ``host`` once, IPv4-mapped ones as IPv4; empty if the name is unknown.
 
-        Cancelling gives up the wait; the slot stays taken until the resolver returns.
+        Cancelling ends the wait; the slot stays taken until the resolver returns.
 
         Raises:
             ValueError: the resolver's answer is not an address.
@@ -110,7 +110,7 @@ class Lookups:
         def work() -> None:
             found: list[str] = []
             try:
-                with suppress(OSError, UnicodeError):  # unknown name; a label that is no label
+                with suppress(OSError, UnicodeError):  # an unknown name; an invalid label
                     found = list(self._resolver(host, port))
             finally:
                 with suppress(RuntimeError):  # the loop was closed while the resolver hung

@@ -1,9 +1,10 @@
-"""The one place that opens a caller's URL. Nothing else in the server may.
+"""The one place that opens a caller's URL.
 
-What is checked is what is dialled: the URL is parsed once, its name is resolved once, every address found
-must be public, the connection goes to one of them, and its peer is looked at before the first byte is sent.
-The name stays in ``Host`` and in the TLS handshake. Built on httpcore2's single connections rather than on
-httpx2's client, so that there are no cookies, proxies, pools, decoders or redirects to switch off.
+The URL is parsed once and its name resolved once; every address found must be public, the connection goes to
+one of them, and its peer is compared with that address before the first byte is sent. So the address that is
+checked is the one that is dialled. The name stays in ``Host`` and in the TLS handshake. Built on httpcore2's
+single connections rather than on httpx2's client, so there are no cookies, proxies, pools, decoders or
+redirects to switch off.
 """
 
 import asyncio
@@ -23,13 +24,13 @@ from server.fetch.transport import Dialler, Meter
 
 __all__ = ["UNFETCHED", "Fetcher", "Policy"]
 
-# One text for blocked, unknown, silent and closed, so that it says nothing about names and ports.
+# One text for blocked, unknown, silent and closed, so that callers learn nothing about names and ports.
 UNFETCHED = "the URL could not be fetched: it must lead to a public host that answers in time"
 
 _REDIRECTS = (301, 302, 303, 307, 308)
 _MAX_HEADERS = 100
 
-# Stores that know no types say octet-stream, or nothing.
+# Stores that do not know content types send octet-stream, or none.
 _PICTURES = re.compile(r"|image/.*|(application|binary)/octet-stream")
 _FAILURES = (httpcore2.NetworkError, httpcore2.TimeoutException, httpcore2.ProtocolError, OSError)
 
@@ -37,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 
 class Fetcher:
-    """Fetches pictures by URL under one policy, for one event loop; keeps nothing between two fetches."""
+    """A client that fetches pictures by URL under one policy, for one event loop; it keeps no state."""
 
     def __init__(
         self,
@@ -53,10 +54,10 @@ class Fetcher:
         self._ssl_context = ssl_context or httpx2.create_ssl_context()
 
     async def fetch(self, url: str, *, max_bytes: int | None = None) -> bytes:
-        """GET ``url`` and return the body, at most ``max_bytes`` (the policy's, if that is less).
+        """GET ``url`` and return the body, of at most ``max_bytes`` (or the policy's cap, if that is less).
 
         Raises:
-            UrlError: we may not or could not fetch it; the text is the same whatever the reason.
+            UrlError: the URL may not or could not be fetched; the text is the same for every reason.
             BadGatewayError: the host answered, but not with a picture.
             TooLargeError: the body is over the cap.
         """
@@ -65,24 +66,24 @@ class Fetcher:
             async with asyncio.timeout(self._policy.timeout_s):
                 return await self._follow(Target.parse(url), cap)
         except TimeoutError as error:
-            raise _unfetched("over the deadline") from error
+            raise _unfetched("it took longer than the deadline") from error
 
     async def aclose(self) -> None:
-        """Nothing to close: every fetch closes its own connection, whatever comes of it."""
+        """Do nothing, because every fetch closes its own connection."""
 
     async def _follow(self, target: Target, cap: int) -> bytes:
-        left = self._policy.redirects
+        redirects_left = self._policy.redirects
         while True:
             answer = await self._get(target, cap)
             if isinstance(answer, bytes):
                 return answer
-            if not left:
+            if not redirects_left:
                 raise UrlError("the URL redirects; give the address of the picture itself")
-            left -= 1
+            redirects_left -= 1
             target = _redirected(target, answer)
 
     async def _get(self, target: Target, cap: int) -> bytes | str:
-        """The body, or where the host says that it is."""
+        """Return the body, or the location that the host redirects to."""
         addresses = await self._addresses(target)
         meter = Meter()
         dialler = Dialler(self._network, addresses, self._policy.timeout_s, meter)
@@ -102,36 +103,40 @@ class Fetcher:
             await dialler.aclose()
 
     async def _addresses(self, target: Target) -> tuple[Address, ...]:
-        """Where ``target`` may be dialled: all its addresses, or an error if one of them is not allowed."""
+        """Return all addresses of ``target``, which may be dialled.
+
+        Raises:
+            UrlError: its host, its port or one of its addresses is not allowed, or its name is unknown.
+        """
         if not self._policy.allows_host(target.host, target.port):
             raise _unfetched("this host or port is not allowed", target.host)
-        spelled = literal(target.host)
+        address = literal(target.host)
         try:
-            found = (spelled,) if spelled else await self._lookups.find(target.host, target.port)
+            found = (address,) if address else await self._lookups.find(target.host, target.port)
         except ValueError as error:
-            raise _unfetched("the resolver answered with something else", target.host) from error
+            raise _unfetched("the resolver's answer is not an address", target.host) from error
         if not found or not all(map(self._policy.allows_address, found)):
-            raise _unfetched("unknown, or not public", target.host)
+            raise _unfetched("the name is unknown, or an address of it is not public", target.host)
         return found
 
 
 def _unfetched(reason: str, host: str = "") -> UrlError:
-    """The error for the caller; the reason is for the operator's log alone."""
+    """Return the error for the caller, and write the reason to the operator's log only."""
     logger.info("not fetched from %r: %s", host, reason)
     return UrlError(UNFETCHED)
 
 
 def _redirected(target: Target, location: str) -> Target:
-    """The URL that a redirect leads to, which ``_get`` checks as it checked the first."""
-    if not location.isprintable():  # urljoin would drop a tab or line break without a word
+    """Return the URL that a redirect leads to; ``_get`` checks it like the first one."""
+    if not location.isprintable():  # urljoin would silently drop a tab or line break
         raise UrlError(MALFORMED)
     try:
-        onward = Target.parse(urljoin(str(target.url), location))
+        next_target = Target.parse(urljoin(str(target.url), location))
     except ValueError as error:  # urljoin's, about brackets
         raise UrlError(MALFORMED) from error
-    if (target.url.scheme, onward.url.scheme) == ("https", "http"):
+    if (target.url.scheme, next_target.url.scheme) == ("https", "http"):
         raise _unfetched("a redirect from https to http", target.host)
-    return onward
+    return next_target
 
 
 def _request(target: Target) -> httpcore2.Request:
@@ -149,7 +154,7 @@ def _request(target: Target) -> httpcore2.Request:
 
 
 def _check_head(response: httpcore2.Response, cap: int) -> str | None:
-    """Where a redirect leads to, or None where a picture of acceptable length may follow."""
+    """Return the location of a redirect, or None if a picture of acceptable length follows."""
     headers: dict[str, str] = {}
     for name, value in response.headers:
         headers.setdefault(name.decode("latin-1").lower(), value.decode("latin-1"))
@@ -169,7 +174,7 @@ def _check_head(response: httpcore2.Response, cap: int) -> str | None:
 
 
 async def _read(response: httpcore2.Response, cap: int, meter: Meter) -> bytes:
-    """The whole body; stops at the first byte over ``cap``."""
+    """Read the whole body; stop at the first byte over ``cap``."""
     body = bytearray()
     try:
         async with aclosing(response.aiter_stream()) as chunks:

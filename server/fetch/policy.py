@@ -1,4 +1,4 @@
-"""What may be fetched: the operator's policy, and URLs that all parsers read alike. Opens nothing."""
+"""The operator's policy for fetching, and the strict parsing of URLs. Opens no connection."""
 
 import re
 from dataclasses import dataclass
@@ -18,30 +18,30 @@ MALFORMED = (
 _PORTS = {"http": 80, "https": 443}
 _MAX_URL = 8192  # characters; signed storage URLs have about 2,000
 
-# What the parser would let through and we don't: userinfo, "%", "\" and spaces, odd digits in the port.
+# Stricter than the parser: no userinfo, no "%" in the host, no "\" or space, only ASCII digits in the port.
 _SHAPE = re.compile(
     r"https?://(?:\[[0-9a-f:.]+\]|[^\[\]@:/?#%\\ ]{1,253})(?::[0-9]{1,5})?(?:[/?#][^\\ ]*)?", re.IGNORECASE
 )
-# A last label that is a number makes the C library read the host as an address: 127.1, 0x7f000001.
+# The C library reads a host whose last label is a number as an address: 127.1, 0x7f000001.
 _NAME = re.compile(r"(?:[a-z0-9_-]{1,63}\.)*(?![0-9]+$|0x[0-9a-f]*$)[a-z0-9_-]{1,63}")
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What may be fetched, and how much of it."""
+    """The operator's rules for fetching: limits, and allowed or denied hosts, ports and networks."""
 
-    timeout_s: float  # for everything: resolving, connecting, redirects, the last byte
+    timeout_s: float  # for the whole fetch: resolving, connecting, redirects, the body
     max_bytes: int
-    redirects: int  # followed at most, each checked like the first URL
+    redirects: int  # to follow at most; each is checked like the first URL
     ports: tuple[int, ...]
-    hosts: tuple[str, ...]  # if any: no other host
-    denied_networks: tuple[Network, ...]  # beside those that are not public
-    denied_hosts: tuple[str, ...] = ()  # our own name
-    allowed_networks: tuple[Network, ...] = ()  # for tests alone: although not public. Never a setting.
+    hosts: tuple[str, ...]  # if not empty, no other host is allowed
+    denied_networks: tuple[Network, ...]  # in addition to those that are not public
+    denied_hosts: tuple[str, ...] = ()  # the server's own name
+    allowed_networks: tuple[Network, ...] = ()  # allowed although not public; only for tests, never a setting
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
-        """The operator's policy; hosts in any spelling that a URL may have."""
+        """Build the operator's policy; hosts may have any spelling that a URL may have."""
         own = httpx2.URL(settings.public_url).raw_host.decode() if settings.public_url else ""
         return cls(
             timeout_s=settings.fetch_timeout_s,
@@ -54,11 +54,11 @@ class Policy:
         )
 
     def allows_host(self, host: str, port: int) -> bool:
-        """Whether this name may be fetched from at all, wherever it leads."""
+        """Return whether this name may be fetched from at all, before it is resolved."""
         return port in self.ports and host not in self.denied_hosts and (not self.hosts or host in self.hosts)
 
     def allows_address(self, address: Address) -> bool:
-        """Whether a connection to ``address`` may be opened."""
+        """Return whether a connection to ``address`` may be opened."""
         address = unmapped(address)
         if any(address in network for network in self.denied_networks):
             return False
@@ -67,7 +67,7 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A URL that passed the syntax check, in the parts that are dialled; ``host`` is ASCII."""
+    """The parts of a URL that passed the syntax check, as they are dialled; ``host`` is ASCII."""
 
     url: httpx2.URL
     host: str
@@ -75,7 +75,7 @@ class Target:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Parse once, with one IDNA step; every check and the connection use this result.
+        """Parse a URL once, with one IDNA step; every check and the connection use this result.
 
         Raises:
             UrlError: not an http(s) URL, or one that two parsers might read differently.
@@ -93,7 +93,7 @@ class Target:
 
 
 def literal(host: str) -> Address | None:
-    """The address that ``host`` spells out, or None where it is a name."""
+    """Return the address that ``host`` spells out, or None if it is a name."""
     try:
         return unmapped(ip_address(host))
     except ValueError:

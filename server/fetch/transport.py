@@ -1,4 +1,4 @@
-"""Connections to checked addresses only, and a meter on what comes back; used by ``fetcher`` alone."""
+"""Connections to checked addresses only, with a count of the bytes that arrive; used only by ``fetcher``."""
 
 import ssl
 from collections.abc import Iterable
@@ -11,31 +11,34 @@ import httpcore2
 from server.errors import BadGatewayError
 from server.fetch.addresses import Address, unmapped
 
-_MAX_DIALS = 4  # of the addresses of one name
-_READ_BYTES = 16 * 1024  # at once: what is read is parsed in one go, on the event loop
-_MAX_OVERHEAD_BYTES = 32 * 1024  # of headers, 1xx answers and chunk framing
-_OVERHEAD_PER_BODY = 16  # one byte more for so many of the body, for chunks of a decent size
+_MAX_DIALS = 4  # addresses of one name that are tried
+_READ_BYTES = 16 * 1024  # per read, since each read is parsed in one go on the event loop
+_MAX_OVERHEAD_BYTES = 32 * 1024  # headers, 1xx answers and chunk framing
+_OVERHEAD_PER_BODY = 16  # one more byte of overhead per 16 of the body, enough for sensible chunks
 
 
 @dataclass(slots=True)
 class Meter:
-    """Bytes of one answer: all that arrived, and how many of these were the body."""
+    """The bytes of one answer: all that arrived, and those of the body."""
 
     received: int = 0
     body: int = 0
 
     def check(self) -> None:
-        """Refuse an answer that is mostly wrapping.
+        """Refuse an answer that consists mostly of headers and framing.
 
-        Headers without an end, 1xx answers without an end and chunks of one byte cost the event loop far more
-        than they cost their sender, and never reach the cap on the body.
+        Endless headers, endless 1xx answers and chunks of one byte cost the event loop far more than
+        their sender, and never reach the cap on the body.
+
+        Raises:
+            BadGatewayError: headers and framing exceed 32 KiB plus a sixteenth of the body.
         """
         if self.received - self.body > _MAX_OVERHEAD_BYTES + self.body // _OVERHEAD_PER_BODY:
             raise BadGatewayError("the picture's host answered with far more headers than a picture needs")
 
 
 class Dialler(httpcore2.AsyncNetworkBackend):
-    """Dials ``addresses`` in turn, whatever host it is asked for; ``aclose`` hangs up."""
+    """A network backend that dials ``addresses`` in turn, whichever host it is asked for."""
 
     def __init__(
         self,
@@ -58,12 +61,12 @@ class Dialler(httpcore2.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
     ) -> httpcore2.AsyncNetworkStream:
-        """Connect to the first address that answers; ``host`` is not looked at.
+        """Connect to the first address that answers; ``host`` is ignored.
 
         Raises:
-            httpcore2.ConnectError: none answered, or the peer is not the address that was checked.
+            httpcore2.ConnectError: no address answered, or the peer is not the address that was checked.
         """
-        share = self._timeout_s / len(self._addresses)  # one dead address must not eat the others' time
+        share = self._timeout_s / len(self._addresses)  # a dead address must not use up the others' time
         for address in self._addresses:
             try:
                 self._stream = await self._network.connect_tcp(str(address), port, timeout=share)
@@ -75,19 +78,19 @@ class Dialler(httpcore2.AsyncNetworkBackend):
         raise httpcore2.ConnectError("none of the addresses answered")
 
     async def aclose(self) -> None:
-        """Hang up, also in the middle of a TLS handshake."""
+        """Close the connection, even in the middle of a TLS handshake."""
         if self._stream is not None:
             await self._stream.aclose()
 
 
 def _peer(stream: httpcore2.AsyncNetworkStream) -> Address | None:
-    """Who is at the other end, as the kernel knows it."""
+    """Return the peer's address as the kernel knows it."""
     name = stream.get_extra_info("server_addr")
     return unmapped(ip_address(name[0])) if name else None
 
 
 class _Metered(httpcore2.AsyncNetworkStream):
-    """A stream, or the TLS on top of it, whose reads are counted."""
+    """A stream, or the TLS on top of it, whose received bytes are counted."""
 
     def __init__(self, stream: httpcore2.AsyncNetworkStream, meter: Meter) -> None:
         self._stream = stream
