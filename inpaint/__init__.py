@@ -2,7 +2,7 @@
 
 >>> from inpaint import Engine, InpaintRequest
 
-Importing this package loads neither torch nor a model; ``Engine`` is imported on first use.
+Importing this package loads neither torch nor a model; ``Engine`` is imported when it is first used.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "Engine":  # late, because it imports torch (seconds) and --help must not wait for it
+    if name == "Engine":  # late: it imports torch, which takes seconds, and --help must not wait for it
         from inpaint.engine import Engine
 
         return Engine

@@ -1,4 +1,4 @@
-"""``python -m inpaint`` is the ``inpaint`` command."""
+"""The ``inpaint`` command as ``python -m inpaint``."""
 
 from inpaint.cli import main
 

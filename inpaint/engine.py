@@ -1,4 +1,4 @@
-"""The engine as its callers see it: load a model, submit requests, wait, close."""
+"""The engine's public interface: load a model, submit requests, wait, close."""
 
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +25,7 @@ __all__ = ["Engine", "EngineStats"]
 
 
 class Engine:
-    """Paints requests. Every method may be called from any thread.
+    """A loaded model that paints requests. Every method may be called from any thread.
 
     >>> with Engine.load("demo") as engine:
     ...     result = engine.paint(InpaintRequest(image=photo, mask=mask, prompt="a red circle", seed=7))
@@ -65,28 +65,27 @@ class Engine:
         profiles: Path | None = None,
         faults: Faults | None = None,
     ) -> Self:
-        """An engine for a model's name, a diffusers folder or a single ``.safetensors`` file.
+        """Load a model by its name, from a diffusers folder or from a single ``.safetensors`` file.
 
         Args:
             model: ``demo``, a name from ``inpaint models list``, or a path.
             device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
             dtype: ``auto`` (fp16 on CUDA, fp32 on a CPU), ``float32``, ``float16`` or ``bfloat16``.
-            memory: ``auto`` (by the free memory) or a plan's name, see ``inpaint.memory.PLANS``.
-            precision: ``exact``, or ``fp8`` for quicker pictures that differ a little.
+            memory: ``auto`` (chosen by the free memory) or a plan's name, see ``inpaint.memory.PLANS``.
+            precision: ``exact``, or ``fp8``, which is faster and changes the pictures a little.
             without: names of optimizations (``inpaint.fast``) to leave out.
-            few_step_lora: a ``.safetensors`` LoRA that paints in 4 to 8 steps (SDXL-Lightning, Hyper-SD) to
-                merge for good; samplers then space their steps as it was trained, and want guidance 1.
-            loras: the folder of the LoRA files that requests name; ``lora_files.loras_dir()`` if None.
-            max_rows: samples that share one UNet call at most; fewer where measuring finds that more gain
-                nothing.
-            profiles: a folder of measurements. Those of this model on this device are made where they are not
-                there, in a few seconds, and make promises of time possible from the first request.
-            faults: to inject, in tests.
+            few_step_lora: a ``.safetensors`` LoRA for painting in 4 to 8 steps (SDXL-Lightning, Hyper-SD).
+                It is merged permanently; samplers then space their steps as it was trained. Use guidance 1.
+            loras: the folder of LoRA files; ``inpaint.lora.files.loras_dir()`` if None.
+            max_rows: most samples in one UNet call; fewer are used where measurements show no gain from more.
+            profiles: a folder of measured costs. If it has none of this model on this device, they are
+                measured in a few seconds; with them, finish times are predicted from the first request on.
+            faults: faults to inject, for tests.
 
         Raises:
-            ModelError: missing, damaged or of an unknown kind.
-            DeviceError: the device is not there.
-            RequestError: there is no such precision or optimization, or this device cannot have it.
+            ModelError: the model is missing, damaged or of an unknown kind.
+            DeviceError: the device is not available.
+            RequestError: there is no such precision or optimization, or this device does not support it.
         """
         place = pick_device(device)
         checkpoint: Checkpoint = demo_checkpoint() if model == "demo" else resolve(model)
@@ -104,36 +103,37 @@ class Engine:
             identity = made_for(loaded, optimizations)
             return loaded, fast, survey(loaded, fast, identity, profiles, max_slots=2 * max_rows)
 
-        # On a thread that ends: torch's pool of threads would stay with the caller's, see ``side``.
+        # On a thread that ends: torch's thread pool would stay with the caller's, see ``side_thread``.
         with ThreadPoolExecutor(1, "inpaint-load") as thread:
             loaded, fast, profile = thread.submit(load).result()
         return cls(loaded, max_rows=max_rows, fast=fast, profile=profile, faults=faults, loras=loras)
 
     @property
     def native_size(self) -> int:
-        """Side in pixels of the square that the model was trained on."""
+        """The side in pixels of the square that the model was trained on."""
         return self.model.native_size
 
     @property
     def vae_factor(self) -> int:
-        """Pixels per latent cell and side."""
+        """Pixels per latent pixel, on each side."""
         return self.model.vae_factor
 
     def submit(
         self, request: InpaintRequest, *, key: str = "", deadline_s: float = inf, promised: bool = False
     ) -> Job:
-        """Queue a request and return at once.
+        """Queue a request and return immediately.
 
         Args:
             request: what to paint.
-            key: who asks; the engine's time is shared fairly between keys.
-            deadline_s: nobody wants the pictures later than that.
-            promised: take it whatever is ahead of it; whoever sends it has looked at the time already.
+            key: the caller's; the engine's time is shared fairly between keys.
+            deadline_s: seconds from now until the pictures are of no use.
+            promised: skip the check that the deadline can be met, because the caller has made it.
 
         Raises:
-            RequestError: there is nothing to repaint, or no LoRA of a name.
-            BusyError: it could not be finished by its deadline; nothing was begun.
+            RequestError: there is nothing to repaint, or a LoRA does not exist.
+            BusyError: the request could not be finished by its deadline; it was not started.
             ClosedError: the engine takes no more requests.
+            DeviceError: the GPU failed before.
         """
         require(request.loras, self._lora_folder)
         request = request.with_seed()
@@ -144,21 +144,25 @@ class Engine:
         return job
 
     def paint(self, request: InpaintRequest) -> InpaintResult:
-        """Paint a request and wait for it; raises what :meth:`Job.result` raises."""
+        """Paint a request and wait for it.
+
+        Raises:
+            InpaintError: as :meth:`submit` and :meth:`Job.result` raise.
+        """
         return self.submit(request).result()
 
     def drain(self, timeout_s: float | None = None) -> bool:
-        """Take no more requests and wait until those under way have ended; False if the time ran out."""
+        """Take no more requests and wait until all have ended; return False if the time ran out."""
         return self._loop.drain(timeout_s)
 
     def close(self) -> None:
-        """Cancel what is under way and let go of the model."""
+        """Cancel all requests and release the model."""
         self._loop.close()
         if self._fast is not None:
             self._fast.close()
 
     def stats(self) -> EngineStats:
-        """What the engine holds and has done."""
+        """Return the counters since the start, and the load now."""
         return self._loop.stats()
 
     def __enter__(self) -> Self:

@@ -1,33 +1,35 @@
-"""Every error that the engine raises on purpose, in one tree.
+"""The errors that the engine raises on purpose, in one tree.
 
 ::
 
     InpaintError                    its text is one sentence for a person who can act on it
     ├── RequestError(field, …)      the caller must change the request
-    ├── ModelError                  a model is missing, damaged or unknown; names the mending command
+    ├── ModelError                  a model is missing, damaged or unknown; names the command that repairs it
     │   └── LockError               weights.lock itself cannot be trusted
-    ├── FetchError                  the hub did not deliver; nothing half-written was left behind
-    ├── DeviceError                 the device asked for is not there
-    ├── OutOfMemoryError            did not fit even after every fallback
+    ├── FetchError                  a download failed; no partial files were left behind
+    ├── DeviceError                 the requested device is not available, or it failed
+    ├── OutOfMemoryError            the request did not fit even after every fallback
     ├── PaintError                  the model produced something that is not a picture
     ├── OutputError                 a result could not be written
-    ├── BusyError(retry_after_s)    not taken: there is no room, or it could not be in time
-    ├── DeadlineError               taken, but its time ran out
-    ├── CancelledError              somebody called Job.cancel
+    ├── BusyError(retry_after_s)    refused: there is no room, or it would be too late
+    ├── DeadlineError               accepted, but its time ran out
+    ├── CancelledError              the caller cancelled the job, or the engine was closed
     └── ClosedError                 the engine is draining or closed
 
-Anything else that escapes is a bug of ours. Only the command line turns errors into exit codes.
+Any other exception is a bug in this package. Only the command line turns errors into exit codes.
 """
 
 
 class InpaintError(Exception):
-    """Root of every error raised on purpose; ``str(error)`` is one sentence for a person."""
+    """The root of all errors raised on purpose; ``str(error)`` is one sentence for a person."""
 
 
 class RequestError(InpaintError):
-    """The caller must change the request.
+    """A request with a field that the caller must change.
 
-    ``field`` is the name of the ``InpaintRequest`` field at fault, ``problem`` says what would be right.
+    Attributes:
+        field: the name of the wrong field of ``InpaintRequest``, or of the wrong option.
+        problem: what is wrong and what would be right.
     """
 
     def __init__(self, field: str, problem: str) -> None:
@@ -37,35 +39,39 @@ class RequestError(InpaintError):
 
 
 class ModelError(InpaintError):
-    """A model is missing, damaged or of an unknown kind."""
+    """A model that is missing, damaged or of an unknown kind."""
 
 
 class LockError(ModelError):
-    """``weights.lock`` breaks one of its own rules, so nothing in it is trusted."""
+    """A ``weights.lock`` that breaks one of its own rules, so that no entry of it is trusted."""
 
 
 class FetchError(InpaintError):
-    """A download did not complete; the target folder is as it was before."""
+    """A download that did not complete; the target folder is as it was before."""
 
 
 class DeviceError(InpaintError):
-    """The device asked for is not available on this machine."""
+    """A device that is not available on this machine, or that failed."""
 
 
 class OutOfMemoryError(InpaintError):
-    """The request did not fit into the device's memory even after every fallback."""
+    """A request that did not fit into the device's memory even after every fallback."""
 
 
 class PaintError(InpaintError):
-    """The model produced NaN or another non-picture, which is never returned as success."""
+    """A model output that is no picture, such as NaN; it is never returned as success."""
 
 
 class OutputError(InpaintError):
-    """A result could not be written; nothing half-written was left behind."""
+    """A result that could not be written; no partial file was left behind."""
 
 
 class BusyError(InpaintError):
-    """Not taken, because there is no room or because it could not be finished in time; nothing was begun."""
+    """A request refused before it was started: there is no room, or it could not be finished in time.
+
+    Attributes:
+        retry_after_s: seconds after which a new attempt makes sense.
+    """
 
     def __init__(self, problem: str, retry_after_s: float = 5.0) -> None:
         super().__init__(problem)
@@ -73,12 +79,12 @@ class BusyError(InpaintError):
 
 
 class DeadlineError(InpaintError):
-    """The request was taken, but its time ran out before it was finished."""
+    """A request that was accepted, but whose time ran out before it was finished."""
 
 
 class CancelledError(InpaintError):
-    """The job was cancelled before it finished."""
+    """A job that was cancelled before it finished."""
 
 
 class ClosedError(InpaintError):
-    """The engine is draining or closed and takes no more requests."""
+    """A request refused because the engine is draining or closed."""

@@ -1,4 +1,4 @@
-"""Which parts of a model stay on the GPU, chosen from the free memory; and how to hold nothing twice."""
+"""Memory plans, the placement of a model's parts by them, and casts that keep the peak of memory low."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,15 +12,15 @@ from safetensors import safe_open
 from inpaint.errors import RequestError
 
 GIB = 1024**3
-_SLICE = 100  # tensors
+_SLICE = 100  # tensors that are cast from one opening of a file
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """How one model is spread over a device; the thresholds are for SDXL in 16 bit (8 GiB resident)."""
+    """A placement of one model's parts; the thresholds are for SDXL in 16 bit (8 GiB resident)."""
 
     name: str
-    needs_gib: float  # free memory below which the next plan is taken
+    needs_gib: float  # with less free memory the next plan is chosen
     text_encoders_resident: bool = True
     vae_resident: bool = True
     vae_tiled: bool = False
@@ -38,21 +38,25 @@ PLANS: tuple[MemoryPlan, ...] = (
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Free memory of ``device`` in bytes, None where everything shares one memory (a CPU)."""
+    """Return the free memory of ``device`` in bytes; None for a CPU, which has no memory of its own."""
     return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else None
 
 
 def empty_cache(device: torch.device) -> None:
-    """Give cached blocks back to the driver, after an out-of-memory."""
+    """Return torch's cached blocks to the driver, after an out-of-memory."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
 
 
 def choose_plan(free: int | None, name: str = "auto") -> MemoryPlan:
-    """The plan called ``name``, or the first that fits into ``free`` bytes.
+    """Return the plan called ``name``, or for ``auto`` the first that fits.
+
+    Args:
+        free: free memory in bytes; everything fits if None.
+        name: a plan's name, or ``auto``.
 
     Raises:
-        RequestError: no such plan.
+        RequestError: there is no such plan.
     """
     by_name = {plan.name: plan for plan in PLANS}
     if name != "auto":
@@ -65,12 +69,12 @@ def choose_plan(free: int | None, name: str = "auto") -> MemoryPlan:
 def place(
     plan: MemoryPlan, device: torch.device, dtype: torch.dtype, unet: Any, vae: Any, encoders: list[Any]
 ) -> None:
-    """Move a loaded model's parts to where ``plan`` wants them to rest."""
+    """Move a loaded model's parts to the devices that ``plan`` says."""
     for encoder in encoders:
         encoder.to(device if plan.text_encoders_resident else "cpu")
     vae.to(device if plan.vae_resident else "cpu")
     if plan.unet == "fp8":
-        # Stored in 8 bit, cast back block by block: half the memory for a slower step.
+        # Stored in 8 bit and cast back block by block: half the memory, slower steps.
         unet.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=dtype)
         unet.to(device)
     elif plan.unet == "streamed":
@@ -87,9 +91,9 @@ def place(
 
 @contextmanager
 def tiled(vae: Any) -> Iterator[None]:
-    """Decode in tiles for the length of the block: far less memory, blends at the tiles' borders."""
-    # Only ever around a decode: encoded in tiles, a picture's latents differ from what the UNet learnt.
-    # diffusers tiles only above sample_size, which this VAE never exceeds at 1024²; half of it does.
+    """Decode in tiles inside the block: needs far less memory, and blends at the tiles' borders."""
+    # Only for decoding: a picture that is encoded in tiles has other latents than the UNet was trained on.
+    # diffusers tiles only above sample_size, which pictures of 1024² do not exceed, so it is set to half.
     vae.tile_sample_min_size = vae.config.sample_size // 2
     vae.tile_latent_min_size = vae.tile_sample_min_size // 2 ** (len(vae.config.block_out_channels) - 1)
     vae.enable_tiling()
@@ -100,10 +104,11 @@ def tiled(vae: Any) -> Iterator[None]:
 
 
 def recast(part: torch.nn.Module, file: Path, dtype: torch.dtype) -> None:
-    """Cast a module to ``dtype`` that was loaded from ``file`` as it is stored there.
+    """Cast a module that was just loaded from ``file`` to ``dtype``, a few tensors at a time.
 
-    A loaded module's tensors are pages of its mapped file. Casting it whole keeps them all until the last one
-    is done: a peak of 1.55 × SDXL's weights. Opening the file anew for a slice at a time, 1.27 ×.
+    A loaded module's tensors are pages of its memory-mapped file. A cast of the whole module keeps them all
+    until the last one is done: a peak of 1.55 × SDXL's weights. Opening the file again for each slice of 100
+    tensors has a peak of 1.27 ×.
     """
     parameters = dict(part.named_parameters())
     names = list(parameters)
@@ -115,27 +120,27 @@ def recast(part: torch.nn.Module, file: Path, dtype: torch.dtype) -> None:
 
 @contextmanager
 def visiting(module: Any, device: torch.device) -> Iterator[None]:
-    """Have an offloaded module on ``device`` for the length of the block."""
-    home = module.device
-    if home == device:
+    """Move an offloaded module to ``device`` inside the block."""
+    resting = module.device
+    if resting == device:
         yield
         return
     module.to(device)
     try:
         yield
     finally:
-        module.to(home)
+        module.to(resting)
 
 
 @contextmanager
 def computing_in(module: Any, dtype: torch.dtype) -> Iterator[None]:
-    """Have a module in another dtype for the length of the block."""
-    home = module.dtype
-    if home == dtype:
+    """Cast a module to another dtype inside the block."""
+    own = module.dtype
+    if own == dtype:
         yield
         return
     module.to(dtype=dtype)
     try:
         yield
     finally:
-        module.to(dtype=home)
+        module.to(dtype=own)

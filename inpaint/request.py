@@ -98,8 +98,8 @@ class InpaintRequest:
         feather: the width of the blend from the painted part to the picture, outside the grown mask, in
             units; a whole number from 0 to 256.
         fill: the content under the mask before painting, which shows through at a strength below 1:
-            ``original`` (the picture's), ``telea`` (the edges' colours continued inwards), ``blur`` (a blur of
-            the surroundings), ``neutral`` (grey) or ``noise`` (pixels of the surroundings, shuffled).
+            ``original`` (the picture's), ``telea`` (the edges' colours continued inwards), ``blur`` (the
+            surroundings, blurred), ``neutral`` (grey) or ``noise`` (their pixels, shuffled).
         color_match: fits the colours of the painted part to the picture around it.
         soft: reads the mask's grey as strength, from 8 (barely changed) to 255 (repainted).
         guidance_interval: the fractions of the steps, 0 to 1 and rising, between which guidance is on. A

@@ -1,7 +1,7 @@
-"""The twelve samplers by their public names, as one table.
+"""The table of the twelve samplers, by their public names.
 
-This module knows names and settings, and imports neither torch nor diffusers until a scheduler is
-made, so that ``--help``, ``inpaint schedulers`` and request checks stay instant.
+The module imports neither torch nor diffusers until a scheduler is made, so that ``--help``,
+``inpaint schedulers`` and the checks of a request stay instant.
 """
 
 import inspect
@@ -11,9 +11,9 @@ from typing import Any
 
 from inpaint.errors import RequestError
 
-# What SDXL was trained with. A checkpoint's own scheduler_config.json wins over these; they stand in
-# for keys that a folder lacks, because the diffusers classes' own defaults (clip_sample=True,
-# steps_offset=0, a linear beta schedule) would change the picture without a word.
+# The settings that SDXL was trained with. A checkpoint's own scheduler_config.json wins over these. They
+# replace keys that it lacks, because the defaults of the diffusers classes (clip_sample=True, steps_offset=0,
+# a linear beta schedule) would change the picture silently.
 SDXL_SCHEDULE: Mapping[str, object] = {
     "num_train_timesteps": 1000,
     "beta_start": 0.00085,
@@ -27,20 +27,20 @@ SDXL_SCHEDULE: Mapping[str, object] = {
     "skip_prk_steps": True,
 }
 
-# Keys of the checkpoint that describe the *model*; the rest of its config describes the sampler that it
-# happened to be saved with, and must not leak into another ("Euler" is not Karras because DPM++ was).
+# Keys of the checkpoint's config that describe the *model*. The others describe the sampler that it happened
+# to be saved with, and must not change another sampler ("Euler" is not Karras because DPM++ was).
 _MODEL_KEYS = frozenset(SDXL_SCHEDULE) | {"trained_betas", "rescale_betas_zero_snr"}
 
 
 @dataclass(frozen=True, slots=True)
 class SchedulerSpec:
-    """One row of the table: the diffusers class behind a public name, and how its ``step`` is called."""
+    """A row of the table: the diffusers class behind a public name, and how its ``step`` is called."""
 
     class_name: str
     overrides: Mapping[str, object] = field(default_factory=dict)
     step_takes_generator: bool = True  # written down here instead of inspected at run time
-    order: int = 1  # UNet calls a step; the last step of an order-2 sampler takes one
-    extra_calls: int = 0  # beside those, where there is more than one step
+    order: int = 1  # UNet calls per step; the last step of an order-2 sampler takes one
+    extra_calls: int = 0  # in addition to those, if there is more than one step
 
 
 SCHEDULERS: Mapping[str, SchedulerSpec] = {
@@ -64,22 +64,27 @@ _BY_FOLDED_NAME = {name.casefold(): name for name in SCHEDULERS}
 
 
 def canonical_name(name: str) -> str:
-    """The table's spelling of ``name``, which may come in any letter case.
+    """Return the table's spelling of ``name``, which may be in any letter case.
 
     Raises:
-        RequestError: no such scheduler; the text lists the names.
+        RequestError: there is no such scheduler; the message lists the names.
     """
     found = _BY_FOLDED_NAME.get(" ".join(name.split()).casefold())
     if found is None:
-        raise RequestError("scheduler", f"unknown name {name!r}; the names are: {', '.join(SCHEDULERS)}")
+        raise RequestError("scheduler", f"unknown name {name!r}; use one of {', '.join(SCHEDULERS)}")
     return found
 
 
 def unet_calls(name: str, num_inference_steps: int, strength: float) -> int:
-    """How often a row of these settings calls the UNet; known before anything is loaded.
+    """Return the number of UNet calls of one sample, without loading a model.
+
+    Args:
+        name: a public name in any letter case.
+        num_inference_steps: steps at strength 1.
+        strength: above 0, at most 1.
 
     Raises:
-        RequestError: unknown name.
+        RequestError: there is no such scheduler.
     """
     spec = SCHEDULERS[canonical_name(name)]
     skipped = num_inference_steps - min(int(num_inference_steps * strength), num_inference_steps)
@@ -88,17 +93,17 @@ def unet_calls(name: str, num_inference_steps: int, strength: float) -> int:
 
 
 def make_scheduler(name: str, base_config: Mapping[str, Any]) -> Any:
-    """A fresh diffusers scheduler for one row.
+    """Make a diffusers scheduler for one row.
 
     Args:
         name: a public name in any letter case.
-        base_config: the checkpoint's ``scheduler_config.json`` as a dict; keys it lacks are SDXL's.
+        base_config: the checkpoint's ``scheduler_config.json`` as a dict; missing keys are SDXL's.
 
     Returns:
-        A diffusers ``SchedulerMixin``; never shared, because ``step`` keeps state on it.
+        A new diffusers ``SchedulerMixin``; rows cannot share one, because ``step`` keeps state on it.
 
     Raises:
-        RequestError: unknown name.
+        RequestError: there is no such scheduler.
     """
     import diffusers
 

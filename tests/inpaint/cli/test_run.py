@@ -106,7 +106,7 @@ def test_the_faintest_grey_that_counts_is_painted(paint: Run) -> None:
 
 
 BAD_FLAGS = {
-    "--scheduler Eular": r"scheduler: unknown name 'Eular'; the names are: DDIM, DPM Multi",
+    "--scheduler Eular": r"scheduler: unknown name 'Eular'; use one of DDIM, DPM Multi",
     "--steps 3 --strength 0.2": "strength: 3 steps × strength 0.2",
     "--steps 0": "num_inference_steps: must be a whole number from 1 to 150, not 0",
     "--strength 0": "strength: must be a number above 0, at most 1, not 0.0",
