@@ -1,4 +1,7 @@
-"""Said no at once rather than too late, in turn between keys: the pool with stub workers, and the service."""
+"""Admission: requests that would be too late are refused immediately, and keys take turns.
+
+These tests run the pool with stub workers, and the service.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -27,12 +30,12 @@ Make = Callable[..., InpaintRequest]
 
 @pytest.fixture
 def calls(tmp_path: Path) -> Path:
-    """Where stub workers write down who shared their calls."""
+    """Return the file in which stub workers note the requests of each UNet call."""
     return tmp_path / "calls"
 
 
-def test_what_cannot_be_in_time_even_alone_is_refused_at_once(calls: Path, request_for: Make) -> None:
-    """Nobody waits for an answer that was never going to come."""
+def test_a_request_too_slow_even_alone_is_refused_immediately(calls: Path, request_for: Make) -> None:
+    """A caller must not wait for an answer that can never come in time."""
 
     async def main() -> None:
         async with stub_pool(calls) as pool:
@@ -46,10 +49,10 @@ def test_what_cannot_be_in_time_even_alone_is_refused_at_once(calls: Path, reque
     run(main())
 
 
-def test_what_would_wait_too_long_is_refused_with_the_time_to_come_back(
+def test_a_request_that_would_wait_too_long_is_refused_with_the_time_to_retry(
     calls: Path, request_for: Make
 ) -> None:
-    """Under overload most are served in time and the rest know at once, instead of nobody being served."""
+    """Under overload most requests are served in time and the rest refused immediately; none just waits."""
 
     async def main() -> None:
         async with stub_pool(calls, max_rows=1) as pool:
@@ -67,12 +70,12 @@ def test_what_would_wait_too_long_is_refused_with_the_time_to_come_back(
     run(main())
 
 
-def test_a_request_that_waited_too_long_leaves_the_line(calls: Path, request_for: Make) -> None:
-    """A promise that cannot be kept any more is not kept at others' cost."""
+def test_a_request_that_waited_too_long_leaves_the_queue(calls: Path, request_for: Make) -> None:
+    """A request that has missed its deadline must not take the GPU's time from others."""
 
     async def main() -> None:
         async with stub_pool(calls, max_rows=1, hang_s=2.0) as pool:
-            slow = request_for(prompt="slow", num_inference_steps=40, strength=1.0)  # five times as foreseen
+            slow = request_for(prompt="slow", num_inference_steps=40, strength=1.0)  # 5 times the forecast
             held = [await pool.submit(slow) for _ in range(3)]
             late = await pool.submit(request_for(), Terms(deadline_s=3.0))
             assert await outcome(late) is DeadlineError
@@ -85,8 +88,8 @@ def test_a_request_that_waited_too_long_leaves_the_line(calls: Path, request_for
     run(main())
 
 
-def test_keys_take_turns_in_the_line(calls: Path, request_for: Make) -> None:
-    """One caller's hundred requests do not make the others wait for all of them."""
+def test_keys_take_turns_in_the_queue(calls: Path, request_for: Make) -> None:
+    """Other callers do not wait until all the requests of one caller are painted."""
 
     async def main() -> None:
         async with stub_pool(calls, max_rows=1) as pool:
@@ -102,8 +105,8 @@ def test_keys_take_turns_in_the_line(calls: Path, request_for: Make) -> None:
     run(main())
 
 
-def test_a_backlog_is_told_in_seconds(calls: Path, request_for: Make) -> None:
-    """An operator scales by it, and callers are told when to come back."""
+def test_a_backlog_is_reported_in_seconds(calls: Path, request_for: Make) -> None:
+    """An operator scales by it, and it becomes the Retry-After of callers."""
 
     async def main() -> None:
         async with stub_pool(calls, max_rows=1) as pool:
@@ -111,7 +114,7 @@ def test_a_backlog_is_told_in_seconds(calls: Path, request_for: Make) -> None:
             tickets = [
                 await pool.submit(request_for(num_inference_steps=100, strength=1.0)) for _ in range(3)
             ]
-            assert 1.5 < pool.health().backlog_s <= 3.01, "three hundred steps of a hundredth of a second"
+            assert 1.5 < pool.health().backlog_s <= 3.01, "300 steps of 0.01 s"
             for ticket in tickets:
                 ticket.cancel()
             await until(lambda: all(ticket.finished for ticket in tickets))
@@ -120,13 +123,13 @@ def test_a_backlog_is_told_in_seconds(calls: Path, request_for: Make) -> None:
 
 
 def test_an_engine_in_the_servers_process_refuses_the_same(model: Model, request_for: Make) -> None:
-    """``--workers 0`` keeps the same promises."""
+    """``--workers 0`` applies the same deadlines."""
 
     async def main() -> None:
         client = InProcessClient(WorkerSpec(), load=lambda *_: Engine(model))
         await client.start()
         try:
-            await (await client.submit(request_for())).result()  # it learns what steps cost
+            await (await client.submit(request_for())).result()  # measures the cost of a step
             with pytest.raises(BusyError):
                 await client.submit(request_for(num_inference_steps=100), Terms(deadline_s=1e-3))
             ticket = await client.submit(request_for(), Terms(deadline_s=600.0, slowdown=1000.0))
@@ -138,7 +141,7 @@ def test_an_engine_in_the_servers_process_refuses_the_same(model: Model, request
 
 
 def test_terms_are_the_servers_settings(serve: Serve) -> None:
-    """v1's callers hold the line and get a deadline; v2's come back when it is done."""
+    """A v1 caller waits for the answer, so its request has a deadline; a v2 request has none."""
     server = serve(deadline_s=44.0, max_slowdown=3.0)
     assert server.client.post("/v1/sdxl-inpaint", json=body()).status_code == 200
     assert server.client.post("/v2/sdxl-inpaint", json=body()).status_code == 200
@@ -146,8 +149,8 @@ def test_terms_are_the_servers_settings(serve: Serve) -> None:
     assert server.engine.terms == [Terms("", 44.0, 3.0), Terms("")]
 
 
-def test_a_refusal_is_503_refunded_and_says_when_to_come_back(serve: Serve) -> None:
-    """Whoever is turned away pays nothing."""
+def test_a_refusal_is_503_refunded_and_says_when_to_retry(serve: Serve) -> None:
+    """A caller that is refused pays nothing."""
     server = serve(metering=True, price=0.01)
     key = server.key(balance=5)
     server.engine.failures.append(BusyError("too much is ahead of this; try again later", 41.2))
@@ -157,8 +160,8 @@ def test_a_refusal_is_503_refunded_and_says_when_to_come_back(serve: Serve) -> N
     assert server.parts.ledger.balance(server.parts.keys.authenticate(key).id) == 5_000_000
 
 
-def test_a_size_is_known_without_the_cutting(request_for: Make) -> None:
-    """What a request costs is decided before anybody does its work."""
+def test_the_working_size_is_known_without_cropping(request_for: Make) -> None:
+    """Admission needs a request's cost before any work is done for it."""
     boxes = (((0, 0, 40, 40), (900, 700)), ((100, 50, 700, 90), (900, 700)), ((1, 1, 3, 3), (64, 64)))
     for box, size in boxes:
         mask = Image.new("L", size)
@@ -168,17 +171,17 @@ def test_a_size_is_known_without_the_cutting(request_for: Make) -> None:
             assert working_size_of(request, 128) == cut(request, 128).size
 
 
-def test_what_a_worker_tells_of_its_engine_arrives_whole() -> None:
+def test_a_workers_report_of_its_engine_arrives_complete() -> None:
     """The pool decides by the costs that its workers measured."""
     profile = Profile(MadeFor("gpu", "1", "2", "demo", "float16", ("qkv",)), max_slots=8)
     profile.survey(Bucket(16, 16), {1: 0.5, 2: 0.75}, encode_s=0.1, decode_s=0.2)
-    told = Engines.from_json(Engines(512, 4, profile).to_json())
-    assert (told.native_size, told.vae_factor) == (512, 4)
-    assert told.profile.to_json() == profile.to_json()
+    received = Engines.from_json(Engines(512, 4, profile).to_json())
+    assert (received.native_size, received.vae_factor) == (512, 4)
+    assert received.profile.to_json() == profile.to_json()
 
 
 def test_until_costs_are_known_only_the_deadline_counts(request_for: Make) -> None:
-    """Before the first picture nobody is refused by a guess."""
+    """Before the first picture no request is refused because of a guess."""
     engines = Engines(128, 8)
     work = engines.work(request_for(), "key")
     assert engines.given_s(work, Terms(deadline_s=9.0, slowdown=2.0)) == 9.0

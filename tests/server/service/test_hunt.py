@@ -1,7 +1,7 @@
-"""A hunt for bugs between two servers of one database that do anything at once and die at any moment.
+"""A hunt for bugs: two servers with one database act simultaneously, in any order, and may be killed.
 
-Hypothesis chooses what they do; after each step the books must be right, and in the end nothing that was
-accepted may be lost. ``HUNT_EXAMPLES=5000`` hunts for a long time, each run elsewhere.
+Hypothesis chooses their actions. After each step the ledger and the requests must agree, and in the end no
+accepted request may be lost. ``HUNT_EXAMPLES=5000`` hunts for a long time, with other actions in each run.
 """
 
 import hashlib
@@ -24,8 +24,8 @@ pytest_plugins = ["tests.support.postgres"]
 
 EXAMPLES = int(os.environ.get("HUNT_EXAMPLES", "15"))  # of 40 steps; 3 seconds each on an idle machine
 LONG = "HUNT_EXAMPLES" in os.environ
-LOOKS = 4  # of one that must be sure that the other is dead
-KEYS, BALANCE = 2, 30  # micro-credits: a few requests use it up
+LOOKS = 4  # heartbeats that a server needs to be sure that the other is dead
+KEYS, BALANCE = 2, 30  # micro-credits: a few requests use them up
 
 _NTH = st.integers(0, 11)  # of the latest requests
 _ACCEPT = st.fixed_dictionaries(
@@ -60,7 +60,7 @@ _VICTIM = st.sampled_from([None] * 8 + [0, 1])
 
 
 class Hunt(RuleBasedStateMachine):
-    """Two servers, their orders, and what is known of what they did."""
+    """Two servers, the orders that they get, and a model of the requests that each of them has."""
 
     def __init__(self, processes: Processes, database: Database, seen: Counter[str]) -> None:
         super().__init__()
@@ -68,11 +68,11 @@ class Hunt(RuleBasedStateMachine):
         self._keys = emptied(database, KEYS, BALANCE)
         self._now = 0.0
         self._ids: list[str] = []
-        self._story: list[object] = []  # told when something is wrong
+        self._story: list[object] = []  # printed if an assertion fails
         self._wrong = False
-        self._ended: Counter[str] = Counter()  # by how many answers
+        self._ended: Counter[str] = Counter()  # by request: answers that say that it ended
         self._alive: list[StoreProcess] = []
-        self._has: dict[str, set[str]] = {}  # by server: what it was told to paint
+        self._has: dict[str, set[str]] = {}  # by server: the requests that it is to paint
         self._before = read(database)
 
     @initialize()
@@ -80,59 +80,59 @@ class Hunt(RuleBasedStateMachine):
         self._alive = [self._new(), self._new()]
 
     def _new(self) -> StoreProcess:
-        """A server that has just started."""
+        """Return a server that has just started."""
         process = self._processes.take()
         self._has[process.name] = set()
-        self._at_once({process: [{"do": "beat"}]})
+        self._carry_out({process: [{"do": "beat"}]})
         return process
 
     @rule(first=_ORDERS, second=_ORDERS, victim=_VICTIM, after_ms=st.sampled_from([0, 1, 2, 3, 5, 8]))
-    def at_once(self, first: list[Order], second: list[Order], victim: int | None, after_ms: int) -> None:
-        """Both do several things; now and then one dies meanwhile, and is started again."""
+    def together(self, first: list[Order], second: list[Order], victim: int | None, after_ms: int) -> None:
+        """Give both servers several orders; sometimes kill one meanwhile, and replace it."""
         orders = dict(zip(self._alive, (first, second), strict=True))
         if victim is None:
-            self._at_once(orders)
+            self._carry_out(orders)
             return
         killed = self._alive[victim]
-        self._at_once(orders, (killed, after_ms / 1000))
+        self._carry_out(orders, (killed, after_ms / 1000))
         self._alive[victim] = self._new()
         self._processes.give_back(killed)
 
     @rule(order=_ORDER)
     def the_same(self, order: Order) -> None:
-        """Both are asked for the same, by a client that is in a hurry."""
-        self._at_once({process: [order, order] for process in self._alive})
+        """Give both servers the same order twice, as from an impatient client."""
+        self._carry_out({process: [order, order] for process in self._alive})
 
     @rule(which=_WHICH, orders=_ORDERS, how=st.sampled_from(["paused", "at the last moment", "left"]))
-    def away(self, which: int, orders: list[Order], how: str) -> None:
-        """One is not heard of for a while, or goes for good."""
+    def silent(self, which: int, orders: list[Order], how: str) -> None:
+        """Let one server send no heartbeats for a while, or leave for good."""
         one, other = self._alive[which], self._alive[1 - which]
         if how == "left":
-            self._at_once({one: [{"do": "leave"}], other: orders})
+            self._carry_out({one: [{"do": "leave"}], other: orders})
             self._alive[which] = self._new()
             self._processes.give_back(one)
             return
-        self._silence(other, LOOKS if how == "paused" else LOOKS - 1)
-        if how == "paused":  # and goes on as if nothing had happened
-            self._at_once({one: orders, other: []})
+        self._only_beating(other, LOOKS if how == "paused" else LOOKS - 1)
+        if how == "paused":  # it goes on as if it had not been silent
+            self._carry_out({one: orders, other: []})
         else:
             self._now += LEASE_S * 0.45
-            self._at_once({one: [{"do": "beat"}, *orders], other: [{"do": "beat"}]})
+            self._carry_out({one: [{"do": "beat"}, *orders], other: [{"do": "beat"}]})
 
-    def _silence(self, process: StoreProcess, looks: int) -> None:
-        """Only this one is heard of for so many of its looks."""
+    def _only_beating(self, process: StoreProcess, looks: int) -> None:
+        """Let only this server beat, ``looks`` times."""
         for _ in range(looks):
             self._now += LEASE_S * 0.45
-            self._at_once({process: [{"do": "beat"}]})
+            self._carry_out({process: [{"do": "beat"}]})
 
     @invariant()
     def the_books_are_right(self) -> None:
-        check(self._before)  # of after the last step
+        check(self._before)  # read after the last step
         for row in self._before.requests.values():
-            assert row.error != _INTERRUPTED["error"] or row.mode == "v1", "nobody holds the line for v2"
+            assert row.error != _INTERRUPTED["error"] or row.mode == "v1", "a v2 request was given up"
 
     def teardown(self) -> None:
-        """One dies, and the other must be able to end everything."""
+        """Kill one server; the other must be able to end every request."""
         if not self._alive:
             return
         survivor, other = self._alive
@@ -140,7 +140,7 @@ class Hunt(RuleBasedStateMachine):
             if self._wrong:
                 return
             other.kill()
-            self._silence(survivor, LOOKS)
+            self._only_beating(survivor, LOOKS)
             self._end_all(survivor)
             check(self._before)
             assert not [row for row in self._before.requests.values() if row.state in UNFINISHED]
@@ -149,23 +149,24 @@ class Hunt(RuleBasedStateMachine):
                 self._processes.give_back(process)
 
     def _end_all(self, survivor: StoreProcess) -> None:
-        """Each can be begun once and ended once."""
+        """Begin and end every request, and assert that each can be begun once and ended once."""
         books = self._before
         mine = sorted(books.unfinished(survivor.name))
         waiting = [name for name in mine if books.requests[name].state == "QUEUED"]
         for kind, names in (("begin", waiting), ("finish", mine)):
             orders = [{"do": kind, "id": name} for name in names]
-            answers = self._at_once({survivor: orders * 2})[survivor]
+            answers = self._carry_out({survivor: orders * 2})[survivor]
             assert answers is not None
             assert [a + b for a, b in zip(answers[: len(names)], answers[len(names) :], strict=True)] == [
                 1 for _ in names
             ]
 
-    # What is done, and what must be true of the answers.
+    # Carrying orders out, and checking the answers.
 
-    def _at_once(
+    def _carry_out(
         self, orders: dict[StoreProcess, list[Order]], victim: tuple[StoreProcess, float] | None = None
     ) -> dict[StoreProcess, list[Answer] | None]:
+        """Send all orders simultaneously, kill the victim after its seconds, and check every answer."""
         given = {process: [self._whole(process, o) for o in some] for process, some in orders.items()}
         for process, some in given.items():
             process.send(some)
@@ -174,8 +175,8 @@ class Hunt(RuleBasedStateMachine):
             victim[0].kill()
         answers = {process: process.answers() for process in given}
         before, self._before = self._before, read(self._database)
-        told = [(process.name, some, answers[process]) for process, some in given.items()]
-        self._story.append((told, victim and victim[0].name))
+        step = [(process.name, some, answers[process]) for process, some in given.items()]
+        self._story.append((step, victim and victim[0].name))
         try:
             check_change(before, self._before)
             for process, some in given.items():
@@ -190,7 +191,7 @@ class Hunt(RuleBasedStateMachine):
         return answers
 
     def _whole(self, process: StoreProcess, order: Order) -> Order:
-        """The order with ids in the place of numbers."""
+        """Return the order with ids in place of numbers."""
         order = dict(order)
         if order["do"] == "accept":
             order["id"] = f"r{len(self._ids)}"
@@ -231,10 +232,10 @@ class Hunt(RuleBasedStateMachine):
             self._has[process.name].add(answer)
             assert answer in rows
             return
-        assert order["id"] not in rows, "refused, and charged all the same"
-        if isinstance(answer, str):  # an earlier one's
-            word = hashlib.sha256(order["idem"].encode()).hexdigest()
-            assert rows[answer].idempotency_sha256 in (word, None)
+        assert order["id"] not in rows, "a refused request was written down"
+        if isinstance(answer, str):  # the id of an earlier request
+            digest = hashlib.sha256(order["idem"].encode()).hexdigest()
+            assert rows[answer].idempotency_sha256 in (digest, None)
             assert (rows[answer].key_id, rows[answer].body_digest) == (order["key"], order["digest"])
 
     def _judge_beat(self, process: StoreProcess, answer: Answer, before: Books) -> None:
@@ -257,7 +258,7 @@ def database(migrated_postgres: str) -> Iterator[Database]:
 
 
 @pytest.mark.timeout(0 if LONG else 300)
-def test_whatever_two_servers_do_at_once_the_books_are_right(database: Database) -> None:
+def test_any_actions_of_two_servers_leave_the_books_right(database: Database) -> None:
     """Money and requests survive any order of events between servers, kills included."""
     seen: Counter[str] = Counter()
     how = settings(
@@ -266,11 +267,11 @@ def test_whatever_two_servers_do_at_once_the_books_are_right(database: Database)
         deadline=None,
         derandomize=not LONG,
         database=None,
-        phases=[Phase.generate],  # what depends on the moment cannot be made smaller by trying again
+        phases=[Phase.generate],  # a failure that depends on timing cannot be shrunk by trying again
         suppress_health_check=list(HealthCheck),
     )
     with processes(str(database.engine.url)) as given:
         run_state_machine_as_test(lambda: Hunt(given, database, seen), settings=how)
-    print(dict(sorted(seen.items())))  # noqa: T201 - for whoever hunts for long
+    print(dict(sorted(seen.items())))  # noqa: T201 - for the reader of a long hunt
     for what in ("taken over", "lost", "taken for dead", "accept CreditsError", "accept IdempotencyError"):
         assert seen[what] > 0, f"the hunt never saw {what}"

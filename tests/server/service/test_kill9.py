@@ -1,5 +1,7 @@
-"""The whole server killed with SIGKILL at random moments under load: nobody is charged for nothing, and
-nothing that was accepted is lost or painted for money twice."""
+"""A whole server killed with SIGKILL at random moments under load.
+
+No caller may be charged without a picture, and no accepted request may be lost or charged twice.
+"""
 
 import random
 import threading
@@ -14,15 +16,15 @@ from server.storage.tables import requests
 from tests.support.server_process import Accounts, ServerProcess, accounts, body, callers, eventually, program
 
 KILLS = 10
-MOST_KILLS = 40  # while the last one was between two requests
+MOST_KILLS = 40  # more than KILLS if the last one hit no v2 request
 CALLERS = 6
-MAX_ATTEMPTS = 2  # the default: a request that was under way at two kills may have been their reason
+MAX_ATTEMPTS = 2  # the default: a request that was under way at two kills may have caused them
 BALANCE = 10.0
 SETTINGS = {"metering": True, "price": 0.01, "max_rows": 2, "rate": "100000/minute"}
 
 
 class Load:
-    """Callers that ask for pictures until they are told to stop, and what they were answered."""
+    """Callers that send requests until ``stop`` is set, and their answers."""
 
     def __init__(self, server: ServerProcess, token: str, seed: int) -> None:
         self._server, self._token = server, token
@@ -33,7 +35,7 @@ class Load:
         self.others: Counter[int] = Counter()  # statuses of everything else
 
     def call(self) -> None:
-        """One caller; ends with the server, too."""
+        """Send requests as one caller; returns when the server ends, too."""
         url = f"http://127.0.0.1:{self._server.port}"
         with httpx2.Client(base_url=url, headers={"x-api-key": self._token}, trust_env=False) as client:
             while not self.stop.is_set():
@@ -54,7 +56,7 @@ class Load:
 
 
 def written_down(books: Accounts) -> list[Record]:
-    """Every request that there is."""
+    """Return the record of every request."""
     store = Store(books.database)
     with books.database.read() as connection:
         rows = connection.execute(select(requests.c.id, requests.c.key_id)).all()
@@ -66,7 +68,7 @@ def unfinished(books: Accounts) -> list[str]:
 
 
 def cut_off(books: Accounts) -> set[str]:
-    """Requests of v2 that the kill found under way for the first time; the next start paints them."""
+    """Return the v2 requests that the kill interrupted for the first time; the next start paints them."""
     return {
         record.id
         for record in written_down(books)
@@ -75,7 +77,7 @@ def cut_off(books: Accounts) -> set[str]:
 
 
 def test_killed_ten_times_under_load_the_books_are_right(tmp_path: Path) -> None:
-    """A balance is never wrong and an accepted request never forgotten, whatever moment the power goes."""
+    """Balances must be right and accepted requests kept, at any moment the power may fail."""
     choice = random.Random(9)
     accepted: set[str] = set()
     painted, others = 0, Counter[int]()
@@ -94,7 +96,7 @@ def test_killed_ten_times_under_load_the_books_are_right(tmp_path: Path) -> None
             accepted.update(load.accepted)
             painted += load.painted
             others += load.others
-            assert books.ledger.check() == [], "also before anybody has cleared up"
+            assert books.ledger.check() == [], "even before the next server recovers"
             if kill + 1 >= KILLS and (resumed := cut_off(books)):
                 break
         assert set(others) <= {503, 429}, others
@@ -105,14 +107,14 @@ def test_killed_ten_times_under_load_the_books_are_right(tmp_path: Path) -> None
             eventually(lambda: not unfinished(books))
         records = {record.id: record for record in written_down(books)}
         check(books, key_id, list(records.values()))
-        assert accepted <= set(records), "answered with an id, so it is known"
+        assert accepted <= set(records), "a request that was answered with an id is lost"
         assert painted <= sum(r.mode == "v1" and r.state == "COMPLETED" for r in records.values())
         assert {r.state for r in records.values() if r.mode == "v1"} == {"COMPLETED", "FAILED"}
         assert {(records[one].state, records[one].attempts) for one in resumed} == {("COMPLETED", 2)}
 
 
 def check(books: Accounts, key_id: str, records: list[Record]) -> None:
-    """Every request ended once, and is paid exactly if it ended well."""
+    """Assert that every request ended once, and that exactly those that completed are paid."""
     assert books.ledger.check() == []
     kinds: dict[str, list[str]] = {}
     for entry in books.ledger.entries(key_id):

@@ -1,4 +1,4 @@
-"""How much one key may do, and that it takes nothing from the others."""
+"""The limits of one key, which must not affect the others."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ def limiter(**settings: object) -> Limiter:
 
 
 def test_a_key_over_its_rate_waits_and_the_others_do_not() -> None:
-    """429 is about one caller, with the seconds after which it is let in again."""
+    """429 concerns one caller, and says after how many seconds it is admitted again."""
 
     async def check() -> None:
         limits = limiter(rate="3/minute")
@@ -36,8 +36,8 @@ def test_a_key_over_its_rate_waits_and_the_others_do_not() -> None:
     asyncio.run(check())
 
 
-def test_whoever_waits_as_long_as_told_is_let_in() -> None:
-    """Retry-After is kept: the window moves, and the oldest request leaves it."""
+def test_a_caller_that_waits_as_retry_after_says_is_admitted() -> None:
+    """The window moves, so that the oldest request has left it by then."""
 
     async def check() -> None:
         limits = limiter(rate="2/second")
@@ -51,8 +51,8 @@ def test_whoever_waits_as_long_as_told_is_let_in() -> None:
     asyncio.run(check())
 
 
-def test_many_at_once_get_no_more_than_the_rate() -> None:
-    """A burst from one key does not slip through between counting and comparing."""
+def test_a_burst_gets_no_more_than_the_rate() -> None:
+    """Simultaneous requests of one key must not slip through between counting and comparing."""
 
     async def check() -> None:
         limits = limiter(rate="5/minute")
@@ -63,7 +63,7 @@ def test_many_at_once_get_no_more_than_the_rate() -> None:
 
 
 def test_of_several_rates_the_tightest_counts() -> None:
-    """An operator may allow 600 a minute and still no more than 2 a second."""
+    """An operator may allow 600 requests a minute, and no more than 2 a second."""
 
     async def check() -> None:
         limits = limiter(rate="600/minute; 2/second")
@@ -77,27 +77,27 @@ def test_of_several_rates_the_tightest_counts() -> None:
 
 @pytest.mark.parametrize("rate", ["", "many", "5", "5/fortnight", "-1/minute"])
 def test_a_rate_that_means_nothing_is_named_at_the_start(rate: str) -> None:
-    """A typo in a limit must not become no limit."""
+    """A typo in a limit must not remove the limit."""
     with pytest.raises(RequestError, match="rate: must be like 600/minute"):
         limiter(rate=rate)
 
 
 @pytest.mark.parametrize("url", ["nowhere://", "memory://", "async+memcached-nowhere://x"])
 def test_a_rate_store_that_cannot_be_used_is_named_at_the_start(url: str) -> None:
-    """The synchronous stores of the same library would stop the event loop."""
+    """The synchronous stores of the same library are refused: they would block the event loop."""
     with pytest.raises(RequestError, match="rates_url: "):
         limiter(rates_url=url)
 
 
 def test_redis_without_its_driver_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The message can be copied and run."""
+    """The message holds a command that an operator can copy and run."""
     monkeypatch.setitem(sys.modules, "redis", None)
     with pytest.raises(RequestError, match=r"run: pip install 'sdxl-inpaint\[redis\]'"):
         limiter(rates_url="async+redis://127.0.0.1:1")
 
 
-def test_a_rate_store_that_is_away_is_busy() -> None:
-    """Counting in Redis fails closed, and the caller is told to try again."""
+def test_a_rate_store_that_is_unreachable_is_busy() -> None:
+    """Counting in Redis fails closed, and the caller is asked to try again."""
     pytest.importorskip("redis", reason="the redis extra is not installed")
 
     async def check() -> None:
@@ -107,20 +107,20 @@ def test_a_rate_store_that_is_away_is_busy() -> None:
     asyncio.run(check())
 
 
-def test_a_key_has_only_so_many_requests_under_way() -> None:
-    """One busy caller leaves room for the others, and every end makes room again, also a bad one."""
+def test_a_key_has_a_limited_number_of_requests_under_way() -> None:
+    """One busy caller leaves room for the others, and a request that fails makes room again, too."""
     limits = limiter(max_in_flight_per_key=2)
     with limits.slot("a"):
         for _ in range(2):
             with contextlib.suppress(ZeroDivisionError), limits.slot("a"):
                 with pytest.raises(RateError, match="this key has 2 requests under way"), limits.slot("a"):
-                    pytest.fail("a third was let in")
+                    pytest.fail("a third request was admitted")
                 with limits.slot("b"):
                     raise ZeroDivisionError
 
 
 def test_keys_that_are_gone_leave_nothing_in_memory() -> None:
-    """A server that has seen a million keys holds none of them."""
+    """A server that has served a million keys must not hold them all in memory."""
 
     async def check() -> None:
         limits = limiter()
@@ -135,7 +135,7 @@ def test_keys_that_are_gone_leave_nothing_in_memory() -> None:
 
 
 def test_fetches_of_one_key_take_turns() -> None:
-    """20 slow URLs from one key hold 2 places here, and another key's fetch starts at once."""
+    """20 slow URLs from one key take 2 places here, and another key's fetch starts immediately."""
 
     async def check() -> None:
         limits = limiter(fetch_per_key=2)
@@ -152,7 +152,7 @@ def test_fetches_of_one_key_take_turns() -> None:
 
         slow = [asyncio.create_task(fetch("a")) for _ in range(20)]
         await asyncio.sleep(0)
-        slow[-1].cancel()  # one that hangs up while it waits takes no place with it
+        slow[-1].cancel()  # a caller that hangs up while it waits must not keep a place
         await asyncio.wait_for(fetch("b"), 5)
         assert running == 2
         release.set()

@@ -1,4 +1,4 @@
-"""Rates that several servers count together, in a real Redis; and what they say when it is away."""
+"""Rates that several servers count together in a real Redis, and their answers when it is unreachable."""
 
 import asyncio
 import time
@@ -35,7 +35,7 @@ def redis() -> Iterator[RedisProcess]:
 
 @pytest.fixture
 def two(serve: Serve, redis: RedisProcess, tmp_path: Path) -> tuple[list[Served], str]:
-    """Two servers that know the same key, which may make 5 requests a minute; and its token."""
+    """Return two servers with the same key, which may make 5 requests a minute, and its token."""
     shared = {"rates_url": redis.url, "rate": "5/minute", "database_url": f"sqlite:///{tmp_path / 'i.db'}"}
     servers = [serve(data=tmp_path / name, **shared) for name in "ab"]
     return servers, servers[0].key()
@@ -47,27 +47,29 @@ def send(served: Served, token: str) -> httpx2.Response:
 
 
 def test_a_limit_is_one_for_all_servers(two: tuple[list[Served], str]) -> None:
-    """A caller behind a balancer gets what the operator allows, and not that times the servers."""
+    """A caller behind a load balancer gets what the operator allows, not that times the number of servers."""
     servers, token = two
     answers = [send(servers[number % 2], token) for number in range(6)]
     assert [answer.status_code for answer in answers] == [200] * 5 + [429]
     assert [answer.headers["x-rate-limit-remaining"] for answer in answers[:5]] == list("43210")
     assert 50 < int(answers[5].headers["retry-after"]) <= 60
     assert send(servers[0], token).status_code == 429
-    assert send(servers[0], servers[0].key()).status_code == 200, "another key has its own"
+    assert send(servers[0], servers[0].key()).status_code == 200, "another key has its own limit"
 
 
-def test_a_limit_is_exact_when_20_come_at_once(two: tuple[list[Served], str], background: Background) -> None:
-    """Nothing slips through between two servers' looking and counting."""
+def test_a_limit_is_exact_when_20_arrive_together(
+    two: tuple[list[Served], str], background: Background
+) -> None:
+    """No request slips through between two servers' counting and comparing."""
     servers, token = two
     sent = [background(send, servers[number % 2], token) for number in range(20)]
     assert Counter(one.result().status_code for one in sent) == {200: 5, 429: 15}
 
 
-def test_a_redis_that_is_away_is_503_until_it_is_back(
+def test_a_redis_that_is_unreachable_is_503_until_it_is_back(
     two: tuple[list[Served], str], redis: RedisProcess
 ) -> None:
-    """It fails closed, soon and in words; the server goes on, and so does the counting."""
+    """The server refuses within 3 s and says why, stays up, and counts again when Redis is back."""
     servers, token = two
     assert send(servers[0], token).status_code == 200
     redis.kill()
@@ -83,7 +85,7 @@ def test_a_redis_that_is_away_is_503_until_it_is_back(
 
 
 def test_a_redis_that_hangs_is_503_too(two: tuple[list[Served], str], redis: RedisProcess) -> None:
-    """A host that is gone answers nothing at all, which must not take a caller's minute."""
+    """A host that is gone does not even refuse; a caller must not wait long for that."""
     servers, token = two
     assert send(servers[0], token).status_code == 200
     redis.pause()
@@ -98,7 +100,7 @@ def test_a_redis_that_hangs_is_503_too(two: tuple[list[Served], str], redis: Red
 
 
 def test_an_operator_may_wait_longer_for_it(redis: RedisProcess) -> None:
-    """A distant Redis is the URL's matter."""
+    """An operator with a distant Redis sets the timeout in its URL."""
 
     async def seconds(url: str) -> float:
         limiter = Limiter(Settings(rates_url=url))
