@@ -1,1 +1,1 @@
-"""HTTP that is the same for every dialect: authentication, bodies, middleware, the page's files."""
+"""HTTP that every dialect shares: authentication, bodies, middleware, the page's files."""

@@ -1,4 +1,4 @@
-"""Who is calling: a key, or nobody in particular where the server is open."""
+"""Authentication: the key of a request, or the anonymous caller of a server without keys."""
 
 import asyncio
 import ipaddress
@@ -13,7 +13,10 @@ from server.storage.keys import Keys
 
 
 class Gate:
-    """Asks for a key as soon as one exists; until then only this machine's own programs are let in."""
+    """The check of every request's key.
+
+    A key is required as soon as one exists. Until then only programs on the server's own machine are let in.
+    """
 
     def __init__(
         self, keys: Keys, *, open_to_all: bool, public_url: str | None, origins: Collection[str] = ()
@@ -21,15 +24,16 @@ class Gate:
         self._keys = keys
         self._open_to_all = open_to_all  # --no-auth
         self._public_host = _hostname(public_url or "")
-        self._origins = origins  # of pages that the operator lets in
+        self._origins = origins  # of the pages that the operator allows
         self._locked = False
 
     async def admit(self, connection: HTTPConnection) -> Caller:
-        """The caller of a request.
+        """Return the caller of a request.
 
         Raises:
-            UnauthorizedError: no key, or a bad one.
-            ForbiddenError: the server is open, and a web page of another host tries to use it.
+            UnauthorizedError: there is no key, or an invalid one.
+            ForbiddenError: the server has no keys, and the request comes under another host's name or from
+                another host's page.
         """
         if not self._open_to_all and (self._locked or await self._lock()):
             key = await asyncio.to_thread(self._keys.authenticate, _token(connection))
@@ -43,21 +47,21 @@ class Gate:
         return self._locked
 
     def _refuse_pages_of_others(self, connection: HTTPConnection) -> None:
-        """A page in this machine's browser can send requests here, even under a host name of its own."""
-        # Not Starlette's request.url: for a Host that it cannot read it says our own address instead.
+        """Refuse other sites' pages, whose browser on this machine could use the server for them."""
+        # Not Starlette's request.url, which replaces a Host that it cannot parse by the server's own address.
         host = _hostname(f"//{connection.headers.get('host', '')}")
         origin = connection.headers.get("origin")
-        ours = host is not None and (_is_loopback(host) or host == self._public_host)
+        own_name = host is not None and (_is_loopback(host) or host == self._public_host)
         own_page = origin is None or origin in self._origins or _hostname(origin) == host
-        if not ours or not own_page:
+        if not own_name or not own_page:
             raise ForbiddenError(
-                "this server has no keys and answers programs on its own machine only; "
-                "make a key with: inpaint keys create"
+                "this server has no API keys yet, so it answers only programs on its own machine; "
+                "create a key with `inpaint keys create`"
             )
 
 
 def _token(connection: HTTPConnection) -> str | None:
-    """The key from ``x-api-key`` or ``Authorization: Bearer``.
+    """Return the key from ``x-api-key`` or ``Authorization: Bearer``.
 
     Raises:
         UnauthorizedError: neither was sent.
@@ -73,7 +77,7 @@ def _token(connection: HTTPConnection) -> str | None:
 def _hostname(url: str) -> str | None:
     try:
         return urlsplit(url).hostname
-    except ValueError:  # a bracket out of place
+    except ValueError:  # misplaced brackets
         return None
 
 

@@ -1,4 +1,4 @@
-"""The bytes of a request body to a flat dictionary of fields, under caps, whatever the content type."""
+"""Request bodies, JSON or multipart, as flat dictionaries of fields, with limits on size, time and count."""
 
 import asyncio
 import json
@@ -16,29 +16,29 @@ from server.settings import Settings
 Fields = dict[str, object]
 
 _MAX_FIELDS, _MAX_FILES, _MAX_MARKS = 64, 8, 100_000
-# A form may name any of Python's codecs, and some take time that is the square of the text's length.
+# A form may name any of Python's codecs, and some take quadratic time.
 _CHARSETS = (b"utf-8", b"utf8", b"us-ascii", b"iso-8859-1")
-_ON_LOOP_BYTES = 16_384  # JSON up to this size is parsed at once; more would hold up everybody else
+_ON_LOOP_BYTES = 16_384  # larger JSON is parsed in a thread, since it would block the event loop
 
 
 async def fields_of(request: Request, settings: Settings) -> Fields:
-    """The fields of a request's body, under the server's caps.
+    """Read a request's body and return its fields, within the server's limits.
 
     Raises:
-        TooLargeError: the body is.
-        ContentTypeError: neither JSON nor a form.
-        RequestError: it did not arrive, or is not what its content type says.
+        TooLargeError: the body is larger than the server reads.
+        ContentTypeError: it is neither JSON nor a form.
+        RequestError: it did not arrive in time, or is not what its content type says.
     """
     body = await read_body(request, max_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s)
     return await parse_fields(request, body)
 
 
 async def read_body(request: Request, *, max_bytes: int, timeout_s: float) -> bytes:
-    """The whole body, capped while it arrives.
+    """Read the whole body, and stop as soon as it is too large.
 
     Raises:
-        TooLargeError: more than ``max_bytes``, said or sent.
-        RequestError: it did not arrive in ``timeout_s`` seconds, or broke off.
+        TooLargeError: it is declared to be larger than ``max_bytes``, or is.
+        RequestError: it did not arrive within ``timeout_s`` seconds, or was cut off.
     """
     too_large = TooLargeError(f"the body must be at most {max_bytes // 10**6} MB")
     declared = request.headers.get("content-length", "0")
@@ -52,19 +52,19 @@ async def read_body(request: Request, *, max_bytes: int, timeout_s: float) -> by
                 if len(found) > max_bytes:
                     raise too_large
     except TimeoutError:
-        request.state.hang_up = True  # else the rest of it could keep the connection for ever
+        request.state.hang_up = True  # else the rest of the body could keep the connection open for ever
         raise RequestError("body", f"did not arrive within {timeout_s:g} seconds") from None
     except ClientDisconnect:
-        raise RequestError("body", "broke off before its end") from None
+        raise RequestError("body", "was cut off before its end") from None
     return bytes(found)
 
 
 async def parse_fields(request: Request, body: bytes) -> Fields:
-    """The fields of a JSON object or of a multipart form; files as bytes.
+    """Return the fields of a JSON object or of a multipart form; files as bytes.
 
     Raises:
-        ContentTypeError: neither of the two.
-        RequestError: it is not what its content type says.
+        ContentTypeError: the body is neither.
+        RequestError: the body is not what its content type says.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "application/json":
@@ -75,9 +75,9 @@ async def parse_fields(request: Request, body: bytes) -> Fields:
 
 
 def _json(body: bytes) -> Fields:
-    # Millions of empty lists would fit, each 20 times as large once parsed. Pictures have no such marks.
+    # Millions of empty lists would fit, each 20 times as large once parsed. Base64 has none of these marks.
     if any(body.count(mark) > _MAX_MARKS for mark in (b",", b"[", b"{")):
-        raise RequestError("body", "holds too many values")
+        raise RequestError("body", f"has too many values: more than {_MAX_MARKS} commas or brackets")
     try:
         found = json.loads(body, parse_constant=_no_constant)
     except (ValueError, RecursionError):
@@ -88,7 +88,7 @@ def _json(body: bytes) -> Fields:
 
 
 def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 async def _multipart(request: Request, body: bytes) -> Fields:
@@ -97,8 +97,8 @@ async def _multipart(request: Request, body: bytes) -> Fields:
 
     _, parameters = parse_options_header(request.headers["content-type"])
     if parameters.get(b"charset", b"utf-8").lower() not in _CHARSETS:
-        raise RequestError("body", "must be a multipart form in UTF-8")
-    # A text field may hold a picture as base64, so a part may be as large as the body.
+        raise RequestError("body", "must be a multipart form encoded in UTF-8")
+    # A text field may be a picture in base64, so a part may be as large as the body.
     parser = MultiPartParser(
         request.headers,
         stream(),  # type: ignore[arg-type]
@@ -109,7 +109,8 @@ async def _multipart(request: Request, body: bytes) -> Fields:
     try:
         form = await parser.parse()
     except (MultiPartException, KeyError, ValueError, AssertionError):
-        raise RequestError("body", "is not a valid multipart form") from None
+        problem = f"is not a valid multipart form of at most {_MAX_FIELDS} fields and {_MAX_FILES} files"
+        raise RequestError("body", problem) from None
     try:
         return {
             name: await value.read() if isinstance(value, UploadFile) else value

@@ -1,4 +1,4 @@
-"""Logs as one JSON object a line on stderr, with the request's id; never keys, prompts, URLs or pictures."""
+"""JSON logs on stderr, one object per line, with the request's id; never keys, prompts, URLs or pictures."""
 
 import logging
 import sys
@@ -7,7 +7,7 @@ import structlog
 
 
 def configure(level: str) -> None:
-    """Set structlog and the standard library's logging up; called once, by the process's entry point."""
+    """Set up structlog and the standard library's logging; the process's entry point calls it once."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -32,7 +32,7 @@ def configure(level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    # uvicorn's access log writes whole URLs, queries included; ours has the route instead.
+    # uvicorn's access log writes whole URLs, including queries; our own log has the route instead.
     logging.getLogger("uvicorn.access").disabled = True
     for noisy in ("uvicorn.error", "alembic", "httpx2", "httpcore2"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

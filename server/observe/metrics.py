@@ -1,4 +1,4 @@
-"""What Prometheus scrapes. One object an application, so that tests can have many."""
+"""Prometheus metrics, in one object per application, so that tests can have many."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320)
 
 @dataclass(slots=True)
 class Metrics:
-    """Counters and histograms by the names that operators see."""
+    """The counters and histograms of the HTTP process, by the names that operators see."""
 
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
     requests: Counter = field(init=False)
@@ -34,52 +34,59 @@ class Metrics:
         )
         self.latency = Histogram(
             "inpaint_request_seconds",
-            "From the first byte to the last.",
+            "Duration of a request, from its arrival to the last byte of its answer.",
             ("route",),
             registry=r,
             buckets=_SECONDS,
         )
         self.stages = Histogram(
             "inpaint_stage_seconds",
-            "fetch, read, encode, denoise, decode, write.",
+            "Duration of one stage: fetch, read, encode, denoise, decode or write.",
             ("stage",),
             registry=r,
             buckets=_SECONDS,
         )
         self.queue_wait = Histogram(
-            "inpaint_queue_wait_seconds", "Accepted, not yet painting.", registry=r, buckets=_SECONDS
+            "inpaint_queue_wait_seconds",
+            "Time from accepting a request until its painting begins.",
+            registry=r,
+            buckets=_SECONDS,
         )
         self.images = Counter("inpaint_images", "Pictures painted.", registry=r)
         self.steps = Counter("inpaint_steps", "Denoising steps × samples of finished requests.", registry=r)
-        self.credits = Counter("inpaint_credits", "Credits by what became of them.", ("kind",), registry=r)
+        self.credits = Counter(
+            "inpaint_credits", "Credits of ended requests: settled or refunded.", ("kind",), registry=r
+        )
         self.ledger_drift = Gauge(
             "inpaint_ledger_drift_keys",
-            "Keys whose entries did not sum to their balance when that was last looked at.",
+            "Keys whose ledger entries did not sum to their balance at the last check.",
             registry=r,
         )
         self.engine = _Engine()
         r.register(self.engine)
 
     def scrape(self, health: Health) -> bytes:
-        """The text that Prometheus reads, with the engine's state of this moment."""
+        """Return the text that Prometheus reads, with the engine's state at this moment."""
         self.engine.health = health
         return generate_latest(self.registry)
 
 
 class _Engine(Collector):
-    """What the workers last said of themselves."""
+    """The metrics of the engine, from the last health report of the workers."""
 
     def __init__(self) -> None:
         self.health = Health(ready=False)
 
     def collect(self) -> Iterator[Metric]:
-        """The seconds of UNet calls by how many samples shared them, besides."""
+        """Yield gauges, counters, and the time of UNet calls by the number of samples in them."""
         for name, text in _GAUGES.items():
             yield GaugeMetricFamily(f"inpaint_{name}", text, self._value(name))
         for name, text in _COUNTERS.items():
             yield CounterMetricFamily(f"inpaint_{name}", text, self._value(name))
         family = SummaryMetricFamily(
-            "inpaint_step_seconds", "One denoising step, by the samples in it.", labels=["batch"]
+            "inpaint_step_seconds",
+            "Duration of one denoising step, by the number of samples in it.",
+            labels=["batch"],
         )
         for rows, (calls, micros) in sorted(self.health.steps.items(), key=lambda item: int(item[0])):
             family.add_metric([rows], calls, micros / 1e6)
@@ -90,14 +97,14 @@ class _Engine(Collector):
 
 
 _GAUGES = {
-    "ready": "1 when requests can be painted now.",
-    "waiting": "Requests handed to the engine and not yet begun.",
+    "ready": "1 if requests can be painted now, else 0.",
+    "waiting": "Requests that wait in the engine for their first step.",
     "running": "Requests between their first and their last step.",
-    "backlog_seconds": "How long what is under way will still take.",
+    "backlog_seconds": "Predicted time until everything accepted is painted.",
 }
 _COUNTERS = {
-    "restarts": "Worker processes started again since the start.",
-    "row_steps": "UNet calls × samples in them.",
+    "restarts": "Worker processes restarted since the server started.",
+    "row_steps": "Samples in UNet calls, summed over the calls.",
     "unet_calls": "UNet calls.",
-    "out_of_memory": "Times that the device's memory did not suffice.",
+    "out_of_memory": "Times that the device ran out of memory.",
 }

@@ -1,6 +1,7 @@
-"""Traces for OpenTelemetry, where an operator asks for them by ``INPAINT_TELEMETRY=1`` and ``OTEL_*``.
+"""Traces for OpenTelemetry, if an operator sets ``INPAINT_TELEMETRY=1`` and ``OTEL_*``.
 
-FastAPI makes the spans; here is decided what they may tell. Metrics are Prometheus's, logs are structlog's.
+FastAPI makes the spans; this module decides which requests get none. Metrics are for Prometheus and logs for
+structlog.
 """
 
 from importlib.util import find_spec
@@ -14,17 +15,23 @@ _PROBES = ("/livez", "/readyz", "/metrics")
 
 
 def telemetry(*, wanted: bool) -> TelemetryConfig:
-    """FastAPI's ``telemetry``.
+    """Return the value of FastAPI's ``telemetry`` argument.
+
+    Args:
+        wanted: the setting ``telemetry``.
 
     Raises:
-        RequestError: wanted, but not installed.
+        RequestError: traces are wanted, but the extra is not installed.
     """
     if wanted and find_spec("opentelemetry.exporter") is None:
-        raise RequestError("INPAINT_TELEMETRY", "needs: pip install 'sdxl-inpaint[telemetry]'")
+        raise RequestError(
+            "INPAINT_TELEMETRY",
+            "needs the telemetry extra; install it with: pip install 'sdxl-inpaint[telemetry]'",
+        )
     return {"auto_configure": wanted, "tracing": wanted, "metrics": False, "logs": False, "exclude": _private}
 
 
 def _private(scope: Any) -> bool:
-    """Probes, which say nothing; and pictures, whose URL is all that one needs to see them."""
+    """Return whether a request gets no span: a probe's is useless, a picture's URL opens it without a key."""
     path = str(scope["path"])
     return path in _PROBES or "/images/" in path
