@@ -1,9 +1,9 @@
-"""Three hosts, one is cut off, processes are killed: is anything lost, or paid for twice?
+"""Lost and twice-paid requests when one of three hosts is cut off and processes are killed.
 
 Network namespaces are the hosts: a head with Ray, Postgres and an S3-compatible store, and two workers, each
 with an HTTP proxy and one engine that takes a fixed time for a UNet call. Callers of v1 and v2 keep it busy.
 Without ``--minutes`` a worker is cut off and an engine on another host is killed; the worker comes back.
-With it: one fault after another, drawn at random.
+With it, random faults follow each other.
 
 Every v2 request that was accepted must be painted and paid for once; v1 may only fail with 503 or 504. Exits
 with 1 if that does not hold. Needs root, iproute2 and PostgreSQL's server.
@@ -41,7 +41,7 @@ CALLERS = 4  # of v1, and as many of v2
 DEADLINE_S = 60.0
 SETTINGS = {
     "model": "fixed:0.05",
-    "device": "auto",  # engines ask Ray for a GPU, of which each host says it has one
+    "device": "auto",  # engines ask Ray for a GPU; each host declares one
     "host": "0.0.0.0",  # in a namespace
     "workers": 3,
     "ingress_replicas": 3,
@@ -58,15 +58,15 @@ SETTINGS = {
 
 
 class Story:
-    """The cluster, its callers, and what is done to it."""
+    """The cluster, its callers and the faults of one run."""
 
     def __init__(self, cluster: Cluster, made: list[Host], load: Load, folder: Path) -> None:
         self.cluster, self.hosts, self.load, self.folder = cluster, made, load, folder
         self.faults: list[dict[str, Any]] = []
         self._down: set[Host] = set()
 
-    async def told(self, seconds: float = 25.0) -> None:
-        """The one story of the three hosts."""
+    async def scripted(self, seconds: float = 25.0) -> None:
+        """Cut off a host, kill an engine on another, and let the host rejoin."""
         await asyncio.sleep(seconds)
         await self.cut(self.hosts[2])
         await self.kill("Engine")
@@ -75,7 +75,7 @@ class Story:
         await asyncio.sleep(seconds)
 
     async def drawn(self, minutes: float, chance: random.Random) -> None:
-        """Faults at random for so long."""
+        """Cause random faults for ``minutes``."""
         end = time.monotonic() + 60 * minutes
         while time.monotonic() < end:
             await asyncio.sleep(chance.uniform(5, 20))
@@ -89,19 +89,19 @@ class Story:
             await self.rejoin(host)
 
     async def cut(self, host: Host) -> None:
-        """The network of one host is gone."""
+        """Take down the network of one host."""
         self._note(f"cut {host.name}")
         await asyncio.to_thread(host.cut)
 
     async def rejoin(self, host: Host) -> None:
-        """It is there again, and its Ray is started anew, as an operator's service manager would."""
+        """Bring its network up and start its Ray anew, as an operator's service manager would."""
         await asyncio.to_thread(host.join)
         await asyncio.to_thread(host.end)
         await asyncio.to_thread(start_worker, host, self.hosts[0], self.folder)
         self._note(f"rejoin {host.name}")
 
     async def kill(self, deployment: str) -> None:
-        """SIGKILL to a replica on a host that is not cut off."""
+        """Send SIGKILL to a replica on a host that is not cut off."""
         pids = await asyncio.to_thread(self.cluster.pids, deployment)
         if pids:
             self._note(f"kill {deployment}")
@@ -115,17 +115,17 @@ class Story:
 
 
 async def run(story: Story, minutes: float, seed: int) -> None:
-    """The load and the faults, to the end of both."""
+    """Run the load and the faults to the end of both."""
     callers = asyncio.create_task(story.load.run(CALLERS))
     try:
-        await (story.drawn(minutes, random.Random(seed)) if minutes else story.told())
+        await (story.drawn(minutes, random.Random(seed)) if minutes else story.scripted())
     finally:
         story.load.stopped = True
         await callers
 
 
 def report(story: Story, database_url: str, key_id: str) -> dict[str, Any]:
-    """What was promised and kept."""
+    """Compare the accepted requests with their ends and their ledger entries."""
     load = story.load
     with Database(database_url) as database:
         ledger = Ledger(database)
@@ -160,7 +160,7 @@ def report(story: Story, database_url: str, key_id: str) -> dict[str, Any]:
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """Everything, from the hosts to the report."""
+    """Set up the hosts and the cluster, run the faults, return the report."""
     binaries = installed()
     if binaries is None:
         sys.exit("PostgreSQL's server is not installed; on Debian or Ubuntu: apt install postgresql")
@@ -195,7 +195,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     options = parser(__doc__, model=False)
-    options.add_argument("--minutes", type=float, default=0.0, help="faults at random for so long")
+    options.add_argument(
+        "--minutes", type=float, default=0.0, help="of random faults (default: the scripted ones)"
+    )
     options.add_argument("--seed", type=int, default=1, help="of the faults")
     args = options.parse_args()
     found: dict[str, Any] = {}

@@ -1,10 +1,10 @@
-"""Does a cluster do twice as much with twice the engines? Is its router worth having? Ray, on one machine.
+"""Throughput of a Ray cluster of 1, 2 and 4 engines on one machine, and latency by its router.
 
-The engines take a fixed time for a UNet call and paint nothing, so that two cores can be the host of four;
-all else is real: Ray Serve, its proxy, the application, Postgres, pictures through the object store.
+The engines take a fixed time for a UNet call and paint nothing, so that two cores can run four of them;
+everything else is real: Ray Serve, its proxy, the application, Postgres, pictures through the object store.
 
-- *scaling*: 1, 2 and 4 engines, kept busy; denoising steps a second, against so many times those of one.
-- *router*: 4 engines at 0.9 of what they can do, requests of 20 to 100 steps at Poisson times; the seconds
+- *scaling*: 1, 2 and 4 engines, kept busy; denoising steps a second, in multiples of one engine's.
+- *router*: 4 engines at 0.9 of their capacity, requests of 20 to 100 steps at Poisson times; the seconds
   from when a request was due to its answer. Contenders: least backlog; a random replica, which keeps the
   request however long its queue is; a random replica, drawn again where it is full, so that the rest waits in
   one queue before all of them. Each trace goes through all contenders before the next.
@@ -45,7 +45,7 @@ UNLIMITED = {"rate": "1000000/minute", "max_in_flight_per_key": 10_000, "max_wai
 
 
 async def scaling(server: Postgres, folder: Path, seconds: float) -> list[dict[str, Any]]:
-    """Steps a second of 1, 2 and 4 engines."""
+    """Measure the steps a second of 1, 2 and 4 engines."""
     found: list[dict[str, Any]] = []
     settings = {"model": f"fixed:{STEP_S}", "max_rows": ROWS, "workers": 1, **UNLIMITED}
     with Cluster(folder, server.new_database(), **settings) as cluster:
@@ -65,7 +65,7 @@ async def scaling(server: Postgres, folder: Path, seconds: float) -> list[dict[s
 
 
 async def _busy(cluster: Cluster, engines: int, seconds: float) -> float:
-    """Steps a second while there is always more to do."""
+    """Measure steps a second while the queue is never empty."""
     done = False
 
     async def caller(client: httpx2.AsyncClient, number: int) -> None:
@@ -88,7 +88,7 @@ async def _busy(cluster: Cluster, engines: int, seconds: float) -> float:
 
 
 async def _steps(client: httpx2.AsyncClient) -> float:
-    """What the engines have counted, at the moment when that number changes."""
+    """Return the steps that the engines have counted, at the moment when that number changes."""
 
     async def count() -> float:
         text = (await client.get("/metrics")).text
@@ -103,7 +103,7 @@ async def _steps(client: httpx2.AsyncClient) -> float:
 
 
 async def routed(server: Postgres, folder: Path, seconds: float, seeds: int) -> dict[str, Any]:
-    """Latencies of each contender on the traces of all seeds."""
+    """Measure the latencies of each contender on the traces of all seeds."""
     latencies: dict[str, list[float]] = {contender: [] for contender in CONTENDERS}
     settings = {"model": f"fixed:{STEP_S}:{ROWS}", "workers": 4, **UNLIMITED}
     with Cluster(folder, server.new_database(), **settings) as cluster:
@@ -155,7 +155,7 @@ def _client(cluster: Cluster) -> httpx2.AsyncClient:
 
 
 async def measure(server: Postgres, args: argparse.Namespace) -> dict[str, Any]:
-    """Everything that was asked for."""
+    """Measure the parts that were chosen."""
     seconds, seeds = (10.0, 1) if args.quick else (60.0, 3)
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -172,8 +172,10 @@ async def measure(server: Postgres, args: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     options = parser(__doc__, model=False)
-    options.add_argument("--only", choices=("scaling", "router"))
-    options.add_argument("--quick", action="store_true", help="too short to say anything but that it runs")
+    options.add_argument("--only", choices=("scaling", "router"), help="one part (default: both)")
+    options.add_argument(
+        "--quick", action="store_true", help="a short run, to see that it works: its figures mean nothing"
+    )
     args = options.parse_args()
     binaries = installed()
     if binaries is None:

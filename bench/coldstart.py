@@ -1,11 +1,11 @@
-"""How long a fresh process takes to its first picture, and how soon it is up to speed.
+"""Seconds from a fresh process to its first picture, and to its full speed.
 
-Every figure is of a process of its own, timed from its start by its parent:
+Every figure is of a separate process, timed from its start by its parent:
 
-- *cli*: ``inpaint run`` on the demo picture, from start to exit; the picture is on the disk.
-- *cold*, *warm*: a Python process with our engine, with an empty cache of compiled code and with the one
-  that the run before left. *imported*, *loaded*, then each of ``--pictures``: where they get quicker,
-  compiled code has been swapped in.
+- *cli*: ``inpaint run`` on the demo picture, from start to exit, when the picture is on the disk.
+- *cold*, *warm*: a Python process with our engine, with an empty cache of compiled code and with the cache of
+  the run before. *imported*, *loaded*, then each of ``--pictures``: they get faster when compiled code has
+  been swapped in.
 - *stock*: the same with the stock pipeline on the same weights, nothing compiled.
 
     python -m bench.coldstart [--device cuda] [--contenders cli,cold,warm,stock] [--pictures 3]
@@ -36,7 +36,7 @@ _CACHES = ("XDG_CACHE_HOME", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What a fresh process is to do."""
+    """The work of one fresh process."""
 
     contender: str
     device: str
@@ -48,9 +48,9 @@ class Task:
 
 
 def child(task: Task) -> None:
-    """In a fresh process: reach each stage, and say so on a line of its own."""
+    """Run a task, in a fresh process, and print each stage on a line of its own when it is reached."""
     from bench.lib.jobs import job
-    from bench.lib.ours import Asked, engine_on, load
+    from bench.lib.ours import Mode, engine_on, load
     from bench.lib.stock import Stock
     from inpaint.model.load import pick_device
 
@@ -65,12 +65,12 @@ def child(task: Task) -> None:
             stock.paint(request)
             _reached("picture")
         return
-    with engine_on(model, Asked(without=frozenset(task.without))) as ours:
+    with engine_on(model, Mode(without=frozenset(task.without))) as ours:
         _reached("loaded")
         for request in requests[:-1]:
             ours.engine.paint(request)
             _reached("picture")
-        # Also so that the next process finds all of it in the cache.
+        # Also for the next process, which must find all of it in the cache.
         ours.settle(task.settle_s)
         _reached("settled")
         ours.engine.paint(requests[-1])
@@ -82,9 +82,13 @@ def _reached(stage: str) -> None:
 
 
 def run_child(task: Task, cache: Path) -> dict[str, Any]:
-    """Seconds since the process was started, by stage, and seconds of each picture."""
+    """Return the seconds since the process was started, by stage, and the seconds of each picture.
+
+    Raises:
+        PaintError: the process failed.
+    """
     cache.mkdir(exist_ok=True)
-    complaints = cache / "stderr.txt"  # a pipe that nobody reads would fill up and stop the process
+    complaints = cache / "stderr.txt"  # a pipe that is not read would fill up and stop the process
     environment = os.environ | {name: str(cache / name.lower()) for name in _CACHES}
     started = time.perf_counter()
     with (
@@ -106,7 +110,7 @@ def run_child(task: Task, cache: Path) -> dict[str, Any]:
 
 
 def _read(marks: Sequence[tuple[str, float]]) -> dict[str, Any]:
-    """A process's lines and when they came → its figures."""
+    """Turn a process's lines and the seconds at which they came into its figures."""
     seconds = dict(reversed(marks))  # the first picture's, not the last's
     figures: dict[str, Any] = {
         "imported_s": round(seconds["imported"], 3),
@@ -120,7 +124,7 @@ def _read(marks: Sequence[tuple[str, float]]) -> dict[str, Any]:
 
 
 def run_cli(device: str, model: str, steps: int, folder: Path) -> dict[str, Any]:
-    """Seconds of ``inpaint run`` from the process's start to its end, with the picture on the disk."""
+    """Time ``inpaint run`` from the process's start to its end, with the picture on the disk."""
     output = folder / "painted.png"
     words = [str(PORTRAIT), "--mask", str(_MASK), "--prompt", "a blue heart", "--seed", "4"]
     options = ["--model", model, "--device", device, "--steps", str(steps), "--output", str(output)]
@@ -139,7 +143,7 @@ def run_cli(device: str, model: str, steps: int, folder: Path) -> dict[str, Any]
 
 
 def measure(contenders: Sequence[str], runs: int, task: Mapping[str, Any]) -> dict[str, Any]:
-    """Each contender in each run, in one order: *warm* uses what *cold* has just compiled."""
+    """Measure each contender in each run, in one order: *warm* uses the code that *cold* compiled."""
     figures: dict[str, list[dict[str, Any]]] = {contender: [] for contender in contenders}
     for _ in range(runs):
         with tempfile.TemporaryDirectory() as folder:
@@ -147,7 +151,7 @@ def measure(contenders: Sequence[str], runs: int, task: Mapping[str, Any]) -> di
                 if contender == "cli":
                     found = run_cli(task["device"], task["model"], task["steps"], Path(folder))
                 else:
-                    # Stock compiles nothing; with a folder of its own it cannot be helped by ours.
+                    # Stock compiles nothing; with its own folder it cannot use our compiled code.
                     cache = Path(folder) / ("stock" if contender == "stock" else "ours")
                     found = run_child(Task(contender, **task), cache)
                 figures[contender].append(found)
@@ -172,7 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--settle-s", type=float, default=600, help="to wait for compiled code (default 600)"
     )
     options.add_argument("--without", nargs="+", default=(), help="optimizations to leave out of ours")
-    options.add_argument("--child", help="(how this program starts its own processes)")
+    options.add_argument("--child", help="(internal: the work of a process that this program starts)")
     chosen = options.parse_args(arguments)
     if chosen.child:
         child(Task(**json.loads(chosen.child)))
@@ -186,7 +190,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         model = default_model(device, chosen.model)
         contenders = list(chosen_contenders(chosen.contenders, CONTENDERS))
         if "warm" in contenders and "cold" not in contenders:
-            raise RequestError("contenders", "warm needs cold before it, whose compiled code it finds")
+            raise RequestError("contenders", "warm needs cold, too: it uses the code that cold compiles")
         missing = {"cli": "it has no full-size model"} if model == FULL_SIZE else {}
         contenders = [contender for contender in contenders if contender not in missing]
         print(f"{model} on {device}: seconds since the process was started")

@@ -1,14 +1,14 @@
-"""How many GPUs for how many requests: the real batcher on up to 1,000 simulated devices, and real routing.
+"""Latency and size of a fleet: the real batcher and routing on up to 1,000 simulated devices.
 
 Requests come at Poisson times from ``bench.simulate``'s mix. One of several routers, drawn at random, sends
 each to a device by one of three rules (``bench.lib.routers``): *random*, *two-choices*, or *least-backlog*,
-which is the server's own (``server.engines.routing``) with a report once a second. Nobody is refused, so that
-the latencies are those of everybody; attainment counts those done within five times their time alone. Further
-tables: the same with admission by that deadline; with reports that arrive late; and the fewest GPUs with
-which 99 % of the requests are painted within so many seconds.
+which is the server's own (``server.engines.routing``) with a report once a second. No request is refused, so
+that the latencies are those of all requests; attainment counts those done within five times their time alone.
+Further tables: the same with admission by that deadline; with reports that arrive late; and the fewest GPUs
+that paint 99 % of the requests within a limit of seconds.
 
-Without ``--profile`` the costs are a model, not a measurement (see ``bench.simulate``): what is compared
-follows from them, no speed of any device.
+Without ``--profile`` the costs are a model, not a measurement (see ``bench.simulate``): they serve to compare
+the rules; they are no device's speed.
 
     python -m bench.fleet [--profile FILE] [--mix sdxl|demo] [--quick] [--json FILE]
 """
@@ -32,18 +32,18 @@ from inpaint.batching.cost_profile import Profile
 from inpaint.batching.work import Costs, Work
 
 LOAD = 0.9
-WARM_UP = 0.25  # of a trace, which finds the fleet emptier than it will be
+WARM_UP = 0.25  # of a trace, while the fleet is emptier than it will be
 SIZES = {2: 3000, 4: 1500, 16: 400, 64: 150, 256: 100, 1000: 60}  # GPUs → requests for each
 WAYS = (("random", 1), ("two-choices", 1), ("least-backlog", 1), ("least-backlog", 4))  # rule, routers
 RATES = (0.5, 1, 3, 10, 30, 100)  # requests a second
-MIXES: Mapping[str, tuple[Sequence[Kind], Sequence[float]]] = {  # and what 99 % are to be painted within
+MIXES: Mapping[str, tuple[Sequence[Kind], Sequence[float]]] = {  # with limits of seconds for 99 %
     "sdxl": (MIX, (10, 20)),
     "demo": (CPU_MIX, (2, 5)),
 }
 
 
 class Remembered:
-    """Costs that are looked up once: a measured profile takes a lock and averages for each answer."""
+    """A cache of costs: a measured profile takes a lock and averages for each answer."""
 
     def __init__(self, costs: Costs) -> None:
         self.overlapped = costs.overlapped
@@ -55,20 +55,20 @@ class Remembered:
         self._alone_s = cache(lambda *facts: alone_s(Work(*facts), costs))
 
     def alone_s(self, work: Work) -> float:
-        """Seconds that it takes on an idle device."""
+        """Return the seconds that it takes on an idle device."""
         return self._alone_s(work.bucket, work.calls, work.samples, work.slots)
 
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What is asked, and of what devices."""
+    """Simulations of one mix of requests on devices of one kind of costs."""
 
     mix: Sequence[Kind]
     costs: Remembered
-    sizing: int = 3000  # requests at least, of a trace that says whether so many GPUs suffice
+    sizing: int = 3000  # requests at least, of a trace that tests a number of GPUs
 
     def simulate(self, case: Case, count: int, rate: float, *, refusing: bool = False) -> dict[str, float]:
-        """Seconds of those that were painted, and the share of all sent that were good."""
+        """Return the seconds of the painted requests, and the share of good ones among all sent."""
         requests = trace(self.mix, rate, count, case.gpus, self.costs)
         if not refusing:
             requests = [Sent(sent.at, replace(sent.work, expires_at=inf)) for sent in requests]
@@ -83,7 +83,7 @@ class Bench:
         }
 
     def compare(self, sizes: Mapping[int, int]) -> list[dict[str, Any]]:
-        """Each rule on each size of fleet, on the same traces."""
+        """Simulate each rule on each size of fleet, on the same traces."""
         rows = []
         print("  GPUs  routers rule              p50 s     p99 s  attainment   random's p99 ÷")
         for gpus, each in sizes.items():
@@ -99,9 +99,9 @@ class Bench:
         return rows
 
     def admit(self, gpus: int, each: int) -> list[dict[str, Any]]:
-        """What the rules are worth where devices refuse what would be late."""
+        """Simulate the rules with devices that refuse requests that would be late."""
         rows = []
-        print(f"of all sent, good where {gpus} GPUs refuse what would be late:")
+        print(f"good, of all sent, with {gpus} GPUs that refuse requests that would be late:")
         for load in (LOAD, 1.2):
             for rule, routers in WAYS:
                 rate = load * gpus * self.capacity
@@ -111,22 +111,24 @@ class Bench:
         return rows
 
     def late(self, gpus: int, each: int) -> list[dict[str, Any]]:
-        """What the server's rule loses where reports take their time, and where their age is not told."""
+        """Simulate the server's rule with late reports, whose age the routers know or do not know."""
         rows = []
         print(f"{gpus} GPUs, least-backlog:  p50 s    p99 s  attainment")
         for routers in (1, 2):
-            for late_s, told in ((0.0, True), (0.5, True), (0.5, False), (1.0, True), (1.0, False)):
-                case = Case(gpus, "least-backlog", routers, late_s, told)
+            for late_s, known in ((0.0, True), (0.5, True), (0.5, False), (1.0, True), (1.0, False)):
+                case = Case(gpus, "least-backlog", routers, late_s, known)
                 found = self.simulate(case, gpus * each, LOAD * gpus * self.capacity)
-                rows.append({"gpus": gpus, "routers": routers, "late_s": late_s, "ages_told": told, **found})
-                words = f"{routers} routers, {late_s} s late, {'told' if told else 'not told'}"
+                rows.append(
+                    {"gpus": gpus, "routers": routers, "late_s": late_s, "ages_known": known, **found}
+                )
+                words = f"{routers} routers, {late_s} s late, {'age known' if known else 'age unknown'}"
                 print(f"  {words:<32} {found['p50_s']:.2f} {found['p99_s']:.2f} {found['attainment']:.3f}")
         return rows
 
     def size(self, rates: Sequence[float], limits_s: Sequence[float]) -> list[dict[str, Any]]:
-        """The fewest GPUs for each rate and limit; four routers.
+        """Find the fewest GPUs for each rate and limit; four routers.
 
-        Never so few that the load is above LOAD: nearer to 1 the wait depends on how long the trace is.
+        The load is never above LOAD: nearer to 1 the wait depends on the length of the trace.
         """
         rows = []
         print("requests/s   p99 within   GPUs  load      p99")
@@ -147,12 +149,12 @@ class Bench:
 
     @property
     def capacity(self) -> float:
-        """Requests a second of one device whose calls are full."""
+        """Requests a second that one device can do with full calls."""
         return capacity(self.mix, self.costs)
 
 
 def fewest(enough: Callable[[int], bool], least: int) -> int:
-    """The smallest number from ``least`` on that is enough, where more is never worse."""
+    """Return the smallest number from ``least`` on that is enough, where more is never worse."""
     low, high = least - 1, least
     while not enough(high):
         low, high = high, high + max(1, high // 4)
@@ -165,9 +167,13 @@ def fewest(enough: Callable[[int], bool], least: int) -> int:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--profile", type=Path, metavar="FILE", help="costs as measured, a profile.json")
-    parser.add_argument("--mix", choices=MIXES, default="sdxl", help="what is asked for (default sdxl)")
-    parser.add_argument("--quick", action="store_true", help="a few GPUs and requests: whether it runs")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="where to keep the JSON as well")
+    parser.add_argument("--mix", choices=MIXES, default="sdxl", help="the mix of requests (default sdxl)")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="a few GPUs and requests, to see that it works: its figures mean nothing",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the JSON to this file, too")
     chosen = parser.parse_args(arguments)
     mix, limits_s = MIXES[chosen.mix]
     costs: Costs = Modelled() if chosen.mix == "sdxl" else OnCpu()

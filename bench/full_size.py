@@ -1,10 +1,10 @@
 """SDXL at its real size with random weights, made on the device from config dicts.
 
 Speed and memory do not depend on the weights' values as long as results are finite and not constant (zeros
-and NaN run faster), which :func:`check_lively` holds. Says nothing about quality. Nothing is read from a disk
-but a tokenizer of CLIP's size, written into a temporary folder.
+and NaN run faster), which :func:`check_lively` checks. It says nothing about quality. Nothing is read from a
+disk but a tokenizer of CLIP's size, written into a temporary folder.
 
-Alone, it times the parts of a job: prompts, VAE encode and decode, UNet calls of 1, 2, 4, … slots.
+Run as a program, it times the parts of a job: prompts, VAE encode and decode, UNet calls of 1, 2, 4, … slots.
 
     python -m bench.full_size [--device cuda] [--side 1024] [--slots 1 2 4 8 16] [--rounds 10] [--json FILE]
 """
@@ -41,13 +41,13 @@ def build_model(
     memory: str = "auto",
     seed: int = 0,
 ) -> Model:
-    """A model with random weights for ``device``; SDXL's inpainting model unless ``parts`` are others.
+    """Build a model with random weights for ``device``: SDXL's inpainting model unless ``parts`` are others.
 
     Raises:
         RequestError: there is no memory plan called ``memory``.
     """
     plan = choose_plan(free_bytes(device), memory)
-    # A plan for little memory must not need much for a moment: its parts rest elsewhere from the start.
+    # A plan for little memory must not need much of it even briefly: its parts start in main memory.
     home = device if plan == PLANS[0] else torch.device("cpu")
     parts = parts or build(in_channels=9)
     generator = torch.Generator(device).manual_seed(seed)
@@ -70,18 +70,18 @@ def build_model(
 
 
 def _materialised(part: Any, home: torch.device, dtype: torch.dtype, generator: torch.Generator) -> Any:
-    # diffusers' own .to() advises to cast while loading, and there is nothing to load.
+    # torch's .to(): diffusers' own warns that one should cast while loading, and there is nothing to load.
     module = torch.nn.Module.to(part, dtype).to_empty(device=home).eval().requires_grad_(False)
     for name, tensor in module.named_parameters():
         _fill(name, tensor, generator)
-    for name, tensor in module.named_buffers():  # memory without values so far
+    for name, tensor in module.named_buffers():  # allocated, but without values
         assert name.endswith("position_ids"), name
         tensor.copy_(torch.arange(tensor.shape[-1], device=home).expand(tensor.shape))
     return module
 
 
 def _fill(name: str, tensor: torch.Tensor, generator: torch.Generator) -> None:
-    """As the modules' own initialisation would, so that activations stay finite in half precision."""
+    """Fill as the modules' own initialisation does, so that activations stay finite in half precision."""
     if tensor.ndim == 1:  # a bias, or a norm's gain
         tensor.fill_(float(name.endswith("weight")))
     else:
@@ -100,7 +100,7 @@ def _tokenizer(encoder: Any, pad_token: str) -> Any:
 
 
 def check_lively(what: str, tensor: torch.Tensor) -> None:
-    """Refuse figures of work whose numbers make it faster than it is.
+    """Refuse a timing whose values made the work faster than real ones would.
 
     Raises:
         PaintError: ``tensor`` is not finite, or constant.
@@ -111,10 +111,10 @@ def check_lively(what: str, tensor: torch.Tensor) -> None:
 
 
 def start_rows(model: Model, side: int, number: int, *, guidance_scale: float) -> list[Row]:
-    """Rows of one request at ``side`` pixels, before their first step."""
-    cells = side // model.vae_factor
-    mask = torch.zeros(1, 1, cells, cells, device=model.device)
-    mask[..., cells // 4 : cells // 2, cells // 4 : -cells // 4] = 1
+    """Return rows of one request at ``side`` pixels, before their first step."""
+    latent_side = side // model.vae_factor
+    mask = torch.zeros(1, 1, latent_side, latent_side, device=model.device)
+    mask[..., latent_side // 4 : latent_side // 2, latent_side // 4 : -latent_side // 4] = 1
     prompt, negative = PromptEncoder(model).pair("a man with black sun glasses", "bad quality, blur")
     posterior = encode(model, _noise_picture(model, side))
     shared = Conditioning(prompt, negative, posterior, posterior, mask)
@@ -126,13 +126,13 @@ def start_rows(model: Model, side: int, number: int, *, guidance_scale: float) -
 
 
 def _noise_picture(model: Model, side: int) -> torch.Tensor:
-    """Pixels (1, 3, H, W) in -1 … 1."""
+    """Return random pixels (1, 3, H, W) in -1 … 1."""
     generator = torch.Generator().manual_seed(0)
     return torch.rand(1, 3, side, side, generator=generator).to(model.device) * 2 - 1
 
 
 def parts_of(model: Model, side: int, slots: Sequence[int]) -> dict[str, Callable[[int], torch.Tensor]]:
-    """What is timed, by name: round → something of its result, to be checked."""
+    """Return the timed parts by name: round → a tensor of the result, to be checked."""
     encoder, pixels = PromptEncoder(model), _noise_picture(model, side)
     latents = encode(model, pixels).mean
 
@@ -164,7 +164,7 @@ def measure(
     rounds: int,
     parts: Parts | None,
 ) -> dict[str, Any]:
-    """Time each part alone; the figures as they go into the JSON line."""
+    """Time each part alone; return the figures as they go into the JSON line."""
     model = build_model(device, dtype, parts)
     figures: dict[str, Any] = {}
     print(f"{device}, {dtype}, {side}²: milliseconds, median (range)")
@@ -190,7 +190,7 @@ def measure(
 
 
 def main(arguments: Sequence[str] | None = None, parts: Parts | None = None) -> None:
-    """Args: parts: others than SDXL's, the seam for tests."""
+    """Run the bench; tests pass ``parts`` that are smaller than SDXL's."""
     options = parser(__doc__, model=False)
     options.add_argument("--dtype", choices=("auto", *DTYPES), default="auto")
     options.add_argument("--side", type=int, default=1024, help="of the picture, in pixels (default 1024)")

@@ -1,18 +1,18 @@
 """Seconds from picture bytes to picture bytes: the stock pipeline, its best recipe, ours, ours in fp8.
 
-Contenders, each on weights of its own because some rewrite theirs, interleaved round by round:
+Contenders, each on its own copy of the weights because some rewrite theirs, interleaved round by round:
 
-- ``A`` the stock diffusers pipeline as it comes; ``B`` with its documentation's recipe (``--recipe``);
+- ``A`` the stock diffusers pipeline; ``B`` the same with its documentation's recipe (``--recipe``);
 - ``C`` our engine, every exact optimization on; ``D`` our engine with ``precision="fp8"``.
 
-A round is one job: JPEG and PNG in, JPEG out, guidance 7.5, strength 0.9, one sample, a new
-prompt each time, one wait for the device. Rounds of their own then take the stages, the peak memory, the
-synchronisations and the operations, none of which may slow a timed one. ``--optimizations`` also times C
+A round is one job: JPEG and PNG in, JPEG out, guidance 7.5, strength 0.9, one sample, a new prompt each time,
+one wait for the device. Separate rounds then measure the stages, the peak memory, the synchronisations and
+the operations, so that they do not slow a timed one. ``--optimizations`` also times C
 without each optimization in turn, paired with C. Without a GPU all of it runs on the demo model, and the
 first line says so: such figures say nothing about SDXL.
 
     python -m bench.latency [--device cuda] [--contenders A,B,C,D] [--recipe max-autotune] [--optimizations]
-        [--without LEVER] [--rounds 10]
+        [--without OPTIMIZATION] [--rounds 10]
 """
 
 import io
@@ -40,7 +40,7 @@ from bench.lib.contenders import (
 )
 from bench.lib.device import MIB, count_syncs, counted_tflop, extra_bytes, held_bytes, matmul_tflops
 from bench.lib.jobs import SETTINGS, Upload, job, pictures
-from bench.lib.ours import Asked, default_model, engine_on, load
+from bench.lib.ours import Mode, default_model, engine_on, load
 from bench.lib.stock import RECIPES, Stock
 from inpaint import InpaintRequest
 from inpaint.fast.optimizations import NAMES, OPTIMIZATIONS
@@ -53,7 +53,7 @@ _STAGE_ROUNDS = 3
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is to be measured."""
+    """The settings of a run."""
 
     device: torch.device
     model: str
@@ -69,7 +69,7 @@ class Plan:
     optimizations: bool
 
     def uploads(self, model: Model) -> Callable[[int, int], Upload]:
-        """(round, place) → the job as files, each with a prompt of its own: ours keeps embeddings."""
+        """Return (round, place) → the job as files, each with a new prompt: ours keeps embeddings."""
         image, mask = pictures(self.side or model.native_size)
         settings = {**SETTINGS, "scheduler": self.scheduler, "num_inference_steps": self.steps}
         of = Upload.of(image, mask, settings)
@@ -82,19 +82,19 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """One way from an upload to a picture."""
+    """A way from an upload to a picture."""
 
     model: Model
     paint: Callable[[Upload], bytes]
     stages: Callable[[InpaintRequest], dict[str, float]]  # milliseconds
-    settle: Callable[[float], float]  # waits while it compiles, so many seconds at most; the seconds waited
+    settle: Callable[[float], float]  # seconds at most → seconds waited while it compiles
     optimizations: tuple[str, ...]
-    resident_bytes: int  # what it takes of the device before it paints
+    resident_bytes: int  # of the device's memory, before it paints
 
 
 @contextmanager
 def opened(plan: Plan, letter: str, without: frozenset[str] = frozenset()) -> Iterator[Contender]:
-    """A contender on a model of its own."""
+    """Open a contender on its own copy of the model."""
     before = held_bytes(plan.device)
     model = load(plan.model, plan.device)
     if letter in "AB":
@@ -102,13 +102,13 @@ def opened(plan: Plan, letter: str, without: frozenset[str] = frozenset()) -> It
         resident = held_bytes(plan.device) - before
         yield Contender(model, stock.paint_upload, stock.stages, lambda timeout_s: 0.0, (), resident)
         return
-    with engine_on(model, Asked("fp8" if letter == "D" else "exact", plan.without | without)) as ours:
+    with engine_on(model, Mode("fp8" if letter == "D" else "exact", plan.without | without)) as ours:
         resident = held_bytes(plan.device) - before
         yield Contender(model, ours.paint_upload, ours.stages, ours.settle, ours.fast.optimizations, resident)
 
 
 def measure(plan: Plan) -> dict[str, Any]:
-    """Everything; the figures as they go into the JSON line."""
+    """Measure everything; return the figures as they go into the JSON line."""
     with ExitStack() as stack:
         _introduce(plan)
         contenders, missing = open_each(stack, plan.contenders, partial(opened, plan))
@@ -221,14 +221,12 @@ def _rates(
 
 
 def measure_optimizations(plan: Plan) -> dict[str, Any]:
-    """What each optimization is worth in contender C: without it, paired with all of them."""
+    """Time contender C without each optimization in turn, paired with all of them."""
     figures: dict[str, Any] = {}
     with opened(plan, "C") as whole:
         uploads = plan.uploads(whole.model)
         for optimization in OPTIMIZATIONS:
-            if (
-                optimization.name not in whole.optimizations
-            ):  # off in both, its ratio would be noise with a name
+            if optimization.name not in whole.optimizations:  # off in both: its ratio would be noise
                 figures[optimization.name] = {
                     "left_out": optimization.why_not(whole.model) or f"{optimization.kind}, or left out"
                 }
@@ -275,9 +273,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     def run() -> dict[str, Any]:
         device = pick_device(chosen.device)
         if device.type == "cpu":
-            torch.set_num_threads(
-                1
-            )  # torch's pools of several contenders in one process slow each other down
+            # The thread pools of several contenders in one process slow each other down.
+            torch.set_num_threads(1)
         return measure(
             Plan(
                 device=device,

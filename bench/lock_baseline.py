@@ -1,9 +1,9 @@
 """The server to beat: FastAPI, one lock, and diffusers' own SDXL inpainting pipeline behind it.
 
 ``python -m bench.lock_baseline`` serves ``POST /v1/sdxl-inpaint`` with the fields of the hosted API as JSON,
-pictures as base64, and answers with a PNG. It is what an afternoon gives, and no worse than that: pictures
-are read and written outside the lock, the lock is fair, and nobody who has hung up is painted. Nothing of
-``inpaint`` is in the way of its model but the table of schedulers; ``bench.serving`` sends both the same.
+pictures as base64, and answers with a PNG. It is what an afternoon's work gives, done well: pictures are
+read and written outside the lock, the lock is fair, and nothing is painted for a client that has hung up. Of
+``inpaint`` it uses only the table of schedulers; ``bench.serving`` sends both servers the same requests.
 """
 
 import argparse
@@ -27,11 +27,11 @@ from inpaint.errors import InpaintError
 from inpaint.schedulers import make_scheduler
 from inpaint.weights import resolve
 
-HUNG_UP = 499  # what nginx calls it; nobody is there to read it
+HUNG_UP = 499  # nginx's number for it; no client is left to read it
 
 
 class Body(BaseModel):
-    """What is asked for; the fields that the stock pipeline has no word for are ignored."""
+    """A request's fields; those that the stock pipeline does not have are ignored."""
 
     image: str
     mask: str
@@ -48,11 +48,11 @@ Paint = Callable[[Body, Image.Image, Image.Image], Image.Image]
 
 
 def create_app(paint: Paint) -> FastAPI:
-    """The server around ``paint``, which is called by one thread at a time."""
+    """Make the server around ``paint``, which is called by one thread at a time."""
     app = FastAPI()
     lock = asyncio.Lock()
-    # One thread, always the same: several would have a pool of torch's threads each, and on a CPU slow each
-    # other down two and a half times. A kindness that a lock around diffusers rarely gets.
+    # Always the same thread: several would have a pool of torch threads each, and on a CPU slow each other
+    # down two and a half times. Servers with a lock rarely do this, so it favours the baseline.
     painter = ThreadPoolExecutor(1)
 
     @app.get("/readyz")
@@ -62,7 +62,7 @@ def create_app(paint: Paint) -> FastAPI:
     @app.post("/v1/sdxl-inpaint")
     async def inpaint(body: Body, request: Request) -> Response:
         pictures = await asyncio.to_thread(opened, body)
-        async with lock:  # asyncio's is handed on in the order of asking
+        async with lock:  # asyncio's lock is fair: first in, first out
             if await request.is_disconnected():
                 return Response(status_code=HUNG_UP)
             loop = asyncio.get_running_loop()
@@ -73,24 +73,24 @@ def create_app(paint: Paint) -> FastAPI:
 
 
 def opened(body: Body) -> tuple[Image.Image, Image.Image]:
-    """The picture and its mask."""
+    """Decode the picture and its mask."""
     image, mask = (Image.open(io.BytesIO(base64.b64decode(text))) for text in (body.image, body.mask))
     return image.convert("RGB"), mask.convert("L")
 
 
 def png(picture: Image.Image) -> bytes:
-    """The file."""
+    """Encode a picture as PNG."""
     file = io.BytesIO()
     picture.save(file, "PNG")
     return file.getvalue()
 
 
 def folder_of(model: str) -> Path:
-    """The diffusers folder of a model's name or path.
+    """Return the diffusers folder of a model's name or path.
 
     Raises:
         ModelError: there is no such model.
-        SystemExit: it is a single file, which the stock pipeline would load by other means.
+        SystemExit: it is a single file, which the stock pipeline loads in another way.
     """
     checkpoint = demo_checkpoint() if model == "demo" else resolve(model)
     if checkpoint.kind == "file":
@@ -99,7 +99,7 @@ def folder_of(model: str) -> Path:
 
 
 def stock(folder: Path, device: str, dtype: str) -> Paint:
-    """Diffusers' pipeline as its own documentation loads it.
+    """Load diffusers' pipeline as its own documentation does.
 
     Args:
         folder: of the checkpoint.
@@ -151,14 +151,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", default="demo", help="a model's name or diffusers folder (default demo)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")
     parser.add_argument("--dtype", default="auto", help="auto, float16, bfloat16 or float32 (default auto)")
-    parser.add_argument("--port", type=int, default=0, help="default: any that is free")
+    parser.add_argument("--port", type=int, default=0, help="TCP port on 127.0.0.1 (default: any free one)")
     chosen = parser.parse_args(arguments)
     try:
         app = create_app(stock(folder_of(chosen.model), chosen.device, chosen.dtype))
     except InpaintError as error:
         sys.exit(str(error))
     with socket.create_server(("127.0.0.1", chosen.port), backlog=2048) as listener:
-        # asyncio sets it only on sockets of its own making; ours has it too, see server/uvicorn_server.py.
+        # asyncio sets it only on sockets that it makes; our server sets it, too: server/uvicorn_server.py.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         print(f"http://127.0.0.1:{listener.getsockname()[1]}", flush=True)
         config = uvicorn.Config(app, log_level="error", access_log=False, timeout_graceful_shutdown=1)

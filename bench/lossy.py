@@ -1,11 +1,12 @@
-"""How far each faster but not exact way is from the exact picture, and whether it still shows what was asked.
+"""Error of each faster, inexact way to paint, and the share of its pictures that follow the prompt.
 
-On the demo model, because only a trained model can tell: its unseen scenes, at the API's defaults but for the
-sampler. Exact is fp32 with guidance throughout. Of each way: the finished latents' relative error, PSNR
-inside the mask (outside, pictures are the caller's own), the shares of right colours and shapes, and the UNet
-slots it takes of the exact way's. "another seed" is no faster way but the scale to read the others by.
+The demo model paints, because the test needs a trained one: its unseen scenes, at the API's defaults but for
+the sampler. Exact is fp32 with guidance throughout. For each way: the finished latents' relative error, PSNR
+inside the mask (outside, pictures are the caller's own), the shares of right colours and shapes, and its UNet
+slots as a share of the exact way's. "another seed" is no faster way, but the scale to read the others by.
 
-Says nothing about time: a CPU has no fp8 units. A few-step LoRA is missing: there is none for the demo model.
+It does not measure time: a CPU has no fp8 units. A few-step LoRA is missing: there is none for the demo
+model.
 
     python -m bench.lossy [--scenes 32] [--scheduler DDIM] [--only fp8] [--device cpu] [--json FILE]
 """
@@ -40,7 +41,7 @@ MISSING = {"few-step LoRA": "none exists for the demo model"}
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """One way to paint that is not exact."""
+    """A way to paint, its difference from the exact one in its fields."""
 
     dtype: str = "float32"
     fp8: bool = False
@@ -67,7 +68,7 @@ EXACT = Way()
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Painted:
-    """What one way made of all scenes."""
+    """The results of one way on all scenes."""
 
     latents: list[torch.Tensor]  # (1, 4, h, w) each, fp32 on the CPU
     pixels: list[NDArray[np.float32]]  # (H, W, 3) each, 0 … 1, the whole picture as decoded
@@ -75,7 +76,7 @@ class Painted:
 
 
 def paint(model: Model, way: Way, scenes: Sequence[Scene], scheduler: str) -> Painted:
-    """Paint every scene in one way; the model is as that way wants it."""
+    """Paint every scene in one way, on the model that :func:`prepared` made for it."""
     requests = requests_for(scenes, scheduler=scheduler, **way.settings)
     requests = [replace(request, seed=FIRST_SEED + way.shift + i) for i, request in enumerate(requests)]
     latents: list[torch.Tensor] = []
@@ -92,7 +93,7 @@ def paint(model: Model, way: Way, scenes: Sequence[Scene], scheduler: str) -> Pa
 
 
 def start_rows(model: Model, requests: Sequence[InpaintRequest]) -> list[Row]:
-    """The first row of each request, encoded as the engine does it."""
+    """Return the first row of each request, encoded as the engine does it."""
     stages, rows = Stages(model), []
     for request in requests:
         task = RunningRequest(Job(request, [request.seed]), cut(request, model.native_size))
@@ -102,7 +103,7 @@ def start_rows(model: Model, requests: Sequence[InpaintRequest]) -> list[Row]:
 
 
 def prepared(way: Way, device: torch.device) -> Model:
-    """The demo model as the way wants it; one of its own, since fp8 rewrites the modules."""
+    """Load the demo model for one way; a separate one for each, since fp8 rewrites the modules."""
     model = load_model(demo_checkpoint().path, "demo", device, DTYPES[way.dtype])
     if way.fp8:
         fp8.convert(model.unet)
@@ -110,7 +111,7 @@ def prepared(way: Way, device: torch.device) -> Model:
 
 
 def adherence(scenes: Sequence[Scene], painted: Painted) -> dict[str, float]:
-    """The shares of right colours and shapes, after the paste."""
+    """Return the shares of right colours and shapes, after the paste."""
     pictures = [
         Image.composite(Image.fromarray((pixels * 255).round().astype(np.uint8)), scene.clean, scene.mask)
         for scene, pixels in zip(scenes, painted.pixels, strict=True)
@@ -120,7 +121,7 @@ def adherence(scenes: Sequence[Scene], painted: Painted) -> dict[str, float]:
 
 
 def distances(scenes: Sequence[Scene], painted: Painted, exact: Painted) -> dict[str, Any]:
-    """How far from the exact way's, over the scenes."""
+    """Return the distances to the exact way's results, over the scenes."""
     errors = [
         float((one - other).norm() / other.norm())
         for one, other in zip(painted.latents, exact.latents, strict=True)
@@ -137,20 +138,20 @@ def distances(scenes: Sequence[Scene], painted: Painted, exact: Painted) -> dict
 
 
 def psnr(one: NDArray[np.float32], other: NDArray[np.float32], mask: Image.Image) -> float:
-    """Decibels inside the mask, at most 120: pictures that are the same have no ratio."""
+    """Return decibels inside the mask, at most 120: equal pictures have no ratio."""
     inside = np.asarray(mask) > 0
     error = float(np.square(one - other)[inside].mean())
     return float(-10 * np.log10(max(error, 1e-12)))
 
 
 def measure(device: torch.device, scheduler: str, number: int, names: Sequence[str]) -> dict[str, Any]:
-    """Each way against the exact one; the figures as they go into the JSON line."""
+    """Compare each way with the exact one; return the figures as they go into the JSON line."""
     scenes = unseen(number, start=100)
     model = prepared(EXACT, device)
     exact = paint(model, EXACT, scenes, scheduler)
     ways: dict[str, Any] = {"exact": adherence(scenes, exact)}
     missing = dict(MISSING)
-    print(f"{number} scenes, {scheduler}\n  {'exact':<24}{'':>46}{told(ways['exact'])}", flush=True)
+    print(f"{number} scenes, {scheduler}\n  {'exact':<24}{'':>46}{table_line(ways['exact'])}", flush=True)
     for name in names:
         way = WAYS[name]
         if way.fp8 and (reason := fp8.can(device)):
@@ -159,13 +160,13 @@ def measure(device: torch.device, scheduler: str, number: int, names: Sequence[s
         same = (way.dtype, way.fp8) == (EXACT.dtype, EXACT.fp8)
         painted = paint(model if same else prepared(way, device), way, scenes, scheduler)
         ways[name] = distances(scenes, painted, exact) | adherence(scenes, painted)
-        print(f"  {name:<24}{told(ways[name])}", flush=True)
+        print(f"  {name:<24}{table_line(ways[name])}", flush=True)
     about = {"model": "demo", "scheduler": scheduler, "scenes": number, "missing": missing, "ways": ways}
     return conditions("lossy", device, **about)
 
 
-def told(figures: Mapping[str, Any]) -> str:
-    """One line of the table."""
+def table_line(figures: Mapping[str, Any]) -> str:
+    """Return one line of the printed table."""
     shares = f"colour {figures['colour']:6.1%}, shape {figures['shape']:6.1%}"
     if "psnr_db" not in figures:
         return shares

@@ -1,12 +1,12 @@
-"""What the engine takes of a GPU of 6, 8, 12, 16 or 24 GB, each made by a cap on one process of a larger one.
+"""Peak memory of the engine on GPUs of 6, 8, 12, 16 and 24 GB, simulated by a cap on a larger one.
 
 For each cap a fresh process limits torch to it, takes the plan that such a GPU would get, paints
-``--pictures`` (one alone, the rest at once) and reports torch's peaks. Good: every picture is there, and the
-peak of what torch *reserved* is under the cap by ``SPARE_GB``, which the CUDA context and the desktop take of
-a real card.
+``--pictures`` (one alone, the others simultaneously) and reports torch's peaks. Good: every picture is
+painted, and the peak of the memory that torch *reserved* is under the cap by ``SPARE_GB``, which the CUDA
+context and the desktop take of a real card.
 
-A CPU has no such cap and one memory for all: there it says which plan each cap would get, paints the demo
-once with each plan, and reports the process's peak resident memory, libraries and all.
+A CPU has no such cap, and all processes share its memory: there the bench prints the plan that each cap would
+get, paints the demo once with each plan, and reports the process's peak resident memory, with its libraries.
 
     python -m bench.memory [--device cuda] [--caps 6 8 12 16 24] [--pictures 3] [--side 1024]
     python -m bench.memory --device cpu [--plans resident streamed]
@@ -31,7 +31,7 @@ _GB = 2**30
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What a fresh process is to do."""
+    """The work of one fresh process."""
 
     device: str
     model: str
@@ -44,12 +44,12 @@ class Task:
 
 
 def child(task: Task) -> None:
-    """In a fresh process: paint under the cap, then print one JSON line."""
+    """Paint under the cap, in a fresh process, and print one JSON line."""
     import torch
 
     from bench.lib.device import synchronize
     from bench.lib.jobs import job
-    from bench.lib.ours import Asked, engine_on, load
+    from bench.lib.ours import Mode, engine_on, load
     from inpaint.errors import InpaintError
     from inpaint.model.load import pick_device
 
@@ -64,14 +64,15 @@ def child(task: Task) -> None:
         requests = [
             job(side, "DDIM", prompt=f"{i}", num_inference_steps=task.steps) for i in range(task.pictures)
         ]
-        with engine_on(model, Asked(without=frozenset(task.without))) as ours:
+        with engine_on(model, Mode(without=frozenset(task.without))) as ours:
             started = time.perf_counter()
             ours.engine.paint(requests[0])
             synchronize(device)
             figures["alone_s"] = round(time.perf_counter() - started, 3)
             for pending in [ours.engine.submit(request) for request in requests[1:]]:
                 pending.result()
-            figures["out_of_memory"] = ours.engine.stats().out_of_memory  # mended by a smaller batch or tiles
+            # Handled by a smaller batch or by tiles.
+            figures["out_of_memory"] = ours.engine.stats().out_of_memory
         figures["painted"] = len(requests)
     except (InpaintError, torch.OutOfMemoryError) as error:
         figures["failed"] = " ".join(str(error).split())[:200]
@@ -83,7 +84,11 @@ def child(task: Task) -> None:
 
 
 def run_child(task: Task) -> dict[str, Any]:
-    """The figures of a process of its own: peaks are of a whole process, and so is the cap."""
+    """Run a task in a process of its own, because peaks and the cap are of a whole process.
+
+    Raises:
+        PaintError: the process failed.
+    """
     done = subprocess.run(
         [sys.executable, "-m", "bench.memory", "--child", json.dumps(asdict(task))],
         cwd=ROOT,
@@ -98,12 +103,12 @@ def run_child(task: Task) -> dict[str, Any]:
 
 
 def is_good(figures: dict[str, Any], cap_gb: float) -> bool:
-    """Whether a card of ``cap_gb`` would have done, with room for what is not torch's."""
+    """Return True if a card of ``cap_gb`` would have been enough, with room for memory outside torch."""
     return "painted" in figures and figures["peak_reserved_gb"] <= cap_gb - SPARE_GB
 
 
 def measure_caps(caps: Sequence[float], settings: dict[str, Any]) -> dict[str, Any]:
-    """On a GPU: each cap in GB under the plan that it gets."""
+    """Measure each cap in GB with the plan that it gets, on a GPU."""
     figures: dict[str, Any] = {}
     for cap, plan in plans_by_cap(caps).items():
         found = run_child(Task(**settings, plan=plan, cap_gb=float(cap)))
@@ -116,7 +121,7 @@ def measure_caps(caps: Sequence[float], settings: dict[str, Any]) -> dict[str, A
 
 
 def measure_plans(plans: Sequence[str], settings: dict[str, Any]) -> dict[str, Any]:
-    """On a CPU: each plan once, without a cap."""
+    """Measure each plan once, without a cap, on a CPU."""
     figures = {}
     for plan in plans:
         figures[plan] = run_child(Task(**settings, plan=plan, cap_gb=None))
@@ -125,7 +130,7 @@ def measure_plans(plans: Sequence[str], settings: dict[str, Any]) -> dict[str, A
 
 
 def plans_by_cap(caps: Sequence[float]) -> dict[str, str]:
-    """Cap in GB → the plan that a card with so much free memory gets."""
+    """Return cap in GB → the plan that a card with that much free memory gets."""
     from inpaint.memory import choose_plan
 
     return {f"{cap:g}": choose_plan(int((cap - SPARE_GB) * _GB)).name for cap in caps}
@@ -137,15 +142,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--caps", type=float, nargs="+", default=CAPS_GB, help="in GB (default 6 8 12 16 24)"
     )
     options.add_argument(
-        "--pictures", type=int, default=3, help="one alone, then the rest at once (default 3)"
+        "--pictures", type=int, default=3, help="one alone, then the others simultaneously (default 3)"
     )
     options.add_argument(
         "--side", type=int, help="of the picture, in pixels (default: the model's native size)"
     )
     options.add_argument("--steps", type=int, default=4, help="of each picture (default 4)")
-    options.add_argument("--plans", nargs="+", help="on a CPU: of these memory plans (default all)")
+    options.add_argument("--plans", nargs="+", help="on a CPU: memory plans to measure (default all)")
     options.add_argument("--without", nargs="+", default=(), help="optimizations to leave out of ours")
-    options.add_argument("--child", help="(how this program starts its own processes)")
+    options.add_argument("--child", help="(internal: the work of a process that this program starts)")
     chosen = options.parse_args(arguments)
     if chosen.child:
         child(Task(**json.loads(chosen.child)))
@@ -171,7 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"{model} on {device}, capped: GB")
             return conditions("memory", device, **about, caps=measure_caps(chosen.caps, settings))
         print(f"{model} on a CPU, which has no cap: the plan that a GPU would get, {plans}")
-        print("peak resident memory of a process with each plan, in GB; libraries are the most of it")
+        print("peak resident memory of a process with each plan, in GB; most of it is libraries")
         return conditions(
             "memory",
             device,

@@ -1,12 +1,12 @@
-"""What the engine costs over the stock diffusers pipeline on the same job.
+"""Overhead of the engine over the stock diffusers pipeline on the same job.
 
-Contenders, on one set of modules and interleaved round by round in turning order: *stock*, diffusers' own
+Contenders, on one set of modules and interleaved round by round in rotating order: *stock*, diffusers' own
 ``StableDiffusionXLInpaintPipeline``; *ours*, ``Engine.paint`` on the same job (area "whole" at the model's
 native size, no growing, feathering or colour fit); *defaults*, ``Engine.paint`` with its usual blending,
-which stock does not do. PIL in, PIL out. Every round has a prompt of its own, so that our prompt cache does
-not help. Before timing, both must paint the same picture.
+which stock does not do. PIL in, PIL out. Every round has a new prompt, so that our prompt cache does not
+help. Before timing, both must paint the same picture.
 
-One thread on the CPU. With the model "demo" the UNet is tiny, so that what is around it weighs most.
+One thread on the CPU. With the model "demo" the UNet is tiny, so that the work around it weighs most.
 
     python bench/overhead.py [--model demo] [--scheduler DDIM] [--rounds 12] [--warmups 3] [--json FILE]
 """
@@ -37,7 +37,7 @@ Contender = Callable[[InpaintRequest], Image.Image]
 
 
 def contenders_of(engine: Engine) -> dict[str, Contender]:
-    """The contenders by name; each paints the same request."""
+    """Return the contenders by name; each paints the same request."""
     usual = {
         name: InpaintRequest.__dataclass_fields__[name].default for name in ("grow", "feather", "color_match")
     }
@@ -49,7 +49,7 @@ def contenders_of(engine: Engine) -> dict[str, Contender]:
 
 
 def check_same_picture(contenders: Mapping[str, Contender], request: InpaintRequest) -> None:
-    """Leave with a sentence unless stock and ours agree inside the mask to one 8-bit level."""
+    """Exit with a message unless stock and ours agree inside the mask to one 8-bit level."""
     stock, ours = (np.asarray(contenders[name](request), np.int16) for name in ("stock", "ours"))
     difference = np.abs(stock - ours)[np.asarray(request.mask) > 0].max()
     if difference > 1:
@@ -59,7 +59,7 @@ def check_same_picture(contenders: Mapping[str, Contender], request: InpaintRequ
 def time_contenders(
     contenders: Mapping[str, Contender], request: InpaintRequest, warmups: int, rounds: int
 ) -> dict[str, Timing]:
-    """Seconds per contender, every paint with a prompt of its own: ours keeps embeddings, stock does not."""
+    """Time each contender, every picture with a new prompt: ours keeps embeddings, stock does not."""
     return interleave(
         contenders,
         lambda i, place: replace(request, prompt=f"{request.prompt}, {i} {place}"),
@@ -69,7 +69,7 @@ def time_contenders(
 
 
 def measure(model: str, schedulers: Sequence[str], warmups: int, rounds: int) -> dict[str, Any]:
-    """Time each scheduler's job; the figures as they go into the JSON line."""
+    """Time each scheduler's job; return the figures as they go into the JSON line."""
     jobs = []
     with Engine.load(model, device="cpu") as engine:
         contenders = contenders_of(engine)
@@ -87,8 +87,8 @@ def measure(model: str, schedulers: Sequence[str], warmups: int, rounds: int) ->
             print(f"{scheduler}: milliseconds per picture, median (range)")
             for name, timing in timings.items():
                 row(name, timing, timings["stock"] if name != "stock" else None)
-        told = {"model": engine.model.name, "size": [engine.model.native_size] * 2, "target": TARGET}
-        return conditions("overhead", engine.model.device, **told, warmups=warmups, rounds=rounds, jobs=jobs)
+        about = {"model": engine.model.name, "size": [engine.model.native_size] * 2, "target": TARGET}
+        return conditions("overhead", engine.model.device, **about, warmups=warmups, rounds=rounds, jobs=jobs)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -99,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--rounds", type=int, default=12, help="timed rounds of each job (default 12)")
     parser.add_argument("--warmups", type=int, default=3, help="rounds before those (default 3)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="where to keep the JSON as well")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the JSON to this file, too")
     chosen = parser.parse_args(arguments)
     torch.set_num_threads(1)
     schedulers = chosen.scheduler or USUAL

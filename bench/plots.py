@@ -1,7 +1,7 @@
-"""Charts of what the benches found, from the JSON files that they keep; a file that is not there is left out.
+"""Charts of the benches' results, from the JSON files that they keep; a missing file has no chart.
 
-Each chart names the device and the commit it is of, and starts its axis at zero. Needs matplotlib, which is
-in the extra ``bench``.
+Each chart names the device and the commit of its figures, and starts its axis at zero. Needs matplotlib,
+which is in the extra ``bench``.
 
     python -m bench.plots [--results bench/results] [--output FOLDER] [--kind svg|png]
 """
@@ -23,7 +23,7 @@ RENAMED = {"lanes": "contenders", "lane": "contender"}
 
 
 def latency(axes: Any, figures: Figures) -> None:
-    """A bar a contender: the median, with the range of the rounds."""
+    """Draw a bar for each contender: the median, with the range of the rounds."""
     contenders = figures["contenders"]
     names = [f"{letter}: {contender['what']}" for letter, contender in contenders.items()]
     _bars(axes, names, [contender["ms"] for contender in contenders.values()])
@@ -31,7 +31,7 @@ def latency(axes: Any, figures: Figures) -> None:
 
 
 def overhead(axes: Any, figures: Figures) -> None:
-    """A bar a scheduler and contender."""
+    """Draw a bar for each scheduler and contender."""
     pairs = [
         (job["scheduler"], contender, ms) for job in figures["jobs"] for contender, ms in job["ms"].items()
     ]
@@ -47,7 +47,7 @@ def _bars(axes: Any, names: Sequence[str], timings: Sequence[Mapping[str, float]
 
 
 def throughput(axes: Any, figures: Figures) -> None:
-    """A line a workload and contender, over the requests at once."""
+    """Draw a line for each workload and contender, over the number of simultaneous requests."""
     for workload, by_number in figures["workloads"].items():
         for contender in next(iter(by_number.values())):
             rates = [by_contender[contender]["pictures_per_s"] for by_contender in by_number.values()]
@@ -57,13 +57,13 @@ def throughput(axes: Any, figures: Figures) -> None:
                 marker="o",
                 label=f"{WHAT[contender]}, {workload}",
             )
-    axes.set_xlabel("requests at once")
+    axes.set_xlabel("simultaneous requests")
     axes.set_ylabel("pictures a second")
     axes.legend()
 
 
 def coldstart(axes: Any, figures: Figures) -> None:
-    """A stacked bar a contender: imported, loaded, first picture; or one piece, for the command line."""
+    """Draw a stacked bar for each contender: imported, loaded, first picture; one piece for the CLI."""
     for contender, found in figures["contenders"].items():
         bottom = 0.0
         for stage in ("imported_s", "loaded_s", "first_picture_s", "written_s"):
@@ -76,7 +76,7 @@ def coldstart(axes: Any, figures: Figures) -> None:
 
 
 def memory(axes: Any, figures: Figures) -> None:
-    """A bar a cap (on a CPU: a plan) with what was taken at the peak."""
+    """Draw a bar for each cap (on a CPU: each plan) with the memory at the peak."""
     capped = "caps" in figures
     found = figures["caps" if capped else "by_plan"]
     peak = "peak_reserved_gb" if capped else "peak_rss_gb"
@@ -85,17 +85,17 @@ def memory(axes: Any, figures: Figures) -> None:
     if capped:
         axes.plot(names, [float(cap) for cap in found], linestyle="", marker="_", markersize=40, label="cap")
         axes.legend()
-    axes.set_ylabel("GB at the peak, " + ("reserved by torch" if capped else "resident, libraries and all"))
+    axes.set_ylabel("GB at the peak, " + ("reserved by torch" if capped else "resident, with libraries"))
 
 
 def full_size(axes: Any, figures: Figures) -> None:
-    """A bar a part of the job."""
+    """Draw a bar for each part of the job."""
     _bars(axes, list(figures["parts"]), [part["ms"] for part in figures["parts"].values()])
     axes.set_ylabel("milliseconds, median and range")
 
 
 def serving(axes: Any, figures: Figures) -> None:
-    """A line a server: good requests a second over what was sent; on the diagonal all are good."""
+    """Draw a line for each server: good requests a second over those sent; on the diagonal all are good."""
     for contender in sorted({point["contender"] for point in figures["curve"]}):
         points = [point for point in figures["curve"] if point["contender"] == contender]
         good = [point["goodput_per_s"]["lock"] for point in points]
@@ -108,7 +108,7 @@ def serving(axes: Any, figures: Figures) -> None:
 
 
 def simulate(axes: Any, figures: Figures) -> None:
-    """A line a policy: the share that was served in time, over the load."""
+    """Draw a line for each policy: the share that was served in time, over the load."""
     for policy in dict.fromkeys(row["policy"] for row in figures["rows"]):
         rows = [row for row in figures["rows"] if row["policy"] == policy]
         shares = [row["attainment"] for row in rows]
@@ -119,7 +119,7 @@ def simulate(axes: Any, figures: Figures) -> None:
 
 
 def fleet(axes: Any, figures: Figures) -> None:
-    """A line a way to choose a GPU: the 99th percentile of the seconds a request takes, over the GPUs."""
+    """Draw a line for each way to choose a GPU: a request's seconds, 99th percentile, over the GPUs."""
     for rule, routers in dict.fromkeys((row["rule"], row["routers"]) for row in figures["rows"]):
         rows = [row for row in figures["rows"] if (row["rule"], row["routers"]) == (rule, routers)]
         label = rule.replace("-", " ") + (f", {routers} routers" if routers > 1 else "")
@@ -128,19 +128,19 @@ def fleet(axes: Any, figures: Figures) -> None:
     axes.set_xscale("log")
     axes.set_xticks(sizes, [str(size) for size in sizes])
     axes.minorticks_off()
-    axes.set_xlabel(f"GPUs, each at {figures['load']:g} of what it can do")
+    axes.set_xlabel(f"GPUs, each at {figures['load']:g} of its capacity")
     axes.set_ylabel("seconds, 99th percentile")
     axes.legend()
 
 
 def cluster(axes: Any, figures: Figures) -> None:
-    """Two bars a way to choose an engine: half of the requests, and all but one in a hundred, take less."""
+    """Draw two bars for each way to choose an engine: the median and the 99th percentile of the seconds."""
     contenders = figures["router"]
     for offset, which in ((-0.2, "p50_s"), (0.2, "p99_s")):
         places = [number + offset for number in range(len(contenders))]
         axes.bar(places, [contender[which] for contender in contenders.values()], width=0.4, label=which[:-2])
     axes.set_xticks(range(len(contenders)), list(contenders))
-    axes.set_ylabel(f"seconds, 4 engines at {figures['load']:g} of what they can do")
+    axes.set_ylabel(f"seconds, 4 engines at {figures['load']:g} of their capacity")
     axes.legend()
 
 
@@ -166,7 +166,7 @@ def _renamed(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def draw(file: Path, output: Path, kind: str) -> Path | None:
-    """The chart of one result file; None where there is none for its bench."""
+    """Draw the chart of one result file; return None if its bench has no chart."""
     from matplotlib.backends import backend_agg  # no pyplot: no window, no state
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""How long a bad input takes and how much memory: ``python -m bench.rejections``.
+"""Time and memory that the server spends on a bad input: ``python -m bench.rejections``.
 
 Milliseconds from a request's last byte to its answer, and megabytes that the server's peak grew by, for the
 pictures and bodies of ``tests/server/http/test_attacks.py`` as image and as mask, and for the largest
@@ -29,7 +29,7 @@ BOUNDARY = "rejections"
 
 
 def form(**files: bytes) -> tuple[str, bytes]:
-    """A multipart form of two pictures."""
+    """Return the content type and body of a multipart form of two pictures."""
     parts = [
         f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"; filename="f"\r\n\r\n'.encode()
         + data
@@ -40,7 +40,7 @@ def form(**files: bytes) -> tuple[str, bytes]:
 
 
 def large() -> dict[str, dict[str, bytes]]:
-    """The largest pictures that are let in, each with one thing wrong that only their pixels tell."""
+    """Return the largest accepted pictures, each with a fault that only decoding their pixels shows."""
     side = 5000
     photo = _file(Image.effect_noise((side, side), 60).convert("RGB"), "JPEG")
     black, white = (_file(Image.new("L", (side, side), grey), "PNG") for grey in (0, 255))
@@ -58,7 +58,7 @@ def _file(image: Image.Image, kind: str) -> bytes:
 
 
 def inputs() -> Iterator[tuple[str, tuple[str, bytes]]]:
-    """Name → content type and body."""
+    """Yield the name of each input with its content type and body."""
     for name, make in LABOURED.items():
         yield f"{name} (image)", form(image=make())
     for name, data in BAD_PICTURES.items():
@@ -71,7 +71,7 @@ def inputs() -> Iterator[tuple[str, tuple[str, bytes]]]:
 
 
 def one(port: int, pid: int, kind: str, body: bytes) -> dict[str, float]:
-    """Send all but the last byte, wait until the server has read that, then take the time."""
+    """Time one request from its last byte on: the rest is sent, and read by the server, before."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     connection.putrequest("POST", V1)
     connection.putheader("Content-Type", kind)
@@ -87,18 +87,18 @@ def one(port: int, pid: int, kind: str, body: bytes) -> dict[str, float]:
     ms = 1000 * (time.perf_counter() - started)
     connection.close()
     if status == 200 or status >= 500:
-        raise SystemExit(f"answered {status}")
+        raise SystemExit(f"a bad input was answered with {status}; a 4xx status is expected")
     return {"ms": round(ms, 1), "mb": round(memory_mb(pid, "VmHWM") - before, 1)}
 
 
 def memory_mb(pid: int, name: str) -> float:
-    """A line of the kernel's account of a process."""
+    """Return one entry of a process's /proc/PID/status, in MB."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024
 
 
 def measure() -> dict[str, dict[str, float]]:
-    """The quicker of two tries of each, because the first may load code, and the larger of their growths."""
+    """Try each input twice: the shorter time, because the first try may load code, and the larger growth."""
     found = {}
     with tempfile.TemporaryDirectory() as data, process("bench.soak", "--serve", data) as child:
         assert child.stdout is not None
@@ -111,7 +111,7 @@ def measure() -> dict[str, dict[str, float]]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--json", type=Path, metavar="FILE", help="where to keep the JSON as well")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the JSON to this file, too")
     chosen = parser.parse_args(arguments)
     found = measure()
     slowest = dict(sorted(found.items(), key=lambda item: -item[1]["ms"])[:10])

@@ -1,11 +1,11 @@
-"""How much a repainted patch shows at its edge, with and without what blends it in.
+"""Visibility of a repainted patch's edge, with and without each way of blending it in.
 
 Two tables in CIE76 ΔE (see ``bench.lib.blending``), each figure "ring/step": the mean distance to the ideal
-over a 16-pixel ring astride the edge, and the step across the edge that the ideal does not have.
+over a 16-pixel ring around the edge, and the step across the edge that the ideal does not have.
 
 ``painted``: the demo model is asked for "background" on pictures that have nothing else in the hole, so
-that the ideal is the picture itself. ``drifted``: the picture through the VAE and then shifted as users
-report it, so that the ideal is known everywhere; "inside" is then the mean distance within the mask.
+that the ideal is the picture itself. ``drifted``: the picture is put through the VAE and then shifted as
+users report it, so that the ideal is known everywhere; "inside" is then the mean distance within the mask.
 
     python -m bench.seams [--steps 20] [--seeds 2] [--only flat] [--device cpu] [--json FILE]
 """
@@ -34,7 +34,7 @@ from inpaint.runtime.stages import RunningRequest, Stages
 Floats = NDArray[np.float32]
 
 STRENGTHS = (0.5, 0.9, 1.0)
-# What is done to hide the seam; "soft" paints another picture, the rest pastes the same one.
+# Settings that hide the seam; "soft" paints another picture, the others paste the same one.
 WAYS: Mapping[str, Mapping[str, Any]] = {
     "bare": {"feather": 0, "color_match": False},
     "feathered": {"color_match": False},
@@ -48,14 +48,14 @@ _SOFTENED = 8  # radius in pixels by which a hard mask becomes a soft one
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Painted:
-    """One picture as decoded, with what it takes to paste it in any way."""
+    """A decoded picture and the request that it belongs to, to be pasted in any way."""
 
     request: InpaintRequest
     pixels: Floats  # (H, W, 3), 0 … 1
     native: int
 
     def pasted(self, **settings: Any) -> tuple[Image.Image, Canvas]:
-        """The caller's picture with it, as a request with these settings would have it."""
+        """Paste it into the caller's picture, as a request with these settings would."""
         canvas = cut(replace(self.request, **settings), self.native)
         return paste(canvas, self.pixels), canvas
 
@@ -63,7 +63,7 @@ class Painted:
 def requests_for(
     name: str, mask: Image.Image, strengths: Sequence[float], **settings: Any
 ) -> list[InpaintRequest]:
-    """The picture's background to be painted into the mask, hard and soft, at each strength."""
+    """Return requests to paint the picture's background into the mask, hard and soft, at each strength."""
     picture, softened = pictures()[name], mask.filter(ImageFilter.GaussianBlur(_SOFTENED))
     return [
         InpaintRequest(
@@ -81,7 +81,7 @@ def requests_for(
 
 
 def paint(model: Model, requests: Sequence[InpaintRequest]) -> list[Painted]:
-    """Each request's first sample, before it is pasted."""
+    """Paint each request's first sample, without pasting it."""
     stages, found = Stages(model), []
     for start in range(0, len(requests), _TOGETHER):
         part = requests[start : start + _TOGETHER]
@@ -105,7 +105,7 @@ def _pixels(model: Model, latents: torch.Tensor) -> Floats:
 
 
 def drifted(model: Model, picture: Image.Image, mask: Image.Image, kind: str) -> Painted:
-    """A perfect painter's picture, but for the VAE and for the way in which it errs."""
+    """Return the picture after the VAE and one kind of drift: a perfect result but for those."""
     latents = encode(model, to_pixels(picture)).mean * float(model.vae.config.scaling_factor)
     pixels = DRIFTS[kind](_pixels(model, latents)).clip(0, 1)
     return Painted(
@@ -114,7 +114,7 @@ def drifted(model: Model, picture: Image.Image, mask: Image.Image, kind: str) ->
 
 
 def figures(painted: Painted, **settings: Any) -> dict[str, float]:
-    """Of one picture pasted in one way, in ΔE to the caller's own picture."""
+    """Return the distances of one picture, pasted in one way, to the caller's own, in ΔE."""
     result, canvas = painted.pasted(**settings)
     # The edge is that of what the model painted, so that all ways are judged at the same place: area="whole"
     # at the native size, so the working mask is the picture's.
@@ -127,14 +127,14 @@ def figures(painted: Painted, **settings: Any) -> dict[str, float]:
 
 
 def averaged(several: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The mean of each figure."""
+    """Return the mean of each figure."""
     return {name: round(mean(one[name] for one in several), 2) for name in several[0]}
 
 
 def painted_table(
     model: Model, names: Sequence[str], steps: int, seeds: int
 ) -> Iterator[tuple[str, float, dict[str, Any]]]:
-    """(picture, strength, figures by way), over the masks and seeds."""
+    """Yield (picture, strength, figures by way), averaged over the masks and seeds."""
     for name in names:
         asked = [
             request
@@ -158,7 +158,7 @@ def painted_table(
 
 
 def drifted_table(model: Model, names: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(kind of drift, figures by way), over the pictures and masks."""
+    """Yield (kind of drift, figures by way), averaged over the pictures and masks."""
     for kind in DRIFTS:
         done = [drifted(model, pictures()[name], m, kind) for name in names for m in masks().values()]
         yield (
@@ -171,24 +171,24 @@ def drifted_table(model: Model, names: Sequence[str]) -> Iterator[tuple[str, dic
         )
 
 
-def told(name: str, ways: Mapping[str, Mapping[str, float]], *also: str) -> str:
-    """One line of a table for people."""
+def table_line(name: str, ways: Mapping[str, Mapping[str, float]], *also: str) -> str:
+    """Return one line of the printed table."""
     cells = ("/".join(f"{one[what]:.2f}" for what in ("ring", "step", *also)) for one in ways.values())
     return f"  {name:<16}" + "".join(f"{cell:>20}" for cell in cells)
 
 
 def measure(device: torch.device, names: Sequence[str], steps: int, seeds: int) -> dict[str, Any]:
-    """Both tables, as they go into the JSON line."""
+    """Return both tables, as they go into the JSON line."""
     model = load_model(demo_checkpoint().path, "demo", device, DTYPES["float32"])
     print(f"  {'':<16}" + "".join(f"{way:>20}" for way in WAYS))
     painted: dict[str, Any] = {}
     for name, strength, ways in painted_table(model, names, steps, seeds):
         painted.setdefault(name, {})[str(strength)] = ways
-        print(told(f"{name} {strength}", ways), flush=True)
+        print(table_line(f"{name} {strength}", ways), flush=True)
     off: dict[str, Any] = {}
     for kind, ways in drifted_table(model, names):
         off[kind] = ways
-        print(told(kind, ways, "inside"), flush=True)
+        print(table_line(kind, ways, "inside"), flush=True)
     return conditions("seams", device, model="demo", steps=steps, seeds=seeds, painted=painted, drifted=off)
 
 

@@ -1,9 +1,9 @@
-"""What a v1 request costs beside the model: ``python -m bench.server_overhead``.
+"""Cost of a v1 request outside the model: ``python -m bench.server_overhead``.
 
-A real server on loopback whose engine returns the caller's picture at once; a client in another process
+A real server on loopback whose engine returns the caller's picture immediately; a client in another process
 sends a 1024² JPEG with a mask, one request after the other. Two figures against their targets: milliseconds
-from the first byte sent to the last received, and how many of them the event loop was busy, during which
-nobody else is served. The second is measured around every callback that the loop runs.
+from the first byte sent to the last received, and the part of them in which the event loop was busy, so that
+no other client was served. The second is measured around every callback that the loop runs.
 """
 
 import argparse
@@ -34,13 +34,13 @@ STAGES = ("fetch", "read", "write")
 
 @dataclass(slots=True)
 class LoopMeter:
-    """Seconds that the loop's callbacks took: of the clock, and of this thread's processor time."""
+    """A meter of the seconds that the loop's callbacks take: by the clock, and of this thread's CPU time."""
 
     wall: list[float] = field(default_factory=list)
     busy_s: float = 0.0
 
     def install(self) -> None:
-        """Around every callback from now on; of all loops of this process, and there is one."""
+        """Measure every callback from now on; of all loops of this process, which has one."""
         plain = events.Handle._run  # noqa: SLF001 — the one place that every callback passes
 
         def timed(handle: events.Handle) -> None:
@@ -57,7 +57,7 @@ class LoopMeter:
 
 
 def pictures() -> tuple[bytes, bytes]:
-    """A photograph and a mask of a quarter of it, as files."""
+    """Return a photograph and a mask of a quarter of it, as files."""
     photo = Image.open(ROOT / "docs" / "images" / "portrait.jpg").convert("RGB").resize((SIDE, SIDE))
     mask = Image.new("L", (SIDE, SIDE))
     mask.paste(255, (SIDE // 4, SIDE // 4, 3 * SIDE // 4, 3 * SIDE // 4))
@@ -68,7 +68,7 @@ def pictures() -> tuple[bytes, bytes]:
 
 
 def client(port: int, form: str, rounds: int) -> None:
-    """The other process: send, and print how long each took."""
+    """Send requests, in a process of its own, and print the seconds of each as JSON."""
     import httpx2
 
     image, mask = pictures()
@@ -92,7 +92,7 @@ def client(port: int, form: str, rounds: int) -> None:
 
 
 async def send(port: int, form: str, rounds: int) -> list[float]:
-    """Seconds of each request, from a process of its own."""
+    """Send requests from another process; return the seconds of each."""
     arguments = ["-m", "bench.server_overhead", "--client", str(port), form, str(rounds)]
     child = await asyncio.create_subprocess_exec(
         sys.executable, *arguments, cwd=ROOT, stdout=asyncio.subprocess.PIPE
@@ -103,7 +103,7 @@ async def send(port: int, form: str, rounds: int) -> list[float]:
 
 
 async def measure(rounds: int, warmups: int) -> dict[str, Any]:
-    """Both forms of a body, one after the other."""
+    """Measure both forms of a body, one after the other."""
     found: dict[str, Any] = {}
     meter = LoopMeter()
     meter.install()
@@ -134,9 +134,9 @@ def _figures(seconds: Sequence[float], meter: LoopMeter) -> dict[str, float]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=200)
-    parser.add_argument("--warmups", type=int, default=20)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="where to keep the JSON as well")
+    parser.add_argument("--rounds", type=int, default=200, help="timed requests of each form (default 200)")
+    parser.add_argument("--warmups", type=int, default=20, help="requests before those (default 20)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the JSON to this file, too")
     parser.add_argument("--client", nargs=3, help=argparse.SUPPRESS)
     chosen = parser.parse_args(arguments)
     if chosen.client:

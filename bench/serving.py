@@ -1,18 +1,18 @@
-"""How many requests a second get their picture in time? ``inpaint serve`` against a lock around diffusers.
+"""Requests a second served in time by ``inpaint serve`` and by a lock around diffusers.
 
-Both servers run as processes of their own with the same model and as many threads, and get the same traces:
+Both servers run as separate processes with the same model and number of threads, and get the same traces:
 an open loop, Poisson, of five kinds of requests (see ``bench.lib.traffic``). A request is good if a valid
-picture comes within ``--slowdown`` (5) times what its kind takes alone, counted from when it was due; one
-that is refused is a miss. Two yardsticks, from the same runs: what a kind takes alone *on the lock*, the
-same seconds for both, and *on each itself*. Figures:
+picture comes within ``--slowdown`` (5) times its kind's seconds alone, counted from when it was due; one that
+is refused is a miss. Two yardsticks, from the same runs: a kind's seconds alone *on the lock*, the same for
+both, and *on each itself*. Figures:
 
-- the highest rate at which 99 % of what is sent is good, over all seeds together, found by bisection;
-- goodput at that rate, at 1.25 and at 1.5 times of it, to see whether a server that is asked for too much
-  still serves those whom it can.
+- the highest rate at which 99 % of the requests are good, over all seeds together, found by bisection;
+- goodput at that rate and at 1.25 and 1.5 times that rate, to see if an overloaded server still serves as
+  many as it can.
 
 Contenders take turns; the one that is not measured is idle. Before the timing both must paint the same.
-With ``--quick`` there are too few requests to say anything but that it runs. On a GPU both models must fit.
-With ``--at`` nothing is searched: both get these rates, as far as there is time.
+``--quick`` sends too few requests for figures and only shows that the bench runs. On a GPU both models must
+fit. With ``--at`` there is no search: both get these rates, as far as there is time.
 
     python -m bench.serving [--quick] [--at RATE] [--device cpu] [--threads 1] [--setting max_rows=4]
 """
@@ -43,7 +43,7 @@ from inpaint.model.load import pick_device
 FULL = Plan(requests=100, seeds=3, rounds=7, step=1.1, budget_s=3600.0)
 QUICK = Plan(requests=12, seeds=1, rounds=2, step=1.5, budget_s=120.0, tries=2, past=(1.0, 1.5))
 TARGET = 1.5  # ours to the lock
-VAE_FACTOR = 8  # SDXL's pixels per latent cell
+VAE_FACTOR = 8  # pixels per latent pixel, SDXL's
 
 
 async def measure(
@@ -55,34 +55,36 @@ async def measure(
     at: Sequence[float] = (),
     may_differ: bool,
 ) -> dict[str, Any]:
-    """The whole bench on two servers that run; with ``at`` these rates of it."""
+    """Run the whole bench on two running servers; with ``at``, only these rates."""
     started = time.monotonic()
     bench = Bench(plan, urls, native, started + (1 - plan.for_curve) * plan.budget_s, kinds)
-    apart = await bench.same_pictures(may_differ=may_differ)
+    differences = await bench.same_pictures(may_differ=may_differ)
     await bench.measure_alone()
     searches = (
         {contender: {y: Search() for y in YARDSTICKS} for contender in CONTENDERS}
         if at
-        else await bench.lib.search()
+        else await bench.search()
     )
     bench.end = started + plan.budget_s
     found = [rate for contender in CONTENDERS if (rate := highest(bench, searches[contender][LOCK]))]
     await bench.curve(sorted({*at, *(factor * rate for factor in plan.past for rate in found)}))
     return {
-        **report(bench, searches, apart),
+        **report(bench, searches, differences),
         "measured_for_s": round(time.monotonic() - started, 1),
     }
 
 
 def highest(bench: Bench, search: Search) -> float | None:
-    """Requests a second; None where no rate that was tried has passed."""
+    """Return the highest passed rate in requests a second; None if no rate has passed."""
     return None if search.passed is None else bench.rate(search.passed)
 
 
 def report(
-    bench: Bench, searches: Mapping[str, Mapping[str, Search]], apart: Mapping[str, Mapping[str, float]]
+    bench: Bench,
+    searches: Mapping[str, Mapping[str, Search]],
+    differences: Mapping[str, Mapping[str, float]],
 ) -> dict[str, Any]:
-    """The figures as they go into the JSON line."""
+    """Return the figures as they go into the JSON line."""
     tops = {
         contender: {y: highest(bench, found[y]) for y in YARDSTICKS} for contender, found in searches.items()
     }
@@ -94,7 +96,7 @@ def report(
                 "alone_s": {
                     contender: round(bench.alone[contender][kind.name], 4) for contender in CONTENDERS
                 },
-                "levels_apart": apart[kind.name],
+                "levels_apart": differences[kind.name],
             }
             for kind in bench.kinds
         ],
@@ -102,7 +104,7 @@ def report(
         "highest_rate_per_s": {
             contender: {y: _rounded(top[y]) for y in YARDSTICKS} for contender, top in tops.items()
         },
-        "search_complete": all(s.asks() is None for found in searches.values() for s in found.values()),
+        "search_complete": all(s.next_notch() is None for found in searches.values() for s in found.values()),
         "ours_over_lock": {y: _ratio(tops[OURS][y], tops[LOCK][y]) for y in YARDSTICKS},
         "target": TARGET,
         "goodput_past_highest": {
@@ -113,7 +115,7 @@ def report(
 
 
 def _past(bench: Bench, contender: str, top: float | None) -> dict[str, float]:
-    """Times the contender's highest rate → good requests a second there, on the lock's yardstick."""
+    """Return multiples of a contender's highest rate → good requests a second, on the lock's yardstick."""
     rates = {} if top is None else {factor: factor * top for factor in bench.plan.past}
     measured = {rate for of, rate, _ in bench.runs if of == contender}
     return {
@@ -132,13 +134,13 @@ def _ratio(ours: float | None, lock: float | None) -> float | None:
 
 
 def table(figures: Mapping[str, Any]) -> None:
-    """For people: both contenders by rate, then the ratio."""
-    print("contender   requests/s  good by the lock's seconds, by its own   median s   p99 s   answers")
+    """Print a table of both contenders by rate, then the ratio."""
+    print("contender  requests/s  good by the lock's seconds, by its own   median s   p99 s   answers")
     for point in figures["curve"]:
         by_lock, own = (point["attainment"][y] for y in YARDSTICKS)
         median, p99 = (point["seconds"].get(name, float("nan")) for name in ("median", "p99"))
         print(
-            f"{point['contender']:<6} {point['rate']:>10.2f} {by_lock:>27.1%} {own:>12.1%} "
+            f"{point['contender']:<9} {point['rate']:>10.2f} {by_lock:>27.1%} {own:>12.1%} "
             f"{median:>10.2f} {p99:>7.2f}   {point['answers']}"
         )
     for yardstick in YARDSTICKS:
@@ -156,11 +158,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def options() -> argparse.ArgumentParser:
-    """The command line's."""
+    """Return the parser of the command line."""
     found = parser(__doc__)
     found.add_argument("--dtype", default="auto", help="auto, float16, bfloat16 or float32 (default auto)")
     found.add_argument("--threads", type=int, default=1, help="of torch in each server (default 1)")
-    found.add_argument("--quick", action="store_true", help="only show that it runs")
+    found.add_argument(
+        "--quick", action="store_true", help="a short run, to see that it works: its figures mean nothing"
+    )
     found.add_argument("--requests", type=int, help=f"of one run (default {FULL.requests})")
     found.add_argument("--seeds", type=int, help=f"runs of a rate (default {FULL.seeds})")
     found.add_argument("--rounds", type=int, help=f"of each kind alone (default {FULL.rounds})")
@@ -172,12 +176,18 @@ def options() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="RATE",
-        help="requests a second, not searched",
+        help="requests a second: measure this rate instead of searching",
     )
-    found.add_argument("--slowdown", type=float, help=f"that is still good (default {FULL.slowdown:g})")
-    found.add_argument("--share", type=float, help=f"that must be good (default {FULL.share:g})")
+    found.add_argument(
+        "--slowdown",
+        type=float,
+        help=f"times the seconds alone that are still good (default {FULL.slowdown:g})",
+    )
+    found.add_argument(
+        "--share", type=float, help=f"of the requests that must be good (default {FULL.share:g})"
+    )
     found.add_argument("--kind", action="append", choices=[kind.name for kind in MIX], help="default: all")
-    found.add_argument("--may-differ", action="store_true", help="the contenders' pictures, in lossy modes")
+    found.add_argument("--may-differ", action="store_true", help="allow different pictures, in lossy modes")
     found.add_argument(
         "--setting", action="append", default=[], metavar="NAME=VALUE", help="of ours, as INPAINT_NAME"
     )
@@ -192,8 +202,8 @@ def compare(chosen: argparse.Namespace, plan: Plan) -> dict[str, Any]:
     """
     device = pick_device(chosen.device)
     model = chosen.model or ("full-size" if device.type == "cuda" else "demo")
-    told = {"threads_each": chosen.threads, "plan": asdict(plan), "settings": chosen.setting}
-    about = conditions("serving", device, model=model, **told)
+    details = {"threads_each": chosen.threads, "plan": asdict(plan), "settings": chosen.setting}
+    about = conditions("serving", device, model=model, **details)
     with tempfile.TemporaryDirectory() as data, ExitStack() as stack:
         path = str(_random_weights(Path(data)) if model == "full-size" else model)
         native = _native_side(folder_of(path))
@@ -218,7 +228,7 @@ def compare(chosen: argparse.Namespace, plan: Plan) -> dict[str, Any]:
 
 
 def _random_weights(folder: Path) -> Path:
-    """SDXL's shapes on disk, because two processes load them; the 7 GB go with the bench."""
+    """Write a checkpoint of SDXL's shapes, 7 GB, for two processes to load; it is deleted with the bench."""
     from tools.full_size.make import write_checkpoint
 
     write_checkpoint(folder / "full-size")
@@ -226,7 +236,7 @@ def _random_weights(folder: Path) -> Path:
 
 
 def _native_side(folder: Path) -> int:
-    """The side in pixels that a checkpoint's UNet was trained on."""
+    """Return the side in pixels that a checkpoint's UNet was trained on."""
     config = json.loads((folder / "unet" / "config.json").read_text("utf-8"))
     return int(config["sample_size"]) * VAE_FACTOR
 

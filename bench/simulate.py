@@ -1,12 +1,12 @@
-"""What admission by predicted finish is worth under overload: the real batcher, simulated device and traces.
+"""Attainment with admission by predicted finish under overload: real batcher, simulated device and traces.
 
 Requests come at Poisson times, their kinds drawn from a mix; a request is *good* if it is finished within
-five times what its kind takes on an idle device, and attainment counts the good among all that were *sent*.
-Three policies: *admission*, ours; *cap16*, a first-in, first-out queue of at most 16; *unbounded*, the same
-without an end. The load is in multiples of what the step loop can do with full calls.
+five times the seconds that its kind takes on an idle device, and attainment counts the good among all that
+were *sent*. Three policies: *admission*, ours; *cap16*, a first-in, first-out queue of at most 16;
+*unbounded*, the same without a limit. The load is in multiples of the step loop's capacity with full calls.
 
 Without ``--profile`` the costs are a model, not a measurement: the FLOPs of SDXL's parts at 300 TFLOP/s (the
-VAE at 150) and 10 ms a call. Only what is compared here follows from them, no speed of any device.
+VAE at 150) and 10 ms a call. They serve to compare the policies; they are no device's speed.
 
     python -m bench.simulate [--profile FILE] [--requests 1500] [--seeds 3] [--json FILE]
 """
@@ -25,7 +25,7 @@ from inpaint.batching.admission import alone_s, demand_s
 from inpaint.batching.cost_profile import Profile
 from inpaint.batching.work import Bucket, Costs, Work
 
-SLOWDOWN = 5.0  # as long as alone, times this, is still good
+SLOWDOWN = 5.0  # times the seconds on an idle device: a request that takes no longer is good
 LOADS = (0.5, 0.75, 1.0, 1.2, 1.5)
 POLICIES = (
     Policy("admission", admits=True),
@@ -41,63 +41,66 @@ class Modelled:
     overlapped = True
 
     def step_s(self, bucket: Bucket, slots: int) -> float:
-        """UNet, TFLOP a slot at 1024²: 6.23 grow with the cells, 0.53 with their square; twice in fp32."""
+        """Return the seconds of a UNet call.
+
+        A slot at 1024² has 6.23 TFLOP that grow with the area and 0.53 with its square; fp32 doubles both.
+        """
         area = bucket.latent_pixels / 128**2
         return 0.010 + slots * (6.23 * area + 0.53 * area**2) * (1 + bucket.precise) / 300
 
     def encode_s(self, bucket: Bucket) -> float:
-        """Two encodes of the VAE and a pair of prompts."""
+        """Return the seconds of two encodes of the VAE and of a pair of prompts."""
         return (2 * 4.88 * bucket.latent_pixels / 128**2 + 0.2) / 150
 
     def decode_s(self, bucket: Bucket) -> float:
-        """One decode of the VAE."""
+        """Return the seconds of one decode of the VAE."""
         return 10.47 * bucket.latent_pixels / 128**2 / 150
 
     def cap(self, bucket: Bucket) -> int:
-        """The fewest slots, 4 to 16, past which twice as many gain under 8 % of throughput."""
+        """Return the fewest slots, 4 to 16, past which twice as many gain under 8 % of throughput."""
         slots = 4
         while slots < 16 and 2 * self.step_s(bucket, slots) / self.step_s(bucket, 2 * slots) >= 1.08:
             slots *= 2
         return slots
 
     def switch_s(self) -> float:
-        """Nobody here uses LoRAs."""
+        """Return 0: no request here uses LoRAs."""
         return 0.0
 
 
 class OnCpu:
-    """As the demo model on two cores: a slot more is cheap, and the step loop itself encodes and decodes.
+    """The demo model's costs on two cores: more slots are cheap; the step loop encodes and decodes, too.
 
-    Each call with all 16 slots takes five times what one with 2 does, so that whoever lets everybody in makes
-    everybody late.
+    A call with all 16 slots takes five times as long as one with 2, so that a policy that admits every
+    request makes all of them late.
     """
 
     overlapped = False
 
     def step_s(self, bucket: Bucket, slots: int) -> float:
-        """A call's own time, and little for each slot."""
+        """Return a call's seconds: a fixed part, and little for each slot."""
         return 0.006 + 0.0035 * slots * bucket.latent_pixels / 16**2
 
     def encode_s(self, bucket: Bucket) -> float:
-        """As long as three calls."""
+        """Return the seconds of encoding: as long as three calls."""
         return 0.040 * bucket.latent_pixels / 16**2
 
     def decode_s(self, bucket: Bucket) -> float:
-        """As long as two calls."""
+        """Return the seconds of decoding: as long as two calls."""
         return 0.030 * bucket.latent_pixels / 16**2
 
     def cap(self, bucket: Bucket) -> int:
-        """All that may be."""
+        """Return the most slots that a call may have."""
         return 16
 
     def switch_s(self) -> float:
-        """Nobody here uses LoRAs."""
+        """Return 0: no request here uses LoRAs."""
         return 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One class of requests, and how often it comes."""
+    """A class of requests and its share of them."""
 
     share: float
     work: Work
@@ -125,12 +128,12 @@ CPU_MIX = (  # as ``bench.lib.traffic`` sends it
 
 
 def capacity(mix: Sequence[Kind], costs: Costs) -> float:
-    """Requests a second that the step loop can do with full calls."""
+    """Return the requests a second that the step loop can do with full calls."""
     return sum(kind.share for kind in mix) / sum(kind.share * demand_s(kind.work, costs) for kind in mix)
 
 
 def trace(mix: Sequence[Kind], rate: float, count: int, seed: int, costs: Costs) -> list[Sent]:
-    """So many requests at so many a second."""
+    """Return ``count`` requests at ``rate`` a second."""
     chance = random.Random(seed)
     shares = [kind.share for kind in mix]
     now, sent = 0.0, []
@@ -144,19 +147,19 @@ def trace(mix: Sequence[Kind], rate: float, count: int, seed: int, costs: Costs)
 
 
 def simulate(requests: Sequence[Sent], costs: Costs, policy: Policy) -> Tally:
-    """Send all of ``requests``, which then know what became of them."""
+    """Send all of ``requests``; each then knows its own fate."""
     device = Device(costs, policy)
     device.run(requests)
     return device.tally
 
 
 def attainment(requests: Sequence[Sent]) -> float:
-    """Good ones among all that were sent."""
+    """Return the share of good requests among all that were sent."""
     return sum(sent.good for sent in requests) / len(requests)
 
 
 def figures(requests: Sequence[Sent], tally: Tally) -> dict[str, float]:
-    """What one simulation comes to; shares of what was sent, or of the time."""
+    """Return the figures of one simulation: shares of the requests sent, or of the time."""
     fates = {
         fate: sum(sent.fate == fate for sent in requests) / len(requests) for fate in ("refused", "expired")
     }
@@ -174,7 +177,7 @@ def figures(requests: Sequence[Sent], tally: Tally) -> dict[str, float]:
 
 
 def compare(costs: Costs, mix: Sequence[Kind], count: int, seeds: int) -> list[dict[str, Any]]:
-    """Each load under each policy, the same traces for all: the mean over the seeds, and the worst one."""
+    """Simulate each load under each policy on the same traces: the mean over the seeds, and the worst."""
     rows = []
     rate = capacity(mix, costs)
     for load in LOADS:
@@ -203,7 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--profile", type=Path, metavar="FILE", help="costs as measured, a profile.json")
     parser.add_argument("--requests", type=int, default=1500, help="of each trace (default 1500)")
     parser.add_argument("--seeds", type=int, default=3, help="traces of each load (default 3)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="where to keep the JSON as well")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the JSON to this file, too")
     chosen = parser.parse_args(arguments)
     costs: Costs = Modelled()
     if chosen.profile:

@@ -1,11 +1,12 @@
-"""Many requests: does memory stay where it is, and does anybody get an error? ``python -m bench.soak``.
+"""Growth of memory over 10,000 requests, and errors with 50 clients: ``python -m bench.soak``.
 
-``memory``: 10,000 small requests to a server whose engine returns at once, one in five refused, one in ten
-queued (v2); the server's resident memory after every thousand. The target is 1 MB per thousand, taken as the
-slope of a line through the second half: the first is warming up, and rates are remembered for a minute.
+``memory``: 10,000 small requests to a server whose engine returns immediately, one in five refused, one in
+ten queued (v2); the server's resident memory after every thousand. The target is 1 MB per thousand, taken as
+the slope of a line through the second half: in the first the server warms up, and rates are kept for a
+minute.
 
-``demo``: 50 clients for a minute on ``inpaint serve`` with the demo model. Nothing but 200 and 503 with
-Retry-After may be answered.
+``demo``: 50 clients for a minute on ``inpaint serve`` with the demo model. Every answer must be 200, or 503
+with Retry-After.
 """
 
 import argparse
@@ -38,7 +39,7 @@ V1, V2 = "/v1/sdxl-inpaint", "/v2/sdxl-inpaint"
 
 
 def body(side: int, **fields: object) -> dict[str, object]:
-    """A square picture, its middle to be repainted."""
+    """Return the JSON body of a square picture, its middle to be repainted."""
     mask = Image.new("L", (side, side))
     mask.paste(255, (side // 4, side // 4, 3 * side // 4, 3 * side // 4))
     found: dict[str, object] = {"prompt": "a red circle", **fields}
@@ -51,7 +52,7 @@ def body(side: int, **fields: object) -> dict[str, object]:
 
 @contextmanager
 def process(*arguments: str, **environment: str) -> Iterator["subprocess.Popen[str]"]:
-    """A child in a folder of the repository, ended by SIGTERM."""
+    """Run a Python module in a child process, which SIGTERM ends after the block."""
     child = subprocess.Popen(
         [sys.executable, "-m", *arguments],
         cwd=ROOT,
@@ -68,7 +69,7 @@ def process(*arguments: str, **environment: str) -> Iterator["subprocess.Popen[s
 
 
 def rss_mb(pid: int) -> float:
-    """Resident memory of one process."""
+    """Return the resident memory of a process."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
@@ -168,10 +169,10 @@ async def _crowd(http: httpx2.AsyncClient, pid: int, clients: int, seconds: floa
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("part", nargs="?", choices=("memory", "demo"))
-    parser.add_argument("--clients", type=int, default=50)
-    parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="where to keep the JSON as well")
+    parser.add_argument("part", nargs="?", choices=("memory", "demo"), help="one part (default: both)")
+    parser.add_argument("--clients", type=int, default=50, help="of the demo part (default 50)")
+    parser.add_argument("--seconds", type=float, default=60, help="of the demo part (default 60)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the JSON to this file, too")
     parser.add_argument("--serve", metavar="DATA", help=argparse.SUPPRESS)
     chosen = parser.parse_args(arguments)
     if chosen.serve:

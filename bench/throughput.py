@@ -1,12 +1,12 @@
-"""Pictures a second at 1, 2, 4 and 8 requests at once, beside the stock pipeline one after another.
+"""Pictures a second of 1, 2, 4 and 8 simultaneous requests, and of the stock pipeline one by one.
 
 Contenders: ``A`` the stock pipeline, ``B`` with its documentation's recipe, ``C`` ours exact, ``D`` ours in
-fp8; the stock pipeline cannot share a UNet call between callers, so it paints them in turn. Two
-workloads: *alike* (the reference settings, 25 steps and guidance) and *mixed* (four callers with schedulers,
-steps, strengths and guidance of their own). Rounds are interleaved, every prompt is new. PIL in, PIL out.
+fp8; the stock pipeline cannot share a UNet call between callers, so it paints them in turn. Two workloads:
+*alike* (the reference settings, 25 steps and guidance) and *mixed* (four callers with different schedulers,
+steps, strengths and guidance). Rounds are interleaved, every prompt is new. PIL in, PIL out.
 
-For ours also the *stall*: the share of the time in which no UNet call was under way, because the engine
-encoded, decoded, pasted or waited; and the seconds that encode and decode took by themselves.
+For ours also the *stall*: the share of the time in which no UNet call was running, because the engine
+encoded, decoded, pasted or waited; and the seconds of encode and decode alone.
 
     python -m bench.throughput [--contenders A,C] [--at-once 1 2 4 8] [--workload alike] [--rounds 5]
 """
@@ -22,7 +22,6 @@ from typing import Any
 import torch
 
 from bench.latency import WHAT
-from bench.lib.apart import Apart, Open, apart
 from bench.lib.contenders import (
     Timing,
     chosen_contenders,
@@ -34,19 +33,20 @@ from bench.lib.contenders import (
     parser,
 )
 from bench.lib.jobs import job, mixed
-from bench.lib.ours import Asked, default_model, engine_on, load
+from bench.lib.ours import Mode, default_model, engine_on, load
+from bench.lib.own_process import Open, OwnProcess, own_process
 from bench.lib.stock import RECIPES, Stock
 from inpaint import Engine, InpaintRequest
 from inpaint.fast.optimizations import NAMES
 from inpaint.model.load import pick_device
 
-TARGET = 1.3  # ours at four mixed requests at once, to stock one after another
+TARGET = 1.3  # ours with four simultaneous mixed requests, to stock one by one
 AT_ONCE = (1, 2, 4, 8)
 Requests = list[InpaintRequest]
 
 
 def alike(side: int, number: int, i: int, **changes: Any) -> Requests:
-    """``number`` requests of the reference settings for round ``i``."""
+    """Return ``number`` requests of the reference settings for round ``i``."""
     return [job(side, "DDIM", **{"prompt": f"a round {i}, {n}", "seed": n, **changes}) for n in range(number)]
 
 
@@ -55,14 +55,14 @@ WORKLOADS: Mapping[str, Callable[..., Requests]] = {"alike": alike, "mixed": mix
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """Paints requests in a process of its own, and keeps what it noticed in each round."""
+    """A contender in a process of its own, with the engine's figures of each round."""
 
-    apart: Apart
+    process: OwnProcess
     noticed: list[dict[str, float]] = field(default_factory=list)
 
     def paint(self, requests: Requests) -> None:
-        """All of them."""
-        self.noticed.extend(self.apart(requests))
+        """Paint all of them."""
+        self.noticed.extend(self.process(requests))
 
 
 @contextmanager
@@ -71,7 +71,7 @@ def opened(
 ) -> Iterator[tuple[int, Callable[[Requests], list[dict[str, float]]]]]:
     """Open a contender on its own model; ``rows`` samples may share a UNet call of ours."""
     place = torch.device(device)
-    with ThreadPoolExecutor(1) as loader:  # whose threads of torch end with it
+    with ThreadPoolExecutor(1) as loader:  # torch's thread pool ends with it
         model = loader.submit(load, name, place).result()
     if letter in "AB":
         stock = Stock(model, recipe if letter == "B" else None)
@@ -83,14 +83,14 @@ def opened(
 
         yield model.native_size, one_by_one
         return
-    with engine_on(model, Asked("fp8" if letter == "D" else "exact", without), max_rows=rows) as ours:
+    with engine_on(model, Mode("fp8" if letter == "D" else "exact", without), max_rows=rows) as ours:
         at_once(ours.engine, alike(model.native_size, rows, -1, num_inference_steps=4))
         ours.settle(settle_s)
         yield model.native_size, lambda requests: [at_once(ours.engine, requests)]
 
 
 def at_once(engine: Engine, requests: Requests) -> dict[str, float]:
-    """Paint requests together; what the engine's loop did meanwhile, in seconds and shares."""
+    """Paint requests together; return the figures of the engine's loop, in seconds and shares."""
     started, before = time.perf_counter(), _steps(engine)
     jobs = [engine.submit(request) for request in requests]
     results = [job.result() for job in jobs]
@@ -105,7 +105,7 @@ def at_once(engine: Engine, requests: Requests) -> dict[str, float]:
 
 
 def _steps(engine: Engine) -> tuple[int, float, int]:
-    """UNet calls so far, the seconds they took, the rows in them."""
+    """Return the UNet calls so far, their seconds and their rows."""
     stats = engine.stats()
     return stats.unet_calls, sum(micros for _, micros in stats.step_us.values()) / 1e6, stats.row_steps
 
@@ -118,7 +118,7 @@ def measure(
     changes: Mapping[str, Any],
     rounds: Mapping[str, int],
 ) -> dict[str, Any]:
-    """Each workload at each number of requests at once."""
+    """Measure each workload with each number of simultaneous requests."""
     figures: dict[str, Any] = {}
     for name in workloads:
         for number in numbers:
@@ -142,7 +142,7 @@ def _figures(
         figures[letter] = {
             "ms": timing.to_json(),
             "pictures_per_s": round(number / timing.median, 3),
-            # How many times as many pictures: stock's seconds to ours.
+            # Pictures in multiples of stock's: stock's seconds to ours.
             "gain": {base: timings[base].over(timing) for base in "AB" if base in timings and base != letter},
         }
         if contenders[letter].noticed:
@@ -151,9 +151,9 @@ def _figures(
 
 
 @contextmanager
-def _apart(opens: Open, threads: int | None) -> Iterator[Contender]:
-    with apart(opens, threads) as contender:
-        yield Contender(contender)
+def _in_own_process(opens: Open, threads: int | None) -> Iterator[Contender]:
+    with own_process(opens, threads) as process:
+        yield Contender(process)
 
 
 def _print(name: str, number: int, figures: Mapping[str, Any]) -> None:
@@ -174,7 +174,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.add_argument(
         "--recipe", choices=RECIPES, help="of contender B (max-autotune on a GPU, else regional)"
     )
-    options.add_argument("--at-once", type=int, nargs="+", default=AT_ONCE, help="requests (default 1 2 4 8)")
+    options.add_argument(
+        "--at-once", type=int, nargs="+", default=AT_ONCE, help="simultaneous requests (default 1 2 4 8)"
+    )
     options.add_argument("--workload", choices=WORKLOADS, action="append", help="(default both)")
     options.add_argument("--steps", type=int, help="instead of the workload's own")
     options.add_argument("--side", type=int, help="of the pictures, in pixels (default: the model's own)")
@@ -201,9 +203,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with ExitStack() as stack:
             bound = (name, str(device), recipe, rows, without, chosen.settle_s)
             contenders, missing = open_each(
-                stack, letters, lambda letter: _apart(partial(opened, *bound, letter), chosen.threads)
+                stack,
+                letters,
+                lambda letter: _in_own_process(partial(opened, *bound, letter), chosen.threads),
             )
-            side = chosen.side or next(iter(contenders.values())).apart.told
+            side = chosen.side or next(iter(contenders.values())).process.opened
             for contender in contenders.values():
                 contender.paint(alike(side, rows, -1, **changes))
             workloads = chosen.workload or [*WORKLOADS]

@@ -1,4 +1,4 @@
-"""How many of the requests sent at a rate get a valid picture in time, on two servers that take turns."""
+"""The share of requests sent at a rate that get a valid picture in time, on two servers in turn."""
 
 import asyncio
 import itertools
@@ -16,7 +16,7 @@ from bench.lib.search import Search, allowed_misses
 from bench.lib.servers import CONTENDERS, LOCK
 from bench.lib.traffic import MIX, Kind, Outcome, client, is_picture, painted_pixels, play, post, trace
 
-YARDSTICKS = (LOCK, "own")  # whose seconds alone are multiplied
+YARDSTICKS = (LOCK, "own")  # the server whose seconds alone are the base
 SAME_LEVELS = 4.0  # mean difference of two paintings; another seed or scheduler gives tens
 SETTLE_S = 300.0
 _POLL_S = 0.05
@@ -24,7 +24,7 @@ _POLL_S = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How much is measured."""
+    """The extent of a measurement."""
 
     requests: int  # a run
     seeds: int  # runs a rate
@@ -32,8 +32,8 @@ class Plan:
     step: float  # from one rate that is tried to the next
     budget_s: float
     tries: int = 20  # rates of one search
-    slowdown: float = 5.0  # that is still good
-    share: float = 0.99  # of what is sent that must be good
+    slowdown: float = 5.0  # times the seconds alone, still good
+    share: float = 0.99  # of the requests that must be good
     for_curve: float = 0.3  # of the budget
     past: tuple[float, ...] = (1.0, 1.25, 1.5)  # times the highest rate, for the curve
 
@@ -44,7 +44,7 @@ QUICK = Plan(requests=12, seeds=1, rounds=2, step=1.5, budget_s=60.0)
 
 @dataclass(slots=True)
 class Bench:
-    """Both servers, and everything that was measured of them."""
+    """The two servers, and the measurements of them."""
 
     plan: Plan
     urls: Mapping[str, str]
@@ -56,18 +56,18 @@ class Bench:
     runs: dict[tuple[str, float, int], list[Outcome]] = field(default_factory=dict)  # contender, rate, seed
 
     async def same_pictures(self, *, may_differ: bool) -> dict[str, dict[str, float]]:
-        """How far apart the contenders' paintings of each kind are, in levels of 255, inside the mask.
+        """Return the differences of the contenders' pictures of each kind, in levels of 255, inside the mask.
 
         Raises:
-            SystemExit: one does not paint, or they paint different things and may not.
+            SystemExit: one does not paint, or they paint different pictures and may not.
         """
         found = {}
         for kind in self.kinds:
             body = kind.body(self.native, next(self.serials))
             files = [await self._paint(contender, body, kind.size(self.native)) for contender in CONTENDERS]
-            apart = np.abs(painted_pixels(files[0]) - painted_pixels(files[1]))
-            found[kind.name] = {"mean": round(float(apart.mean()), 3), "max": int(apart.max())}
-            if apart.mean() > SAME_LEVELS and not may_differ:
+            difference = np.abs(painted_pixels(files[0]) - painted_pixels(files[1]))
+            found[kind.name] = {"mean": round(float(difference.mean()), 3), "max": int(difference.max())}
+            if difference.mean() > SAME_LEVELS and not may_differ:
                 sys.exit(
                     f"{kind.name}: the servers paint different pictures, {found[kind.name]} levels apart"
                 )
@@ -81,7 +81,7 @@ class Bench:
         return response.content
 
     async def measure_alone(self) -> None:
-        """What each kind takes on an idle server; contenders take turns."""
+        """Measure the seconds of each kind on an idle server; contenders take turns."""
         seconds: dict[str, dict[str, list[float]]] = {
             contender: {kind.name: [] for kind in self.kinds} for contender in CONTENDERS
         }
@@ -98,17 +98,17 @@ class Bench:
             }
 
     def capacity(self) -> float:
-        """Requests a second of the mix that the lock could serve if they came one after the other."""
+        """Return the requests a second of the mix that the lock could serve one after the other."""
         shares = sum(kind.share for kind in self.kinds)
         return shares / sum(kind.share * self.alone[LOCK][kind.name] for kind in self.kinds)
 
     def limits(self, contender: str, yardstick: str) -> dict[str, float]:
-        """Seconds within which a kind's picture is good."""
+        """Return the seconds within which each kind's picture is good."""
         alone = self.alone[contender if yardstick == "own" else yardstick]
         return {name: self.plan.slowdown * seconds for name, seconds in alone.items()}
 
     async def run(self, contender: str, rate: float, seed: int) -> list[Outcome] | None:
-        """One trace; None where there is no time for it. Each is run once."""
+        """Run one trace, once; return None if there is no time for it."""
         key = (contender, rate, seed)
         if key not in self.runs:
             shots = trace(rate, seed, self.plan.requests, self.kinds)
@@ -120,7 +120,7 @@ class Bench:
         return self.runs[key]
 
     async def _settled(self, contender: str) -> None:
-        """Until nothing of a run is left in the server: it paints a picture at once."""
+        """Wait until the server has finished the requests of a run: it paints a picture again."""
         async with asyncio.timeout(SETTLE_S), client(self.urls[contender]) as http:
             while True:
                 body = self.kinds[0].body(self.native, next(self.serials))
@@ -129,7 +129,10 @@ class Bench:
                 await asyncio.sleep(_POLL_S)
 
     async def passes(self, contender: str, rate: float, yardstick: str) -> bool | None:
-        """Whether enough of all seeds' requests are good; seeds that cannot change the answer are not run."""
+        """Return True if enough of all seeds' requests are good; None if the time is over.
+
+        Seeds that cannot change the result are not run.
+        """
         limits, misses = self.limits(contender, yardstick), 0
         allowed = allowed_misses(self.plan.requests * self.plan.seeds, self.plan.share)
         for seed in range(self.plan.seeds):
@@ -141,28 +144,28 @@ class Bench:
         return True
 
     async def search(self) -> dict[str, dict[str, Search]]:
-        """Contender → yardstick → its search; one rate of each at a time."""
+        """Search each contender's highest rate on each yardstick, one rate of each at a time."""
         searches = {contender: {yardstick: Search() for yardstick in YARDSTICKS} for contender in CONTENDERS}
         pending = [(contender, yardstick) for yardstick in YARDSTICKS for contender in CONTENDERS]
         for _ in range(self.plan.tries):
-            pending = [who for who in pending if await self._try_one(*who, searches[who[0]][who[1]])]
+            pending = [(name, y) for name, y in pending if await self._try_one(name, y, searches[name][y])]
         return searches
 
     async def _try_one(self, contender: str, yardstick: str, search: Search) -> bool:
-        """Try a search's next rate; False when it is at its end, or the time is."""
-        notch = search.asks()
+        """Try a search's next rate; return False when the search is complete or the time is over."""
+        notch = search.next_notch()
         if notch is None:
             return False
         passes = await self.passes(contender, self.rate(notch), yardstick)
         if passes is None:
             print(f"{contender}, {yardstick}: no time left for {self.rate(notch):.2f}/s", file=sys.stderr)
             return False
-        search.tell(notch, passes)
+        search.record(notch, passes)
         print(f"{contender}, {yardstick}: {self.rate(notch):.2f}/s {passes}", file=sys.stderr)
         return True
 
     def rate(self, notch: int) -> float:
-        """Requests a second; notch 0 is half of the lock's capacity."""
+        """Return the requests a second of a notch; notch 0 is half of the lock's capacity."""
         return 0.5 * self.capacity() * self.plan.step**notch
 
     async def curve(self, rates: Sequence[float]) -> None:
@@ -171,15 +174,15 @@ class Bench:
             for rate, contender in itertools.product(rates, CONTENDERS):
                 await self.run(contender, rate, seed)
 
-    # What is reported.
+    # The report.
 
     def points(self) -> list[dict[str, Any]]:
-        """Every rate that was measured, contender by contender."""
+        """Return every measured rate, contender by contender."""
         keys = sorted({(contender, rate) for contender, rate, _ in self.runs})
         return [self.point(contender, rate) for contender, rate in keys]
 
     def point(self, contender: str, rate: float) -> dict[str, Any]:
-        """What became of everything sent at one rate; seconds are those of valid pictures."""
+        """Return the figures of all requests sent at one rate; seconds are those of valid pictures."""
         runs = [found for (of, at, _), found in self.runs.items() if (of, at) == (contender, rate)]
         outcomes = [outcome for run in runs for outcome in run]
         seconds = sorted(outcome.seconds for outcome in outcomes if outcome.valid)

@@ -1,9 +1,9 @@
-"""What a person sees of a repainted patch: how far off its colours are, and whether its edge shows.
+"""Visible errors of a repainted patch: the distance of its colours, and the step at its edge.
 
 Distances are CIE76 ΔE, Euclidean in Lab (sRGB, D65). CIE76 and not CIEDE2000, because a step is a difference
-of differences, which only a Euclidean space has. 1 is about what can just be seen, side by side.
+of differences, which only a Euclidean space has. 1 is about the least difference visible side by side.
 
-Also the ways of erring that users report, as a painter would make them, and pictures to paint on. No model.
+The module also has the colour drifts that users report, and pictures to paint on. It needs no model.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,26 +25,26 @@ _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 def lab(picture: Image.Image | NDArray[np.uint8]) -> Floats:
-    """(H, W, 3) in CIE Lab."""
+    """Return a picture as (H, W, 3) in CIE Lab."""
     colors = np.asarray(picture, np.float32)[..., :3] / 255
     return np.asarray(cv2.cvtColor(np.ascontiguousarray(colors), cv2.COLOR_RGB2LAB), np.float32)
 
 
 def ring_error(result: Image.Image, ideal: Image.Image, weight: Image.Image) -> float:
-    """Mean ΔE to the ideal over a 16-pixel ring astride the edge of the paste, texture included."""
+    """Return the mean ΔE to the ideal over a 16-pixel ring across the edge of the paste, with texture."""
     ring = np.abs(_beyond_edge(weight)) <= HALF_RING
     return float(np.linalg.norm(lab(result) - lab(ideal), axis=2)[ring].mean())
 
 
 def step_at_edge(result: Image.Image, ideal: Image.Image, weight: Image.Image) -> float:
-    """Mean ΔE of the step along the edge of the paste that the ideal does not have.
+    """Return the mean ΔE of the step along the edge of the paste that the ideal does not have.
 
     At each point of the edge: the mean deviation from the ideal in a window just inside, less the one just
-    outside. Whatever is the same on both sides is no step, and neither is an edge that the ideal has too.
+    outside. A deviation that is the same on both sides is no step, nor is an edge that the ideal has, too.
 
     Args:
         result: the painted picture.
-        ideal: what it should be.
+        ideal: the picture that it should be.
         weight: ``L``, the paste mask; its edge is where the painted picture has half the weight.
     """
     deviation, beyond = lab(result) - lab(ideal), _beyond_edge(weight)
@@ -54,12 +54,12 @@ def step_at_edge(result: Image.Image, ideal: Image.Image, weight: Image.Image) -
 
 
 def error_inside(result: Image.Image, ideal: Image.Image, weight: Image.Image) -> float:
-    """Mean ΔE to the ideal where only the painted picture is seen."""
+    """Return the mean ΔE to the ideal where only the painted picture is visible."""
     return float(np.linalg.norm(lab(result) - lab(ideal), axis=2)[np.asarray(weight) == 255].mean())
 
 
 def _beyond_edge(weight: Image.Image) -> NDArray[np.float64]:
-    """(H, W): pixels from the edge, negative inside, never 0."""
+    """Return the pixels from the edge (H, W), negative inside, never 0."""
     inside = np.asarray(weight) >= 128
     distance: NDArray[np.float64] = np.where(
         inside, 0.5 - distance_transform_edt(inside), distance_transform_edt(~inside) - 0.5
@@ -74,7 +74,7 @@ def _local_mean(field: Floats, selected: NDArray[np.bool_]) -> Floats:
 
 
 def pictures() -> dict[str, Image.Image]:
-    """A flat one, a gradient and photographs, ``SIDE`` × ``SIDE``."""
+    """Return a flat picture, a gradient and photographs, ``SIDE`` × ``SIDE``."""
     y, x = np.mgrid[0:SIDE, 0:SIDE] / SIDE
     gradient = np.dstack([60 + 150 * x, 90 + 90 * y, 190 - 60 * (x + y)]).astype(np.uint8)
     found = {"flat": Image.new("RGB", (SIDE, SIDE), (150, 175, 205)), "gradient": Image.fromarray(gradient)}
@@ -87,7 +87,7 @@ def pictures() -> dict[str, Image.Image]:
 
 
 def masks() -> dict[str, Image.Image]:
-    """A disc in the middle; and a slanted shape that runs out of the picture."""
+    """Return a disc in the middle and a slanted shape that runs out of the picture."""
     disc, slant = Image.new("L", (SIDE, SIDE)), Image.new("L", (SIDE, SIDE))
     ImageDraw.Draw(disc).ellipse((35, 35, 93, 93), fill=255)
     ImageDraw.Draw(slant).polygon([(0, 60), (70, 30), (100, 80), (60, 128), (0, 128)], fill=255)
@@ -104,9 +104,9 @@ def _uneven(colors: Floats) -> Floats:
     return colors + slope * np.array([1, 0.3, -1], np.float32)
 
 
-# What users report of SDXL inpainting, as functions of (H, W, 3) in 0 … 1.
+# Drifts that users of SDXL inpainting report, as functions of (H, W, 3) in 0 … 1.
 DRIFTS: Mapping[str, Callable[[Floats], Floats]] = {
-    "none": lambda colors: colors,  # what is left is the VAE's own
+    "none": lambda colors: colors,  # the VAE's own error remains
     "offset": lambda colors: colors + np.array([0.05, -0.02, 0.03], np.float32),
     "gain": lambda colors: colors * np.array([0.9, 1.0, 1.08], np.float32),
     "desaturated": lambda colors: _greyer(colors, 0.82),

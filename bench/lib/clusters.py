@@ -1,4 +1,4 @@
-"""A cluster on this machine: ``cluster_program`` as a process, and HTTP from outside."""
+"""A Ray cluster on this machine: ``cluster_program`` as a process, and an HTTP client for it."""
 
 import json
 import os
@@ -25,7 +25,7 @@ REAL = "server.engines.worker:load_engine"
 
 
 def eventually(true: Callable[[], Any]) -> Any:
-    """Wait until something is true, and return it."""
+    """Wait until ``true`` returns a true value, and return it."""
     deadline = time.monotonic() + PATIENCE_S
     while not (found := true()):
         assert time.monotonic() < deadline, "it never came true"
@@ -34,7 +34,7 @@ def eventually(true: Callable[[], Any]) -> Any:
 
 
 def free_port() -> int:
-    """Outside the range that the kernel hands out: Ray opens hundreds of those before ours is bound."""
+    """Return a free port outside the kernel's own range, of which Ray opens hundreds before ours is bound."""
     while True:
         port = random.randrange(20_000, 32_000)  # and Ray's own workers are below this
         try:
@@ -45,7 +45,7 @@ def free_port() -> int:
 
 
 class Cluster:
-    """Ray and the application on this machine; leaving it ends both."""
+    """A context with Ray and the application on this machine; leaving it ends both."""
 
     def __init__(
         self,
@@ -97,11 +97,11 @@ class Cluster:
             raise
 
     def ready(self) -> bool:
-        """What ``/readyz`` says."""
+        """Return True if ``/readyz`` answers with 200."""
         return self.client.get("/readyz").status_code == 200
 
     def do(self, what: str, **order: Any) -> Any:
-        """An order to the program, and its answer."""
+        """Send an order to the program and return its answer."""
         assert self._process.stdin is not None
         print(json.dumps({"do": what, **order}), file=self._process.stdin, flush=True)
         return self._answer()
@@ -113,11 +113,11 @@ class Cluster:
         return json.loads(line)
 
     def pids(self, deployment: str = "Engine") -> list[int]:
-        """Of the replicas that live."""
+        """Return the process ids of the living replicas."""
         return [pid for _, pid, _ in self.do("actors")[deployment]]
 
     def kill(self, pid: int) -> None:
-        """SIGKILL."""
+        """Send SIGKILL to a process."""
         os.kill(pid, signal.SIGKILL)
 
     def __enter__(self) -> Self:

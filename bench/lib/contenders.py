@@ -34,22 +34,22 @@ Opened = TypeVar("Opened")
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """One contender's rounds in seconds."""
+    """A contender's rounds in seconds."""
 
     rounds: tuple[float, ...]
 
     @property
     def median(self) -> float:
-        """The middle round."""
+        """The median round in seconds."""
         return statistics.median(self.rounds)
 
     def to_json(self) -> dict[str, float]:
-        """Median and range in milliseconds."""
+        """Return the median and range in milliseconds."""
         figures = {"median": self.median, "min": min(self.rounds), "max": max(self.rounds)}
         return {name: round(1000 * seconds, 2) for name, seconds in figures.items()}
 
     def over(self, other: "Timing") -> dict[str, float]:
-        """How many times as long as ``other``, two ways; slow stretches of time do not move the second."""
+        """Return the ratio to ``other``, of medians and paired; slow stretches do not move the second."""
         paired = [mine / theirs for mine, theirs in zip(self.rounds, other.rounds, strict=True)]
         ratios = {"of_medians": self.median / other.median, "median_paired": statistics.median(paired)}
         return {name: round(ratio, 4) for name, ratio in ratios.items()}
@@ -63,14 +63,14 @@ def interleave(
     rounds: int,
     device: torch.device | None = None,
 ) -> dict[str, Timing]:
-    """Seconds per contender; the contender that begins changes with each round.
+    """Time each contender; the contender that begins changes with each round.
 
     Args:
-        contenders: by name, what to time.
-        job: (round, place within it) → what the contender is given; warm-up rounds count from below zero.
-        warmups: rounds before those that are timed.
-        rounds: that are timed.
-        device: waited for at the end of each job; a CPU needs no waiting.
+        contenders: functions to time, by name.
+        job: (round, place within it) → the contender's argument; warm-up rounds have negative numbers.
+        warmups: rounds before the timed ones.
+        rounds: timed rounds.
+        device: synchronised after each job; a CPU needs no waiting.
     """
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for i in range(-warmups, rounds):
@@ -88,7 +88,7 @@ def interleave(
 
 
 def conditions(bench: str, device: torch.device, **more: object) -> dict[str, Any]:
-    """What a reader must know of a run to compare it with another."""
+    """Return the conditions of a run that a reader needs to compare it with another."""
     import diffusers
     import transformers
 
@@ -107,7 +107,7 @@ def conditions(bench: str, device: torch.device, **more: object) -> dict[str, An
 
 
 def commit() -> str:
-    """This tree's commit, ``-dirty`` where it holds changes."""
+    """Return this tree's commit, with ``-dirty`` if it has changes."""
     done = subprocess.run(
         ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -115,7 +115,7 @@ def commit() -> str:
 
 
 def parser(doc: str | None, *, model: bool = True) -> argparse.ArgumentParser:
-    """The options that every bench has: where it runs, on which model, where the figures go."""
+    """Return a parser with the options of every bench: device, model, file of the figures."""
     options = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
     options.add_argument(
         "--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto: a GPU if there is one)"
@@ -126,15 +126,15 @@ def parser(doc: str | None, *, model: bool = True) -> argparse.ArgumentParser:
             help="a model's name or folder, or full-size: random weights of SDXL's shapes, "
             "made on the device (default: demo on a CPU, full-size on a GPU)",
         )
-    options.add_argument("--json", type=Path, metavar="FILE", help="where to keep the JSON as well")
+    options.add_argument("--json", type=Path, metavar="FILE", help="write the JSON to this file, too")
     return options
 
 
 def chosen_contenders(text: str, known: Iterable[str]) -> tuple[str, ...]:
-    """The contenders named in ``text``, with commas between, in the order in which they are known.
+    """Return the contenders named in ``text``, separated by commas, in the order of ``known``.
 
     Raises:
-        RequestError: one is not known, or there is none.
+        RequestError: a name is unknown, or there is none.
     """
     named, contenders = set(text.split(",")), tuple(known)
     if not named <= set(contenders):
@@ -147,10 +147,10 @@ def open_each(
     letters: Iterable[str],
     opened: Callable[[str], AbstractContextManager[Opened]],
 ) -> tuple[dict[str, Opened], dict[str, str]]:
-    """The contenders that can run here, open as long as ``stack`` is; and of the others, why they cannot.
+    """Open the contenders that can run here, for as long as ``stack``; return the others' reasons, too.
 
     Raises:
-        RequestError: none can.
+        RequestError: none can run here.
     """
     contenders: dict[str, Opened] = {}
     missing: dict[str, str] = {}
@@ -166,7 +166,7 @@ def open_each(
 
 
 def finish(measure: Callable[[], dict[str, Any]], keep: Path | None) -> None:
-    """Measure, keep the figures, print them as one JSON line; what is expected to fail ends in a sentence."""
+    """Measure, keep the figures and print them as one JSON line; exit with the message of an InpaintError."""
     try:
         figures = measure()
     except InpaintError as error:
@@ -178,7 +178,7 @@ def finish(measure: Callable[[], dict[str, Any]], keep: Path | None) -> None:
 
 
 def row(name: str, timing: Timing, base: Timing | None = None, note: str = "") -> None:
-    """One line of a table for people: milliseconds, and how many times as long as ``base``."""
+    """Print one line of a table: milliseconds, and the ratio to ``base``."""
     ms = timing.to_json()
     line = f"  {name:<18} {ms['median']:9.1f} ({ms['min']:.1f} to {ms['max']:.1f})"
     if base is not None:
@@ -188,5 +188,5 @@ def row(name: str, timing: Timing, base: Timing | None = None, note: str = "") -
 
 
 def medians(samples: Sequence[Mapping[str, float]], digits: int = 2) -> dict[str, float]:
-    """The median of each figure over several measurements of the same figures."""
+    """Return the median of each figure over several measurements."""
     return {name: round(statistics.median(s[name] for s in samples), digits) for name in samples[0]}

@@ -1,4 +1,4 @@
-"""What can be asked of a device: how fast it multiplies, what it holds, how often it was waited for."""
+"""Measurements of a device: its matrix products a second, its memory, its synchronisations."""
 
 import contextlib
 import os
@@ -14,13 +14,13 @@ MIB = 2**20
 
 
 def synchronize(device: torch.device | None) -> None:
-    """Wait until the device has done what it was given."""
+    """Wait until the device has finished its queued work."""
     if device is not None and device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def matmul_tflops(device: torch.device, dtype: torch.dtype, repeats: int = 13) -> float:
-    """TFLOP/s of a square matrix product, the yardstick that a run carries with it."""
+    """Measure the TFLOP/s of a square matrix product, the yardstick in each run's figures."""
     side = 8192 if device.type == "cuda" else 1024
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     seconds = []
@@ -34,12 +34,12 @@ def matmul_tflops(device: torch.device, dtype: torch.dtype, repeats: int = 13) -
 
 
 def counted_tflop(work: Callable[[], object], device: torch.device) -> float:
-    """TFLOP of ``work``, 2 per multiply-add, counted while it runs in this thread; eager code only."""
+    """Count the TFLOP of ``work``, 2 per multiply-add, while it runs in this thread; eager code only."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
     with contextlib.ExitStack() as settings:
-        if device.type == "cpu":  # the CPU's fused attention is one that the counter does not know
+        if device.type == "cpu":  # the counter does not know the CPU's fused attention
             settings.enter_context(sdpa_kernel(SDPBackend.MATH))
         counter = settings.enter_context(FlopCounterMode(display=False))
         work()
@@ -47,12 +47,12 @@ def counted_tflop(work: Callable[[], object], device: torch.device) -> float:
 
 
 def held_bytes(device: torch.device) -> int:
-    """What this process's tensors hold of a GPU now; 0 on a CPU, which shares its memory with all else."""
+    """Return the bytes of this process's tensors on a GPU; 0 on a CPU, whose memory others use, too."""
     return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
 
 
 def extra_bytes(work: Callable[[], object], device: torch.device) -> int:
-    """How much more of a GPU ``work`` holds at its peak than before it; 0 on a CPU."""
+    """Return the bytes that ``work`` adds at its peak to those held on a GPU before; 0 on a CPU."""
     if device.type != "cuda":
         return 0
     before = held_bytes(device)
@@ -63,10 +63,10 @@ def extra_bytes(work: Callable[[], object], device: torch.device) -> int:
 
 
 def count_syncs(work: Callable[[], object], device: torch.device) -> int | None:
-    """How often ``work``, in whatever thread, makes the CPU wait for the GPU; None on a CPU.
+    """Count how often ``work``, in any thread, makes the CPU wait for the GPU; None on a CPU.
 
-    torch's own count: copies to the CPU, ``.item()``, boolean indexing. Waiting for an event or for the whole
-    device on purpose is not in it.
+    This is torch's own count: copies to the CPU, ``.item()``, boolean indexing. It does not include explicit
+    waits for an event or for the whole device.
     """
     if device.type != "cuda":
         return None
@@ -81,7 +81,7 @@ def count_syncs(work: Callable[[], object], device: torch.device) -> int | None:
 
 
 def device_line(device: torch.device) -> str:
-    """The device as a person would name it."""
+    """Return the device's name and its free memory or number of threads."""
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         return f"{torch.cuda.get_device_name(device)}, {free / 2**30:.0f} of {total / 2**30:.0f} GiB free"
@@ -89,7 +89,7 @@ def device_line(device: torch.device) -> str:
 
 
 def _cpu_name() -> str:
-    with contextlib.suppress(OSError):  # there is no /proc but on Linux
+    with contextlib.suppress(OSError):  # only Linux has /proc
         for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
             if line.startswith("model name"):
                 return line.split(":")[1].strip()

@@ -1,7 +1,8 @@
-"""An engine whose UNet calls take a fixed time and which paints one colour, to try what is around it.
+"""An engine whose UNet calls take a fixed time and which paints one colour, to test the code around it.
 
-Its model is ``fixed:SECONDS``, seconds of a UNet call, or ``fixed:SECONDS:ROWS`` for other rows than are
-asked for; rows share calls as in the real one, and the prompts ``slow``, ``die`` and ``hang`` do as they say.
+Its model is ``fixed:SECONDS``, the seconds of a UNet call, or ``fixed:SECONDS:ROWS`` to override the
+settings' rows. Rows share calls as in the real engine; the prompts ``slow``, ``die`` and ``hang`` make it
+slow down, exit and hang.
 """
 
 import os
@@ -22,7 +23,7 @@ from server.engines.worker import Paints, WorkerSpec
 
 
 class Stats:
-    """As ``EngineStats``, as much of it as is read."""
+    """The fields of ``EngineStats`` that callers read."""
 
     def __init__(self, engine: "FixedEngine") -> None:
         self.row_steps, self.unet_calls, self.images = engine.row_steps, engine.calls, engine.images
@@ -35,7 +36,7 @@ class Stats:
 
 
 class FixedEngine:
-    """Takes ``step_s`` for each step of a batch; a picture's colour is its seed."""
+    """An engine that takes ``step_s`` for each step of a batch; a picture's colour is its seed."""
 
     native_size, vae_factor = 128, 8
 
@@ -51,18 +52,18 @@ class FixedEngine:
         threading.Thread(target=self._run, daemon=True).start()
 
     def submit(self, request: InpaintRequest, *, key: str, deadline_s: float, promised: bool = False) -> Job:
-        """As ``Engine.submit``, for whom there is time enough."""
+        """Queue a request, as ``Engine.submit`` does; no deadline is enforced."""
         job = Job(request, request.seeds)
         self.waiting.append(job)
         self._wake.release()
         return job
 
     def stats(self) -> Any:
-        """As ``Engine.stats``."""
+        """Return figures like those of ``Engine.stats``."""
         return Stats(self)
 
     def close(self) -> None:
-        """Its thread ends with its process."""
+        """Do nothing: the thread ends with its process."""
 
     def _run(self) -> None:
         while self._wake.acquire():

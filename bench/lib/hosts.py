@@ -1,7 +1,7 @@
-"""Network namespaces as hosts: each has an address of its own, and can be cut off from the others.
+"""Network namespaces as hosts: each has its own address, and can be cut off from the others.
 
-Needs root and iproute2. One bridge in the caller's namespace, where the load comes from; everything is gone
-afterwards, also the processes that were started in the hosts.
+Needs root and iproute2. A bridge in the caller's namespace, where the load comes from, connects them. All of
+it is removed afterwards, also the processes that were started in the hosts.
 """
 
 import os
@@ -20,7 +20,7 @@ NETWORK = f"{_NET}.0/24"
 
 @dataclass(eq=False)
 class Host:
-    """One namespace, and what runs in it."""
+    """A namespace and the processes in it."""
 
     name: str
     address: str
@@ -29,17 +29,17 @@ class Host:
 
     @property
     def enter(self) -> tuple[str, ...]:
-        """The beginning of a command line that runs here."""
+        """The prefix of a command line that runs here."""
         return ("ip", "netns", "exec", self.name)
 
     def start(self, command: Sequence[str], log: Path) -> "subprocess.Popen[bytes]":
-        """A process here, in a session of its own; ended with the host."""
-        with log.open("ab") as said:
+        """Start a process here, in its own session; it ends with the host."""
+        with log.open("ab") as output:
             process = subprocess.Popen(
                 [*self.enter, *command],
                 stdin=subprocess.DEVNULL,
-                stdout=said,
-                stderr=said,
+                stdout=output,
+                stderr=output,
                 env={**os.environ, **self.env},
                 start_new_session=True,
             )
@@ -47,11 +47,11 @@ class Host:
         return process
 
     def pids(self) -> list[int]:
-        """Everything that runs here."""
+        """Return the ids of all processes here."""
         return [int(pid) for pid in _run("ip", "netns", "pids", self.name).split()]
 
     def cut(self) -> None:
-        """Nothing reaches it and nothing leaves it; its processes run on."""
+        """Take its network down; its processes run on."""
         _run("ip", "link", "set", f"v-{self.name}", "down")
 
     def join(self) -> None:
@@ -75,11 +75,11 @@ class Host:
 
 @contextmanager
 def hosts(names: Sequence[str], env: Mapping[str, str]) -> Iterator[list[Host]]:
-    """So many hosts on one bridge.
+    """Make hosts on one bridge, for the length of the block.
 
     Args:
-        names: short ones, of this run alone.
-        env: variables of everything that is started in them.
+        names: short and unique on this machine.
+        env: variables of every process that is started in them.
     """
     made = [Host(name, f"{_NET}.{10 + number}", env) for number, name in enumerate(names)]
     bridge = f"b-{names[0]}"

@@ -1,4 +1,4 @@
-"""What the server's benches share: an engine that paints nothing at once, and a server around it."""
+"""An engine that answers immediately without painting, and a server around it, for the server's benches."""
 
 import asyncio
 import contextlib
@@ -23,23 +23,23 @@ ROOT = Path(__file__).parents[2]
 
 
 class InstantEngine:
-    """An ``EngineClient`` whose every request is painted the moment it comes: with its own picture."""
+    """An ``EngineClient`` that answers every request immediately with the request's own picture."""
 
     async def start(self) -> None:
-        """Nothing to load."""
+        """Do nothing: there is nothing to load."""
 
     async def close(self, drain_s: float) -> None:
-        """Nothing to stop."""
+        """Do nothing: there is nothing to stop."""
 
     async def submit(self, request: InpaintRequest, terms: Terms = ANY_TIME) -> LoopTicket:
-        """Painted already."""
+        """Return a ticket that is finished already."""
         ticket = LoopTicket(request)
         ticket.on_cancel = lambda: ticket.fail(CancelledError("cancelled"))
         ticket.finish(InpaintResult([request.image] * request.samples, ticket.seeds, (0, 0, 8, 8)))
         return ticket
 
     def health(self) -> Health:
-        """Always well."""
+        """Return that the engine is ready."""
         return Health(ready=True)
 
 
@@ -61,13 +61,13 @@ async def serve(settings: Settings, drive: Callable[[int], Awaitable[None]] | No
 
 
 def settings(data: str, **changes: Any) -> Settings:
-    """No limits but those of the machine."""
+    """Return settings without limits on rate or queue."""
     plain = {"port": 0, "data": Path(data), "rate": "1000000/minute", "drain_s": 0.0}
     return Settings(**(plain | {"max_in_flight_per_key": 1000, "max_waiting": 1000} | changes))
 
 
 def conditions() -> dict[str, Any]:
-    """Commit, processor and load of this machine."""
+    """Return the commit, processor and load of this machine."""
     done = subprocess.run(
         ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
     )

@@ -11,7 +11,7 @@ from PIL import Image
 from bench.lib.contenders import PORTRAIT
 from inpaint.request import InpaintRequest
 
-# What the stock pipeline does; our blending and colour fit are left out where contenders are compared.
+# As the stock pipeline paints: without our blending and colour fit, so that contenders do the same job.
 SAME_JOB: Mapping[str, Any] = {"area": "whole", "grow": 0, "feather": 0, "color_match": False}
 SETTINGS: Mapping[str, Any] = {
     "prompt": "A man with black sun glasses",
@@ -22,7 +22,7 @@ SETTINGS: Mapping[str, Any] = {
     "seed": 12467,
     **SAME_JOB,
 }
-# Four callers who want different things of one size: what step-level batching is for.
+# Four callers with different settings and one size: the case for step-level batching.
 _CALLERS: tuple[Mapping[str, Any], ...] = (
     {"scheduler": "DDIM", "num_inference_steps": 25, "guidance_scale": 7.5},
     {"scheduler": "Euler a", "num_inference_steps": 20, "guidance_scale": 5.0},
@@ -32,7 +32,7 @@ _CALLERS: tuple[Mapping[str, Any], ...] = (
 
 
 def pictures(side: int) -> tuple[Image.Image, Image.Image]:
-    """A square portrait, and a mask on the latent grid."""
+    """Return a square portrait, and a mask on the latent grid."""
     picture = Image.open(PORTRAIT).convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
     mask = np.zeros((side, side), np.uint8)
     mask[side // 4 : side // 2, side // 4 : 3 * side // 4] = 255
@@ -40,13 +40,13 @@ def pictures(side: int) -> tuple[Image.Image, Image.Image]:
 
 
 def job(side: int, scheduler: str, **changes: Any) -> InpaintRequest:
-    """The hosted API's example settings (25 steps, guidance 7.5, strength 0.9), unless changed."""
+    """Return a request with the hosted API's example settings: 25 steps, guidance 7.5, strength 0.9."""
     picture, mask = pictures(side)
     return InpaintRequest(image=picture, mask=mask, **{**SETTINGS, "scheduler": scheduler, **changes})
 
 
 def mixed(side: int, number: int, i: int, **changes: Any) -> list[InpaintRequest]:
-    """``number`` requests of unlike schedulers, steps and guidance for round ``i``, each prompt new."""
+    """Return ``number`` requests with new prompts and different settings for round ``i``."""
     return [
         job(side, **{**_CALLERS[n % len(_CALLERS)], "prompt": f"a round {i}, {n}", "seed": n, **changes})
         for n in range(number)
@@ -55,7 +55,7 @@ def mixed(side: int, number: int, i: int, **changes: Any) -> list[InpaintRequest
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """A request as it comes in: two files and settings."""
+    """A request as a server gets it: two files and settings."""
 
     image: bytes  # JPEG
     mask: bytes  # PNG
@@ -63,7 +63,7 @@ class Upload:
 
     @classmethod
     def of(cls, image: Image.Image, mask: Image.Image, settings: Mapping[str, Any]) -> "Upload":
-        """The pictures as files."""
+        """Encode the pictures as files."""
         return cls(_file(image, "JPEG", quality=95), _file(mask, "PNG"), dict(settings))
 
 

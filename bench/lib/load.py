@@ -1,4 +1,4 @@
-"""Callers of v1 and v2 at once, who write down what they were promised and what they got."""
+"""Simultaneous callers of v1 and v2, which record the accepted requests and their ends."""
 
 import asyncio
 import itertools
@@ -11,28 +11,32 @@ import httpx2
 
 V1, V2 = "/v1/sdxl-inpaint", "/v2/sdxl-inpaint"
 _PATIENCE_S = 240.0  # for a v2 request
-AWAY = (httpx2.HTTPError, OSError)
+UNREACHABLE = (httpx2.HTTPError, OSError)
 
 
 @dataclass(slots=True)
 class Load:
-    """Callers in a closed loop, of one key, through several addresses."""
+    """Callers in a closed loop, with one key, through several addresses."""
 
     urls: list[str]
     key: str
     body: dict[str, Any]
     deadline_s: float
     v1: Counter[str] = field(default_factory=Counter)  # status, or the error's name → how often
-    v2: Counter[str] = field(default_factory=Counter)  # how each accepted one ended
-    refused: Counter[str] = field(default_factory=Counter)  # v2 that were not accepted, and asked again
+    v2: Counter[str] = field(
+        default_factory=Counter
+    )  # status at the end of each accepted request → how often
+    refused: Counter[str] = field(
+        default_factory=Counter
+    )  # v2 requests that were not accepted, and sent again
     accepted: dict[str, float] = field(default_factory=dict)  # id → when it was accepted
     ended: dict[str, float] = field(default_factory=dict)
-    answers: list[tuple[float, bool]] = field(default_factory=list)  # when, and whether it was a picture
+    answers: list[tuple[float, bool]] = field(default_factory=list)  # (time, True for a picture)
     stopped: bool = False
     _serials: Any = field(default_factory=itertools.count)
 
     async def run(self, callers: int) -> None:
-        """Until ``stopped``, and until every accepted request has ended."""
+        """Send requests until ``stopped``, and wait until every accepted one has ended."""
         limits = httpx2.Limits(max_connections=200, max_keepalive_connections=0)
         async with httpx2.AsyncClient(
             timeout=httpx2.Timeout(self.deadline_s + 60, connect=3.0),
@@ -52,7 +56,7 @@ class Load:
                 what = str(answer.status_code)
                 if what not in ("200", "503", "504", "429"):
                     what = f"{what}: {answer.text[:120]}"
-            except AWAY as error:
+            except UNREACHABLE as error:
                 what = type(error).__name__
             self.v1[what] += 1
             self.answers.append((time.monotonic(), what == "200"))
@@ -71,7 +75,7 @@ class Load:
             self.answers.append((time.monotonic(), status == "COMPLETED"))
 
     async def _accepted(self, client: httpx2.AsyncClient) -> str | None:
-        """Ask, and ask again with the same Idempotency-Key, as a caller should who was not answered."""
+        """Send a request, again with the same Idempotency-Key until it is accepted, as callers should."""
         serial = next(self._serials)
         headers = {"idempotency-key": f"{self.key}-{serial}"}
         for attempt in itertools.count():
@@ -80,7 +84,7 @@ class Load:
                 if answer.status_code == 200:
                     return str(answer.json()["request_id"])
                 self.refused[str(answer.status_code)] += 1
-            except AWAY as error:
+            except UNREACHABLE as error:
                 self.refused[type(error).__name__] += 1
             await asyncio.sleep(0.5)
             if self.stopped and attempt > 60:
@@ -90,7 +94,7 @@ class Load:
     async def _posted(
         self, client: httpx2.AsyncClient, path: str, serial: int, headers: dict[str, str] | None = None
     ) -> httpx2.Response:
-        """As a load balancer does: who cannot be connected to has accepted nothing, so try the next."""
+        """Send as a load balancer does: to the next server if one refuses the connection."""
         body = self.body | {"seed": serial}
         for url in (self._url(serial + n) for n in range(len(self.urls) - 1)):
             try:
@@ -108,7 +112,7 @@ class Load:
                 if answer.get("status") in ("COMPLETED", "FAILED", "CANCELLED"):
                     why = "" if answer["status"] == "COMPLETED" else f": {str(answer.get('error'))[:120]}"
                     return f"{answer['status']}{why}"
-            except (*AWAY, ValueError):
+            except (*UNREACHABLE, ValueError):
                 pass
             if time.monotonic() > deadline:
                 return "LOST"

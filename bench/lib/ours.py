@@ -1,4 +1,4 @@
-"""Our engine for the benches: on which model, and asked to work how."""
+"""Our engine as a contender: its model, its precision and its optimizations."""
 
 import time
 from collections.abc import Iterator
@@ -22,8 +22,8 @@ FULL_SIZE = "full-size"
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What is asked of the engine."""
+class Mode:
+    """The mode of an engine: its precision and optimizations."""
 
     precision: str = "exact"
     without: frozenset[str] = frozenset()  # optimizations to leave out, by name
@@ -31,26 +31,26 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Ours:
-    """An engine with its optimizations pulled."""
+    """An engine with its optimizations."""
 
     engine: Engine
     fast: Fast
 
     def settle(self, timeout_s: float) -> float:
-        """Wait while it compiles beside its work; the seconds waited."""
+        """Wait while it compiles in the background; return the seconds waited."""
         started = time.monotonic()
         self.fast.wait(timeout_s)
         return time.monotonic() - started
 
     def paint_upload(self, upload: Upload) -> bytes:
-        """Files in, a JPEG out, as our own server does it."""
+        """Paint from files to a JPEG, as our server does it."""
         picture = decode(upload.image)
         mask = decode(upload.mask, "mask").image
         painted = self.engine.paint(InpaintRequest(picture.image, mask, **upload.settings)).images[0]
         return encode(painted, picture)
 
     def stages(self, request: InpaintRequest) -> dict[str, float]:
-        """Milliseconds in the stages by the engine's own clocks, and in what is around them."""
+        """Return the milliseconds of each stage by the engine's own clocks, and of the time around them."""
         started = time.perf_counter()
         timings = self.engine.paint(request).timings
         total = time.perf_counter() - started
@@ -59,15 +59,15 @@ class Ours:
 
 
 def default_model(device: torch.device, name: str | None) -> str:
-    """The model that is measured if none is named: the demo where there is no GPU."""
+    """Return the model to measure: the named one, else full-size on a GPU and the demo on a CPU."""
     return name or (FULL_SIZE if device.type == "cuda" else "demo")
 
 
 def load(name: str, device: torch.device, *, memory: str = "auto") -> Model:
-    """A model of its own for a contender: some contenders rewrite their modules.
+    """Load a separate copy of a model for a contender: some contenders rewrite their modules.
 
     Raises:
-        ModelError: missing or damaged.
+        ModelError: the model is missing or damaged.
     """
     precision = pick_dtype("auto", device)
     if name == FULL_SIZE:
@@ -78,15 +78,15 @@ def load(name: str, device: torch.device, *, memory: str = "auto") -> Model:
 
 
 @contextmanager
-def engine_on(model: Model, asked: Asked | None = None, **options: Any) -> Iterator[Ours]:
-    """An engine of ``model`` that works as asked, for the length of the block. The one place that makes one.
+def engine_on(model: Model, mode: Mode | None = None, **options: Any) -> Iterator[Ours]:
+    """Open an engine of ``model`` in a mode, for the length of the block; all benches open theirs here.
 
     Raises:
-        RequestError: this device or model cannot do what is asked.
+        RequestError: this device or model does not have the mode.
     """
-    asked = asked or Asked()
-    optimizations = choose(model, asked.without, precision=asked.precision)
-    with ThreadPoolExecutor(1) as thread:  # as Engine.load has it: its pool must not stay with us
+    mode = mode or Mode()
+    optimizations = choose(model, mode.without, precision=mode.precision)
+    with ThreadPoolExecutor(1) as thread:  # as in Engine.load: torch's thread pool must end with it
         fast = thread.submit(ready, model, optimizations).result()
     with Engine(model, fast=fast, **options) as engine:
         yield Ours(engine, fast)

@@ -1,4 +1,4 @@
-"""Debian's PostgreSQL as a passing thing: on a Unix socket of its own, or an address too; gone afterwards."""
+"""A temporary PostgreSQL server from Debian's package, on its own Unix socket or also on an address."""
 
 import os
 import pwd
@@ -22,7 +22,7 @@ class Postgres:
     folder: Path  # of its socket
 
     def new_database(self, host: str | None = None) -> str:
-        """Make an empty database; its URL, by the socket or by an address that the server listens on."""
+        """Make an empty database and return its URL, by the socket or by an address of the server."""
         with psycopg.connect(
             host=str(self.folder), user="postgres", dbname="postgres", autocommit=True
         ) as connection:
@@ -34,7 +34,7 @@ class Postgres:
 
 
 def installed() -> Path | None:
-    """The folder of the newest installed server's programs."""
+    """Return the folder of the newest installed server's programs, or None."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: int(path.parts[4]))
     return found[-1].parent if found else None
 
@@ -47,11 +47,11 @@ def postgres(
 
     Args:
         binaries: from :func:`installed`.
-        listen: an address beside the socket.
-        lets_in: the network that may come to it, without a password.
-        prefix: of its command line, such as one that enters a network namespace.
+        listen: an address in addition to the socket.
+        lets_in: the network that may connect to it without a password.
+        prefix: of its command line, for example to enter a network namespace.
     """
-    folder = Path(tempfile.mkdtemp(prefix="pg-"))  # not below a folder that is closed to other users
+    folder = Path(tempfile.mkdtemp(prefix="pg-"))  # /tmp: other folders may be closed to its user
     try:
         with_user = _other_user(folder)
         server = _start(binaries, folder, with_user, listen, lets_in, prefix)
@@ -59,14 +59,14 @@ def postgres(
             _wait_until_ready(server, folder)
             yield Postgres(folder)
         finally:
-            server.send_signal(signal.SIGQUIT)  # at once: nothing of it is kept
+            server.send_signal(signal.SIGQUIT)  # immediately: its data is not kept
             server.wait(30)
     finally:
         shutil.rmtree(folder)
 
 
 def _other_user(folder: Path) -> dict[str, str]:
-    """PostgreSQL refuses to run as root."""
+    """Return another user to run as, if this is root: PostgreSQL refuses to run as root."""
     if os.getuid() != 0:
         return {}
     names = {user.pw_name for user in pwd.getpwall()}

@@ -19,13 +19,13 @@ _RAY = {
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "server.ray.proxy:middlewares",
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
     "RAY_USAGE_STATS_ENABLED": "0",
-    # Ray takes a host for dead after 10 s of silence or so, and not after a minute.
+    # Ray takes a host for dead after about 10 s without an answer, not after a minute.
     "RAY_health_check_initial_delay_ms": "1000",
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_timeout_ms": "3000",
     "RAY_health_check_failure_threshold": "3",
 }
-_START_S = 15.0  # one after the other: Ray ends a host that is not there within 15 s
+_START_S = 15.0  # one after the other: Ray ends a host that has not joined within 15 s
 _NODE = [
     "--num-cpus=2",
     "--num-gpus=1",
@@ -36,7 +36,7 @@ _NODE = [
 
 
 def start_head(head: Host, folder: Path) -> None:
-    """Ray's head."""
+    """Start Ray's head."""
     head.env = {**head.env, **_RAY}
     command = [str(BIN / "ray"), "start", "--head", f"--node-ip-address={head.address}", "--port=6379"]
     head.start([*command, "--include-dashboard=false", *_NODE], folder / "ray-head.log")
@@ -44,7 +44,7 @@ def start_head(head: Host, folder: Path) -> None:
 
 
 def start_worker(host: Host, head: Host, folder: Path) -> None:
-    """Another host of its cluster; started again when it ends, as a service manager would."""
+    """Start another host of its cluster, again whenever it ends, as a service manager would."""
     host.env = {**host.env, **_RAY}
     command = [str(BIN / "ray"), "start", f"--address={head.address}:6379"]
     once = shlex.join([*command, f"--node-ip-address={host.address}", *_NODE])
@@ -53,7 +53,7 @@ def start_worker(host: Host, head: Host, folder: Path) -> None:
 
 
 def start_store(head: Host, folder: Path) -> None:
-    """An S3-compatible store with the bucket ``pictures``."""
+    """Start an S3-compatible store and make the bucket ``pictures``."""
     head.start([str(BIN / "moto_server"), "-H", head.address, "-p", "5000"], folder / "store.log")
     endpoint = f"http://{head.address}:5000"
     for _ in range(200):

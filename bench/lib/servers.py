@@ -1,4 +1,4 @@
-"""The two servers that ``bench.serving`` compares, as processes: started, waited for, ended."""
+"""The two servers that ``bench.serving`` compares, as processes that are started and ended."""
 
 import os
 import subprocess
@@ -20,20 +20,20 @@ _POLL_S = 0.05
 
 @contextmanager
 def served(arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> Iterator[str]:
-    """A server in a process of its own, which says its URL first; ended with the block.
+    """Run a server in its own process, for the length of the block; yield its URL, which it prints first.
 
     Raises:
-        SystemExit: it did not start; with what it said.
+        SystemExit: it did not start; the message has the end of its log.
     """
     plain = {name: value for name, value in os.environ.items() if not name.startswith("INPAINT_")}
-    with log.open("wb") as said:
+    with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", *arguments],
             cwd=ROOT,
             env=plain | environment,
             stdin=subprocess.DEVNULL,
-            stdout=said,
-            stderr=said,
+            stdout=output,
+            stderr=output,
         )
     try:
         yield _url(process, log)
@@ -42,12 +42,12 @@ def served(arguments: Sequence[str], environment: Mapping[str, str], log: Path) 
         try:
             process.wait(STOP_S)
         except subprocess.TimeoutExpired:
-            process.kill()  # the worker of ours ends with it
+            process.kill()  # our server's worker ends with it
             process.wait()
 
 
 def _url(process: "subprocess.Popen[bytes]", log: Path) -> str:
-    """What the server answers at, once it paints."""
+    """Wait until the server is ready and return its URL."""
     end = time.monotonic() + START_S
     while time.monotonic() < end and process.poll() is None:
         lines = log.read_text("utf-8", "replace").splitlines()
@@ -66,16 +66,16 @@ def _ready(url: str) -> bool:
 
 
 def environments(threads: int, slowdown: float, settings: Sequence[str]) -> dict[str, dict[str, str]]:
-    """The variables of each contender's process.
+    """Return the environment variables of each contender's process.
 
     Args:
         threads: of torch.
-        slowdown: within which a picture is good; ours refuses what it cannot paint within it.
+        slowdown: times a kind's seconds alone; ours refuses a request that it cannot paint within it.
         settings: of ours, as NAME=VALUE.
     """
     both = {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
     own: dict[str, object] = {
-        # All callers of the bench are one; how many are let in altogether is left as it comes.
+        # The bench's callers share one key, which must not be limited; the server's own limits stay.
         "rate": "1000000/minute",
         "max_in_flight_per_key": 100_000,
         "drain_s": 0,

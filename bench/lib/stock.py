@@ -22,7 +22,7 @@ class Stock:
     """Diffusers' own ``StableDiffusionXLInpaintPipeline`` on the modules of a model."""
 
     def __init__(self, model: Model, recipe: str | None = None) -> None:
-        """Args: recipe: one of ``RECIPES``, which changes the model's modules; None leaves all as it is."""
+        """Args: recipe: one of ``RECIPES``, which changes the model's modules; None changes nothing."""
         from diffusers import StableDiffusionXLInpaintPipeline
 
         self.model = model
@@ -42,7 +42,7 @@ class Stock:
             _follow(self.pipe, recipe)
 
     def paint(self, request: InpaintRequest, **extra: Any) -> Image.Image:
-        """PIL in, PIL out, one sample, the whole picture."""
+        """Paint one sample of the whole picture, PIL in, PIL out."""
         self.pipe.scheduler = make_scheduler(request.scheduler, self.model.scheduler_config)
         picture: Image.Image = self.pipe(
             prompt=request.prompt,
@@ -60,7 +60,7 @@ class Stock:
         return picture
 
     def paint_upload(self, upload: Upload) -> bytes:
-        """Files in, a JPEG out, as a server around the pipeline would."""
+        """Paint from files to a JPEG, as a server around the pipeline would."""
         opened = (Image.open(io.BytesIO(data)) for data in (upload.image, upload.mask))
         picture, hole = (file.convert(mode) for file, mode in zip(opened, ("RGB", "L"), strict=True))
         painted = self.paint(InpaintRequest(image=picture, mask=hole, **upload.settings))
@@ -69,10 +69,10 @@ class Stock:
         return file.getvalue()
 
     def stages(self, request: InpaintRequest) -> dict[str, float]:
-        """Milliseconds before, in and after the step loop, from marks at the ends of its steps.
+        """Return the milliseconds before, in and after the step loop, from marks at the ends of its steps.
 
-        Marks say nothing of where the first step began: it is taken to be as long as the others' mean, so
-        at least two calls are needed.
+        No mark shows where the first step began: it is taken to be as long as the mean of the others, so at
+        least two calls are needed.
         """
         marks: list[Mark] = [_mark(self.model.device)]
         self.paint(request, callback_on_step_end=_marking(marks, self.model.device))
@@ -88,7 +88,7 @@ Mark = float | torch.cuda.Event
 
 
 def _mark(device: torch.device) -> Mark:
-    """Now: on the GPU's clock, in its queue, so that marking waits for nothing; on a CPU seconds."""
+    """Mark the time: on a GPU by an event in its queue, which waits for nothing; on a CPU in seconds."""
     if device.type != "cuda":
         return time.perf_counter()
     event = torch.cuda.Event(enable_timing=True)

@@ -1,7 +1,7 @@
-"""Requests as they come, whether or not the server keeps up: kinds, traces, and who was served in time.
+"""Open-loop traffic: kinds of requests, traces, and outcomes against a limit of seconds.
 
-An open loop: when each request is sent was drawn before the first one was, and its latency counts from then,
-so that a server that is slow cannot slow down what is asked of it. A request that is refused is a miss.
+The times at which requests are sent are drawn before the first one, and latency counts from them, so that a
+slow server cannot slow down its load. A request that is refused is a miss.
 """
 
 import asyncio
@@ -21,13 +21,13 @@ from bench.lib.contenders import PORTRAIT
 from inpaint.canvas.crop import working_size
 
 PATH = "/v1/sdxl-inpaint"
-LEAD_S = 0.05  # before the first request, for the tasks to be there
-GAVE_UP = 0  # in a status' place: hung up at the end, or the connection broke
+LEAD_S = 0.05  # before the first request, for the tasks to start
+GAVE_UP = 0  # instead of a status: the client hung up at the end, or the connection broke
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One class of requests, and how often it comes."""
+    """A class of requests and its share of them."""
 
     name: str
     share: float
@@ -37,12 +37,12 @@ class Kind:
     guidance_scale: float = 7.5
 
     def size(self, native: int) -> tuple[int, int]:
-        """(width, height) with about ``native``² pixels, at which nothing is resized."""
+        """Return (width, height) with about ``native``² pixels, at which nothing is resized."""
         width, height = self.aspect
         return working_size(width * native, height * native, native)
 
     def body(self, native: int, serial: int) -> bytes:
-        """A request as JSON. No two serials have the picture or the prompt in common: caches do not help."""
+        """Return a request as JSON. Each serial has its own picture and prompt, so caches do not help."""
         width, height = self.size(native)
         image = np.asarray(Image.open(PORTRAIT).convert("RGB").resize((width, height)))
         image = np.roll(image, (serial // width, serial % width), (0, 1))
@@ -56,7 +56,7 @@ class Kind:
             "strength": 0.9,
             "seed": serial,
             "output_format": "png",
-            # What the stock pipeline does, so that both have the same to paint.
+            # As the stock pipeline paints, so that both do the same job.
             "area": "whole",
             "grow": 0,
             "feather": 0,
@@ -65,7 +65,7 @@ class Kind:
         return json.dumps(fields).encode()
 
 
-# Two latent sizes beside the native one, four lengths, with and without guidance, one and two calls a step.
+# Two latent sizes besides the native one, four lengths, with and without guidance, one and two calls a step.
 MIX = (
     Kind("quick", 0.35),
     Kind("usual", 0.25, scheduler="DPM2 Karras", num_inference_steps=25),
@@ -76,7 +76,7 @@ MIX = (
 
 
 def mask_of(size: tuple[int, int]) -> Image.Image:
-    """An eighth of the picture, on the latent grid."""
+    """Return a mask of an eighth of the picture, on the latent grid."""
     width, height = size
     mask = Image.new("L", size)
     mask.paste(255, (width // 4, height // 4, 3 * width // 4, height // 2))
@@ -91,20 +91,20 @@ def _base64(picture: Image.Image) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Shot:
-    """One request of a trace, so many seconds after its beginning."""
+    """A request of a trace, due ``at_s`` seconds after its beginning."""
 
     kind: Kind
     at_s: float
 
 
 def trace(rate: float, seed: int, count: int, kinds: Sequence[Kind] = MIX) -> list[Shot]:
-    """A Poisson stream. The seed says what comes in which order; the rate only stretches it.
+    """Draw a Poisson stream. The seed sets the requests and their order; the rate only stretches it.
 
     Args:
-        rate: requests a second, in the mean.
+        rate: mean requests a second.
         seed: of the draw.
         count: requests.
-        kinds: what they are drawn from.
+        kinds: to draw from.
     """
     draw = random.Random(seed)
     shares = [kind.share for kind in kinds]
@@ -117,16 +117,16 @@ def trace(rate: float, seed: int, count: int, kinds: Sequence[Kind] = MIX) -> li
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one request."""
+    """The outcome of one request."""
 
     kind: Kind
     status: int  # GAVE_UP: no answer
     seconds: float  # from the time it was due to the last byte; inf without an answer
-    late_s: float  # how far behind time it was sent: the client's own fault, to be looked at
+    late_s: float  # from when it was due until it was sent: a fault of the client, reported
     valid: bool  # the answer is a picture of the right size, and not one colour
 
     def good(self, limits: Mapping[str, float]) -> bool:
-        """Whether it is a valid picture and came within its kind's seconds."""
+        """Return True for a valid picture that came within its kind's seconds."""
         return self.valid and self.seconds <= limits[self.kind.name]
 
 
@@ -141,14 +141,14 @@ class _Answer:
 async def play(
     url: str, shots: Sequence[Shot], native: int, serials: Iterator[int], end_s: float
 ) -> list[Outcome]:
-    """Send a trace and see what comes back.
+    """Send a trace and return the outcomes.
 
     Args:
         url: of the server.
         shots: when to send what.
         native: the model's side in pixels.
-        serials: what has not been used up of them.
-        end_s: how long after the last request everybody hangs up; nothing later can be good.
+        serials: unused ones.
+        end_s: seconds after the last request at which all clients hang up; nothing later can be good.
     """
     bodies = [shot.kind.body(native, next(serials)) for shot in shots]
     loop = asyncio.get_running_loop()
@@ -160,14 +160,14 @@ async def play(
         ]
         await asyncio.wait(tasks, timeout=begin + shots[-1].at_s + end_s - loop.time())
         for task in tasks:
-            task.cancel()  # nothing happens to those that are done
+            task.cancel()  # no effect on finished ones
         await asyncio.wait(tasks)
-    # Pictures are looked at only now: during the trace the processor is the server's.
+    # Pictures are checked only now: during the trace the processor is the server's.
     return [_outcome(shot, task, native) for shot, task in zip(shots, tasks, strict=True)]
 
 
 def client(url: str) -> httpx2.AsyncClient:
-    """As many connections as are wanted, and all the time in the world."""
+    """Open a client without limits on connections or time."""
     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
     return httpx2.AsyncClient(base_url=url, timeout=None, trust_env=False, limits=limits)
 
@@ -195,7 +195,7 @@ def _outcome(shot: Shot, task: "asyncio.Task[_Answer]", native: int) -> Outcome:
 
 
 def is_picture(content: bytes, size: tuple[int, int]) -> bool:
-    """Whether a file is a whole picture of this size with more than one colour where it was painted."""
+    """Return True for a whole picture of this size with more than one colour where it was painted."""
     try:
         image = Image.open(io.BytesIO(content)).convert("RGB")
     except OSError:
@@ -207,6 +207,6 @@ def is_picture(content: bytes, size: tuple[int, int]) -> bool:
 
 
 def painted_pixels(content: bytes) -> np.ndarray:
-    """(h, w, 3) of a valid answer, where the mask was white."""
+    """Return the pixels (h, w, 3) of a valid answer where the mask was white."""
     image = Image.open(io.BytesIO(content)).convert("RGB")
     return np.asarray(image.crop(mask_of(image.size).getbbox()), np.int16)

@@ -1,9 +1,9 @@
-"""A device in virtual time around the real ``Batcher``: the step loop, and encoding and decoding beside it.
+"""A device in virtual time around the real ``Batcher``: the step loop, encoding and decoding.
 
-Where the costs say that those are not beside it, as on a CPU, the loop does one such job between two calls.
+If the costs are not ``overlapped``, as on a CPU, the loop itself encodes or decodes once between two calls.
 
-A discrete-event simulation: only the clock and the work are made up, who runs when is decided by the class
-that decides it in production.
+This is a discrete-event simulation: only the clock and the work are made up; the class that schedules rows in
+production schedules them here.
 """
 
 from collections import deque
@@ -21,31 +21,31 @@ DECODED_TOGETHER = 2  # rows of one bucket
 
 @dataclass(slots=True, eq=False)
 class Sent:
-    """One request of a trace, and what became of it."""
+    """A request of a trace and its fate."""
 
     at: float  # seconds since the trace began
-    work: Work  # its deadline is when it stops to be good, which not every policy is told
+    work: Work  # good until its deadline, which not every policy knows
     fate: Literal["under way", "refused", "expired", "finished"] = "under way"
     finished_at: float = inf
 
     @property
     def good(self) -> bool:
-        """Whether it was finished in time."""
+        """True if it was finished in time."""
         return self.finished_at <= self.work.expires_at
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Who is taken on."""
+    """A rule for the requests that a device accepts."""
 
     name: str
-    admits: bool  # by predicted finish; otherwise everybody waits in one first-in, first-out queue
+    admits: bool  # by predicted finish; otherwise all wait in one first-in, first-out queue
     room: int | None = None  # of that queue
 
 
 @dataclass(slots=True)
 class Tally:
-    """What a device has done."""
+    """The counts of a device's work."""
 
     calls: int = 0
     row_steps: int = 0
@@ -58,14 +58,14 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """What is to be done beside the loop: encode an entry, or decode one of its samples."""
+    """Work outside the step loop: encoding an entry, or decoding one of its samples."""
 
     entry: QueuedWork
     sample: int | None
 
 
 class Device:
-    """One device with its batcher."""
+    """A simulated device with its batcher."""
 
     def __init__(self, costs: Costs, policy: Policy) -> None:
         self.now = 0.0
@@ -84,7 +84,7 @@ class Device:
         self._job_was_last = False
 
     def run(self, trace: Sequence[Sent]) -> None:
-        """Send everything, in its order, and go on until nothing is under way."""
+        """Send all requests, in order, and go on until none is under way."""
         coming = deque(trace)
         while coming or self.next_at < inf:
             if coming and coming[0].at < self.next_at:
@@ -94,12 +94,12 @@ class Device:
 
     @property
     def next_at(self) -> float:
-        """When a call or a job beside it ends; inf where nothing is under way."""
+        """The time at which the current call or job ends; inf if there is none."""
         return min(self._call_ends, self._doing_ends)
 
     @property
     def under_way(self) -> int:
-        """Requests that were taken on and have not ended."""
+        """The number of accepted requests that have not ended."""
         return len(self._sent) + len(self._queue)
 
     def advance(self) -> None:
@@ -112,7 +112,7 @@ class Device:
         self._dispatch()
 
     def send(self, sent: Sent) -> None:
-        """A request comes, no later than :attr:`next_at`."""
+        """Send a request, no later than :attr:`next_at`."""
         self.now = self.tally.ended_at = sent.at
         self._arrive(sent)
         self._dispatch()
@@ -136,7 +136,7 @@ class Device:
         self._undecoded[entry] = entry.work.samples
 
     def _dispatch(self) -> None:
-        """What the engine does between two calls, and its side thread between two jobs."""
+        """Do what the engine does between two calls, and its side thread between two jobs."""
         for entry in self.batcher.expired():
             self._end(entry, "expired")
         self._begin()
@@ -152,7 +152,7 @@ class Device:
         self.tally.longest_queue = max(self.tally.longest_queue, len(self._queue) + self.batcher.waiting)
 
     def _begin(self) -> None:
-        """Begin what the batcher wants begun; the queue's head waits until the one before it was."""
+        """Begin the entries that the batcher names; the queue's head waits until the one before has begun."""
         while True:
             self._jobs.extend(_Job(entry, None) for entry in self.batcher.to_begin())
             if not self._queue or self.batcher.waiting:
@@ -212,7 +212,7 @@ class Device:
         sent.fate = fate
         if fate == "finished":
             sent.finished_at = self.now
-        # A row of it may be in the call that is running; what it still does is lost.
+        # A row of it may be in the running call; that work is lost.
         del self._undecoded[entry]
         for job in [job for job in self._jobs if job.entry is entry]:
             self._jobs.remove(job)

@@ -15,7 +15,7 @@ from bench import coldstart, full_size, latency, memory, plots, throughput
 from bench.lib import device
 from bench.lib.contenders import Timing, interleave, open_each
 from bench.lib.jobs import Upload, job, mixed
-from bench.lib.ours import Asked, Ours, engine_on, load
+from bench.lib.ours import Mode, Ours, engine_on, load
 from bench.lib.stock import Stock
 from inpaint.errors import PaintError, RequestError
 from inpaint.model.load import Model
@@ -29,7 +29,7 @@ UNCOMPILED = ["--without", "compile", "graphs"]
 @pytest.fixture
 def ours(checkpoint: Callable[[int], Path]) -> Iterator[Ours]:
     """An engine on a model of its own, whose modules may be rewritten."""
-    asked = Asked(without=frozenset({"compile", "graphs"}))
+    asked = Mode(without=frozenset({"compile", "graphs"}))
     with engine_on(load(str(checkpoint(9)), CPU), asked) as ours:
         yield ours
 
@@ -78,7 +78,7 @@ def test_the_stock_contender_paints_what_ours_paints(model: Model, ours: Ours) -
 
 
 def test_stages_add_up_to_the_whole(model: Model, ours: Ours) -> None:
-    """Whoever reads where the time goes adds the stages up."""
+    """A reader of the figures adds the stages up."""
     request = job(NATIVE_SIZE, "DDIM", num_inference_steps=6)
     for contender in (Stock(model).stages, ours.stages):
         started = time.perf_counter()
@@ -99,7 +99,7 @@ def test_four_callers_differ_in_all_that_a_batch_may_mix() -> None:
 def test_latency_ends_in_one_json_line(
     checkpoint: Callable[[int], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Somebody who tracks speed reads the last line, or the file."""
+    """A program that tracks speed reads the last line, or the file."""
     kept = tmp_path / "results" / "latency.json"
     quick = ["--rounds", "1", "--warmups", "0", "--device", "cpu", "--recipe", "eager", "--json", str(kept)]
     latency.main(
@@ -128,7 +128,7 @@ def test_ours_is_asked_for_levers_by_name(ours: Ours, model: Model) -> None:
     """An optimization misspelt and left in would be measured as worth nothing."""
     assert ours.fast.optimizations
     assert not {"compile", "graphs", "fp8"} & set(ours.fast.optimizations)
-    with pytest.raises(RequestError, match="qvk"), engine_on(model, Asked(without=frozenset({"qvk"}))):
+    with pytest.raises(RequestError, match="qvk"), engine_on(model, Mode(without=frozenset({"qvk"}))):
         pass
 
 
@@ -232,7 +232,7 @@ def test_the_model_made_on_the_device_paints(model: Model) -> None:
     pictures = []
     for _ in range(2):
         made = full_size.build_model(CPU, torch.float32, parts_on_meta(model))
-        with engine_on(made, Asked(without=frozenset({"compile", "graphs"}))) as ours:
+        with engine_on(made, Mode(without=frozenset({"compile", "graphs"}))) as ours:
             pictures.append(ours.engine.paint(request).images[0].tobytes())
     assert pictures[0] == pictures[1]
     assert len(set(pictures[0])) > 10
@@ -274,7 +274,7 @@ def test_syncs_and_memory_are_counted_on_a_gpu() -> None:
 
 def test_charts_are_drawn_of_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The README's charts must come from the kept figures, also those with the keys of older benches."""
-    told = {"device": "a CPU", "commit": "abc", "model": "tiny"}
+    about = {"device": "a CPU", "commit": "abc", "model": "tiny"}
     ms = {"median": 2.0, "min": 1.0, "max": 4.0}
     results: dict[str, Any] = {
         "latency": {"contenders": {"A": {"what": "stock", "ms": ms}}},
@@ -292,7 +292,7 @@ def test_charts_are_drawn_of_what_is_there(tmp_path: Path, capsys: pytest.Captur
         "soak": {},
     }
     for name, figures in results.items():
-        (tmp_path / f"{name}.json").write_text(json.dumps({"bench": name, **told, **figures}))
+        (tmp_path / f"{name}.json").write_text(json.dumps({"bench": name, **about, **figures}))
     plots.main(["--results", str(tmp_path), "--output", str(tmp_path / "charts")])
     drawn = {Path(path).stem for path in last_line(capsys)["drawn"]}
     assert drawn == plots.CHARTS.keys()

@@ -1,4 +1,4 @@
-"""The simulated fleet: it runs, nobody is lost, and the rule that the server uses is worth having."""
+"""The simulated fleet: it runs, loses no request, and shows the worth of the server's rule."""
 
 import json
 from dataclasses import replace
@@ -27,7 +27,7 @@ def sent(gpus: int, each: int, seed: int = 0) -> list[Sent]:
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("routers", [1, 3])
 def test_everybody_is_painted_once(rule: str, routers: int) -> None:
-    """Whatever the rule: each request ends, later than it began, and each step that was asked for is done."""
+    """With every rule each request ends, later than it began, and each step that was asked for is done."""
     requests = sent(5, 30)
     fleet = Fleet(Case(5, rule, routers, late_s=0.7), COSTS)
     fleet.run(requests)
@@ -66,15 +66,15 @@ def test_the_servers_rule_is_worth_it() -> None:
         assert ours["attainment"] > by_chance["attainment"]
 
 
-def test_late_reports_cost_little_if_their_age_is_told() -> None:
+def test_late_reports_cost_little_if_their_age_is_known() -> None:
     """A router that takes them for news forgets what it has sent meanwhile."""
     rate = 0.9 * 16 * BENCH.capacity
-    fresh, told, untold = (
+    fresh, known, unknown = (
         BENCH.simulate(Case(16, "least-backlog", 2, late_s, ages), 1200, rate)["p50_s"]
         for late_s, ages in ((0.0, True), (1.0, True), (1.0, False))
     )
-    assert told < 1.25 * fresh
-    assert untold > 1.1 * told
+    assert known < 1.25 * fresh
+    assert unknown > 1.1 * known
 
 
 def test_remembered_costs_are_the_costs() -> None:
@@ -111,7 +111,7 @@ def test_quick_ends_in_one_line_of_json(tmp_path: Path, capsys: pytest.CaptureFi
         assert 0 < row["attainment"] <= 1
     for row in figures["sizing"]:
         assert 0.9 * row["gpus"] * figures["capacity_per_s"] >= row["rate"], (
-            "nobody plans for all that can be done"
+            "a fleet is not planned for its full capacity"
         )
         assert row["p99_s"] <= row["within_s"]
     strict, loose = figures["sizing"]
@@ -119,7 +119,7 @@ def test_quick_ends_in_one_line_of_json(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_it_takes_a_measured_profile(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Whoever measured a card wants to know how many to buy."""
+    """An operator who has measured a card wants to know how many to buy."""
     profile = Profile(MadeFor("a card", "2.13", "0.42", "demo", "float32", ()))
     profile.survey(MIX[0].work.bucket, {1: 0.05, 2: 0.08, 4: 0.15}, encode_s=0.2, decode_s=0.1)
     file = tmp_path / "profile.json"

@@ -13,7 +13,7 @@ from bench import lossy
 def test_it_ends_in_one_line_of_json_and_fp8_is_near(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """Somebody who turns fp8 on gets the picture that they had, to the eye: not another one."""
+    """With fp8 a user gets the same picture as without it, to the eye, and not another one."""
     kept = tmp_path / "lossy.json"
     ways = ["fp8", "another seed", "guidance 0.2 to 0.8", "tiled decode"]
     lossy.main(

@@ -149,7 +149,7 @@ def is_photo(one: Painted) -> bool:
 
 
 def test_the_table_ends_in_one_line_of_json(capsys: pytest.CaptureFixture[str]) -> None:
-    """Somebody who changes the blending reads the figures by program."""
+    """A developer who changes the blending reads the figures by program."""
     seams.main(["--device", "cpu", "--steps", "2", "--seeds", "1", "--only", "flat"])
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (found["bench"], list(found["painted"]), list(found["drifted"])) == ("seams", ["flat"], [*DRIFTS])

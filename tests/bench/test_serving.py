@@ -107,13 +107,13 @@ def test_how_many_misses_are_allowed(sent: int, share: float, allowed: int) -> N
 
 @pytest.mark.parametrize("start", [0, 5, -7])
 def test_the_search_finds_every_highest_notch(start: int) -> None:
-    """Whatever a server can do, the figure is its own and not where the search began."""
+    """The figure depends on the server, not on where the search began."""
     for highest in range(LOWEST - 1, HIGHEST + 1):
         search, asked = Search(start), []
-        while (notch := search.asks()) is not None:
+        while (notch := search.next_notch()) is not None:
             assert LOWEST <= notch <= HIGHEST
             asked.append(notch)
-            search.tell(notch, passes=notch <= highest)
+            search.record(notch, passes=notch <= highest)
         assert search.passed == (highest if highest >= LOWEST else None)
         assert len(asked) == len(set(asked)) <= 12
 
@@ -156,7 +156,7 @@ def test_misses_count_over_all_seeds_and_a_lost_rate_is_left_early() -> None:
 
 
 def test_no_run_begins_that_would_end_too_late() -> None:
-    """``--budget-s`` is what somebody has; the report then says that the search is not complete."""
+    """``--budget-s`` is kept; the report then says that the search is not complete."""
     assert asyncio.run(bench(end=0.0).passes(OURS, 1.0, LOCK)) is None
 
 
@@ -195,7 +195,7 @@ def listening(app: FastAPI) -> Iterator[str]:
 
 
 def own_picture(body: Body, image: Image.Image, mask: Image.Image) -> Image.Image:
-    """Painted at once."""
+    """Painted immediately."""
     return image
 
 
@@ -228,13 +228,13 @@ def test_seconds_count_from_when_a_request_was_due() -> None:
     ],
 )
 def test_an_answer_that_is_no_painting_is_not_valid(painted: Callable[[Image.Image], Image.Image]) -> None:
-    """A server that answers quickly with something else serves nobody."""
+    """A server that answers quickly with something else serves no client."""
     (found,) = played(create_app(lambda body, image, mask: painted(image)), [Shot(QUICK, 0.0)])
     assert (found.status, found.valid) == (200, False)
 
 
 def test_a_refusal_is_an_outcome() -> None:
-    """What admission turns away is counted, not dropped."""
+    """A request that admission refuses is counted, not dropped."""
     app = FastAPI()
 
     @app.post(PATH)
@@ -246,7 +246,7 @@ def test_a_refusal_is_an_outcome() -> None:
 
 
 def test_contenders_that_paint_different_things_are_not_compared() -> None:
-    """Another seed, scheduler or size is other work; only lossy modes may differ, and that is said."""
+    """Another seed, scheduler or size is other work; only lossy modes may differ, with ``--may-differ``."""
     apps = {LOCK: create_app(own_picture), OURS: create_app(lambda body, image, mask: ImageOps.invert(image))}
     both = bench()
     with listening(apps[LOCK]) as lock, listening(apps[OURS]) as ours:
@@ -259,7 +259,7 @@ def test_contenders_that_paint_different_things_are_not_compared() -> None:
 
 
 def test_rates_that_were_asked_for_are_run_and_nothing_is_searched() -> None:
-    """Whoever knows their rate wants to know that one, and a slow machine has no hour for more."""
+    """An operator who knows their rate measures that one, and a slow machine has no hour for more."""
     plan = Plan(requests=3, seeds=2, rounds=1, step=1.1, budget_s=SECONDS)
     with listening(create_app(own_picture)) as url:
         urls = dict.fromkeys((LOCK, OURS), url)
@@ -290,7 +290,7 @@ def test_a_run_is_over_when_the_server_has_nothing_left_of_it() -> None:
 
 
 def test_the_lock_paints_one_at_a_time_in_the_order_of_asking() -> None:
-    """The baseline is what it says; were it to paint two at once, the ratio would mean nothing."""
+    """The baseline paints one at a time; if it painted two, the ratio would mean nothing."""
     inside: list[int] = []
     order: list[int] = []
     overlap = threading.Event()
@@ -373,7 +373,7 @@ def children() -> set[str]:
 def test_the_bench_ends_in_one_json_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Somebody who tracks serving reads the last line; also keeps both servers in step with the bench."""
+    """A program that tracks serving reads the last line; also keeps both servers in step with the bench."""
     monkeypatch.setattr(serving, "QUICK", replace(serving.QUICK, tries=1, past=(1.5,)))
     before, file = children(), tmp_path / "results" / "serving.json"
     few = ["--quick", "--kind", "quick", "--requests", "3", "--rounds", "1", "--share", "0.5"]

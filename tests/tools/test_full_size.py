@@ -45,7 +45,7 @@ def test_what_is_written_loads(model: Model, tmp_path: Path) -> None:
 
 
 def test_an_existing_folder_is_not_written_into(tmp_path: Path) -> None:
-    """Seven gigabytes over somebody's own checkpoint would be a bad surprise."""
+    """Seven gigabytes over a user's own checkpoint would be a bad surprise."""
     (tmp_path / "mine").write_text("kept")
     with pytest.raises(OutputError, match="exists already"):
         write_checkpoint(tmp_path)
@@ -53,17 +53,19 @@ def test_an_existing_folder_is_not_written_into(tmp_path: Path) -> None:
 
 
 def test_a_small_disk_is_told_before_writing(tmp_path: Path) -> None:
-    """Better at once than after a minute with the disk full."""
+    """It is refused immediately, not after a minute with the disk full."""
     with pytest.raises(OutputError, match=r"1\.0 GB free, but the checkpoint needs 7\.0 GB"):
         write_checkpoint(tmp_path / "new", free_bytes=10**9)
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells resident from anonymous")
+@pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="only Linux reports resident and anonymous memory"
+)
 def test_loading_and_one_step_are_measured(
     checkpoint: Callable[[int], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Run by hand a few times a year, so only a test notices when the engine moves on without it."""
+    """It is run by hand a few times a year, so only a test notices when the engine has changed under it."""
     measure.main([str(checkpoint(9)), "--dtype", "bfloat16"])
     figures = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert figures["seconds"].keys() == {"load", "prompts", "vae encode", "step"}
@@ -71,7 +73,7 @@ def test_loading_and_one_step_are_measured(
 
 
 def test_the_bench_ends_in_one_json_line(checkpoint: Callable[[int], Path], tmp_path: Path) -> None:
-    """Somebody who tracks speed reads the last line; also keeps the bench in step with the engine."""
+    """A program that tracks speed reads the last line; also keeps the bench in step with the engine."""
     options = [
         "--rounds",
         "1",

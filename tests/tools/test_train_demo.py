@@ -1,4 +1,4 @@
-"""How the demo model is trained: the same scenes and the same weights for whoever runs it again."""
+"""Training of the demo model: a second run makes the same scenes and the same weights."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -49,7 +49,7 @@ def test_a_scene_is_its_seed() -> None:
 
 
 def test_the_object_lies_inside_the_mask() -> None:
-    """Else the model would learn to paint beside its hole."""
+    """Otherwise the model would learn to paint outside its hole."""
     for seed in range(0, 80, 2):
         scene = make_scene(seed)
         changed = (np.asarray(scene.target) != np.asarray(scene.clean)).any(axis=2)

@@ -1,4 +1,4 @@
-"""A contender in a process of its own.
+"""A contender in its own process.
 
 On a CPU the torch threads of one contender slow down those of another in the same process, even while they
 idle: libgomp lets its threads spin only as long as there are no more of them than cores.
@@ -14,29 +14,29 @@ from typing import Any
 
 from inpaint.errors import InpaintError, RequestError
 
-Work = Callable[[Any], Any]  # takes and gives what can be pickled
-Open = Callable[[], AbstractContextManager[tuple[Any, Work]]]  # with what it has to tell of itself
+Work = Callable[[Any], Any]  # argument and result can be pickled
+Open = Callable[[], AbstractContextManager[tuple[Any, Work]]]  # (facts for the parent, work)
 
 
 @dataclass(frozen=True, slots=True)
-class Apart:
-    """Calls the work of a contender in another process."""
+class OwnProcess:
+    """A contender's work in another process, called as a function."""
 
     connection: Connection
-    told: Any
+    opened: Any  # the facts that the contender sent when it was open
 
     def __call__(self, given: Any) -> Any:
-        """What the work gave there."""
+        """Send ``given`` to the process and return the result of its work."""
         self.connection.send(given)
         return self.connection.recv()
 
 
 @contextmanager
-def apart(opens: Open, threads: int | None) -> Iterator[Apart]:
-    """A contender opened in a process of its own, for the length of the block.
+def own_process(opens: Open, threads: int | None) -> Iterator[OwnProcess]:
+    """Open a contender in its own process, for the length of the block.
 
     Args:
-        opens: a function of some module's top level, perhaps with arguments bound.
+        opens: a function at a module's top level, or a partial of one.
         threads: of torch in that process; torch's own choice if None.
 
     Raises:
@@ -48,10 +48,10 @@ def apart(opens: Open, threads: int | None) -> Iterator[Apart]:
     child.start()
     there.close()
     try:
-        told, refused = here.recv()
+        opened, refused = here.recv()
         if refused:
             raise RequestError("contender", refused)
-        yield Apart(here, told)
+        yield OwnProcess(here, opened)
     finally:
         here.close()
         child.join(30)
@@ -66,8 +66,8 @@ def _serve(connection: Connection, opens: Open, threads: int | None) -> None:
 
         torch.set_num_threads(threads)
     try:
-        with opens() as (told, work):
-            connection.send((told, ""))
+        with opens() as (opened, work):
+            connection.send((opened, ""))
             while True:
                 connection.send(work(connection.recv()))
     except InpaintError as error:
