@@ -1,6 +1,6 @@
 """Model files: the lock, fetching, verifying, importing, merging, removing, and finding a checkpoint by name.
 
-Knows files, digests, headers and tensors as they are stored; never makes a model of them. Importing it loads
+The package handles files, digests, headers and stored tensors, and builds no models. Importing it loads
 neither torch, diffusers nor huggingface_hub.
 """
 

@@ -1,7 +1,7 @@
-"""Whether a single file has all the tensors that SDXL's configurations ask for, in their shapes.
+"""Check of a single file's tensors and shapes against SDXL's configurations.
 
-The loaders only notice in the middle, and then speak of meta tensors. torch and diffusers are imported inside
-functions.
+Without it the loaders fail half-way, with an error about meta tensors. torch and diffusers are imported
+inside functions.
 """
 
 from pathlib import Path
@@ -13,14 +13,14 @@ from inpaint.weights.tensors import read_layout
 
 
 def check_fits(path: Path, configs: Path) -> None:
-    """Compare a single file's components with what models of these configurations are made of.
+    """Check that a single file has every tensor of the models that ``configs`` describe, in its shape.
 
     Args:
         path: a ``.safetensors`` file that :func:`~inpaint.weights.detect.check_single_file` accepts.
         configs: a diffusers folder with the configurations; its weights are not read.
 
     Raises:
-        ModelError: names the first tensor that is missing or has another shape.
+        ModelError: a tensor is missing or has another shape; the message names the first.
     """
     pieces = [piece for pieces in pieces_of_file(read_layout(path)).values() for piece in pieces]
     for component in (UNET, VAE, FIRST, SECOND):

@@ -1,4 +1,4 @@
-"""A single file that lacks its VAE or text encoders, and a model that has them: one diffusers folder."""
+"""Import of a single file without VAE or text encoders, completed from another model's diffusers folder."""
 
 import json
 from collections.abc import Iterator
@@ -17,18 +17,21 @@ from inpaint.weights.verify import Progress
 def import_completed(
     path: Path, parts_from: Path, name: str, root: Path, progress: Progress | None = None
 ) -> Path:
-    """Write what a single file has, and the rest of the folder ``parts_from``, to ``root/name``.
+    """Write a single file's components, and all others from the folder ``parts_from``, to ``root/name``.
 
     Args:
         path: a single ``.safetensors`` file with SDXL's UNet at least.
-        parts_from: a diffusers folder; also the configurations and tokenizers are its own.
-        name: to call it by, lower-case letters, digits and ``. _ -``.
+        parts_from: a diffusers folder; the configurations and tokenizers are taken from it too.
+        name: the new model's name: lower-case letters, digits and ``. _ -``.
         root: the models folder; made when missing.
         progress: called with the file's path, bytes written and bytes in all.
 
+    Returns:
+        The new model's folder.
+
     Raises:
-        ModelError: one of the two is refused (says why), or the name is taken.
-        FetchError: the disk did not take it.
+        ModelError: one of the two is refused (the message says why), or the name is taken.
+        FetchError: the disk could not be written.
     """
     check_name(name, root)
     if path.is_dir():
@@ -52,13 +55,13 @@ def _contents(path: Path, donor: Path) -> dict[str, Content]:
             contents[f"{component}/{stem}.safetensors"] = weights_of(own)
     channels = next(piece.stored.shape[1] for piece in pieces if piece.place == (UNET, "conv_in.weight"))
     contents["unet/config.json"] = config(donor, UNET, in_channels=channels)
-    if any(piece.component == VAE for piece in pieces):  # perhaps the one that overflows in 16 bit
+    if any(piece.component == VAE for piece in pieces):  # SDXL's original VAE overflows in 16 bit
         contents["vae/config.json"] = config(donor, VAE, force_upcast=True)
     return contents
 
 
 def weights_of(pieces: list[Piece]) -> Content:
-    """One component's ``.safetensors`` file, in diffusers' names and the dtypes that the pieces have."""
+    """Return one component's ``.safetensors`` file, with diffusers' names and the dtypes of the pieces."""
     tensors = {name_in_folder(piece): piece.stored for piece in pieces}
     header = header_of(tensors, {"format": "pt"})
 
@@ -71,5 +74,5 @@ def weights_of(pieces: list[Piece]) -> Content:
 
 
 def config(folder: Path, component: str, **changes: object) -> Content:
-    """A component's configuration in ``folder``, with some values changed."""
+    """Return a component's configuration from ``folder`` with some values changed."""
     return text(json.dumps({**read_json(folder / component / "config.json"), **changes}, indent=2) + "\n")

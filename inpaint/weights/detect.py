@@ -1,4 +1,4 @@
-"""What a single ``.safetensors`` file is, told from its header: an SDXL checkpoint, or what else.
+"""Detection of single ``.safetensors`` files by their header: SDXL checkpoints, and the kinds that are not.
 
 People download files by the dozen, and a LoRA looks like a checkpoint until it is opened.
 """
@@ -22,7 +22,7 @@ _WORDS: Mapping[str, str] = {
     SECOND: "second text encoder",
 }
 _ONLY_SDXL = "only SDXL and what was tuned from it works here"
-# What a file is whose names have the pattern; the first that fits is said.
+# Pattern of tensor names → the kind of the file; the first that matches is reported.
 _OTHERS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), what)
     for pattern, what in (
@@ -64,10 +64,10 @@ def check_single_file(path: Path, *, whole: bool = True) -> None:
 
     Args:
         path: the file.
-        whole: whether it must hold the text encoders and the VAE as well, not the UNet alone.
+        whole: whether the file must hold the text encoders and the VAE too, and not only the UNet.
 
     Raises:
-        ModelError: it is something else, says what; or it is unsafe.
+        ModelError: it is unsafe, or of another kind, which the message names.
     """
     header = check_safetensors(path)
     if _SDXL_ONLY not in header or any(name.startswith(_NOT_SDXL) for name in header):
@@ -108,7 +108,7 @@ def _what_else(header: Mapping[str, Any]) -> str:
 
 def _predicts_otherwise(header: Mapping[str, Any]) -> bool:
     metadata = header.get("__metadata__")
-    said = metadata if isinstance(metadata, dict) else {}
-    # predict_key is the ModelSpec's word, prediction_type kohya's.
-    spec = {said.get("modelspec.predict_key"), said.get("modelspec.prediction_type")}
+    entries = metadata if isinstance(metadata, dict) else {}
+    # The ModelSpec calls it predict_key, kohya prediction_type.
+    spec = {entries.get("modelspec.predict_key"), entries.get("modelspec.prediction_type")}
     return any(name in header for name in _ODD_NOISE) or bool(spec & {"v", "v_prediction"})

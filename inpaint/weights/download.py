@@ -1,8 +1,8 @@
-"""One file from the hub into one ``.part`` file, continuing where an earlier attempt stopped.
+"""Download of one file from the hub into a ``.part`` file, resuming where an earlier attempt stopped.
 
-huggingface_hub is the transport (addresses, mirrors, tokens, proxies, its error answers), but not the
-writer: since 1.18 it cannot resume in a new process, and it compares sizes only. This module hashes what it
-writes; it does not decide what the digest should be.
+huggingface_hub is the transport (addresses, mirrors, tokens, proxies, its error answers), but does not write
+the file: since 1.18 it cannot resume in a new process, and it compares sizes only. This module hashes what it
+writes; the caller compares the digest.
 """
 
 import errno
@@ -23,31 +23,31 @@ from inpaint.weights.verify import digest_of
 if TYPE_CHECKING:
     import httpx2
 
-FRUITLESS_ATTEMPTS = 3  # connections in a row that end before a single byte came, then we give up
+FRUITLESS_ATTEMPTS = 3  # connections in a row that end without a single byte, before we give up
 _PAUSE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Remote:
-    """One file on the hub, and whom to name in an error."""
+    """A file on the hub, and the model that it belongs to."""
 
-    name: str  # of the model
+    name: str  # of the model, for errors
     source: Source
     file: LockedFile
 
     @property
     def url(self) -> str:
-        """Its address at the pinned commit; a mirror named by HF_ENDPOINT takes the hub's place."""
+        """The file's URL at the pinned commit, on the hub or on the mirror that HF_ENDPOINT names."""
         from huggingface_hub import hf_hub_url
 
-        # Read here and not by huggingface_hub, which looks at the environment only once, when imported.
+        # Read here, since huggingface_hub reads the environment only once, when it is imported.
         endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
         return str(
             hf_hub_url(self.source.repo, self.file.path, revision=self.source.commit, endpoint=endpoint)
         )
 
     def wrong(self, what: str) -> ModelError:
-        """The error for a hub that serves something else than the lock names."""
+        """Return the error for a hub that serves something else than the lock names."""
         return ModelError(
             f"{self.name}: {self.file.path} {what}; nothing was installed: "
             "the mirror or proxy in HF_ENDPOINT may alter files, or weights.lock is wrong"
@@ -55,7 +55,7 @@ class Remote:
 
 
 def check_offer(remote: Remote) -> None:
-    """Compare what the hub says about a file with the lock, before gigabytes of it are fetched.
+    """Compare the hub's headers for a file with the lock, before gigabytes of it are fetched.
 
     Raises:
         FetchError: the hub did not answer, or has no such file or revision.
@@ -66,26 +66,26 @@ def check_offer(remote: Remote) -> None:
     with hub_errors(remote.name):
         offer = get_hf_file_metadata(remote.url)
     commit, size = remote.source.commit, remote.file.size
-    # A plain mirror may leave these headers out; the digest of what arrives decides in the end.
+    # A plain mirror may leave these headers out; in the end the digest of the received bytes decides.
     if offer.commit_hash is not None and offer.commit_hash != commit:
         raise remote.wrong(f"is offered at revision {offer.commit_hash} instead of {commit}")
     if offer.size is not None and offer.size != size:
         raise remote.wrong(f"is offered with {offer.size} bytes instead of {size}")
-    # Large files carry their sha256 as the entity tag; small ones git's sha1, which says nothing to us.
+    # Large files have their sha256 as entity tag; small ones have git's sha1, which the lock does not know.
     if offer.etag is not None and len(offer.etag) == 64 and offer.etag != remote.file.sha256:
         raise remote.wrong(f"is offered with sha256 {offer.etag} instead of {remote.file.sha256}")
 
 
 def download(remote: Remote, part: Path, report: Callable[[int], None]) -> str:
-    """Complete ``part`` and return its sha256; bytes that are already there are not asked for again.
+    """Complete the file ``part`` and return its sha256; bytes that are already there are not fetched again.
 
     Args:
-        remote: what to fetch.
-        part: the file to continue or begin; it stays when this fails, for the next attempt.
-        report: called with the bytes of this file that are there.
+        remote: the file to fetch.
+        part: the local file to begin or continue; it stays when this fails, for the next attempt.
+        report: called with the number of bytes of this file that are there.
 
     Raises:
-        FetchError: the connection kept failing, or the disk did not take the bytes.
+        FetchError: the connection kept failing, or the disk could not be written.
         ModelError: the hub's file has another size than the lock says.
     """
     with disk_errors(part), part.open("a+b", buffering=0) as file:
@@ -105,7 +105,7 @@ def download(remote: Remote, part: Path, report: Callable[[int], None]) -> str:
 
 
 class Written:
-    """A file being appended to, its size, and the digest of all that it holds."""
+    """A file that is appended to, with its size in bytes and the digest of its whole content."""
 
     def __init__(self, file: BinaryIO) -> None:
         file.seek(0)
@@ -115,11 +115,11 @@ class Written:
 
     @property
     def sha256(self) -> str:
-        """64 hex digits over everything in the file so far."""
+        """The sha256 of the content so far, 64 hex digits."""
         return self._digest.hexdigest()
 
     def append(self, chunk: bytes) -> None:
-        """Write all of ``chunk``; OSError when the disk does not take it, what fitted stays and counts."""
+        """Write all of ``chunk``; on an OSError the bytes that were written stay and count."""
         rest = memoryview(chunk)
         while rest:
             count = self._file.write(rest)
@@ -128,7 +128,7 @@ class Written:
             rest = rest[count:]
 
     def restart(self) -> None:
-        """Forget everything; the next byte appended is the first."""
+        """Empty the file."""
         self._file.seek(0)
         self._file.truncate()
         self._digest = hashlib.sha256()
@@ -136,7 +136,7 @@ class Written:
 
 
 def _attempt(remote: Remote, written: Written, report: Callable[[int], None]) -> str:
-    """One connection's worth of bytes; returns why it ended."""
+    """Append the bytes of one connection, and return why it ended."""
     from huggingface_hub.constants import HF_HUB_DOWNLOAD_TIMEOUT
     from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_stream_backoff
 
@@ -156,7 +156,7 @@ def _attempt(remote: Remote, written: Written, report: Callable[[int], None]) ->
                 retry_on_status_codes=(408, 429),
             ) as response,
         ):
-            if response.status_code == 416:  # nothing from there on
+            if response.status_code == 416:  # the file has no bytes from there on
                 raise remote.wrong(f"ends after {written.size} bytes instead of {remote.file.size}")
             hf_raise_for_status(response)
             _check_answer(remote, response, written)
@@ -172,7 +172,7 @@ def _attempt(remote: Remote, written: Written, report: Callable[[int], None]) ->
 
 
 def _check_answer(remote: Remote, response: "httpx2.Response", written: Written) -> None:
-    """Make ``written`` fit what the answer continues from, and refuse a file of another size."""
+    """Check that the answer continues ``written``, or empty it for a full answer; refuse another size."""
     if response.status_code == 206:
         given, _, total = response.headers.get("Content-Range", "").partition("/")
         if not given.startswith(f"bytes {written.size}-"):
@@ -186,7 +186,7 @@ def _check_answer(remote: Remote, response: "httpx2.Response", written: Written)
 
 
 def _cuts() -> "tuple[type[Exception], ...]":
-    """What a connection that breaks raises; trying again may help."""
+    """Return the errors of a broken connection, after which another attempt may succeed."""
     import httpx2
 
     return (httpx2.TimeoutException, httpx2.NetworkError, httpx2.RemoteProtocolError)
@@ -194,7 +194,7 @@ def _cuts() -> "tuple[type[Exception], ...]":
 
 @contextmanager
 def hub_errors(name: str, *, cuts_pass: bool = False) -> Iterator[None]:
-    """Turn the transport's errors into FetchError; with ``cuts_pass`` broken connections stay as they are."""
+    """Turn the transport's errors into FetchErrors; ``cuts_pass`` lets broken connections' own through."""
     import httpx2
     from huggingface_hub import errors
 
@@ -222,7 +222,7 @@ def hub_errors(name: str, *, cuts_pass: bool = False) -> Iterator[None]:
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn a disk that does not take the bytes into FetchError."""
+    """Turn an OSError while writing below ``path`` into a FetchError."""
     try:
         yield
     except OSError as error:
@@ -234,7 +234,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 def resumable(name: str, what: str) -> FetchError:
-    """The error for an interruption that running the same command again continues from."""
+    """Return the error for an interrupted download, which the same command resumes when run again."""
     return FetchError(
         f"{name}: {what}; check the network or set HF_ENDPOINT to a mirror, then run the same command again: "
         "it continues where this one stopped"

@@ -1,10 +1,10 @@
-"""Fetch an entry of the lock: a staging folder, every file verified, then one rename.
+"""Fetching of an entry of the lock: into a staging folder, every file verified, then one rename.
 
 Layout below the models folder, for a target ``sdxl-inpainting``::
 
-    sdxl-inpainting/            complete and verified, or not there at all
-    .sdxl-inpainting.partial/   verified files and <file>.<12 hex of its digest>.part; the next fetch goes on
-    .sdxl-inpainting.damaged/   a folder that failed its check, on its way into the above
+    sdxl-inpainting/            complete and verified, or missing
+    .sdxl-inpainting.partial/   verified files and <file>.<12 hex of its digest>.part; the next fetch resumes
+    .sdxl-inpainting.damaged/   a folder that failed its check, whose good files move to the one above
     .sdxl-inpainting.lock       held while one process fetches
 
 huggingface_hub and filelock are imported inside functions: the command line lists models without them.
@@ -24,12 +24,12 @@ from inpaint.weights.lock import Entry, LockedFile, Source
 from inpaint.weights.verify import STAMP_NAME, Progress, find_files, sha256_of, verify, walk, write_stamp
 
 _log = logging.getLogger(__name__)
-_ATTEMPTS = 2  # a digest that is wrong once may be bad luck on the way; twice, it is what the hub has
+_ATTEMPTS = 2  # a digest that is wrong once may be a fault of the connection; twice, it is the hub's file
 _MARGIN_BYTES = 1 << 20  # for the stamp and the folders themselves
 
 
 def free_bytes(folder: Path) -> int:
-    """What a user may still write to the disk of ``folder``."""
+    """Return how many bytes this user may still write to the disk of ``folder``."""
     return shutil.disk_usage(folder).free
 
 
@@ -42,21 +42,21 @@ def fetch(
 ) -> Path:
     """Make ``root/entry.target`` hold exactly the entry's files, and return that folder.
 
-    A folder that already verifies is left alone. Files of a damaged one that are still good are kept. An
-    interrupted fetch (also by SIGKILL) leaves a staging folder from which the next one continues.
+    A folder that already verifies is left alone. Good files of a damaged one are kept. An interrupted fetch,
+    even by SIGKILL, leaves a staging folder from which the next one resumes.
 
     Args:
-        entry: of the lock; its ``source`` must be set.
+        entry: the lock's entry; its ``source`` must be set.
         root: the models folder; made when missing.
         progress: called with the file's path, bytes there and bytes in all, over every file.
-        free: measures the disk; the seam for tests.
+        free: returns the free bytes of a folder's disk; tests replace it.
 
     Raises:
-        FetchError: the hub or the disk failed; running it again continues.
+        FetchError: the hub or the disk failed; calling it again resumes.
         ModelError: the hub serves something else than the lock names.
     """
     if entry.source is None:
-        raise ModelError(f"{entry.name} was imported, there is nowhere to fetch it from; import it again")
+        raise ModelError(f"{entry.name} was imported, so it cannot be fetched; import it again")
     target = root / entry.target
     with disk_errors(root):
         root.mkdir(parents=True, exist_ok=True)
@@ -76,7 +76,7 @@ def fetch(
 
 @contextmanager
 def only_one(target: str, root: Path) -> Iterator[None]:
-    """Hold the lock of ``root/target``, which a process that dies gives up by dying."""
+    """Hold the lock of ``root/target``; a process that dies releases it."""
     from filelock import FileLock, Timeout
 
     lock = FileLock(root / f".{target}.lock")
@@ -102,13 +102,13 @@ def _is_good(entry: Entry, target: Path) -> bool:
 
 
 def _stage(entry: Entry, target: Path, staging: Path) -> None:
-    """Make ``staging`` hold what is left of earlier attempts and of a damaged target, and nothing else."""
+    """Make ``staging`` hold the files of earlier attempts and of a damaged target, and nothing else."""
     for file in entry.files:
         (staging / file.path).parent.mkdir(parents=True, exist_ok=True)
     aside = target.with_name(f".{target.name}.damaged")
-    _absorb(entry, aside, staging)  # of a run that died right after the next line
+    _absorb(entry, aside, staging)  # left by a run that was killed right after the rename below
     if target.exists():
-        target.rename(aside)  # out of the way in one step: no half folder under the final name
+        target.rename(aside)  # in one step, so that no half folder has the final name
         _absorb(entry, aside, staging)
     wanted = {file.path for file in entry.files} | {part_name(file) for file in entry.files}
     for path, _ in list(walk(staging)):
@@ -130,7 +130,7 @@ def _absorb(entry: Entry, aside: Path, staging: Path) -> None:
 
 
 def part_name(file: LockedFile) -> str:
-    """Where an unfinished file waits; with its digest, so that another version never continues it."""
+    """Return the name of a file's ``.part``; it has the digest, so that another version never resumes it."""
     return f"{file.path}.{file.sha256[:12]}.part"
 
 
@@ -145,7 +145,7 @@ def sync_folder(folder: Path) -> None:
 
 
 class _Fetch:
-    """One run over the files of an entry: knows how many bytes are there, for space and progress."""
+    """The fetching of one entry's files, with a count of the bytes that are there."""
 
     def __init__(self, entry: Entry, source: Source, staging: Path, progress: Progress | None) -> None:
         self._entry = entry
@@ -155,17 +155,17 @@ class _Fetch:
         self._done_bytes = 0  # of the files that are finished
 
     def run(self, free: Callable[[Path], int]) -> None:
-        """Complete every file in the staging folder."""
+        """Complete every file in the staging folder; ``free`` returns the free bytes of its disk."""
         missing = [file for file in self._entry.files if not self._keep(file)]
         self._check_space(missing, free)
         remotes = [Remote(self._entry.name, self._source, file) for file in missing]
-        for remote in remotes:  # all of them before the first byte: a wrong row shows at once
+        for remote in remotes:  # all before the first download, so that a wrong row fails immediately
             check_offer(remote)
         for remote in remotes:
             self._complete(remote)
 
     def _keep(self, file: LockedFile) -> bool:
-        """Whether ``file`` is already there and right; a wrong one is deleted."""
+        """Return whether ``file`` is already there and good; delete one that is not good."""
         here = self._staging / file.path
         with disk_errors(here):
             if not here.exists():

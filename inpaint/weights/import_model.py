@@ -1,6 +1,6 @@
-"""``inpaint models import``: take a checkpoint from the user's disk into the models folder.
+"""Import of a checkpoint from the user's disk into the models folder, for ``inpaint models import``.
 
-Only what loading needs is copied.
+Only the files that loading needs are copied.
 """
 
 import re
@@ -30,14 +30,17 @@ def import_model(path: Path, name: str, root: Path, progress: Progress | None = 
     """Copy a diffusers folder or a single ``.safetensors`` checkpoint to ``root/name``, whole or not at all.
 
     Args:
-        path: what to import; it is not changed.
-        name: to call it by, lower-case letters, digits and ``. _ -``.
+        path: the checkpoint; it is not changed.
+        name: the new model's name: lower-case letters, digits and ``. _ -``.
         root: the models folder; made when missing.
         progress: called with the file's path, bytes copied and bytes in all.
 
+    Returns:
+        The new model's folder.
+
     Raises:
-        ModelError: the checkpoint is refused (says why), or the name is taken.
-        FetchError: the disk did not take the copy.
+        ModelError: the checkpoint is refused (the message says why), or the name is taken.
+        FetchError: the disk could not be written.
     """
     check_name(name, root)
     contents = choose(path)
@@ -47,7 +50,7 @@ def import_model(path: Path, name: str, root: Path, progress: Progress | None = 
 
 
 def _configs(root: Path) -> Path | None:
-    """SDXL's configurations, if they are there: a file can be imported before them."""
+    """Return the folder of SDXL's configurations; None if it is not installed yet."""
     try:
         return config_folder(root)
     except ModelError:
@@ -55,16 +58,16 @@ def _configs(root: Path) -> Path | None:
 
 
 def name_for(path: Path) -> str:
-    """A name for the model in ``path``, made of the file's own; it may be taken."""
+    """Return a model name made from the file name of ``path``; it may be taken already."""
     stem = path.stem if path.suffix.lower() == ".safetensors" else path.name
     return re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("._-")[:64] or "imported"
 
 
 def choose(path: Path) -> dict[str, Content]:
-    """What to copy of a checkpoint, by its path in the store; having checked all of it.
+    """Check a checkpoint, and return the files to copy by their paths in the store.
 
     Raises:
-        ModelError: it is refused.
+        ModelError: the checkpoint is refused.
     """
     if path.is_symlink():
         refuse(path, "it is a link; name the file or folder that it points to")
@@ -78,15 +81,15 @@ def choose(path: Path) -> dict[str, Content]:
     for name, _ in walk(path):
         if (path / name).is_symlink():
             refuse(path / name, "it is a link; import a folder of plain files")
-    check_folder(path, pickles_beside=False)
+    check_folder(path, allow_pickles=False)
     return {file.relative_to(path).as_posix(): copy_of(file) for file in needed(path)}
 
 
 def needed(folder: Path) -> Iterator[Path]:
-    """The files that diffusers opens, of a folder that was checked.
+    """Yield the files that diffusers opens, from a folder that was checked.
 
     Raises:
-        ModelError: its weights do not go together.
+        ModelError: the weights of its components do not go together.
     """
     yield folder / "model_index.json"
     components = check_index(folder)

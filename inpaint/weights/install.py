@@ -1,7 +1,7 @@
-"""Put files that no lock knows into the models folder: whole, hashed on their way and stamped, or not at all.
+"""Installation of files that are not in the lock into the models folder: hashed, stamped, all or none.
 
-The stamp written beside the files is from then on what ``verify`` compares with. filelock is imported inside
-functions.
+The stamp is written next to the files, and ``verify`` compares with it from then on. filelock is imported
+inside functions.
 """
 
 import hashlib
@@ -19,9 +19,9 @@ from inpaint.weights.lock import Entry, LockedFile, is_name, load_lock
 from inpaint.weights.safety import check_folder
 from inpaint.weights.verify import Progress, find_files, read_stamp, write_stamp
 
-SINGLE_FILE = "model.safetensors"  # what a single-file checkpoint is called in the store
+SINGLE_FILE = "model.safetensors"  # the name of every single-file checkpoint in the store
 BUILT_IN = ("demo",)  # names that need no file in the store
-STAGING = ".import"  # .NAME.import beside NAME, so that the last step is a rename
+STAGING = ".import"  # .NAME.import next to NAME, so that the last step is a rename
 _CHUNK_BYTES = 1 << 20
 _MARGIN_BYTES = 1 << 20  # for the stamp and the folders themselves
 
@@ -30,28 +30,28 @@ Chunk = bytes | bytearray | memoryview
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a new file will hold: its size in bytes, and the bytes, made while they are written."""
+    """The content of a new file: its size in bytes, and the bytes, made while they are written."""
 
     size: int
     chunks: Callable[[], Iterator[Chunk]]
 
 
 def copy_of(source: Path) -> Content:
-    """The bytes of another file."""
+    """Return the content of another file, read while it is written."""
 
     def chunks() -> Iterator[Chunk]:
         try:
             with source.open("rb") as reader:
                 while chunk := reader.read(_CHUNK_BYTES):
                     yield chunk
-        except OSError as error:  # must not be taken for a disk that cannot be written
+        except OSError as error:  # otherwise reported as a disk that cannot be written
             raise ModelError(f"{source}: cannot be read ({error.strerror})") from error
 
     return Content(source.stat().st_size, chunks)
 
 
 def text(content: str) -> Content:
-    """A small file."""
+    """Return the content of a small text file, in UTF-8."""
     data = content.encode()
     return Content(len(data), lambda: iter((data,)))
 
@@ -67,15 +67,15 @@ def install(
     """Write ``contents`` to ``root/name`` as an imported model, and return that folder.
 
     Args:
-        contents: path inside the model's folder, with forward slashes → what it holds.
-        name: to call it by, lower-case letters, digits and ``. _ -``.
+        contents: path inside the model's folder, with forward slashes → the file's content.
+        name: the new model's name: lower-case letters, digits and ``. _ -``.
         root: the models folder; made when missing.
         progress: called with the file's path, bytes written and bytes in all.
-        free: measures the disk; the seam for tests.
+        free: returns the free bytes of a folder's disk; tests replace it.
 
     Raises:
-        ModelError: the name is taken or no name, or what was written is not a checkpoint.
-        FetchError: the disk did not take it.
+        ModelError: the name is invalid or taken, or the written files are not a checkpoint.
+        FetchError: the disk could not be written.
     """
     check_name(name, root)
     staging = root / f".{name}{STAGING}"
@@ -83,7 +83,7 @@ def install(
         root.mkdir(parents=True, exist_ok=True)
         sweep(root)
     with only_one(name, root), disk_errors(staging):
-        check_name(name, root)  # again: another process may just have taken it
+        check_name(name, root)  # again, since another process may have taken it meanwhile
         try:
             shutil.rmtree(staging, ignore_errors=True)
             _check_space(contents, name, root, free)
@@ -98,10 +98,10 @@ def install(
 
 
 def check_name(name: str, root: Path) -> None:
-    """Accept a name for a new model.
+    """Check that ``name`` can be given to a new model.
 
     Raises:
-        ModelError: it is no name, or it is taken.
+        ModelError: it is invalid or taken.
     """
     if not is_name(name):
         raise ModelError(f"{name!r} cannot name a model; use lower-case letters, digits and . _ -")
@@ -114,7 +114,7 @@ def check_name(name: str, root: Path) -> None:
 
 
 def imported_entry(folder: Path) -> Entry | None:
-    """The entry that an imported folder's stamp describes; None for any other folder."""
+    """Return the entry that an imported folder's stamp describes; None for any other folder."""
     stamp = read_stamp(folder)
     if stamp is None or not stamp.imported:
         return None
@@ -123,7 +123,7 @@ def imported_entry(folder: Path) -> Entry | None:
 
 
 def sweep(root: Path) -> None:
-    """Delete what killed imports left: gigabytes under a hidden name that nobody would look for."""
+    """Delete what killed imports left: gigabytes under a hidden name, where no user would look for them."""
     from filelock import FileLock, Timeout
 
     for left in root.glob(f".*{STAGING}"):
@@ -167,7 +167,7 @@ def _write_all(contents: Mapping[str, Content], name: str, folder: Path, progres
 
 
 def _check_written(folder: Path) -> None:
-    """What was written, not the original, will be loaded, and the original may have changed meanwhile."""
+    """Check the written files, since they will be loaded and the original may have changed meanwhile."""
     if (folder / SINGLE_FILE).is_file():
         check_single_file(folder / SINGLE_FILE)
     else:

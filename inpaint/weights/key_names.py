@@ -1,8 +1,8 @@
-"""The two ways to name SDXL's tensors: Stability AI's original code (single files) and diffusers (folders).
+"""The two naming schemes of SDXL's tensors: Stability AI's original code (single files), diffusers (folders).
 
-A tensor's place here is its component and its name in diffusers, the text encoders' without ``text_model.``.
-One tensor of a single file is one place, or three: its second text encoder holds q, k and v in one. The names
-are those of diffusers' ``loaders/single_file_utils.py``, which the tests compare with.
+A tensor's place here is its component and its name in diffusers, for text encoders without ``text_model.``.
+One tensor of a single file has one place, or three where the second text encoder holds q, k and v in one.
+Source: diffusers' ``loaders/single_file_utils.py``, which the tests compare with.
 """
 
 import re
@@ -19,7 +19,7 @@ PREFIXES: Mapping[str, tuple[str, ...]] = {
     SECOND: ("conditioner.embedders.1.model.",),
 }
 PREFIX_IN_FOLDERS: Mapping[str, str] = {UNET: "", VAE: "", FIRST: "text_model.", SECOND: "text_model."}
-_PROJECTION = "text_projection.weight"  # beside ``text_model`` in diffusers, and transposed in single files
+_PROJECTION = "text_projection.weight"  # outside ``text_model`` in diffusers; transposed in single files
 
 _UNET_ENDS: Mapping[str, str] = {
     "time_embed.0": "time_embedding.linear_1",
@@ -62,7 +62,7 @@ _SECOND_LAYER: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A tensor as diffusers has it, and where it lies."""
+    """A tensor by its name in diffusers, and where it is stored."""
 
     component: str
     name: str
@@ -70,7 +70,7 @@ class Piece:
 
     @property
     def place(self) -> tuple[str, str]:
-        """By which it is found in another checkpoint."""
+        """The component and name by which the same tensor is found in another checkpoint."""
         return self.component, self.name
 
     def __str__(self) -> str:
@@ -78,7 +78,7 @@ class Piece:
 
 
 def pieces_of_file(layout: Mapping[str, Stored]) -> dict[str, tuple[Piece, ...]]:
-    """What each tensor of a single-file checkpoint is; none for what no component has (EMA, buffers)."""
+    """Return the pieces that each tensor of a single-file checkpoint holds; none for EMA and buffers."""
     per_block = _stages_per_block(layout)
     levels = 1 + max((int(found[1]) for name in layout if (found := _LEVEL.fullmatch(name))), default=0)
     found_pieces: dict[str, tuple[Piece, ...]] = {}
@@ -88,7 +88,7 @@ def pieces_of_file(layout: Mapping[str, Stored]) -> dict[str, tuple[Piece, ...]]
         if component == UNET:
             places = _one(_unet(rest, per_block), stored)
         elif component == VAE:
-            place = _vae(rest, levels)  # whose attention was written as 1×1 convolutions
+            place = _vae(rest, levels)  # single files store its attention as 1×1 convolutions
             places = _one(place, stored.squeezed() if ".attentions." in place else stored)
         elif component == FIRST:
             places = _one(_text(rest), stored)
@@ -99,7 +99,7 @@ def pieces_of_file(layout: Mapping[str, Stored]) -> dict[str, tuple[Piece, ...]]
 
 
 def pieces_of_component(component: str, layout: Mapping[str, Stored]) -> dict[str, tuple[Piece, ...]]:
-    """What each tensor of one of a diffusers folder's weight files is."""
+    """Return the piece that each tensor in a weight file of a diffusers folder holds."""
     prefix = PREFIX_IN_FOLDERS[component]
     return {
         name: tuple(
@@ -111,11 +111,11 @@ def pieces_of_component(component: str, layout: Mapping[str, Stored]) -> dict[st
 
 
 def name_in_folder(piece: Piece) -> str:
-    """The name that a diffusers folder has for a piece."""
+    """Return the name of a piece in a diffusers folder."""
     return piece.name if piece.name == _PROJECTION else PREFIX_IN_FOLDERS[piece.component] + piece.name
 
 
-# Numbers of at most three digits: a file from a stranger may have any.
+# Numbers of at most three digits, since a stranger's file may hold any number.
 _LEVEL = re.compile(r"(?:first_stage_model|vae)\.decoder\.up\.(\d{1,3})\..*")
 _DOWNSAMPLER = re.compile(r"model\.diffusion_model\.input_blocks\.(\d{1,3})\.0\.op\.weight")
 _STAGE = re.compile(r"(input|output)_blocks\.(\d{1,3})\.(\d{1,3})\.(.+)")
@@ -125,7 +125,7 @@ _VAE_MIDDLE = re.compile(r"mid\.block_(\d{1,3})\.(.+)")
 
 
 def _stages_per_block(layout: Mapping[str, Stored]) -> int:
-    """Entries of ``input_blocks`` in a block: its layers and the downsampler that ends it."""
+    """Count the entries of ``input_blocks`` in one block: its layers and the downsampler that ends it."""
     ends = [int(found[1]) for name in layout if (found := _DOWNSAMPLER.fullmatch(name))]
     return min(ends, default=len(layout) + 1)
 
@@ -144,7 +144,7 @@ def _one(place: str, stored: Stored) -> Iterator[tuple[str, Stored]]:
 
 
 def _renamed(name: str, table: Mapping[str, str]) -> str:
-    """``name`` with its beginning replaced; "" where the table has none that fits."""
+    """Replace the beginning of ``name`` as the table says; return "" if the table has no such beginning."""
     for theirs, ours in table.items():
         if name.startswith(f"{theirs}."):
             return ours + name.removeprefix(theirs)

@@ -1,8 +1,7 @@
-"""``weights.lock``: which files a model consists of, and their digests.
+"""Parsing of ``weights.lock``, which lists the files of each model with their digests.
 
-The file speaks a subset of the vocabulary of Cog's file of the same name. This module reads and judges it;
-it opens no connection and no weight file. What breaks a rule is refused whole: a lock that is half trusted
-is not a lock.
+The format is a subset of Cog's file of the same name. This module reads and checks it; it opens no connection
+and no weight file. A lock that breaks a rule is refused as a whole.
 """
 
 import json
@@ -15,7 +14,7 @@ from typing import Any, NoReturn
 
 from inpaint.errors import LockError
 
-# Formats that run code when they are opened, and code itself: a digest does not make them welcome.
+# Formats that run code when they are opened, and code itself: refused, even with the right digest.
 CODE_SUFFIXES = frozenset({".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth", ".py", ".pyc", ".so"})
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}", re.ASCII)
@@ -26,7 +25,7 @@ _HUB_URI = re.compile(r"hf://[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class LockedFile:
-    """One file: its path inside the model's folder (forward slashes), bytes, and ``sha256:<64 hex>``."""
+    """A model's file: path inside its folder (forward slashes), size in bytes, ``sha256:<64 hex>``."""
 
     path: str
     size: int
@@ -40,7 +39,7 @@ class LockedFile:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where the files come from: ``hf://owner/name`` at ``commit:<40 hex>``."""
+    """The source of a model's files: ``hf://owner/name`` at ``commit:<40 hex>``."""
 
     uri: str
     fingerprint: str
@@ -58,11 +57,11 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One model: the folder ``target`` below the models folder holds exactly ``files``."""
+    """A model of the lock: the folder ``target`` below the models folder holds exactly ``files``."""
 
     name: str
     target: str
-    source: Source | None  # None: imported or part of the package, there is no hub to ask
+    source: Source | None  # None: imported, or part of the package; it cannot be fetched
     license: str
     license_url: str
     size: int  # bytes, all files together
@@ -71,7 +70,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Lock:
-    """Every model that can be fetched by name."""
+    """A parsed ``weights.lock``: the models that can be fetched by name."""
 
     entries: tuple[Entry, ...]
 
@@ -81,12 +80,12 @@ class Lock:
         return tuple(entry.name for entry in self.entries)
 
     def get(self, name: str) -> Entry | None:
-        """The entry of that name, if there is one."""
+        """Return the entry of that name; None if there is none."""
         return next((entry for entry in self.entries if entry.name == name), None)
 
 
 def load_lock() -> Lock:
-    """The lock that came with this package.
+    """Load the lock that came with this package.
 
     Raises:
         LockError: the file is missing or breaks a rule.
@@ -94,7 +93,7 @@ def load_lock() -> Lock:
     packaged = resources.files("inpaint") / "weights.lock"
     if packaged.is_file():
         return parse_lock(packaged.read_text("utf-8"))
-    # An editable install has no force-included copy: the repository's own file is beside the package.
+    # An editable install has no force-included copy: the repository's own file lies next to the package.
     try:
         text = (Path(__file__).parents[2] / "weights.lock").read_text("utf-8")
     except FileNotFoundError as error:
@@ -105,10 +104,10 @@ def load_lock() -> Lock:
 
 
 def parse_lock(text: str) -> Lock:
-    """Read a lock, refusing everything that the format does not name.
+    """Parse a lock; refuse everything that the format does not name.
 
     Raises:
-        LockError: names the entry and the rule that it breaks.
+        LockError: a rule is broken; the message names the entry and the rule.
     """
     try:
         document = json.loads(text, object_pairs_hook=_no_duplicate_keys)
@@ -126,12 +125,12 @@ def parse_lock(text: str) -> Lock:
 
 
 def sha256sums(entry: Entry) -> str:
-    """The entry in the format of ``sha256sum``, for ``sha256sum -c`` inside the model's folder."""
+    """Write an entry in the format of ``sha256sum``, for ``sha256sum -c`` inside the model's folder."""
     return "".join(f"{file.sha256}  {file.path}\n" for file in entry.files)
 
 
 def parse_file(item: object, where: str) -> LockedFile:
-    """One row of ``files``; ``where`` names the entry in an error.
+    """Parse one row of ``files``; ``where`` names the entry in an error.
 
     Raises:
         LockError: a key, the path, the size or the digest breaks a rule.
@@ -146,7 +145,7 @@ def parse_file(item: object, where: str) -> LockedFile:
 
 
 def is_name(text: str) -> bool:
-    """Whether ``text`` can name a model: lower-case letters, digits and ``. _ -``, at most 64."""
+    """Return whether ``text`` can name a model: lower-case letters, digits and ``. _ -``, at most 64."""
     return _NAME.fullmatch(text) is not None
 
 

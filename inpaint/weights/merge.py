@@ -1,8 +1,9 @@
-"""``inpaint models merge``: give an inpainting model another model's style.
+"""Merging of another model's style into an inpainting model, for ``inpaint models merge``.
 
-result = inpaint + alpha · (style − base), where ``base`` is what the style was tuned from: what tuning
-changed is added to a UNet that understands masks. AUTOMATIC1111's checkpoint merger calls it "add
-difference". Tensors are read, added in fp32, rounded once and written in blocks: 7 GB need little memory.
+result = inpaint + alpha · (style − base), where ``base`` is the model that the style was tuned from: the
+changes of the tuning are added to a UNet that understands masks. AUTOMATIC1111's checkpoint merger calls it
+"add difference". Tensors are read, added in fp32, rounded once and written in blocks, so that 7 GB need
+little memory.
 """
 
 import json
@@ -31,10 +32,10 @@ _EMA = "model_ema."  # a second copy of the UNet, which would no longer belong t
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """What was made."""
+    """The result of a merge."""
 
     folder: Path
-    kept: tuple[str, ...]  # components that the style has not, taken from the inpainting model as they are
+    kept: tuple[str, ...]  # components that the style lacks, taken unchanged from the inpainting model
 
 
 def merge_models(
@@ -51,22 +52,22 @@ def merge_models(
     """Write inpaint + alpha · (style − base) to ``root/name``, in the layout and the dtypes of ``inpaint``.
 
     The UNet and the text encoders are merged. Of the UNet's first convolution, only the channels of the
-    latents change: the style knows no mask.
+    latents change, since the style has no mask channels.
 
     Args:
-        inpaint: with 9 input channels.
-        style: tuned from ``base``; a single file may lack the text encoders, which are then kept.
-        base: what ``style`` was tuned from.
-        name: to call it by.
+        inpaint: the inpainting model, with 9 input channels.
+        style: the model tuned from ``base``; a single file may lack the text encoders, which are then kept.
+        base: the model that ``style`` was tuned from.
+        name: the new model's name: lower-case letters, digits and ``. _ -``.
         root: the models folder.
-        alpha: how much of the style, 1 for all of it.
-        vae: whose VAE the result has; it is never mixed.
+        alpha: how much of the style is added; 1 is all of it.
+        vae: the model whose VAE the result gets; VAEs are never mixed.
         progress: called with the file's path, bytes written and bytes in all.
 
     Raises:
-        ModelError: the three do not go together (names the tensor), or the name is taken.
-        RequestError: alpha is no number, or 0.
-        FetchError: the disk did not take it.
+        ModelError: the three do not go together (the message names the tensor), or the name is taken.
+        RequestError: alpha is not finite, or 0.
+        FetchError: the disk could not be written.
     """
     if not math.isfinite(alpha) or alpha == 0:
         raise RequestError("alpha", f"must be a number such as 1 or 0.7, not {alpha!r}")
@@ -87,7 +88,7 @@ def merge_models(
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Disks set the pace of a merge, and torch's threads wait for one another by spinning."""
+    """Limit torch to one thread: a merge waits for the disk, and torch's threads spin while they wait."""
     import torch
 
     threads = torch.get_num_threads()
@@ -101,11 +102,11 @@ def _one_thread() -> Iterator[None]:
 def _vae_config(inpaint: Checkpoint, style: Checkpoint) -> Content:
     if style.kind == "folder":
         return copy_of(style.path / "vae" / "config.json")
-    return config(inpaint.path, VAE, force_upcast=True)  # a single file does not say
+    return config(inpaint.path, VAE, force_upcast=True)  # a single file does not say if it can do without
 
 
 def _merged_file(file: Path, component: str, plan: MergePlan) -> Content:
-    """One weight file of the result: the tensors of ``file``, those of merged components changed."""
+    """Return one weight file of the result: the tensors of ``file``, changed in merged components."""
     pieces = {name: found for name, found in pieces_in(file, component).items() if not name.startswith(_EMA)}
     layout = read_layout(file)
     # Wide elements first, as safetensors writes them: a reader may insist on aligned tensors.
@@ -130,7 +131,7 @@ def _provenance(plan: MergePlan) -> str:
 
 
 def _changed(piece: Piece, plan: MergePlan) -> Iterator[Chunk]:
-    """The bytes of a piece of the result, in the order in which the file has them."""
+    """Yield the bytes of a piece of the result, in the file's order."""
     import torch
 
     own = piece.stored
@@ -145,15 +146,15 @@ def _changed(piece: Piece, plan: MergePlan) -> Iterator[Chunk]:
 
 
 def _exact(piece: Piece, plan: MergePlan, start: int, stop: int) -> "torch.Tensor":
-    """Rows of a piece of the result, in fp32."""
+    """Compute rows of a piece of the result, in fp32."""
     change = plan.styled[piece.place].stored.read(start, stop).float()
     if piece.component not in plan.merged:
         return change
-    # In place: what was read is nobody else's, and new memory costs more than the arithmetic.
+    # In place: the tensors were just read for this, and new memory costs more than the arithmetic.
     change -= plan.based[piece.place].stored.read(start, stop).float()
     change *= plan.alpha
     exact = piece.stored.read(start, stop).float()
-    # The first convolution has 9 input channels here and 4 in a style that knows no mask.
+    # The first convolution has 9 input channels here and 4 in a style without mask channels.
     common = exact[:, : change.shape[1]] if change.ndim > 1 else exact
     common += change
     return exact
@@ -167,4 +168,4 @@ def _check_finite(piece: Piece, plan: MergePlan, exact: "torch.Tensor", rounded:
             f"{plan.style.name} is too strong: {piece} leaves the range of {piece.stored.dtype}; choose a "
             "smaller --alpha"
         )
-    raise ModelError(f"one of the three models is damaged: {piece} would hold values that are no numbers")
+    raise ModelError(f"one of the three models is damaged: {piece} would hold NaN or infinite values")

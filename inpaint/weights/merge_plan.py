@@ -1,4 +1,4 @@
-"""Whether three checkpoints go together in inpaint + alpha · (style − base): told from their headers."""
+"""The plan of a merge, inpaint + alpha · (style − base), checked against the three checkpoints' headers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,30 +21,37 @@ VaeOf = Literal["inpaint", "style"]
 
 @dataclass(frozen=True, slots=True)
 class MergePlan:
-    """What is done with each component, and with what."""
+    """The three checkpoints of a merge, and what is done with each component."""
 
     inpaint: Checkpoint
     style: Checkpoint
     base: Checkpoint
-    styled: Pieces
-    based: Pieces
+    styled: Pieces  # of ``style``
+    based: Pieces  # of ``base``
     merged: frozenset[str]  # components that the formula applies to
     vae: VaeOf
     alpha: float
 
     @property
     def changed(self) -> frozenset[str]:
-        """The components that are not the inpainting model's own."""
+        """The components that differ from the inpainting model's own."""
         return self.merged | ({VAE} if self.vae == "style" else frozenset())
 
 
 def merge_plan_for(
     inpaint: Checkpoint, style: Checkpoint, base: Checkpoint, *, alpha: float, vae: VaeOf
 ) -> MergePlan:
-    """The recipe of three models that go together.
+    """Check that three models can be merged, and return the plan.
+
+    Args:
+        inpaint: the inpainting model, with 9 input channels.
+        style: the model tuned from ``base``.
+        base: the model that ``style`` was tuned from.
+        alpha: how much of the style is added; 1 is all of it.
+        vae: the model whose VAE the result gets.
 
     Raises:
-        ModelError: they do not; names the tensor.
+        ModelError: they do not go together; the message names the tensor.
     """
     if style.path.resolve() == base.path.resolve():
         raise ModelError(f"{style.name} is both the style and the base, so nothing would change")
@@ -64,14 +71,14 @@ def merge_plan_for(
 
 
 def weight_files(checkpoint: Checkpoint) -> list[Path]:
-    """The files with a checkpoint's tensors."""
+    """List the files that hold a checkpoint's tensors."""
     if checkpoint.kind == "file":
         return [checkpoint.path]
     return [path for path in needed(checkpoint.path) if path.suffix == ".safetensors"]
 
 
 def pieces_in(file: Path, component: str) -> dict[str, tuple[Piece, ...]]:
-    """The tensors of a weight file and their pieces; ``component`` is "" for a single-file checkpoint."""
+    """Return the pieces of each tensor in a file; ``component`` is "" for a single-file checkpoint."""
     layout = read_layout(file)
     return pieces_of_component(component, layout) if component else pieces_of_file(layout)
 
@@ -105,15 +112,15 @@ def _check_channels(*three: tuple[Checkpoint, Pieces]) -> None:
 
 
 def _check_prediction(*three: Checkpoint) -> None:
-    """Single files that predict anything but the noise were refused when they were resolved."""
-    said = []
+    """Check that all predict the same; single files that do not predict noise were refused when resolved."""
+    kinds = []
     for checkpoint in three:
         path = checkpoint.path / "scheduler" / "scheduler_config.json"
-        said.append(
+        kinds.append(
             read_json(path).get("prediction_type", "epsilon") if checkpoint.kind == "folder" else "epsilon"
         )
-    if len(set(said)) > 1:
-        pairs = ", ".join(f"{c.name} {kind}" for c, kind in zip(three, said, strict=True))
+    if len(set(kinds)) > 1:
+        pairs = ", ".join(f"{c.name} {kind}" for c, kind in zip(three, kinds, strict=True))
         raise ModelError(f"these models predict different things and cannot be merged: {pairs}")
 
 
@@ -122,7 +129,7 @@ def _check_fits(piece: Piece, inpaint: Checkpoint, other: Checkpoint, pieces: Pi
     if found is None:
         raise ModelError(f"{other.name} cannot be merged: it has no {piece}")
     ours, theirs = piece.stored.shape, found.stored.shape
-    if piece.place == _CONV_IN:  # whose channels were compared already
+    if piece.place == _CONV_IN:  # its channels were compared already
         ours, theirs = (ours[0], *ours[2:]), (theirs[0], *theirs[2:])
     if ours != theirs:
         raise ModelError(

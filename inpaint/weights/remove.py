@@ -1,4 +1,4 @@
-"""``inpaint models remove``: give a model's disk space back, whatever its state, and delete nothing else."""
+"""Removal of a model from the models folder, in any state that a fetch or an import leaves it in."""
 
 import shutil
 from pathlib import Path
@@ -13,11 +13,11 @@ from inpaint.weights.verify import walk
 
 
 def remove_model(name: str, root: Path) -> int:
-    """Delete a fetched or imported model, or what is there of one, and return the bytes that it took.
+    """Delete a fetched or imported model, complete or not, and return the number of bytes that it took.
 
     Raises:
-        ModelError: there is nothing of that name in ``root``, or nothing that inpaint put there.
-        FetchError: the disk refuses.
+        ModelError: there is nothing of that name in ``root``, or inpaint did not put it there.
+        FetchError: the disk could not be written.
     """
     if name in BUILT_IN:
         raise ModelError(f"{name} comes with inpaint and cannot be removed")
@@ -27,21 +27,21 @@ def remove_model(name: str, root: Path) -> int:
     entry = find_entry(name, root)
     if entry is None:
         if is_name(name) and (root / name).exists():
-            raise ModelError(f"{root / name} was not put there by inpaint; delete it yourself if you like")
+            raise ModelError(f"{root / name} was not put there by inpaint; delete it yourself")
         raise unknown(name, root)
     folders = _folders(root / entry.target)
     if (root / entry.target).is_symlink():
-        raise ModelError(f"{folders[0]} is a link, not a folder of inpaint's; delete it yourself if you like")
+        raise ModelError(f"{folders[0]} is a link, not a folder of inpaint's; delete it yourself")
     if not any(folder.is_dir() for folder in folders):
         raise ModelError(f"{name} is not in {root}, so there is nothing to remove")
     with only_one(entry.target, root), disk_errors(root / entry.target):
-        # Gone in one step, so that no half model has its name; swept like a killed import if this is killed.
+        # Renamed first, so that no half model has its name; if this is killed, ``sweep`` deletes the rest.
         aside = root / f".{entry.target}{STAGING}"
         return sum(_delete(folder, aside) for folder in folders if folder.is_dir())
 
 
 def _folders(target: Path) -> tuple[Path, ...]:
-    """The model, and what an interrupted or mended fetch keeps of it."""
+    """Return the folders of a model: its own, and those of an interrupted or repairing fetch."""
     return target, *(target.with_name(f".{target.name}.{kind}") for kind in ("partial", "damaged"))
 
 

@@ -1,6 +1,6 @@
-"""Whether a checkpoint that somebody brings may be opened: safetensors only, known classes only, no code.
+"""Safety checks of a user's checkpoint before it is opened: safetensors only, known classes only, no code.
 
-Everything here reads headers and JSON; no weight is loaded and nothing is executed.
+This module reads headers and JSON; it loads no weights and executes nothing.
 """
 
 import json
@@ -19,7 +19,7 @@ IN_CHANNELS = (4, 9)  # SDXL base and its fine-tunes; inpainting
 PIPELINES = frozenset(
     {"StableDiffusionXLInpaintPipeline", "StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline"}
 )
-# What each component may be: (library, class). Schedulers are many, and all of them are diffusers' own.
+# The accepted (library, class) of each component. Of schedulers, every one of diffusers is accepted.
 COMPONENTS: Mapping[str, frozenset[tuple[str, str]]] = {
     "unet": frozenset({("diffusers", "UNet2DConditionModel")}),
     "vae": frozenset({("diffusers", "AutoencoderKL")}),
@@ -44,7 +44,7 @@ def check_safetensors(path: Path) -> Mapping[str, Any]:
     """Read the header of a ``.safetensors`` file: tensor name → dtype, shape, data_offsets.
 
     Raises:
-        ModelError: it is no safetensors file (a pickle under that name, say), or it is truncated.
+        ModelError: it is no safetensors file (for example a renamed pickle), or it is truncated.
     """
     if path.suffix.lower() != ".safetensors":
         refuse(path, f"{path.suffix or 'a file without a suffix'} is not accepted, only .safetensors is")
@@ -68,22 +68,22 @@ def check_safetensors(path: Path) -> Mapping[str, Any]:
     return header
 
 
-def check_folder(folder: Path, *, pickles_beside: bool = True) -> None:
-    """Accept a diffusers SDXL folder.
+def check_folder(folder: Path, *, allow_pickles: bool = True) -> None:
+    """Check that a folder is a diffusers SDXL model that may be opened.
 
     Args:
-        folder: with a model_index.json.
-        pickles_beside: whether pickles may lie next to safetensors weights. They are never opened.
+        folder: the folder with model_index.json.
+        allow_pickles: whether pickles may lie next to safetensors weights. They are never opened.
 
     Raises:
-        ModelError: names the first file or class that is refused.
+        ModelError: a file or class is refused; the message names the first.
     """
-    components = check_index(folder)  # first: somebody's home folder is not walked for code
+    components = check_index(folder)  # first, so that a home folder given by mistake is not searched
     for name, _ in walk(folder):
         suffix = PurePosixPath(name).suffix.lower()
         if suffix in {".py", ".pyc", ".so"}:
             refuse(folder / name, "a model folder must not hold code; delete it if you do not need it")
-        if suffix in CODE_SUFFIXES and not pickles_beside:
+        if suffix in CODE_SUFFIXES and not allow_pickles:
             refuse(folder / name, "pickles run code when opened; keep the .safetensors files only")
     for component in components:
         _check_config(folder, component)
@@ -93,7 +93,7 @@ def check_folder(folder: Path, *, pickles_beside: bool = True) -> None:
 
 
 def check_index(folder: Path) -> tuple[str, ...]:
-    """The components that ``model_index.json`` names, each of an accepted class.
+    """Read the components that ``model_index.json`` names, and check their classes.
 
     Raises:
         ModelError: there is no such file, a class is unknown, or SDXL's components are incomplete.
@@ -116,7 +116,7 @@ def check_index(folder: Path) -> tuple[str, ...]:
 
 
 def find_weights(folder: Path, component: str) -> tuple[Path, ...]:
-    """The safetensors files of ``component``: fp16 and full, whole and sharded.
+    """List the safetensors files of ``component``: fp16 and full, whole and sharded.
 
     Raises:
         ModelError: there are none.
@@ -130,13 +130,13 @@ def find_weights(folder: Path, component: str) -> tuple[Path, ...]:
 
 
 def check_in_channels(path: Path, in_channels: object) -> None:
-    """Accept a UNet with 4 or 9 input channels."""
+    """Raise a ``ModelError`` naming ``path`` unless a UNet has 4 or 9 input channels."""
     if type(in_channels) is not int or in_channels not in IN_CHANNELS:
         refuse(path, f"its UNet has {in_channels} input channels; 9 (inpainting) or 4 (SDXL base) would do")
 
 
 def read_json(path: Path) -> Mapping[str, Any]:
-    """A JSON object from a model's folder.
+    """Read a JSON object from a model's folder.
 
     Raises:
         ModelError: it cannot be read or is no object.
@@ -158,7 +158,7 @@ def refuse(path: Path, why: str) -> NoReturn:
 
 
 def _check_length(path: Path, header: Mapping[str, Any], data_bytes: int) -> None:
-    """The last tensor must end where the file ends: a cut file is found without reading it."""
+    """Check that the last tensor ends where the file ends; this finds a truncated file without reading it."""
     end = 0
     for name, tensor in header.items():
         if name == "__metadata__":
@@ -180,7 +180,7 @@ def _is_known(name: str, pair: list[Any]) -> bool:
 
 
 def _check_config(folder: Path, component: str) -> None:
-    """A component's own configuration: no code of its own, and the UNet's channels."""
+    """Check a component's configuration: it asks for no custom code, and the UNet's channels are right."""
     for path in sorted((folder / component).glob("*config.json")):
         if "auto_map" in read_json(path):
             refuse(path, "auto_map asks for code of its own, which is not run")

@@ -1,4 +1,4 @@
-"""The models folder: what is in it, and which checkpoint a name or a path stands for."""
+"""The models folder: its content, and the checkpoints that names and paths stand for."""
 
 import os
 from collections.abc import Iterator
@@ -27,16 +27,16 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """One row of ``inpaint models list``."""
+    """A model in ``inpaint models list``."""
 
     entry: Entry
     state: State
-    path: Path  # of the folder, also when it is not there yet
+    path: Path  # of the folder, which may be missing
     present_bytes: int
 
 
 def models_dir() -> Path:
-    """Where models live: ``INPAINT_MODELS``, else the user's data folder; not made here."""
+    """Return the models folder: ``INPAINT_MODELS``, else ``models`` in the user's data folder."""
     if chosen := os.environ.get("INPAINT_MODELS"):
         return Path(chosen).expanduser()
     import platformdirs
@@ -45,18 +45,18 @@ def models_dir() -> Path:
 
 
 def resolve(name_or_path: str | Path, root: Path | None = None, *, whole: bool = True) -> Checkpoint:
-    """The checkpoint that ``name_or_path`` stands for, checked as cheaply as is safe.
+    """Find the checkpoint of a name or path, and check it as cheaply as is safe.
 
-    A name wins over a file of the same name in the working folder; write ``./name`` for that. The name
-    ``demo`` is the caller's business.
+    A name wins over a file of the same name in the working folder; write ``./name`` for the file. The name
+    ``demo`` is not handled here; see :func:`inpaint.demo.demo_checkpoint`.
 
     Args:
         name_or_path: a name of the lock, an imported name, a diffusers folder or a ``.safetensors`` file.
-        root: the models folder; ``models_dir()`` when None.
-        whole: whether a single file must hold the text encoders and the VAE as well, not the UNet alone.
+        root: the models folder; ``models_dir()`` if None.
+        whole: whether a single file must hold the text encoders and the VAE too, and not only the UNet.
 
     Raises:
-        ModelError: not installed, damaged, unsafe, or unknown; says what to run instead.
+        ModelError: it is not installed, damaged, unsafe or unknown; the message says what to run instead.
     """
     root = models_dir() if root is None else root
     if isinstance(name_or_path, str):
@@ -83,7 +83,7 @@ def _looks_like_path(text: str) -> bool:
 
 
 def find_entry(name: str, root: Path) -> Entry | None:
-    """The entry of that name, from the lock or imported into ``root``."""
+    """Return the entry of that name, from the lock or imported into ``root``; None if there is none."""
     entry = load_lock().get(name)
     if entry is None and not name.startswith(".") and Path(name).name == name:
         entry = imported_entry(root / name)
@@ -91,7 +91,7 @@ def find_entry(name: str, root: Path) -> Entry | None:
 
 
 def unknown(name: str, root: Path) -> ModelError:
-    """The error for a name that nobody knows; lists those that are known."""
+    """Return the error for an unknown model name; it lists the known ones."""
     known = [*BUILT_IN, *(listing.entry.name for listing in listings(root))]
     return ModelError(
         f"there is no model {name!r}; known are {', '.join(known)}, or give the path of a diffusers folder "
@@ -100,7 +100,7 @@ def unknown(name: str, root: Path) -> ModelError:
 
 
 def config_folder(root: Path | None = None) -> Path:
-    """A verified folder with SDXL's configurations and tokenizers, for loading a single file offline.
+    """Return a verified folder with SDXL's configurations and tokenizers, for loading single files offline.
 
     Raises:
         ModelError: none is installed, or the installed one is damaged.
@@ -116,7 +116,7 @@ def config_folder(root: Path | None = None) -> Path:
 
 
 def listings(root: Path) -> list[Listing]:
-    """Every model that has a name, the lock's first; hashes nothing."""
+    """List every model that has a name, the lock's first; hash nothing."""
     entries = [*load_lock().entries, *_imported(root)]
     return [_listing(entry, root) for entry in entries]
 
@@ -152,7 +152,7 @@ def _is_stamped(entry: Entry, folder: Path) -> bool:
 
 
 def _in_store(entry: Entry, folder: Path) -> Checkpoint:
-    """A verified folder as a checkpoint; companions such as a LoRA or a VAE are none."""
+    """Return a verified folder as a checkpoint; refuse one that holds no model, such as a LoRA or a VAE."""
     paths = [file.path for file in entry.files]
     weights = [path for path in paths if path.endswith(".safetensors")]
     if not weights:

@@ -1,7 +1,7 @@
-"""Tensors as they lie in ``.safetensors`` files: where, of which kind, and a few rows of one at a time.
+"""Tensors stored in ``.safetensors`` files: their place, type and shape, and reading a few rows at a time.
 
-Plain reads and no mapped files: what is read is held for the length of one block, and a monitor that counts
-mapped pages as memory sees none. torch is imported inside functions.
+Files are read and not mapped: memory is held for one block at a time, and monitors that count mapped pages
+as used memory see none. torch is imported inside functions.
 """
 
 import json
@@ -17,7 +17,7 @@ from inpaint.weights.safety import check_safetensors, refuse
 if TYPE_CHECKING:
     import torch
 
-# Bytes an element; formats that pack several elements into a byte are no weights of ours.
+# Bytes per element. Types that pack several elements into a byte are not supported.
 _BYTES: Mapping[str, int] = {
     **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2"), 1),
     **dict.fromkeys(("U16", "I16", "F16", "BF16"), 2),
@@ -30,57 +30,57 @@ _BLOCK_ELEMENTS = 1 << 20  # 4 MB in fp32
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A tensor in a file, or some whole rows of one."""
+    """A tensor in a file, or some of its rows."""
 
     path: Path
     dtype: str  # as safetensors spells it: F16, BF16, F32, …
     shape: tuple[int, ...]
-    offset: int  # of its first byte, from the file's start
+    offset: int  # of its first byte, in bytes from the file's start
     transposed: bool = False  # ``shape`` is that of the transpose of the matrix in the file
 
     @property
     def rows(self) -> int:
-        """The length of its first axis; 1 for a number."""
+        """The length of the first axis; 1 for a scalar."""
         return self.shape[0] if self.shape else 1
 
     @property
     def element_bytes(self) -> int:
-        """What one of its numbers takes."""
+        """The size of one element in bytes."""
         return _BYTES[self.dtype]
 
     @property
     def size_bytes(self) -> int:
-        """What it takes in the file."""
+        """The size in the file in bytes."""
         return math.prod(self.shape) * self.element_bytes
 
     def third(self, index: int) -> "Stored":
-        """The first (0), second or last third of its rows."""
+        """Return the first (0), second (1) or last (2) third of the rows."""
         part = replace(self, shape=(self.rows // 3, *self.shape[1:]))
         return replace(part, offset=self.offset + index * part.size_bytes)
 
     def transpose(self) -> "Stored":
-        """The transpose of this matrix."""
+        """Return the transpose of this matrix."""
         return replace(self, shape=self.shape[::-1], transposed=not self.transposed)
 
     def squeezed(self) -> "Stored":
-        """Without axes of length 1 at the end: a 1×1 convolution as the matrix that it is."""
+        """Drop axes of length 1 at the end, which makes a 1×1 convolution a matrix."""
         shape = self.shape
         while len(shape) > 2 and shape[-1] == 1:
             shape = shape[:-1]
         return replace(self, shape=shape)
 
     def blocks(self) -> Iterator[tuple[int, int]]:
-        """Ranges of rows that are read one at a time; a transposed matrix comes whole."""
+        """Yield ranges of rows to read one at a time; for a transposed matrix, one range of all rows."""
         width = math.prod(self.shape[1:])
         step = self.rows if self.transposed else max(1, _BLOCK_ELEMENTS // max(1, width))
         for start in range(0, self.rows if math.prod(self.shape) else 0, max(1, step)):
             yield start, min(self.rows, start + step)
 
     def read(self, start: int, stop: int) -> "torch.Tensor":
-        """Rows ``start`` to ``stop`` (stop − start, *shape[1:]), in the file's dtype.
+        """Read rows ``start`` to ``stop``: (stop − start, *shape[1:]), in the file's dtype.
 
         Raises:
-            ModelError: the file has become shorter, or its dtype is no float of at least 16 bit.
+            ModelError: the file became shorter, or its dtype is not a float of at least 16 bit.
         """
         import torch
 
@@ -94,7 +94,7 @@ class Stored:
         return torch.frombuffer(data, dtype=getattr(torch, FLOATS[self.dtype])).reshape(-1, *self.shape[1:])
 
     def data(self) -> Iterator[bytearray | memoryview]:
-        """Its bytes, in pieces; of a transposed matrix, row by row as it is seen here."""
+        """Yield the bytes in pieces; those of a transposed matrix in the order of the transpose."""
         if self.transposed:
             yield bytes_of(self.read(0, self.rows))
             return
@@ -116,10 +116,10 @@ class Stored:
 
 
 def read_layout(path: Path) -> dict[str, Stored]:
-    """Every tensor of a ``.safetensors`` file by its name, in the order of the file.
+    """Read where every tensor of a ``.safetensors`` file lies, by name and in the file's order.
 
     Raises:
-        ModelError: it is no such file, or its header contradicts itself.
+        ModelError: it is not such a file, or its header contradicts itself.
     """
     header = check_safetensors(path)
     start = 8 + _header_bytes(path)
@@ -130,7 +130,7 @@ def read_layout(path: Path) -> dict[str, Stored]:
 
 
 def bytes_of(tensor: "torch.Tensor") -> memoryview:
-    """The bytes of a tensor's elements, first axis slowest."""
+    """Return the bytes of a tensor's elements, in row-major order."""
     import torch
 
     return memoryview(tensor.contiguous().view(torch.uint8).numpy().reshape(-1).data)
@@ -155,7 +155,7 @@ def _stored(path: Path, name: str, entry: Mapping[str, Any], start: int) -> Stor
 
 
 def header_of(tensors: Mapping[str, Stored], metadata: Mapping[str, str]) -> bytes:
-    """The head of a ``.safetensors`` file that holds tensors like these one after the other."""
+    """Write the header of a ``.safetensors`` file that holds these tensors one after the other."""
     header: dict[str, object] = {"__metadata__": dict(metadata)}
     end = 0
     for name, tensor in tensors.items():

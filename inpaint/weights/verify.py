@@ -1,8 +1,8 @@
-"""Whether a folder holds exactly the files of an entry, and the stamp that makes asking again cheap.
+"""Verification that a folder holds exactly the files of an entry, with a stamp that makes repeats cheap.
 
-The stamp is a file beside the weights that remembers which size and modification time each file had when its
-digest was last computed. It saves hashing 7 GB at every start; it is not a proof: whoever can change a
-weight file and set its time back is found by ``deep`` only.
+The stamp is a file next to the weights with the size and modification time that each file had when its digest
+was last computed. It saves hashing 7 GB at every start. It is no proof: a process that changes a weight file
+and sets its time back is found by ``deep`` only.
 """
 
 import hashlib
@@ -27,25 +27,30 @@ Progress = Callable[[str, int, int], None]  # the file's path, bytes done and by
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """What was true when the digests were computed: each file, and its modification time in nanoseconds."""
+    """The files that were hashed, and their modification times in nanoseconds at that moment."""
 
     imported: bool
     files: tuple[LockedFile, ...]
     mtimes_ns: Mapping[str, int]
 
     def vouches_for(self, file: LockedFile, found: os.stat_result) -> bool:
-        """Whether ``file`` was hashed to its digest while it had the time that it has now."""
+        """Return whether ``file`` had its digest when it had its present modification time."""
         return file in self.files and self.mtimes_ns[file.path] == found.st_mtime_ns
 
 
 def verify(entry: Entry, folder: Path, *, deep: bool = False, progress: Progress | None = None) -> None:
-    """Compare ``folder`` with ``entry``: the set of files, their sizes, their digests.
+    """Check that ``folder`` holds the files of ``entry``: their names, sizes and digests.
 
-    Files that the stamp vouches for are not hashed again unless ``deep``. When a file had to be hashed, the
-    stamp is renewed if the folder can be written.
+    If a file had to be hashed, the stamp is renewed, provided that the folder can be written.
+
+    Args:
+        entry: the model's entry.
+        folder: its folder.
+        deep: hash the files that the stamp vouches for, too.
+        progress: called with the file's path, bytes checked and bytes in all.
 
     Raises:
-        ModelError: names the first file that is wrong and the command that mends it.
+        ModelError: a file is wrong; the message names the first and the command that repairs it.
     """
     found = find_files(entry, folder)
     stamp = read_stamp(folder)
@@ -60,17 +65,17 @@ def verify(entry: Entry, folder: Path, *, deep: bool = False, progress: Progress
         if progress is not None:
             progress(file.path, done, entry.size)
     if renew:
-        with suppress(OSError):  # a read-only store: every start hashes again, which is slow but right
+        with suppress(OSError):  # in a read-only folder every start hashes again: slow, but correct
             write_stamp(entry, folder, found, imported=imported)
 
 
 def verify_bundled(entry: Entry, folder: Path) -> None:
-    """Compare ``folder`` with ``entry`` for files that came with the package: hashed every time, no stamp.
+    """Check files that came with the package: they are hashed each time, and no stamp is written.
 
-    16 MB take 20 ms, and an installed package is not ours to write into.
+    16 MB take 20 ms, and an installed package's folder must not be written to.
 
     Raises:
-        ModelError: names the first file that is wrong.
+        ModelError: a file is wrong; the message names the first.
     """
     find_files(entry, folder)
     for file in entry.files:
@@ -87,7 +92,7 @@ def _check_digest(entry: Entry, file: LockedFile, folder: Path) -> None:
 
 
 def find_files(entry: Entry, folder: Path) -> dict[str, os.stat_result]:
-    """The status of every file of ``entry``, having checked all that needs no hashing.
+    """Check the files of ``entry`` without hashing them, and return their status by path.
 
     Raises:
         ModelError: a file is missing, extra, a link, or of another size.
@@ -111,7 +116,7 @@ def find_files(entry: Entry, folder: Path) -> dict[str, os.stat_result]:
 
 
 def walk(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
-    """Everything below ``folder`` that is not a folder: relative path with forward slashes, own status."""
+    """Yield everything below ``folder`` that is not a folder: relative path (forward slashes), own status."""
     for here, folders, names in os.walk(folder):
         folders.sort()
         links = [name for name in folders if (Path(here) / name).is_symlink()]  # never followed, so listed
@@ -121,13 +126,13 @@ def walk(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
 
 
 def sha256_of(path: Path) -> str:
-    """64 hex digits, read in pieces of 1 MiB."""
+    """Return a file's sha256, 64 hex digits; it is read in pieces of 1 MiB."""
     with path.open("rb") as file:
         return digest_of(file).hexdigest()
 
 
 def digest_of(file: BinaryIO) -> "hashlib._Hash":
-    """The running SHA-256 of the rest of ``file``, so that a resumed download can go on from it."""
+    """Return the running SHA-256 of the rest of ``file``, which a resumed download continues."""
     digest = hashlib.sha256()
     while chunk := file.read(_CHUNK_BYTES):
         digest.update(chunk)
@@ -135,7 +140,7 @@ def digest_of(file: BinaryIO) -> "hashlib._Hash":
 
 
 def read_stamp(folder: Path) -> Stamp | None:
-    """The folder's stamp; None when there is none or it cannot be understood, which only costs a hashing."""
+    """Read the folder's stamp; None if it is missing or cannot be parsed, which only costs hashing again."""
     try:
         document = json.loads((folder / STAMP_NAME).read_text("utf-8"))
         rows = [dict(row) for row in document["files"]]
@@ -147,7 +152,7 @@ def read_stamp(folder: Path) -> Stamp | None:
 
 
 def write_stamp(entry: Entry, folder: Path, found: Mapping[str, os.stat_result], *, imported: bool) -> None:
-    """Record that every file of ``entry`` was hashed to its digest after ``found`` was taken."""
+    """Record that each file of ``entry`` was hashed to its digest, after its status ``found`` was taken."""
     rows = [
         {
             "path": file.path,
@@ -163,12 +168,12 @@ def write_stamp(entry: Entry, folder: Path, found: Mapping[str, os.stat_result],
 
 
 def damaged(entry: Entry, what: str, remedy: str = "run") -> ModelError:
-    """The error for a folder whose content is wrong: what, and the command that mends it."""
+    """Return the error for a folder with wrong content; it ends with the command that repairs it."""
     return ModelError(f"{entry.name} is damaged: {what}; {remedy}: {_command(entry)}")
 
 
 def not_installed(entry: Entry) -> ModelError:
-    """The error for a model that can be had but is not there."""
+    """Return the error for a known model that is not installed."""
     return ModelError(f"{entry.name} is not installed; run: {_command(entry)}")
 
 
