@@ -30,10 +30,10 @@ class Program:
         http = HTTPOptions(host=settings.get("host", "127.0.0.1"), port=settings["port"])
         serve.start(proxy_location="EveryNode", http_options=http)
 
-    def deploy(self, router: str | None = None, **changes: Any) -> None:
+    def deploy(self, router: str | None = None, loads: str | None = None, **changes: Any) -> None:
         """The application, or another version of it."""
         self._settings |= changes
-        self._router = router or self._router
+        self._router, self._loads = router or self._router, loads or self._loads
         serve.run(
             application(settings_of(self._settings), loads=self._loads, router=self._router),
             name=NAME,

@@ -4,9 +4,8 @@ A test module asks for these with ``pytest_plugins = ["tests.support.browser",
 "tests.support.editor_fixtures"]``.
 """
 
-import threading
 from collections.abc import Iterator
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from playwright.sync_api import Browser
 
 from tests.support.browser import Visit
 from tests.support.editor_page import EditorPage
+from tests.support.http_server import serving
 from tests.support.paths import ROOT
 
 WEB = ROOT / "server" / "web"
@@ -47,12 +47,8 @@ class _Handler(SimpleHTTPRequestHandler):
 @pytest.fixture(scope="session")
 def editor_url() -> Iterator[str]:
     """Where the harness page is served."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}/"
-        server.shutdown()
-        thread.join()
+    with serving(_Handler) as port:
+        yield f"http://127.0.0.1:{port}/"
 
 
 @pytest.fixture(scope="module")

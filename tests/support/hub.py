@@ -10,9 +10,10 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 from inpaint.weights import Entry, LockedFile, Source
+from tests.support.http_server import serving
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REPO = "somebody/tiny"
@@ -70,19 +71,12 @@ def serve(files: Mapping[str, bytes]) -> Iterator[Hub]:
     class Handler(_Handler):
         state = hub
 
-    servers = [ThreadingHTTPServer(("127.0.0.1", 0), Handler) for _ in range(2)]
-    hub.url, hub.cdn_url = (f"http://127.0.0.1:{server.server_address[1]}" for server in servers)
-    threads = [threading.Thread(target=s.serve_forever, kwargs={"poll_interval": 0.01}) for s in servers]
-    for thread in threads:
-        thread.start()
-    try:
-        yield hub
-    finally:
-        hub.release.set()
-        for server, thread in zip(servers, threads, strict=True):
-            server.shutdown()
-            thread.join()
-            server.server_close()
+    with serving(Handler) as port, serving(Handler) as cdn_port:
+        hub.url, hub.cdn_url = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{cdn_port}"
+        try:
+            yield hub
+        finally:
+            hub.release.set()
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -3,11 +3,9 @@
 A test module asks for these with ``pytest_plugins = ["tests.support.served_fixtures"]``.
 """
 
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ import pytest
 import structlog
 
 from server.engines.client import EngineClient
+from tests.support.http_server import serving
 from tests.support.served import FakeEngine, PictureHost, Serve, Served, handler, server_for
 
 
@@ -36,14 +35,9 @@ def plain_logs() -> Iterator[None]:
 def picture_host(plain_logs: None) -> Iterator[PictureHost]:
     """Pictures by URL."""
     host = PictureHost()
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler(host)) as server:
-        host.port = server.server_address[1]
+    with serving(handler(host)) as host.port:
         host.url = f"http://127.0.0.1:{host.port}"
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
         yield host
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture

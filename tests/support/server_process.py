@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,6 +26,7 @@ from PIL import Image
 from server.storage.database import Database
 from server.storage.keys import Keys
 from server.storage.ledger import MICRO, Ledger
+from tests.support.http_server import serving
 
 PATIENCE_S = 100.0  # a worker imports torch, and the machine may be busy; nothing that works waits so long
 
@@ -277,9 +278,5 @@ def picture_host(files: Mapping[str, bytes]) -> Iterator[tuple[int, list[str]]]:
         def log_message(self, *_: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        yield server.server_address[1], asked
-        server.shutdown()
-        thread.join()
+    with serving(Handler) as port:
+        yield port, asked

@@ -1,6 +1,6 @@
-"""The application on Ray Serve, one machine as a cluster: what callers see, and what not of a death.
+"""The application on Ray Serve, with one machine as the cluster, as its callers see it.
 
-The engines are ``bench.lib.fixed_engine``'s but where pictures are compared with the single server's.
+The engines are those of ``bench.lib.fixed_engine``, except where pictures are compared with the single server's.
 """
 
 import itertools
@@ -22,7 +22,7 @@ from server.storage.database import Database
 from tests.support.server_process import Accounts, ServerProcess, body, cli, opened
 
 pytest_plugins = ["tests.support.postgres"]
-pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray"), pytest.mark.timeout(600)]
 
 V1, V2 = "/v1/sdxl-inpaint", "/v2/sdxl-inpaint"
 CREDITS = 100.0
@@ -36,7 +36,7 @@ def with_accounts(database_url: str, work: Callable[[Accounts], Any]) -> Any:
 
 
 def ended(client: httpx2.Client, request_id: str) -> dict[str, Any]:
-    """A v2 request once it has ended."""
+    """Wait for the end of a v2 request and return its status answer."""
 
     def look() -> dict[str, Any] | None:
         answer = client.get(f"/v2/requests/{request_id}").json()
@@ -46,7 +46,7 @@ def ended(client: httpx2.Client, request_id: str) -> dict[str, Any]:
 
 
 class Paid:
-    """A cluster, and a key with credits."""
+    """A cluster and a key with credits."""
 
     def __init__(self, cluster: Cluster, database_url: str, key_id: str, token: str) -> None:
         self.cluster, self.database_url, self.key_id = cluster, database_url, key_id
@@ -54,14 +54,14 @@ class Paid:
         self.client.headers["x-api-key"] = token
 
     def books(self) -> tuple[float, list[str]]:
-        """What is left, and every sentence that the audit has."""
+        """Return the key's balance and the audit's complaints."""
         return with_accounts(
             self.database_url,
             lambda accounts: (accounts.ledger.balance(self.key_id) / 1e6, accounts.ledger.check()),
         )
 
     def kinds(self, request_id: str) -> list[str]:
-        """The ledger's entries of a request."""
+        """Return the kinds of a request's ledger entries."""
         return with_accounts(
             self.database_url,
             lambda accounts: [
@@ -72,7 +72,7 @@ class Paid:
 
 @pytest.fixture(scope="module")
 def paid(postgres: NewUrl, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Paid]:
-    """Two engines, two HTTP processes."""
+    """Start a cluster with two engines and two HTTP processes."""
     url = postgres()
 
     def make(accounts: Accounts) -> tuple[str, str]:
@@ -104,7 +104,7 @@ def events_of(client: httpx2.Client, request_id: str) -> list[tuple[str, Any]]:
 
 
 def test_a_request_is_painted_and_charged_once(paid: Paid) -> None:
-    """v1, through Ray's proxy, an HTTP replica, and an engine's."""
+    """v1, through Ray's proxy, an HTTP replica and an engine replica."""
     before, _ = paid.books()
     answer = paid.client.post(V1, json=body(seed=9, output_format="png"))
     assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png")
@@ -114,8 +114,8 @@ def test_a_request_is_painted_and_charged_once(paid: Paid) -> None:
     assert before - after == pytest.approx(18 * 48 * 32 / 1e6 * 0.1, rel=0.01)
 
 
-def test_steps_and_the_end_are_told(paid: Paid) -> None:
-    """Whichever HTTP process the listener is at: the one that has the request, or another."""
+def test_steps_and_the_end_are_streamed(paid: Paid) -> None:
+    """By the HTTP process that has the request, and by the other."""
     for _ in range(4):
         request_id = posted(paid.client, num_inference_steps=100)
         found = events_of(paid.client, request_id)
@@ -125,8 +125,8 @@ def test_steps_and_the_end_are_told(paid: Paid) -> None:
         assert steps == sorted(steps)
 
 
-def test_a_request_is_cancelled_wherever_it_is(paid: Paid) -> None:
-    """On an engine or in the queue; asked of its own HTTP process or of another."""
+def test_a_request_is_cancelled_on_an_engine_or_in_the_queue(paid: Paid) -> None:
+    """By the HTTP process that has it, or through the other."""
     ids = [posted(paid.client, num_inference_steps=100, prompt="slow") for _ in range(12)]
     with ThreadPoolExecutor(12) as pool:
         for answer in pool.map(lambda request_id: paid.client.delete(f"/v2/requests/{request_id}"), ids):
@@ -137,7 +137,7 @@ def test_a_request_is_cancelled_wherever_it_is(paid: Paid) -> None:
 
 
 def test_a_replica_that_dies_loses_nothing(paid: Paid) -> None:
-    """Its v1 and v2 requests are painted elsewhere, each charged once."""
+    """Another replica paints its v1 and v2 requests; each is charged once."""
     with ThreadPoolExecutor(16) as pool:
         ids = [posted(paid.client, num_inference_steps=80, seed=n) for n in range(6)]
         v1: list[Future[httpx2.Response]] = [
@@ -153,8 +153,8 @@ def test_a_replica_that_dies_loses_nothing(paid: Paid) -> None:
     eventually(lambda: len(paid.cluster.pids()) == 2)
 
 
-def test_what_kills_its_engine_twice_fails_alone(paid: Paid) -> None:
-    """Its neighbours are painted, it is refunded."""
+def test_a_request_that_kills_its_engine_twice_fails_alone(paid: Paid) -> None:
+    """Its neighbours are painted, and it is refunded."""
     neighbours = [posted(paid.client, num_inference_steps=40) for _ in range(3)]
     poison = posted(paid.client, prompt="die")
     neighbours += [posted(paid.client, num_inference_steps=40) for _ in range(3)]
@@ -169,7 +169,7 @@ def test_what_kills_its_engine_twice_fails_alone(paid: Paid) -> None:
 
 
 def test_an_engine_that_hangs_is_replaced(paid: Paid) -> None:
-    """Health follows progress: it still answers, but no step is taken."""
+    """Health checks need progress: the process still answers, but takes no step."""
     eventually(lambda: len(paid.cluster.pids()) == 2)
     before = set(paid.cluster.pids())
     poison = posted(paid.client, prompt="hang")
@@ -179,8 +179,8 @@ def test_an_engine_that_hangs_is_replaced(paid: Paid) -> None:
     eventually(lambda: len(paid.cluster.pids()) == 2)
 
 
-def test_an_http_process_that_dies_leaves_its_requests_to_another(paid: Paid) -> None:
-    """After ``lease_s``; each is charged once, its picture can be had."""
+def test_another_http_process_takes_over_the_requests_of_a_dead_one(paid: Paid) -> None:
+    """After ``lease_s``; each is charged once, and its picture can be downloaded."""
     ids = [posted(paid.client, num_inference_steps=100, seed=n) for n in range(8)]
     paid.cluster.kill(paid.cluster.pids("Ingress")[0])
 
@@ -189,7 +189,7 @@ def test_an_http_process_that_dies_leaves_its_requests_to_another(paid: Paid) ->
             try:
                 return ended(paid.client, request_id)
             except (httpx2.HTTPError, ValueError, KeyError):
-                return None  # the connection was that of the one that died
+                return None  # the connection was to the process that died
 
         return dict(eventually(look))
 
@@ -203,7 +203,7 @@ def test_an_http_process_that_dies_leaves_its_requests_to_another(paid: Paid) ->
 
 
 def test_a_new_version_is_rolled_out_without_a_failed_request(paid: Paid) -> None:
-    """Old replicas finish what they have; new ones are there before."""
+    """New replicas are ready before old ones stop, and old ones finish their requests."""
     done, answers = False, list[int]()
 
     def call() -> None:
@@ -228,14 +228,14 @@ def test_a_new_version_is_rolled_out_without_a_failed_request(paid: Paid) -> Non
     assert set(answers) == {200}, answers
 
 
-def test_the_proxys_own_deadline_is_nobodys_to_set(paid: Paid) -> None:
-    """Ray would answer 408 to whoever sends this header."""
+def test_no_caller_sets_the_proxys_deadline(paid: Paid) -> None:
+    """Ray would answer 408 to a request with this header."""
     headers = {"x-request-timeout-seconds": "0.05"}
     assert paid.client.post(V1, json=body(), headers=headers).status_code == 200
 
 
-def test_too_many_requests_are_told_to_come_again(paid: Paid) -> None:
-    """v1 that would be late is refused at once with Retry-After; v2 waits."""
+def test_too_many_requests_get_a_retry_after(paid: Paid) -> None:
+    """A v1 request that would be late is refused immediately."""
     with ThreadPoolExecutor(64) as pool:
         sent = [
             pool.submit(paid.client.post, V1, json=body(num_inference_steps=100, samples=2))
@@ -250,25 +250,26 @@ def test_too_many_requests_are_told_to_come_again(paid: Paid) -> None:
 
 
 @pytest.mark.timeout(900)
-def test_pictures_are_the_single_servers(postgres: NewUrl, tmp_path: Path) -> None:
-    """The demo model, the same seeds: the same bytes."""
+def test_pictures_are_the_single_servers(paid: Paid, tmp_path: Path) -> None:
+    """The demo model in place of the fixed engines, the same seeds: the same bytes."""
     wanted = [body(seed=seed, num_inference_steps=20, output_format="png") for seed in (1, 2)]
     with ServerProcess(cli(tmp_path / "single", "--device", "cpu")) as single:
         single.wait_ready()
         expected = [single.client.post(V1, json=fields).content for fields in wanted]
-    settings = {"workers": 2, "model": "demo", "max_rows": 4}
-    with Cluster(tmp_path, postgres(), loads=REAL, **settings) as cluster:
-        found = [cluster.client.post(V1, json=fields).content for fields in wanted]
-        two = ThreadPoolExecutor(2)
-        again = [f.result().content for f in [two.submit(cluster.client.post, V1, json=w) for w in wanted]]
+    before = set(paid.cluster.pids())
+    paid.cluster.do("deploy", loads=REAL, model="demo", max_rows=4)
+    eventually(lambda: not before & set(paid.cluster.pids()) and len(paid.cluster.pids()) == 2)
+    found = [paid.client.post(V1, json=fields).content for fields in wanted]
+    with ThreadPoolExecutor(2) as two:
+        again = [f.result().content for f in [two.submit(paid.client.post, V1, json=w) for w in wanted]]
     assert found == expected
     assert opened(found[0]).size == (48, 32)
-    for one, other in zip(again, expected, strict=True):  # two in one call, perhaps: rounded otherwise
-        apart = np.abs(np.asarray(opened(one), np.int16) - np.asarray(opened(other), np.int16))
-        assert apart.max() <= 1
+    for one, other in zip(again, expected, strict=True):  # perhaps both in one call, which rounds differently
+        difference = np.abs(np.asarray(opened(one), np.int16) - np.asarray(opened(other), np.int16))
+        assert difference.max() <= 1
 
 
-def test_the_command_line_starts_a_cluster_and_takes_it_away(postgres: NewUrl, tmp_path: Path) -> None:
+def test_the_command_line_starts_and_stops_a_cluster(postgres: NewUrl, tmp_path: Path) -> None:
     """`inpaint serve --cluster local`, a picture, SIGTERM, exit code 0."""
     port = free_port()
     command = ["-m", "inpaint", "serve", "--cluster", "local", "--port", str(port), "--device", "cpu"]
@@ -288,8 +289,8 @@ def test_the_command_line_starts_a_cluster_and_takes_it_away(postgres: NewUrl, t
         assert "Traceback" not in server.said
 
 
-def test_no_cluster_is_said_in_a_sentence(postgres: NewUrl, tmp_path: Path) -> None:
-    """And how to have one."""
+def test_a_missing_cluster_is_reported_in_one_sentence(postgres: NewUrl, tmp_path: Path) -> None:
+    """It says how to start one."""
     command = ["-m", "inpaint", "serve", "--cluster", "127.0.0.1:1"]
     blobs_url = (tmp_path / "pictures").as_uri()
     with ServerProcess(command, database_url=postgres(), blobs_url=blobs_url, data=tmp_path) as server:
