@@ -4,20 +4,20 @@
 
     InpaintError                        inpaint/errors.py; RequestError, BusyError, PaintError …
     └── ServerError                     its text is one sentence for the caller
-        ├── UnauthorizedError           401: no key, or a bad one
+        ├── UnauthorizedError           401: no key, or an invalid one
         ├── ForbiddenError              403: this key may not do that
-        ├── NotFoundError               404: unknown, expired, or somebody else's
+        ├── NotFoundError               404: unknown, expired, or another key's
         ├── CreditsError                406: the balance does not cover the price
         ├── ContentTypeError            406: neither JSON nor multipart
         ├── TooLargeError               413: the body, or a part of it
-        ├── UrlError                    422: a URL that we may not or could not fetch
-        ├── BadGatewayError             502: the picture's host answered wrongly
+        ├── UrlError                    422: a URL that may not or could not be fetched
+        ├── BadGatewayError             502: the picture's host did not send a picture
         ├── IdempotencyError            422: the same Idempotency-Key with another body
-        ├── RateError(retry_after_s)    429: this key, not the server
-        ├── BindError                   the address cannot be listened on; before any request
-        └── FailedError(status)         an earlier request's failure, told again
+        ├── RateError(retry_after_s)    429: a limit of this key, not of the server
+        ├── BindError                   the server cannot listen on its address; before any request
+        └── FailedError(status)         the failure of an earlier request, repeated
 
-A dialect decides the shape of the body; this module knows status and headers alone.
+A dialect decides the shape of the body; this module knows only status and headers.
 """
 
 import math
@@ -37,19 +37,19 @@ from inpaint.errors import (
 
 
 class ServerError(InpaintError):
-    """Root of the server's own errors."""
+    """The root of the server's own errors."""
 
 
 class UnauthorizedError(ServerError):
-    """No key, or one that is unknown, expired or revoked."""
+    """There is no key, or it is unknown, expired or revoked."""
 
 
 class ForbiddenError(ServerError):
-    """The key is good, but may not do this."""
+    """The key is valid, but may not do this."""
 
 
 class NotFoundError(ServerError):
-    """Unknown or expired; somebody else's is answered the same, so that ids cannot be tried."""
+    """It is unknown, expired, or another key's; all look the same, so ids cannot be guessed."""
 
 
 class CreditsError(ServerError):
@@ -65,19 +65,19 @@ class TooLargeError(ServerError):
 
 
 class UrlError(ServerError):
-    """A URL that may not or could not be fetched; one text for all, so that it answers no port scan."""
+    """A URL may not or could not be fetched; the text is the same for both, so it answers no port scan."""
 
 
 class BadGatewayError(ServerError):
-    """The host of a picture answered, but with something other than a picture."""
+    """The host of a picture answered, but not with a picture."""
 
 
 class IdempotencyError(ServerError):
-    """An ``Idempotency-Key`` came again with another body."""
+    """An ``Idempotency-Key`` was used again with another body."""
 
 
 class RateError(ServerError):
-    """This key is over its rate, or has too many requests under way."""
+    """This key made too many requests, or has too many under way; it may retry after ``retry_after_s``."""
 
     def __init__(self, problem: str, retry_after_s: float) -> None:
         super().__init__(problem)
@@ -85,11 +85,11 @@ class RateError(ServerError):
 
 
 class BindError(ServerError):
-    """The server cannot listen where it was told to."""
+    """The server cannot listen on its address."""
 
 
 class FailedError(ServerError):
-    """How a request failed the first time, for whoever asks again with its ``Idempotency-Key``."""
+    """The failure of an earlier request, for a retry with the same ``Idempotency-Key``."""
 
     def __init__(self, problem: str, status: int) -> None:
         super().__init__(problem)
@@ -117,18 +117,18 @@ STATUS: Mapping[type[InpaintError], int] = {
     DeadlineError: 504,
 }
 
-_RETRY_AFTER_S = 5.0  # where the error itself does not know
+_RETRY_AFTER_S = 5.0  # for errors without their own
 
 
 def status_of(error: InpaintError) -> int:
-    """The HTTP status of an error: its own row's, or its nearest ancestor's; 500 for what has none."""
+    """Return the HTTP status of an error: that of its class or nearest ancestor in ``STATUS``, else 500."""
     if isinstance(error, FailedError):
         return error.status
     return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), 500)
 
 
 def headers_of(error: InpaintError) -> dict[str, str]:
-    """``Retry-After`` in whole seconds where the status asks for it."""
+    """Return ``Retry-After``, in whole seconds, for the statuses that need it, and no headers for others."""
     if status_of(error) not in (429, 503):
         return {}
     seconds: float = getattr(error, "retry_after_s", _RETRY_AFTER_S)

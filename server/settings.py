@@ -10,20 +10,20 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class Settings(BaseSettings):
-    """What an operator may change. Seconds, bytes and pixels are in the names."""
+    """The settings that an operator may change; seconds, bytes and pixels are in the names."""
 
     model_config = SettingsConfigDict(env_prefix="INPAINT_", frozen=True, extra="ignore")
 
-    # where it listens
+    # The address, and who may use it.
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
-    public_url: str | None = None  # of this server as its clients see it; else the request's own host
-    trusted_proxies: str = "127.0.0.1"  # whose forwarded headers count, as uvicorn's forwarded-allow-ips
+    public_url: str | None = None  # of this server for its clients; default: the request's host
+    trusted_proxies: str = "127.0.0.1"  # proxies whose X-Forwarded-* headers are believed, as for uvicorn
     cors_origins: tuple[str, ...] = ()
-    no_auth: bool = False  # also listen elsewhere than on loopback without a key
-    page: bool = True  # the page to paint masks on, at /
+    no_auth: bool = False  # require no key, even on addresses that other machines can reach
+    page: bool = True  # serve the page to paint masks on, at /
 
-    # what paints
+    # The model and the engines.
     model: str = "demo"
     device: str = "auto"
     dtype: str = "auto"
@@ -31,60 +31,62 @@ class Settings(BaseSettings):
     precision: str = "exact"  # or "fp8"
     without: tuple[str, ...] = ()  # optimizations of ``inpaint.fast`` to leave out
     few_step_lora: Path | None = None  # a LoRA that paints in 4 to 8 steps
-    loras: Path | None = None  # folder of the LoRA files that requests may name; else in the models folder
-    warm_up: bool = True  # measure at the first start what pictures cost here; kept in ``data``
+    loras: Path | None = None  # folder of the LoRAs that requests may name; default: in the models folder
+    warm_up: bool = True  # at the first start, measure how long pictures take; kept in ``data``
     max_rows: int = Field(8, ge=1)
-    workers: int = Field(1, ge=0)  # processes with an engine each; 0: in the API process
-    min_workers: int | None = Field(None, ge=0)  # in a cluster: as few as this while there is little to do
+    workers: int = Field(1, ge=0)  # processes with an engine each; 0: one engine in the HTTP process
+    min_workers: int | None = Field(None, ge=0)  # in a cluster: the fewest while there is little work
     ingress_replicas: int = Field(2, ge=1)  # in a cluster: HTTP processes
-    hang_s: float = 120.0  # a worker with work and without progress for so long is killed
-    max_attempts: int = Field(2, ge=1)  # of a request whose worker dies under it
-    # A worker without work for so long frees its GPU; the next request waits until it is loaded again.
+    hang_s: float = 120.0  # a worker that has work and makes no progress for this long is killed
+    max_attempts: int = Field(2, ge=1)  # of a request whose worker dies while painting it
+    # A worker without work for this long ends and frees its GPU; the next request waits for another to load.
     idle_unload_s: float | None = Field(None, gt=0)
 
-    # where things are kept
+    # Storage.
     data: Path = Field(default_factory=lambda: user_data_path("inpaint"))
     database_url: str | None = None  # default: SQLite in ``data``
     blobs_url: str | None = None  # default: a folder in ``data``; any fsspec URL
-    # Of several servers with one database: one silent for so long is dead, and others take its requests over.
+    # If servers share a database, the others take over the requests of one that is silent for this long.
     lease_s: float = Field(15.0, gt=0)
     requests_ttl_s: float = 3600.0
     pictures_ttl_s: float = 7 * 86400.0
-    metadata: bool = False  # pictures say how they were made, where their request does not say whether
+    metadata: bool = False  # write prompt and settings into pictures, unless their request decides
 
-    # how much is let in
-    max_body_bytes: int = 60_000_000  # two pictures of 20 MB as base64, and some text
+    # Limits on requests.
+    max_body_bytes: int = 60_000_000  # two pictures of 20 MB in base64, and some text
     body_timeout_s: float = 60.0
-    max_waiting: int = Field(64, ge=1)  # requests accepted and not yet painting
+    max_waiting: int = Field(64, ge=1)  # requests that are accepted and not yet being painted
     max_in_flight_per_key: int = Field(16, ge=1)
-    rate: str = "600/minute"  # per key, in the words of the ``limits`` library
+    rate: str = "600/minute"  # per key, in the notation of the ``limits`` library
     rates_url: str = "async+memory://"  # or ``async+redis://…``
-    deadline_s: float = Field(300.0, gt=0)  # a v1 request is painted within it, or refused at once
-    max_slowdown: float | None = Field(None, ge=1)  # and within so many times what it would take alone
+    # A v1 request that would take longer is refused; one that does all the same ends with 504.
+    deadline_s: float = Field(300.0, gt=0)
+    # A request that would take this many times as long as it would alone is refused.
+    max_slowdown: float | None = Field(None, ge=1)
     drain_s: float = 120.0
-    segmind_lenient: bool = False  # clamp numbers and unknown schedulers instead of refusing them
+    segmind_lenient: bool = False  # clamp numbers and replace unknown schedulers instead of refusing them
 
-    # fetching the caller's URLs
+    # Fetching callers' URLs.
     fetch_timeout_s: float = 15.0
     fetch_max_bytes: int = 20_000_000
-    fetch_per_key: int = Field(8, ge=1)  # fetches under way at once
+    fetch_per_key: int = Field(8, ge=1)  # at the same time
     fetch_redirects: int = Field(0, ge=0, le=3)
     fetch_ports: tuple[int, ...] = (80, 443)
-    fetch_hosts: tuple[str, ...] = ()  # if any: no other host is fetched from
-    fetch_denied_networks: tuple[str, ...] = ()  # beside those that are not public
+    fetch_hosts: tuple[str, ...] = ()  # if not empty, no other host is fetched from
+    fetch_denied_networks: tuple[str, ...] = ()  # in addition to those that are not public
 
-    # what it costs
+    # Prices.
     metering: bool = False
     price: float = Field(0.001, ge=0)  # credits for one step of one megapixel of one sample
 
     log_level: str = "INFO"
-    telemetry: bool = False  # traces for OpenTelemetry; OTEL_EXPORTER_OTLP_ENDPOINT says where to
+    telemetry: bool = False  # send OpenTelemetry traces to OTEL_EXPORTER_OTLP_ENDPOINT
 
     @field_validator("idle_unload_s")
     @classmethod
     def _only_a_process_can_be_unloaded(cls, idle_s: float | None, info: ValidationInfo) -> float | None:
         if idle_s is not None and info.data.get("workers") == 0:
-            raise ValueError("needs a worker process, which alone frees all its memory; not with workers 0")
+            raise ValueError("ends idle worker processes, so it cannot work with workers 0; set workers to 1")
         return idle_s
 
     @field_validator("fetch_denied_networks")
@@ -96,7 +98,7 @@ class Settings(BaseSettings):
 
     @cached_property
     def on_loopback(self) -> bool:
-        """Whether nobody but this machine can reach the address it listens on."""
+        """True if only this machine can reach the address that the server listens on."""
         if self.host == "localhost":
             return True
         try:
@@ -111,5 +113,5 @@ class Settings(BaseSettings):
 
     @cached_property
     def blobs(self) -> str:
-        """The URL of the folder that holds pictures, for fsspec."""
+        """The URL of the pictures' folder, for fsspec."""
         return self.blobs_url or (self.data.absolute() / "pictures").as_uri()
