@@ -18,7 +18,8 @@ from inpaint.errors import InpaintError
 from server.dialects.discovery import Discovery
 from server.dialects.openapi import describe
 from server.dialects.segmind import Segmind
-from server.dialects.segmind_models import Problem
+from server.dialects.segmind_answers import Problem
+from server.dialects.segmind_routes import routes
 from server.engines.client import EngineClient
 from server.errors import headers_of, status_of
 from server.fetch.fetcher import Fetcher, Policy
@@ -84,7 +85,7 @@ def create_app(settings: Settings, client: EngineClient, *, policy: Policy | Non
         telemetry=telemetry(wanted=settings.telemetry),
     )
     app.state.running = running
-    app.include_router(Segmind(service, running.queue, gate).router())
+    app.include_router(routes(Segmind(service, running.queue, gate)))
     app.include_router(Discovery(service, gate).router())
     _add_operations(app, running, gate)
     if settings.page:

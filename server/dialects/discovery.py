@@ -14,8 +14,8 @@ from inpaint.images.codec import MAX_ENCODED_BYTES
 from inpaint.lora.files import available_loras
 from inpaint.request import AREAS, FILLS, MAX_ASPECT, MAX_PIXELS, MAX_SIDE, MIN_SIDE
 from inpaint.schedulers import SCHEDULERS
-from server.dialects.segmind import problems
-from server.dialects.segmind_models import InpaintBody
+from server.dialects.openapi import problems
+from server.dialects.segmind_request import InpaintBody
 from server.http.auth import Gate
 from server.http.body import fields_of
 from server.service.caller import MODEL_SCOPE

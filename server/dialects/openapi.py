@@ -4,7 +4,8 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from server.dialects.segmind_models import InpaintBody
+from server.dialects.segmind_answers import Problem
+from server.dialects.segmind_request import InpaintBody
 
 _KEYS = {
     "key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
@@ -13,6 +14,11 @@ _KEYS = {
 _FOR_STRANGERS = ("/livez", "/readyz")
 # FastAPI's own answer to a wrong path or query, which no route of ours gives.
 _NOT_OURS = ("HTTPValidationError", "ValidationError")
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return the errors of a route for OpenAPI: those that every route has, and these."""
+    return {status: {"model": Problem} for status in (401, 403, 429, 500, 503, *statuses)}
 
 
 def describe(app: FastAPI) -> None:

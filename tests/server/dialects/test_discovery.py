@@ -9,7 +9,7 @@ from PIL import Image
 from inpaint.images.codec import decode
 from inpaint.images.metadata import Made, write
 from inpaint.schedulers import SCHEDULERS
-from server.dialects.segmind_models import LIMITS, InpaintBody
+from server.dialects.segmind_request import LIMITS, InpaintBody
 from tests.support.served import (
     MASK,
     PHOTO,

@@ -1,7 +1,7 @@
-"""The hosted API's bodies, as pydantic models: what clients send, what they get back."""
+"""The body of a request to the hosted API, as a pydantic model, and the checks of its fields."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -248,80 +248,3 @@ def _shown(value: object) -> str:
         return "a list" if isinstance(value, list) else "an object"
     text = repr(value[:60] if isinstance(value, str | bytes) else value)
     return text if len(text) <= 60 else f"{text[:57]}…"
-
-
-class Success(BaseModel):
-    """The answer with ``base64: true``."""
-
-    status: Literal["Success"] = "Success"
-    image: Annotated[str, Field(description="The first picture, base64 without a data: prefix.")]
-    images: list[str]
-    infer_time: float
-    outputs: int
-    image_format: Format
-
-
-class Problem(BaseModel):
-    """Every error's body."""
-
-    error: str
-
-
-class Queued(BaseModel):
-    """A v2 request was accepted; the URLs are absolute."""
-
-    request_id: str
-    status: Literal["QUEUED", "PROCESSING", "COMPLETED", "FAILED"] = "QUEUED"
-    poll_url: str
-    status_url: str
-    response_url: str
-
-
-class RunMetrics(BaseModel):
-    """Seconds and credits; what is not known yet is absent."""
-
-    cost: float
-    remaining_credits: float | None = None
-    inference_time: float | None = None
-    queue_time: float | None = None
-    total_time: float | None = None
-
-
-class Status(BaseModel):
-    """Where a v2 request stands."""
-
-    status: Literal["QUEUED", "PROCESSING", "COMPLETED", "FAILED"]
-    request_id: str
-    status_url: str
-    response_url: str
-    metrics: RunMetrics
-    error: str | None = None
-
-
-class OutputImage(BaseModel):
-    """One painted picture; its URL opens it without a key."""
-
-    url: str
-    content_type: str
-    file_name: str
-    file_size: int
-
-
-class Finished(Status):
-    """A v2 request's answer; the pictures are there when ``status`` is COMPLETED."""
-
-    output: Annotated[str | None, Field(description="URL of the first picture.")] = None
-    images: list[OutputImage] = []
-    seed: int
-    seeds: Annotated[list[int], Field(description="Of each picture.")] = []
-    prompt: str
-    warnings: Annotated[list[str], Field(description="Such as a prompt that was cut.")] = []
-
-
-class Credits(BaseModel):
-    """What is left."""
-
-    model_config = ConfigDict(populate_by_name=True)
-
-    credits: float
-    free_credits: Annotated[float, Field(alias="free-credits")] = 0.0

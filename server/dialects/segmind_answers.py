@@ -1,0 +1,208 @@
+"""The bodies and headers of the hosted API's answers, and how they are made from a request's record."""
+
+import base64
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from fastapi import Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from server.dialects.segmind_request import InpaintBody
+from server.service.caller import Caller
+from server.service.limits import RateState
+from server.service.order import Format
+from server.service.service import Painted, Service
+from server.storage.ledger import MICRO
+from server.storage.requests import Record
+
+
+class Success(BaseModel):
+    """The answer with ``base64: true``."""
+
+    status: Literal["Success"] = "Success"
+    image: Annotated[str, Field(description="The first picture, base64 without a data: prefix.")]
+    images: list[str]
+    infer_time: float
+    outputs: int
+    image_format: Format
+
+
+class Problem(BaseModel):
+    """Every error's body."""
+
+    error: str
+
+
+class Queued(BaseModel):
+    """A v2 request was accepted; the URLs are absolute."""
+
+    request_id: str
+    status: Literal["QUEUED", "PROCESSING", "COMPLETED", "FAILED"] = "QUEUED"
+    poll_url: str
+    status_url: str
+    response_url: str
+
+
+class RunMetrics(BaseModel):
+    """Seconds and credits; what is not known yet is absent."""
+
+    cost: float
+    remaining_credits: float | None = None
+    inference_time: float | None = None
+    queue_time: float | None = None
+    total_time: float | None = None
+
+
+class Status(BaseModel):
+    """Where a v2 request stands."""
+
+    status: Literal["QUEUED", "PROCESSING", "COMPLETED", "FAILED"]
+    request_id: str
+    status_url: str
+    response_url: str
+    metrics: RunMetrics
+    error: str | None = None
+
+
+class OutputImage(BaseModel):
+    """One painted picture; its URL opens it without a key."""
+
+    url: str
+    content_type: str
+    file_name: str
+    file_size: int
+
+
+class Finished(Status):
+    """A v2 request's answer; the pictures are there when ``status`` is COMPLETED."""
+
+    output: Annotated[str | None, Field(description="URL of the first picture.")] = None
+    images: list[OutputImage] = []
+    seed: int
+    seeds: Annotated[list[int], Field(description="Of each picture.")] = []
+    prompt: str
+    warnings: Annotated[list[str], Field(description="Such as a prompt that was cut.")] = []
+
+
+class Credits(BaseModel):
+    """What is left."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    credits: float
+    free_credits: Annotated[float, Field(alias="free-credits")] = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """The answers about queued requests, made from their records."""
+
+    service: Service
+
+    def queued(self, request: Request, record: Record) -> Queued:
+        """Return the answer to a submission."""
+        return Queued(request_id=record.id, **self._urls(request, record))
+
+    async def status(self, request: Request, record: Record) -> Status:
+        """Return the state of a request, its URLs and its metrics."""
+        urls = self._urls(request, record)
+        # The hosted API knows four states; a cancelled request is a failed one that says so.
+        state = "FAILED" if record.state == "CANCELLED" else record.state
+        return Status(
+            status=state,
+            request_id=record.id,
+            status_url=urls["status_url"],
+            response_url=urls["response_url"],
+            metrics=await self._metrics(record),
+            error=record.error if state == "FAILED" else None,
+        )
+
+    async def finished(self, request: Request, record: Record) -> Finished:
+        """Return a request's status, with its pictures once they are painted."""
+        status = await self.status(request, record)
+        images = [
+            OutputImage(
+                url=f"{status.response_url}/images/{number}?token={record.fields['token']}",
+                content_type=str(output["content_type"]),
+                file_name=str(output["file_name"]),
+                file_size=int(str(output["file_size"])),
+            )
+            for number, output in enumerate(record.outputs)
+        ]
+        settings: Any = record.fields["settings"]
+        return Finished(
+            **dict(status),
+            output=images[0].url if images else None,
+            images=images,
+            seed=record.seeds[0],
+            seeds=record.seeds,
+            prompt=settings["prompt"],
+            warnings=[text for output in record.outputs for text in _warnings(output)],
+        )
+
+    def _urls(self, request: Request, record: Record) -> dict[str, str]:
+        base = (self.service.parts.settings.public_url or str(request.base_url)).rstrip("/")
+        response_url = f"{base}/v2/requests/{record.id}"
+        return {
+            "response_url": response_url,
+            "status_url": f"{response_url}/status",
+            "poll_url": f"{base}/v1/requests/{record.id}",
+        }
+
+    async def _metrics(self, record: Record) -> RunMetrics:
+        started, ended = record.started_at, record.ended_at
+        remaining = None
+        if record.state == "COMPLETED":
+            remaining = await self.service.accounting.remaining(Caller(record.key_id, frozenset()))
+        return RunMetrics(
+            cost=0.0 if record.state == "FAILED" else record.cost_micro / MICRO,  # a failed one is refunded
+            remaining_credits=remaining,
+            inference_time=record.inference_s,
+            queue_time=started - record.created_at if started else None,
+            total_time=ended - record.created_at if ended else None,
+        )
+
+
+def _warnings(output: Mapping[str, Any]) -> list[str]:
+    found: list[str] = output.get("warnings", [])  # absent in records of earlier versions
+    return found
+
+
+def response_of(answer: Status) -> JSONResponse:
+    """Return an answer under status 422 if its request failed, as the hosted API does, else under 200."""
+    status = 422 if answer.status == "FAILED" else 200
+    return JSONResponse(answer.model_dump(mode="json", exclude_none=True), status)
+
+
+def picture_response(painted: Painted, rate: RateState, body: InpaintBody) -> Response:
+    """Bytes of the first picture, or JSON with all of them."""
+    record = painted.record
+    width, height = painted.size
+    facts = {"height": height, "width": width, "samples": len(painted.files), "seeds": record.seeds}
+    if painted.warnings:
+        facts["warnings"] = [warning[:200] for warning in painted.warnings]  # a header has its limits
+    headers = {
+        "x-remaining-credits": f"{painted.remaining:.6f}",
+        "x-generation-time": f"{painted.seconds:.3f}",
+        "x-output-metadata": json.dumps(facts),
+        "x-seed-value": str(record.seeds[0]),
+        "x-cost": f"{record.cost_micro / MICRO:.6f}",
+        "x-rate-limit-remaining": str(rate.remaining),
+        "x-rate-limit-reset-at-utc": datetime.fromtimestamp(rate.reset_at, UTC).isoformat(),
+    }
+    if not body.base64:
+        # Set as a header, because one public client compares it to the letter: no charset may follow.
+        return Response(painted.files[0], headers={**headers, "content-type": painted.content_type})
+    encoded = [base64.b64encode(data).decode("ascii") for data in painted.files]
+    answer = Success(
+        image=encoded[0],
+        images=encoded,
+        infer_time=round(painted.seconds, 3),
+        outputs=len(encoded),
+        image_format=body.output_format,
+    )
+    return JSONResponse(answer.model_dump(), headers=headers)

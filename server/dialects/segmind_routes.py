@@ -1,0 +1,117 @@
+"""The routes of the hosted API: paths, methods and what OpenAPI says about them."""
+
+from fastapi import APIRouter, Response
+from sse_starlette import EventSourceResponse
+
+from server.dialects.openapi import problems
+from server.dialects.segmind import Segmind
+from server.dialects.segmind_answers import Credits, Finished, Queued, Status, Success
+from server.service.pictures import CONTENT_TYPES
+
+_IMAGES = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in CONTENT_TYPES.values()}
+_PAINT = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            kind: {"schema": {"$ref": "#/components/schemas/InpaintBody"}}
+            for kind in ("application/json", "multipart/form-data")
+        },
+    },
+    "parameters": [
+        {
+            "name": "Idempotency-Key",
+            "in": "header",
+            "required": False,
+            "schema": {"type": "string", "maxLength": 200},
+            "description": "The same key with the same body is the same request, charged once.",
+        }
+    ],
+}
+_PAINT_ERRORS = (400, 404, 406, 413, 422, 502)
+_REQUEST = "/v2/requests/{request_id}"
+
+
+def routes(segmind: Segmind) -> APIRouter:
+    """Return every route of the dialect, handled by ``segmind``."""
+    router = APIRouter(tags=["sdxl-inpaint"])
+    _add_painting(router, segmind)
+    _add_answers(router, segmind)
+    _add_progress(router, segmind)
+    router.add_api_route(
+        "/v1/get-user-credits",
+        segmind.credits,
+        methods=["GET"],
+        summary="Credits left",
+        response_model=Credits,
+        responses=problems(),
+    )
+    return router
+
+
+def _add_painting(router: APIRouter, segmind: Segmind) -> None:
+    router.add_api_route(
+        "/v1/sdxl-inpaint",
+        segmind.paint,
+        methods=["POST"],
+        summary="Paint and wait",
+        responses={200: {"model": Success, "content": _IMAGES}, **problems(*_PAINT_ERRORS, 504)},
+        openapi_extra=_PAINT,
+    )
+    router.add_api_route(
+        "/v2/sdxl-inpaint",
+        segmind.submit,
+        methods=["POST"],
+        summary="Queue a painting",
+        response_model=Queued,
+        responses=problems(*_PAINT_ERRORS),
+        openapi_extra=_PAINT,
+    )
+
+
+def _add_answers(router: APIRouter, segmind: Segmind) -> None:
+    """Add the routes that answer for a queued request as a whole."""
+    for path in (_REQUEST, "/v1/requests/{request_id}"):
+        router.add_api_route(
+            path,
+            segmind.finished,
+            methods=["GET"],
+            summary="The answer to a queued request",
+            response_model=Finished,
+            responses={422: {"model": Finished}, **problems(404)},
+        )
+    router.add_api_route(
+        _REQUEST,
+        segmind.cancel,
+        methods=["DELETE"],
+        summary="Cancel",
+        response_model=Status,
+        responses=problems(404),
+    )
+
+
+def _add_progress(router: APIRouter, segmind: Segmind) -> None:
+    """Add the routes for a queued request's status, events and pictures."""
+    router.add_api_route(
+        f"{_REQUEST}/status",
+        segmind.status,
+        methods=["GET"],
+        summary="Where a queued request stands",
+        response_model=Status,
+        responses={422: {"model": Status}, **problems(404)},
+    )
+    router.add_api_route(
+        f"{_REQUEST}/events",
+        segmind.events,
+        methods=["GET"],
+        summary="Server-sent events: queued, step, done, failed",
+        response_class=EventSourceResponse,
+        responses={200: {"content": {"text/event-stream": {}}}, **problems(404)},
+    )
+    router.add_api_route(
+        f"{_REQUEST}/images/{{number}}",
+        segmind.picture,
+        methods=["GET"],
+        summary="One painted picture",
+        response_class=Response,
+        responses={200: {"content": _IMAGES}, **problems(400, 404)},
+    )
