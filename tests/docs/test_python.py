@@ -3,11 +3,13 @@
 import json
 import re
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+import server.errors
 from inpaint import InpaintRequest, errors
 from inpaint.demo import demo_checkpoint
 from inpaint.request import AREAS, FILLS, RANGES
@@ -71,3 +73,15 @@ def test_every_error_is_in_the_table() -> None:
     kinds = {kind.__name__ for kind in vars(errors).values() if isinstance(kind, type)}
     table = PAGE.split("## Errors")[1].split("```")[0]
     assert kinds - {"InpaintError"} == set(re.findall(r"`(\w+Error)`", table)) - {"InpaintError"}
+
+
+@pytest.mark.parametrize("module", [errors, server.errors])
+def test_every_error_is_in_the_tree_of_its_module(module: ModuleType) -> None:
+    """Callers read the tree first; it stands in the module's docstring."""
+    own = [
+        kind
+        for kind in vars(module).values()
+        if isinstance(kind, type) and kind.__module__ == module.__name__
+    ]
+    tree = set(re.findall(r"\w+Error", str(module.__doc__)))
+    assert [kind.__name__ for kind in own if kind.__name__ not in tree] == []
