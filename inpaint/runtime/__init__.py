@@ -1,1 +1,1 @@
-"""The threads that run a request: step loop, stages around it, CUDA streams, calibration."""
+"""The threads that run requests: step loop, encoding and decoding, CUDA streams, calibration."""

@@ -1,8 +1,8 @@
-"""Before the first request: what UNet calls, encodes and decodes cost here, measured on the model itself.
+"""The costs of UNet calls, encodes and decodes on this device, measured before the first request.
 
-Everything is timed on the path that requests take, with a picture and prompts of their size, and every call
-is waited for: a GPU answers long before it has computed. The first call of each kind is thrown away, since it
-loads kernels and fills caches. The model must not be in use meanwhile.
+Everything is timed on the path that requests take, with a picture and prompts of their size. The device is
+synchronised after every call, because a GPU's calls return long before it has computed. The first call of
+each kind is not counted, since it loads kernels and fills caches. The model must not be in use meanwhile.
 """
 
 import logging
@@ -34,16 +34,18 @@ from inpaint.model.vae_cache import PictureEncoder
 _log = logging.getLogger(__name__)
 BUDGET_S = 20.0
 
-_ROUNDS = 5  # timed calls of each kind, after the one thrown away
-_SURVEY_CALLS = 20  # what the least survey costs, in UNet calls of one slot: encodes, decodes, 1 and 2 slots
+_ROUNDS = 5  # timed calls of each kind, after the first
+_SURVEY_CALLS = (
+    20  # the cost of the shortest survey, in UNet calls of one slot: encodes, decodes, 1 and 2 slots
+)
 _LATENT_STEP = 8  # working sizes are multiples of 64 pixels
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class _Watch:
-    """Times calls on a device until ``ends_at`` of its clock."""
+class _Stopwatch:
+    """A stopwatch for calls on one device, with an end by its clock in seconds."""
 
     device: torch.device
     clock: Callable[[], float]
@@ -54,7 +56,7 @@ class _Watch:
         return self.ends_at - self.clock()
 
     def median_s(self, work: Callable[[], T]) -> tuple[float, T]:
-        """The median of a few calls, of one where time is short; and what the last one returned."""
+        """Return the median seconds of a few calls (one if time is short), and the last one's result."""
         self._once(work)
         times: list[float] = []
         while not times or (len(times) < _ROUNDS and times[-1] <= self.left_s):
@@ -86,31 +88,32 @@ def measure(
 ) -> Profile:
     """Measure a model's costs.
 
-    Batches are doubled from one slot on until that gained too little throughput twice, ``max_slots`` is
-    reached, the memory is full (which becomes the cap), or the time is up. At least one slot is measured.
+    The number of slots is doubled, from one, until two doublings gained too little throughput, ``max_slots``
+    is reached, the memory is full (which becomes the cap), or the time is up. One slot is always measured.
 
     Args:
-        model: to measure.
-        forward: the way through its UNet that is going to be used.
+        model: the model to measure.
+        forward: the forward pass of its UNet that requests will use.
         made_for: the identity of the profile.
-        max_slots: slots of one UNet call at most.
-        buckets: what to measure, not precise; the native size if None, on a slow CPU a part of it.
-        budget_s: seconds after which nothing more is begun than the least that a profile needs.
-        clock: in seconds.
+        max_slots: most slots in one UNet call.
+        buckets: buckets to measure, none of them precise; by default the native size, or on a slow CPU half
+            or a quarter of its side.
+        budget_s: seconds after which only the measurements that a profile needs are still started.
+        clock: returns seconds.
 
     Raises:
         OutOfMemoryError: not even one slot fits.
-        PaintError: the model computes NaN or one and the same number, whose speed says nothing.
+        PaintError: the model computes NaN, or the same number everywhere; its speed would mean nothing.
     """
-    watch = _Watch(model.device, clock, clock() + budget_s)
+    stopwatch = _Stopwatch(model.device, clock, clock() + budget_s)
     profile = Profile(made_for, max_slots=max_slots)
     try:
-        for bucket in buckets or [_affordable(model, forward, watch)]:
+        for bucket in buckets or [_affordable(model, forward, stopwatch)]:
             assert not bucket.precise, "precise rows are too rare to be measured for"
-            _survey(model, forward, bucket, profile, watch)
+            _survey(model, forward, bucket, profile, stopwatch)
         return profile
     except torch.OutOfMemoryError:
-        pass  # outside the except block, so that the failed attempt's tensors are free
+        pass  # go on outside the except block, where the failed attempt's tensors are freed
     empty_cache(model.device)
     raise OutOfMemoryError(
         f"not enough memory on {device_name(model.device)} for one picture with the memory plan "
@@ -119,9 +122,9 @@ def measure(
 
 
 def survey(model: Model, forward: Forward, identity: MadeFor, folder: Path, *, max_slots: int) -> Profile:
-    """The profile that lies in ``folder``; measured now, and put there, if none is true of this model.
+    """Load this model's profile from ``folder``; if there is none, measure it and save it there.
 
-    Where that fails it is said, and the first requests are what is learnt from: pictures matter more.
+    If that fails, log a warning and return an empty profile, which learns from the first requests.
     """
     path = folder / identity.file_name
     profile = Profile.load(path, identity, max_slots=max_slots)
@@ -130,12 +133,12 @@ def survey(model: Model, forward: Forward, identity: MadeFor, folder: Path, *, m
             profile = measure(model, forward, identity, max_slots=max_slots)
             profile.save(path)
     except (OutOfMemoryError, PaintError, OutputError) as error:
-        _log.warning("the costs of this model were not measured, or not kept: %s", error)
+        _log.warning("the costs of this model could not be measured or saved: %s", error)
     return profile or Profile(identity, max_slots=max_slots)
 
 
 def made_for(model: Model, optimizations: Iterable[str] = ()) -> MadeFor:
-    """What a profile of ``model`` with these optimizations in use is true of."""
+    """Return the identity of a profile of ``model`` with these optimizations in use."""
     import diffusers
 
     return MadeFor(
@@ -151,7 +154,7 @@ def made_for(model: Model, optimizations: Iterable[str] = ()) -> MadeFor:
 
 
 def device_name(device: torch.device) -> str:
-    """What the device is called, with its memory or its threads, which its speed depends on as well."""
+    """Return the device's name with its memory or its threads, which its speed depends on as well."""
     if device.type == "cuda":
         memory = torch.cuda.get_device_properties(device).total_memory / GIB
         return f"{torch.cuda.get_device_name(device)}, {memory:.0f} GiB"
@@ -160,7 +163,7 @@ def device_name(device: torch.device) -> str:
 
 def _cpu_name() -> str:
     cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():  # elsewhere the platform module knows; on Linux it only knows the architecture
+    if cpuinfo.exists():  # on Linux the platform module only knows the architecture
         for line in cpuinfo.read_text("utf-8", "replace").splitlines():
             name, _, value = line.partition(":")
             if name.strip() == "model name":
@@ -168,25 +171,25 @@ def _cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def _affordable(model: Model, forward: Forward, watch: _Watch) -> Bucket:
-    """The native bucket; on a CPU the largest of it, of half and of a quarter of its side that is in time."""
+def _affordable(model: Model, forward: Forward, stopwatch: _Stopwatch) -> Bucket:
+    """Return the native bucket; on a CPU the largest of full, half and quarter side that is in time."""
     native = int(model.unet.config.sample_size)
     if model.device.type != "cpu":
         return Bucket(native, native)
     sides = [native, *(max(native // parts // _LATENT_STEP, 1) * _LATENT_STEP for parts in (2, 4))]
     probe = Bucket(sides[-1], sides[-1])
-    call_s = _step_s(model, forward, _encoded(model, probe), 1, watch) / probe.latent_pixels
-    in_time = [side for side in sides if call_s * side * side * _SURVEY_CALLS <= watch.left_s]
+    call_s = _step_s(model, forward, _encoded(model, probe), 1, stopwatch) / probe.latent_pixels
+    in_time = [side for side in sides if call_s * side * side * _SURVEY_CALLS <= stopwatch.left_s]
     return Bucket(in_time[0], in_time[0]) if in_time else probe
 
 
-def _survey(model: Model, forward: Forward, bucket: Bucket, profile: Profile, watch: _Watch) -> None:
-    encode_s, conditioning = watch.median_s(lambda: _encoded(model, bucket))
+def _survey(model: Model, forward: Forward, bucket: Bucket, profile: Profile, stopwatch: _Stopwatch) -> None:
+    encode_s, conditioning = stopwatch.median_s(lambda: _encoded(model, bucket))
     latents = torch.randn((1, 4, bucket.h, bucket.w), generator=torch.Generator().manual_seed(0))
-    decode_s, painted = watch.median_s(lambda: pictures(model, latents.to(model.device)))
+    decode_s, painted = stopwatch.median_s(lambda: pictures(model, latents.to(model.device)))
     _check(model, good=painted[0] is not None)
     steps, limit = _climb(
-        lambda slots: _step_s(model, forward, conditioning, slots, watch), profile.max_slots, watch
+        lambda slots: _step_s(model, forward, conditioning, slots, stopwatch), profile.max_slots, stopwatch
     )
     if limit is not None:
         empty_cache(model.device)
@@ -194,9 +197,9 @@ def _survey(model: Model, forward: Forward, bucket: Bucket, profile: Profile, wa
 
 
 def _climb(
-    step_s: Callable[[int], float], max_slots: int, watch: _Watch
+    step_s: Callable[[int], float], max_slots: int, stopwatch: _Stopwatch
 ) -> tuple[Mapping[int, float], int | None]:
-    """Seconds by slots, 1, 2, 4 and so on, and the slots that fit where the memory ended it."""
+    """Return seconds by slots (1, 2, 4 …), and the most slots that fit if memory ran out."""
     steps: dict[int, float] = {}
     slots = 1
     while slots <= max_slots:
@@ -206,17 +209,17 @@ def _climb(
             if not steps:
                 raise
             return steps, slots // 2
-        # A smaller call takes no longer than a larger one: where it seems to, something disturbed it.
+        # A smaller call takes no longer than a larger one; if it seems to, something disturbed it.
         steps = {smaller: min(seconds, steps[slots]) for smaller, seconds in steps.items()}
         flat = slots >= 2 * MIN_SLOTS and knee(steps) <= slots // 4  # two doublings that gained too little
-        if flat or 2 * steps[slots] > watch.left_s:
+        if flat or 2 * steps[slots] > stopwatch.left_s:
             break
         slots *= 2
     return steps, None
 
 
 def _encoded(model: Model, bucket: Bucket) -> Conditioning:
-    """A picture of noise and two prompts, encoded with empty caches as for somebody's first request."""
+    """Encode a picture of noise and two prompts with empty caches, as for a first request."""
     size = bucket.h * model.vae_factor, bucket.w * model.vae_factor
     pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     hole = np.zeros(size, np.uint8)
@@ -229,12 +232,12 @@ def _encoded(model: Model, bucket: Bucket) -> Conditioning:
 
 
 def _rows(model: Model, conditioning: Conditioning, slots: int) -> list[Row]:
-    """Rows that fill so many slots: guided ones, and one without guidance for a single slot."""
+    """Start rows that fill ``slots``: guided ones, or one without guidance for a single slot."""
     return [
         start_row(
             model,
             conditioning,
-            scheduler="DDIM",  # one call a step; beside the UNet no sampler's own arithmetic counts
+            scheduler="DDIM",  # one call per step; next to the UNet the arithmetic of a sampler is negligible
             num_inference_steps=1 + _ROUNDS,
             strength=1.0,
             guidance_scale=1.0 if slots == 1 else 7.5,
@@ -244,22 +247,24 @@ def _rows(model: Model, conditioning: Conditioning, slots: int) -> list[Row]:
     ]
 
 
-def _step_s(model: Model, forward: Forward, conditioning: Conditioning, slots: int, watch: _Watch) -> float:
-    """Seconds of one UNet call with its schedulers' steps."""
+def _step_s(
+    model: Model, forward: Forward, conditioning: Conditioning, slots: int, stopwatch: _Stopwatch
+) -> float:
+    """Return the seconds of one UNet call with its schedulers' steps."""
     rows = _rows(model, conditioning, slots)
 
     def call() -> torch.Tensor:
-        seen: list[torch.Tensor] = []
+        predictions: list[torch.Tensor] = []
 
-        def watched(batch: UNetBatch) -> torch.Tensor:
-            seen.append(forward(batch))
-            return seen[-1]
+        def recorded(batch: UNetBatch) -> torch.Tensor:
+            predictions.append(forward(batch))
+            return predictions[-1]
 
-        step(model, rows, watched)
-        return seen[-1]
+        step(model, rows, recorded)
+        return predictions[-1]
 
-    seconds, prediction = watch.median_s(call)
-    # Not only NaN: zeros multiply faster than numbers do.
+    seconds, prediction = stopwatch.median_s(call)
+    # Not only NaN: zeros are multiplied faster than other numbers.
     finite = bool(torch.isfinite(prediction).all())
     _check(model, good=finite and bool(prediction.amin() < prediction.amax()))
     return seconds
@@ -269,5 +274,5 @@ def _check(model: Model, *, good: bool) -> None:
     if not good:
         raise PaintError(
             f"the model {model.name} computes no pictures in {str(model.dtype).removeprefix('torch.')}, "
-            "so its speed cannot be measured; try --dtype float32, or verify the model"
+            "so its speed cannot be measured; try --dtype float32, or run inpaint models verify"
         )

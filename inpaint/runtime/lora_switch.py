@@ -1,4 +1,4 @@
-"""Which LoRAs are in a UNet, exchanged between two calls. It belongs to the thread that calls the UNet."""
+"""The switch of a UNet's LoRAs between two of its calls."""
 
 import time
 from collections.abc import Callable
@@ -11,10 +11,14 @@ from inpaint.model.load import Model
 
 
 class LoraSwitch:
-    """Of one model: in its weights, or beside its layers where a memory plan moves or casts the weights."""
+    """The LoRAs in one model's UNet; it belongs to the thread that calls the UNet.
+
+    They are merged into the weights, or computed next to the layers where a memory plan moves or casts the
+    weights.
+    """
 
     def __init__(self, model: Model) -> None:
-        """No LoRA is in use."""
+        """Start without LoRAs."""
         self.uses: tuple[LoraUse, ...] = ()
         self._way = (
             HotMerge(model.device, model.weights_lock)
@@ -23,21 +27,21 @@ class LoraSwitch:
         )
 
     def use(self, loras: LoraSet, settle: Callable[[], None]) -> float | None:
-        """Have these in the UNet in place of those before; what fails leaves none there.
+        """Replace the LoRAs in the UNet by these; after an error there are none.
 
         Args:
-            loras: of the rows of the next call.
+            loras: the LoRAs of the rows of the next call.
             settle: waits for the device.
 
         Returns:
-            The seconds it took; None where there was nothing to do.
+            The seconds that it took; None if there was nothing to do.
 
         Raises:
-            ModelError: they are too strong together.
+            ModelError: the LoRAs are too strong together.
         """
         if loras.uses == self.uses:
             return None
-        settle()  # the call before is not what is timed, and may still read matrices that are let go here
+        settle()  # the call before must not be timed, and may still read matrices that are freed here
         started = time.monotonic()
         self.uses = ()
         self._way.use(loras.unet)

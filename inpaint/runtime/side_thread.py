@@ -1,10 +1,10 @@
-"""The stages beside the step loop: encoding before it, decoding and pasting behind it.
+"""The threads that encode before the step loop, and decode and paste after it.
 
-On a GPU one thread with a lane of its own does what needs the device. On a CPU the loop itself does, one job
-between two steps: a second thread would want the very cores that the steps run on, and torch's pools of
-threads sleep instead of spin, which makes a step two and a half times as long, as soon as there are more of
-their threads than cores. Two more threads paste, which takes no torch. None of them owns any state: each
-job is told to the loop's thread when it is done, which alone decides what follows.
+On a GPU one thread with a CUDA stream of its own does the work that needs the device. On a CPU the loop's
+thread does it, one job between two steps: a second thread would compete for the cores that the steps run on,
+and torch's thread pools sleep instead of spinning as soon as they have more threads than there are cores,
+which makes a step two and a half times as long. Two more threads paste, which needs no torch. None of them
+owns any state: finished work is reported to the loop's thread, which alone decides what follows.
 """
 
 import time
@@ -23,20 +23,20 @@ from inpaint.runtime.streams import DeviceStream, attempt
 _PASTERS = 2
 
 Painted = Callable[[RunningRequest, int, InpaintError | None], None]
-Post = Callable[[Callable[[], None]], None]  # has the engine's thread call something
+Post = Callable[[Callable[[], None]], None]  # has the loop's thread call something
 
 
 class SideThread:
-    """Encodes and decodes for one engine."""
+    """An encoder and decoder outside the step loop of one engine."""
 
     def __init__(self, stages: Stages, post: Post, name: str, *, overlapped: bool) -> None:
-        """Threads that wait for work.
+        """Start the threads.
 
         Args:
-            stages: does it.
-            post: how the loop's thread is told.
-            name: of the threads.
-            overlapped: on a thread of its own, not in :meth:`take_turn`.
+            stages: does the work.
+            post: has the loop's thread call a function.
+            name: the prefix of the threads' names.
+            overlapped: use a thread for the device, instead of :meth:`take_turn`.
         """
         self._stages = stages
         self._post = post
@@ -46,7 +46,7 @@ class SideThread:
         self._pasters = ThreadPoolExecutor(_PASTERS, f"{name}-paste")
 
     def encode(self, task: RunningRequest, done: Callable[[InpaintError | None], None]) -> None:
-        """Prompts and pictures to rows; then ``done`` in the engine's thread."""
+        """Encode a request and start its rows; then call ``done`` in the loop's thread."""
 
         def work() -> None:
             started = time.monotonic()
@@ -55,21 +55,21 @@ class SideThread:
                 error = attempt(self._stream.settle) or error
             seconds = time.monotonic() - started
 
-            def tell() -> None:
+            def report() -> None:
                 task.spend("encode_s", seconds)
                 done(error)
 
-            self._post(tell)
+            self._post(report)
 
         self._on_device(work)
 
     def decode(self, rows: Sequence[tuple[RunningRequest, int]], mark: Any, done: Painted) -> None:
-        """Finished rows of one bucket, ``DECODED_TOGETHER`` at most, to pictures; ``done`` for each.
+        """Decode finished rows of one bucket, ``DECODED_TOGETHER`` at most, and paste each.
 
         Args:
-            rows: tasks and the numbers of their samples.
-            mark: in the step loop's lane, behind which the latents are complete.
-            done: in the engine's thread.
+            rows: requests and the numbers of their samples.
+            mark: a point in the step loop's stream after which the latents are complete.
+            done: called for each row, in the loop's thread.
         """
         assert len(rows) <= DECODED_TOGETHER
         finished = [task.rows[sample] for task, sample in rows]
@@ -91,13 +91,13 @@ class SideThread:
         self._on_device(work)
 
     def take_turn(self) -> None:
-        """Called by the loop between two steps: do one job, where no thread beside it does."""
+        """Do one job if no thread does it; the loop calls this between two steps."""
         if self._turns:
             self._turns.popleft()()
 
     @property
     def pending(self) -> bool:
-        """Whether :meth:`take_turn` has something to do."""
+        """True while :meth:`take_turn` has a job."""
         return bool(self._turns)
 
     def _on_device(self, work: Callable[[], None]) -> None:
@@ -118,24 +118,24 @@ class SideThread:
         error = attempt(partial(self._stages.finish, task, sample, pixels))
         seconds += time.monotonic() - started
 
-        def tell() -> None:
+        def report() -> None:
             task.spend("decode_s", seconds)
             done(task, sample, error)
 
-        self._post(tell)
+        self._post(report)
 
     def settle(self) -> None:
-        """Wait until nothing that was handed over takes memory on the device any more."""
+        """Wait until no earlier job uses memory on the device."""
         if self._device is not None:
             self._device.submit(self._stream.settle).result()
 
     def close(self) -> None:
-        """Drop what has not begun, and wait for what has."""
+        """Drop jobs that have not begun, and wait for the others."""
         for pool in (self._device, self._pasters):
             if pool is not None:
                 pool.shutdown(wait=True, cancel_futures=True)
 
     @staticmethod
     def _submit(pool: ThreadPoolExecutor, work: Callable[[], None]) -> None:
-        with suppress(RuntimeError):  # closed meanwhile: the engine has told the jobs itself
+        with suppress(RuntimeError):  # closed meanwhile: the loop ends the jobs itself
             pool.submit(work)

@@ -1,4 +1,4 @@
-"""The stages around the step loop, in the engine's thread: a request to rows, finished rows to pictures."""
+"""The stages before and after the step loop: from requests to rows, and from finished rows to pictures."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -25,46 +25,45 @@ from inpaint.request import InpaintRequest, InpaintResult
 
 @dataclass(slots=True, eq=False)
 class RunningRequest:
-    """The engine's side of a job: its canvas, its rows, and the pictures that are ready."""
+    """A job with its canvas, its rows, and its finished pictures."""
 
     job: Job
     canvas: Canvas
-    entries: dict[QueuedWork, int] = field(
-        default_factory=dict
-    )  # in the batcher → the number of its first row
+    # The entries in the batcher → the number of each entry's first row.
+    entries: dict[QueuedWork, int] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
-    fresh: bool = True  # the VAE was asked for its pictures; they did not come from the cache
+    fresh: bool = True  # the VAE encoded its pictures; they did not come from the cache
     decoding: set[int] = field(default_factory=set)  # samples that left the step loop
     images: dict[int, Image.Image] = field(default_factory=dict)  # by sample
     warnings: tuple[str, ...] = ()
-    reported: tuple[int, int] = (0, 0)
-    timings: dict[str, float] = field(default_factory=dict)
+    reported: tuple[int, int] = (0, 0)  # ``steps`` at the last event
+    timings: dict[str, float] = field(default_factory=dict)  # seconds by stage
 
     def spend(self, stage: str, seconds: float) -> None:
-        """Add seconds to a stage of ``timings``."""
+        """Add seconds to one stage of ``timings``."""
         self.timings[stage] = self.timings.get(stage, 0.0) + seconds
 
     def row(self, entry: QueuedWork, sample: int) -> Row:
-        """The row behind a place in the batcher."""
+        """Return the row of a sample of an entry in the batcher."""
         return self.rows[self.entries[entry] + sample]
 
     @property
     def entry(self) -> QueuedWork:
-        """The first; the others are rows that are painted once more."""
+        """The first entry; the others are rows that are painted again in fp32."""
         return next(iter(self.entries))
 
     @property
     def steps(self) -> tuple[int, int]:
-        """(taken, of) steps, averaged over the rows."""
+        """The (taken, total) steps, averaged over the rows."""
         return sum(row.step for row in self.rows) // len(self.rows), self.rows[0].num_steps
 
     @property
     def complete(self) -> bool:
-        """Whether every sample has its picture."""
+        """True once every sample has its picture."""
         return len(self.images) == len(self.rows)
 
     def result(self) -> InpaintResult:
-        """What the caller gets, once every row has its picture."""
+        """Return the job's result; only once it is complete."""
         return InpaintResult(
             images=[self.images[i] for i in range(len(self.rows))],
             seeds=self.job.seeds,
@@ -75,7 +74,7 @@ class RunningRequest:
 
 
 class Stages:
-    """A model with its prompt cache, its LoRAs and its previewer."""
+    """An encoder and decoder of requests: a model with its prompt cache, its LoRAs and its previewer."""
 
     def __init__(self, model: Model, loras: Path | None = None) -> None:
         self.model = model
@@ -87,7 +86,7 @@ class Stages:
 
     def begin(self, task: RunningRequest) -> None:
         """Encode a task's prompts and pictures and start its rows."""
-        if self._previewer is None:  # here, since the VAE belongs to the thread that encodes
+        if self._previewer is None:  # not in __init__: the VAE belongs to the thread that encodes
             self._previewer = Previewer.fit(self.model)
         request, encoded = task.job.request, self._pictures.encoded
         conditioning = self._conditioning(request, task.canvas)
@@ -96,7 +95,7 @@ class Stages:
         task.rows = [self._start(request, conditioning, seed) for seed in task.job.seeds]
 
     def begin_again(self, task: RunningRequest, sample: int) -> None:
-        """Start a row again that half precision spoilt, in fp32."""
+        """Start a row again in fp32, because half precision gave NaN."""
         conditioning, seed = task.rows[sample].conditioning, task.job.seeds[sample]
         task.rows[sample] = self._start(task.job.request, conditioning, seed, precise=True)
 
@@ -135,13 +134,13 @@ class Stages:
         )
 
     def decode(self, rows: Sequence[Row]) -> list[Any]:
-        """Finished rows of one bucket to pictures (H, W, 3) in 0..1; a PaintError stands for one of NaN."""
+        """Decode rows of one bucket to pictures (H, W, 3) in 0..1, with a PaintError in place of NaN."""
         found = pictures(self.model, torch.cat([row.latents for row in rows]))
         return [PaintError(_NAN) if picture is None else picture for picture in found]
 
     @staticmethod
     def finish(task: RunningRequest, sample: int, painted: Any) -> None:
-        """Paste a decoded picture (H, W, 3) into the caller's."""
+        """Paste a decoded picture (H, W, 3) into the caller's picture."""
         task.images[sample] = paste(task.canvas, painted)
 
     def preview(self, task: RunningRequest) -> Image.Image | None:
@@ -151,13 +150,15 @@ class Stages:
         return self._previewer(estimates[0]) if estimates else None
 
 
-_NAN = "the model painted NaN instead of a picture; try another seed, or --dtype float32"
+_NAN = "the model produced NaN instead of a picture; try another seed, or --dtype float32"
 
 
 def _warnings(request: InpaintRequest, conditioning: Conditioning) -> tuple[str, ...]:
     limit = MAX_CHUNKS * CHUNK_TOKENS
     named = (("prompt", conditioning.prompt.dropped), ("negative_prompt", conditioning.negative.dropped))
-    cut = [f"{name}: only {limit} tokens fit; this was cut off: {text!r}" for name, text in named if text]
+    warnings = [
+        f"{name}: only {limit} tokens fit; this end was ignored: {text!r}" for name, text in named if text
+    ]
     if request.strength == 1.0:
-        cut.append("strength: at exactly 1 SDXL's inpainting model paints noisy pictures; 0.99 is better")
-    return tuple(cut)
+        warnings.append("strength: SDXL's inpainting model paints noisy pictures at exactly 1; use 0.99")
+    return tuple(warnings)

@@ -1,7 +1,7 @@
-"""Lanes on one device, and errors put into words wherever they happen.
+"""CUDA streams of the engine's threads, and the conversion of exceptions to errors with a message.
 
-The loop's thread has the urgent lane; encoding and decoding have one of a lower priority, so that the
-GPU fills gaps with them instead of making every running picture wait.
+The step loop's stream is urgent; encoding and decoding have a stream of lower priority, so that the GPU fills
+gaps with them instead of delaying every running picture.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -16,52 +16,52 @@ _OUT_OF_MEMORY = "not enough memory for this picture even alone; try --memory fp
 
 
 class DeviceStream:
-    """One thread's CUDA stream. On a CPU work is done when it is called, and nothing here does anything."""
+    """A CUDA stream of one thread. On a CPU, where calls are synchronous, its methods do nothing."""
 
     def __init__(self, device: torch.device, *, urgent: bool) -> None:
         on_gpu = device.type == "cuda"
-        # A smaller number is more urgent, and 0 is the least that CUDA has.
+        # A smaller number is more urgent; 0 is the lowest priority that CUDA has.
         stream: Any = torch.cuda.Stream  # untyped
         self._stream = stream(device, priority=-1 if urgent else 0) if on_gpu else None
-        self._paced: torch.cuda.Event | None = None
+        self._paced: torch.cuda.Event | None = None  # the end of the latest call
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Kernels of the block go here."""
+        """Launch the block's kernels on this stream."""
         with torch.cuda.stream(self._stream):  # does nothing for None
             yield
 
     def mark(self) -> "torch.cuda.Event | None":
-        """A point in this lane, for another's :meth:`after`."""
+        """Return the present point in this stream, for :meth:`after` of another."""
         return None if self._stream is None else self._stream.record_event()
 
     def after(self, mark: "torch.cuda.Event | None") -> None:
-        """Kernels from now on wait, on the GPU, for another lane's mark."""
+        """Have later kernels wait, on the GPU, for another stream's mark."""
         if self._stream is not None and mark is not None:
             self._stream.wait_event(mark)
 
     def keep(self, tensors: Iterable[torch.Tensor | None]) -> None:
-        """Tensors of another lane are read here: their memory is not to be used again before that."""
+        """Keep the memory of another stream's tensors from being reused before this stream has read them."""
         if self._stream is not None:
             for tensor in tensors:
                 if tensor is not None and tensor.is_cuda:
                     tensor.record_stream(self._stream)
 
     def pace(self) -> None:
-        """Wait for the call before the latest: this thread is one call ahead of the GPU, and never idle."""
+        """Wait for the call before the latest: the CPU stays one call ahead, and the GPU is never idle."""
         if self._stream is not None:
             before, self._paced = self._paced, self.mark()
             if before is not None:
                 before.synchronize()
 
     def settle(self) -> None:
-        """Wait for everything in this lane."""
+        """Wait for everything on this stream."""
         if self._stream is not None:
             self._stream.synchronize()
 
 
 def attempt(work: Callable[[], None]) -> InpaintError | None:
-    """Run one stage; what goes wrong is returned, and never ends a thread."""
+    """Run one stage and return its error, so that no exception ends the thread."""
     try:
         work()
         return None
@@ -78,5 +78,5 @@ def attempt(work: Callable[[], None]) -> InpaintError | None:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text, which for torch's errors is the one that tells."""
+    """Return the first line of an error's text; torch's further lines are no help to users."""
     return (str(error).splitlines() or [""])[0]

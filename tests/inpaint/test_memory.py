@@ -1,4 +1,4 @@
-"""The memory plan: chosen by what is free, forced by name, and it paints the same picture."""
+"""Memory plans: chosen by the free memory or by name; all paint the same picture."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +25,7 @@ BY_FREE_GIB = {
 
 @pytest.mark.parametrize(("free_gib", "name"), BY_FREE_GIB.items())
 def test_the_plan_follows_the_free_memory(free_gib: float, name: str) -> None:
-    """Somebody with an 8 GB card gets pictures slowly instead of an error."""
+    """A user of an 8 GB card gets pictures slowly instead of an error."""
     assert choose_plan(int(free_gib * GIB)).name == name
 
 

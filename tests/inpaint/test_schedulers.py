@@ -1,4 +1,4 @@
-"""The table of samplers: every row makes what its name says."""
+"""The table of samplers: every row makes the sampler that its name says."""
 
 import inspect
 
@@ -33,7 +33,7 @@ def test_a_name_matches_in_any_letter_case(name: str) -> None:
 
 
 def test_an_unknown_name_is_answered_with_all_names() -> None:
-    """Somebody who misspells a scheduler learns the right spelling from the error."""
+    """A caller who misspells a scheduler learns the right spelling from the error."""
     with pytest.raises(RequestError, match=r"unknown name 'Eular'.*DDIM, DPM Multi.*UniPC") as caught:
         make_scheduler("Eular", {})
     assert caught.value.field == "scheduler"
@@ -41,7 +41,7 @@ def test_an_unknown_name_is_answered_with_all_names() -> None:
 
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_every_call_makes_a_fresh_object(name: str) -> None:
-    """Schedulers keep per-run state; two rows that shared one would spoil each other's pictures."""
+    """Schedulers keep per-run state; two rows that share one would corrupt each other's pictures."""
     assert make_scheduler(name, {}) is not make_scheduler(name, {})
 
 
@@ -64,7 +64,7 @@ def test_only_karras_names_use_karras_sigmas(name: str) -> None:
 
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_the_checkpoints_own_schedule_wins(name: str) -> None:
-    """A v-prediction or zero-terminal-SNR checkpoint keeps what it was trained with."""
+    """A v-prediction or zero-terminal-SNR checkpoint keeps the schedule that it was trained with."""
     config = make_scheduler(name, {"prediction_type": "v_prediction", "beta_end": 0.02}).config
     assert config.prediction_type == "v_prediction"
     assert config.beta_end == 0.02
@@ -73,7 +73,7 @@ def test_the_checkpoints_own_schedule_wins(name: str) -> None:
 @pytest.mark.parametrize("name", SCHEDULERS)
 @pytest.mark.parametrize(("steps", "strength"), [(25, 0.9), (8, 1.0), (3, 0.4), (1, 1.0), (100, 0.5)])
 def test_the_number_of_unet_calls_is_known_up_front(name: str, steps: int, strength: float) -> None:
-    """Admission promises a time before anything is encoded, so it must count what the sampler will do."""
+    """Admission forecasts a time before anything is encoded, so it must know the sampler's calls."""
     from inpaint.model.denoise import _set_timesteps
 
     timesteps, _ = _set_timesteps(make_scheduler(name, {}), steps, strength)

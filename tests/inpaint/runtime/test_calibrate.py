@@ -24,9 +24,9 @@ TINY = Bucket(16, 16)  # the tiny model's native size
 
 @dataclass
 class Gpu:
-    """A device for which time is what we say: a UNet that sets a clock forward and answers with noise."""
+    """A device with a simulated clock: its UNet sets the clock forward and returns noise."""
 
-    call_s: Callable[[int, int], float]  # slots, cells → seconds
+    call_s: Callable[[int, int], float]  # slots, latent pixels → seconds
     first_call_s: float = 0.0  # on top, for every new shape
     fits: int = 1000  # slots
     now: float = 0.0
@@ -49,11 +49,11 @@ class Gpu:
         return measure(model, self.forward, made_for(model), max_slots=max_slots, clock=self.clock, **options)
 
 
-def in_proportion(slots: int, cells: int) -> float:
+def in_proportion(slots: int, latent_pixels: int) -> float:
     return 0.01 + 0.04 * slots
 
 
-def of_much_use(slots: int, cells: int) -> float:
+def of_much_use(slots: int, latent_pixels: int) -> float:
     return 0.1 + 0.001 * slots
 
 
@@ -83,13 +83,19 @@ def test_the_first_call_of_a_shape_is_not_counted(model: Model) -> None:
 
 def test_one_disturbed_call_is_not_believed(model: Model) -> None:
     """Another program's burst during start-up must not slow down the forecasts of a day."""
-    gpu = Gpu(lambda slots, cells: in_proportion(slots, cells) + (9.0 if gpu.calls[(2, 16, 16)] == 2 else 0))
+    gpu = Gpu(
+        lambda slots, latent_pixels: (
+            in_proportion(slots, latent_pixels) + (9.0 if gpu.calls[(2, 16, 16)] == 2 else 0)
+        )
+    )
     assert gpu.measured(model, budget_s=1000).surveyed[TINY][2] == pytest.approx(0.09)
 
 
 def test_a_small_batch_that_seems_slower_than_a_larger_one_was_disturbed(model: Model) -> None:
     """Otherwise one slow stretch at two slots looks like the end of all gain, and the cap stays low."""
-    profile = Gpu(lambda slots, cells: 0.5 if slots == 2 else of_much_use(slots, cells)).measured(model)
+    profile = Gpu(
+        lambda slots, latent_pixels: 0.5 if slots == 2 else of_much_use(slots, latent_pixels)
+    ).measured(model)
     assert profile.surveyed[TINY][2] == pytest.approx(of_much_use(4, 0))
     assert profile.cap(TINY) == 16
 
@@ -105,13 +111,13 @@ def test_the_climb_ends_where_doubling_no_longer_pays(model: Model) -> None:
 
 
 def test_a_flat_spot_is_not_the_end(model: Model) -> None:
-    """As on two CPU cores: a cap of two rows made everybody wait for places that cost next to nothing."""
+    """As on two CPU cores: a cap of two rows made requests wait for places that cost next to nothing."""
     seconds = {1: 0.0125, 2: 0.0168, 4: 0.023, 8: 0.0428, 16: 0.059}
     assert Gpu(lambda slots, _: seconds[slots]).measured(model).cap(TINY) == 16
 
 
 def test_memory_that_runs_out_is_the_cap(model: Model) -> None:
-    """An 8 GB card learns at its start what it cannot do, not in the middle of somebody's picture."""
+    """An 8 GB card learns at its start what it cannot do, not in the middle of a picture."""
     profile = Gpu(of_much_use, fits=2).measured(model)
     assert set(profile.surveyed[TINY]) == {1, 2}
     assert profile.cap(TINY) == 2
@@ -119,14 +125,14 @@ def test_memory_that_runs_out_is_the_cap(model: Model) -> None:
 
 
 def test_a_model_that_does_not_fit_at_all_is_said(model: Model) -> None:
-    """The sentence names what to try; it is no traceback of torch's."""
+    """The error names what to try; it is not a traceback of torch."""
     with pytest.raises(OutOfMemoryError, match=r"plan resident; try --memory fp8"):
         Gpu(of_much_use, fits=0).measured(model, buckets=[TINY])
 
 
 def test_a_slow_device_is_not_climbed_past_its_time(model: Model) -> None:
-    """Whoever waits for ready waits for two calls more, not for a batch of 16."""
-    gpu = Gpu(lambda slots, cells: 3.0 + 0.1 * slots)
+    """A start-up takes two calls longer, not a batch of 16 longer."""
+    gpu = Gpu(lambda slots, latent_pixels: 3.0 + 0.1 * slots)
     profile = gpu.measured(model, buckets=[TINY], budget_s=20)
     assert set(profile.surveyed[TINY]) == {1}
     assert gpu.now < 30
@@ -135,7 +141,7 @@ def test_a_slow_device_is_not_climbed_past_its_time(model: Model) -> None:
 
 def test_with_no_time_at_all_the_least_is_measured(model: Model) -> None:
     """A profile that knows one call is worth far more than none."""
-    gpu = Gpu(lambda slots, cells: 60.0)
+    gpu = Gpu(lambda slots, latent_pixels: 60.0)
     profile = gpu.measured(model, buckets=[TINY], budget_s=0)
     assert profile.surveyed == {TINY: {1: 60.0}}
     assert gpu.calls == {(1, 16, 16): 2}
@@ -143,32 +149,32 @@ def test_with_no_time_at_all_the_least_is_measured(model: Model) -> None:
 
 @pytest.mark.parametrize(("call_s", "side"), [(0.5, 16), (2.0, 8), (500.0, 8)])
 def test_on_a_slow_cpu_a_smaller_picture_is_measured(model: Model, call_s: float, side: int) -> None:
-    """Full-size SDXL on a CPU would take minutes to measure; a part of it tells nearly as much."""
-    gpu = Gpu(lambda slots, cells: call_s * slots * cells / TINY.latent_pixels)
+    """Full-size SDXL on a CPU would take minutes to measure; a part of it says nearly as much."""
+    gpu = Gpu(lambda slots, latent_pixels: call_s * slots * latent_pixels / TINY.latent_pixels)
     profile = gpu.measured(model, budget_s=20)
     assert list(profile.surveyed) == [Bucket(side, side)]
     assert profile.step_s(TINY, 1) == pytest.approx(call_s)
 
 
 def test_the_buckets_asked_for_are_measured(model: Model) -> None:
-    """Whoever serves one size only wants that one right."""
+    """A server of one size needs only that one measured."""
     wanted = [Bucket(16, 24), Bucket(8, 8)]
     assert list(Gpu(in_proportion).measured(model, buckets=wanted, max_slots=2).surveyed) == wanted
 
 
 def test_the_calls_are_those_of_real_requests(model: Model) -> None:
     """Guided rows in pairs, at one slot a row without guidance, with the prompts' real length."""
-    seen: list[UNetBatch] = []
+    batches: list[UNetBatch] = []
 
     def forward(batch: UNetBatch) -> torch.Tensor:
-        seen.append(batch)
+        batches.append(batch)
         return plain(model.unet)(batch)
 
     measure(model, forward, made_for(model), max_slots=4, buckets=[TINY])
-    assert [len(batch.sample) for batch in seen] == [1] * 6 + [2] * 6 + [4] * 6
-    assert all(batch.hidden.shape[1] == 77 and batch.keep is None for batch in seen)
-    assert all(batch.prompts[0] is not batch.prompts[1] for batch in seen if len(batch.prompts) > 1)
-    assert all(torch.isfinite(batch.sample).all() and batch.sample.std() > 0.1 for batch in seen)
+    assert [len(batch.sample) for batch in batches] == [1] * 6 + [2] * 6 + [4] * 6
+    assert all(batch.hidden.shape[1] == 77 and batch.keep is None for batch in batches)
+    assert all(batch.prompts[0] is not batch.prompts[1] for batch in batches if len(batch.prompts) > 1)
+    assert all(torch.isfinite(batch.sample).all() and batch.sample.std() > 0.1 for batch in batches)
 
 
 def spoiled(change: Callable[[torch.Tensor], torch.Tensor]) -> Forward:
@@ -189,7 +195,7 @@ def spoiled(change: Callable[[torch.Tensor], torch.Tensor]) -> Forward:
 def test_a_model_that_computes_nothing_is_not_timed(
     model: Model, change: Callable[[torch.Tensor], torch.Tensor]
 ) -> None:
-    """Zeros and NaN are quick, and would promise what pictures cannot keep."""
+    """Zeros and NaN are computed faster, so the forecasts would be too short."""
     with pytest.raises(PaintError, match=r"tiny-9 computes no pictures in float32.*--dtype float32"):
         measure(model, spoiled(change), made_for(model), max_slots=2)
 
@@ -202,16 +208,16 @@ def test_a_vae_that_decodes_nothing_is_not_timed(model: Model) -> None:
         Gpu(in_proportion).measured(broken)
 
 
-def test_nobody_elses_random_numbers_are_drawn(model: Model) -> None:
-    """A library that is started must not change what its caller's own seeds give."""
+def test_the_callers_random_numbers_are_not_drawn(model: Model) -> None:
+    """Starting a library must not change the results of its caller's own seeds."""
     torch.manual_seed(3)
     before = torch.get_rng_state()
     Gpu(in_proportion).measured(model)
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_the_identity_tells_apart_what_runs_at_another_speed(model: Model) -> None:
-    """A profile that is taken for another's makes promises for a machine that is not there."""
+def test_the_identity_differs_for_what_runs_at_another_speed(model: Model) -> None:
+    """A profile of another machine would give wrong forecasts."""
     import diffusers
 
     ours = made_for(model, ["qkv"])
@@ -235,19 +241,23 @@ def test_a_cpu_is_called_by_its_name_and_threads() -> None:
 
 
 def test_a_gpu_is_waited_for_before_and_after_each_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A GPU answers long before it has computed, and an unfinished call must not be charged to the next."""
-    # Only the wait is replaced: the order of the clock and the waits is all that a CPU can show of it.
+    """A GPU's calls return long before it has computed; an unfinished one must not count for the next."""
+    # Only the wait is replaced: a CPU can only show the order of the clock and the waits.
     order: list[str] = []
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: order.append(f"wait {device}"))
-    watch = calibrate._Watch(torch.device("cuda"), lambda: order.append("clock") or 0.0, 0.0)  # type: ignore[func-returns-value]
-    watch._once(lambda: order.append("work"))
+
+    def clock() -> float:
+        order.append("clock")
+        return 0.0
+
+    calibrate._Stopwatch(torch.device("cuda"), clock, 0.0)._once(lambda: order.append("work"))
     assert order == ["wait cuda", "clock", "work", "wait cuda", "clock"]
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_what_a_gpu_is_still_computing_is_counted(checkpoint: Callable[[int], Any]) -> None:
-    """The same on a real GPU, which is kept busy for a known time after each call was given to it."""
+    """The same on a real GPU, which is kept busy for a known time after each call."""
     device = torch.device("cuda")
     model = load_model(checkpoint(9), "tiny-9", device, torch.float16)
     busy = 50_000_000  # clock cycles: 20 ms or more below 2.5 GHz

@@ -1,4 +1,4 @@
-"""Faults on purpose: their words, and what each does to a running engine."""
+"""Injected faults: their notation, and the effect of each on a running engine."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,8 +14,8 @@ Make = Callable[..., InpaintRequest]
 WAIT_S = 120
 
 
-def test_the_words_are_read() -> None:
-    """Whoever tests a guard writes the fault in one line."""
+def test_the_notation_is_read() -> None:
+    """A test names its faults in one string."""
     faults = Faults.parse("oom@3, exit@6:start=2,sigkill@1+:prompt=poison", start=2).faults
     assert faults == (
         Fault("oom", 3),
@@ -30,25 +30,25 @@ def test_a_fault_of_another_start_is_left_out() -> None:
 
 
 @pytest.mark.parametrize("text", ["oom", "oom@0", "boom@3", "oom@3:", "oom@3:start=x", "oom@-1", "oom 3"])
-def test_other_words_are_refused(text: str) -> None:
+def test_other_notations_are_refused(text: str) -> None:
     """A test whose fault is misspelt would pass without it."""
     with pytest.raises(RequestError, match="must be like oom@3"):
         Faults.parse(text)
 
 
 def test_calls_are_counted_where_the_prompt_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Poison is poison in whatever company, and only poison."""
-    struck: list[Any] = []
-    monkeypatch.setattr("inpaint.runtime.faults._strike", lambda kind, row: struck.append((kind, row)))
+    """A request that is poison fails next to any other, and the others do not."""
+    caused: list[Any] = []
+    monkeypatch.setattr("inpaint.runtime.faults._cause", lambda kind, row: caused.append((kind, row)))
     faults = Faults.parse("oom@2:prompt=poison,nan@3+")
     good, bad = ("good", "row 1"), ("rat poison", "row 2")
     for rows in ([good], [good, bad], [bad, good], [good]):
         faults.before_call(rows)  # type: ignore[arg-type]
-    assert struck == [("oom", "row 2"), ("nan", "row 2"), ("nan", "row 1")]
+    assert caused == [("oom", "row 2"), ("nan", "row 2"), ("nan", "row 1")]
 
 
-def test_one_out_of_memory_halves_and_everybody_finishes(model: Model, request_for: Make) -> None:
-    """The engine's guard against a full card, by the injector."""
+def test_one_out_of_memory_halves_the_batch_and_all_finish(model: Model, request_for: Make) -> None:
+    """The engine's handling of a full card, with an injected fault."""
     with Engine(model, faults=Faults.parse("oom@2")) as engine:
         jobs = [engine.submit(request_for(seed=i)) for i in range(2)]
         assert all(job.result(WAIT_S).images for job in jobs)
