@@ -20,7 +20,7 @@ from PIL import Image
 
 from bench.lib.instant import conditions
 from bench.soak import process
-from tests.inpaint.images.test_bombs import LABOURED
+from tests.inpaint.images.test_bombs import DECODE_BOMBS
 from tests.server.http.test_attacks import BAD_PICTURES, BOMBS, V1
 from tests.support.served import MASK, PHOTO
 
@@ -59,7 +59,7 @@ def _file(image: Image.Image, kind: str) -> bytes:
 
 def inputs() -> Iterator[tuple[str, tuple[str, bytes]]]:
     """Yield the name of each input with its content type and body."""
-    for name, make in LABOURED.items():
+    for name, make in DECODE_BOMBS.items():
         yield f"{name} (image)", form(image=make())
     for name, data in BAD_PICTURES.items():
         yield f"{name} (image)", form(image=data)

@@ -1,4 +1,4 @@
-"""The blend, down to rounding."""
+"""Blending of painted pixels over the caller's, exact to the rounding."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from inpaint.canvas.blend import blend, feather
 
 @pytest.mark.parametrize(("channels", "dtype"), [(0, "u1"), (0, "u2"), (2, "u1"), (3, "u1"), (4, "u1")])
 def test_weight_0_copies_255_replaces_and_between_is_rounded(channels: int, dtype: str) -> None:
-    """Exact at both ends in every mode, and never off by the rounding of a truncation."""
+    """Pixels outside the mask are the caller's in every mode, and a blend is rounded, not truncated."""
     rng = np.random.default_rng(0)
     top = np.iinfo(dtype).max
     own = rng.integers(0, top + 1, (20, 30, channels)[: 2 + (channels > 0)], dtype=dtype)
@@ -52,7 +52,7 @@ def test_colours_outside_0_to_1_are_clipped_not_wrapped() -> None:
 
 
 def test_feather_of_0_and_1_pixels() -> None:
-    """The smallest settings do what they say: nothing, and one pixel of blend."""
+    """A feather of 0 blends nothing, and one of 1 blends one pixel."""
     distance = np.array([[0, 1, 2, 3, 4]], np.float32)
     assert feather(distance, 1, 0).tolist() == [[255, 255, 0, 0, 0]]
     assert feather(distance, 1, 1).tolist() == [[255, 255, 128, 0, 0]]

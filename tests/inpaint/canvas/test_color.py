@@ -1,4 +1,4 @@
-"""The colour fit: what it takes back, and what it must leave alone."""
+"""Colour correction: the errors that it removes, and the colours that it must leave alone."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def floats(image: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def test_a_known_gain_and_offset_per_channel_are_taken_back() -> None:
-    """A patch that the VAE made paler comes out in the picture's own colours."""
+    """A patch that the VAE made paler gets the picture's own colours back."""
     image = texture()
     gain, offset = np.array([0.9, 1.1, 1.0], np.float32), np.array([0.05, -0.03, 0.02], np.float32)
     drifted = floats(image) * gain + offset
@@ -32,7 +32,7 @@ def test_a_known_gain_and_offset_per_channel_are_taken_back() -> None:
 
 
 def test_an_object_in_the_ring_does_not_spoil_the_fit() -> None:
-    """Part of the surroundings changed for good reason, such as a shadow: the rest decides."""
+    """Where part of the surroundings really changed, such as by a shadow, the other pixels decide."""
     image = texture()
     drifted = floats(image) * 0.92 + 0.04
     drifted[20:45, 60:80] = 1  # inside the ring, about a tenth of it
@@ -41,7 +41,7 @@ def test_an_object_in_the_ring_does_not_spoil_the_fit() -> None:
 
 
 def test_a_flat_ring_moves_colours_but_not_contrast() -> None:
-    """A wall says how bright, and nothing about gain; noise must not be taken for contrast."""
+    """A plain wall shows its brightness but no gain; its noise must not be taken for contrast."""
     rng = np.random.default_rng(0)
     image = np.full((H, W, 3), 100, np.uint8)
     painted = (floats(image) + 0.03 + rng.normal(0, 0.004, image.shape)).astype(np.float32)
@@ -63,13 +63,13 @@ def test_gain_and_shift_are_bounded_when_the_model_painted_something_else() -> N
 
 @pytest.mark.parametrize("mask", [np.full((H, W), 255, np.uint8), square(75)])
 def test_without_a_ring_nothing_is_fitted(mask: NDArray[np.uint8]) -> None:
-    """Everything masked, or all but a rim that lies in repainted cells."""
+    """Without known pixels there is nothing to compare: all masked, or all but a rim of repainted ones."""
     painted = floats(texture(1))
     assert match_colors(painted, texture(), mask) is painted
 
 
 def test_the_fit_reads_nothing_inside_the_mask() -> None:
-    """What was there before must not tint what is painted."""
+    """The old content must not tint the painted one."""
     image, painted = texture(), floats(texture()) * 0.95
     other = image.copy()
     other[square() > 0] = 0
@@ -77,7 +77,7 @@ def test_the_fit_reads_nothing_inside_the_mask() -> None:
 
 
 def test_colour_lost_to_grey_is_given_back() -> None:
-    """The loudest complaint about SDXL inpainting: the patch comes out pale and grey."""
+    """The most frequent complaint about SDXL inpainting is that the patch comes out pale and grey."""
     image = texture()
     grey = (floats(image) @ LUMA)[..., None]
     pale = grey + 0.85 * (floats(image) - grey)
@@ -85,7 +85,7 @@ def test_colour_lost_to_grey_is_given_back() -> None:
 
 
 def test_a_shift_that_differs_from_side_to_side_leaves_no_seam_at_either() -> None:
-    """Too warm at the left and too cold at the right: one shift for all would be wrong at both edges."""
+    """A patch may be too warm at the left and too cold at the right; one shift would be wrong at both."""
     image = np.full((H, W, 3), 128, np.uint8)
     uneven = np.linspace(-0.06, 0.06, W, dtype=np.float32)[None, :, None] * np.array([1, 0, -1], np.float32)
     matched = match_colors(floats(image) + uneven, image, square())
@@ -94,7 +94,7 @@ def test_a_shift_that_differs_from_side_to_side_leaves_no_seam_at_either() -> No
 
 
 def test_an_object_unlike_its_surroundings_keeps_its_colour() -> None:
-    """A red ball on a grey wall: a fit may not explain the wall's noise by taking the red away."""
+    """A red ball on a grey wall stays red: the wall's noise says nothing about its colour."""
     rng = np.random.default_rng(0)
     image = np.full((H, W, 3), 128, np.uint8)
     painted = (floats(image) + rng.normal(0, 0.01, image.shape)).astype(np.float32)
@@ -103,7 +103,7 @@ def test_an_object_unlike_its_surroundings_keeps_its_colour() -> None:
 
 
 def test_an_object_that_touches_the_edge_is_not_tinted() -> None:
-    """Painted beyond the mask as far as its latent cells reach, it tells nothing about the wall's colour."""
+    """It is painted beyond the mask as far as its latent pixels reach, where it hides the wall's colour."""
     image = np.full((H, W, 3), 200, np.uint8)
     painted = floats(image).copy()
     painted[44:80, 60:100] = (0.1, 0.2, 0.5)  # six pixels outside the mask

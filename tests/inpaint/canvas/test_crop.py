@@ -1,4 +1,4 @@
-"""The geometry of a request: what is cut, what is painted, and that all else stays the caller's own."""
+"""The geometry of a request: the part that is cut and painted, and the pixels that stay the caller's."""
 
 import io
 from typing import Any
@@ -29,7 +29,7 @@ def texture(mode: str, size: tuple[int, int], seed: int = 0) -> Image.Image:
 
 
 def blob(size: tuple[int, int], seed: int = 0, kind: int | None = None) -> Image.Image:
-    """A random mask: an ellipse, a stroke, single pixels, or two far corners."""
+    """Make a random mask: an ellipse, a stroke, single pixels, or two far corners."""
     rng = np.random.default_rng(seed)
     mask = Image.new("L", size)
     draw = ImageDraw.Draw(mask)
@@ -57,7 +57,7 @@ def noise(canvas: Canvas, seed: int = 9) -> NDArray[np.float32]:
 
 
 def outside(mask: Image.Image, reach_px: int) -> NDArray[np.bool_]:
-    """Pixels further than ``reach_px`` from the mask, by another library than the one under test."""
+    """Find the pixels further than ``reach_px`` from the mask, by another library than the tested one."""
     return np.asarray(distance_transform_edt(np.asarray(mask) < 128) > reach_px)
 
 
@@ -68,7 +68,7 @@ def saved(image: Image.Image, **options: object) -> bytes:
 
 
 def assert_only_the_mask_changed(data: bytes, seed: int, **settings: Any) -> None:
-    """File → decode → cut → paste noise → encode → decode; beyond the reach every byte is the file's."""
+    """Paste noise into a decoded file, encode and decode it, and compare every byte beyond the reach."""
     picture = decode(data)
     mask = blob(picture.image.size, seed)
     canvas = cut(request(picture.image, mask, **settings), NATIVE)
@@ -85,7 +85,7 @@ def assert_only_the_mask_changed(data: bytes, seed: int, **settings: Any) -> Non
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("size", SIZES)
 def test_pixels_beyond_grow_and_feather_are_the_callers_own_bytes(mode: str, size: tuple[int, int]) -> None:
-    """Everybody who repaints a corner and expects the rest of the picture back."""
+    """A user who repaints a corner gets the rest of the picture back unchanged."""
     for seed in range(3):
         assert_only_the_mask_changed(saved(texture(mode, size)), seed)
 
@@ -93,7 +93,7 @@ def test_pixels_beyond_grow_and_feather_are_the_callers_own_bytes(mode: str, siz
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("mode", MODES)
 def test_the_promise_holds_for_every_exif_orientation(orientation: int, mode: str) -> None:
-    """Phone owners, whose files are stored lying and shown standing."""
+    """Phones store portrait photos lying and mark them as turned."""
     tags = Image.Exif()
     tags[EXIF_ORIENTATION] = orientation
     assert_only_the_mask_changed(saved(texture(mode, (63, 75)), exif=tags), seed=orientation)
@@ -111,13 +111,13 @@ def test_the_promise_holds_for_every_exif_orientation(orientation: int, mode: st
     ],
 )
 def test_the_promise_holds_for_every_setting(settings: dict[str, Any]) -> None:
-    """Knobs change what is painted, never how far."""
+    """Settings change what is painted, and never reach further than they say."""
     for seed in range(4):
         assert_only_the_mask_changed(saved(texture("RGB", (300, 200))), seed, **settings)
 
 
 def test_a_python_callers_turned_picture_comes_back_upright_and_unharmed() -> None:
-    """Somebody passing Image.open(...) of a phone photo with an upright mask."""
+    """A Python caller may pass Image.open(...) of a phone photo together with an upright mask."""
     tags = Image.Exif()
     tags[EXIF_ORIENTATION] = 6
     image = Image.open(io.BytesIO(saved(texture("RGB", (60, 40)), exif=tags)))
@@ -131,7 +131,7 @@ def test_a_python_callers_turned_picture_comes_back_upright_and_unharmed() -> No
 
 
 def test_native_size_without_extras_is_not_touched_at_all() -> None:
-    """Parity with the stock diffusers pipeline rests on this."""
+    """Parity with the stock diffusers pipeline depends on this."""
     image, mask = texture("RGB", (256, 256)), blob((256, 256), 1, kind=0)
     settings = {"area": "whole", "grow": 0, "feather": 0, "color_match": False}
     canvas = cut(request(image, mask, **settings), NATIVE)
@@ -206,7 +206,7 @@ def test_a_tiny_mask_keeps_context_around_it() -> None:
 
 
 def test_a_strip_gets_a_box_at_most_twice_as_long_as_high() -> None:
-    """Removing a power line: a 1:20 strip would be painted badly."""
+    """SDXL would paint the 1:20 strip of a power line badly."""
     image, mask = Image.new("L", (3000, 2000)), Image.new("L", (3000, 2000))
     mask.paste(255, (200, 900, 2800, 930))
     left, top, right, bottom = cut(request(image, mask)).box
@@ -235,7 +235,7 @@ def test_a_large_picture_is_cut_without_being_copied_or_converted_whole() -> Non
 
 
 def test_lengths_scale_with_the_box() -> None:
-    """One setting fits a thumbnail and a poster; 0 stays none and 1 stays something."""
+    """One setting fits a thumbnail and a poster; 0 stays 0, and 1 is at least a pixel."""
     square, mask = Image.new("L", (512, 512)), Image.new("L", (512, 512))
     mask.putpixel((256, 256), 255)
     canvas = cut(request(square, mask, area="whole", grow=8, feather=16))
@@ -263,7 +263,7 @@ def test_grow_is_round_and_feather_falls_outwards_only() -> None:
 
 
 def test_a_mask_of_another_size_names_both() -> None:
-    """Somebody who resized one of the two."""
+    """A caller who resized one of the two sees both sizes in the error."""
     with pytest.raises(RequestError, match="64×48, but is 48×64"):
         request(Image.new("RGB", (64, 48)), Image.new("L", (48, 64)))
 
@@ -277,32 +277,32 @@ def test_a_picture_one_pixel_wide_is_refused() -> None:
 @pytest.mark.parametrize("offset", range(0, 64, 9))
 @pytest.mark.parametrize("size", [(1024, 1024), (256, 256), (900, 700), (2400, 1800)])
 def test_a_thin_stroke_off_the_grid_survives_to_the_latent_mask(size: tuple[int, int], offset: int) -> None:
-    """A scratch on a scan: diffusers samples one pixel in 64, and a stroke between the samples vanishes."""
+    """diffusers samples one pixel in 64, and a scratch between the samples would not be repainted."""
     mask = Image.new("1", size)
     x, y = size[0] // 3 + offset, size[1] // 4 + offset
     ImageDraw.Draw(mask).line([x, y, x, y + 90], fill=1)
     canvas = cut(request(Image.new("L", size), mask, area="whole", grow=0, feather=0), NATIVE)
-    cells = latent_mask(canvas.mask)
+    latents = latent_mask(canvas.mask)
     scale = canvas.size[0] / size[0], canvas.size[1] / size[1]
-    column = cells[:, int((x + 0.5) * scale[0]) // 8]
+    column = latents[:, int((x + 0.5) * scale[0]) // 8]
     first, last = int((y + 0.5) * scale[1]) // 8, int((y + 90.5) * scale[1]) // 8
     assert column[first : last + 1].all()
-    assert cells.sum() <= 2 * (last - first + 3)  # and it has not become a bar
+    assert latents.sum() <= 2 * (last - first + 3)  # and it has not become a bar
 
 
-def test_the_latent_mask_is_set_by_a_single_pixel_of_a_cell() -> None:
-    """The model is told of every cell in which it may paint."""
+def test_one_white_pixel_sets_its_latent_pixel() -> None:
+    """The model must know every latent pixel that it may repaint."""
     mask = Image.new("L", (64, 128))
     mask.putpixel((15, 9), 255)
-    cells = latent_mask(mask)
-    assert cells.shape == (16, 8)
-    assert cells.dtype == np.float32
-    assert np.argwhere(cells).tolist() == [[1, 1]]
+    latents = latent_mask(mask)
+    assert latents.shape == (16, 8)
+    assert latents.dtype == np.float32
+    assert np.argwhere(latents).tolist() == [[1, 1]]
     assert latent_mask(mask, 64).shape == (2, 1)
 
 
 def test_a_soft_mask_is_strength_and_reaches_the_latents_as_a_mean() -> None:
-    """Somebody who paints grey to keep half of what is there."""
+    """A user who paints grey keeps half of the old content."""
     size = (256, 256)
     mask = Image.new("L", size)
     mask.paste(64, (64, 64, 128, 128))
@@ -322,7 +322,7 @@ def test_a_soft_mask_is_strength_and_reaches_the_latents_as_a_mean() -> None:
 
 
 def test_a_grown_soft_mask_continues_its_own_grey() -> None:
-    """Growing must not make the rim of a weak stroke strong, nor leave it without any effect."""
+    """Growing must neither strengthen the rim of a weak stroke nor leave it without effect."""
     mask = Image.new("L", (256, 256))
     mask.paste(80, (100, 100, 140, 140))
     canvas = cut(request(Image.new("L", (256, 256)), mask, area="whole", grow=40, soft=True), NATIVE)
@@ -350,7 +350,7 @@ def test_a_soft_paste_fades_with_the_grey_and_a_white_one_does_not() -> None:
 
 @pytest.mark.parametrize("scale", [0.5, 1, 3])
 def test_painting_the_same_picture_changes_little(scale: float) -> None:
-    """Cut and paste are inverse to each other: nothing is shifted by half a pixel or darkened."""
+    """Cutting and pasting back shifts nothing by half a pixel and darkens nothing."""
     side = int(256 * scale)
     y, x = np.mgrid[0:side, 0:side] / side
     waves = np.dstack([np.sin(9 * x + 2 * y), np.cos(8 * y), np.sin(7 * x * y)]) * 0.4 + 0.5
@@ -361,8 +361,8 @@ def test_painting_the_same_picture_changes_little(scale: float) -> None:
     assert np.abs(np.asarray(result, int) - np.asarray(image, int)).max() <= 2
 
 
-def test_colour_match_mends_a_drift_and_can_be_switched_off() -> None:
-    """The loudest complaint everywhere: a discoloured patch."""
+def test_colour_match_corrects_a_drift_and_can_be_switched_off() -> None:
+    """A discoloured patch is the most frequent complaint about inpainting."""
     image, mask = texture("RGB", (256, 256)), Image.new("L", (256, 256))
     mask.paste(255, (90, 90, 150, 150))
     errors = {}
@@ -383,7 +383,7 @@ def test_repainting_everything_needs_no_ring() -> None:
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "I;16"])
 def test_extend_keeps_the_picture_and_whitens_the_new_area(mode: str) -> None:
-    """Somebody who wants more sky."""
+    """A user who wants more sky keeps the photo as it was."""
     image, mask = texture(mode, (40, 30)), blob((40, 30), kind=0)
     bigger, bigger_mask = extend(image, mask, 10, 0, 7, 20)
     new = np.ones((50, 57), bool)
@@ -414,9 +414,9 @@ def test_an_extension_begins_as_the_picture_ends_and_gets_softer(mode: str) -> N
     bigger = np.asarray(extend(image, None, left, top, right, bottom)[0], float)
     own = np.asarray(image, float)
     contrast = own.std()
-    beside = [bigger[top : top + 80, left - d] for d in (1, 4, 12, 36)]
-    assert np.abs(beside[0] - own[:, 0]).mean() < 0.5 * contrast  # of unrelated pixels it would be 1.1
-    roughness = [np.abs(np.diff(column, axis=0)).mean() for column in beside]
+    outer = [bigger[top : top + 80, left - d] for d in (1, 4, 12, 36)]
+    assert np.abs(outer[0] - own[:, 0]).mean() < 0.5 * contrast  # of unrelated pixels it would be 1.1
+    roughness = [np.abs(np.diff(column, axis=0)).mean() for column in outer]
     assert roughness == sorted(roughness, reverse=True)
     assert roughness[-1] < 0.05 * roughness[0]
     corner = bigger[top + 80 + 15 :, : left - 15]
@@ -434,13 +434,13 @@ def test_an_extension_begins_as_the_picture_ends_and_gets_softer(mode: str) -> N
 def test_extend_refuses_nothing_negative_and_too_much(
     amounts: tuple[int, int, int, int], message: str
 ) -> None:
-    """Before memory is taken for it."""
+    """The request is refused before memory is taken for it."""
     with pytest.raises(RequestError, match=message):
         extend(Image.new("RGB", (40, 40)), None, *amounts)
 
 
 def test_extend_refuses_a_mask_of_another_size() -> None:
-    """Both sizes are named, as everywhere."""
+    """The error names both sizes."""
     with pytest.raises(RequestError, match="40×30, but is 30×40"):
         extend(Image.new("RGB", (40, 30)), Image.new("L", (30, 40)), 1, 1, 1, 1)
 

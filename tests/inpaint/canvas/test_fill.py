@@ -1,4 +1,4 @@
-"""Fills prepare the hole; nothing else."""
+"""Fills of the masked hole, which touch nothing else."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from inpaint.request import FILLS, Fill
 
 
 def scene(h: int = 128, w: int = 192) -> NDArray[np.uint8]:
-    """A horizontal ramp with a red square in its middle, which the mask covers."""
+    """Make a horizontal ramp with a red square in its middle, and a mask that covers the square."""
     image = np.broadcast_to(np.linspace(60, 180, w)[None, :, None], (h, w, 3)).astype(np.uint8).copy()
     image[h // 2 - 16 : h // 2 + 16, w // 2 - 16 : w // 2 + 16] = (255, 0, 0)
     return image
@@ -24,7 +24,7 @@ def hole(h: int = 128, w: int = 192, half: int = 20) -> NDArray[np.uint8]:
 @pytest.mark.parametrize("fill", FILLS)
 @pytest.mark.parametrize("scale", [1, 5])
 def test_a_fill_touches_no_pixel_outside_the_mask(fill: Fill, scale: int) -> None:
-    """What the model sees around the hole is the caller's picture, at small and at large sizes."""
+    """The model sees the caller's own picture around the hole, at small and at large sizes."""
     image, mask = scene(128 * scale, 192 * scale), hole(128 * scale, 192 * scale, 20 * scale)
     before = image.copy()
     filled = fill_hole(image, mask, fill)
@@ -36,7 +36,7 @@ def test_a_fill_touches_no_pixel_outside_the_mask(fill: Fill, scale: int) -> Non
 @pytest.mark.parametrize("fill", ["telea", "blur"])
 @pytest.mark.parametrize("scale", [1, 5])
 def test_telea_and_blur_remove_the_object_and_continue_the_surroundings(fill: Fill, scale: int) -> None:
-    """Somebody removing a thing: below strength 1 its colour would shine through."""
+    """Below strength 1 the colour of a removed object would show through."""
     mask = hole(128 * scale, 192 * scale, 20 * scale)
     filled = fill_hole(scene(128 * scale, 192 * scale), mask, fill)[mask > 0].astype(int)
     assert np.abs(filled[:, 0] - filled[:, 1]).max() <= 12  # no red left
@@ -56,7 +56,7 @@ def test_neutral_is_grey_and_noise_is_noise_and_the_same_each_time() -> None:
 
 
 def test_noise_has_no_colour_that_the_surroundings_lack() -> None:
-    """Bright confetti at a middling strength would be painted as confetti; and no red of the object stays."""
+    """At a medium strength bright noise would be painted as confetti; and no red of the object may stay."""
     noise = fill_hole(scene(), hole(), "noise")[hole() > 0]
     assert (noise.max(1) == noise.min(1)).all()  # the ramp is grey
     everything = fill_hole(scene(), np.full((128, 192), 255, np.uint8), "noise")
@@ -65,7 +65,7 @@ def test_noise_has_no_colour_that_the_surroundings_lack() -> None:
 
 @pytest.mark.parametrize("scale", [1, 5])
 def test_a_slope_goes_on_in_the_blur(scale: int) -> None:
-    """A sky removed a bird from: a step at the hole's edge would be painted as an edge."""
+    """A step at the rim of the hole would be painted as an edge in the sky."""
     mask = hole(128 * scale, 192 * scale, 20 * scale)
     image = scene(128 * scale, 192 * scale)
     ramp = image[:1].repeat(128 * scale, 0)
@@ -74,13 +74,13 @@ def test_a_slope_goes_on_in_the_blur(scale: int) -> None:
 
 @pytest.mark.parametrize("fill", ["telea", "blur", "neutral"])
 def test_without_surroundings_the_fill_is_neutral(fill: Fill) -> None:
-    """An all-white mask: there is nothing to continue."""
+    """An all-white mask leaves nothing to continue."""
     assert (fill_hole(scene(), np.full((128, 192), 255, np.uint8), fill) == NEUTRAL).all()
 
 
 @pytest.mark.parametrize("fill", FILLS)
 def test_one_known_pixel_is_enough(fill: Fill) -> None:
-    """Nearly everything masked must not divide by zero or leave rubbish."""
+    """A mask over nearly everything must not divide by zero or leave undefined pixels."""
     mask = np.full((640, 448), 255, np.uint8)
     mask[0, 0] = 0
     image = np.full((640, 448, 3), (255, 0, 0), np.uint8)

@@ -1,4 +1,4 @@
-"""``require_mask``: which pixels are repainted, and the same refusal wherever a mask repaints none."""
+"""``require_mask``: the pixels that are repainted, and the refusal of a mask that repaints none."""
 
 import subprocess
 import sys
@@ -22,7 +22,7 @@ def request(grey: int, *, soft: bool) -> InpaintRequest:
 
 @pytest.mark.parametrize("grey", [0, 127])
 def test_a_mask_without_white_says_what_to_paint(grey: int) -> None:
-    """A newcomer who sends the mask black, or with the colours swapped and too dark."""
+    """A newcomer may send a black mask, or one with the colours swapped and too dark."""
     for ask in (cut, working_size_of):
         with pytest.raises(RequestError, match=r"mask: nothing to repaint.* white \(128 or brighter\)"):
             ask(request(grey, soft=False))
@@ -30,7 +30,7 @@ def test_a_mask_without_white_says_what_to_paint(grey: int) -> None:
 
 @pytest.mark.parametrize("grey", [0, 1, 7])
 def test_a_soft_mask_of_nothing_but_dark_greys_says_which_count(grey: int) -> None:
-    """A soft brush that is set too faint would otherwise be painted for nothing."""
+    """A user whose soft brush is too faint learns it before a picture is painted."""
     for ask in (cut, working_size_of):
         with pytest.raises(RequestError, match=r"mask: nothing to repaint.*greys from 8 up count"):
             ask(request(grey, soft=True))
@@ -38,7 +38,7 @@ def test_a_soft_mask_of_nothing_but_dark_greys_says_which_count(grey: int) -> No
 
 @pytest.mark.parametrize(("grey", "soft"), [(8, True), (255, True), (128, False), (255, False)])
 def test_the_first_grey_that_counts_is_repainted(grey: int, soft: bool) -> None:
-    """The threshold itself belongs to the mask."""
+    """A grey at the threshold itself is repainted."""
     mask = Image.new("L", SIZE)
     mask.paste(grey, (10, 20, 30, 50))
     painted, bounds = require_mask(mask, soft=soft)
@@ -48,7 +48,7 @@ def test_the_first_grey_that_counts_is_repainted(grey: int, soft: bool) -> None:
 
 
 def test_a_mask_of_any_mode_is_read_as_luminance() -> None:
-    """White under no opacity is no white; 16-bit grey is scaled, not clipped."""
+    """Fully transparent white counts as black, and 16-bit grey is scaled, not clipped."""
     with pytest.raises(RequestError, match="nothing to repaint"):
         require_mask(Image.new("LA", SIZE, (255, 0)), soft=True)
     with pytest.raises(RequestError, match="nothing to repaint"):

@@ -1,4 +1,4 @@
-"""The smooth continuation, against what can be known of it."""
+"""The screened Laplace solver, compared with known solutions."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ H, W = 96, 130
 
 
 def plane() -> NDArray[np.float32]:
-    """A slope in two channels and a constant: harmonic, so that the continuation is the plane itself."""
+    """Make a slope in two channels and a constant; they are harmonic, so each is its own continuation."""
     y, x = np.mgrid[0:H, 0:W].astype(np.float32)
     return np.dstack([x / W, (x + 2 * y) / W, np.full_like(x, 0.3)])
 
@@ -31,7 +31,7 @@ def test_a_hole_in_a_slope_is_filled_by_the_slope() -> None:
 
 
 def test_it_never_leaves_the_range_of_what_is_known() -> None:
-    """Colours may be spread, never made up."""
+    """Colours may be spread, but none may appear that was not there."""
     rng = np.random.default_rng(0)
     values = rng.uniform(0.2, 0.7, (H, W, 3)).astype(np.float32)
     trust = rng.uniform(0, 1, (H, W)).astype(np.float32) * trust_outside(0, 0, 60, 130)
@@ -40,7 +40,7 @@ def test_it_never_leaves_the_range_of_what_is_known() -> None:
 
 
 def test_little_trust_smooths_what_much_trust_keeps() -> None:
-    """Noise in what is known must not be drawn into the hole as stripes."""
+    """Noise in the known pixels must not be drawn into the hole as stripes."""
     noise = np.random.default_rng(0).normal(0, 1, (H, W, 3)).astype(np.float32)
     little, much = (solve_laplace(noise, np.full((H, W), trust, np.float32)).std() for trust in (0.05, 1))
     assert little < 0.2 < 0.9 < much
@@ -48,7 +48,7 @@ def test_little_trust_smooths_what_much_trust_keeps() -> None:
 
 @pytest.mark.parametrize(("h", "w"), [(1, 1), (2, 2), (3, 5), (1, 40), (16, 256), (97, 64)])
 def test_any_size_and_one_known_pixel_give_its_value_everywhere(h: int, w: int) -> None:
-    """Nearly everything masked."""
+    """A mask over nearly everything still has a solution."""
     values, trust = np.zeros((h, w, 3), np.float32), np.zeros((h, w), np.float32)
     values[h // 2, w // 3], trust[h // 2, w // 3] = (0.1, 0.5, 0.9), 1
     assert np.abs(solve_laplace(values, trust) - np.float32([0.1, 0.5, 0.9])).max() < 1e-4

@@ -1,4 +1,4 @@
-"""Files that are small and would be the work of minutes."""
+"""Decode bombs: small files that would take minutes to decode."""
 
 import io
 import struct
@@ -33,19 +33,19 @@ def saved(name: str, size: int = 64, **options: object) -> bytes:
 
 
 def png_with(pieces: bytes) -> bytes:
-    """After the header, before the pixels."""
+    """Insert chunks after a PNG's header and before its pixels."""
     plain = saved("PNG")
     return plain[:33] + pieces + plain[33:]
 
 
 def jpeg_with(pieces: bytes) -> bytes:
-    """Before everything else."""
+    """Insert segments at the start of a JPEG."""
     plain = saved("JPEG")
     return plain[:2] + pieces + plain[2:]
 
 
 def jpeg_of_scans(side: int, scans: int) -> bytes:
-    """Progressive, black, and each scan says in 44 bytes that nothing changes in any of its blocks."""
+    """Make a black progressive JPEG of scans of 44 bytes, none of which changes any block."""
     blocks = (-(-side // 8)) ** 2
     header = segment(0xDB, b"\0" + b"\1" * 64)
     header += segment(0xC2, struct.pack(">BHHB", 8, side, side, 1) + bytes([1, 0x11, 0]))
@@ -60,7 +60,7 @@ def jpeg_of_scans(side: int, scans: int) -> bytes:
     )
 
 
-LABOURED: dict[str, Make] = {
+DECODE_BOMBS: dict[str, Make] = {
     "a million private chunks": lambda: png_with(chunk(b"prVt") * 1_000_000),
     "a million empty pieces of pixels": lambda: png_with(chunk(b"IDAT") * 1_000_000),
     "a hundred thousand texts": lambda: png_with(chunk(b"tEXt", b"key\0text") * 100_000),
@@ -76,9 +76,9 @@ LABOURED: dict[str, Make] = {
 }
 
 
-@pytest.mark.parametrize("make", LABOURED.values(), ids=LABOURED)
-def test_a_file_of_far_too_many_pieces_is_refused_at_once(make: Make) -> None:
-    """An operator: some of these took Pillow 15 minutes, others held up every other request for 8 seconds."""
+@pytest.mark.parametrize("make", DECODE_BOMBS.values(), ids=DECODE_BOMBS)
+def test_a_decode_bomb_is_refused_immediately(make: Make) -> None:
+    """Some of these took Pillow 15 minutes, others delayed all other requests of a server for 8 seconds."""
     data = make()
     started = time.thread_time()
     with pytest.raises(RequestError, match="too many chunks or scans"):
@@ -102,7 +102,7 @@ GOOD: dict[str, Make] = {
 
 @pytest.mark.parametrize("make", GOOD.values(), ids=GOOD)
 def test_good_files_are_far_from_the_limits(make: Make) -> None:
-    """A photographer: large, progressive and motion pictures are pictures."""
+    """A photographer's large, progressive and motion pictures are accepted."""
     decode(make())
 
 
@@ -110,5 +110,5 @@ def test_good_files_are_far_from_the_limits(make: Make) -> None:
     "data", [b"", b"\xff\xd8", b"\xff\xd8\xff", b"\xff\xd8\xff\xe1", b"\x89PNG\r\n\x1a\n\0"]
 )
 def test_what_cannot_be_followed_is_left_to_pillow(data: bytes) -> None:
-    """It says better what is wrong with a file that was cut off."""
+    """Pillow's error describes a file that was cut off better than this check could."""
     assert not is_decode_bomb(data)

@@ -1,4 +1,4 @@
-"""Pictures in and out of files: what is refused, what is kept, what is neither clipped nor turned twice."""
+"""Decoding and encoding of pictures: refusals, kept metadata, and pixels neither clipped nor turned twice."""
 
 import io
 import os
@@ -51,7 +51,7 @@ def exif(orientation: int | None = None) -> Image.Exif:
 
 
 def png_header(width: int, height: int) -> bytes:
-    """A PNG that promises width × height pixels and holds a few bytes of them."""
+    """Make a PNG whose header promises width × height pixels and that holds a few bytes of them."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
@@ -74,7 +74,7 @@ def refusal(data: bytes | Path, field: str = "image") -> str:
 
 @pytest.mark.parametrize("name", ["PNG", "JPEG", "WEBP"])
 def test_each_allowed_format_is_read_and_written_back_as_itself(name: str) -> None:
-    """A folder of JPEG stays a folder of JPEG, instead of growing sevenfold as PNG."""
+    """A folder of JPEGs stays one, instead of growing sevenfold as PNGs."""
     picture = decode(saved(texture(), name))
     assert picture.format == name
     assert decode(encode(picture.image, picture)).format == name
@@ -82,27 +82,27 @@ def test_each_allowed_format_is_read_and_written_back_as_itself(name: str) -> No
 
 @pytest.mark.parametrize("name", ["GIF", "BMP", "TIFF", "AVIF", "PPM", "ICO"])
 def test_other_formats_are_refused_before_their_readers_run(name: str) -> None:
-    """An operator whose server must not fall to a 1 kB AVIF that unpacks to 560 MB."""
+    """A 1 kB AVIF that unpacks to 560 MB must not bring a server down."""
     assert "PNG, JPEG or WebP" in refusal(saved(texture(), name))
 
 
 @pytest.mark.parametrize("data", [b"hello, I am a picture", b"<svg/>", b"\x89PNG\r\n\x1a\n", bytes(100)])
 def test_what_is_no_picture_gets_one_sentence(data: bytes) -> None:
-    """A newcomer who gave the wrong file."""
+    """A newcomer who gave the wrong file gets one clear sentence."""
     assert "picture" in refusal(data, "mask")
 
 
 @pytest.mark.parametrize("name", ["PNG", "JPEG", "WEBP"])
 @pytest.mark.parametrize("share", [0.6, 0.9])
 def test_a_file_cut_off_is_refused_rather_than_half_painted(name: str, share: float) -> None:
-    """Somebody whose download broke: verify() passes a JPEG cut to 60 %, load() does not."""
+    """A broken download must be found: verify() passes a JPEG cut to 60 %, load() does not."""
     data = saved(texture(size=(200, 200)), name)
     assert "cut off" in refusal(data[: int(len(data) * share)])
     assert ImageFile.LOAD_TRUNCATED_IMAGES is False
 
 
 def test_size_is_judged_from_the_header_before_any_pixel_is_decoded() -> None:
-    """An operator: a bomb costs a header. Were it decoded first, this one would be 'damaged' instead."""
+    """A bomb costs no more than its header; if it were decoded first, this one would be 'damaged' instead."""
     assert "25 megapixels, but it is 6000×6000" in refusal(png_header(6000, 6000))
     assert "8192 pixels, but it is 9000×20" in refusal(png_header(9000, 20))
     assert "1:16" in refusal(png_header(2000, 20))
@@ -111,39 +111,39 @@ def test_size_is_judged_from_the_header_before_any_pixel_is_decoded() -> None:
 
 @pytest.mark.parametrize("side", [12_000, 100_000])  # Pillow warns of the first and raises for the second
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_pillows_own_bomb_alarm_becomes_our_sentence(side: int) -> None:
-    """An operator reads one kind of refusal, whatever the size of the bomb."""
+def test_pillows_own_bomb_check_becomes_our_sentence(side: int) -> None:
+    """Operators see one kind of refusal for bombs of every size."""
     assert refusal(png_header(side, side)).startswith(("must have at most 25", "sides must be"))
 
 
 def test_a_bomb_warning_turned_into_an_error_is_a_refusal_too() -> None:
-    """Somebody running Python with -W error."""
+    """A program may run Python with -W error."""
     assert "25 megapixels" in refusal(png_header(12_000, 12_000))
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
-    """A newcomer at the command line who mistyped a path."""
+    """A newcomer who mistyped a path sees it in the error."""
     (tmp_path / "empty.png").touch()
     os.mkfifo(tmp_path / "pipe")
     assert "there is no file" in refusal(tmp_path / "nothing.png")
     assert "there is no file" in refusal(tmp_path / "empty.png" / "x.png")
     assert "is a folder" in refusal(tmp_path)
     assert "is empty" in refusal(tmp_path / "empty.png")
-    assert "not a regular file" in refusal(tmp_path / "pipe")  # and does not wait for a writer
+    assert "not a regular file" in refusal(tmp_path / "pipe")  # and reading does not wait for a writer
     assert "cannot be read" in refusal(tmp_path / ("x" * 5000))
     assert str(tmp_path) in refusal(tmp_path)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_a_file_without_permission_is_named(tmp_path: Path) -> None:
-    """A newcomer whose photos belong to another user."""
+    """A newcomer's photos may belong to another user."""
     path = tmp_path / "private.png"
     path.touch(mode=0)
     assert "may not be read" in refusal(path)
 
 
 def test_a_file_of_more_than_20_mb_is_refused(tmp_path: Path) -> None:
-    """An operator's memory; the file is not even read to its end."""
+    """It would fill an operator's memory, so it is not even read to its end."""
     huge = tmp_path / "huge.png"
     with huge.open("wb") as file:
         file.truncate(10 * MAX_ENCODED_BYTES)
@@ -155,7 +155,7 @@ def test_a_file_of_more_than_20_mb_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_path_and_its_bytes_give_the_same_picture(tmp_path: Path) -> None:
-    """The command line and the server read alike."""
+    """The command line and the server read pictures in the same way."""
     data = saved(texture("RGBA"))
     (tmp_path / "a.png").write_bytes(data)
     assert decode(tmp_path / "a.png").image.tobytes() == decode(data).image.tobytes()
@@ -166,7 +166,7 @@ def test_a_path_and_its_bytes_give_the_same_picture(tmp_path: Path) -> None:
     [("1", "L"), ("L", "L"), ("LA", "LA"), ("P", "RGB"), ("RGB", "RGB"), ("RGBA", "RGBA"), ("I;16", "I;16")],
 )
 def test_every_png_mode_is_read_without_loss(mode: str, becomes: str) -> None:
-    """The promise 'the caller's own bytes' begins with reading them right."""
+    """Pixels can only stay the caller's own if they are read correctly."""
     image = texture(mode)
     got = decode(saved(image)).image
     assert got.mode == becomes
@@ -174,7 +174,7 @@ def test_every_png_mode_is_read_without_loss(mode: str, becomes: str) -> None:
 
 
 def test_transparency_of_palette_and_key_colour_becomes_alpha() -> None:
-    """Somebody with an old 8-bit PNG whose background is see-through."""
+    """An old 8-bit PNG may have a transparent background."""
     palette = texture("RGB").quantize(8)
     keyed = Image.new("RGB", (20, 20), (1, 2, 3))
     assert decode(saved(palette, transparency=3)).image.mode == "RGBA"
@@ -184,7 +184,7 @@ def test_transparency_of_palette_and_key_colour_becomes_alpha() -> None:
 
 
 def test_sixteen_bit_grey_is_scaled_not_clipped() -> None:
-    """A scientist or a scanner's owner; Pillow's convert turns everything above 255 into white."""
+    """Scanners write 16-bit grey, and Pillow's convert turns everything above 255 into white."""
     levels = np.tile(np.array([0, 257, 128 * 257, 65535, 384], np.uint16), (20, 4))
     image = decode(saved(Image.fromarray(levels))).image
     assert np.array_equal(np.asarray(image), levels)
@@ -192,20 +192,20 @@ def test_sixteen_bit_grey_is_scaled_not_clipped() -> None:
 
 
 @pytest.mark.parametrize("mode", ["I", "I;16B", "YCbCr", "HSV", "LAB", "CMYK", "PA", "La", "RGBa", "RGBX"])
-def test_any_mode_that_a_python_caller_holds_is_taken(mode: str) -> None:
-    """Somebody whose pictures come from another library rather than from a file."""
+def test_any_mode_of_a_python_callers_picture_is_accepted(mode: str) -> None:
+    """A Python caller's pictures may come from another library and not from a file."""
     image = Image.new(mode, (20, 20))
     assert upright(image).mode in ("L", "LA", "RGB", "RGBA", "I;16")
 
 
 def test_float_pictures_are_refused_because_their_range_is_unknown() -> None:
-    """Is 1.0 white or nearly black? Guessing would paint a wrong picture without a word."""
+    """1.0 may be white or nearly black, and a wrong guess would paint a wrong picture silently."""
     with pytest.raises(RequestError, match="mode F"):
         upright(Image.new("F", (20, 20)))
 
 
 def test_a_lazily_opened_file_that_is_damaged_is_the_requests_fault(tmp_path: Path) -> None:
-    """A Python caller who passes Image.open(...) straight on."""
+    """A Python caller may pass Image.open(...) on without loading it."""
     path = tmp_path / "cut.png"
     path.write_bytes(saved(texture(size=(200, 200)))[:5000])
     with Image.open(path) as image, pytest.raises(RequestError, match="mask"):
@@ -215,7 +215,7 @@ def test_a_lazily_opened_file_that_is_damaged_is_the_requests_fault(tmp_path: Pa
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("name", ["PNG", "JPEG", "WEBP"])
 def test_every_exif_orientation_is_applied_once(orientation: int, name: str) -> None:
-    """A phone's portrait photo must not come out lying, nor turned twice by the next viewer."""
+    """A phone's portrait photo must neither come out lying nor be turned again by the next viewer."""
     data = saved(texture(), name, exif=exif(orientation))
     expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
     picture = decode(data)
@@ -227,7 +227,7 @@ def test_every_exif_orientation_is_applied_once(orientation: int, name: str) -> 
 
 
 def test_upright_leaves_the_callers_picture_alone() -> None:
-    """A Python caller goes on using the picture that was passed in."""
+    """A Python caller may go on using the picture that was passed in."""
     image = Image.open(io.BytesIO(saved(texture(), exif=exif(6))))
     before = (image.size, image.tobytes(), dict(image.info))
     turned = upright(image)
@@ -238,7 +238,7 @@ def test_upright_leaves_the_callers_picture_alone() -> None:
 
 @pytest.mark.parametrize("name", ["PNG", "JPEG", "WEBP"])
 def test_icc_exif_and_dpi_survive_a_round(name: str) -> None:
-    """A photographer: colours as calibrated, date and camera still there."""
+    """A photographer keeps calibrated colours, date and camera."""
     tags = exif(6)
     tags.get_ifd(0x8769)[0x9003] = "2026:01:02 03:04:05"
     picture = decode(saved(texture(), name, icc_profile=SRGB, exif=tags, dpi=(300, 300)))
@@ -246,16 +246,16 @@ def test_icc_exif_and_dpi_survive_a_round(name: str) -> None:
     found = Image.Exif()
     found.load(again.exif)
     assert again.icc_profile == SRGB
-    assert picture.image.info == {}  # so that what the Picture does not name cannot leak into outputs
+    assert picture.image.info == {}  # so that nothing the Picture does not name can leak into outputs
     assert found[MAKE] == tags[MAKE]
     assert EXIF_ORIENTATION not in found
     assert found.get_ifd(0x8769)[0x9003] == "2026:01:02 03:04:05"
-    if name != "WEBP":  # it has no field for it
+    if name != "WEBP":  # WebP has no field for it
         assert again.dpi == pytest.approx((300, 300), abs=0.1)
 
 
 def test_the_thumbnail_in_exif_is_dropped() -> None:
-    """Somebody who painted a face away must not ship it in the thumbnail."""
+    """A face that was painted over must not remain in the thumbnail."""
     tiff = struct.pack("<2sHIHHHI4sI", b"II", 42, 8, 1, MAKE, 2, 4, b"abc\0", 26)
     ifd1 = struct.pack("<HHHIIHHIII", 2, 0x0201, 4, 1, 56, 0x0202, 4, 1, 9, 0)
     picture = decode(saved(texture(), "JPEG", exif=b"Exif\0\0" + tiff + ifd1 + b"thumbnail"))
@@ -263,9 +263,9 @@ def test_the_thumbnail_in_exif_is_dropped() -> None:
     assert b"thumbnail" not in (picture.exif or b"")
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow remarks on it
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow warns about it
 def test_broken_exif_does_not_cost_the_picture() -> None:
-    """Cameras write broken notes; the pixels are fine."""
+    """Some cameras write broken maker notes, but the pixels are fine."""
     for broken in (
         b"Exif\0\0II*\0\xff\xff\xff\x7f",
         b"Exif\0\0garbage",
@@ -275,7 +275,7 @@ def test_broken_exif_does_not_cost_the_picture() -> None:
 
 
 def test_exif_too_long_for_jpeg_is_left_out() -> None:
-    """A PNG with 100 kB of notes can still be asked for as JPEG."""
+    """A PNG with 100 kB of notes can still be written as JPEG."""
     tags = exif()
     tags[0x9286] = "x" * 100_000
     picture = decode(saved(texture(), exif=tags))
@@ -284,7 +284,7 @@ def test_exif_too_long_for_jpeg_is_left_out() -> None:
 
 
 def test_a_profile_for_other_channels_is_not_written() -> None:
-    """A grey profile in a colour file makes viewers refuse or mistint it."""
+    """A grey profile in a colour file makes viewers refuse it or show wrong colours."""
     like = Picture(texture("L"), "PNG", b"\0" * 16 + b"GRAY" + SRGB[20:])
     assert "icc_profile" in Image.open(io.BytesIO(encode(texture("L"), like))).info
     assert "icc_profile" not in Image.open(io.BytesIO(encode(texture("RGB"), like))).info
@@ -293,7 +293,7 @@ def test_a_profile_for_other_channels_is_not_written() -> None:
 
 @pytest.mark.parametrize("icc", [None, b"not a profile", SRGB])
 def test_cmyk_jpeg_becomes_rgb_without_its_ink_profile(icc: bytes | None) -> None:
-    """A print shop's JPEG; an unusable profile is no reason to refuse it."""
+    """A print shop's JPEG is accepted even with an unusable profile."""
     options = {} if icc is None else {"icc_profile": icc}
     picture = decode(saved(Image.new("CMYK", (20, 20), (0, 255, 255, 0)), "JPEG", quality=95, **options))
     red, green, blue = picture.image.getpixel((5, 5))
@@ -303,7 +303,7 @@ def test_cmyk_jpeg_becomes_rgb_without_its_ink_profile(icc: bytes | None) -> Non
 
 
 def test_a_phones_mpo_is_a_jpeg() -> None:
-    """Phones write JPEGs with a second frame; Pillow calls them MPO, whatever formats were allowed."""
+    """Phones write JPEGs with a second frame, which Pillow calls MPO even if only JPEG is allowed."""
     data = saved(texture("RGB"), "MPO", save_all=True, append_images=[texture("RGB", seed=1)])
     picture = decode(data)
     assert picture.format == "JPEG"
@@ -312,7 +312,7 @@ def test_a_phones_mpo_is_a_jpeg() -> None:
 
 @pytest.mark.parametrize("name", ["PNG", "WEBP"])
 def test_an_animation_gives_its_first_frame(name: str) -> None:
-    """Somebody with a sticker."""
+    """An animated sticker is painted as a still picture."""
     red, blue = Image.new("RGB", (20, 20), "red"), Image.new("RGB", (20, 20), "blue")
     data = saved(red, name, save_all=True, append_images=[blue], lossless=True)
     assert decode(data).image.convert("RGB").getpixel((3, 3)) == (255, 0, 0)
@@ -329,7 +329,7 @@ def test_png_and_other_formats_keep_what_they_can(mode: str) -> None:
 
 
 def test_jpeg_is_written_without_chroma_subsampling_and_over_white() -> None:
-    """Red on blue stays sharp, and a cut-out does not come back on black."""
+    """Red on blue stays sharp, and a cut-out comes back on white, not on black."""
     data = encode(Image.new("RGBA", (32, 32), (0, 0, 0, 0)), Picture(texture(), "JPEG"))
     image = Image.open(io.BytesIO(data))
     assert image.getpixel((9, 9)) == (255, 255, 255)
@@ -337,7 +337,7 @@ def test_jpeg_is_written_without_chroma_subsampling_and_over_white() -> None:
 
 
 def test_webp_keeps_the_colour_under_transparency() -> None:
-    """Somebody who raises the alpha again in a paint program."""
+    """A user may raise the alpha again in an image editor."""
     pixels = np.zeros((64, 64, 4), np.uint8)
     pixels[::4, :, :3] = pixels[1::4, :, :3] = 200  # stripes
     pixels[:, 32:, 3] = 255
@@ -348,14 +348,14 @@ def test_webp_keeps_the_colour_under_transparency() -> None:
 
 
 def test_unknown_output_format_or_quality_is_refused() -> None:
-    """Somebody who asks for a GIF learns the three names."""
+    """A caller who asks for a GIF learns the three names."""
     with pytest.raises(RequestError, match="PNG, JPEG, WEBP"):
         encode(texture(), Picture(texture(), "PNG"), "GIF")
     with pytest.raises(RequestError, match="1 to 100"):
         encode(texture(), Picture(texture(), "PNG"), quality=0)
 
 
-def test_what_a_model_sees_of_transparency_is_white() -> None:
+def test_a_model_sees_transparency_as_white() -> None:
     """The colour below alpha 0 is arbitrary and must not reach the model."""
     image = Image.new("RGBA", (4, 4), (9, 200, 9, 0))
     assert to_rgb(image).getpixel((0, 0)) == (255, 255, 255)
@@ -379,20 +379,20 @@ def test_what_a_model_sees_of_transparency_is_white() -> None:
     ],
 )
 def test_a_mask_of_any_mode_is_read_as_luminance(mask: Image.Image, expected: int) -> None:
-    """Masks come from every paint program there is."""
+    """Masks come from all kinds of image editors."""
     read = mask_to_l(mask)
     assert read.mode == "L"
     assert read.getextrema() == (expected, expected)
 
 
 def test_a_mask_keeps_its_grey_where_grey_is_wanted() -> None:
-    """Soft inpainting reads strength from it."""
+    """Soft inpainting reads strength from the grey."""
     ramp = Image.fromarray(np.arange(256, dtype=np.uint8)[None].repeat(16, 0))
     assert mask_to_grey(ramp).tobytes() == ramp.tobytes()
 
 
 def test_a_palette_picture_without_its_palette_is_damaged() -> None:
-    """An operator: Pillow fails an assertion on it (found by fuzzing), and no body makes us answer 5xx."""
+    """Pillow fails an assertion on it (found by fuzzing), and no upload may make the server answer 5xx."""
     data = saved(texture("P"))
     start = data.index(b"PLTE") - 4
     length = int.from_bytes(data[start : start + 4], "big")
@@ -400,7 +400,7 @@ def test_a_palette_picture_without_its_palette_is_damaged() -> None:
 
 
 def test_no_damaged_file_raises_anything_but_a_refusal() -> None:
-    """An operator: no body makes the server answer 5xx, not even with -W error."""
+    """No upload may make the server answer 5xx, not even with -W error."""
     rng = np.random.default_rng(0)
     files = [
         saved(texture(m), "PNG", exif=exif(6), icc_profile=SRGB) for m in ("1", "P", "LA", "RGBA", "I;16")
@@ -421,4 +421,4 @@ def test_no_damaged_file_raises_anything_but_a_refusal() -> None:
         else:
             read += 1
             assert picture.image.mode in ("L", "LA", "RGB", "RGBA", "I;16")
-    assert min(read, refused) > 100  # else the damage is too harsh or too mild to test anything
+    assert min(read, refused) > 100  # otherwise the damage is too large or too small to test anything

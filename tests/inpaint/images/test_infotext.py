@@ -1,4 +1,4 @@
-"""What A1111 and its relatives read of our pictures, and we of theirs."""
+"""The parameters text: A1111 and its relatives read ours, and we read theirs."""
 
 import json
 import re
@@ -20,7 +20,7 @@ FORMATS = ("PNG", "JPEG", "WEBP")
 
 
 def upstream(text: str) -> dict[str, str]:
-    """A1111's ``parse_generation_parameters``, by its rules, without its options and fallbacks."""
+    """Parse a text by the rules of A1111's ``parse_generation_parameters``, without options and fallbacks."""
     pair = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
     *lines, last = text.strip().split("\n")
     assert len(pair.findall(last)) >= 3, "upstream would take the line for a part of the prompt"
@@ -36,7 +36,7 @@ def upstream(text: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_a1111_reads_it_where_it_looks(name: str) -> None:
-    """A user of A1111, Forge or a picture manager who opens our picture."""
+    """A user of A1111, Forge or a picture manager sees our settings there."""
     was = made(seed=7, strength=0.75, guidance_scale=7.0, fill="noise", loras="style:0.5")
     found = upstream(a1111_text(write(BLANK, plain(name), replace(was, model='my, "best": model'))))
     assert found["Prompt"] == HARD + " <lora:style:0.5>"
@@ -50,7 +50,7 @@ def test_a1111_reads_it_where_it_looks(name: str) -> None:
 
 
 def test_another_programs_text_becomes_a_valid_request() -> None:
-    """A picture from A1111 is dropped on our page: what we know of it is taken, in our ranges."""
+    """From a picture of A1111 that is dropped on the page, known settings are taken, within our ranges."""
     text = (
         "a girl\nin a garden <lora:style:0.6>\nNegative prompt: ugly,\nblurry\nSteps: 500, "
         "Sampler: DPM++ 2M Karras, "
@@ -79,7 +79,7 @@ def test_every_scheduler_has_a_name_that_leads_back_to_it() -> None:
 
 @pytest.mark.parametrize("order", ["utf-16-be", "utf-16-le"])
 def test_a_comment_is_read_in_either_byte_order(order: str) -> None:
-    """Programs disagree on it, because EXIF does not say."""
+    """Programs disagree on the order, because EXIF does not define it."""
     tags = Image.Exif()
     text = infotext.write({"prompt": "a cat", "num_inference_steps": 30, "seed": 1}, (8, 8), None, "1")
     tags.get_ifd(EXIF_IFD)[USER_COMMENT] = b"UNICODE\0" + text.encode(order)
@@ -91,7 +91,7 @@ def test_a_comment_is_read_in_either_byte_order(order: str) -> None:
 @given(text=st.text(alphabet=' ,:"\\\nStepsNegative prompt:19', max_size=80))
 @examples(150)
 def test_no_text_makes_parsing_fail(text: str) -> None:
-    """Any comment of any camera ends up here."""
+    """The comments of all cameras are parsed here."""
     found = infotext.read(
         text + "\nSteps: 20, Sampler: Euler, Seed: 3, CFG scale: 4" if len(text) % 2 else text
     )
@@ -102,8 +102,8 @@ def test_no_text_makes_parsing_fail(text: str) -> None:
     "part", ["a" * 50_000, 'a: "b, ' * 20_000, "a:" * 60_000, '"\\' * 60_000, "[" * 150_000, " " * 150_000]
 )
 @pytest.mark.timeout(10)
-def test_hostile_texts_are_read_in_no_time(part: str) -> None:
-    """Patterns that take A1111's own expression minutes."""
+def test_hostile_texts_are_read_quickly(part: str) -> None:
+    """A1111's own regular expression takes minutes for these patterns."""
     line = f"Steps: 1, Seed: 2, Size: 3x3, {part}"
     for keyword, text in (("parameters", line), ("inpaint", part), ("inpaint", '{"software":' + part)):
         read(file_of(BLANK, "PNG", pnginfo=chunks({keyword: text})))

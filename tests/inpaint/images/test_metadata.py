@@ -1,4 +1,4 @@
-"""What a painted picture says about how it was made: for us, for other programs, for nobody."""
+"""Generation parameters in picture files: written, read back, and left out on request."""
 
 import io
 import json
@@ -27,12 +27,12 @@ FORMATS = ("PNG", "JPEG", "WEBP")
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
-# There and back.
+# Writing and reading back.
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_the_settings_come_back_from_every_format(name: str) -> None:
-    """Somebody who finds a good picture a year later and wants another one like it."""
+    """A user who finds a good picture a year later can paint another one like it."""
     was = made(
         seed=123456789012, scheduler="euler a", guidance_scale=6.25, soft=True, fill="telea",
         guidance_interval=(0.1, 0.8), loras="style:0.8,other",
@@ -45,7 +45,7 @@ def test_the_settings_come_back_from_every_format(name: str) -> None:
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_converted_picture_still_says_it(name: str) -> None:
-    """The page works in PNG and downloads in the input's format."""
+    """The page works with PNGs and downloads in the input's format."""
     png = write(BLANK, plain("PNG"), made())
     converted = write(BLANK, decode(png), read(png), name)
     assert read(converted) == made()
@@ -53,7 +53,7 @@ def test_a_converted_picture_still_says_it(name: str) -> None:
 
 
 def test_each_sample_says_its_own_seed() -> None:
-    """One of four variations is wanted again, alone."""
+    """A user may want one of four variations again, alone."""
     request = InpaintRequest(image=BLANK, mask=BLANK, prompt="a cat", samples=3, seed=7)
     each = made_by(
         request, InpaintResult([BLANK] * 3, [7, 8, 9], (0, 0, 48, 32)), "/home/me/secret/styles.safetensors"
@@ -82,20 +82,20 @@ SETTINGS_OF = st.fixed_dictionaries(
 
 @given(chosen=SETTINGS_OF, name=st.sampled_from(FORMATS))
 @examples(60)
-def test_whatever_was_asked_for_comes_back(chosen: dict[str, Any], name: str) -> None:
-    """Any prompt in any language, any settings."""
+def test_any_settings_come_back(chosen: dict[str, Any], name: str) -> None:
+    """Prompts in any language and all settings survive."""
     was = made(**chosen)
     data = write(BLANK, plain(name), was)
     assert read(data) == was
     assert infotext.read(a1111_text(data)) is not None
 
 
-# What the caller's file held.
+# Metadata of the caller's file.
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_the_callers_exif_icc_alpha_and_dpi_stay(name: str) -> None:
-    """A photographer's archive: camera, place, maker note, profile and resolution are still there."""
+    """A photographer keeps camera, place, maker note, profile and resolution."""
     rgba = Image.new("RGBA", (48, 32), (10, 20, 30, 128))
     source = file_of(rgba.convert("RGB"), "JPEG", exif=camera_exif(), icc_profile=SRGB, dpi=(300, 300))
     like = replace(decode(source), image=rgba)
@@ -109,15 +109,15 @@ def test_the_callers_exif_icc_alpha_and_dpi_stay(name: str) -> None:
     assert tags.get_ifd(EXIF_IFD)[0xA434] == "Nokton 50mm"
     assert tiff(image.info["exif"])[0x927C] == (7, b"MAKER\0\x01\x02 whatever it likes \xff\xfe")
     assert image.info["icc_profile"] == SRGB
-    if name != "WEBP":  # which has no place for it
+    if name != "WEBP":  # WebP has no field for it
         assert image.info["dpi"] == pytest.approx((300, 300), abs=0.1)
     if name != "JPEG":
         assert np.array_equal(np.asarray(image)[..., 3], np.asarray(rgba)[..., 3])
 
 
 @pytest.mark.parametrize("name", ["JPEG", "WEBP"])
-def test_a_comment_that_somebody_wrote_is_not_replaced(name: str) -> None:
-    """A caption in the file's comment is worth more than our settings, which have another place."""
+def test_a_comment_of_another_program_is_not_replaced(name: str) -> None:
+    """A caption in the file's comment is worth more than our settings, which are stored elsewhere too."""
     tags = Image.Exif()
     tags.get_ifd(EXIF_IFD)[USER_COMMENT] = b"ASCII\0\0\0Grandma, 1962"
     like = decode(file_of(BLANK, "JPEG", exif=tags))
@@ -131,7 +131,7 @@ def test_a_comment_that_somebody_wrote_is_not_replaced(name: str) -> None:
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_switched_off_leaves_nothing(name: str) -> None:
-    """Prompts can be private: none is in the file, not even an earlier painting's from the input."""
+    """Prompts can be private: the file has none, not even that of an earlier painting."""
     for source in FORMATS:
         earlier = decode(write(BLANK, plain(source, exif=camera_exif()), made(prompt="my secret")))
         data = write(BLANK, earlier, None, name)
@@ -152,7 +152,7 @@ def test_switched_off_leaves_nothing(name: str) -> None:
 
 @pytest.mark.parametrize(("characters", "kept"), [(9_000, "both"), (20_000, "text"), (40_000, "neither")])
 def test_a_jpeg_takes_what_fits_into_its_64_kb(characters: int, kept: str) -> None:
-    """A prompt of a novel's length must not cost the picture, nor the camera's EXIF."""
+    """A very long prompt must cost neither the picture nor the camera's EXIF."""
     was = made(prompt="猫" * characters)
     like = decode(file_of(BLANK, "JPEG", exif=camera_exif()))
     data = write(BLANK, like, was)
@@ -167,7 +167,7 @@ def test_a_jpeg_takes_what_fits_into_its_64_kb(characters: int, kept: str) -> No
     assert read(write(BLANK, like, was, "WEBP")) == was, "WebP has no such limit"
 
 
-# What a stranger's file holds.
+# Files from strangers.
 
 
 WRITTEN = {name: write(BLANK, plain(name), made()) for name in FORMATS}
@@ -180,7 +180,7 @@ WRITTEN = {name: write(BLANK, plain(name), made()) for name in FORMATS}
 )
 @examples(150)
 def test_no_damage_makes_reading_fail(name: str, changes: list[tuple[float, int]], keep: float) -> None:
-    """A server that reads strangers' pictures: cut off, with bytes of the metadata changed, or no picture."""
+    """A server reads strangers' files: cut off, with changed bytes of metadata, or no pictures at all."""
     data = bytearray(WRITTEN[name])
     for where, value in changes:
         data[int(where * len(data))] = value
@@ -203,7 +203,7 @@ JSON = st.recursive(
 )
 @examples(60)
 def test_only_what_makes_a_valid_request_is_believed(fields: dict[str, Any], chosen: dict[str, Any]) -> None:
-    """A forged picture is dropped on the page; what it says reaches the next request, or nothing does."""
+    """The settings of a forged picture on the page reach the next request only if they are valid."""
     text = json.dumps({"software": "sdxl-inpaint", "settings": chosen, **fields})
     found = read(file_of(BLANK, "PNG", pnginfo=chunks({"inpaint": text})))
     assert found is not None
@@ -215,7 +215,7 @@ def test_only_what_makes_a_valid_request_is_believed(fields: dict[str, Any], cho
 
 
 def test_the_hash_changes_with_what_is_painted_and_with_nothing_else() -> None:
-    """``--resume`` skips what is there, and repaints what would be another picture."""
+    """``--resume`` skips finished pictures, and repaints those that would now differ."""
     base: dict[str, object] = {"prompt": "a cat", "seed": 7, "guidance_scale": 7}
     files = [b"picture", b"mask"]
     same = settings_hash(base, "demo", files)
@@ -249,7 +249,7 @@ def test_the_hash_changes_with_what_is_painted_and_with_nothing_else() -> None:
 
 
 def test_the_hash_of_today_is_the_hash_of_tomorrow() -> None:
-    """An upgrade does not repaint an archive."""
+    """An upgrade must not repaint an archive."""
     found = settings_hash({"prompt": "a cat", "seed": 7}, "demo", [b"picture", b"mask"])
     assert found == "2279d653f6d71be1d556b6308932dd5128d7ae3abef925ce4de55b4ab374a31b"
 
@@ -258,7 +258,7 @@ def test_the_hash_of_today_is_the_hash_of_tomorrow() -> None:
 
 
 def test_info_prints_how_a_picture_was_made(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Which prompt was that? For people, and as JSON for programs."""
+    """A user sees which prompt it was, as text or as JSON."""
     from inpaint.cli import main
 
     path = tmp_path / "painted.webp"

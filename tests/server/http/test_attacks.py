@@ -23,7 +23,7 @@ from PIL import Image
 from sqlalchemy import func, select
 
 from server.storage import tables
-from tests.inpaint.images.test_bombs import LABOURED, chunk
+from tests.inpaint.images.test_bombs import DECODE_BOMBS, chunk
 from tests.support.hostile_urls import HOSTILE, HOSTS, LITERALS, SYNTAX
 from tests.support.hostile_urls import answer as resolver
 from tests.support.loopback import Canary, Switchboard, fetcher, public
@@ -306,7 +306,7 @@ def test_a_file_built_to_be_slow_is_refused_for_free(
     name: str, field: str, caller: httpx2.Client, unharmed: Unharmed
 ) -> None:
     """Everybody else: one such file held the interpreter for seconds, or a core for minutes."""
-    files = {"image": PHOTO, "mask": MASK} | {field: LABOURED[name]()}
+    files = {"image": PHOTO, "mask": MASK} | {field: DECODE_BOMBS[name]()}
     assert "too many chunks or scans" in refusal(caller.post(V1, data={"prompt": "x"}, files=files), 400)
 
 
