@@ -1,6 +1,6 @@
 """The application on Ray Serve, with one machine as the cluster, as its callers see it.
 
-The engines are those of ``bench.lib.fixed_engine``, except where pictures are compared with the single server's.
+The engines are those of ``bench.lib.fixed_engine``, except where pictures are compared with a server's.
 """
 
 import itertools
