@@ -15,12 +15,13 @@ from PIL import Image
 from inpaint.errors import BusyError
 from inpaint.job import Event
 from server.errors import FailedError, NotFoundError, RateError, UnauthorizedError
+from server.service.accounting import steps_of
 from server.service.caller import Caller
 from server.service.heartbeat import Heartbeat
 from server.service.order import Order
 from server.service.pictures import Prepared, write_input
 from server.service.runner import LiveRequest, Runner
-from server.service.service import Painted, Service, steps_of
+from server.service.service import Painted, Service
 from server.service.sweeper import keep_swept
 from server.storage.requests import Record
 
@@ -75,7 +76,7 @@ class DurableQueue:
         self._arriving[caller.key_id] += 1
         try:
             prepared = await self._service.prepare(caller, order)
-            record = self._service.new_record(caller, "v2", prepared, order)
+            record = self._service.accounting.new_record(caller, "v2", prepared, order)
             return await self._accept(record, prepared, idempotency_key, digest)
         finally:
             self._arriving[caller.key_id] -= 1
@@ -153,7 +154,7 @@ class DurableQueue:
             size=Image.open(io.BytesIO(files[0])).size,  # safe: we wrote this file; reads only its header
             record=record,
             seconds=(record.ended_at or 0.0) - record.created_at,
-            remaining=await self._service.remaining(caller),
+            remaining=await self._service.accounting.remaining(caller),
         )
 
     async def cancel(self, caller: Caller, request_id: str) -> Record:
@@ -163,7 +164,7 @@ class DurableQueue:
             await self._runner.cancel(live)
             await live.ended.wait()
         elif record.state == "QUEUED":  # changes nothing if the request belongs to another server
-            await self._service.fail(record, "cancelled by the caller", 422, state="CANCELLED")
+            await self._service.accounting.fail(record, "cancelled by the caller", 422, state="CANCELLED")
         record = await self.get(caller, request_id)
         if record.state not in ENDED:  # it belongs to another server
             await asyncio.to_thread(self._parts.store.ask_cancel, record.id)

@@ -14,8 +14,9 @@ from inpaint.images.codec import decode
 from inpaint.request import InpaintRequest, InpaintResult
 from server.engines.client import Terms, Ticket
 from server.errors import UnauthorizedError
+from server.service.accounting import settings_of
 from server.service.pictures import CONTENT_TYPES, MAX_KEPT_BYTES, Prepared
-from server.service.service import Service, settings_of
+from server.service.service import Service
 from server.storage.requests import Record
 
 _RETRY_S = 0.5  # between two tries while the engines, the database or the picture store do not answer
@@ -78,7 +79,9 @@ class Runner:
         if live.ticket is not None:
             live.ticket.cancel()
         elif not live.begun:
-            await self._service.fail(live.record, "cancelled by the caller", 422, state="CANCELLED")
+            await self._service.accounting.fail(
+                live.record, "cancelled by the caller", 422, state="CANCELLED"
+            )
             self._end(live)
 
     async def _run(self, live: LiveRequest) -> None:
@@ -124,9 +127,9 @@ class Runner:
         live.ended.set()
 
     async def _paint(self, record: Record, live: LiveRequest) -> None:
-        async with self._service.accounted(record) as account:
+        async with self._service.accounting.settling(record) as settlement:
             await self._retry_while_busy(live, self._check, record)
-            account.ticket = live.ticket = await self._submit(live)
+            settlement.ticket = live.ticket = await self._submit(live)
             live.changed.set()
             if live.cancelled:
                 live.ticket.cancel()
@@ -177,7 +180,9 @@ class Runner:
                     "warnings": [] if number else warnings,  # those of the whole request
                 }
             )
-        await self._retry_while_busy(live, self._service.finish, record, prepared.request, result, outputs)
+        await self._retry_while_busy(
+            live, self._service.accounting.finish, record, prepared.request, result, outputs
+        )
 
     async def _retry_while_busy(
         self, live: LiveRequest, work: Callable[..., Coroutine[Any, Any, T]], *arguments: Any

@@ -1,12 +1,11 @@
-"""The life of a request behind every dialect: let in, prepared, charged, painted, settled, answered.
+"""The life of a v1 request: admitted, prepared, charged, painted, answered; v2 shares the first steps.
 
-Knows nothing of HTTP. What is accepted is written down before it is painted, so that a killed server knows
-what it owes: v1 requests are refunded at the next start, v2 requests are painted then.
+It knows no HTTP. A request is written down before it is painted, so that the next process knows what a killed
+server owes: it refunds v1 requests and paints v2 requests.
 """
 
 import asyncio
 import math
-import secrets
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext
@@ -15,13 +14,13 @@ from typing import Any, TypeVar
 
 import structlog
 
-from inpaint.errors import BusyError, CancelledError, DeadlineError, InpaintError, RequestError
+from inpaint.errors import BusyError, CancelledError, DeadlineError
 from inpaint.lora.files import require
-from inpaint.request import InpaintRequest, InpaintResult, upright_size
-from server.engines.client import EngineClient, Terms, Ticket
-from server.errors import status_of
+from inpaint.request import InpaintResult
+from server.engines.client import EngineClient, Terms
 from server.fetch.fetcher import Fetcher
 from server.observe.metrics import Metrics
+from server.service.accounting import Accounting
 from server.service.caller import Caller
 from server.service.limits import Limiter, RateState
 from server.service.order import Order, Source, Url
@@ -34,9 +33,6 @@ from server.storage.ledger import Ledger
 from server.storage.peers import Peers
 from server.storage.requests import Record, Store
 
-MICRO = 1_000_000
-UNMETERED = 999_999.0  # what the credits header says where nothing is counted
-
 T = TypeVar("T")
 
 log = structlog.get_logger()
@@ -44,7 +40,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What the service is made of."""
+    """The parts that the service works with."""
 
     settings: Settings
     client: EngineClient
@@ -61,36 +57,37 @@ class Parts:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Painted:
-    """The answer to a v1 request: files, and what the headers say."""
+    """The answer to a v1 request: the files, and the values of its headers."""
 
     files: list[bytes]
     content_type: str
     size: tuple[int, int]
     record: Record
     seconds: float
-    remaining: float  # credits
+    remaining: float  # credits of the caller
     warnings: tuple[str, ...] = ()
 
 
 class Service:
-    """Shared by every dialect of one process. Every method is for the event loop."""
+    """The service of one process, shared by every dialect. Every method is for the event loop."""
 
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
+        self.accounting = Accounting(parts.settings, parts.store, parts.ledger, parts.metrics)
         self.draining = False
         self._under_way = 0
         self._idle = asyncio.Event()
         self._idle.set()
 
-    # Letting in.
+    # Admission.
 
     @asynccontextmanager
     async def admitted(self, caller: Caller, scope: str) -> AsyncIterator[RateState]:
-        """A place for one request, held while it is read and painted; refused before its body is read.
+        """Admit one request before its body is read, and hold its place for the length of the block.
 
         Raises:
             ForbiddenError: the key may not use this model.
-            RateError: this key is over its rate, or has too many requests under way.
+            RateError: the key is over its rate, or has too many requests under way.
             BusyError: the server is full or draining.
         """
         caller.require(scope)
@@ -108,7 +105,7 @@ class Service:
 
     @contextmanager
     def counted(self) -> Iterator[None]:
-        """The block is work that a drain waits for."""
+        """Count the block as work that a drain waits for."""
         self._under_way += 1
         self._idle.clear()
         try:
@@ -119,7 +116,7 @@ class Service:
                 self._idle.set()
 
     async def drain(self, timeout_s: float) -> None:
-        """Take no more, and wait until what is under way has been answered, or the time is up."""
+        """Admit no more requests, and wait until those under way are answered, at most ``timeout_s``."""
         self.draining = True
         try:
             async with asyncio.timeout(timeout_s):
@@ -127,73 +124,40 @@ class Service:
         except TimeoutError:
             log.warning("drain ran out of time", under_way=self._under_way)
 
-    # Preparing.
+    # Preparation.
 
     async def prepare(self, caller: Caller, order: Order) -> Prepared:
-        """Fetch, decode and check both pictures; draw the seed."""
+        """Fetch, decode and check both pictures, and draw the seed.
+
+        Raises:
+            InpaintError: a picture cannot be fetched or used, or the request is invalid.
+        """
         with self.timed("fetch"):
             files = await self._gather(caller, order)
         with self.timed("read"):
             prepared = await asyncio.to_thread(prepare, order, *files)
-            if loras := prepared.request.loras:  # now, not when it is painted: a name may be mistyped
+            if loras := prepared.request.loras:  # a mistyped name is refused now, not when it is painted
                 await asyncio.to_thread(require, loras, self.parts.settings.loras)
         return replace(prepared, request=prepared.request.with_seed())
 
     async def read_picture(self, caller: Caller, source: Source) -> bytes:
-        """The bytes of one picture, fetched if need be."""
+        """Return the bytes of one picture, fetched if it is a URL."""
         parts = self.parts
         async with parts.limiter.fetches(caller.key_id) if isinstance(source, Url) else nullcontext():
             return await read_source(parts.fetcher, "image", source, max_bytes=parts.settings.fetch_max_bytes)
 
     async def _gather(self, caller: Caller, order: Order) -> tuple[bytes, bytes | None]:
         parts, max_bytes = self.parts, self.parts.settings.fetch_max_bytes
-        if not order.has_urls:  # waits for nobody else's slow host
+        if not order.has_urls:  # need not wait for the key's fetches from slow hosts
             return await gather(parts.fetcher, order, max_bytes=max_bytes)
         async with parts.limiter.fetches(caller.key_id):
             return await gather(parts.fetcher, order, max_bytes=max_bytes)
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """The block's seconds as a stage of the metrics."""
+        """Record the block's seconds as a stage in the metrics."""
         with self.parts.metrics.stages.labels(stage).time():
             yield
-
-    # Charging.
-
-    def price_micro(self, caller: Caller, request: InpaintRequest) -> int:
-        """Exact and known up front: steps × megapixels × samples × the price, in micro-credits."""
-        settings = self.parts.settings
-        if not settings.metering or not caller.key_id:
-            return 0
-        width, height = upright_size(request.image)
-        work = request.steps_to_run * width * height / 1e6 * request.samples
-        return math.ceil(work * settings.price * MICRO)
-
-    async def remaining(self, caller: Caller) -> float:
-        """Credits left; a large constant where nothing is counted, because clients want a number."""
-        if not self.parts.settings.metering or not caller.key_id:
-            return UNMETERED
-        return await asyncio.to_thread(self.parts.ledger.balance, caller.key_id) / MICRO
-
-    def new_record(self, caller: Caller, mode: str, prepared: Prepared, order: Order) -> Record:
-        """What is written down of a request before it is painted."""
-        request = prepared.request
-        settings = {name: getattr(request, name) for name in order.settings} | {"seed": request.seed}
-        return Record.new(
-            id=secrets.token_hex(16),
-            key_id=caller.key_id,
-            mode=mode,
-            fields={
-                "settings": settings,
-                "output_format": order.output_format,
-                "quality": order.quality,
-                "metadata": self.parts.settings.metadata if order.metadata is None else order.metadata,
-                "steps": request.steps_to_run,
-                "token": secrets.token_urlsafe(24),  # opens this request's pictures, and nothing else
-            },
-            seeds=request.seeds,
-            cost_micro=self.price_micro(caller, request),
-        )
 
     # Painting, v1.
 
@@ -206,7 +170,7 @@ class Service:
             gone: done when the caller has hung up; the request is then cancelled.
 
         Raises:
-            InpaintError: whatever went wrong, refunded; ``server.errors`` has its status.
+            InpaintError: the request failed and was refunded; ``server.errors`` has the error's status.
         """
         started = time.monotonic()
         if not (health := self.parts.client.health()).ready:
@@ -214,35 +178,36 @@ class Service:
         prepared = await self.prepare(caller, order)
         if gone.done():
             raise CancelledError("the caller hung up")
-        record = self.new_record(caller, "v1", prepared, order)
+        record = self.accounting.new_record(caller, "v1", prepared, order)
         await asyncio.to_thread(self.parts.store.accept, record)
-        async with self.accounted(record) as account:
+        async with self.accounting.settling(record) as settlement:
             await asyncio.to_thread(self.parts.store.begin, record.id)
-            account.ticket = ticket = await self.parts.client.submit(prepared.request, self._terms(caller))
+            ticket = await self.parts.client.submit(prepared.request, self._terms(caller))
+            settlement.ticket = ticket
             result = await self.in_time(ticket.result(), gone)
             files = await self.write(record, prepared, result)
-            await self.finish(record, prepared.request, result)
+            await self.accounting.finish(record, prepared.request, result)
         return Painted(
             files=files,
             content_type=CONTENT_TYPES[order.output_format],
             size=result.images[0].size,
             record=record,
             seconds=time.monotonic() - started,
-            remaining=await self.remaining(caller),
+            remaining=await self.accounting.remaining(caller),
             warnings=result.warnings,
         )
 
     def _terms(self, caller: Caller) -> Terms:
-        """For somebody who holds the line: v2's requests wait as long as it takes."""
+        """Return the terms of a v1 request, whose caller waits for it; v2 requests have no deadline."""
         settings = self.parts.settings
         return Terms(caller.key_id, settings.deadline_s, settings.max_slowdown or math.inf)
 
     async def in_time(self, work: Coroutine[Any, Any, T], gone: asyncio.Future[None]) -> T:
-        """What ``work`` returns, unless the caller hangs up or the deadline passes first.
+        """Return the result of ``work``, unless the caller hangs up or the deadline passes first.
 
         Raises:
             CancelledError: the caller hung up; ``work`` was cancelled.
-            DeadlineError: it took too long, and was cancelled.
+            DeadlineError: the deadline passed; ``work`` was cancelled.
         """
         result, deadline_s = asyncio.ensure_future(work), self.parts.settings.deadline_s
         try:
@@ -256,7 +221,7 @@ class Service:
             result.cancel()
 
     async def write(self, record: Record, prepared: Prepared, result: InpaintResult) -> list[bytes]:
-        """The painted pictures as files, in the format that was asked for."""
+        """Encode the painted pictures as files, in the format that was requested."""
         fields = record.fields
         model = self.parts.settings.model if fields.get("metadata") else None
         with self.timed("write"):
@@ -268,91 +233,3 @@ class Service:
                 int(str(fields["quality"])),
                 made_with=model,
             )
-
-    @asynccontextmanager
-    async def accounted(self, record: Record) -> AsyncIterator["Account"]:
-        """Whatever ends the block other than success ends the record and the engine's work on it too.
-
-        Refunded, but for a request cancelled after its first step, which cost the GPU's time. When this
-        process stops, a v2 request goes back to the queue for the next one.
-        """
-        account = Account()
-        try:
-            yield account
-        except (Exception, asyncio.CancelledError) as error:
-            if account.ticket is not None:
-                account.ticket.cancel()  # nothing happens to one that has ended
-            await asyncio.shield(self._close(record, error, account))
-            raise
-
-    async def _close(self, record: Record, error: BaseException, account: "Account") -> None:
-        if isinstance(error, CancelledError):
-            refund = account.ticket is None or not account.ticket.started
-            await self.fail(record, str(error), status_of(error), state="CANCELLED", refund=refund)
-        elif isinstance(error, InpaintError):
-            await self.fail(record, str(error), status_of(error))
-        elif not isinstance(error, asyncio.CancelledError):
-            await self.fail(record, "internal error", 500)
-        elif record.mode == "v1":
-            await self.fail(record, "the server stopped; send it again", 503)
-        else:
-            await asyncio.to_thread(self.parts.store.requeue, record.id)
-
-    async def fail(
-        self, record: Record, error: str, status: int, *, state: str = "FAILED", refund: bool = True
-    ) -> None:
-        """End a request without pictures; one that has ended stays as it is."""
-        ended = await asyncio.to_thread(
-            self.parts.store.fail, record.id, error=error, status=status, state=state, refund=refund
-        )
-        if ended:
-            kind = "refunded" if refund else "settled"
-            self.parts.metrics.credits.labels(kind).inc(record.cost_micro / MICRO)
-
-    async def finish(
-        self,
-        record: Record,
-        request: InpaintRequest,
-        result: InpaintResult,
-        outputs: list[dict[str, object]] | None = None,
-    ) -> None:
-        """End a request whose pictures are safe, and count it; one cancelled meanwhile stays cancelled."""
-        ended = await asyncio.to_thread(
-            self.parts.store.finish, record.id, outputs=outputs or [], inference_s=inference_s(result)
-        )
-        if ended:
-            self._count(record, request, result)
-
-    def _count(self, record: Record, request: InpaintRequest, result: InpaintResult) -> None:
-        metrics = self.parts.metrics
-        metrics.images.inc(len(result.images))
-        metrics.steps.inc(request.steps_to_run * request.samples)
-        metrics.queue_wait.observe(result.timings.get("queue_s", 0.0))
-        metrics.credits.labels("settled").inc(record.cost_micro / MICRO)
-        for stage in ("encode", "denoise", "decode"):
-            metrics.stages.labels(stage).observe(result.timings.get(f"{stage}_s", 0.0))
-
-
-@dataclass(slots=True)
-class Account:
-    """What :meth:`Service.accounted` must know of the work inside its block."""
-
-    ticket: Ticket | None = None
-
-
-def inference_s(result: InpaintResult) -> float:
-    """Seconds that the engine itself worked on a request."""
-    return sum(result.timings.get(f"{stage}_s", 0.0) for stage in ("encode", "denoise", "decode"))
-
-
-def steps_of(record: Record) -> int:
-    """Denoising steps that a request takes."""
-    return int(str(record.fields.get("steps", 0)))
-
-
-def settings_of(record: Record) -> dict[str, object]:
-    """The request's fields as they were written down."""
-    settings = record.fields["settings"]
-    if not isinstance(settings, dict):
-        raise RequestError("request", "was not written down whole")
-    return settings

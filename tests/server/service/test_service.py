@@ -1,4 +1,7 @@
-"""What a request costs, who must wait, and what becomes of it when the server stops; two real engines."""
+"""The service over HTTP: the cost of a request, its limits, and its end when the server stops.
+
+The last tests use a real engine on the tiny checkpoint.
+"""
 
 import asyncio
 import json
@@ -52,15 +55,15 @@ def engine_of(served: Served) -> FakeEngine:
 
 @pytest.fixture(scope="module")
 def metered_server(tmp_path_factory: pytest.TempPathFactory, picture_host: PictureHost) -> Iterator[Served]:
-    """A server that counts; every test has a key of its own."""
+    """Return a server with metering; every test has a key of its own."""
     with server_for(tmp_path_factory.mktemp("metered"), picture_host, **PRICE) as served:
         yield served
-        assert served.parts.ledger.check() == []  # after everything that the tests did
+        assert served.parts.ledger.check() == []  # after all the tests
 
 
 @pytest.fixture
 def metered(metered_server: Served) -> Served:
-    """The module's metered server, its engine as new."""
+    """Return the module's metered server with its engine reset."""
     engine = engine_of(metered_server)
     engine.held = False
     engine.requests.clear()
@@ -71,7 +74,7 @@ def metered(metered_server: Served) -> Served:
 
 @contextmanager
 def account(served: Served, balance: float) -> Iterator[httpx2.Client]:
-    """A client whose key has so many credits."""
+    """Return a client whose key has a balance of this many credits."""
     with served.calling(key=served.key(balance=balance)) as client:
         yield client
 
@@ -81,18 +84,18 @@ def left(client: httpx2.Client) -> float:
 
 
 def posting(served: Served, client: httpx2.Client, **fields: object) -> socket.socket:
-    """A v1 request whose answer nobody has read yet."""
+    """Send a v1 request and return the connection, with the answer unread."""
     content = json.dumps(body(**fields))
     head = (f"POST {V1} HTTP/1.1", "Host: 127.0.0.1", "Content-Type: application/json")
     head += (f"x-api-key: {client.headers['x-api-key']}", f"Content-Length: {len(content)}")
     return served.raw(*head, send=content.encode())
 
 
-# What it costs.
+# Credits.
 
 
 def test_the_price_is_steps_times_megapixels_times_samples(metered: Served) -> None:
-    """Known before anything is painted, and told with the answer."""
+    """The price is known before a request is painted, and returned with the answer."""
     with account(metered, 1) as client:
         response = client.post(V1, json=body(samples=2))
         assert float(response.headers["x-cost"]) == pytest.approx(2 * COST)
@@ -106,7 +109,7 @@ def test_the_price_is_steps_times_megapixels_times_samples(metered: Served) -> N
 
 
 def test_without_enough_credits_the_answer_is_406(metered: Served) -> None:
-    """As the hosted API has it, with the word that its clients look for."""
+    """The hosted API answers so, with the word "credits" that its clients look for."""
     with account(metered, COST / 2) as client:
         for path in (V1, V2):
             response = client.post(path, json=body())
@@ -115,13 +118,13 @@ def test_without_enough_credits_the_answer_is_406(metered: Served) -> None:
         assert left(client) == pytest.approx(COST / 2)
     assert engine_of(metered).requests == []
     kept = [file.parent for file in (metered.settings.data / "pictures").glob("*/image.png")]
-    assert all((folder / "0.jpeg").exists() for folder in kept)  # only of those that were accepted
+    assert all((folder / "0.jpeg").exists() for folder in kept)  # only accepted requests keep inputs
 
 
 def test_a_balance_is_spent_to_the_last_picture_and_no_further(
     metered: Served, background: Background
 ) -> None:
-    """Twelve at once with credits for five: five pictures."""
+    """Of twelve simultaneous requests with credits for five, five are painted."""
     with account(metered, 5.5 * COST) as client:
         answers = [background(client.post, V1, json=body(seed=n)) for n in range(12)]
         statuses = sorted(found.result().status_code for found in answers)
@@ -130,8 +133,8 @@ def test_a_balance_is_spent_to_the_last_picture_and_no_further(
 
 
 @pytest.mark.parametrize("path", [V1, V2])
-def test_what_is_refused_costs_nothing(metered: Served, picture_host: PictureHost, path: str) -> None:
-    """No charge for 4xx."""
+def test_a_refused_request_costs_nothing(metered: Served, picture_host: PictureHost, path: str) -> None:
+    """A caller is not charged for an answer of 4xx."""
     black = b64(file_of(Image.new("L", (48, 32))))
     with account(metered, 1) as client:
         for fields in (
@@ -148,8 +151,8 @@ def test_what_is_refused_costs_nothing(metered: Served, picture_host: PictureHos
 @pytest.mark.parametrize(
     "error", [OutOfMemoryError("full"), PaintError("not a picture"), DeviceError("gone"), RuntimeError("bug")]
 )
-def test_what_fails_is_refunded(metered: Served, path: str, error: Exception) -> None:
-    """Charged only if a picture came out."""
+def test_a_failed_request_is_refunded(metered: Served, path: str, error: Exception) -> None:
+    """A caller is charged only for a picture."""
     with account(metered, 1) as client:
         engine_of(metered).failures.append(error)
         response = client.post(path, json=body())
@@ -163,7 +166,7 @@ def test_what_fails_is_refunded(metered: Served, path: str, error: Exception) ->
 
 
 def test_a_client_that_leaves_before_the_first_step_pays_nothing(metered: Served) -> None:
-    """The GPU did nothing for it."""
+    """The GPU has not worked for it yet."""
     engine = engine_of(metered)
     engine.held = True
     with account(metered, 1) as client:
@@ -176,7 +179,7 @@ def test_a_client_that_leaves_before_the_first_step_pays_nothing(metered: Served
 
 
 def test_a_client_that_leaves_after_the_first_step_pays(metered: Served) -> None:
-    """Else everybody could paint for nothing by hanging up early."""
+    """Else a client could use the GPU for free by hanging up early."""
     engine = engine_of(metered)
     engine.held = True
     with account(metered, 1) as client:
@@ -192,7 +195,7 @@ def test_a_client_that_leaves_after_the_first_step_pays(metered: Served) -> None
 def test_a_client_that_leaves_while_its_picture_is_fetched_pays_nothing(
     metered: Served, picture_host: PictureHost
 ) -> None:
-    """And nothing is painted for it."""
+    """The request ends before it reaches the engine."""
     url = picture_host.put("/slow.png", PHOTO)
     door = picture_host.hold("/slow.png")
     with account(metered, 1) as client:
@@ -206,7 +209,7 @@ def test_a_client_that_leaves_while_its_picture_is_fetched_pays_nothing(
 
 
 def test_a_deadline_that_passes_is_refunded(serve: Serve) -> None:
-    """Whatever the GPU did, no picture came out."""
+    """The caller gets no picture, even if the GPU worked for it."""
     engine = FakeEngine()
     engine.held = True
     served = serve(engine, deadline_s=0.3, **PRICE)
@@ -216,7 +219,7 @@ def test_a_deadline_that_passes_is_refunded(serve: Serve) -> None:
 
 
 def test_credits_of_the_metrics_add_up(serve: Serve) -> None:
-    """What an operator's dashboard shows as earned."""
+    """An operator's dashboard shows them as earned and refunded."""
     served = serve(**PRICE)
     with account(served, 1) as client:
         client.post(V1, json=body())
@@ -234,11 +237,11 @@ def test_credits_of_the_metrics_add_up(serve: Serve) -> None:
     }
 
 
-# Who must wait.
+# Limits.
 
 
 def test_a_key_over_its_rate_is_429_with_the_time_to_wait(serve: Serve) -> None:
-    """Other keys are not concerned."""
+    """Other keys are not affected."""
     served = serve(rate="2/minute")
     with served.calling(key=served.key()) as greedy, served.calling(key=served.key()) as other:
         remaining = [greedy.post(V1, json=body()).headers["x-rate-limit-remaining"] for _ in range(2)]
@@ -253,7 +256,7 @@ def test_a_key_over_its_rate_is_429_with_the_time_to_wait(serve: Serve) -> None:
 
 
 def test_a_key_with_too_many_requests_under_way_is_429(serve: Serve) -> None:
-    """On v1 those that are painted, on v2 also those that wait."""
+    """On v1 the painted requests count, on v2 the waiting ones too."""
     engine = FakeEngine()
     engine.held = True
     served = serve(engine, max_in_flight_per_key=2)
@@ -278,7 +281,7 @@ def test_a_key_with_too_many_requests_under_way_is_429(serve: Serve) -> None:
 
 
 def test_a_full_server_is_503_with_its_backlog(serve: Serve) -> None:
-    """It says when it will be through with what it has."""
+    """Retry-After is the time that the requests under way will still take."""
     engine = FakeEngine()
     engine.held, engine.backlog_s = True, 41.2
     served = serve(engine, max_waiting=1, max_rows=1, workers=0, no_auth=True)
@@ -299,16 +302,16 @@ def test_a_full_server_is_503_with_its_backlog(serve: Serve) -> None:
 
 
 def test_a_full_queue_is_503(serve: Serve, background: Background) -> None:
-    """Ten at once for three places: three are accepted."""
+    """Of ten simultaneous requests for three places, three are accepted."""
     served = serve(FakeEngine(loaded=False), max_waiting=3)
     answers = [background(served.client.post, V2, json=body(seed=n)) for n in range(10)]
     assert sorted(found.result().status_code for found in answers) == [200] * 3 + [503] * 7
 
 
-def test_one_keys_slow_pictures_hold_up_nobody_else(
+def test_one_keys_slow_pictures_hold_up_no_other_request(
     serve: Serve, picture_host: PictureHost, background: Background
 ) -> None:
-    """Nor the same key's requests that fetch nothing."""
+    """Other keys' requests go on, and so do the same key's requests that fetch nothing."""
     url = picture_host.put("/slow-2.png", PHOTO)
     door = picture_host.hold("/slow-2.png")
     served = serve(fetch_per_key=1)
@@ -324,7 +327,7 @@ def test_one_keys_slow_pictures_hold_up_nobody_else(
 
 
 def test_the_other_picture_is_given_up_when_one_is_refused(picture_host: PictureHost) -> None:
-    """Nobody waits for the slow one to hear about the bad one."""
+    """A caller must not wait for the slow picture to learn that the other is refused."""
     cancelled: list[str] = []
 
     class Fetching:
@@ -345,11 +348,11 @@ def test_the_other_picture_is_given_up_when_one_is_refused(picture_host: Picture
     asyncio.run(both())
 
 
-# Going down.
+# Stopping.
 
 
 def test_a_draining_server_finishes_what_runs_and_takes_no_more(serve: Serve, background: Background) -> None:
-    """SIGTERM: those inside get their pictures, those outside hear when to come back, then it ends."""
+    """After SIGTERM, requests under way are painted, new ones get 503 with Retry-After; then it ends."""
     engine = FakeEngine()
     engine.held = True
     served = serve(engine, drain_s=10.0)
@@ -369,7 +372,7 @@ def test_a_draining_server_finishes_what_runs_and_takes_no_more(serve: Serve, ba
 
 
 def test_a_drain_waits_for_queued_requests_that_have_begun(serve: Serve) -> None:
-    """And leaves those that have not: nothing is begun that could not be finished."""
+    """It leaves those that have not begun, so that none is begun that cannot be finished."""
     engine = FakeEngine()
     engine.held = True
     served = serve(engine, drain_s=10.0, max_rows=1, workers=0)
@@ -387,7 +390,7 @@ def test_a_drain_waits_for_queued_requests_that_have_begun(serve: Serve) -> None
 
 
 def test_a_drain_that_takes_too_long_refunds(serve: Serve) -> None:
-    """After its limit the server goes, and charges nobody for it."""
+    """The server stops after its time limit, and does not charge for what it did not finish."""
     engine = FakeEngine()
     engine.held = True
     served = serve(engine, drain_s=0.2, **PRICE)
@@ -404,7 +407,7 @@ def test_a_drain_that_takes_too_long_refunds(serve: Serve) -> None:
 
 
 def test_a_drain_does_not_wait_for_what_has_not_begun(serve: Serve, background: Background) -> None:
-    """It is the next server's; whoever waits for it on v1 is told to ask that one."""
+    """It is left to the next server; a v1 caller that waits for it is asked to send it again."""
     served = serve(FakeEngine(loaded=False), drain_s=30.0)
     waiting = background(served.client.post, V1, json=body(), headers={"Idempotency-Key": "k"})
     eventually(lambda: served.running.queue._live)
@@ -419,8 +422,8 @@ def test_a_drain_does_not_wait_for_what_has_not_begun(serve: Serve, background: 
     assert len(engine_of(following).requests) == 1
 
 
-def test_listeners_are_let_go_when_the_server_stops(serve: Serve, background: Background) -> None:
-    """An open stream of events must not keep it up, nor call a waiting request failed."""
+def test_event_streams_end_when_the_server_stops(serve: Serve, background: Background) -> None:
+    """An open stream must not keep the server up, nor report a waiting request as failed."""
     served = serve(FakeEngine(loaded=False), drain_s=30.0)
     request_id = served.client.post(V2, json=body()).json()["request_id"]
 
@@ -428,29 +431,29 @@ def test_listeners_are_let_go_when_the_server_stops(serve: Serve, background: Ba
         with served.calling() as client:
             return client.get(f"/v2/requests/{request_id}/events").text
 
-    heard = background(listen)
+    stream = background(listen)
     eventually(lambda: served.running.queue._live)
     served.drain()
     served.join()
-    assert "event: failed" not in heard.result()
+    assert "event: failed" not in stream.result()
 
 
 def test_a_server_whose_engine_does_not_start_says_why_and_ends(serve: Serve) -> None:
-    """There is nothing to serve without one."""
+    """A server without an engine is of no use, so it must not stay up."""
     for broken in (ModelError("the model is damaged"), RuntimeError("a bug")):
         served = serve(FakeEngine(broken=broken))
         served.join()
         assert served.running.failure is broken
 
 
-def test_no_request_is_left_when_its_database_is_away_for_a_moment(serve: Serve) -> None:
+def test_a_short_outage_of_the_database_loses_no_request(serve: Serve) -> None:
     """A v2 request whose turn comes then is begun later, not lost."""
     engine = FakeEngine(loaded=False)
     served = serve(engine)
     request_id = served.client.post(V2, json=body()).json()["request_id"]
     begin, tries = served.parts.store.begin, []
 
-    def away_once(request: str) -> Any:
+    def unreachable_once(request: str) -> Any:
         from inpaint.errors import BusyError
 
         tries.append(request)
@@ -458,14 +461,14 @@ def test_no_request_is_left_when_its_database_is_away_for_a_moment(serve: Serve)
             raise BusyError("The server's database does not answer; try again.", 5.0)
         return begin(request)
 
-    served.parts.store.begin = away_once
+    served.parts.store.begin = unreachable_once
     served.do(engine.load)
     eventually(lambda: served.client.get(f"/v2/requests/{request_id}").json()["status"] == "COMPLETED")
     assert len(tries) == 2
 
 
 def test_a_sweep_that_fails_is_not_the_last(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else the disk would fill after one bad moment."""
+    """Else the disk would fill up after one failed sweep."""
     monkeypatch.setattr("server.service.sweeper._EVERY_S", 0.01)
     served = serve()
     calls = threading.Semaphore(0)
@@ -485,7 +488,7 @@ def test_a_sweep_that_fails_is_not_the_last(serve: Serve, monkeypatch: pytest.Mo
 
 @pytest.fixture
 def real(serve: Serve, model: Model, tmp_path: Path) -> Served:
-    """A server with an engine in its own process."""
+    """Return a server with a real engine in its own process."""
     client = InProcessClient(WorkerSpec(), load=lambda *_: Engine(model))
     served = serve(client, workers=0)
     eventually(lambda: served.client.get("/readyz").status_code == 200)
@@ -498,7 +501,7 @@ def real_body(photo: Image.Image, grid_mask: Image.Image, **fields: object) -> d
 
 
 def test_a_real_engine_paints_over_http(real: Served, photo: Image.Image, grid_mask: Image.Image) -> None:
-    """All layers at once: v1, v2 and again give the same pixels; what is masked out stays."""
+    """v1, v1 again and v2 give the same pixels through all layers; what is masked out stays."""
     fields = real_body(photo, grid_mask, grow=0, feather=0)
     first, again = (real.client.post(V1, json=fields) for _ in range(2))
     assert first.status_code == 200, first.text
@@ -515,7 +518,7 @@ def test_a_real_engine_paints_over_http(real: Served, photo: Image.Image, grid_m
 
 
 def test_a_real_engine_streams_and_stops(real: Served, photo: Image.Image, grid_mask: Image.Image) -> None:
-    """Steps arrive while it paints, with pictures in them; a cancelled one ends within a step."""
+    """Steps arrive with previews while it paints; a cancelled request ends within a step."""
     fields = real_body(photo, grid_mask) | {"num_inference_steps": 100, "strength": 0.99, "samples": 4}
     request_id = real.client.post(V2, json=fields).json()["request_id"]
     path = f"/v2/requests/{request_id}"
@@ -528,12 +531,12 @@ def test_a_real_engine_streams_and_stops(real: Served, photo: Image.Image, grid_
     assert real.engine.health().running == 0
 
 
-def test_a_field_that_was_not_written_down_whole_is_an_error_of_its_own() -> None:
+def test_a_damaged_record_is_an_error_of_its_own() -> None:
     """A damaged row must not stop the next server from starting."""
-    from server.service.service import settings_of
+    from server.service.accounting import settings_of
     from server.storage.requests import Record
 
     record = Record.new(id="a", key_id="", mode="v2", fields={"settings": 5}, seeds=[1], cost_micro=0)
-    with pytest.raises(RequestError, match="not written down whole"):
+    with pytest.raises(RequestError, match="stored settings are damaged"):
         settings_of(record)
     assert opened(MASK).size == (48, 32)

@@ -1,0 +1,172 @@
+"""The accounting of requests: their price, their record, and their end, settled or refunded and counted."""
+
+import asyncio
+import math
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from inpaint.errors import CancelledError, InpaintError, RequestError
+from inpaint.request import InpaintRequest, InpaintResult, upright_size
+from server.engines.client import Ticket
+from server.errors import status_of
+from server.observe.metrics import Metrics
+from server.service.caller import Caller
+from server.service.order import Order
+from server.service.pictures import Prepared
+from server.settings import Settings
+from server.storage.ledger import MICRO, Ledger
+from server.storage.requests import Record, Store
+
+UNMETERED = 999_999.0  # credits left if nothing is metered, because clients expect a number
+
+
+@dataclass(slots=True)
+class Settlement:
+    """The state inside a :meth:`Accounting.settling` block that decides how the request is settled."""
+
+    ticket: Ticket | None = None  # of the engine, once the request was submitted
+
+
+class Accounting:
+    """The prices of requests and their settlement in the ledger. Every method is for the event loop."""
+
+    def __init__(self, settings: Settings, store: Store, ledger: Ledger, metrics: Metrics) -> None:
+        self._settings, self._store, self._ledger, self._metrics = settings, store, ledger, metrics
+
+    def price_micro(self, caller: Caller, request: InpaintRequest) -> int:
+        """Return the exact price in micro-credits: steps × megapixels × samples × the price per unit."""
+        if not self._settings.metering or not caller.key_id:
+            return 0
+        width, height = upright_size(request.image)
+        work = request.steps_to_run * width * height / 1e6 * request.samples
+        return math.ceil(work * self._settings.price * MICRO)
+
+    async def remaining(self, caller: Caller) -> float:
+        """Return the credits that a caller has left; UNMETERED if nothing is metered."""
+        if not self._settings.metering or not caller.key_id:
+            return UNMETERED
+        return await asyncio.to_thread(self._ledger.balance, caller.key_id) / MICRO
+
+    def new_record(self, caller: Caller, mode: str, prepared: Prepared, order: Order) -> Record:
+        """Return the record of a request that is about to be accepted.
+
+        Args:
+            caller: who pays.
+            mode: v1 or v2.
+            prepared: the request, with its seed drawn.
+            order: the request as the dialect passed it.
+        """
+        request = prepared.request
+        settings = {name: getattr(request, name) for name in order.settings} | {"seed": request.seed}
+        return Record.new(
+            id=secrets.token_hex(16),
+            key_id=caller.key_id,
+            mode=mode,
+            fields={
+                "settings": settings,
+                "output_format": order.output_format,
+                "quality": order.quality,
+                "metadata": self._settings.metadata if order.metadata is None else order.metadata,
+                "steps": request.steps_to_run,
+                "token": secrets.token_urlsafe(24),  # gives access to this request's pictures only
+            },
+            seeds=request.seeds,
+            cost_micro=self.price_micro(caller, request),
+        )
+
+    @asynccontextmanager
+    async def settling(self, record: Record) -> AsyncIterator[Settlement]:
+        """End the request, and the engine's work on it, if the block raises.
+
+        Its price is refunded, unless the caller cancelled it after its first step, which used the GPU. If
+        this process stops, a v1 request fails and a v2 request goes back to the queue for the next process.
+        """
+        settlement = Settlement()
+        try:
+            yield settlement
+        except (Exception, asyncio.CancelledError) as error:
+            if settlement.ticket is not None:
+                settlement.ticket.cancel()  # does nothing if it has ended
+            await asyncio.shield(self._settle(record, error, settlement))
+            raise
+
+    async def _settle(self, record: Record, error: BaseException, settlement: Settlement) -> None:
+        if isinstance(error, CancelledError):
+            refund = settlement.ticket is None or not settlement.ticket.started
+            await self.fail(record, str(error), status_of(error), state="CANCELLED", refund=refund)
+        elif isinstance(error, InpaintError):
+            await self.fail(record, str(error), status_of(error))
+        elif not isinstance(error, asyncio.CancelledError):
+            await self.fail(record, "internal error", 500)
+        elif record.mode == "v1":
+            await self.fail(record, "the server stopped; send it again", 503)
+        else:
+            await asyncio.to_thread(self._store.requeue, record.id)
+
+    async def fail(
+        self, record: Record, error: str, status: int, *, state: str = "FAILED", refund: bool = True
+    ) -> None:
+        """End a request without pictures; one that has ended stays as it is.
+
+        The caller receives ``error``, with the HTTP status ``status``.
+        """
+        ended = await asyncio.to_thread(
+            self._store.fail, record.id, error=error, status=status, state=state, refund=refund
+        )
+        if ended:
+            kind = "refunded" if refund else "settled"
+            self._metrics.credits.labels(kind).inc(record.cost_micro / MICRO)
+
+    async def finish(
+        self,
+        record: Record,
+        request: InpaintRequest,
+        result: InpaintResult,
+        outputs: list[dict[str, object]] | None = None,
+    ) -> None:
+        """End a request whose pictures are stored, and count it; one that was cancelled stays cancelled.
+
+        Args:
+            record: of the request.
+            request: as the engine painted it.
+            result: the painted pictures and their timings.
+            outputs: the files in the picture store; None for v1, which stores none.
+        """
+        ended = await asyncio.to_thread(
+            self._store.finish, record.id, outputs=outputs or [], inference_s=inference_s(result)
+        )
+        if ended:
+            self._count(record, request, result)
+
+    def _count(self, record: Record, request: InpaintRequest, result: InpaintResult) -> None:
+        metrics = self._metrics
+        metrics.images.inc(len(result.images))
+        metrics.steps.inc(request.steps_to_run * request.samples)
+        metrics.queue_wait.observe(result.timings.get("queue_s", 0.0))
+        metrics.credits.labels("settled").inc(record.cost_micro / MICRO)
+        for stage in ("encode", "denoise", "decode"):
+            metrics.stages.labels(stage).observe(result.timings.get(f"{stage}_s", 0.0))
+
+
+def inference_s(result: InpaintResult) -> float:
+    """Return the seconds that the engine itself worked on a request."""
+    return sum(result.timings.get(f"{stage}_s", 0.0) for stage in ("encode", "denoise", "decode"))
+
+
+def steps_of(record: Record) -> int:
+    """Return the number of denoising steps that a request takes."""
+    return int(str(record.fields.get("steps", 0)))
+
+
+def settings_of(record: Record) -> dict[str, object]:
+    """Return the fields of a stored request.
+
+    Raises:
+        RequestError: the record is damaged.
+    """
+    settings = record.fields["settings"]
+    if not isinstance(settings, dict):
+        raise RequestError("request", "its stored settings are damaged; send it again")
+    return settings
