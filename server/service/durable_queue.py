@@ -41,7 +41,7 @@ class DurableQueue:
         self._arriving: Counter[str] = Counter()  # by key: being read, not yet written down
 
     async def start(self) -> None:
-        """Take up the requests that an earlier process left, and from now on those of other servers."""
+        """Take up the requests that an earlier process left, and from now on those of servers that stop."""
         await self._heartbeat.start()
         self._runner.spawn(keep_swept(self._parts))
 

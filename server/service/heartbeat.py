@@ -22,7 +22,7 @@ log = structlog.get_logger()
 
 
 class Heartbeat:
-    """The loop that keeps this server's requests its own. Every method is for the event loop."""
+    """The loop that renews this server's lease once a second. Every method is for the event loop."""
 
     def __init__(self, parts: Parts, runner: Runner) -> None:
         self._parts, self._runner = parts, runner

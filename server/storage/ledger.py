@@ -156,7 +156,7 @@ def reserve(connection: Connection, key_id: str, request_id: str, cost_micro: in
 
 
 def settle(connection: Connection, key_id: str, request_id: str, cost_micro: int, now: float) -> None:
-    """Keep the reserved price: the request was painted."""
+    """Keep the reserved price: the request was painted, or cancelled after its first step."""
     if cost_micro:
         _write(connection, key_id, request_id, "settle", 0, now)
 

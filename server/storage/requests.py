@@ -80,7 +80,7 @@ _RECORD = tuple(requests.c[column.name] for column in fields(Record))
 
 
 class Store:
-    """The requests of one server in a database. Safe from any thread."""
+    """The requests of a database, of which one server changes only its own. Safe from any thread."""
 
     def __init__(
         self, database: Database, clock: Callable[[], float] = time.time, *, server_id: str = ""
@@ -174,7 +174,7 @@ class Store:
             connection.execute(undone.values(**_WAITING, attempts=requests.c.attempts - 1))
 
     def ask_cancel(self, request_id: str) -> None:
-        """Ask the server that a request belongs to to cancel it; its next heartbeat receives this."""
+        """Ask the server that owns a request to cancel it, which it does at its next heartbeat."""
         unfinished = update(requests).where(requests.c.id == request_id, requests.c.state.in_(_UNFINISHED))
         with self._database.write() as connection:
             connection.execute(unfinished.values(cancel_asked=True))
