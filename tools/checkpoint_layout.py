@@ -1,4 +1,4 @@
-"""What every SDXL checkpoint written here shares: tokenizers, model_index.json, the scheduler's config."""
+"""The files that every SDXL checkpoint written here has: tokenizers, model_index.json, scheduler config."""
 
 import json
 from collections.abc import Mapping
@@ -10,9 +10,9 @@ SPECIAL = ("<|startoftext|>", "<|endoftext|>")
 
 
 def write_tokenizer(folder: Path, pad_token: str, merges: tuple[str, ...] = ()) -> None:
-    """Write CLIP tokenizer files that accept any text, byte by byte but for ``merges``.
+    """Write CLIP tokenizer files that accept any text, byte by byte except for ``merges``.
 
-    The vocabulary has CLIP's order: 256 bytes, the same at a word's end, the merges, the two specials.
+    The vocabulary has CLIP's order: 256 bytes, the same at a word's end, the merges, the two special tokens.
     """
     symbols = list(_byte_symbols().values())
     words = symbols + [s + "</w>" for s in symbols] + [m.replace(" ", "") for m in merges] + list(SPECIAL)
@@ -32,7 +32,7 @@ def write_tokenizer(folder: Path, pad_token: str, merges: tuple[str, ...] = ()) 
 
 
 def _byte_symbols() -> dict[int, str]:
-    """Byte → printable character, as GPT-2's and CLIP's vocabularies spell bytes.
+    """Return byte → printable character, as GPT-2's and CLIP's vocabularies spell bytes.
 
     Source: Radford et al., "Language Models are Unsupervised Multitask Learners", 2019.
     """

@@ -1,11 +1,11 @@
-"""Fuzz ``inpaint.images.codec.decode`` with atheris: it may raise nothing but ``RequestError``.
+"""Fuzz ``inpaint.images.codec.decode`` with atheris: it may raise only ``RequestError``.
 
     python -m venv /tmp/fuzz && /tmp/fuzz/bin/pip install atheris pillow numpy
     PYTHONPATH=. /tmp/fuzz/bin/python -W error tools/fuzz_decode.py CORPUS -max_total_time=300
 
-CORPUS is a folder that keeps what was found interesting; seeds are written into it first. Other arguments go
-to libFuzzer. Coverage is of Python code (Pillow's readers and ours); Pillow's C code is run, not watched.
-Not in the dev extra, because atheris has no wheels for every Python and platform that we support.
+CORPUS is a folder for the inputs that reach new code; seeds are written into it first. Other arguments go to
+libFuzzer. Coverage is of Python code (Pillow's readers and ours), not of Pillow's C code. atheris is not in
+the dev extra, because it has no wheels for some Pythons and platforms that we support.
 """
 
 import io
@@ -27,7 +27,7 @@ with atheris.instrument_imports(include=["PIL", "inpaint"]):
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _LIMITS = ["-rss_limit_mb=1536", "-timeout=10", "-max_len=8192", "-print_final_stats=1"]
-_TELL_EVERY = 100_000
+_REPORT_EVERY = 100_000
 _SIZE = (40, 24)
 _OPTIONS = {
     "PNG": ({}, {"dpi": (72, 72)}, {"icc_profile": b"\0" * 16 + b"RGB " + b"\0" * 108}),
@@ -42,7 +42,7 @@ _MODES = {
 
 
 def seeds() -> Iterator[bytes]:
-    """Small good files of every kind that is read, most with EXIF, some with frames."""
+    """Yield small valid files of every readable kind, most with EXIF, some with frames."""
     for name, modes in _MODES.items():
         for mode in modes:
             for options in _OPTIONS[name]:
@@ -68,7 +68,7 @@ def _file(name: str, mode: str, **options: object) -> bytes:
 
 
 def mutate(data: bytes, max_size: int, seed: int) -> bytes:
-    """As libFuzzer would, and then the checksums of a PNG mended: else its readers stop at the first."""
+    """Mutate as libFuzzer does, then repair a PNG's checksums: its readers stop at the first wrong one."""
     changed = bytes(atheris.Mutate(data, max_size))
     return _with_checksums(changed)[:max_size] if seed % 4 and changed.startswith(_PNG) else changed
 
@@ -89,9 +89,9 @@ outcomes: Counter[str] = Counter()
 
 
 def one(data: bytes) -> None:
-    """Read it as the server does a picture and a mask."""
-    if outcomes.total() % _TELL_EVERY == _TELL_EVERY - 1:
-        tell()
+    """Read an input as the server reads a picture and a mask."""
+    if outcomes.total() % _REPORT_EVERY == _REPORT_EVERY - 1:
+        report()
     try:
         picture = decode(data)
     except RequestError:
@@ -100,7 +100,7 @@ def one(data: bytes) -> None:
     outcomes[picture.format] += 1
     assert picture.image.mode in MODES, picture.image.mode
     assert picture.image.width * picture.image.height <= 25_000_000
-    if max(picture.image.size) <= 512:  # what follows is ours, and slow on large ones
+    if max(picture.image.size) <= 512:  # our own code, slow on large pictures
         to_rgb(picture.image)
         mask_to_grey(picture.image)
 
@@ -114,8 +114,8 @@ def main() -> None:
     atheris.Fuzz()
 
 
-def tell() -> None:
-    """What became of the inputs so far, which libFuzzer does not know; it never returns from its loop."""
+def report() -> None:
+    """Print the outcomes so far: libFuzzer does not know them, and never returns from its loop."""
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"{dict(outcomes)}, peak resident {peak_mb:.0f} MB", file=sys.stderr)
 

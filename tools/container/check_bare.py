@@ -4,7 +4,7 @@ As root, after ``apt-get install debootstrap``. The machine is a Debian from deb
 python3-venv, git and make, and nothing else; in it a clone of HEAD. First root runs ``make demo`` and
 ``make test``, which as root brings the programs that some tests use. Then, in another bare machine, a user
 without rights runs the same, and the tests that need a program are skipped and counted. Prints the seconds of
-each, the end of what it said, and the size of ``.venv``; the first command that fails ends it with 1.
+each, the end of its output, and the size of ``.venv``; the first command that fails ends it with 1.
 
 Where this machine's pip offers another build of torch than PyPI's (a CPU build), that one is offered inside.
 """
@@ -36,7 +36,7 @@ def main() -> None:
     if packages := missing():
         sys.exit(f"this needs programs that are not installed; run: apt-get install {' '.join(packages)}")
     if os.geteuid():
-        sys.exit("only root may make a root folder and run in it")
+        sys.exit("check_bare must run as root: it makes root folders and runs commands in them")
     work = Path(tempfile.mkdtemp(prefix="check-bare-"))
     try:
         check(work, options.suite, options.users)

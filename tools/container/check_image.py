@@ -2,13 +2,14 @@
 
 As root, after ``apt-get install debootstrap``. Every COPY, ENV, ARG, USER, WORKDIR and RUN is carried out in
 order in a bare Debian, in folders below TMPDIR; then the result is used as `docker run --read-only
---cap-drop ALL` would: its user, what it may write, its health check, its entrypoint with the demo model, and
-SIGTERM. One line a step; the first that fails ends it with 1.
+--cap-drop ALL` would: its user, the folders that it may write, its health check, its entrypoint with the demo
+model, and SIGTERM. It prints a line for each step; the first that fails ends it with 1.
 
-What is not the same: the base is Debian from debootstrap and not NVIDIA's Ubuntu, and there is no GPU. Where
+There are differences: the base is Debian from debootstrap and not NVIDIA's Ubuntu, and there is no GPU. If
 this machine's pip offers another build of torch than the lock names (a CPU build for the base's Python), that
-one is installed, through the Dockerfile's own REQUIREMENTS, and what only CUDA needs is left out; everything
-else is what the lock says, hash for hash. ``--cuda`` leaves nothing out: 3 GB to download, 8 GB of disk.
+one is installed, through the Dockerfile's own REQUIREMENTS, and the packages that only CUDA needs are left
+out; everything else is as in the lock, hash for hash. ``--cuda`` leaves nothing out: 3 GB to download, 8 GB
+of disk.
 """
 
 import argparse
@@ -37,7 +38,7 @@ CHECKED = "docs/deploy/requirements-check.txt"
 
 @dataclass(slots=True)
 class Build:
-    """Where it is all put, and what is known of it so far."""
+    """The folders and variables of a build so far."""
 
     work: Path
     arguments: Mapping[str, str]
@@ -49,12 +50,12 @@ class Build:
 
     @property
     def log(self) -> Path:
-        """Of everything that runs."""
+        """The log of every command."""
         return self.work / "log.txt"
 
     @property
     def host(self) -> Path:
-        """What the roots see at /run/host."""
+        """The folder that the roots see at /run/host."""
         return self.work / "host"
 
 
@@ -63,11 +64,11 @@ def main() -> None:
     if packages := missing():
         sys.exit(f"this needs programs that are not installed; run: apt-get install {' '.join(packages)}")
     if os.geteuid():
-        sys.exit("only root may make a root folder and run in it")
+        sys.exit("check_image must run as root: it makes root folders and runs commands in them")
     started, work = time.monotonic(), Path(tempfile.mkdtemp(prefix="check-image-"))
     try:
         check(work, options.suite, cuda=options.cuda)
-        print(f"all of it in {time.monotonic() - started:.0f} s", flush=True)
+        print(f"all steps in {time.monotonic() - started:.0f} s", flush=True)
     except (RootError, DockerfileError, subprocess.CalledProcessError) as error:
         sys.exit(f"FAILED: {error}")
     finally:
@@ -86,19 +87,24 @@ def _options() -> argparse.Namespace:
 
 
 def check(work: Path, suite: str, *, cuda: bool) -> None:
-    """All of it, in a new folder."""
+    """Build the image in a new folder and use it.
+
+    Raises:
+        RootError: a step failed.
+        DockerfileError: the Dockerfile has unknown syntax.
+    """
     (work / "host").mkdir()
     build = Build(work, {}, registries(work / "host"))
-    with step("what the build may see") as found:
+    with step("the build's context") as found:
         names = lay_out(work / "context")
         found.append(f"{len(names)} files")
     with step("torch") as found:
         override = None if cuda else other_torch(build.host, PYTHONS[suite])
-        found.append("as locked" if override is None else f"{override}, and nothing for CUDA")
+        found.append("as locked" if override is None else f"{override}, without CUDA's packages")
     if override is not None:
         (work / "context" / CHECKED).write_text(without_cuda(RUN.read_text("utf-8"), build.host / override))
         build.arguments = {"REQUIREMENTS": CHECKED}
-        build.registries["PIP_FIND_LINKS"] = "/run/host"  # where that torch lies
+        build.registries["PIP_FIND_LINKS"] = "/run/host"  # the folder of that torch
     stages = read(DOCKERFILE.read_text("utf-8"), {"BASE": f"debian:{suite}"})
     with step(f"base: debian {suite} by debootstrap, in place of NVIDIA's Ubuntu"):
         debootstrap(suite, work / "base", build.log)
@@ -108,7 +114,7 @@ def check(work: Path, suite: str, *, cuda: bool) -> None:
 
 
 def lay_out(folder: Path) -> list[str]:
-    """Copy what a build sees; returns the names."""
+    """Copy the files that a build sees and return their names."""
     names = context(ROOT, Ignore(Path(f"{DOCKERFILE}.dockerignore").read_text("utf-8")))
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -117,7 +123,7 @@ def lay_out(folder: Path) -> list[str]:
 
 
 def other_torch(folder: Path, python: str) -> str | None:
-    """The wheel that this machine's pip takes for the locked torch; None if it is the locked one."""
+    """Download the wheel that pip takes for torch; return its name, or None if it is the locked one."""
     ((version, hashes),) = ((v, h) for name, v, h in entries(RUN.read_text("utf-8")) if name == "torch")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
     command += ["--python-version", python, "--platform", "manylinux_2_28_x86_64", "-d", folder]
@@ -130,12 +136,13 @@ def other_torch(folder: Path, python: str) -> str | None:
 
 
 def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def without_cuda(lock: str, wheel: Path) -> str:
-    """The lock with this build of torch, and without what only a CUDA build needs."""
+    """Return the lock with this build of torch, and without the packages that only CUDA needs."""
     kept = []
     for row in lock.replace("\\\n", " ").splitlines():
         if row.startswith("torch=="):
@@ -149,7 +156,7 @@ def without_cuda(lock: str, wheel: Path) -> str:
 
 
 def build_stage(build: Build, stage: Stage, name: str) -> None:
-    """Carry out one stage's instructions, in a copy of the base."""
+    """Run one stage's instructions, in a copy of the base."""
     root = build.roots[name] = build.work / name
     with step(f"{name}: FROM {stage.base}"):
         subprocess.run(["cp", "-a", build.work / "base", root], check=True)
@@ -164,7 +171,7 @@ def build_stage(build: Build, stage: Stage, name: str) -> None:
 
 
 def carry_out(build: Build, root: Path, instruction: Instruction) -> None:
-    """One instruction that does something."""
+    """Run one RUN, COPY, WORKDIR or USER."""
     value = build.scope.fill(instruction.value) if instruction.name != "RUN" else instruction.value
     match instruction.name:
         case "USER":
@@ -182,7 +189,11 @@ def carry_out(build: Build, root: Path, instruction: Instruction) -> None:
 
 
 def copy(build: Build, root: Path, instruction: Instruction) -> None:
-    """As Docker does it: a folder's content, not the folder; several things only into a folder."""
+    """Copy as Docker does: a folder's content, not the folder; several sources only into a folder.
+
+    Raises:
+        RootError: the build does not see a source.
+    """
     *sources, target = instruction.words()
     stage = instruction.flags.get("from")
     origin = build.roots[stage] if stage else build.work / "context"

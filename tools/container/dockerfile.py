@@ -1,7 +1,7 @@
-"""A small, honest reader of Dockerfiles: what it does not know it refuses, so that nothing is half checked.
+"""A small reader of Dockerfiles, which refuses everything that it does not know.
 
-It knows what `Dockerfile.cuda` needs: stages, continued lines, variables with defaults, flags, lists in JSON;
-no parser directives, no here-documents, no ONBUILD. Also reads the file that says what a build may see.
+It knows the syntax of `Dockerfile.cuda`: stages, continued lines, variables with defaults, flags, lists in
+JSON; no parser directives, no here-documents, no ONBUILD. It also reads `.dockerignore` files.
 """
 
 import json
@@ -18,12 +18,12 @@ _FLAG = re.compile(r"--([a-z-]+)=(\S+)\s+")
 
 
 class DockerfileError(Exception):
-    """The file holds something that this reader, or Docker, does not understand."""
+    """Syntax that this reader, or Docker, does not understand."""
 
 
 @dataclass(frozen=True, slots=True)
 class Instruction:
-    """One instruction as it is written: variables are not filled in."""
+    """An instruction as it is written: variables are not filled in."""
 
     name: str  # in capitals
     value: str  # without its flags
@@ -31,13 +31,13 @@ class Instruction:
     line: int = 0
 
     def words(self) -> list[str]:
-        """Its arguments, written in JSON or apart by spaces."""
+        """Return its arguments, written in JSON or separated by spaces."""
         if self.value.startswith("["):
             return [str(word) for word in json.loads(self.value)]
         return self.value.split()
 
     def pairs(self) -> Iterator[tuple[str, str]]:
-        """Name and value of each assignment of ENV, LABEL or ARG; an ARG without one has an empty value."""
+        """Yield the name and value of each assignment of ENV, LABEL or ARG; ARG's value may be empty."""
         for word in shlex.split(self.value):
             name, _, value = word.partition("=")
             yield name, value
@@ -45,14 +45,14 @@ class Instruction:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """From one FROM to the next."""
+    """A stage: the instructions from one FROM to the next."""
 
     base: str  # variables filled in
-    name: str  # "" where it has none
+    name: str  # "" if it has none
     instructions: tuple[Instruction, ...]
 
     def last(self, name: str) -> Instruction:
-        """The instruction of that name that counts.
+        """Return the last instruction of that name, which is the one in effect.
 
         Raises:
             DockerfileError: there is none.
@@ -63,7 +63,7 @@ class Stage:
         return found[-1]
 
     def environment(self, arguments: Mapping[str, str] | None = None) -> dict[str, str]:
-        """What its ENV instructions leave, with ``arguments`` for its ARGs."""
+        """Return the variables that its ENV instructions set, with ``arguments`` for its ARGs."""
         scope = Scope(arguments or {})
         for instruction in self.instructions:
             scope.take(instruction)
@@ -72,14 +72,14 @@ class Stage:
 
 @dataclass(slots=True)
 class Scope:
-    """The variables of a stage while its instructions are gone through."""
+    """The variables of a stage while its instructions are read."""
 
     given: Mapping[str, str]  # as --build-arg
     arguments: dict[str, str] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
 
     def take(self, instruction: Instruction) -> None:
-        """Follow an ENV or an ARG; others change nothing."""
+        """Apply an ENV or an ARG; other instructions change nothing."""
         if instruction.name not in ("ENV", "ARG"):
             return
         for name, value in instruction.pairs():
@@ -90,16 +90,16 @@ class Scope:
                 self.arguments[name] = self.given.get(name, filled)
 
     def fill(self, text: str) -> str:
-        """``text`` with its variables filled in; PATH is the one that a base image is known to have."""
+        """Fill in the variables of ``text``; of the base image's, only PATH is known."""
         known = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
         return fill(text, known | self.arguments | self.environment)
 
 
 def fill(text: str, variables: Mapping[str, str]) -> str:
-    """``text`` with ``$NAME``, ``${NAME}`` and ``${NAME:-default}`` filled in.
+    """Fill in ``$NAME``, ``${NAME}`` and ``${NAME:-default}`` in ``text``.
 
     Raises:
-        DockerfileError: a variable without default has no value; Docker would quietly put nothing there.
+        DockerfileError: a variable without default has no value; Docker would silently leave it empty.
     """
 
     def value(match: re.Match[str]) -> str:
@@ -113,10 +113,10 @@ def fill(text: str, variables: Mapping[str, str]) -> str:
 
 
 def read(text: str, given: Mapping[str, str] | None = None) -> list[Stage]:
-    """The stages of a Dockerfile, with ``given`` in place of the ARGs before the first FROM.
+    """Read the stages of a Dockerfile, with ``given`` in place of the ARGs before the first FROM.
 
     Raises:
-        DockerfileError: it holds something unknown.
+        DockerfileError: it has unknown syntax.
     """
     before: dict[str, str] = {}
     stages: list[tuple[str, str, list[Instruction]]] = []
@@ -134,7 +134,7 @@ def read(text: str, given: Mapping[str, str] | None = None) -> list[Stage]:
 
 
 def instructions(text: str) -> Iterator[Instruction]:
-    """Every instruction in order."""
+    """Yield every instruction in order."""
     parts: list[str] = []
     for number, raw in enumerate(text.splitlines(), 1):
         line = raw.strip()
@@ -164,7 +164,7 @@ def _instruction(text: str, line: int) -> Instruction:
 
 
 class Ignore:
-    """What a build does not get to see, by a ``.dockerignore``: the last pattern that fits decides."""
+    """The patterns of a ``.dockerignore``; the last one that matches a file decides."""
 
     def __init__(self, text: str) -> None:
         stripped = (line.strip() for line in text.splitlines())
@@ -177,7 +177,7 @@ class Ignore:
         self._back = [name for line, name in zip(lines, names, strict=True) if line.startswith("!")]
 
     def __call__(self, path: str) -> bool:
-        """Whether the build does not see the file; a folder that is left out takes its files along."""
+        """Return True if the build does not see the file; an ignored folder's files are ignored, too."""
         pure = PurePosixPath(path)
         names = [path, *(str(parent) for parent in pure.parents if parent.name)]
         ignored = False
@@ -187,7 +187,7 @@ class Ignore:
         return ignored
 
     def enters(self, folder: str) -> bool:
-        """Whether there may be something to see in a folder: else it need not be gone through."""
+        """Return False if the build sees no file in a folder, so that it need not be searched."""
         return not self(folder) or any(name.startswith(f"{folder}/") for name in self._back)
 
 
@@ -198,7 +198,7 @@ def _regex(pattern: str) -> str:
 
 
 def context(root: Path, ignore: Ignore) -> list[str]:
-    """The files below ``root`` that a build sees, by their path from there."""
+    """Return the files below ``root`` that a build sees, by their path from there."""
     found = []
     for folder, folders, files in os.walk(root):
         here = Path(folder).relative_to(root)

@@ -1,4 +1,4 @@
-"""The second half of `check_image`: an image's root folder, used as `docker run --read-only` would."""
+"""Use of an image's root folder as `docker run --read-only` would: the second half of `check_image`."""
 
 import os
 import shlex
@@ -40,7 +40,7 @@ print(painted.format, *painted.size)
 
 @contextmanager
 def step(text: str) -> Iterator[list[str]]:
-    """One line: how long it took, and what the caller put into the list."""
+    """Run a step and print one line: its seconds, its text and the caller's additions to the list."""
     started = time.monotonic()
     found: list[str] = []
     try:
@@ -52,7 +52,7 @@ def step(text: str) -> Iterator[list[str]]:
 
 
 def use(work: Path, stage: Stage, folder: Path) -> None:
-    """Try the image that ``stage`` made in ``folder``; what it writes goes below ``work``."""
+    """Try the image that ``stage`` made in ``folder``; it writes below ``work``."""
     data, models = work / "data", work / "models"
     shutil.copytree(folder / "data", data)  # a new volume is filled from the image, owner included
     owner = (folder / "data").stat()
@@ -61,8 +61,8 @@ def use(work: Path, stage: Stage, folder: Path) -> None:
     image = Root(
         folder,
         stage.last("USER").value,
-        # One thread, as with `-e OMP_NUM_THREADS=1`: where others use the processors, two that wait for each
-        # other took 2 s for a step of 30 ms, and the server rightly refused what it could not do in time.
+        # One thread, as with `-e OMP_NUM_THREADS=1`: on a busy machine two threads that wait for each other
+        # took 2 s for a step of 30 ms, and the server rightly refused requests that would be late.
         {"PATH": PATH, "OMP_NUM_THREADS": "1"} | stage.environment(),
         stage.last("WORKDIR").value,
         binds={data: "/data", models: "/models"},
@@ -70,9 +70,9 @@ def use(work: Path, stage: Stage, folder: Path) -> None:
         offline=True,
     )
     command = [*stage.last("ENTRYPOINT").words(), *stage.last("CMD").words()]
-    with step(f"user {image.user} has no capability and writes to /data and /tmp alone") as found:
+    with step(f"user {image.user} has no capability and writes only to /data and /tmp") as found:
         found.append(rights(image, work))
-    with step(f"without a key, {shlex.join(command)} refuses to stand open"):
+    with step(f"without a key, {shlex.join(command)} refuses to start"):
         refused(image, command, work / "refused.txt")
     with step("inpaint keys create") as found:
         log = work / "key.txt"
@@ -83,10 +83,10 @@ def use(work: Path, stage: Stage, folder: Path) -> None:
 
 
 def rights(image: Root, work: Path) -> str:
-    """Who it is.
+    """Check the user's rights; return its ids.
 
     Raises:
-        RootError: it can write more or less than it should, or has rights that nobody gave it.
+        RootError: it can write more or less than it should, or has capabilities.
     """
     for path, wanted in MAY_WRITE.items():
         code = image.start(["/bin/sh", "-c", f": > {path}/probe"], work / "log.txt").wait(30)
@@ -102,14 +102,22 @@ def rights(image: Root, work: Path) -> str:
 
 
 def refused(image: Root, command: list[str], log: Path) -> None:
-    """The first start, before anybody made a key."""
+    """Check that the first start, without a key, is refused.
+
+    Raises:
+        RootError: it is not.
+    """
     code = image.start(command, log).wait(READY_S)
     if code != 2 or "inpaint keys create" not in log.read_text("utf-8"):
         raise RootError(f"it ended with {code}:\n{tail(log)}")
 
 
 def serve(image: Root, stage: Stage, command: list[str], key: str, log: Path) -> None:
-    """The real entrypoint: not ready, ready, a picture, SIGTERM."""
+    """Run the real entrypoint: not ready, ready, a picture, SIGTERM.
+
+    Raises:
+        RootError: one of these fails.
+    """
     check = stage.last("HEALTHCHECK")
     health = replace(check, value=check.value.removeprefix("CMD").strip()).words()
     server = image.start(command, log)
@@ -117,7 +125,7 @@ def serve(image: Root, stage: Stage, command: list[str], key: str, log: Path) ->
         with step("the server, until its health check says ready") as found:
             found.append(until_ready(image, server, health, log))
         with step("a picture over HTTP, with the key") as found:
-            code, text = image.beside(server, ["python", "-c", PAINT, key, stage.last("EXPOSE").value])
+            code, text = image.run_with(server, ["python", "-c", PAINT, key, stage.last("EXPOSE").value])
             found.append(text.splitlines()[-1])
             if (code, found) != (0, ["JPEG 160 120"]):
                 raise RootError(text)
@@ -132,15 +140,19 @@ def serve(image: Root, stage: Stage, command: list[str], key: str, log: Path) ->
 
 
 def until_ready(image: Root, server: subprocess.Popen[bytes], health: list[str], log: Path) -> str:
-    """Ask as Docker does; returns how often, and what was answered."""
+    """Run the health check as Docker does until it passes; return the count of its answers.
+
+    Raises:
+        RootError: the server ended or was not ready in time.
+    """
     codes: list[int] = []
     deadline = time.monotonic() + READY_S
     while not codes or codes[-1]:
         if server.poll() is not None or time.monotonic() > deadline:
             raise RootError(f"not ready; its health check says {codes[-3:]}:\n{tail(log)}")
-        code = image.beside(server, health)[0]
-        codes += [code] if code in (0, 1) else []  # others are nsenter's, which came before the chroot
+        code = image.run_with(server, health)[0]
+        codes += [code] if code in (0, 1) else []  # others are nsenter's, from before the chroot
         time.sleep(0.5)
     if codes[0] == 0:
-        raise RootError("the health check was content before the model can have been loaded")
+        raise RootError("the health check passed before the model can have been loaded")
     return f"exit 1 {len(codes) - 1} times, then 0"

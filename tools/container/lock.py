@@ -1,13 +1,13 @@
 """Write the image's locks from pyproject.toml and constraints.txt: ``python -m tools.container.lock``.
 
-`docs/deploy/requirements-cuda.txt` is what the server needs (all extras but the developers'),
-`requirements-build.txt` what builds its wheel: exact versions and hashes of the wheels
-for Linux on x86_64. Both are resolved once for every Python below, and agree with constraints.txt.
+`docs/deploy/requirements-cuda.txt` locks the server's packages (all extras but the developers'), and
+`requirements-build.txt` those that build its wheel: exact versions and hashes of the wheels for Linux on
+x86_64. Both are resolved once for every Python below, and agree with constraints.txt.
 
-By uv, from metadata alone: it evaluates another Python's markers, which pip does not; it tells every wheel's
-hash without fetching 3 GB of them; and it does not look where pip on a developer's machine may find a CPU
-build of torch, which is not what an image for GPUs wants. No index is named: it is uv's own, or
-UV_DEFAULT_INDEX's.
+uv resolves them, from metadata alone: it evaluates another Python's markers, which pip does not; it knows
+every wheel's hash without fetching 3 GB of them; and it ignores the settings by which pip on a developer's
+machine may find a CPU build of torch, which is wrong for an image for GPUs. No index is named: it is uv's
+own, or UV_DEFAULT_INDEX's.
 """
 
 import os
@@ -41,7 +41,7 @@ _HEAD = """\
 
 @dataclass(slots=True)
 class Locked:
-    """One version of one package."""
+    """A version of a package, with its wheels' hashes and the Pythons that need it."""
 
     name: str
     version: str
@@ -70,11 +70,12 @@ def main() -> None:
 
 
 def project() -> Mapping[str, object]:
+    """Read pyproject.toml."""
     return tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 
 
 def server_requirements() -> list[str]:
-    """Those of pyproject.toml itself, and those of every extra that a server may want."""
+    """Return the dependencies of pyproject.toml, with those of every extra that a server may need."""
     table = project()["project"]
     assert isinstance(table, dict)
     extras: Mapping[str, list[str]] = table["optional-dependencies"]
@@ -83,14 +84,14 @@ def server_requirements() -> list[str]:
 
 
 def build_requirements() -> list[str]:
-    """What pyproject builds with."""
+    """Return the requirements of the build, from pyproject.toml."""
     table = project()["build-system"]
     assert isinstance(table, dict)
     return list(table["requires"])
 
 
 def install_uv(folder: Path) -> Path:
-    """Install uv into an environment of its own; returns its path."""
+    """Install uv into an environment of its own and return its path."""
     venv.create(folder / "uv", with_pip=True)
     bin_folder = folder / "uv" / "bin"
     subprocess.run([bin_folder / "python", "-m", "pip", "install", "--quiet", UV], check=True)
@@ -98,7 +99,11 @@ def install_uv(folder: Path) -> Path:
 
 
 def resolve(uv: Path, wanted: Sequence[str], python: str, folder: Path) -> list[Locked]:
-    """What one Python needs, with the wheels that it may take."""
+    """Resolve the requirements for one Python; return the packages with their wheels' hashes.
+
+    Raises:
+        SystemExit: pyproject.toml and constraints.txt contradict each other.
+    """
     source, target = folder / "wanted.txt", folder / f"pylock.p{python.replace('.', '')}.toml"
     source.write_text("\n".join(wanted), "utf-8")
     command = [uv, "pip", "compile", "--quiet", "--no-config", "--no-build", "--system-certs"]
@@ -107,7 +112,7 @@ def resolve(uv: Path, wanted: Sequence[str], python: str, folder: Path) -> list[
     env = os.environ | {"UV_PYTHON_DOWNLOADS": "never"}
     done = subprocess.run(command, env=env, check=False, stdout=subprocess.DEVNULL)
     if done.returncode:
-        sys.exit(f"pyproject.toml and constraints.txt do not go together for Python {python}; see above")
+        sys.exit(f"pyproject.toml and constraints.txt contradict each other for Python {python}; see above")
     return [
         Locked(row["name"], row["version"], {wheel["hashes"]["sha256"] for wheel in row["wheels"]}, {python})
         for row in tomllib.loads(target.read_text("utf-8"))["packages"]
@@ -115,7 +120,7 @@ def resolve(uv: Path, wanted: Sequence[str], python: str, folder: Path) -> list[
 
 
 def merged(by_python: Mapping[str, Iterable[Locked]]) -> list[Locked]:
-    """Each version once, with the Pythons that want it, by name."""
+    """Return each version once, by name, with the Pythons that need it."""
     found: dict[tuple[str, str], Locked] = {}
     for rows in by_python.values():
         for row in rows:
@@ -126,7 +131,7 @@ def merged(by_python: Mapping[str, Iterable[Locked]]) -> list[Locked]:
 
 
 def pins(text: str) -> dict[str, set[str]]:
-    """Name → versions, of a lock or of constraints; names as the index spells them."""
+    """Return name → versions, of a lock or of constraints; names as the index spells them."""
     found: defaultdict[str, set[str]] = defaultdict(set)
     for name, version, _ in entries(text):
         found[name].add(version)
@@ -134,7 +139,7 @@ def pins(text: str) -> dict[str, set[str]]:
 
 
 def entries(text: str) -> Iterator[tuple[str, str, list[str]]]:
-    """(name, version, hashes) of each row."""
+    """Yield (name, version, hashes) of each row."""
     for row in text.replace("\\\n", " ").splitlines():
         pin, _, rest = row.partition(" ")
         name, equals, version = pin.partition("==")

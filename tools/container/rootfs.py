@@ -1,7 +1,7 @@
-"""A root folder and what runs in it: Debian from debootstrap, commands by chroot in namespaces of their own.
+"""Root folders: Debian from debootstrap, and commands run in it by chroot in their own namespaces.
 
-Every mount is made in a private namespace and ends with the command, so that nothing stays on this machine
-but the folder. Needs root, and the programs of `NEEDED`.
+Every mount is made in a private namespace and ends with the command, so that only the folder stays on this
+machine. Needs root, and the programs of `NEEDED`.
 """
 
 import os
@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # of a Debian, and of Docker's images
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # of Debian and of Docker's images
 NEEDED = {
     "debootstrap": "debootstrap",
     "unshare": "util-linux",
@@ -21,7 +21,7 @@ NEEDED = {
     "chroot": "coreutils",
 }
 
-# How this machine reaches the package registries, where it is told so; Docker hands such on by itself, too.
+# Variables by which this machine reaches the package registries, if it has any; Docker passes them on, too.
 _REGISTRIES = ("http_proxy", "https_proxy", "no_proxy", "PIP_INDEX_URL", "PIP_DEFAULT_TIMEOUT")
 _CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 
@@ -50,11 +50,11 @@ _LOOPBACK_UP = (
 
 
 class RootError(Exception):
-    """A command in the root did not end as it should; the message has the end of what it said."""
+    """A command in the root failed; the message has the end of its output."""
 
 
 def debootstrap(suite: str, folder: Path, log: Path) -> None:
-    """Put a minimal Debian there, as it comes from this machine's mirror."""
+    """Put a minimal Debian into ``folder``, from this machine's mirror."""
     with log.open("wb") as file:
         done = subprocess.run(
             ["debootstrap", "--variant=minbase", suite, folder], stdout=file, stderr=file, check=False
@@ -64,21 +64,21 @@ def debootstrap(suite: str, folder: Path, log: Path) -> None:
 
 
 def tail(log: Path, lines: int = 25) -> str:
-    """The end of a log."""
+    """Return the last lines of a log."""
     return "\n".join(log.read_text("utf-8", "replace").splitlines()[-lines:])
 
 
 def missing() -> list[str]:
-    """What has to be installed before anything here works: Debian's packages."""
+    """Return the Debian packages that this module needs and this machine lacks."""
     return sorted({package for program, package in NEEDED.items() if shutil.which(program) is None})
 
 
 @dataclass(frozen=True, slots=True)
 class Root:
-    """A folder that commands take for the whole machine.
+    """A folder that commands see as the whole machine.
 
-    ``read_only`` is how a careful operator runs a container: nothing but /tmp and what ``binds`` brings can
-    be written, there is no capability and no way to get one. ``offline``: loopback is all there is.
+    ``read_only`` is for a container as a careful operator runs it: only /tmp and ``binds`` can be written,
+    there is no capability and no way to get one. ``offline``: there is only loopback.
     """
 
     folder: Path
@@ -91,7 +91,7 @@ class Root:
     offline: bool = False
 
     def start(self, command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
-        """Begin a command as process 1 of its namespace; it says what it has to say in ``log``."""
+        """Start a command as process 1 of its namespace, with its output in ``log``."""
         spaces = ["--mount", "--propagation", "private", "--pid", "--fork", "--kill-child"]
         spaces += ["--net"] if self.offline else []
         env = {
@@ -117,8 +117,8 @@ class Root:
         if code:
             raise RootError(f"ended with {code}:\n{tail(log)}")
 
-    def beside(self, process: subprocess.Popen[bytes], command: Sequence[str]) -> tuple[int, str]:
-        """Run a command where a started one runs, as `docker exec` does; its status and what it said."""
+    def run_with(self, process: subprocess.Popen[bytes], command: Sequence[str]) -> tuple[int, str]:
+        """Run a command in a started one's namespaces, as `docker exec` does; return status and output."""
         spaces = ["--target", str(inner(process)), "--mount", "--pid", "--root", "--wd"]
         spaces += ["--net"] if self.offline else []
         done = subprocess.run(
@@ -137,7 +137,11 @@ class Root:
 
 
 def inner(process: subprocess.Popen[bytes], patience_s: float = 10.0) -> int:
-    """The process that was begun, as this machine numbers it: unshare waits for it outside."""
+    """Return this machine's number of the started process, which is a child of ``process``, an unshare.
+
+    Raises:
+        RootError: it did not start.
+    """
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     deadline = time.monotonic() + patience_s
     while not (found := children.read_text().split()):
@@ -148,7 +152,7 @@ def inner(process: subprocess.Popen[bytes], patience_s: float = 10.0) -> int:
 
 
 def registries(host: Path) -> dict[str, str]:
-    """Variables for commands that install; ``host`` gets the certificates that this machine trusts."""
+    """Return variables for commands that install; copy this machine's trusted certificates to ``host``."""
     found = {name: os.environ[name] for name in _REGISTRIES if name in os.environ}
     if _CERTIFICATES.exists():
         shutil.copy(_CERTIFICATES, host / "ca-certificates.crt")

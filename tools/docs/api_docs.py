@@ -18,13 +18,13 @@ def main() -> None:
 
 
 def page() -> str:
-    """The whole page, its reference half new."""
+    """Return the whole page, with a new reference half."""
     kept = PAGE.read_text("utf-8").partition(MARK)[0]
     return f"{kept}{MARK}\n\n{asyncio.run(reference())}"
 
 
 async def reference() -> str:
-    """Routes, then the fields of a request, as Markdown."""
+    """Return the routes and the fields of a request as Markdown."""
     client = InProcessClient(WorkerSpec())  # never started
     schema = create_app(Settings(data=Path("unused")), client).openapi()
     body = schema["components"]["schemas"]["InpaintBody"]
@@ -32,6 +32,7 @@ async def reference() -> str:
 
 
 def routes(schema: dict[str, Any]) -> list[str]:
+    """Return the lines of the table of routes."""
     lines = ["## Routes", "", "| | | answers |", "|---|---|---|"]
     for path, methods in schema["paths"].items():
         for method, route in methods.items():
@@ -41,6 +42,7 @@ def routes(schema: dict[str, Any]) -> list[str]:
 
 
 def fields(body: dict[str, Any]) -> list[str]:
+    """Return the lines of the table of a request's fields."""
     lines = ["## Fields of a request", "", "| field | | default | |", "|---|---|---|---|"]
     for name, field in body["properties"].items():
         default = "required" if name in body["required"] else f"`{field.get('default')}`"
@@ -49,7 +51,7 @@ def fields(body: dict[str, Any]) -> list[str]:
 
 
 def values(field: dict[str, Any]) -> str:
-    """Type, range or choices of a field."""
+    """Return the type, range or choices of a field."""
     if "anyOf" in field:
         return " or ".join(dict.fromkeys(values(kind) for kind in field["anyOf"] if kind["type"] != "null"))
     if "enum" in field:

@@ -1,6 +1,7 @@
-"""Pictures of the page for the documentation: ``python -m tools.docs.screenshots``.
+"""Screenshots of the page for the documentation: ``python -m tools.docs.screenshots``.
 
-A real server with the demo model, a real Chromium (``INPAINT_CHROMIUM``, else Debian's), a real painting.
+They show a real painting, by a real server with the demo model, in a real Chromium (``INPAINT_CHROMIUM``,
+else Debian's).
 """
 
 import io
@@ -21,11 +22,9 @@ CHROMIUM = os.environ.get("INPAINT_CHROMIUM", "/usr/bin/chromium")
 DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 360, "height": 740}
 MISSION_PATCH = [(150, 385), (200, 385), (205, 410), (150, 415), (155, 400), (195, 400)]  # px of the portrait
 PAINTING_MS = 300_000
-AROUND, ALIKE = 48, 6  # colours for what is not the photograph, and how near two of them are one
-ENV = {
-    "INPAINT_WARM_UP": "false",
-    "OMP_NUM_THREADS": "1",
-}  # threads that wait for each other, on a busy machine
+AROUND, ALIKE = 48, 6  # colours outside the photograph, and the difference up to which two count as one
+# One thread: on a busy machine two wait for each other.
+ENV = {"INPAINT_WARM_UP": "false", "OMP_NUM_THREADS": "1"}
 
 
 def main() -> None:
@@ -49,9 +48,9 @@ def main() -> None:
 
 @contextmanager
 def served() -> Iterator[str]:
-    """The URL of a server of its own."""
+    """Run a server for the length of the block and yield its URL."""
     with tempfile.TemporaryDirectory() as folder:
-        data, log = Path(folder, "data"), Path(folder, "log")  # not a pipe: nobody would read on
+        data, log = Path(folder, "data"), Path(folder, "log")  # not a pipe, which would fill up unread
         command = [sys.executable, "-m", "inpaint", "serve", "--port", "0", "--data", str(data)]
         with log.open("w") as file:
             process = subprocess.Popen(command, stderr=file, env=os.environ | ENV)
@@ -66,7 +65,7 @@ def served() -> Iterator[str]:
 
 
 def opened(browser: Browser, url: str, **options: object) -> Page:
-    """The example portrait, its mission patch marked."""
+    """Open the page with the example portrait, its mission patch marked."""
     page = browser.new_context(**options).new_page()  # type: ignore[arg-type]
     page.set_default_timeout(PAINTING_MS)
     page.goto(url)
@@ -83,7 +82,7 @@ def opened(browser: Browser, url: str, **options: object) -> Page:
 
 
 def at(page: Page, x: float, y: float) -> tuple[float, float]:
-    """Where a pixel of the 512-pixel portrait is in the window."""
+    """Return the place in the window of a pixel of the 512-pixel portrait."""
     box = page.locator(".editor-picture").bounding_box()
     assert box is not None
     return box["x"] + x * box["width"] / 512, box["y"] + y * box["height"] / 512
@@ -98,7 +97,7 @@ def paint(page: Page) -> None:
 
 
 def compare(page: Page) -> None:
-    """The divider through the heart, most of which stays in view."""
+    """Compare, with the divider through the heart, most of which stays in view."""
     page.get_by_test_id("compare").click()
     divider = page.locator(".editor-divider").bounding_box()
     assert divider is not None
@@ -110,7 +109,7 @@ def compare(page: Page) -> None:
 
 
 def save(page: Page, name: str) -> None:
-    """In 256 colours: a photograph's PNG would be several times as large."""
+    """Save in 256 colours: a PNG in full colour would be several times as large."""
     shot = Image.open(io.BytesIO(page.screenshot(animations="disabled"))).convert("RGB")
     box, viewport = page.locator(".editor-picture").bounding_box(), page.viewport_size
     assert box is not None
@@ -123,7 +122,7 @@ def save(page: Page, name: str) -> None:
 
 
 def fewer_colours(shot: Image.Image, photo: tuple[int, int, int, int]) -> Image.Image:
-    """Most colours for the photograph, some for what is around it, or its accent would go under."""
+    """Reduce to 256 colours: most for the photograph, some for the page, whose accent would be lost."""
     around = shot.copy()
     around.paste(shot.getpixel((0, 0)), photo)  # type: ignore[arg-type]
     chosen: list[tuple[int, ...]] = []

@@ -1,7 +1,7 @@
 """Write a full-size SDXL inpainting checkpoint with random weights: the real shapes, about 7 GB in fp16.
 
-For measuring load time, memory and speed where the real one cannot be downloaded; it paints noise. Files
-are written tensor by tensor, so that this tool itself needs little memory.
+It serves to measure load time, memory and speed where the real one cannot be downloaded; it paints noise.
+Files are written tensor by tensor, so that this tool needs little memory.
 
     python tools/full_size/make.py FOLDER [--in-channels 9|4] [--seed 0]
 """
@@ -70,7 +70,7 @@ TEXT_2: Mapping[str, Any] = {
     "projection_dim": 1280,
     "hidden_act": "gelu",
 }
-# Published counts. A wrong config would still load and paint, and every measurement on it would be wrong.
+# Published counts. A wrong config would load and paint, too, and every measurement on it would be wrong.
 PARAMETERS: Mapping[str, int] = {
     "unet": 2_567_478_084,  # with 9 input channels
     "vae": 83_653_863,
@@ -79,11 +79,11 @@ PARAMETERS: Mapping[str, int] = {
 }
 _FIVE_MORE_CHANNELS = 5 * 320 * 3 * 3  # in the UNet's first convolution
 _BYTES_FP16 = 2
-_HEADROOM_BYTES = 50_000_000  # configs, tokenizers, what the filesystem needs itself
+_HEADROOM_BYTES = 50_000_000  # configs, tokenizers, the filesystem's own need
 
 
 def build(in_channels: int) -> dict[str, Any]:
-    """The four components by folder name, on the meta device: shapes without memory."""
+    """Build the four components by folder name, on the meta device: shapes without memory."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
@@ -97,7 +97,7 @@ def build(in_channels: int) -> dict[str, Any]:
 
 
 def expected_parameters(component: str, in_channels: int) -> int:
-    """How many parameters the real component has."""
+    """Return the number of parameters of the real component."""
     fewer = _FIVE_MORE_CHANNELS if component == "unet" and in_channels == 4 else 0
     return PARAMETERS[component] - fewer
 
@@ -108,10 +108,10 @@ def write_checkpoint(
     """Write the checkpoint into ``folder``, whole or not at all.
 
     Args:
-        folder: where to; must not exist, its parent is made.
+        folder: of the checkpoint; must not exist, its parent is made.
         in_channels: of the UNet, 9 (inpainting) or 4 (SDXL base).
         seed: of the random weights.
-        free_bytes: the disk's free space; measured unless given, the seam for tests.
+        free_bytes: the disk's free space, measured unless given; tests give it.
 
     Raises:
         OutputError: the folder exists, or the disk is too small.
@@ -136,7 +136,7 @@ def write_checkpoint(
 
 
 def write_components(folder: Path, components: Mapping[str, Any], generator: torch.Generator) -> None:
-    """Write configs, random weights of the shapes of ``components``, tokenizers of CLIP's ids, the index."""
+    """Write configs, random weights of the components' shapes, tokenizers with CLIP's ids, and the index."""
     for name, module in components.items():
         text = name.startswith("text")
         stem = "model" if text else "diffusion_pytorch_model"
@@ -151,13 +151,16 @@ def write_components(folder: Path, components: Mapping[str, Any], generator: tor
 
 
 def _named_as_published(component: str, module: Any) -> dict[str, torch.Tensor]:
-    """Name → parameter; the published first text encoder has a prefix that transformers 5 has dropped."""
+    """Return name → parameter; the published first text encoder has a prefix that transformers 5 dropped."""
     prefix = "text_model." if component == "text_encoder" else ""
     return {prefix + name: parameter for name, parameter in sorted(module.named_parameters())}
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], generator: torch.Generator) -> None:
-    """A safetensors file of random fp16 values, one tensor in memory at a time (``save_file`` wants all)."""
+    """Write a safetensors file of random fp16 values, one tensor in memory at a time.
+
+    ``save_file`` would need all of them in memory.
+    """
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, tensor in tensors.items():
@@ -175,7 +178,7 @@ def _write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], generator: t
 
 
 def _values(name: str, shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
-    """Values as the modules' own initialisation would draw them, so that activations stay finite in fp16."""
+    """Draw values as the modules' own initialisation does, so that activations stay finite in fp16."""
     if len(shape) == 1:  # a bias, or a norm's gain
         return torch.full(shape, float(name.endswith("weight")), dtype=torch.float16)
     # torch's default for Linear and Conv2d is uniform with this deviation; CLIP's for embeddings is 0.02.
@@ -184,7 +187,7 @@ def _values(name: str, shape: torch.Size, generator: torch.Generator) -> torch.T
 
 
 def merges_of(vocab_size: int) -> tuple[str, ...]:
-    """As many merges as bring :func:`write_tokenizer`'s vocabulary to ``vocab_size``, with CLIP's ids."""
+    """Return merges that bring :func:`write_tokenizer`'s vocabulary to ``vocab_size``, with CLIP's ids."""
     printable = [chr(byte) for byte in (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))]
     pairs: Iterator[str] = (f"{a} {b}{end}" for end in ("</w>", "") for a in printable for b in printable)
     return tuple(itertools.islice(pairs, vocab_size - 2 * 256 - 2))
@@ -192,7 +195,7 @@ def merges_of(vocab_size: int) -> tuple[str, ...]:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("folder", type=Path, help="where to; must not exist")
+    parser.add_argument("folder", type=Path, help="folder to write to; must not exist")
     parser.add_argument("--in-channels", type=int, choices=(9, 4), default=9, help="of the UNet (default 9)")
     parser.add_argument("--seed", type=int, default=0, help="of the random weights (default 0)")
     chosen = parser.parse_args(arguments)

@@ -1,11 +1,11 @@
-"""Load a full-size SDXL checkpoint on the CPU, take one guided step at 512², and say what it cost.
+"""Load a full-size SDXL checkpoint on the CPU, take one guided step at 512², and report time and memory.
 
-Measures load time and peak memory as a ratio to the weights' bytes. Two peaks, because they answer two
-questions: *resident* counts the pages of the mapped weight files too, which the kernel takes back when memory
-is short; *anonymous* is what the process cannot give back. Linux only, where /proc tells them apart.
+Measures load time and peak memory as a ratio to the weights' bytes. There are two peaks: *resident* also
+counts the pages of the mapped weight files, which the kernel takes back when memory is short; *anonymous* is
+the memory that the process cannot give back. Linux only, where /proc reports both.
 
-bfloat16 unless told otherwise: it is as large as the fp16 of the files and of a GPU, and CPUs with
-avx512_bf16 or AMX compute in it, whereas fp16 convolutions on most CPUs are emulated and slower by far.
+The default is bfloat16: it is as large as the fp16 of the files and of a GPU, and CPUs with avx512_bf16 or
+AMX compute in it, whereas most CPUs emulate fp16 convolutions, which is slower by far.
 
     python tools/full_size/measure.py FOLDER [--dtype bfloat16|float16]
 """
@@ -62,7 +62,7 @@ class Watch:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time the block and say it on stderr, with the memory held at its end."""
+        """Time the block and print the time on stderr, with the memory held at its end."""
         started = time.perf_counter()
         yield
         self.seconds[name] = time.perf_counter() - started
@@ -80,14 +80,14 @@ class Watch:
 
 
 def memory_bytes() -> dict[str, int]:
-    """What this process holds now: all, anonymous, and pages of mapped files."""
+    """Return this process's memory now: all, anonymous, and pages of mapped files."""
     lines = Path("/proc/self/status").read_text("ascii").splitlines()
     pairs = (line.split(":") for line in lines)
     return {key: 1024 * int(kb.split()[0]) for key, kb in pairs if key in ("VmRSS", "RssAnon", "RssFile")}
 
 
 def measure(folder: Path, dtype: str) -> dict[str, Any]:
-    """Load, encode and step once; the figures as they go into the JSON line."""
+    """Load, encode and step once; return the figures as they go into the JSON line."""
     weights = sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
     with torch.inference_mode():
         torch.zeros(1) + 1
@@ -120,7 +120,11 @@ def measure(folder: Path, dtype: str) -> dict[str, Any]:
 
 
 def _one_step(model: Model, watch: Watch) -> torch.Tensor:
-    """Latents (1, 4, h, w) after one guided step; refuses what would make the timing meaningless."""
+    """Return the latents (1, 4, h, w) after one guided step.
+
+    Raises:
+        SystemExit: a tensor is constant or not finite, so that the timings mean nothing.
+    """
     colours = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     pixels = to_pixels(Image.fromarray(colours).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
     mask = np.zeros((SIDE // model.vae_factor,) * 2, np.float32)
@@ -157,9 +161,11 @@ def _commit() -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("folder", type=Path, help="a diffusers folder, such as make_full_size.py writes")
     parser.add_argument(
-        "--dtype", choices=DTYPES, default="bfloat16", help="to compute in (default bfloat16)"
+        "folder", type=Path, help="a diffusers folder, for example from tools/full_size/make.py"
+    )
+    parser.add_argument(
+        "--dtype", choices=DTYPES, default="bfloat16", help="of the computation (default bfloat16)"
     )
     chosen = parser.parse_args(arguments)
     try:

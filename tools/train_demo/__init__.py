@@ -1,4 +1,4 @@
-"""Trains the demo model: a tiny SDXL inpainting checkpoint that paints coloured shapes.
+"""Training of the demo model: a tiny SDXL inpainting checkpoint that paints coloured shapes.
 
     python -m tools.train_demo --work WORKDIR --output inpaint/demo/model
 

@@ -1,4 +1,4 @@
-"""The command: scenes → VAE → UNet and text encoders → a diffusers folder, with sample sheets on the way."""
+"""The training command: scenes → VAE → UNet and text encoders → a diffusers folder, with sample sheets."""
 
 import argparse
 from pathlib import Path
@@ -27,18 +27,27 @@ def main() -> None:
         networks = the_networks(options, vae, bar)
     export(options.output, networks.modules(), vae, options.work)
     draw_sheet(options.output, options.work / "sheet.png")
-    print(f"the model: {options.output}; what it paints: {options.work / 'sheet.png'}")
+    print(f"the model: {options.output}; a sheet of its pictures: {options.work / 'sheet.png'}")
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tools.train_demo", description="Train the demo model.")
-    parser.add_argument("--work", type=Path, required=True, help="checkpoints and sheets; run again to go on")
+    parser.add_argument(
+        "--work",
+        type=Path,
+        required=True,
+        help="folder of checkpoints and sheets; the same folder again resumes",
+    )
     parser.add_argument("--output", type=Path, required=True, help="folder to write the model to")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--vae-steps", type=int, default=8000)
-    parser.add_argument("--unet-steps", type=int, default=8000)
-    parser.add_argument("--scenes", type=int, default=8000)
+    parser.add_argument("--seed", type=int, default=0, help="of the training (default 0)")
+    parser.add_argument(
+        "--device",
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        help="(default: a GPU if there is one)",
+    )
+    parser.add_argument("--vae-steps", type=int, default=8000, help="(default 8000)")
+    parser.add_argument("--unet-steps", type=int, default=8000, help="(default 8000)")
+    parser.add_argument("--scenes", type=int, default=8000, help="for training (default 8000)")
     return parser.parse_args()
 
 
@@ -48,7 +57,7 @@ def progress() -> Progress:
 
 
 def the_vae(options: argparse.Namespace, bar: Progress) -> AutoencoderKL:
-    """Trained, or read back from an earlier run."""
+    """Train the VAE, or read it from an earlier run."""
     path = options.work / "vae.pt"
     if not path.exists():
         task = bar.add_task("VAE", total=options.vae_steps, loss="")
@@ -76,7 +85,7 @@ def the_vae(options: argparse.Namespace, bar: Progress) -> AutoencoderKL:
 
 
 def the_networks(options: argparse.Namespace, vae: AutoencoderKL, bar: Progress) -> Networks:
-    """Trained to the last step, from wherever an earlier run stopped."""
+    """Train the networks to the last step, from the step at which an earlier run stopped."""
     tokenizers = the_tokenizers(options.work)
     torch.manual_seed(options.seed)
     networks = Networks.fresh(tokenizers[0])
@@ -103,7 +112,7 @@ def the_networks(options: argparse.Namespace, vae: AutoencoderKL, bar: Progress)
 
 
 def the_tokenizers(work: Path) -> tuple[CLIPTokenizer, CLIPTokenizer]:
-    """Both, with the captions' words as single tokens; their files are what ships."""
+    """Make both tokenizers, with the captions' words as single tokens; the model ships their files."""
     for part, pad in (("tokenizer", "<|endoftext|>"), ("tokenizer_2", "!")):
         if not (work / part).exists():
             write_tokenizer(work / part, pad_token=pad, merges=merges())
@@ -111,10 +120,10 @@ def the_tokenizers(work: Path) -> tuple[CLIPTokenizer, CLIPTokenizer]:
 
 
 def save_whole(state: object, path: Path) -> None:
-    """So that a killed run never leaves half a checkpoint."""
-    aside = path.with_suffix(".part")
-    torch.save(state, aside)
-    aside.replace(path)
+    """Write through a temporary file, so that a killed run never leaves half a checkpoint."""
+    part = path.with_suffix(".part")
+    torch.save(state, part)
+    part.replace(path)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The full tables of the model card: ``python -m tools.train_demo.evaluate [--model demo]``.
+"""Measurement of the model card's tables: ``python -m tools.train_demo.evaluate [--model demo]``.
 
-Unseen scenes only. Takes some minutes; the tests take smaller samples of the same figures.
+It paints unseen scenes only and takes some minutes; the tests take smaller samples of the same figures.
 """
 
 import argparse
@@ -23,7 +23,7 @@ CASES = 32
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.train_demo.evaluate", description=__doc__)
-    parser.add_argument("--model", default="demo")
+    parser.add_argument("--model", default="demo", help="a model's name or folder (default demo)")
     with Engine.load(parser.parse_args().model, device="cpu", max_rows=16) as engine:
         figures = {
             "vae_db": round(vae_db(engine), 2),
@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def vae_db(engine: Engine) -> float:
-    """Mean PSNR of a round trip through the VAE."""
+    """Return the mean PSNR in dB of a round trip through the VAE."""
     found = []
     for scene in unseen(64):
         pixels = to_pixels(scene.target)
@@ -48,13 +48,13 @@ def vae_db(engine: Engine) -> float:
 
 
 def row(scenes: Sequence[Scene], pictures: Sequence[Image.Image]) -> dict[str, float]:
-    """Colour and shape, as shares."""
+    """Return the shares of right colours and shapes."""
     found = verdicts(scenes, pictures)
     return {what: round(share(found, f"{what}_right"), 3) for what in ("colour", "shape")}
 
 
 def by_scheduler(engine: Engine) -> dict[str, dict[str, float]]:
-    """25 steps of each at guidance 5, and how far from a fine-stepped solution of the same seeds."""
+    """Measure 25 steps of each at guidance 5, with the distance to a 100-step solution of the same seeds."""
     scenes = unseen(CASES, start=100)
     guidance = {"guidance_scale": 5.0}
     fine = paint(engine, scenes, scheduler="Euler", num_inference_steps=100, strength=0.85, **guidance)
@@ -66,7 +66,7 @@ def by_scheduler(engine: Engine) -> dict[str, dict[str, float]]:
 
 
 def by_guidance(engine: Engine) -> dict[str, dict[str, float]]:
-    """DDIM at several guidance scales."""
+    """Measure DDIM at several guidance scales."""
     scenes = unseen(CASES, start=200)
     return {
         str(g): row(scenes, paint(engine, scenes, scheduler="DDIM", guidance_scale=g))
@@ -75,7 +75,7 @@ def by_guidance(engine: Engine) -> dict[str, dict[str, float]]:
 
 
 def removal(engine: Engine) -> dict[str, float]:
-    """Error to the clean background after "background", as a share of the untouched object's, by kind."""
+    """Return the error to the clean background after a removal, as a share of the object's own, by kind."""
     scenes = unseen(CASES, start=400)
     occupied = [replace(scene, clean=scene.target) for scene in scenes]
     removed = paint(engine, occupied, prompt="background", fill="telea", scheduler="DDIM")
@@ -92,7 +92,7 @@ def removal(engine: Engine) -> dict[str, float]:
 
 
 def table(figures: dict[str, object]) -> str:
-    """As Markdown."""
+    """Return the figures as a Markdown table."""
     lines = ["| | colour | shape | distance to the fine solution |", "|---|---:|---:|---:|"]
     defaults, schedulers, guidance = (figures[key] for key in ("defaults", "schedulers", "guidance"))
     assert isinstance(defaults, dict)

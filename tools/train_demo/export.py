@@ -1,4 +1,4 @@
-"""Networks to the genuine diffusers layout, with a lock that names every file's digest."""
+"""Export of trained networks to the diffusers layout, with a lock of every file's digest."""
 
 import copy
 import hashlib
@@ -18,7 +18,7 @@ LOCK_NAME = "demo.lock"
 def export(
     folder: Path, networks: Mapping[str, torch.nn.Module], vae: AutoencoderKL, tokenizers: Path
 ) -> None:
-    """Replace ``folder`` by the model, fp16, and write ``demo.lock`` beside it.
+    """Replace ``folder`` by the model, in fp16, and write ``demo.lock`` next to it.
 
     Args:
         folder: of the model; its parent gets the lock.
@@ -32,7 +32,7 @@ def export(
         for name, module in {**networks, "vae": vae}.items():
             copy.deepcopy(module).half().save_pretrained(ready / name)
         for weights in ready.rglob("*.safetensors"):
-            weights.chmod(0o644)  # else nobody but the one who installed the package could read them
+            weights.chmod(0o644)  # else only the user who installed the package could read them
         for part in ("tokenizer", "tokenizer_2"):
             shutil.copytree(tokenizers / part, ready / part)
         write_index(ready)
@@ -42,7 +42,7 @@ def export(
 
 
 def lock_of(folder: Path) -> dict[str, object]:
-    """``weights.lock``'s vocabulary, with no source: the files come with the package."""
+    """Return a lock in the form of ``weights.lock``, without sources: the files come with the package."""
     files = [
         {
             "path": path.relative_to(folder).as_posix(),

@@ -1,6 +1,6 @@
-"""Judges what the demo model painted: which colour, which shape, and how far from a finer solution.
+"""A judge of the demo model's pictures: their colour, their shape, their distance to a finer solution.
 
-No model here: pictures in, verdicts out. Used by the tests and by ``python -m tools.train_demo.evaluate``.
+It needs no model: pictures in, verdicts out. The tests and ``python -m tools.train_demo.evaluate`` use it.
 """
 
 from dataclasses import dataclass
@@ -21,16 +21,16 @@ _CHANGED = 0.11  # of full scale, mean over the channels: above the VAE's own er
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What one painted picture shows, against what was asked for."""
+    """The colour and shape of a painted picture, compared with its scene."""
 
-    colour: str | None  # nearest named colour of what was painted, None if nothing was
+    colour: str | None  # the nearest named colour, None if nothing was painted
     shape: str | None
     colour_right: bool
     shape_right: bool
 
 
 def unseen(count: int, *, start: int = 0) -> list[Scene]:
-    """``count`` scenes that were never trained on, going round all colours and shapes."""
+    """Return ``count`` scenes outside the training set, over all colours and shapes in turn."""
     colours, shapes = list(COLOURS), list(SHAPES)
     return [
         make_scene(
@@ -43,7 +43,7 @@ def unseen(count: int, *, start: int = 0) -> list[Scene]:
 
 
 def judge(scene: Scene, painted: Image.Image) -> Verdict:
-    """The verdict on a picture painted for an unseen scene."""
+    """Judge a picture painted for an unseen scene."""
     own = painted_pixels(scene, painted)
     if own.sum() < 30:
         return Verdict(None, None, colour_right=False, shape_right=False)
@@ -56,7 +56,7 @@ def judge(scene: Scene, painted: Image.Image) -> Verdict:
 
 
 def painted_pixels(scene: Scene, painted: Image.Image) -> NDArray[np.bool_]:
-    """(H, W): inside the mask, and nearer to the colour painted at its middle than to the background."""
+    """Return the pixels (H, W) in the mask that are nearer to its middle's colour than to the background."""
     picture, clean = as_floats(painted), as_floats(scene.clean)
     inside = np.asarray(scene.mask) > 0
     changed = inside & (np.abs(picture - clean).mean(axis=2) > _CHANGED)
@@ -70,7 +70,7 @@ def painted_pixels(scene: Scene, painted: Image.Image) -> NDArray[np.bool_]:
 
 
 def _largest(own: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The largest connected part: specks of a like colour in a photograph are no object."""
+    """Return the largest connected part: specks of a like colour in a photograph are no object."""
     parts, count = label(own)
     if not count:
         return own
@@ -79,7 +79,7 @@ def _largest(own: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def _middle(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """(H, W): the middle of the mask's box, where its object is asked for."""
+    """Return the middle (H, W) of the mask's box, where its object should be."""
     rows, columns = (np.flatnonzero(inside.any(axis=axis)) for axis in (1, 0))
     y, x = (rows[0] + rows[-1]) / 2, (columns[0] + columns[-1]) / 2
     radius = _MIDDLE * min(len(rows), len(columns))
@@ -89,7 +89,7 @@ def _middle(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def recognise(own: NDArray[np.bool_]) -> str:
-    """The shape whose silhouette, in its own bounding box, overlaps most with this one's."""
+    """Return the shape whose silhouette, in its own bounding box, overlaps most with this one's."""
     silhouette = _normalised(own)
     overlaps = {
         shape: max(_overlap(silhouette, template) for template in _templates(shape)) for shape in SHAPES
@@ -102,7 +102,7 @@ def _overlap(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
 
 
 def _normalised(own: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """The silhouette cut to its box; a few stray pixels must not widen the box."""
+    """Cut a silhouette to its box; a few stray pixels must not widen the box."""
     rows, columns = (np.flatnonzero(own.sum(axis=axis) > 1) for axis in (1, 0))
     if not len(rows) or not len(columns):
         return np.zeros((_SIDE, _SIDE), np.float32)
@@ -123,11 +123,11 @@ def _templates(shape: str) -> tuple[NDArray[np.float32], ...]:
 
 
 def distance(one: Image.Image, other: Image.Image, mask: Image.Image) -> float:
-    """Mean absolute difference inside the mask, of full scale."""
+    """Return the mean absolute difference inside the mask, as a share of full scale."""
     inside = np.asarray(mask) > 0
     return float(np.abs(as_floats(one) - as_floats(other))[inside].mean())
 
 
 def as_floats(image: Image.Image) -> NDArray[np.float32]:
-    """(H, W, 3) in 0 … 1."""
+    """Return a picture as (H, W, 3) in 0 … 1."""
     return np.asarray(image.convert("RGB"), np.float32) / 255

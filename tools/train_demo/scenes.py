@@ -1,7 +1,7 @@
 """Synthetic scenes: a background, distractors, one object to paint, a mask over it, and a caption.
 
 Every scene is a function of its seed alone. Even seeds are for training, odd ones for judging, so that no
-test ever sees a picture that was trained on.
+test sees a training picture.
 """
 
 from dataclasses import dataclass
@@ -27,8 +27,8 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 }
 SHAPES = ("circle", "square", "triangle", "star", "cross", "heart")
 BACKGROUND_CAPTIONS = ("background", "empty background", "nothing", "nothing, just the background")
-BACKGROUNDS = {"gradient": 0.4, "stripes": 0.15, "flat": 0.12, "photo": 0.2, "clouds": 0.13}  # how often
-_NAMED = (0.88, 0.92)  # how many captions name the colour, and the shape; all name one of them
+BACKGROUNDS = {"gradient": 0.4, "stripes": 0.15, "flat": 0.12, "photo": 0.2, "clouds": 0.13}  # shares
+_NAMED = (0.88, 0.92)  # shares of captions with the colour, and with the shape; all have one of them
 _SIZES = {"small ": (0.42, 0.58), "": (0.5, 0.95), "big ": (0.82, 0.97)}
 _PHOTOS = Path(__file__).parent / "photos"
 
@@ -37,10 +37,10 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scene:
-    """One example, all pictures RGB or L of ``SIZE`` × ``SIZE``."""
+    """An example, all pictures RGB or L of ``SIZE`` × ``SIZE``."""
 
     clean: Image.Image  # background and distractors, without the object
-    target: Image.Image  # with the object, what the caption asks for inside the mask
+    target: Image.Image  # with the caption's object inside the mask
     mask: Image.Image  # L, 255 = repaint; covers the object
     caption: str
     colour: str
@@ -49,7 +49,7 @@ class Scene:
 
 
 def make_scene(seed: int, *, colour: str | None = None, shape: str | None = None) -> Scene:
-    """The scene of a seed; what is given is not left to chance.
+    """Make the scene of a seed, with a given or a random colour and shape.
 
     Args:
         seed: even for training, odd for judging.
@@ -74,7 +74,7 @@ def make_scene(seed: int, *, colour: str | None = None, shape: str | None = None
 
 
 def _caption(rng: np.random.Generator, size: str, colour: str, shape: str) -> str:
-    """Such as "a big red circle", "red circle", "a star", "something red", "red"."""
+    """Write a caption: "a big red circle", "red circle", "a star", "something red" or "red"."""
     article = rng.random() < 0.8
     if not shape:
         return f"something {colour}" if article else colour
@@ -92,8 +92,8 @@ def _background(rng: np.random.Generator, kind: str) -> Image.Image:
         return _photo_crop(rng, side)
     first, second = (np.array(_colour(rng), np.float32) for _ in range(2))
     if kind == "clouds":
-        cells = int(rng.integers(3, 7))
-        noise = Image.fromarray(rng.integers(0, 256, (cells, cells), dtype=np.uint8)).resize(
+        points = int(rng.integers(3, 7))
+        noise = Image.fromarray(rng.integers(0, 256, (points, points), dtype=np.uint8)).resize(
             (side, side), Image.Resampling.BICUBIC
         )
         t = np.asarray(noise, np.float32) / 255
@@ -124,7 +124,7 @@ def _photo_crop(rng: np.random.Generator, side: int) -> Image.Image:
 
 
 def _mask(rng: np.random.Generator) -> tuple[Image.Image, tuple[float, float, float, float]]:
-    """A loose mask and the box, in pixels of ``SIZE``, where its object goes."""
+    """Draw a loose mask; return it with the box, in pixels of ``SIZE``, of its object."""
     side = rng.uniform(0.34, 0.8, 2) if rng.random() < 0.3 else np.full(2, rng.uniform(0.34, 0.8))
     width, height = side * SIZE
     left, top = (rng.uniform(2, SIZE - 2 - length) for length in (width, height))
@@ -144,7 +144,7 @@ def _mask(rng: np.random.Generator) -> tuple[Image.Image, tuple[float, float, fl
 def _stroke(
     rng: np.random.Generator, draw: ImageDraw.ImageDraw, box: tuple[float, float, float, float]
 ) -> None:
-    """A thick scribble that fills most of the box, as somebody brushes over a thing."""
+    """Draw a thick scribble that fills most of the box, like a user's brush over an object."""
     left, top, right, bottom = box
     brush = min(right - left, bottom - top) * rng.uniform(0.3, 0.45)
     rows = int(np.ceil((bottom - top) / (brush * 0.8)))
@@ -163,7 +163,7 @@ def _stroke(
 def _draw_distractors(
     rng: np.random.Generator, picture: Image.Image, avoid: tuple[float, float, float, float]
 ) -> None:
-    """Up to three other shapes outside the box, cut by it where they reach in."""
+    """Draw up to three other shapes outside the box."""
     draw = ImageDraw.Draw(picture)
     for _ in range(int(rng.integers(0, 4))):
         radius = rng.uniform(5, 14)
@@ -185,7 +185,7 @@ def _with_object(
     shape: str,
     sizes: tuple[float, float],
 ) -> Image.Image:
-    """The scene with the object, ``SIZE`` × ``SIZE``."""
+    """Return the scene with the object, ``SIZE`` × ``SIZE``."""
     left, top, right, bottom = box
     radius = min(right - left, bottom - top) / 2 * rng.uniform(*sizes) * 0.94
     x, y = (left + right) / 2 + rng.normal(0, 1), (top + bottom) / 2 + rng.normal(0, 1)
@@ -202,7 +202,7 @@ def _with_object(
 
 @lru_cache(maxsize=64)
 def _unit_outline(shape: str) -> tuple[Point, ...]:
-    """A shape's outline in the unit circle, y downwards."""
+    """Return a shape's outline in the unit circle, y downwards."""
     if shape == "circle":
         return tuple((cos(a), sin(a)) for a in np.linspace(0, 2 * pi, 64, endpoint=False))
     if shape == "square":
@@ -236,7 +236,7 @@ def _unit_outline(shape: str) -> tuple[Point, ...]:
 
 
 def outline(shape: str, angle: float) -> list[Point]:
-    """A shape's outline in the unit circle, turned by ``angle`` radians."""
+    """Return a shape's outline in the unit circle, turned by ``angle`` radians."""
     return [
         (x * cos(angle) - y * sin(angle), x * sin(angle) + y * cos(angle)) for x, y in _unit_outline(shape)
     ]

@@ -1,4 +1,4 @@
-"""A sheet of unseen scenes: the picture with its hole, what the model paints, what was asked for."""
+"""A sheet of unseen scenes: the picture with its hole, the painted picture and the prompt."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ _COLUMNS, _ROWS, _GAP, _TEXT = 8, 3, 4, 14
 
 
 def draw_sheet(model: Path, path: Path, *, columns: int = _COLUMNS, rows: int = _ROWS) -> None:
-    """Paint ``columns × rows`` unseen scenes at the API's defaults and save one picture of them all."""
+    """Paint ``columns × rows`` unseen scenes at the API's defaults and save them as one picture."""
     scenes = [make_scene(2 * i + 1) for i in range(columns * rows)]
     with Engine.load(model, device="cpu") as engine:
         painted = paint(engine, scenes)

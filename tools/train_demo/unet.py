@@ -15,7 +15,7 @@ from inpaint.schedulers import SDXL_SCHEDULE
 from tools.train_demo.scenes import BACKGROUND_CAPTIONS, COLOURS, SHAPES, SIZE, make_scene
 from tools.train_demo.vae import pixels
 
-WIDTHS = (64, 80)  # of the two text encoders: unlike, so that single-file loaders can tell them apart
+WIDTHS = (64, 80)  # of the two text encoders: different, so that single-file loaders can distinguish them
 _LATENT = SIZE // 8
 CONFIG: dict[str, Any] = {
     "sample_size": _LATENT,
@@ -35,13 +35,15 @@ CONFIG: dict[str, Any] = {
     "projection_class_embeddings_input_dim": 6 * 16 + WIDTHS[1],
 }
 _LEARNING_RATE = 1e-3
-_OUTSIDE = 0.1  # weight of a cell outside the mask: what lies there is shown to the UNet and learnt soon
-_BACKGROUND = 0.35  # how many are asked to paint the background
+_OUTSIDE = (
+    0.1  # weight of a latent pixel outside the mask: the UNet sees the picture there and learns it soon
+)
+_BACKGROUND = 0.35  # share of the scenes with a prompt for the background
 _NO_PROMPT, _EMPTY_PROMPT = 0.06, 0.05  # trained as all zeros, and as the encoded empty text
 
 
 def merges() -> tuple[str, ...]:
-    """BPE merges that make each word of the captions one token; every other text stays bytes."""
+    """Return BPE merges that make each word of the captions one token; every other text stays bytes."""
     words = {
         word
         for text in (*BACKGROUND_CAPTIONS, *COLOURS, *SHAPES, "a", "an", "something", "small", "big")
@@ -58,29 +60,29 @@ def merges() -> tuple[str, ...]:
 
 @dataclass(slots=True)
 class Networks:
-    """What is trained together."""
+    """The networks that are trained together."""
 
     unet: UNet2DConditionModel
     encoders: tuple[CLIPTextModel, CLIPTextModelWithProjection]
 
     @classmethod
     def fresh(cls, tokenizer: CLIPTokenizer) -> "Networks":
-        """Untrained, from the torch seed."""
+        """Make untrained networks, from the torch seed."""
         first, second = (_text_config(tokenizer, side) for side in (0, 1))
         return cls(
             UNet2DConditionModel(**CONFIG), (CLIPTextModel(first), CLIPTextModelWithProjection(second))
         )
 
     def modules(self) -> dict[str, torch.nn.Module]:
-        """By the names of a diffusers folder."""
+        """Return the modules by the names of a diffusers folder."""
         return {"unet": self.unet, "text_encoder": self.encoders[0], "text_encoder_2": self.encoders[1]}
 
     def parameters(self) -> list[torch.nn.Parameter]:
-        """All of them."""
+        """Return the parameters of all modules."""
         return [p for module in self.modules().values() for p in module.parameters()]
 
     def embed(self, ids: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Token ids (n, 77) of both tokenizers → hidden (n, 77, 144) and pooled (n, 80), as SDXL does it."""
+        """Embed token ids (n, 77) of both tokenizers, as SDXL does: hidden (n, 77, 144), pooled (n, 80)."""
         outs = [encoder(i, output_hidden_states=True) for encoder, i in zip(self.encoders, ids, strict=True)]
         return torch.cat([out.hidden_states[-2] for out in outs], dim=-1), outs[1].text_embeds
 
@@ -102,7 +104,7 @@ def _text_config(tokenizer: CLIPTokenizer, side: int) -> CLIPTextConfig:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Scenes as the UNet takes them."""
+    """Scenes as inputs of the UNet."""
 
     target: torch.Tensor  # (n, 4, 16, 16), scaled latents, with the object
     clean: torch.Tensor  # (n, 4, 16, 16), without it
@@ -113,7 +115,7 @@ class Encoded:
 
 @torch.inference_mode()
 def encode_scenes(vae: AutoencoderKL, count: int, report: Callable[[int], None]) -> Encoded:
-    """Training scenes through the VAE, the hole grey and the mask reduced by max, as the engine does it."""
+    """Encode training scenes with the VAE, the hole grey and the mask max-pooled, as the engine does it."""
     latents, masks, captions = [], [], []
     for start in range(0, count, 64):
         scenes = [make_scene(2 * i) for i in range(start, min(start + 64, count))]
@@ -131,7 +133,7 @@ def encode_scenes(vae: AutoencoderKL, count: int, report: Callable[[int], None])
 
 
 class Trainer:
-    """One-cycle epsilon training that can stop and go on at any step."""
+    """A one-cycle epsilon training that can stop and go on at any step."""
 
     def __init__(
         self,
@@ -160,7 +162,7 @@ class Trainer:
         self._ids = tuple(tokenizer(texts, **padded).input_ids.to(self._device) for tokenizer in tokenizers)
 
     def run_step(self) -> float:
-        """One optimiser step; its loss."""
+        """Take one optimiser step and return its loss."""
         index = torch.randint(0, len(self._which), (self.batch,), generator=self._generator)
         empty = torch.rand(self.batch, generator=self._generator) < _BACKGROUND
         target = torch.where(
@@ -188,7 +190,7 @@ class Trainer:
         return loss.item()
 
     def _conditioning(self, index: torch.Tensor, empty: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Embeddings of the captions; some dropped, both ways that a request can lack a prompt."""
+        """Embed the captions; drop some, in both ways in which a request can lack a prompt."""
         nothing = torch.randint(1, 1 + len(BACKGROUND_CAPTIONS), (self.batch,), generator=self._generator)
         chance = torch.rand(self.batch, generator=self._generator)
         which = torch.where(empty, nothing, self._which[index]).masked_fill(chance > 1 - _EMPTY_PROMPT, 0)
@@ -198,7 +200,7 @@ class Trainer:
         return hidden[inverse] * keep[:, None, None], pooled[inverse] * keep[:, None]
 
     def _time_ids(self) -> torch.Tensor:
-        """(batch, 6): mostly the native size, now and then another: working sizes vary at inference."""
+        """Return time ids (batch, 6): 70 % the native size, 30 % others, because working sizes vary."""
         ids = torch.tensor([[SIZE, SIZE, 0, 0, SIZE, SIZE]], dtype=torch.float32).repeat(self.batch, 1)
         other = torch.rand(self.batch, generator=self._generator) < 0.3
         sizes = 64.0 * torch.randint(1, 5, (self.batch, 2), generator=self._generator)
@@ -206,7 +208,7 @@ class Trainer:
         return ids.to(self._device)
 
     def state(self) -> dict[str, Any]:
-        """Everything needed to go on."""
+        """Return the state from which :meth:`resume` goes on."""
         return {
             "step": self.step,
             "modules": {name: module.state_dict() for name, module in self.networks.modules().items()},

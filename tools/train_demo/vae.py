@@ -20,22 +20,22 @@ CONFIG: dict[str, Any] = {
     "latent_channels": 4,
     "force_upcast": False,
 }
-_CROP = 64  # pixels; the VAE is convolutional but for one attention, so small crops teach it
+_CROP = 64  # pixels; the VAE is convolutional except for one attention, so small crops train it
 _LATENT_PENALTY = 2e-4
 
 
 def pixels(image: Any) -> torch.Tensor:
-    """An RGB picture as (3, H, W) in -1 … 1."""
+    """Return an RGB picture as (3, H, W) in -1 … 1."""
     return torch.from_numpy(np.asarray(image, np.float32).transpose(2, 0, 1) / 127.5 - 1)
 
 
 def train_vae(
     steps: int, batch: int, seed: int, scenes: int, device: str, report: Callable[[int, float], None]
 ) -> AutoencoderKL:
-    """A trained VAE; a quarter of the pictures are without their object.
+    """Train a VAE; a quarter of the pictures are without their object.
 
-    Two cycles: L2 with some L1 for flat colours, then L2 alone, which is what decibels count. A small penalty
-    on the latents instead of a KL term: with so little capacity that costs reconstruction and buys nothing.
+    There are two cycles: L2 with some L1 for flat colours, then L2 alone, which decibels measure. A small
+    penalty on the latents replaces the KL term, which with so little capacity only costs reconstruction.
     """
     torch.manual_seed(seed)
     vae = AutoencoderKL(**CONFIG).to(device, memory_format=torch.channels_last)
@@ -56,7 +56,7 @@ def run_cycle(
     l1: float,
     report: Callable[[int, float], None],
 ) -> None:
-    """One learning-rate cycle over random crops of ``data`` (n, 3, SIZE, SIZE), uint8."""
+    """Train for one learning-rate cycle on random crops of ``data`` (n, 3, SIZE, SIZE), uint8."""
     optimiser = torch.optim.AdamW(vae.parameters(), lr=learning_rate, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, learning_rate, total_steps=steps, pct_start=0.1)
     vae.train()
@@ -74,7 +74,7 @@ def run_cycle(
 
 
 def _pictures(scenes: int) -> torch.Tensor:
-    """(scenes, 3, SIZE, SIZE) as uint8, to keep thousands in memory."""
+    """Return the pictures (scenes, 3, SIZE, SIZE) as uint8, to keep thousands in memory."""
     found = []
     for i in range(scenes):
         scene = make_scene(2 * i)
@@ -101,7 +101,7 @@ def settle(vae: AutoencoderKL, data: torch.Tensor) -> AutoencoderKL:
     Trained without a KL term, the encoder's log-variance means nothing; the pipelines sample from it.
     """
     vae.quant_conv.weight[4:].zero_()
-    vae.quant_conv.bias[4:].fill_(-8.0)  # a spread of 0.02, what the decoder was trained with
+    vae.quant_conv.bias[4:].fill_(-8.0)  # a spread of 0.02, with which the decoder was trained
     means = vae.encode((data[:256].float() / 127.5 - 1).to(vae.device)).latent_dist.mean
     vae.register_to_config(scaling_factor=round(1 / means.std().item(), 5))
     return vae
@@ -109,7 +109,7 @@ def settle(vae: AutoencoderKL, data: torch.Tensor) -> AutoencoderKL:
 
 @torch.inference_mode()
 def psnr(vae: AutoencoderKL, seeds: range) -> float:
-    """Mean PSNR in dB of a round trip over the scenes of ``seeds``."""
+    """Return the mean PSNR in dB of a round trip over the scenes of ``seeds``."""
     found = []
     for seed in seeds:
         picture = pixels(make_scene(seed).target)[None]
