@@ -97,10 +97,10 @@ def inside(data: Path) -> dict[str, Any]:
     with ServerProcess(cli(data, "--device", "cpu")) as server:
         server.wait_ready()
         found |= painted(server)
-        page = server.engines.client.get("/")
+        page = server.client.get("/")
         links = re.findall(r'(?:src|href)="/?(web/[^"]+)"', page.text)
         found["page"] = page.status_code
-        found["page files"] = {link: server.engines.client.get(f"/{link}").status_code for link in links}
+        found["page files"] = {link: server.client.get(f"/{link}").status_code for link in links}
         server.signal(15)
         found["exit code"] = server.exit_code()
     return found | {"tries_after": tries_to_leave()}
@@ -112,18 +112,16 @@ def painted(server: ServerProcess) -> dict[str, list[object]]:
     fields = body(num_inference_steps=20, strength=0.5) | {"base64": True}
     v1, v2 = "/v1/sdxl-inpaint", "/v2/sdxl-inpaint"
     fields |= {name: base64.b64encode(file).decode() for name, file in (("image", photo), ("mask", mask))}
-    answer = server.engines.client.post(v1, json=fields).raise_for_status().json()
+    answer = server.client.post(v1, json=fields).raise_for_status().json()
     found = {"v1 in JSON": described(base64.b64decode(answer["image"]))}
     files = {"image": ("photo.png", photo, "image/png"), "mask": ("mask.png", mask, "image/png")}
     form = {"prompt": "a blue square", "num_inference_steps": "20", "scheduler": "DDIM"}
     found["v1 as a form"] = described(
-        server.engines.client.post(v1, files=files, data=form).raise_for_status().content
+        server.client.post(v1, files=files, data=form).raise_for_status().content
     )
-    queued = server.engines.client.post(v2, json=fields | {"base64": False}).raise_for_status().json()
-    done = eventually(
-        lambda: finished(server.engines.client.get(queued["response_url"]).raise_for_status().json())
-    )
-    found["v2 in the end"] = described(server.engines.client.get(done["output"]).raise_for_status().content)
+    queued = server.client.post(v2, json=fields | {"base64": False}).raise_for_status().json()
+    done = eventually(lambda: finished(server.client.get(queued["response_url"]).raise_for_status().json()))
+    found["v2 in the end"] = described(server.client.get(done["output"]).raise_for_status().content)
     return found
 
 

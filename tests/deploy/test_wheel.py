@@ -106,21 +106,21 @@ def test_an_installed_server_has_the_page_and_paints(installed: Path, wheel: Pat
     """``inpaint serve`` of the wheel: the page with all its files, and a picture over the API."""
     arguments = ["-m", "inpaint", "serve", "--port", "0", "--data", str(tmp_path / "data"), "--device", "cpu"]
     with ServerProcess(arguments, cwd=tmp_path, python=installed / "python") as server:
-        page = server.engines.client.get("/")
+        page = server.client.get("/")
         assert page.headers["content-type"].startswith("text/html")
         with zipfile.ZipFile(wheel) as file:
             files = {name: file.read(name) for name in file.namelist() if name.startswith("server/web/")}
         assert len(files) > 20
         for name, data in files.items():
-            assert server.engines.client.get(f"/web/{name.removeprefix('server/web/')}").content == data, name
+            assert server.client.get(f"/web/{name.removeprefix('server/web/')}").content == data, name
         links = re.findall(r'(?:src|href)="(/?web/[^"]+)"', page.text)
         assert links
         for link in links:
-            assert server.engines.client.get(f"/{link.lstrip('/')}").status_code == 200, link
+            assert server.client.get(f"/{link.lstrip('/')}").status_code == 200, link
         server.wait_ready()
         pictures = {name: base64.b64encode(path.read_bytes()).decode() for name, path in
                     (("image", PORTRAIT), ("mask", MASK))}  # fmt: skip
         body = {**pictures, "prompt": "a blue heart", "num_inference_steps": 20, "strength": 0.3}
-        answer = server.engines.client.post("/v1/sdxl-inpaint", json=body | {"scheduler": "DDIM"})
+        answer = server.client.post("/v1/sdxl-inpaint", json=body | {"scheduler": "DDIM"})
         assert answer.status_code == 200, answer.text
         assert Image.open(io.BytesIO(answer.content)).format == "JPEG"

@@ -88,7 +88,7 @@ def body(image: Image.Image | None = None, mask: Image.Image | None = None, **fi
 
 
 def over_http(server: Served, **fields: Any) -> Image.Image:
-    answer = server.engines.client.post(V1, json=body(**fields), timeout=SLOW_S)
+    answer = server.client.post(V1, json=body(**fields), timeout=SLOW_S)
     assert answer.status_code == 200, answer.text
     return opened(answer.content).convert("RGB")
 
@@ -167,7 +167,7 @@ def test_complaint_05_every_door_paints_the_same_picture(
         name: (tmp_path / f"{stem}.png").read_bytes() for name, stem in (("image", "photo"), ("mask", "mask"))
     }
     form = {name: str(value) for name, value in body(**FEW).items() if name not in files}
-    answer = server.engines.client.post(V1, data=form, files=files, timeout=SLOW_S)
+    answer = server.client.post(V1, data=form, files=files, timeout=SLOW_S)
     assert np.array_equal(np.asarray(opened(answer.content)), expected)
     assert np.array_equal(np.asarray(over_v2(server, **FEW)), expected)
     flags = ["--seed", "3", "--steps", "20", "--scheduler", "DDIM", "--strength", "0.3", "-o", "out.png"]
@@ -180,13 +180,13 @@ def test_complaint_05_every_door_paints_the_same_picture(
 
 
 def over_v2(server: Served, **fields: Any) -> Image.Image:
-    accepted = server.engines.client.post(V2, json=body(**fields)).json()
-    with server.engines.client.stream(
+    accepted = server.client.post(V2, json=body(**fields)).json()
+    with server.client.stream(
         "GET", f"/v2/requests/{accepted['request_id']}/events", timeout=SLOW_S
     ) as events:
         assert "event: done" in "\n".join(events.iter_lines())
-    answer = server.engines.client.get(accepted["response_url"]).json()
-    return opened(server.engines.client.get(answer["output"]).content).convert("RGB")
+    answer = server.client.get(accepted["response_url"]).json()
+    return opened(server.client.get(answer["output"]).content).convert("RGB")
 
 
 def test_complaint_06_nobody_gets_anybody_elses_mask(server: Served) -> None:
@@ -211,16 +211,14 @@ def test_complaint_06_nobody_gets_anybody_elses_mask(server: Served) -> None:
 def test_complaint_07_the_api_is_one_request(server: Served) -> None:
     """Two files and a prompt go in, a picture comes out: no workflow, no upload first, no polling."""
     files = {"image": file_of(slope(), "JPEG"), "mask": file_of(hole())}
-    answer = server.engines.client.post(V1, data={"prompt": "a red circle"}, files=files, timeout=SLOW_S)
+    answer = server.client.post(V1, data={"prompt": "a red circle"}, files=files, timeout=SLOW_S)
     assert (answer.status_code, answer.headers["content-type"]) == (200, "image/jpeg")
     assert opened(answer.content).size == (SIDE, SIDE)
 
 
 def test_complaint_08_an_openai_client_is_told_in_words(server: Served) -> None:
     """There is no OpenAI-style endpoint yet, as the README says; its clients get JSON, not a web page."""
-    answer = server.engines.client.post(
-        "/v1/images/edits", data={"prompt": "x"}, files={"image": file_of(slope())}
-    )
+    answer = server.client.post("/v1/images/edits", data={"prompt": "x"}, files={"image": file_of(slope())})
     assert answer.status_code == 404
     assert answer.json()["error"]
 
@@ -230,14 +228,14 @@ def test_complaint_09_the_documentation_is_right(server: Served) -> None:
     page = (ROOT / "docs" / "api.md").read_text("utf-8")
     shown, told = (json.loads(block) for block in re.findall(r"```json\n(.+?)```", page, re.DOTALL)[:2])
     pictures = {name: body()[name] for name in ("image", "mask")}
-    answer = server.engines.client.post(V1, json=shown | pictures, timeout=SLOW_S)
+    answer = server.client.post(V1, json=shown | pictures, timeout=SLOW_S)
     assert answer.headers["content-type"] == "image/jpeg"
     assert answer.headers["x-seed-value"] == str(shown["seed"])
     headers = page.partition("Headers:")[2].partition("## ")[0]
     named = set(re.findall(r"`(x-[a-z-]+)`", headers))
     assert len(named) >= 6
     assert named <= answer.headers.keys()
-    answer = server.engines.client.post(V1, json=shown | pictures | {"base64": True}, timeout=SLOW_S)
+    answer = server.client.post(V1, json=shown | pictures | {"base64": True}, timeout=SLOW_S)
     assert answer.json().keys() == told.keys()
 
 
@@ -285,16 +283,16 @@ def test_complaint_11_an_install_can_be_repeated() -> None:
 
 def test_complaint_14_cancel_stops_the_painting(server: Served) -> None:
     """Whoever sees in the preview that it goes wrong gets the GPU back within a step."""
-    accepted = server.engines.client.post(V2, json=body(num_inference_steps=100, strength=0.99)).json()
+    accepted = server.client.post(V2, json=body(num_inference_steps=100, strength=0.99)).json()
     path = f"/v2/requests/{accepted['request_id']}"
     told: list[str] = []
-    with server.engines.client.stream("GET", f"{path}/events", timeout=SLOW_S) as events:
+    with server.client.stream("GET", f"{path}/events", timeout=SLOW_S) as events:
         for line in events.iter_lines():
             told.append(line)
             if line == "event: step":
                 break
-    assert server.engines.client.delete(path, timeout=SLOW_S).json()["status"] == "FAILED"
-    answer = server.engines.client.get(path)
+    assert server.client.delete(path, timeout=SLOW_S).json()["status"] == "FAILED"
+    answer = server.client.get(path)
     assert (answer.status_code, "cancelled" in answer.json()["error"]) == (422, True)
     health = server.parts.client.health()
     assert (health.running, health.waiting) == (0, 0)

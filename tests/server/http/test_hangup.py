@@ -21,6 +21,6 @@ def test_a_closed_socket_stops_the_painting_and_the_next_one_is_painted(tmp_path
             calls = server.gauge("inpaint_unet_calls_total")
             assert calls < CALLS / 3, "it must be far from done when its client leaves"
         eventually(lambda: server.gauge("inpaint_running") == 0)
-        assert server.engines.client.post("/v1/sdxl-inpaint", json=body(), timeout=60).status_code == 200
+        assert server.client.post("/v1/sdxl-inpaint", json=body(), timeout=60).status_code == 200
         own = 18  # 20 steps of DDIM at strength 0.9
         assert server.gauge("inpaint_unet_calls_total") - own < CALLS / 2
