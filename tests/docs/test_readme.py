@@ -94,7 +94,7 @@ def test_every_file_in_the_tree_exists() -> None:
 
 
 def test_links_and_pictures_exist() -> None:
-    """In the README and in docs/."""
-    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
-        for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text("utf-8")):
+    """In the pages of the root and of docs/."""
+    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)", page.read_text("utf-8")):
             assert (page.parent / target).exists(), f"{page.name} → {target}"
