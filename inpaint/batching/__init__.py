@@ -1,1 +1,1 @@
-"""Who is painted when, and what that costs. Imports no torch and takes any clock."""
+"""Decides when each request is painted, and predicts its cost. Imports no torch and takes any clock."""

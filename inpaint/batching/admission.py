@@ -1,7 +1,7 @@
-"""When requests would be finished, from what is known before they are begun: steps, size, and who is ahead.
+"""Forecasts of finish times by steps, size and queue, and the refusal of requests that would be late.
 
-Forecasts play the step loop forward, from one finished row to the next. They know of nobody who comes later;
-but whoever does is taken on only if everybody who was promised a time before still has it.
+A forecast simulates the step loop from one finished row to the next. It cannot know of later requests; but
+they are accepted only if all accepted earlier are still in time.
 """
 
 from collections.abc import Sequence
@@ -11,33 +11,33 @@ from functools import cache
 from inpaint.batching.work import Bucket, Costs, Work
 from inpaint.errors import BusyError
 
-# A forecast of a wait counts so often, for what it cannot know: other costs than measured, buckets that take
-# turns in whole calls. Simulated on a CPU's costs at 1.5 × capacity with 1 / 1.2: 2.5 / 0.6 % are
-# promised in vain.
+# A forecast wait is multiplied by this, because of what it cannot know: costs other than measured, buckets
+# that take turns in whole calls. Simulated on a CPU's costs at 1.5 × capacity with 1 / 1.2: 2.5 / 0.6 % of
+# the accepted requests are late.
 MARGIN = 1.2
 _NEARLY_NONE = 1e-9  # of a call, left over by rounding
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Work under way, or waiting with all of its calls left."""
+    """Work with the UNet calls that it has left."""
 
     work: Work
-    left: int  # UNet calls still to do by each of its rows
+    left: int  # UNet calls of each of its rows
 
     @classmethod
     def waiting(cls, work: Work) -> "Load":
-        """Nothing of it is done."""
+        """Return the load of work that has not begun."""
         return cls(work, work.calls)
 
 
 def alone_s(work: Work, costs: Costs) -> float:
-    """Seconds from submitting to finished on an idle device."""
+    """Return the seconds from submission to finish on an idle device."""
     return finish_s(work, (), costs)
 
 
 def demand_s(work: Work, costs: Costs) -> float:
-    """Seconds of the step loop that it takes away from others while batches are full."""
+    """Return the seconds of the step loop that the work takes from others while batches are full."""
     cap = max(costs.cap(work.bucket), 1)
     steps_s = work.calls * work.samples * min(work.slots, cap) * costs.step_s(work.bucket, cap) / cap
     if costs.overlapped:
@@ -46,13 +46,13 @@ def demand_s(work: Work, costs: Costs) -> float:
 
 
 def finish_s(work: Work, ahead: Sequence[Load], costs: Costs, *, devices: int = 1) -> float:
-    """Seconds until ``work`` would be finished if it joined now.
+    """Return the seconds until ``work`` would be finished if it joined now.
 
     Args:
-        work: what would join.
-        ahead: begun and not finished, oldest first, and what would be begun before it.
+        work: the work that would join.
+        ahead: loads that are begun, oldest first, and those that would begin before it.
         costs: of one device.
-        devices: devices that share all this.
+        devices: number of devices that share the loads.
     """
     return ends_s([*ahead, Load.waiting(work)], costs, devices=devices)[-1]
 
@@ -66,18 +66,18 @@ def refuse_late(
     *,
     devices: int = 1,
 ) -> None:
-    """Say no at once to what would be late, or would make somebody late who was promised to be in time.
+    """Refuse work that would be late, or would make accepted work late.
 
     Args:
-        work: what would join, with its deadline.
-        now: on the clock of the deadlines.
-        ahead: begun and not finished, oldest first, and what would be begun before it.
-        behind: what would be begun after it.
+        work: the work that would join, with its deadline.
+        now: seconds on the clock of the deadlines.
+        ahead: loads that are begun, oldest first, and those that would begin before it.
+        behind: loads that would begin after it.
         costs: of one device.
-        devices: devices that share all this.
+        devices: number of devices that share the loads.
 
     Raises:
-        BusyError: with the seconds that somebody would be late by.
+        BusyError: it is refused; its ``retry_after_s`` is the seconds by which work would be late.
     """
     ends = ends_s([*ahead, Load.waiting(work), *behind], costs, devices=devices)
     least_s, given_s = alone_s(work, costs), work.expires_at - now
@@ -92,33 +92,33 @@ def refuse_late(
         return
     before = ends_s(promised, costs, devices=devices)
     for end, end_before, left in zip(ends, before, left_s, strict=True):
-        if MARGIN * end_before <= left < MARGIN * end:  # who is late anyhow keeps nobody out
+        if MARGIN * end_before <= left < MARGIN * end:  # work that is late anyway does not count
             raise BusyError(_UNFAIR, MARGIN * end - left)
 
 
-_NEVER = "even alone this would not be finished in the time given; allow more time or ask for less"
-_LATE = "too much is ahead of this to finish it in the time given; try again later"
-_UNFAIR = "this would make others late who were promised their pictures in time; try again later"
+_NEVER = "even alone this would not be finished in time; allow more time, or use fewer steps or samples"
+_LATE = "too much is ahead of this to finish it in time; try again later"
+_UNFAIR = "this would make requests late that were accepted earlier; try again later"
 
 
 def backlog_s(loads: Sequence[Load], costs: Costs, *, devices: int = 1) -> float:
-    """Seconds until the step loop would have done all that is there now.
+    """Return the seconds until the step loop would have done all the loads.
 
     Args:
         loads: begun or not.
         costs: of one device.
-        devices: devices that share all this.
+        devices: number of devices that share the loads.
     """
     return max(_Loop(costs, share).play() for share in _shares(loads, costs, devices))
 
 
 def ends_s(loads: Sequence[Load], costs: Costs, *, devices: int = 1) -> list[float]:
-    """Seconds until each would be finished, if nobody else came.
+    """Return the seconds until each load would be finished if no more joined.
 
     Args:
         loads: in the order in which they were or would be begun.
         costs: of one device.
-        devices: devices that share all this; a request is painted on one of them.
+        devices: number of devices that share the loads; a request is painted on one of them.
     """
     ends = [0.0] * len(loads)
     for share in _shares(loads, costs, devices):
@@ -129,18 +129,18 @@ def ends_s(loads: Sequence[Load], costs: Costs, *, devices: int = 1) -> list[flo
     return ends
 
 
-_Share = list[tuple[int, Load]]  # what one device does, with its place among all
+_Share = list[tuple[int, Load]]  # the loads of one device, with their positions among all
 
 
 def _shares(loads: Sequence[Load], costs: Costs, devices: int) -> list[_Share]:
-    """Each load to the device that has the least to do."""
+    """Assign each load to the device that has the least work."""
     shares: list[_Share] = [[] for _ in range(devices)]
     busy_s = [0.0] * devices
     for index, load in enumerate(loads):
-        hand = busy_s.index(min(busy_s))
-        shares[hand].append((index, load))
+        device = busy_s.index(min(busy_s))
+        shares[device].append((index, load))
         if devices > 1 and load.left:
-            busy_s[hand] += demand_s(load.work, costs) * load.left / load.work.calls
+            busy_s[device] += demand_s(load.work, costs) * load.left / load.work.calls
     return shares
 
 
@@ -161,7 +161,7 @@ class _Request:
 
 @dataclass(slots=True, eq=False)
 class _Loop:
-    """One device's step loop, played forward: buckets have the same share of its time (``Batcher``)."""
+    """A simulation of one device's step loop, in which buckets share its time equally (see ``Batcher``)."""
 
     costs: Costs
     share: _Share
@@ -169,14 +169,14 @@ class _Loop:
     now: float = 0.0
 
     def play(self) -> float:
-        """Fill ``ends``; the seconds until nothing is left to step."""
+        """Fill ``ends``; return the seconds until no row has steps left."""
         step_s, cap = cache(self.costs.step_s), cache(self.costs.cap)
         waiting = self._rows()
         while waiting:
             calls = {bucket: _call(rows, max(cap(bucket), 1)) for bucket, rows in waiting.items()}
             for call in calls.values():
                 self._encode(call)
-            # Seconds from one call of a bucket to its next: the others have their turns between.
+            # Seconds from one call of a bucket to its next: the other buckets have their turns in between.
             round_s = {b: step_s(b, sum(r.slots for r in call)) * len(calls) for b, call in calls.items()}
             seconds = min(row.left * round_s[bucket] for bucket, call in calls.items() for row in call)
             self.now += seconds
@@ -190,7 +190,7 @@ class _Loop:
         return self.now
 
     def _rows(self) -> dict[Bucket, list[_Row]]:
-        """By bucket, in the order in which they find places; no bucket without rows."""
+        """Return the rows by bucket, in the order in which they join calls; no bucket is empty."""
         found: dict[Bucket, list[_Row]] = {}
         for index, load in self.share:
             if load.left > 0:
@@ -217,7 +217,7 @@ class _Loop:
 
 
 def _call(rows: Sequence[_Row], cap: int) -> list[_Row]:
-    """The oldest rows that fit into one call together, as ``Batcher`` chooses them; the first always does."""
+    """Return the oldest rows that fit into one call together, as ``Batcher`` does; the first always fits."""
     call: list[_Row] = []
     room = cap
     for row in rows:

@@ -1,10 +1,10 @@
-"""Who is painted when: admission, the queues, and the rows of each UNet call. Imports no torch.
+"""The batcher: admission, the queues, and the rows of each UNet call. Imports no torch.
 
-A request is a :class:`QueuedWork`: *waiting* in its bucket's queue, *encoding* outside the loop, *running*
-step by step. Within a bucket rows run oldest first, so that a newcomer takes no step away from a request that
-has begun; the buckets take turns by deficit round-robin (Shreedhar and Varghese, 1995) in predicted seconds.
-Not thread-safe: the engine holds its own lock. The clock and the costs are the caller's, so that production,
-tests and ``bench/simulate.py`` run the same decisions.
+A request is a :class:`QueuedWork`: *waiting* in its bucket's queue, *encoding* outside the step loop, then
+*running* step by step. Within a bucket the oldest rows run first, so that a new request takes no step away
+from one that has begun. The buckets take turns by deficit round-robin (Shreedhar and Varghese, 1995) in
+predicted seconds. Not thread-safe: the engine holds its own lock. The clock and the costs are the caller's,
+so that production, tests and ``bench/simulate.py`` make the same decisions.
 """
 
 import time
@@ -37,7 +37,7 @@ class QueuedWork:
 
 
 class _Limited:
-    """Costs, with fewer slots where memory ran out."""
+    """The costs of a device, with fewer slots after memory ran out."""
 
     def __init__(self, costs: Costs) -> None:
         self._costs = costs
@@ -49,16 +49,16 @@ class _Limited:
         self.switch_s = costs.switch_s
 
     def cap(self, bucket: Bucket) -> int:
-        """Slots of one UNet call at most, 1 at least."""
+        """Return the most slots of one UNet call, at least 1."""
         cap = self._costs.cap(bucket)
         return max(min(cap, self.limits.get(bucket, cap)), 1)
 
 
-Batch = list[tuple[QueuedWork, int]]  # entries with the number of a sample
+Batch = list[tuple[QueuedWork, int]]  # entries, each with the number of one of its samples
 
 
 class Batcher:
-    """The requests of one device."""
+    """A scheduler of the requests of one device."""
 
     def __init__(
         self,
@@ -67,51 +67,52 @@ class Batcher:
         clock: Callable[[], float] = time.monotonic,
         max_waiting: int | None = None,
     ) -> None:
-        """Empty.
+        """Start without requests.
 
         Args:
             costs: of the device.
-            clock: of the deadlines, in seconds.
-            max_waiting: so many entries may wait to be begun; None for any number.
+            clock: returns seconds, on the clock of the deadlines.
+            max_waiting: most entries in the queues; None for any number.
         """
         self._costs = _Limited(costs)
         self._clock = clock
         self._max_waiting = max_waiting
         self._numbers = count()
-        self._queues: dict[Bucket, FairQueue[QueuedWork]] = {}  # none is empty
-        self._begun: dict[Bucket, list[QueuedWork]] = {}  # oldest first; none is empty
-        self._turns: dict[Bucket, float] = {}  # in turn, the predicted seconds that each may still use
-        self._current: Bucket | None = None  # has had its quantum for this turn
+        self._queues: dict[Bucket, FairQueue[QueuedWork]] = {}  # no queue is empty
+        self._begun: dict[Bucket, list[QueuedWork]] = {}  # oldest first; no list is empty
+        self._turns: dict[
+            Bucket, float
+        ] = {}  # in the order of turns: predicted seconds that each may still use
+        self._current: Bucket | None = None  # the bucket that has received its quantum for this turn
         self._merged: tuple[LoraUse, ...] = ()  # the LoRAs of the last call
 
     def submit(self, work: Work) -> QueuedWork:
-        """Take on work, if there is room and time for it.
+        """Queue work if there is room and time for it.
 
         Raises:
-            BusyError: there is no room, or it would not be finished by its deadline.
+            BusyError: there is no room, or it would be late, or would make accepted requests late.
         """
         if self._max_waiting is not None and self.waiting >= self._max_waiting:
-            a_place_s = self.backlog_s() / max(len(list(self._entries())), 1)
-            raise BusyError(
-                f"{self.waiting} requests are waiting, which is as many as may; try again later", a_place_s
-            )
+            mean_s = self.backlog_s() / max(len(list(self._entries())), 1)
+            raise BusyError(f"{self.waiting} requests are waiting, the most allowed; try again later", mean_s)
         if work.expires_at < inf:
             ahead, behind = self._around(work)
             refuse_late(work, self._clock(), ahead, behind, self._costs)
         return self.enter(work)
 
     def enter(self, work: Work) -> QueuedWork:
-        """Take on work without asking, because it was promised before: a part that must be painted again."""
+        """Queue work without a check: it was accepted elsewhere, or is a part that must be painted again."""
         entry = QueuedWork(work, next(self._numbers), self._clock())
         queue = self._queues.setdefault(work.bucket, FairQueue())
         queue.push(entry, work, demand_s(work, self._costs))
         return entry
 
     def to_begin(self) -> list[QueuedWork]:
-        """Entries to be encoded now; they are no longer waiting.
+        """Take the entries to be encoded now off the queues.
 
-        As many as fill the next call of each bucket, and one row more, so that a place that becomes free is
-        taken at once. No more, because only those who wait can be overtaken by another key.
+        There are enough to fill the next call of each bucket, and one more row, so that a slot that becomes
+        free is filled immediately. There are no more, because only waiting entries can be overtaken by those
+        of another key.
         """
         chosen = []
         for bucket, queue in list(self._queues.items()):
@@ -128,11 +129,11 @@ class Batcher:
         return chosen
 
     def begun(self, entry: QueuedWork) -> None:
-        """It is encoded: its rows may run."""
+        """Mark an entry as encoded, so that its rows may run."""
         entry.state = "running"
 
     def expired(self) -> list[QueuedWork]:
-        """Entries whose deadline has passed; they are removed."""
+        """Remove and return the entries whose deadline has passed."""
         now = self._clock()
         late = [entry for entry in self._entries() if entry.work.expires_at < now]
         for entry in late:
@@ -140,7 +141,7 @@ class Batcher:
         return late
 
     def remove(self, entry: QueuedWork) -> None:
-        """Forget an entry: finished, failed or cancelled. Once is enough, twice does nothing."""
+        """Forget an entry that is finished, failed or cancelled; does nothing the second time."""
         bucket = entry.work.bucket
         begun = self._begun.get(bucket, [])
         if entry in begun:
@@ -151,9 +152,9 @@ class Batcher:
             del self._queues[bucket]
 
     def next_batch(self) -> Batch:
-        """The rows of the next UNet call, all of one bucket; empty if none can run.
+        """Return the rows of the next UNet call, all of one bucket; empty if none can run.
 
-        The bucket is charged for the call, done or not.
+        The bucket is charged for the call, even if it fails.
         """
         batches = {bucket: batch for bucket in self._begun if (batch := self._batch_of(bucket))}
         if not batches:
@@ -163,7 +164,7 @@ class Batcher:
         quantum = max(seconds.values())
         if len({bucket.loras for bucket in batches}) > 1:
             quantum = max(quantum, _TURN_PER_SWITCH * self._costs.switch_s())
-        # Who has nothing to run saves nothing up; who has just come is behind the others.
+        # A bucket without rows saves nothing up; a new bucket goes behind the others.
         turns = {bucket: left for bucket, left in self._turns.items() if bucket in batches}
         self._turns = turns | {bucket: 0.0 for bucket in batches if bucket not in turns}
         bucket = self._whose_turn(seconds, quantum)
@@ -172,37 +173,37 @@ class Batcher:
         return batches[bucket]
 
     def stepped(self, batch: Batch) -> None:
-        """One UNet call for these rows is done."""
+        """Count one UNet call of these rows as done."""
         for entry, sample in batch:
             assert entry.left[sample] > 0
             entry.left[sample] -= 1
 
     def limit(self, bucket: Bucket, slots: int) -> None:
-        """From now on at most so many slots in a call of this bucket, because more did not fit."""
+        """Limit the later calls of this bucket to ``slots``, because more did not fit."""
         self._costs.limits[bucket] = min(slots, self._costs.cap(bucket))
 
     def cap(self, bucket: Bucket) -> int:
-        """Slots of one UNet call at most."""
+        """Return the most slots of one UNet call of this bucket."""
         return self._costs.cap(bucket)
 
     def forecast_s(self, work: Work) -> float:
-        """Seconds until ``work`` would be finished if it were submitted now."""
+        """Return the seconds until ``work`` would be finished if it were submitted now."""
         ahead, _ = self._around(work)
         return finish_s(work, ahead, self._costs)
 
     def backlog_s(self) -> float:
-        """Seconds until the step loop would have done all that is here."""
+        """Return the seconds until the step loop would have done all its work."""
         waiting = [Load.waiting(entry.work) for queue in self._queues.values() for entry in queue]
         return backlog_s([*self._loads(), *waiting], self._costs)
 
     @property
     def waiting(self) -> int:
-        """Entries that are not begun."""
+        """The number of entries in the queues."""
         return sum(map(len, self._queues.values()))
 
     @property
     def running(self) -> int:
-        """Rows that are encoded and have steps left."""
+        """The number of rows that are encoded and have steps left."""
         entries = [entry for begun in self._begun.values() for entry in begun if entry.state == "running"]
         return sum(left > 0 for entry in entries for left in entry.left)
 
@@ -213,7 +214,7 @@ class Batcher:
             yield from queue
 
     def _around(self, work: Work) -> tuple[list[Load], list[Load]]:
-        """What ``work`` would stand behind, other buckets included, and what would stand behind it."""
+        """Return the loads ahead of ``work``, other buckets included, and those behind it."""
         own = self._queues.get(work.bucket, FairQueue[QueuedWork]())
         ahead = own.ahead(work)
         behind = [Load.waiting(entry.work) for entry in own if entry not in ahead]
@@ -223,7 +224,7 @@ class Batcher:
         return [*self._loads(), *(Load.waiting(entry.work) for entry in [*ahead, *elsewhere])], behind
 
     def _loads(self) -> list[Load]:
-        """What is begun; the rows of an entry need not be in step with each other."""
+        """Return the loads of what is begun, one for each number of steps that rows of an entry have left."""
         return [
             Load(replace(entry.work, samples=rows), left)
             for begun in self._begun.values()
@@ -232,7 +233,7 @@ class Batcher:
         ]
 
     def _batch_of(self, bucket: Bucket) -> Batch:
-        """The oldest rows of a bucket that fit into one call together; the first always does."""
+        """Return the oldest rows of a bucket that fit into one call together; the first always does."""
         batch: Batch = []
         room = self._costs.cap(bucket)
         for entry in self._begun[bucket]:
@@ -245,16 +246,16 @@ class Batcher:
         return batch
 
     def _call_s(self, bucket: Bucket, batch: Batch) -> float:
-        """Of a call, with the exchange of LoRAs before it that it needs."""
+        """Return the seconds of a call, with the switch of LoRAs that it needs."""
         slots = sum(entry.work.slots for entry, _ in batch)
         switch_s = 0.0 if bucket.loras == self._merged else self._costs.switch_s()
         return max(self._costs.step_s(bucket, slots) + switch_s, _SHORTEST_S)
 
     def _whose_turn(self, seconds: dict[Bucket, float], quantum: float) -> Bucket:
-        """The first bucket with enough seconds left for its call; each gets a quantum when its turn comes.
+        """Return the first bucket with enough seconds for its call; each gets a quantum when its turn comes.
 
-        The quantum is the dearest call at least, so that every bucket has one call a round. Where LoRAs are
-        exchanged between turns it is many times what that takes, so that a turn is spent on calls.
+        The quantum is at least the most expensive call, so that every bucket has a call in each round. If
+        LoRAs are switched between turns it is ten times the switch, so that most of a turn is spent on calls.
         """
         while True:
             bucket = next(iter(self._turns))
@@ -268,9 +269,9 @@ class Batcher:
 
 
 def slots_left(entry: QueuedWork) -> int:
-    """Slots of a call that its unfinished rows would take."""
+    """Return the slots of a call that an entry's unfinished rows would take."""
     return entry.work.slots * sum(left > 0 for left in entry.left)
 
 
-_TURN_PER_SWITCH = 10  # a turn is so many times an exchange: a tenth of the time goes there at most
-_SHORTEST_S = 1e-9  # with a call at no cost a bucket would keep its turn for ever
+_TURN_PER_SWITCH = 10  # a turn in units of a LoRA switch: switches take a tenth of the time at most
+_SHORTEST_S = 1e-9  # with calls of no cost a bucket would keep its turn for ever

@@ -1,4 +1,4 @@
-"""Seconds by batch size: averages of what was seen, what lies between and beyond, and where it flattens."""
+"""Seconds by batch size: running averages, interpolation, and the size that is large enough."""
 
 import math
 from bisect import bisect
@@ -7,19 +7,19 @@ from dataclasses import dataclass
 
 WORTHWHILE = 1.08  # a larger batch must gain this much throughput to be worth its longer steps
 
-_WEIGHT = 0.1  # of one call in an average: settled within one picture of 20 steps or so
+_WEIGHT = 0.1  # of one call in an average: settles within one picture of about 20 steps
 _OUTLIER = 2.0  # times the average; slower calls count as this, so a paused process moves it by 10 % only
 
 
 @dataclass(slots=True)
 class Average:
-    """Seconds, averaged with more weight on what was seen last."""
+    """A running average of seconds, with more weight on the last calls."""
 
     seconds: float
-    seen: int  # 0: the seconds are no evidence at all
+    seen: int  # calls in it; 0 if the seconds are only a guess
 
     def take(self, seconds: float) -> None:
-        """Count one call in: the first ones as their mean, later ones by a tenth."""
+        """Add one call: the first ones count equally, later ones with a tenth of the average."""
         if self.seen == 0:
             self.seconds = seconds
         else:
@@ -29,20 +29,24 @@ class Average:
 
 
 def settled(seconds: float) -> Average:
-    """A figure as good as one averaged over many calls."""
+    """Return an average that counts as one of many calls."""
     return Average(seconds, seen=round(1 / _WEIGHT))
 
 
 def plausible(seconds: float) -> bool:
-    """Whether a clock can have said this of work that was done."""
+    """Return True for a time that a working clock can have measured."""
     return math.isfinite(seconds) and seconds > 0
 
 
 def at(points: Mapping[int, float], slots: int) -> float:
-    """Seconds at ``slots``: on the line between its neighbours, or on the line of the two nearest.
+    """Return the seconds at ``slots``, by linear interpolation or extrapolation.
 
-    Beyond the measured ends a call costs neither less than nothing more nor more than in proportion; with a
-    single point, the dearer of these.
+    Beyond the largest or below the smallest point the result is limited to between the seconds at that point
+    and seconds in proportion to the slots; with a single point it is the larger of these.
+
+    Args:
+        points: slots → seconds of a call; at least one.
+        slots: of the call.
     """
     if slots in points:
         return points[slots]
@@ -58,8 +62,8 @@ def at(points: Mapping[int, float], slots: int) -> float:
 
 
 def knee(steps: Mapping[int, float]) -> int:
-    """The fewest slots past which no larger measured call gains a worthwhile throughput."""
-    # Not the first doubling that gains little: on two CPU cores 4 → 8 slots gained 7 %, and 8 → 16 45 %.
+    """Return the fewest slots past which no larger measured call gains 8 % of throughput."""
+    # Not where the first doubling gains little: on two CPU cores 4 → 8 slots gained 7 %, and 8 → 16 45 %.
     rates = {slots: slots / seconds for slots, seconds in steps.items()}
     return min(slots for slots, rate in rates.items() if WORTHWHILE * rate > _best_past(slots, rates))
 
@@ -69,5 +73,5 @@ def _best_past(slots: int, rates: Mapping[int, float]) -> float:
 
 
 def power_of_two(slots: float) -> int:
-    """The largest power of two up to ``slots``, at least 1: the batch sizes that are compiled."""
+    """Return the largest power of two up to ``slots``, at least 1: these batch sizes are compiled."""
     return int(2 ** math.floor(math.log2(max(slots, 1.0))))

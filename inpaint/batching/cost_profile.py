@@ -1,4 +1,4 @@
-"""The profile itself: measurements in, costs out."""
+"""The cost profile of a device: it takes measurements and predicts seconds."""
 
 import json
 import math
@@ -17,39 +17,39 @@ from inpaint.files import write_atomically
 MIN_SLOTS = 4  # two guided rows: a short request must be able to share calls with a long one
 
 _FORMAT = 1
-_UNKNOWN_S = 1e-9  # a cell and slot, see Profile.known
-_MAX_FOLLOWED = 128  # buckets that were seen in service; the shapes around SDXL's native area are fewer
+_UNKNOWN_S = 1e-9  # per latent pixel and slot, see Profile.known
+_MAX_FOLLOWED = 128  # buckets measured in service; SDXL's native area has fewer shapes
 
 
 class Profile:
-    """Measured costs; the ``Costs`` of a device. Every method may be called from any thread.
+    """The measured ``Costs`` of a device. Every method may be called from any thread.
 
-    What is known of a bucket is known of it with any LoRAs.
+    Costs are kept by buckets without LoRAs, because they are the same with any.
 
-    The cap of a bucket rests on what was surveyed alone: in service only batches up to the cap are seen, so
-    averages that follow the service would compare new figures below the cap with old ones above it.
+    The cap of a bucket depends only on the survey before the first request. In service only batches up to the
+    cap are measured, so averages would compare new figures below the cap with old ones above it.
     """
 
     def __init__(self, made_for: MadeFor, *, max_slots: int = 16) -> None:
         self.made_for = made_for
         self.max_slots = max_slots
         self._lock = threading.Lock()
-        self._table: dict[Bucket, Measured] = {}  # bare; seen in service last stands last
+        self._table: dict[Bucket, Measured] = {}  # bare buckets, the one measured last at the end
         self._switch: Average | None = None
 
     @property
     def known(self) -> bool:
-        """Whether any UNet call was ever timed.
+        """True once a UNet call was timed.
 
-        Until then the costs are in the right proportion (by cells and slots) but next to nothing, so that
-        nothing is refused and buckets still share fairly. No deadline may be derived from them.
+        Until then the costs are in the right proportion (by latent pixels and slots) but nearly zero, so that
+        no request is refused and buckets still share fairly. No deadline may be derived from them.
         """
         with self._lock:
             return any(measured.steps for measured in self._table.values())
 
     @property
     def surveyed(self) -> Mapping[Bucket, Mapping[int, float]]:
-        """The buckets measured at warm-up: slots → seconds of a UNet call, as they were then."""
+        """The buckets measured before the first request: slots → seconds of a UNet call, as measured then."""
         with self._lock:
             return {b: dict(measured.surveyed) for b, measured in self._table.items() if measured.surveyed}
 
@@ -57,30 +57,29 @@ class Profile:
 
     @property
     def overlapped(self) -> bool:
-        """Whether encoding and decoding have a thread of their own; else the step loop waits for them."""
+        """True if encoding and decoding have their own thread; otherwise the step loop waits for them."""
         return self.made_for.overlapped
 
     def step_s(self, bucket: Bucket, slots: int) -> float:
-        """Seconds of one UNet call with so many slots, schedulers included."""
+        """Return the seconds of one UNet call with this number of slots, schedulers included."""
         with self._lock:
             return self._step_s(bucket.bare, slots)
 
     def encode_s(self, bucket: Bucket) -> float:
-        """Seconds to encode one request's prompts and pictures, when nothing of it is cached."""
+        """Return the seconds to encode one request's prompts and pictures if none is cached."""
         with self._lock:
             return self._stage_s("encode_s", bucket.bare)
 
     def decode_s(self, bucket: Bucket) -> float:
-        """Seconds to decode one row."""
+        """Return the seconds to decode one row."""
         with self._lock:
             return self._stage_s("decode_s", bucket.bare)
 
     def cap(self, bucket: Bucket) -> int:
-        """Slots of one UNet call at most: the fewest past which more gain under 8 % of throughput.
+        """Return the most slots of one UNet call: the fewest past which more gain under 8 % of throughput.
 
-        At least 4 and at most ``max_slots``, and no more than fit into memory. A bucket that was not
-        surveyed fills the device with as many latent cells as the nearest that was. ``max_slots`` where
-        none was.
+        It is at least 4 and at most ``max_slots``, and no more than fit into memory. A bucket that was not
+        surveyed gets as many latent pixels in a call as the nearest one that was; ``max_slots`` if none was.
         """
         with self._lock:
             nearest = self._nearest(bucket.bare, [b for b, m in self._table.items() if m.surveyed])
@@ -92,11 +91,11 @@ class Profile:
         return slots if measured.limit is None else min(slots, max(1, int(measured.limit * share)))
 
     def switch_s(self) -> float:
-        """Seconds to exchange the LoRAs in the UNet's weights; 0 until it was done once."""
+        """Return the seconds to switch the LoRAs in the UNet; 0 until it was done once."""
         with self._lock:
             return 0.0 if self._switch is None else self._switch.seconds
 
-    # What was measured.
+    # Measurements.
 
     def survey(
         self,
@@ -107,14 +106,14 @@ class Profile:
         decode_s: float,
         limit: int | None = None,
     ) -> None:
-        """Enter a warm-up's measurements of one bucket, in place of all that was known of it.
+        """Replace all measurements of one bucket by those made before the first request.
 
         Args:
-            bucket: what was measured.
-            steps: slots → seconds of one UNet call, at least one, in doubling steps (1, 2, 4 …).
-            encode_s: of one request.
-            decode_s: of one row.
-            limit: slots that fit at most, where the memory ended the climb.
+            bucket: the bucket that was measured.
+            steps: slots → seconds of one UNet call; at least one entry, slots doubling (1, 2, 4 …).
+            encode_s: seconds to encode one request.
+            decode_s: seconds to decode one row.
+            limit: the most slots that fit, if memory ran out.
         """
         assert steps, "a survey of nothing"
         measured = Measured(dict(steps), limit)
@@ -124,7 +123,7 @@ class Profile:
             self._table[bucket] = measured
 
     def observe_step(self, bucket: Bucket, slots: int, seconds: float) -> None:
-        """One UNet call took so long, from its start until its result was there."""
+        """Record the seconds of one UNet call, from its start until its result was ready."""
         if not plausible(seconds):
             return
         bucket = bucket.bare
@@ -135,15 +134,15 @@ class Profile:
             steps.setdefault(slots, Average(expected, seen=int(known))).take(seconds)
 
     def observe_encode(self, bucket: Bucket, seconds: float) -> None:
-        """One request's encoding took so long; not to be told of one that came from a cache."""
+        """Record the seconds to encode one request; not for one that came from a cache."""
         self._observe_stage("encode_s", bucket, seconds)
 
     def observe_decode(self, bucket: Bucket, seconds: float) -> None:
-        """Decoding took so long, a row."""
+        """Record the seconds to decode one row."""
         self._observe_stage("decode_s", bucket, seconds)
 
     def observe_switch(self, seconds: float) -> None:
-        """To exchange LoRAs took so long."""
+        """Record the seconds to switch the LoRAs in the UNet."""
         if plausible(seconds):
             with self._lock:
                 self._switch = self._switch or Average(seconds, seen=0)
@@ -161,7 +160,7 @@ class Profile:
     # Below here: with the lock held.
 
     def _followed(self, bucket: Bucket) -> Measured:
-        """The bucket's entry, now the one seen last; the longest unseen of too many is forgotten."""
+        """Return the bucket's entry, now at the end of the table; forget the oldest if there are too many."""
         measured = self._table[bucket] = self._table.pop(bucket, Measured())
         followed = [b for b, m in self._table.items() if not m.surveyed]
         if len(followed) > _MAX_FOLLOWED:
@@ -169,7 +168,7 @@ class Profile:
         return measured
 
     def _step_s(self, bucket: Bucket, slots: int) -> float:
-        """The nearest surveyed bucket's curve, through the point nearest to ``slots`` seen of this one."""
+        """Scale the nearest surveyed bucket's curve to this bucket's measured point nearest to ``slots``."""
         timed = [b for b, measured in self._table.items() if measured.steps]
         nearest = self._nearest(bucket, [b for b in timed if self._table[b].surveyed] or timed)
         if nearest is None:
@@ -180,8 +179,8 @@ class Profile:
         own = self._table[bucket].steps if bucket in self._table else {}
         if not own:
             return at(curve, slots) * bucket.latent_pixels / nearest.latent_pixels
-        seen = min(own, key=lambda n: (abs(n - slots), n))
-        return own[seen].seconds * at(curve, slots) / at(curve, seen)
+        closest = min(own, key=lambda n: (abs(n - slots), n))
+        return own[closest].seconds * at(curve, slots) / at(curve, closest)
 
     def _stage_s(self, stage: Stage, bucket: Bucket) -> float:
         nearest = self._nearest(bucket, [b for b, m in self._table.items() if stage in m.stages])
@@ -191,7 +190,7 @@ class Profile:
 
     @staticmethod
     def _nearest(bucket: Bucket, others: list[Bucket]) -> Bucket | None:
-        """The one most like ``bucket``: computed as precisely, then of the most similar size, then shape."""
+        """Return the bucket most like ``bucket``: by precision, then by size, then by shape."""
         return min(
             others,
             key=lambda b: (
@@ -205,7 +204,7 @@ class Profile:
     # The file.
 
     def to_json(self) -> dict[str, Any]:
-        """All of it, as :meth:`from_json` reads it."""
+        """Return the profile as JSON values, which :meth:`from_json` reads."""
         with self._lock:
             buckets = [to_row(bucket, measured) for bucket, measured in self._table.items()]
         made_for = asdict(self.made_for)
@@ -213,10 +212,10 @@ class Profile:
 
     @classmethod
     def from_json(cls, content: Any) -> Self:
-        """The profile that :meth:`to_json` wrote.
+        """Make the profile that :meth:`to_json` wrote.
 
         Raises:
-            ValueError: it did not write this.
+            ValueError: the content is not a profile of this format.
         """
         try:
             if content["format"] != _FORMAT:
@@ -232,13 +231,13 @@ class Profile:
 
     @classmethod
     def load(cls, path: Path, made_for: MadeFor, *, max_slots: int = 16) -> Self | None:
-        """The profile in ``path``; None where there is none, or none that is true of ``made_for``.
+        """Read the profile in ``path``; return None if it cannot be read or has another identity.
 
-        One whose climb stopped below ``max_slots`` because no more was asked for is none either.
+        Also return None if it was measured with a lower ``max_slots``.
         """
         try:
             profile = cls.from_json(json.loads(path.read_text("utf-8")))
-        except (OSError, ValueError):  # damaged: measuring anew is the remedy, and costs seconds
+        except (OSError, ValueError):  # damaged: it is measured again, which takes seconds
             return None
         if profile.made_for != made_for or profile.max_slots < max_slots:
             return None

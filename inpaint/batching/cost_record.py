@@ -1,4 +1,4 @@
-"""What a profile is made of, and the rows of its file."""
+"""The parts of a profile, and the rows of its file."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -13,35 +13,37 @@ Stage = Literal["encode_s", "decode_s"]
 
 @dataclass(frozen=True, slots=True)
 class MadeFor:
-    """What a profile is true of; it says nothing about anything else."""
+    """The identity of a profile: the device, the model and the versions that it was measured with."""
 
-    device: str  # as ``warmup.device_name`` calls it
+    device: str  # as ``calibrate.device_name`` returns it
     torch: str  # version
-    diffusers: str
+    diffusers: str  # version
     model: str
     dtype: str
-    optimizations: tuple[str, ...] = ()  # the ways of ``inpaint.fast`` that are in use
-    plan: str = "resident"  # the memory plan
+    optimizations: tuple[str, ...] = ()  # of ``inpaint.fast``, those in use
+    plan: str = "resident"  # the memory plan's name
     overlapped: bool = True  # encoding and decoding have a thread of their own
 
     @property
     def file_name(self) -> str:
-        """A file name of its own for each identity."""
+        """The name of the profile's file, unique for each identity."""
         return f"{sha256(json.dumps(asdict(self)).encode()).hexdigest()[:16]}.json"
 
 
 @dataclass(slots=True)
 class Measured:
-    """What is known of one bucket."""
+    """The measurements of one bucket."""
 
-    surveyed: dict[int, float] = field(default_factory=dict)  # slots → seconds of a call, at warm-up
-    limit: int | None = None  # slots that fit into memory at most
-    steps: dict[int, Average] = field(default_factory=dict)  # slots → seconds of a call, by now
+    surveyed: dict[int, float] = field(
+        default_factory=dict
+    )  # slots → seconds of a call, before the first request
+    limit: int | None = None  # most slots that fit into memory
+    steps: dict[int, Average] = field(default_factory=dict)  # slots → seconds of a call, averaged up to now
     stages: dict[Stage, Average] = field(default_factory=dict)
 
 
 def to_row(bucket: Bucket, measured: Measured) -> dict[str, Any]:
-    """One bucket as :func:`from_row` reads it."""
+    """Return one bucket's row for the file, which :func:`from_row` reads."""
     return {
         "h": bucket.h,
         "w": bucket.w,
@@ -54,13 +56,13 @@ def to_row(bucket: Bucket, measured: Measured) -> dict[str, Any]:
 
 
 def from_row(row: Any) -> tuple[Bucket, Measured]:
-    """One bucket of a file.
+    """Read one bucket's row from a file.
 
     Raises:
-        ValueError: no row of ours; or AttributeError, KeyError, TypeError where its very form is another.
+        ValueError: a value is wrong; or AttributeError, KeyError or TypeError: the row has another form.
     """
     if not isinstance(row["precise"], bool) or not set(row["stages"]) <= {"encode_s", "decode_s"}:
-        raise ValueError("a bucket's row is none of ours")
+        raise ValueError("a bucket's row has unknown stages, or 'precise' is not true or false")
     return Bucket(count(row["h"]), count(row["w"]), row["precise"]), Measured(
         {count(int(slots)): _seconds(seconds) for slots, seconds in row["surveyed"].items()},
         None if row["limit"] is None else count(row["limit"]),
@@ -70,10 +72,10 @@ def from_row(row: Any) -> tuple[Bucket, Measured]:
 
 
 def count(value: Any) -> int:
-    """A whole number from 1 on.
+    """Return ``value`` if it is a whole number of at least 1.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not.
     """
     if type(value) is not int or value < 1:
         raise ValueError(f"{value!r} is not a count")

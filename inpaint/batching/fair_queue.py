@@ -1,8 +1,8 @@
-"""Waiting work: first come first served within a key, and the keys share fairly.
+"""A fair queue between API keys; within a key it is first come, first served.
 
-Start-time fair queueing (after Goyal, Vin and Cheng, 1996) in predicted seconds: each key's next item has a
-virtual start, the earliest is popped, and its cost moves that key's next start back by as much. A key that
-floods the line only delays itself, and one that comes back after a pause has saved nothing up.
+It is start-time fair queueing (after Goyal, Vin and Cheng, 1996) in predicted seconds: each key's next item
+has a virtual start, the earliest is popped, and its cost delays the key's next start by as much. A key that
+floods the queue only delays itself, and a key that returns after a pause has gained no credit.
 """
 
 from collections import deque
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 @dataclass(slots=True, eq=False)
 class _Item(Generic[T]):
-    """One item in the line."""
+    """An item in the queue."""
 
     item: T
     cost_s: float
@@ -28,109 +28,109 @@ class _Item(Generic[T]):
 
 @dataclass(slots=True, eq=False)
 class _KeyQueue(Generic[T]):
-    """One key's items."""
+    """The items of one key."""
 
     start: float  # virtual start of its first item
-    places: deque[_Item[T]] = field(default_factory=deque)
+    items: deque[_Item[T]] = field(default_factory=deque)
 
     @property
     def turn(self) -> tuple[float, int]:
-        """Sorts before the turns of keys that are served later; equal starts go by arrival."""
-        return self.start, self.places[0].arrival
+        """The sort key of its turn: virtual start, then arrival."""
+        return self.start, self.items[0].arrival
 
 
 class FairQueue(Generic[T]):
-    """Items that wait, each for the work it stands for. Not thread-safe."""
+    """A fair queue between API keys, in predicted seconds. Not thread-safe."""
 
     def __init__(self) -> None:
-        self._queues: dict[str, _KeyQueue[T]] = {}  # of keys that wait, or are ahead of their share
-        self._now = 0.0  # virtual start of a key that comes now
+        self._queues: dict[str, _KeyQueue[T]] = {}  # of keys with items, or ahead of their share
+        self._now = 0.0  # virtual start of a key that joins now
         self._arrivals = count()
         self._length = 0
 
     def push(self, item: T, work: Work, cost_s: float) -> None:
-        """Put an item behind those of its key.
+        """Add an item behind those of its key.
 
         Args:
-            item: what :meth:`pop` gives back.
-            work: says whose it is.
-            cost_s: what it takes from its key's share, predicted seconds of the device.
+            item: what :meth:`pop` returns.
+            work: the item's work, which has its key.
+            cost_s: predicted seconds of the device, charged to its key's share.
         """
         queue = self._queues.setdefault(work.key, _KeyQueue(self._now))
-        queue.places.append(_Item(item, cost_s, next(self._arrivals)))
+        queue.items.append(_Item(item, cost_s, next(self._arrivals)))
         self._length += 1
 
     def peek(self) -> T:
-        """What :meth:`pop` would give.
+        """Return the item that :meth:`pop` would remove.
 
         Raises:
-            IndexError: the line is empty.
+            IndexError: the queue is empty.
         """
-        return self._first().places[0].item
+        return self._first().items[0].item
 
     def pop(self) -> T:
-        """Take out the item whose turn it is.
+        """Remove and return the item whose turn it is.
 
         Raises:
-            IndexError: the line is empty.
+            IndexError: the queue is empty.
         """
         queue = self._first()
-        keys = sum(bool(other.places) for other in self._queues.values())
-        place = queue.places.popleft()
-        # The mean of what the keys had. With the plain start, ever new keys would be first for ever.
-        self._now = max(self._now, queue.start) + place.cost_s / keys
-        queue.start += place.cost_s
+        keys = sum(bool(other.items) for other in self._queues.values())
+        entry = queue.items.popleft()
+        # By the mean over the keys: with the plain start, a stream of new keys would always be first.
+        self._now = max(self._now, queue.start) + entry.cost_s / keys
+        queue.start += entry.cost_s
         self._shrink()
-        return place.item
+        return entry.item
 
     def remove(self, item: T) -> bool:
-        """Take out an item wherever it stands, at no charge to its key; False if it is not in the line."""
+        """Remove an item at no charge to its key; return False if it is not in the queue."""
         for queue in self._queues.values():
-            for place in queue.places:
-                if place.item == item:
-                    queue.places.remove(place)
+            for entry in queue.items:
+                if entry.item == item:
+                    queue.items.remove(entry)
                     self._shrink()
                     return True
         return False
 
     def ahead(self, work: Work) -> list[T]:
-        """The items that would be popped before one pushed now for ``work``, in that order."""
+        """Return the items that would be popped before one that is pushed now for ``work``, in that order."""
         queue = self._queues.get(work.key, _KeyQueue(self._now))
         start = queue.start
-        for place in queue.places:  # added one by one, as they are popped: the same sums to the last bit
-            start += place.cost_s
+        for entry in queue.items:  # added one by one, as pop does: the same sum to the last bit
+            start += entry.cost_s
         return [item for item_start, item in self._in_turn() if item_start <= start]
 
     def __len__(self) -> int:
         return self._length
 
     def __iter__(self) -> Iterator[T]:
-        """In the order in which they would be popped if no more came."""
+        """Yield the items in the order in which they would be popped if no more were added."""
         return (item for _, item in self._in_turn())
 
     def _first(self) -> _KeyQueue[T]:
         if not self._length:
-            raise IndexError("the line is empty")
-        return min((queue for queue in self._queues.values() if queue.places), key=lambda queue: queue.turn)
+            raise IndexError("the queue is empty")
+        return min((queue for queue in self._queues.values() if queue.items), key=lambda queue: queue.turn)
 
     def _shrink(self) -> None:
-        """After an item left: forget keys that neither wait nor are ahead of their share."""
+        """After a removal, forget keys that neither have items nor are ahead of their share."""
         self._length -= 1
-        kept = {key: queue for key, queue in self._queues.items() if queue.places or queue.start > self._now}
-        self._queues = kept if self._length else {}  # nobody waits, so nobody is kept from anything
+        kept = {key: queue for key, queue in self._queues.items() if queue.items or queue.start > self._now}
+        self._queues = kept if self._length else {}  # an empty queue: no key is delayed
 
     def _in_turn(self) -> Iterator[tuple[float, T]]:
-        """(Virtual start, item) in the order in which they would be popped."""
+        """Yield (virtual start, item) in the order in which they would be popped."""
         heads = []
         for queue in self._queues.values():
-            if queue.places:
-                places = list(queue.places)
-                heads.append((queue.start, places[0].arrival, 0, places))
+            if queue.items:
+                items = list(queue.items)
+                heads.append((queue.start, items[0].arrival, 0, items))
         heapify(heads)
         while heads:
-            start, _, at, places = heads[0]
-            yield start, places[at].item
-            if at + 1 < len(places):
-                heapreplace(heads, (start + places[at].cost_s, places[at + 1].arrival, at + 1, places))
+            start, _, at, items = heads[0]
+            yield start, items[at].item
+            if at + 1 < len(items):
+                heapreplace(heads, (start + items[at].cost_s, items[at + 1].arrival, at + 1, items))
             else:
                 heappop(heads)

@@ -1,6 +1,7 @@
-"""What a request costs, in words that need no torch: buckets, work, and the cost model's seam.
+"""Buckets, work, and the interface of cost models: what the batcher must know of requests and the device.
 
-The batcher decides by these alone, so that production, unit tests and a simulator run the same decisions.
+The batcher decides by these alone, so that production, unit tests and a simulator make the same decisions.
+Imports no torch.
 """
 
 from dataclasses import dataclass
@@ -13,38 +14,45 @@ from inpaint.schedulers import unet_calls
 
 
 class Bucket(NamedTuple):
-    """Rows that can share a UNet call: same model, same latent size, same precision, same LoRAs."""
+    """The properties that rows must have in common to share a UNet call: size, precision and LoRAs."""
 
-    h: int  # latent cells
+    h: int  # latent pixels
     w: int
     precise: bool = False  # computed in fp32, because half precision gave NaN
-    loras: tuple[LoraUse, ...] = ()  # by name, none of scale 0
+    loras: tuple[LoraUse, ...] = ()  # sorted by name, none of scale 0
 
     @property
     def latent_pixels(self) -> int:
-        """Latent cells of one slot, what its cost grows with."""
+        """The latent pixels of one slot, with which its cost grows."""
         return self.h * self.w
 
     @property
     def bare(self) -> "Bucket":
-        """Without LoRAs: a call costs the same with any."""
+        """The bucket without LoRAs, by which costs are kept: a call costs the same with any LoRAs."""
         return self._replace(loras=()) if self.loras else self
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What must be known of a request to decide when it is painted."""
+    """The facts about a request that decide when it is painted."""
 
     bucket: Bucket
     calls: int  # UNet calls of each of its rows
     samples: int = 1  # rows
-    slots: int = 2  # of a UNet call, a row: with and without its prompt; 1 without guidance
-    key: str = ""  # who asked; keys share fairly
-    expires_at: float = inf  # on the batcher's clock; the pictures are useless after it
+    slots: int = 2  # of a UNet call, for each row: with and without its prompt; 1 without guidance
+    key: str = ""  # the caller's; keys share the device fairly
+    expires_at: float = inf  # deadline in seconds of the batcher's clock
 
 
 def work_of(request: InpaintRequest, size: tuple[int, int], vae_factor: int = 8, key: str = "") -> Work:
-    """The work of a request whose canvas has the working ``size`` (width, height) in pixels."""
+    """Return the work of a request.
+
+    Args:
+        request: what to paint.
+        size: the working (width, height) of its canvas in pixels.
+        vae_factor: pixels per latent pixel, on each side.
+        key: the caller's.
+    """
     width, height = size
     return Work(
         bucket=Bucket(height // vae_factor, width // vae_factor, loras=effective(request.loras)),
@@ -56,24 +64,24 @@ def work_of(request: InpaintRequest, size: tuple[int, int], vae_factor: int = 8,
 
 
 class Costs(Protocol):
-    """How long things take on one device. A *slot* is one sample of a UNet call's batch."""
+    """The costs of one device, in seconds. A *slot* is one sample of a UNet call's batch."""
 
     @property
     def overlapped(self) -> bool:
-        """Whether encoding and decoding have a thread of their own; else the step loop waits for them."""
+        """True if encoding and decoding have their own thread; otherwise the step loop waits for them."""
 
     def step_s(self, bucket: Bucket, slots: int) -> float:
-        """Seconds of one UNet call with so many slots, schedulers included."""
+        """Return the seconds of one UNet call with this number of slots, schedulers included."""
 
     def encode_s(self, bucket: Bucket) -> float:
-        """Seconds to encode one request's prompts and pictures."""
+        """Return the seconds to encode one request's prompts and pictures."""
 
     def decode_s(self, bucket: Bucket) -> float:
-        """Seconds to decode one row."""
+        """Return the seconds to decode one row."""
 
     def cap(self, bucket: Bucket) -> int:
-        """Slots of one UNet call at most."""
+        """Return the most slots of one UNet call."""
 
     def switch_s(self) -> float:
-        """Seconds to exchange the LoRAs in the UNet's weights, which one call has and the next has not."""
+        """Return the seconds to switch the LoRAs in the UNet between two calls."""
         return 0.0

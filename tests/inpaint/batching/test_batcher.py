@@ -373,7 +373,7 @@ WORKS = st.builds(
     samples=st.integers(1, 3),
     slots=st.integers(1, 2),
     key=st.sampled_from("ab"),
-    deadline=st.sampled_from([inf, inf, 100.0, 300.0]),
+    expires_at=st.sampled_from([inf, inf, 100.0, 300.0]),
 )
 MOVES = st.lists(
     st.one_of(
