@@ -1,8 +1,8 @@
-"""A Ray cluster on this machine with the application on it, as a program that obeys lines of JSON.
+"""A Ray cluster on this machine with the application on it, as a program that takes orders as JSON lines.
 
-Its argument: ``settings`` of the application, ``loads`` (what makes an engine), ``router`` (how one is
-chosen), ``address`` (of a cluster that runs already). Each line on stdin has a ``do``; the answer is a line
-on stdout.
+Its argument has the application's ``settings``, ``loads`` (the function that makes an engine), ``router``
+(the class that chooses one) and ``address`` (of a running cluster, or null). Each line on stdin names a
+method in ``do``; the answer is a line on stdout.
 """
 
 import json
@@ -31,7 +31,7 @@ class Program:
         serve.start(proxy_location="EveryNode", http_options=http)
 
     def deploy(self, router: str | None = None, loads: str | None = None, **changes: Any) -> None:
-        """The application, or another version of it."""
+        """Deploy the application, or deploy it anew with changes."""
         self._settings |= changes
         self._router, self._loads = router or self._router, loads or self._loads
         serve.run(
@@ -41,7 +41,7 @@ class Program:
         )
 
     def actors(self) -> dict[str, list[list[Any]]]:
-        """Deployment → the name and process of each replica that lives."""
+        """Return deployment → the name, process and node of each living replica."""
         found: dict[str, list[list[Any]]] = {"Engine": [], "Ingress": []}
         for actor in ray._private.state.actors().values():
             for deployment, replicas in found.items():
@@ -57,7 +57,7 @@ class Program:
 
 def main() -> None:
     answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # Ray prints what it likes
+    os.dup2(2, 1)  # Ray prints to stdout, too
     program = Program(**json.loads(sys.argv[1]))
     print(json.dumps("ready"), file=answers)
     for line in sys.stdin:
