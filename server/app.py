@@ -1,4 +1,4 @@
-"""``create_app(settings, client)``: the routes, what surrounds them, and what starts and stops with them."""
+"""``create_app(settings, client)``: the application with its routes, middleware, errors and lifespan."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -43,12 +43,12 @@ log = structlog.get_logger()
 
 
 def create_app(settings: Settings, client: EngineClient, *, policy: Policy | None = None) -> FastAPI:
-    """The HTTP server's application; everything in it starts and stops with its lifespan.
+    """Build the HTTP application; its lifespan starts and stops everything in it.
 
     Args:
         settings: read once, here.
-        client: the engines; started and closed by the application.
-        policy: which URLs may be fetched, where it is not the settings' (tests fetch from loopback).
+        client: the engines; the application starts and closes them.
+        policy: which URLs may be fetched, if not the settings' policy; tests fetch from loopback.
     """
     database = Database(settings.database)
     peers = Peers(database, settings.lease_s)
@@ -76,12 +76,12 @@ def create_app(settings: Settings, client: EngineClient, *, policy: Policy | Non
     app = FastAPI(
         title="sdxl-inpaint",
         version=inpaint.__version__,
-        description="SDXL inpainting on your own GPU. Keys go into `x-api-key` or `Authorization: Bearer`.",
+        description="SDXL inpainting on your own GPU. Keys go in `x-api-key` or `Authorization: Bearer`.",
         lifespan=running.lifespan,
-        redirect_slashes=False,  # a redirect counts as success to the vendor's SDK, which does not follow it
+        redirect_slashes=False,  # the vendor's SDK takes a redirect for success and does not follow it
         docs_url=None,  # its page loads scripts from another host
         redoc_url=None,
-        openapi_url=None,  # served below, to those who have a key
+        openapi_url=None,  # served below, with a key
         telemetry=telemetry(wanted=settings.telemetry),
     )
     app.state.running = running
@@ -102,7 +102,7 @@ def create_app(settings: Settings, client: EngineClient, *, policy: Policy | Non
 
 @dataclass(slots=True)
 class Running:
-    """What starts and stops with the application."""
+    """The parts that start and stop with the application."""
 
     parts: Parts
     service: Service
@@ -111,7 +111,7 @@ class Running:
 
     @asynccontextmanager
     async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:
-        """Listen at once; ``/readyz`` says when the model is loaded."""
+        """Serve immediately, while the model loads; ``/readyz`` reports when it is loaded."""
         await asyncio.to_thread(self.parts.database.migrate)
         loading = asyncio.create_task(self.parts.client.start())
         loading.add_done_callback(self._loaded)
@@ -139,44 +139,49 @@ class Running:
 
 
 def _add_operations(app: FastAPI, running: Running, gate: Gate) -> None:
-    """Health without a key, because probes have none and it tells a stranger one word; the rest with."""
+    """Add the routes for operators. Health needs no key, since probes have none and it reveals one word."""
     parts, service = running.parts, running.service
 
-    @app.get("/livez", tags=["operations"], response_class=PlainTextResponse)
+    @app.get("/livez", tags=["operations"], summary="Liveness", response_class=PlainTextResponse)
     async def livez() -> str:
-        """The process answers."""
+        """Return ``ok`` while the process runs."""
         return "ok"
 
-    @app.get("/readyz", tags=["operations"], response_class=PlainTextResponse, responses={503: {}})
+    @app.get(
+        "/readyz",
+        tags=["operations"],
+        summary="Readiness",
+        response_class=PlainTextResponse,
+        responses={503: {}},
+    )
     async def readyz() -> Response:
-        """Requests can be painted now."""
+        """Return 200 if requests can be painted now, else 503."""
         ready = parts.client.health().ready and not service.draining
         return PlainTextResponse("ready" if ready else "not ready", 200 if ready else 503)
 
     @app.get(
         "/metrics",
         tags=["operations"],
+        summary="Metrics for Prometheus",
         response_class=PlainTextResponse,
         responses={status: {"model": Problem} for status in (401, 403)},
     )
     async def metrics(request: Request) -> Response:
-        """For Prometheus; needs a key with the scope ``metrics``."""
+        """Return the metrics for Prometheus; needs a key with the scope ``metrics``."""
         (await gate.admit(request)).require("metrics")
         return Response(parts.metrics.scrape(parts.client.health()), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/openapi.json", include_in_schema=False)
     async def openapi(request: Request) -> JSONResponse:
-        """This API's description."""
+        """Return the description of this API."""
         await gate.admit(request)
         return JSONResponse(app.openapi())
 
 
 def _add_problems(app: FastAPI) -> None:
-    """Every error in the dialect's one shape, the framework's own included."""
+    """Answer every error, the framework's own included, as JSON with one field, ``error``."""
 
-    def answer(
-        request: Request, text: str, status: int, headers: Mapping[str, str] | None = None
-    ) -> JSONResponse:
+    def answer(text: str, status: int, headers: Mapping[str, str] | None = None) -> JSONResponse:
         return JSONResponse({"error": text}, status, headers)
 
     @app.exception_handler(InpaintError)
@@ -184,26 +189,25 @@ def _add_problems(app: FastAPI) -> None:
         status, text = status_of(error), str(error)
         if status == 500:
             text = f"{text} (request {request.state.request_id})"
-        return answer(request, text, status, headers_of(error))
+        return answer(text, status, headers_of(error))
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:
-        return answer(
-            request, _WORDS.get(error.status_code, str(error.detail)), error.status_code, error.headers
-        )
+        text = _TEXTS.get(error.status_code, str(error.detail))
+        return answer(text, error.status_code, error.headers)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        where = error.errors()[0]["loc"]
-        if where[0] == "path":
-            return answer(request, "there is no such request or picture", 404)
-        return answer(request, f"{where[-1]}: {error.errors()[0]['msg']}", 400)
+        first = error.errors()[0]
+        if first["loc"][0] == "path":
+            return answer("there is no such request or picture", 404)
+        return answer(f"{first['loc'][-1]}: {first['msg']}", 400)
 
 
 def _internal_error(request: Request) -> JSONResponse:
-    """The answer where a bug of ours kept us from a better one."""
-    text = f"internal error, please report it with request id {request.state.request_id}"
+    """Return the answer to a request that failed because of a bug."""
+    text = f"internal error; please report it with the request id {request.state.request_id}"
     return JSONResponse({"error": text}, 500)
 
 
-_WORDS = {404: "there is no such route or model", 405: "this route takes another method"}
+_TEXTS = {404: "there is no such route or model", 405: "this route does not support this method"}

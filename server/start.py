@@ -1,4 +1,4 @@
-"""From flags and variables to a running server: settings checked, the operator told, then served."""
+"""The start of ``inpaint serve``: read the settings, check them, greet the operator, and serve."""
 
 import logging
 import sys
@@ -21,7 +21,7 @@ from server.storage.database import Database
 from server.storage.keys import Keys
 from server.uvicorn_server import engine_client, listen, serve
 
-_ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where a server on any address is reached
+_ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - how to reach a server on any address
 _PAGE = "Paint in a browser at {url}/ or from a program:\n"
 _CURL = """\
   curl {url}/v1/sdxl-inpaint -o painted.jpg{key} \\
@@ -36,20 +36,20 @@ def start(
     policy: Callable[[Settings], Policy] = Policy.from_settings,
     browse: bool = False,
 ) -> None:
-    """Serve until a signal ends it.
+    """Serve until a signal ends the server.
 
     Args:
-        flags: win over ``INPAINT_*`` variables.
-        engines: what paints; tests bring their own.
-        policy: which URLs may be fetched; no flag and no variable lets the server look inside, so tests,
-            whose pictures are on loopback, say it here.
-        browse: show the page in this machine's browser.
+        flags: settings by name; they take precedence over ``INPAINT_*`` variables.
+        engines: makes the engines; tests pass their own.
+        policy: which URLs may be fetched. No setting allows private addresses, so tests pass their own, to
+            fetch pictures from loopback.
+        browse: open the page in this machine's browser.
 
     Raises:
-        RequestError: a setting is wrong, or the server would stand open to the network.
-        BindError: the address cannot be listened on.
+        RequestError: a setting is wrong, or other machines could use the server without a key.
+        BindError: the server cannot listen on the address.
         InpaintError: the engine did not start.
-        KeyboardInterrupt: a second Ctrl-C.
+        KeyboardInterrupt: Ctrl-C was pressed a second time.
     """
     settings = read_settings(flags)
     locked = prepare(settings)
@@ -60,23 +60,30 @@ def start(
         port = listener.getsockname()[1]
         sys.stderr.write(greeting(settings, port, locked=locked and not settings.no_auth))
         if browse:
-            # It may wait for the browser, which in turn waits in the socket's backlog until we serve.
+            # In a thread: it may block until the browser has the page, which waits until we serve.
             url = _url(_ANYWHERE.get(settings.host, settings.host), port)
             threading.Thread(target=_show, args=(url,), daemon=True).start()
         serve(app, listener)
 
 
 def read_settings(flags: Mapping[str, object]) -> Settings:
-    """Raises RequestError naming the first setting that is wrong."""
+    """Read the settings from flags and variables.
+
+    Args:
+        flags: settings by name; they take precedence over ``INPAINT_*`` variables.
+
+    Raises:
+        RequestError: names the first setting that is wrong.
+    """
     try:
         settings = Settings(**flags)  # type: ignore[arg-type]
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0]) if first["loc"] else "settings"
-        said_as = f"--{name.replace('_', '-')}" if name in flags else f"INPAINT_{name.upper()}"
+        setting = f"--{name.replace('_', '-')}" if name in flags else f"INPAINT_{name.upper()}"
         problem = str(first["msg"]).removeprefix("Value error, ")
-        raise RequestError(said_as, f"{problem[:1].lower()}{problem[1:]}") from None
-    except SettingsError as error:  # of a variable with several values
+        raise RequestError(setting, f"{problem[:1].lower()}{problem[1:]}") from None
+    except SettingsError as error:  # a variable that should be a list
         name = str(error).split('"')[1].upper()
         raise RequestError(f"INPAINT_{name}", 'must be a JSON list such as ["a", "b"] or [80, 443]') from None
     if settings.log_level.upper() not in logging.getLevelNamesMapping():
@@ -87,15 +94,15 @@ def read_settings(flags: Mapping[str, object]) -> Settings:
 
 @contextmanager
 def _alone_in(settings: Settings) -> Iterator[None]:
-    """Hold the data folder: at its start a server takes over what a killed one left, and no other may live.
+    """Lock the data folder against a second server, which would take over this one's requests at its start.
 
-    The kernel lets go of it however this process ends.
+    The kernel releases the lock even if this process is killed.
     """
     lock = FileLock(settings.data / "server.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        problem = f"another server uses {settings.data}; stop it, or give this one a folder of its own"
+        problem = f"another server uses {settings.data}; stop it, or choose another folder for this one"
         raise RequestError("--data", problem) from error
     except OSError as error:
         raise RequestError("--data", f"{settings.data} cannot be used: {error.strerror}") from error
@@ -104,7 +111,11 @@ def _alone_in(settings: Settings) -> Iterator[None]:
 
 
 def prepare(settings: Settings) -> bool:
-    """Make the data folder and the database; whether any key exists."""
+    """Create the data folder and the database, and return whether any key exists.
+
+    Raises:
+        RequestError: the folder cannot be created.
+    """
     try:
         settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
@@ -118,12 +129,16 @@ def prepare(settings: Settings) -> bool:
 
 
 def refuse_open(settings: Settings, *, locked: bool) -> None:
-    """Raises RequestError if anybody on the network could use the server, and nobody said so."""
+    """Refuse to start if other machines could use the server without a key, unless ``--no-auth`` allows it.
+
+    Raises:
+        RequestError: names both ways out.
+    """
     if not settings.on_loopback and not locked and not settings.no_auth:
         raise RequestError(
-            "host",
-            f"{settings.host} can be reached from other machines, and no key exists; make one with "
-            "`inpaint keys create --name somebody`, or pass --no-auth to let anybody in",
+            "--host",
+            f"other machines can reach {settings.host}, and no key exists; create one with "
+            "`inpaint keys create --name NAME`, or pass --no-auth to serve every client without a key",
         )
 
 
@@ -137,13 +152,14 @@ def _url(host: str, port: int) -> str:
 
 
 def greeting(settings: Settings, port: int, *, locked: bool) -> str:
-    """What the operator reads: where, which model, who may, where to paint, and a line to try."""
+    """Return the lines for the operator: URL, model, who may use it, the page, and a curl command to try."""
     url = (settings.public_url or _url(settings.host, port)).rstrip("/")
-    who = "every request needs a key (inpaint keys list)" if locked else "no key is needed"
+    access = "every request needs a key (inpaint keys list)" if locked else "no key is needed"
     if not locked and settings.on_loopback:
-        who += ", and only this machine can reach it"
+        access += ", and only this machine can reach it"
     if not locked and not settings.on_loopback:
-        who = "NO KEY IS NEEDED, and other machines can reach it (--no-auth)"
+        access = "NO KEY IS NEEDED, and other machines can reach it (--no-auth)"
     key = ' -H "x-api-key: $INPAINT_KEY"' if locked else ""
     page = _PAGE.format(url=url) if settings.page else ""
-    return f"{url}  model {settings.model}; {who}\n{page}{_CURL.format(url=url, key=key)}Ctrl-C stops it.\n"
+    curl = _CURL.format(url=url, key=key)
+    return f"{url}  model {settings.model}; {access}\n{page}{curl}Ctrl-C stops it.\n"

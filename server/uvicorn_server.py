@@ -1,4 +1,4 @@
-"""The HTTP process: a socket, uvicorn, and a slow goodbye. ``inpaint serve`` ends up here."""
+"""The HTTP process: its socket, uvicorn, and a shutdown that first finishes the requests under way."""
 
 import asyncio
 import os
@@ -24,10 +24,10 @@ _MAX_CONNECTIONS = 1024
 
 
 class DrainingServer(uvicorn.Server):
-    """On the first SIGTERM or SIGINT it goes on listening, and says 503, until what runs has been answered.
+    """A uvicorn server that drains: after a signal it answers 503 until the requests under way have ended.
 
-    uvicorn would close its socket at once; clients would then see refused connections instead of an answer
-    that tells them to come back.
+    uvicorn would close its socket immediately, and clients would see refused connections instead of an answer
+    with ``Retry-After``.
     """
 
     def __init__(self, config: uvicorn.Config, running: Running) -> None:
@@ -40,19 +40,19 @@ class DrainingServer(uvicorn.Server):
         self._hurry = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn's; from here on a signal begins a drain."""
+        """Start as uvicorn does; from then on a signal begins a drain."""
         await super().startup(sockets)
         self._loop = asyncio.get_running_loop()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """First signal: drain, then exit with 0. Second: wait for nothing. Third: exit whatever happens."""
+        """Drain and exit at the first signal; skip the drain at the second; exit immediately at the third."""
         self._signals += 1
         self.interrupted = self._signals > 1 and sig == signal.SIGINT
         if self._loop is None or self._signals > 2:
             self.should_exit = True
             self.force_exit = sig == signal.SIGINT
         elif self._signals == 1:
-            # A signal comes in the middle of some request, whose id must not stand in the drain's log.
+            # A signal interrupts some request, whose id must not appear in the drain's log lines.
             self._loop.call_soon_threadsafe(self._begin_drain, context=Context())
         else:
             self._loop.call_soon_threadsafe(self._hurry.set)
@@ -67,21 +67,21 @@ class DrainingServer(uvicorn.Server):
         await asyncio.wait((drained, hurried), return_when=asyncio.FIRST_COMPLETED)
         drained.cancel()
         hurried.cancel()
-        # What is still under way is answered too: v2 waits for the next process, v1 is told to come again.
+        # Requests still under way end too: v2 requests wait for the next process, v1 clients get a 503.
         await running.queue.stop()
         await running.parts.client.close(0.0)
-        await asyncio.sleep(0.2)  # until the last answers are on their way
+        await asyncio.sleep(0.2)  # until the last answers have been sent
         self.should_exit = True
 
     async def on_tick(self, counter: int) -> bool:
-        """Also exits where the engine did not start: without one there is nothing to serve."""
+        """Exit also if the engine did not start, since there is nothing to serve without one."""
         if self._running.failure is not None:
             self.should_exit = True
         return await super().on_tick(counter)
 
 
 def serve(app: FastAPI, listener: socket.socket) -> None:
-    """Serve until a signal ends it.
+    """Serve until a signal ends the server.
 
     Args:
         app: from ``server.app.create_app``.
@@ -89,7 +89,7 @@ def serve(app: FastAPI, listener: socket.socket) -> None:
 
     Raises:
         InpaintError: the engine did not start.
-        KeyboardInterrupt: a second Ctrl-C; work was left undone.
+        KeyboardInterrupt: Ctrl-C was pressed a second time, and work was left undone.
     """
     running: Running = app.state.running
     config = uvicorn.Config(
@@ -97,9 +97,9 @@ def serve(app: FastAPI, listener: socket.socket) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
-        http="h11",  # the server extra's, whatever else is installed
+        http="h11",  # the parser that the server extra installs
         forwarded_allow_ips=running.parts.settings.trusted_proxies,
-        timeout_graceful_shutdown=5,  # for connections that only idle; requests were drained before
+        timeout_graceful_shutdown=5,  # for idle connections; requests were drained before
         limit_concurrency=_MAX_CONNECTIONS,
     )
     server = DrainingServer(config, running)
@@ -111,27 +111,27 @@ def serve(app: FastAPI, listener: socket.socket) -> None:
 
 
 def listen(settings: Settings) -> socket.socket:
-    """The listening socket, bound before anything is loaded, so that a taken port is said at once.
+    """Bind the listening socket, before anything is loaded, so that a taken port is reported immediately.
 
     Raises:
-        BindError: the address cannot be listened on.
+        BindError: the server cannot listen on the address.
     """
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
         listener = socket.create_server((settings.host, settings.port), family=family, backlog=2048)
     except OSError as error:
-        # Python adds the address to the system's words; a name's lookup has words of its own.
+        # Python adds the address to the system's message; a failed lookup of a name has its own message.
         known = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
         reason = known or str(error)
         raise BindError(f"cannot listen on {settings.host} port {settings.port}: {reason}") from error
-    # Connections inherit it. asyncio sets it only where it made the socket itself, and without it each answer
+    # Connections inherit this. asyncio sets it only on sockets that it made itself; without it each answer
     # waits 40 ms for the client's delayed acknowledgement between its head and its body.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
 
 
 def spec_of(settings: Settings) -> WorkerSpec:
-    """What each worker loads."""
+    """Return what each worker loads, from the settings."""
     lora = settings.few_step_lora
     return WorkerSpec(
         model=settings.model,
@@ -148,10 +148,10 @@ def spec_of(settings: Settings) -> WorkerSpec:
 
 
 def engine_client(settings: Settings) -> EngineClient:
-    """Engines in processes of their own, or in this one where ``workers`` is 0.
+    """Return the engines: in processes of their own, or in this one if ``workers`` is 0.
 
     Raises:
-        ModelError: there is no such model; said here, before a process is started for it.
+        ModelError: the model does not exist; this is checked before a process is started for it.
     """
     if settings.model != "demo":
         resolve(settings.model)

@@ -1,1 +1,1 @@
-"""One module for each API that clients speak: the wire to an ``Order``, results and errors back."""
+"""The APIs that clients speak: from HTTP to an ``Order``, and from records and errors back to HTTP."""

@@ -1,4 +1,4 @@
-"""What a program asks before it paints: what this server can do, and what a picture says about itself."""
+"""The routes that describe this server and a picture: model, fields and limits; format, size and settings."""
 
 import asyncio
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ Kind = Literal["integer", "number", "boolean", "text", "choice", "list"]
 
 
 class FieldOffer(BaseModel):
-    """One field of a request, for programs that build a form from it."""
+    """A field of a request, for programs that build a form from it."""
 
     name: str
     kind: Kind
@@ -50,7 +50,7 @@ class FieldOffer(BaseModel):
 
 
 class Limits(BaseModel):
-    """Which pictures are taken."""
+    """The limits on pictures that a request may send."""
 
     min_side: int = MIN_SIDE
     max_side: int = MAX_SIDE
@@ -60,13 +60,14 @@ class Limits(BaseModel):
 
 
 class Offer(BaseModel):
-    """What this server can do."""
+    """The abilities of this server."""
 
     model: str
     version: str
-    ready: Annotated[bool, Field(description="Requests are painted now; others wait until they are.")]
+    ready: Annotated[bool, Field(description="True if requests are painted now; otherwise they wait.")]
     native_size: Annotated[
-        int | None, Field(description="Side in pixels at which the model paints; null until it is loaded.")
+        int | None,
+        Field(description="Side in pixels at which the model paints; null until the model is loaded."),
     ]
     schedulers: list[str] = list(SCHEDULERS)
     areas: list[str] = list(AREAS)
@@ -78,32 +79,33 @@ class Offer(BaseModel):
 
 
 class PictureFacts(BaseModel):
-    """What a picture's file says."""
+    """The format, size and settings of a picture, as its file states them."""
 
     format: Format
     width: int
     height: int
     settings: Annotated[
-        dict[str, Any] | None, Field(description="How it was painted, where its metadata says so.")
+        dict[str, Any] | None,
+        Field(description="The settings it was painted with; null if its metadata holds none."),
     ] = None
-    model: Annotated[str | None, Field(description="What painted it.")] = None
+    model: Annotated[str | None, Field(description="The model that painted it; null if unknown.")] = None
 
 
 @dataclass(frozen=True, slots=True)
 class Discovery:
-    """The handlers; ``router()`` hangs them under their paths."""
+    """The handlers that describe the server and pictures, with their routes."""
 
     service: Service
     gate: Gate
 
     def router(self) -> APIRouter:
-        """Both routes."""
+        """Return both routes."""
         router = APIRouter(tags=["sdxl-inpaint"])
         router.add_api_route(
             "/v2/sdxl-inpaint",
             self.offer,
             methods=["GET"],
-            summary="What this server can do",
+            summary="Model, fields and limits of this server",
             response_model=Offer,
             responses=problems(),
         )
@@ -111,7 +113,7 @@ class Discovery:
             "/v2/info",
             self.info,
             methods=["POST"],
-            summary="What a picture says about itself",
+            summary="Format, size and settings of a picture",
             response_model=PictureFacts,
             responses=problems(400, 406, 413, 422, 502),
             openapi_extra={"requestBody": _PICTURE_BODY},
@@ -119,13 +121,13 @@ class Discovery:
         return router
 
     async def offer(self, request: Request) -> Offer:
-        """Its model, and every field of a request with its range: enough to build a form from."""
+        """Return the model, and every field of a request with its range, so that a form can be built."""
         (await self.gate.admit(request)).require(MODEL_SCOPE)
         settings = self.service.parts.settings
         health, model = self.service.parts.client.health(), settings.model
         loras = await asyncio.to_thread(available_loras, settings.loras)
         return Offer(
-            model=Path(model).stem,  # of a path, no more than its name
+            model=Path(model).stem,  # not the path, which is the operator's
             version=inpaint.__version__,
             ready=health.ready and not self.service.draining,
             native_size=health.native_size,
@@ -134,7 +136,7 @@ class Discovery:
         )
 
     async def info(self, request: Request) -> PictureFacts:
-        """Format, size, and the settings it was painted with, if it was and says so."""
+        """Return a picture's format and size, and its settings if the file says how it was painted."""
         caller = await self.gate.admit(request)
         async with self.service.admitted(caller, MODEL_SCOPE):
             fields = await fields_of(request, self.service.parts.settings)
@@ -145,7 +147,7 @@ class Discovery:
 
 
 def field_offers() -> list[FieldOffer]:
-    """Every field of a request but its pictures, in the order of the model."""
+    """Return every field of a request but its pictures, in the order of ``InpaintBody``."""
     schema = InpaintBody.model_json_schema()
     required = schema["required"]
     return [

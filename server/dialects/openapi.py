@@ -1,4 +1,4 @@
-"""What ``/openapi.json`` says beyond what FastAPI finds out by itself."""
+"""Additions to the OpenAPI description that FastAPI generates."""
 
 from typing import Any
 
@@ -11,9 +11,9 @@ _KEYS = {
     "key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
     "bearer": {"type": "http", "scheme": "bearer"},
 }
-_FOR_STRANGERS = ("/livez", "/readyz")
-# FastAPI's own answer to a wrong path or query, which no route of ours gives.
-_NOT_OURS = ("HTTPValidationError", "ValidationError")
+_WITHOUT_KEY = ("/livez", "/readyz")
+# FastAPI's own answer to an invalid path or query, which no route of ours gives.
+_UNUSED = ("HTTPValidationError", "ValidationError")
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -22,7 +22,7 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def describe(app: FastAPI) -> None:
-    """Add to the description of ``app`` what it cannot see: bodies, keys, and which errors never come."""
+    """Add bodies and keys to the description of ``app``, and remove errors that no route answers."""
     plain = app.openapi
 
     def described() -> dict[str, Any]:
@@ -38,7 +38,7 @@ def describe(app: FastAPI) -> None:
 
 
 def _add_body(schema: dict[str, Any]) -> None:
-    """The bodies are read by hand, under caps, so their model is added by hand."""
+    """Add the model of request bodies, since the routes read bodies themselves."""
     body = InpaintBody.model_json_schema(ref_template="#/components/schemas/{model}")
     schema["components"]["schemas"]["InpaintBody"] = body
 
@@ -46,14 +46,14 @@ def _add_body(schema: dict[str, Any]) -> None:
 def _add_keys(schema: dict[str, Any]) -> None:
     schema["components"]["securitySchemes"] = _KEYS
     schema["security"] = [{name: []} for name in _KEYS]
-    for path in _FOR_STRANGERS:
+    for path in _WITHOUT_KEY:
         schema["paths"][path]["get"]["security"] = []
 
 
 def _drop_validation(schema: dict[str, Any]) -> None:
-    for name in _NOT_OURS:
+    for name in _UNUSED:
         schema["components"]["schemas"].pop(name, None)
     for methods in schema["paths"].values():
         for operation in methods.values():
-            if _NOT_OURS[0] in str(operation["responses"].get("422")):
+            if _UNUSED[0] in str(operation["responses"].get("422")):
                 del operation["responses"]["422"]

@@ -12,8 +12,9 @@ from fastapi import Path, Query, Request, Response
 from sse_starlette import EventSourceResponse
 
 from server.dialects.segmind_answers import Answers, Credits, Queued, Status, picture_response, response_of
+from server.dialects.segmind_checks import read_fields
 from server.dialects.segmind_events import stream
-from server.dialects.segmind_request import InpaintBody, read_fields
+from server.dialects.segmind_request import InpaintBody
 from server.http.auth import Gate
 from server.http.body import Fields, fields_of
 from server.service.caller import MODEL_SCOPE, Caller
@@ -23,12 +24,17 @@ from server.service.pictures import CONTENT_TYPES, convert
 from server.service.service import Service
 from server.storage.requests import Record
 
-RequestId = Annotated[str, Path(pattern="^[0-9a-f]{32}$", description="From the answer to the submission.")]
+RequestId = Annotated[
+    str,
+    Path(
+        pattern="^[0-9a-f]{32}$", description="The `request_id` from the answer to `POST /v2/sdxl-inpaint`."
+    ),
+]
 
 
 @dataclass(frozen=True, slots=True)
 class Segmind:
-    """The dialect's handlers; ``segmind_routes`` gives each its path."""
+    """The handlers of the dialect; ``segmind_routes`` gives each its path."""
 
     service: Service
     queue: DurableQueue
@@ -39,29 +45,31 @@ class Segmind:
         return Answers(self.service)
 
     async def paint(self, request: Request) -> Response:
-        """v1: the picture's bytes, or JSON with ``base64``."""
+        """Paint and return the picture's bytes, or JSON if ``base64`` is set."""
         caller = await self.gate.admit(request)
         async with self.service.admitted(caller, MODEL_SCOPE) as rate:
             fields = await fields_of(request, self.service.parts.settings)
             body = self._read(fields)
-            async with watched(request) as gone:
+            async with watched(request) as disconnected:
                 if key := _idempotency_key(request):
                     record = await self._once(caller, body, key, fields)
-                    waiting = self.queue.wait(record, caller)  # it goes on whether or not anybody waits
-                    painted = await self.queue.painted(caller, await self.service.in_time(waiting, gone))
+                    waiting = self.queue.wait(record, caller)  # it goes on even if the client leaves
+                    painted = await self.queue.painted(
+                        caller, await self.service.in_time(waiting, disconnected)
+                    )
                 else:
-                    painted = await self.service.paint(caller, body.order(), gone)
+                    painted = await self.service.paint(caller, body.order(), disconnected)
             return await asyncio.to_thread(picture_response, painted, rate, body)
 
     async def _once(self, caller: Caller, body: InpaintBody, key: str | None, fields: Fields) -> Record:
-        """The request of this idempotency key, a new one if need be."""
+        """Return the request of this idempotency key, or accept a new one."""
         digest = await asyncio.to_thread(digest_of, fields) if key else ""
         if key and (record := await self.queue.find(caller, key, digest)) is not None:
             return record
         return await self.queue.enqueue(caller, body.order(), idempotency_key=key, digest=digest)
 
     async def submit(self, request: Request) -> Queued:
-        """v2: accepted, to be painted whatever happens to this process."""
+        """Accept a request and return its id and URLs; it is painted even if the server is restarted."""
         caller = await self.gate.admit(request)
         async with self.service.admitted(caller, MODEL_SCOPE):
             fields = await fields_of(request, self.service.parts.settings)
@@ -70,22 +78,22 @@ class Segmind:
         return self._answers.queued(request, record)
 
     async def status(self, request: Request, request_id: RequestId) -> Response:
-        """422 when it failed, as the hosted API does."""
+        """Return a request's state; status 422 if it failed, as in the hosted API."""
         record = await self.queue.get(await self.gate.admit(request), request_id)
         return response_of(await self._answers.status(request, record))
 
     async def finished(self, request: Request, request_id: RequestId) -> Response:
-        """Everything about it; 422 when it failed."""
+        """Return a request's state, and its pictures once it is COMPLETED; status 422 if it failed."""
         record = await self.queue.get(await self.gate.admit(request), request_id)
         return response_of(await self._answers.finished(request, record))
 
     async def cancel(self, request: Request, request_id: RequestId) -> Status:
-        """One that has ended stays as it is."""
+        """Cancel a request and return its state; a request that has ended stays as it is."""
         record = await self.queue.cancel(await self.gate.admit(request), request_id)
         return await self._answers.status(request, record)
 
     async def events(self, request: Request, request_id: RequestId) -> EventSourceResponse:
-        """Ends with ``done`` or ``failed``, whose data are the request's answer."""
+        """Stream a request's progress; the data of the last event, ``done`` or ``failed``, are its answer."""
         caller = await self.gate.admit(request)
         await self.queue.get(caller, request_id)
         return EventSourceResponse(stream(self.queue, self._answers, request, caller, request_id))
@@ -95,10 +103,12 @@ class Segmind:
         request: Request,
         request_id: RequestId,
         number: int,
-        token: Annotated[str | None, Query()] = None,
-        wanted: Annotated[Format | None, Query(alias="format", description="Another than it has.")] = None,
+        token: Annotated[str | None, Query(description="From the picture's URL; replaces the key.")] = None,
+        wanted: Annotated[
+            Format | None, Query(alias="format", description="Convert the picture to this format.")
+        ] = None,
     ) -> Response:
-        """With the token of the URL that the answer gave, or with its owner's key."""
+        """Return a picture; needs the token of the URL in the answer, or the key that made the request."""
         caller = None if token else await self.gate.admit(request)
         data, content_type = await self.queue.picture(
             request_id, number, key_id=caller.key_id if caller else None, token=token
@@ -108,7 +118,7 @@ class Segmind:
         return Response(data, media_type=content_type, headers={"Cache-Control": "private, max-age=3600"})
 
     async def credits(self, request: Request) -> Credits:
-        """What the key has left; a large constant where nothing is counted."""
+        """Return the credits left on this key; a large constant if the server does not charge."""
         return Credits(credits=await self.service.accounting.remaining(await self.gate.admit(request)))
 
     def _read(self, fields: Fields) -> InpaintBody:
@@ -121,7 +131,7 @@ def _idempotency_key(request: Request) -> str | None:
 
 
 def digest_of(fields: Fields) -> str:
-    """Of what was asked for, and not of its encoding: a retried form has another boundary."""
+    """Hash a request's fields, not its encoding: a retried form has another boundary."""
     found = hashlib.sha256()
     for name in sorted(fields):
         value = fields[name]
@@ -132,7 +142,7 @@ def digest_of(fields: Fields) -> str:
 
 @asynccontextmanager
 async def watched(request: Request) -> AsyncIterator[asyncio.Task[None]]:
-    """A task that is done when the client has closed its connection; the body was read before."""
+    """Yield a task that is done when the client has closed its connection; the body must be read before."""
 
     async def hung_up() -> None:
         while (await request.receive())["type"] != "http.disconnect":

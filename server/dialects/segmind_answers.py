@@ -24,52 +24,54 @@ class Success(BaseModel):
     """The answer with ``base64: true``."""
 
     status: Literal["Success"] = "Success"
-    image: Annotated[str, Field(description="The first picture, base64 without a data: prefix.")]
-    images: list[str]
-    infer_time: float
-    outputs: int
+    image: Annotated[str, Field(description="The first picture in base64, without a data: prefix.")]
+    images: Annotated[list[str], Field(description="All pictures, like `image`.")]
+    infer_time: Annotated[float, Field(description="Seconds.")]
+    outputs: Annotated[int, Field(description="Number of pictures.")]
     image_format: Format
 
 
 class Problem(BaseModel):
-    """Every error's body."""
+    """The body of every error."""
 
-    error: str
+    error: Annotated[str, Field(description="One sentence that names what is wrong.")]
 
 
 class Queued(BaseModel):
-    """A v2 request was accepted; the URLs are absolute."""
+    """The answer to an accepted v2 request; its URLs are absolute."""
 
     request_id: str
     status: Literal["QUEUED", "PROCESSING", "COMPLETED", "FAILED"] = "QUEUED"
-    poll_url: str
-    status_url: str
-    response_url: str
+    poll_url: Annotated[str, Field(description="For older clients; the same answer as at `response_url`.")]
+    status_url: Annotated[str, Field(description="The request's state.")]
+    response_url: Annotated[str, Field(description="The request's answer.")]
 
 
 class RunMetrics(BaseModel):
-    """Seconds and credits; what is not known yet is absent."""
+    """Seconds and credits of a request; values that are not known yet are absent."""
 
-    cost: float
-    remaining_credits: float | None = None
-    inference_time: float | None = None
-    queue_time: float | None = None
-    total_time: float | None = None
+    cost: Annotated[float, Field(description="Price in credits; 0 if painting failed.")]
+    remaining_credits: Annotated[float | None, Field(description="Credits left on the key.")] = None
+    inference_time: Annotated[
+        float | None, Field(description="Seconds of encoding, denoising and decoding.")
+    ] = None
+    queue_time: Annotated[float | None, Field(description="Seconds in the queue.")] = None
+    total_time: Annotated[float | None, Field(description="Seconds from submission to the end.")] = None
 
 
 class Status(BaseModel):
-    """Where a v2 request stands."""
+    """The state of a v2 request."""
 
     status: Literal["QUEUED", "PROCESSING", "COMPLETED", "FAILED"]
     request_id: str
     status_url: str
     response_url: str
     metrics: RunMetrics
-    error: str | None = None
+    error: Annotated[str | None, Field(description="Why it failed.")] = None
 
 
 class OutputImage(BaseModel):
-    """One painted picture; its URL opens it without a key."""
+    """A painted picture; its URL needs no key."""
 
     url: str
     content_type: str
@@ -78,18 +80,18 @@ class OutputImage(BaseModel):
 
 
 class Finished(Status):
-    """A v2 request's answer; the pictures are there when ``status`` is COMPLETED."""
+    """The answer of a v2 request; it holds the pictures once ``status`` is COMPLETED."""
 
     output: Annotated[str | None, Field(description="URL of the first picture.")] = None
     images: list[OutputImage] = []
     seed: int
-    seeds: Annotated[list[int], Field(description="Of each picture.")] = []
+    seeds: Annotated[list[int], Field(description="The seed of each picture.")] = []
     prompt: str
-    warnings: Annotated[list[str], Field(description="Such as a prompt that was cut.")] = []
+    warnings: Annotated[list[str], Field(description="Such as: the prompt was cut.")] = []
 
 
 class Credits(BaseModel):
-    """What is left."""
+    """The credits left on a key."""
 
     model_config = ConfigDict(populate_by_name=True)
 
@@ -179,12 +181,12 @@ def response_of(answer: Status) -> JSONResponse:
 
 
 def picture_response(painted: Painted, rate: RateState, body: InpaintBody) -> Response:
-    """Bytes of the first picture, or JSON with all of them."""
+    """Return the first picture's bytes, or JSON with all pictures if ``base64`` was set."""
     record = painted.record
     width, height = painted.size
     facts = {"height": height, "width": width, "samples": len(painted.files), "seeds": record.seeds}
     if painted.warnings:
-        facts["warnings"] = [warning[:200] for warning in painted.warnings]  # a header has its limits
+        facts["warnings"] = [warning[:200] for warning in painted.warnings]  # headers have a limited size
     headers = {
         "x-remaining-credits": f"{painted.remaining:.6f}",
         "x-generation-time": f"{painted.seconds:.3f}",
@@ -195,7 +197,7 @@ def picture_response(painted: Painted, rate: RateState, body: InpaintBody) -> Re
         "x-rate-limit-reset-at-utc": datetime.fromtimestamp(rate.reset_at, UTC).isoformat(),
     }
     if not body.base64:
-        # Set as a header, because one public client compares it to the letter: no charset may follow.
+        # Set as a header, because one public client compares it exactly, so no charset may follow.
         return Response(painted.files[0], headers={**headers, "content-type": painted.content_type})
     encoded = [base64.b64encode(data).decode("ascii") for data in painted.files]
     answer = Success(

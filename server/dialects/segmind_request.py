@@ -1,9 +1,9 @@
-"""The body of a request to the hosted API, as a pydantic model, and the checks of its fields."""
+"""The body of a request to the hosted API, as a pydantic model."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Self, get_args
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from inpaint.errors import RequestError
 from inpaint.lora.spec import MAX_LORAS, MAX_SCALE, parse_loras
@@ -12,8 +12,8 @@ from inpaint.schedulers import SCHEDULERS, canonical_name
 from server.service.order import Format, Order, source
 
 MAX_SEED = 999_999_999_999_999
-MAX_TEXT = 10_000  # characters; the model reads some hundred
-# The hosted API's ranges, narrower than the engine's; outside them is an error and never clamped.
+MAX_TEXT = 10_000  # characters; the model reads a few hundred
+# The hosted API's ranges, narrower than the engine's. A value outside is refused, and never clamped.
 LIMITS: Mapping[str, Range] = {
     "samples": Range(int, 1, 4),
     "num_inference_steps": Range(int, 20, 100),
@@ -23,21 +23,20 @@ LIMITS: Mapping[str, Range] = {
     "quality": Range(int, 1, 100),
     **{name: RANGES[name] for name in ("padding", "grow", "feather")},
 }
-_CHOICES = {"area": Area, "fill": Fill, "output_format": Format}
-_BOOLEANS = ("base64", "color_match", "soft", "metadata")
 _PICTURE = "an http(s) URL, a data: URI or base64; in a form also a file"
+_PIXELS = "pixels at a working size of 1024"
 
 Side = Annotated[int, Field(ge=0, le=MAX_SIDE)]
 Picture = Annotated[str | bytes, Field(description=f"A PNG, JPEG or WebP: {_PICTURE}.")]
 
 
-def _number(name: str) -> Any:
+def _number(name: str, description: str) -> Any:
     limits = LIMITS[name]
-    return Field(ge=limits.low, le=limits.high)
+    return Field(ge=limits.low, le=limits.high, description=description)
 
 
 def _split(value: object) -> object:
-    """A form's ``0.2,0.8`` as the list that JSON has; ``check_settings`` says what is wrong with the rest."""
+    """Turn a form's ``0.2,0.8`` into a list as in JSON; leave other values to the checks that follow."""
     if not isinstance(value, str):
         return value
     try:
@@ -47,7 +46,7 @@ def _split(value: object) -> object:
 
 
 class Lora(BaseModel):
-    """A LoRA by its name, and how strongly it counts; twice the same name counts with the sum."""
+    """A LoRA's name and scale; the scales of a name that occurs twice are added."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -56,14 +55,14 @@ class Lora(BaseModel):
 
 
 def _named(value: object) -> object:
-    """In any of the engine's notations: a form's text, or pairs."""
+    """Turn any of the engine's notations for LoRAs into objects."""
     return [use._asdict() for use in parse_loras(value)]
 
 
 class InpaintBody(BaseModel):
-    """What is painted, and how.
+    """The pictures, prompt and settings of a request.
 
-    Numbers and booleans may come as text, unknown fields are ignored, null means absent.
+    Numbers and booleans may be sent as text, unknown fields are ignored, and null means absent.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -72,68 +71,84 @@ class InpaintBody(BaseModel):
     mask: Annotated[
         str | bytes | None,
         Field(
-            description=f"White is repainted, black is kept: {_PICTURE}. Required unless `extend` gives "
-            "something to paint.",
+            description=f"White is repainted, black is kept: {_PICTURE}. Required unless `extend` adds "
+            "pixels to paint.",
         ),
     ] = None
-    prompt: str
-    negative_prompt: str | None = None
-    samples: Annotated[int, _number("samples")] = 1
-    scheduler: Annotated[str, Field(json_schema_extra={"enum": list(SCHEDULERS)})] = "DPM2 Karras"
-    num_inference_steps: Annotated[int, _number("num_inference_steps")] = 25
-    guidance_scale: Annotated[float, _number("guidance_scale")] = 7.5
-    seed: Annotated[int, _number("seed"), Field(description="-1: random, and reported back.")] = -1
-    strength: Annotated[float, _number("strength")] = 0.9
-    base64: Annotated[bool, Field(description="Answer in JSON instead of with the picture's bytes.")] = False
-    # Beyond the hosted API, ours:
-    output_format: Format = "jpeg"
-    quality: Annotated[int, _number("quality")] = 95
-    area: Area = "auto"
-    padding: Annotated[int, _number("padding")] = 32
-    grow: Annotated[int, _number("grow")] = 8
-    feather: Annotated[int, _number("feather")] = 16
-    fill: Fill = "original"
-    color_match: bool = True
-    soft: bool = False
+    prompt: Annotated[str, Field(description="What to paint there; `(word:1.3)` gives a word more weight.")]
+    negative_prompt: Annotated[str | None, Field(description="What not to paint.")] = None
+    samples: Annotated[int, _number("samples", "Number of pictures; their seeds count up.")] = 1
+    scheduler: Annotated[
+        str,
+        Field(json_schema_extra={"enum": list(SCHEDULERS)}, description="The sampler, in any letter case."),
+    ] = "DPM2 Karras"
+    num_inference_steps: Annotated[
+        int, _number("num_inference_steps", "Denoising steps, of which the fraction `strength` is run.")
+    ] = 25
+    guidance_scale: Annotated[float, _number("guidance_scale", "How closely to follow the prompt.")] = 7.5
+    seed: Annotated[
+        int,
+        _number(
+            "seed",
+            "The same seed gives the same picture; -1 draws a random one, which the answer reports.",
+        ),
+    ] = -1
+    strength: Annotated[float, _number("strength", "How much to change what is under the mask.")] = 0.9
+    base64: Annotated[bool, Field(description="Answer with JSON instead of the picture's bytes.")] = False
+    # The fields from here on are not in the hosted API.
+    output_format: Annotated[Format, Field(description="File format of the painted pictures.")] = "jpeg"
+    quality: Annotated[int, _number("quality", "Quality of JPEG and WebP files.")] = 95
+    area: Annotated[
+        Area,
+        Field(description="Work on the surroundings of the mask (`auto`) or on the whole picture."),
+    ] = "auto"
+    padding: Annotated[int, _number("padding", f"Context around the mask, in {_PIXELS}.")] = 32
+    grow: Annotated[int, _number("grow", f"Widen the mask by this much, in {_PIXELS}.")] = 8
+    feather: Annotated[
+        int, _number("feather", f"Soften the mask's edge outwards by this much, in {_PIXELS}.")
+    ] = 16
+    fill: Annotated[Fill, Field(description="What to put under the mask before painting.")] = "original"
+    color_match: Annotated[
+        bool, Field(description="Match the painted part's colours to its surroundings.")
+    ] = True
+    soft: Annotated[bool, Field(description="Read grey in the mask as partial strength.")] = False
     guidance_interval: Annotated[
         tuple[float, float],
         BeforeValidator(_split),
         Field(
-            description="Between which fractions of the steps guidance is on; in a form `0.2,0.8`. "
-            "Narrower is faster and another picture."
+            description="Apply guidance only between these fractions of the steps; in a form `0.2,0.8`. A "
+            "narrower interval is faster and changes the picture."
         ),
     ] = (0.0, 1.0)
     extend: Annotated[
         tuple[Side, Side, Side, Side],
         BeforeValidator(_split),
         Field(
-            description="Pixels that the picture grows by, left, top, right, bottom; in a form `0,0,256,0`. "
-            "They are painted; the mask has the size from before."
+            description="Pixels to add on the left, top, right and bottom, and to paint; in a form "
+            "`0,0,256,0`. The mask has the size of the picture without them."
         ),
     ] = (0, 0, 0, 0)
-
     loras: Annotated[
         list[Lora],
         BeforeValidator(_named),
         Field(
             max_length=MAX_LORAS,
-            description="Styles that this server has (`GET /v2/sdxl-inpaint`); in a form `style:0.8,other`. "
-            "`<lora:style:0.8>` in the prompt does the same.",
+            description="LoRAs that this server has (`GET /v2/sdxl-inpaint` lists them); in a form "
+            "`style:0.8,other`. `<lora:style:0.8>` in the prompt does the same.",
         ),
     ] = []
-
     metadata: Annotated[
         bool | None,
         Field(
-            description="The picture says how it was made, prompt included; `inpaint info` and A1111 read "
-            "it. If absent, the server's setting decides, which is no unless changed."
+            description="Write the settings, prompt included, into the picture's file, where `inpaint info` "
+            "and A1111 read them. If absent, the server's setting decides, which is off by default."
         ),
     ] = None
 
     @model_validator(mode="before")
     @classmethod
     def _as_clients_send_it(cls, fields: Any) -> Any:
-        """Aliases, null and empty for absent, any letter case of a scheduler, the seed's bound + 1."""
+        """Accept aliases, null or empty text for an absent field, and the seed's bound + 1."""
         if not isinstance(fields, Mapping):
             return fields
         known = {name: value for name, value in fields.items() if value is not None}
@@ -156,13 +171,13 @@ class InpaintBody(BaseModel):
         if self.num_inference_steps * self.strength < 1:
             raise RequestError(
                 "strength",
-                f"{self.num_inference_steps} steps × strength {self.strength:g} leaves less than one step "
-                "to paint; raise either",
+                f"{self.num_inference_steps} steps × strength {self.strength:g} is less than one step; raise "
+                "num_inference_steps or strength",
             )
         return self
 
     def order(self) -> Order:
-        """In the engine's words.
+        """Return the request in the engine's terms.
 
         Raises:
             RequestError: the scheduler is unknown, or a picture is neither URL nor base64.
@@ -180,71 +195,10 @@ class InpaintBody(BaseModel):
         )
 
 
-def read_fields(fields: Mapping[str, object], *, lenient: bool = False) -> InpaintBody:
-    """A body's fields, checked.
-
-    Args:
-        fields: as they came.
-        lenient: clamp numbers and replace unknown schedulers, as two public clients need it.
-
-    Raises:
-        RequestError: names the first field at fault and what would be right.
-    """
-    try:
-        return InpaintBody.model_validate(_clamped(fields) if lenient else fields)
-    except ValidationError as error:
-        raise _sentence(error) from None
-
-
 def _check_text(name: str, value: str | None) -> None:
     if value is None:
         return
     if len(value) > MAX_TEXT:
         raise RequestError(name, f"must be at most {MAX_TEXT} characters")
     if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
-        raise RequestError(name, "holds characters that are no text (zero bytes or lone surrogates)")
-
-
-def _clamped(fields: Mapping[str, object]) -> dict[str, object]:
-    found = dict(fields)
-    for name, limits in LIMITS.items():
-        try:
-            value = float(str(found[name]))
-        except (KeyError, ValueError):
-            continue
-        if value == value:  # NaN is for the check to refuse
-            found[name] = limits.kind(min(max(value, limits.low), limits.high))
-    try:
-        canonical_name(str(found.get("scheduler", "")))
-    except RequestError:
-        found.pop("scheduler", None)
-    return found
-
-
-def _sentence(error: ValidationError) -> RequestError:
-    """The first of pydantic's complaints, in the words that the engine uses."""
-    first = error.errors(include_url=False, include_context=False)[0]
-    name = str(first["loc"][0]) if first["loc"] else "body"
-    if first["type"] == "missing" and len(first["loc"]) == 1:
-        return RequestError(name, "is required")
-    given = _shown(first["input"])
-    if name in LIMITS:
-        return RequestError(name, f"must be {LIMITS[name]}, not {given}")
-    if name in _BOOLEANS:
-        return RequestError(name, f"must be true or false, not {given}")
-    if name in _CHOICES:
-        return RequestError(name, f"must be one of {', '.join(get_args(_CHOICES[name]))}, not {given}")
-    if name == "guidance_interval":
-        return RequestError(name, f"must be two fractions of the steps, such as [0.2, 0.8], not {given}")
-    if name == "extend":
-        sides = f"four whole numbers of pixels from 0 to {MAX_SIDE} (left, top, right, bottom)"
-        return RequestError(name, f"must be {sides}, not {given}")
-    return RequestError(name, "must be text")
-
-
-def _shown(value: object) -> str:
-    """A value for an error's text, however large it is."""
-    if isinstance(value, list | dict):
-        return "a list" if isinstance(value, list) else "an object"
-    text = repr(value[:60] if isinstance(value, str | bytes) else value)
-    return text if len(text) <= 60 else f"{text[:57]}…"
+        raise RequestError(name, "contains characters that are not text (zero bytes or lone surrogates)")

@@ -23,7 +23,7 @@ _PAINT = {
             "in": "header",
             "required": False,
             "schema": {"type": "string", "maxLength": 200},
-            "description": "The same key with the same body is the same request, charged once.",
+            "description": "Requests with the same key and body are painted and charged once.",
         }
     ],
 }
@@ -61,7 +61,7 @@ def _add_painting(router: APIRouter, segmind: Segmind) -> None:
         "/v2/sdxl-inpaint",
         segmind.submit,
         methods=["POST"],
-        summary="Queue a painting",
+        summary="Queue and return",
         response_model=Queued,
         responses=problems(*_PAINT_ERRORS),
         openapi_extra=_PAINT,
@@ -75,7 +75,7 @@ def _add_answers(router: APIRouter, segmind: Segmind) -> None:
             path,
             segmind.finished,
             methods=["GET"],
-            summary="The answer to a queued request",
+            summary="Answer of a queued request",
             response_model=Finished,
             responses={422: {"model": Finished}, **problems(404)},
         )
@@ -83,7 +83,7 @@ def _add_answers(router: APIRouter, segmind: Segmind) -> None:
         _REQUEST,
         segmind.cancel,
         methods=["DELETE"],
-        summary="Cancel",
+        summary="Cancel a queued request",
         response_model=Status,
         responses=problems(404),
     )
@@ -95,7 +95,7 @@ def _add_progress(router: APIRouter, segmind: Segmind) -> None:
         f"{_REQUEST}/status",
         segmind.status,
         methods=["GET"],
-        summary="Where a queued request stands",
+        summary="State of a queued request",
         response_model=Status,
         responses={422: {"model": Status}, **problems(404)},
     )
@@ -111,7 +111,7 @@ def _add_progress(router: APIRouter, segmind: Segmind) -> None:
         f"{_REQUEST}/images/{{number}}",
         segmind.picture,
         methods=["GET"],
-        summary="One painted picture",
+        summary="A painted picture",
         response_class=Response,
         responses={200: {"content": _IMAGES}, **problems(400, 404)},
     )
