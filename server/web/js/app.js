@@ -20,7 +20,7 @@ import { Tools } from "./tools.js";
 const BOX_FIELDS = ["area", "padding", "grow", "feather", "soft"];
 const EXAMPLE = { path: "web/example.jpg", name: "portrait.jpg", prompt: "a red circle" };
 
-/** The parts of the page and what goes between them. */
+/** The parts of the page and their connections. */
 export class App {
   /**
    * @param {object} of

@@ -8,7 +8,7 @@ import { icon } from "./icons.js";
  *   lockSeed: (r: Result) => void, takeOver: (r: Result) => void, select: (r: ?Result) => void}} Actions
  */
 
-/** Dragging a thumbnail onto the picture is keeping it; the id is all that is carried. */
+/** The type of a dragged thumbnail, which carries its id; dropped on the picture, the result is kept. */
 export const DRAG_TYPE = "application/x-inpaint-result";
 
 /** @type {[Exclude<keyof Actions, "select">, string, import("./icons.js").Icon, string][]} */
@@ -50,7 +50,7 @@ export class Film {
     this.actions.select(result);
   }
 
-  /** The one after, or before. @param {number} by */
+  /** Select the next result, or the one before. @param {number} by */
   step(by) {
     const all = this.results.all;
     if (all.length === 0) return;
@@ -112,7 +112,7 @@ export class Film {
     this.#urls.delete(id);
   }
 
-  /** One of them is in the tab order; the arrow keys reach the others. */
+  /** Mark the selected result; one is in the tab order, the arrow keys reach the others. */
   #mark() {
     const buttons = /** @type {HTMLElement[]} */ ([...this.#list.querySelectorAll(".result")]);
     for (const [index, button] of buttons.entries()) {
@@ -122,7 +122,7 @@ export class Film {
       if (chosen) button.scrollIntoView({ block: "nearest", inline: "nearest" });
     }
     show(byId("result-actions"), this.selected !== null);
-    // The line stays: the picture above must not jump with every choice.
+    // The text stays: the picture above must not jump with every choice.
     const title = this.selected ? `Seed ${this.selected.seed}` : "Choose a result to keep or compare it.";
     byId("result-title").textContent = title;
   }

@@ -51,7 +51,7 @@ const PATHS = {
 
 const SVG = "http://www.w3.org/2000/svg";
 
-/** A picture for a button that has a label of its own. @param {Icon} name @returns {SVGSVGElement} */
+/** Make an icon for a button that has its own label. @param {Icon} name @returns {SVGSVGElement} */
 export function icon(name) {
   const svg = document.createElementNS(SVG, "svg");
   const path = document.createElementNS(SVG, "path");

@@ -85,7 +85,7 @@ function connectButtons(app) {
   editor.addEventListener("view", () => (byId("zoom").textContent = `${Math.round(editor.zoom * 100)} %`));
 }
 
-/** The eye: as long as it is pressed, by pointer or key. @param {Editor} editor */
+/** Show the original while the eye is pressed, by pointer or key. @param {Editor} editor */
 function holdOriginal(editor) {
   /** @type {HTMLButtonElement} */
   const button = byId("original");
@@ -103,7 +103,7 @@ function holdOriginal(editor) {
   button.addEventListener("keyup", () => set(false));
 }
 
-/** The ring around the picture is for keys. @param {HTMLElement} host */
+/** Show the focus ring around the picture only for keys. @param {HTMLElement} host */
 function ringForKeys(host) {
   host.addEventListener("pointerdown", () => host.classList.add("is-pointed"), true);
   for (const name of ["keydown", "blur"]) host.addEventListener(name, () => host.classList.remove("is-pointed"));

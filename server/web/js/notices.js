@@ -70,7 +70,7 @@ export class Notices {
   }
 }
 
-/** The server's errors begin with a field's name and have no full stop. @param {string} text */
+/** Make a sentence of a server's error, which begins with a field's name and has no full stop. @param {string} text */
 function sentence(text) {
   const upper = text.charAt(0).toUpperCase() + text.slice(1);
   return /[.!?]$/.test(upper) ? upper : `${upper}.`;

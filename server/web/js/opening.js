@@ -57,7 +57,7 @@ export class Opening {
     show(byId("drop-mask"), !onlyPicture);
   }
 
-  /** Leaving one element is entering another; they balance when the pointer is outside. */
+  /** Count a leave; enters and leaves balance when the pointer is outside. */
   #leave() {
     this.#inside = Math.max(0, this.#inside - 1);
     if (this.#inside === 0) show(this.#zones, false);

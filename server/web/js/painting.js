@@ -54,7 +54,7 @@ export class Painting extends EventTarget {
     });
   }
 
-  /** Go on with what was under way before a reload. @param {Order} order */
+  /** Resume the painting that a reload interrupted. @param {Order} order */
   async resume(order) {
     if (this.running) return;
     await this.#run(async () => this.#remember(order));

@@ -30,7 +30,7 @@ export class Panel {
     this.#show();
   }
 
-  /** The server's fields are known. @param {import("./api.js").Offer} offer */
+  /** Make the controls for the server's fields. @param {import("./api.js").Offer} offer */
   offer(offer) {
     this.#controls = this.settings.advanced.flatMap((field) => {
       const control = controlFor(field, this.settings, offer.loras);

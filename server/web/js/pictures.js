@@ -14,7 +14,7 @@ export function resultName(origin, seed) {
   return `${stem}_inpainted_${seed}.${formatOf(origin.type)[1]}`;
 }
 
-/** The type of a file by its first bytes; what a folder or a clipboard says of it may be missing. @param {Blob} blob */
+/** Return a file's type by its first bytes; a folder or clipboard may not name it. @param {Blob} blob */
 async function typeOf(blob) {
   const head = String.fromCharCode(...new Uint8Array(await blob.slice(0, 4).arrayBuffer()));
   if (head.startsWith("\xff\xd8")) return "image/jpeg";
@@ -56,7 +56,7 @@ export class Pictures {
     return this.#source.result;
   }
 
-  /** For the draft. */
+  /** Return the working picture as part of a draft. */
   toJSON() {
     const { picture } = this.editor;
     return picture && { blob: picture.blob, name: picture.name, ...this.#source, steps: this.editor.toJSON() };

@@ -85,7 +85,7 @@ export class Settings extends EventTarget {
     this.#emit();
   }
 
-  /** The values as the fields of a form. @returns {Map<string, string>} */
+  /** Return the values as the fields of a form. @returns {Map<string, string>} */
   toForm() {
     const form = new Map();
     const values = { ...this.#values, ...FIXED, seed: this.seedLocked ? this.#values.seed : -1 };

@@ -18,7 +18,7 @@ const PRESSED = "button, summary, a, input, [role=slider]"; // what the space ba
 /** Shortcuts, one table for the keys and for the dialog that lists them. */
 export class Shortcuts {
   /**
-   * @param {Shortcut[]} table @param {Key[]} more keys that share a line with another
+   * @param {Shortcut[]} table @param {Key[]} more keys that share a row with another
    * @param {(held: boolean) => void} hold while the space bar is down
    */
   constructor(table, more, hold) {

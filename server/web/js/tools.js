@@ -85,7 +85,7 @@ function toolButton(name, label, run) {
   return h("button", { ...attributes, "data-testid": `tool-${name}`, click: run }, icon(name));
 }
 
-// A slider whose stops are as far apart in feel as in pixels: 1 px matters at 4, not at 400.
+// A logarithmic slider: a step of 1 px matters at 4 px, not at 400.
 /** @param {number} stop */
 const sizeAt = (stop) => Math.round(LARGEST ** (stop / SIZES));
 /** @param {number} size */

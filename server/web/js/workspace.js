@@ -19,7 +19,7 @@ export async function claimWorkspace(database) {
   return taken(database, id);
 }
 
-/** Unguessable; `crypto.randomUUID` is missing where the page comes over plain HTTP from another machine. */
+/** Make an unguessable id; `crypto.randomUUID` is missing where the page comes over plain HTTP from another machine. */
 export function newId() {
   const bytes = crypto.getRandomValues(new Uint8Array(16));
   return [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("");
@@ -32,7 +32,7 @@ async function taken(database, id) {
   return id;
 }
 
-/** Hold it until this tab is closed. @param {string} id @returns {Promise<boolean>} whether it was free */
+/** Hold a workspace until this tab is closed. @param {string} id @returns {Promise<boolean>} whether it was free */
 function holdLock(id) {
   return new Promise((resolve, reject) => {
     /** @param {?Lock} lock @returns {?Promise<never>} */

@@ -106,7 +106,7 @@ export function workingSize(width, height, native) {
   return best;
 }
 
-/** Python's round. @param {number} value */
+/** Round as Python does, half to even. @param {number} value */
 function roundHalfEven(value) {
   const low = Math.floor(value);
   if (value - low !== 0.5) return Math.round(value);

@@ -85,7 +85,7 @@ export class Stroke {
     return Math.round(255 * (this.linear ? Math.min(u, 1) : u * u * (3 - 2 * u)));
   }
 
-  /** No more points. @returns {?Rect} all that has changed */
+  /** End the stroke. @returns {?Rect} all that has changed */
   end() {
     this.#eachRow((from, to) => this.mask.scratch.cover.fill(0, from, to));
     return this.rect;

@@ -70,7 +70,7 @@ export class Core {
     this.newPicture();
   }
 
-  /** The document shows another picture than before. */
+  /** Show the document's new picture. */
   newPicture() {
     this.stage.setResult(null);
     this.stage.setPreview(null);
@@ -79,7 +79,7 @@ export class Core {
     this.edited();
   }
 
-  /** A step is done, undone or done again. */
+  /** Redraw after a step was done, undone or redone. */
   edited() {
     this.scene.maskShown = true;
     this.stage.redraw();

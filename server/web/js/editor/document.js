@@ -32,7 +32,7 @@ export class Document {
     return this.draft ?? this.history.current.extend;
   }
 
-  /** The mask that is being painted on counts too. @returns {?Rect} in pixels of the wider picture */
+  /** The box of everything repainted, with an unfinished stroke. @returns {?Rect} in pixels of the wider picture */
   get #repainted() {
     const { width, height } = this.mask;
     return extendedBounds(this.mask.bounds(thresholdOf(this.settings)), width, height, this.extend);
@@ -56,7 +56,7 @@ export class Document {
     return this.commit(op, apply(this.mask, op, this.picture));
   }
 
-  /** Write down a step that is already done. @param {Op} op @param {?Rect} rect what it changed @returns {?Rect} */
+  /** Record a step that is already done. @param {Op} op @param {?Rect} rect what it changed @returns {?Rect} */
   commit(op, rect) {
     const { picture, extend, snapshot } = this.history.current;
     this.history.push({ op, picture, extend, snapshot: Snapshot.take(this.mask, snapshot, rect) }, rect);
@@ -68,7 +68,7 @@ export class Document {
     return new Stroke(this.mask, brush);
   }
 
-  /** Another picture in place of this one, as a step. @param {Picture} picture */
+  /** Replace the picture, as a step. @param {Picture} picture */
   replace(picture) {
     this.draft = null;
     this.history.push(pictureEntry(picture), null);
@@ -90,7 +90,7 @@ export class Document {
     return true;
   }
 
-  /** A mask that came as a picture. @param {Uint8Array} values @param {string} png the same, for drafts */
+  /** Load a mask from a picture, as a step. @param {Uint8Array} values @param {string} png the same, for drafts */
   load(values, png) {
     return this.commit({ kind: "bitmap", png }, replaceAll(this.mask, values));
   }

@@ -56,7 +56,7 @@ export class Editor extends EventTarget {
   }
 
   /**
-   * Another picture in place of this one, mask and extension cleared: one step that can be undone.
+   * Replace the picture and clear mask and extension: one step that can be undone.
    * @param {PictureFile} file
    */
   async replace(file) {

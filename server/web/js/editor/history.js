@@ -13,7 +13,7 @@ import { Snapshot, bytesHeld } from "./snapshot.js";
 const BUDGET_BYTES = 96 * 2 ** 20;
 const CHECKPOINT_EVERY = 8; // of the older steps one in eight stays a bitmap: undo repeats at most seven
 
-/** Steps to go back and forth between. It holds no mask, but says how to make one as it was. */
+/** A history of steps. It holds no mask, but can make one as it was. */
 export class History {
   #at = 0;
   #held = 0; // bytes, an upper bound between two counts

@@ -5,7 +5,7 @@ import { Pointers } from "./pointers.js";
 /** @typedef {import("./core.js").Core} Core @typedef {{x: number, y: number}} Point */
 /** @typedef {import("./gestures.js").Gesture} Gesture */
 
-/** Connects pointers and keys with what they do to the document and to the view. */
+/** The connection of pointers and keys with the document and the view. */
 export class Input {
   /** @param {HTMLElement} host @param {() => Core} core made after this, because it asks where events are */
   constructor(host, core) {
@@ -44,7 +44,7 @@ export class Input {
     this.keyboard.finish(keep);
   }
 
-  /** The tool, the lock or the space bar have changed. */
+  /** Set the cursor for the tool, the lock and the space bar. */
   showCursor() {
     const { core } = this;
     const pans = core.tool === "pan" || core.locked || this.pointers.space;
@@ -140,7 +140,7 @@ export class Input {
     return { x: within(x, width), y: within(y, height) };
   }
 
-  /** The space bar, held, makes any drag a pan; wherever the focus is, unless it is typed or pressed into something. */
+  /** Watch the space bar, which makes any drag a pan while it is held, unless the focus is in a control. */
   #watchSpace() {
     /** @param {boolean} down */
     const set = (down) => {

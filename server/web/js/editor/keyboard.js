@@ -41,7 +41,7 @@ export class Keyboard {
     return this.#gesture !== null;
   }
 
-  /** A pointer takes over. */
+  /** Hide the crosshair: a pointer takes over. */
   hide() {
     if (this.#at === null) return;
     this.finish(false);

@@ -22,7 +22,7 @@ export async function encodeGrey(values, width, height) {
   return new Blob([new Uint8Array(SIGNATURE), ...parts], { type: "image/png" });
 }
 
-/** Length, name, data, check sum. @param {string} name @param {Uint8Array} data */
+/** Make a PNG chunk: length, name, data, check sum. @param {string} name @param {Uint8Array} data */
 function chunk(name, data) {
   const bytes = new Uint8Array(data.length + 12);
   const view = new DataView(bytes.buffer);

@@ -15,7 +15,7 @@ const WHEEL_PINCH = 0.01; // a touchpad's pinch comes as small steps with Ctrl
 const LINE = 16;
 const PAGE = 400;
 
-/** Turns pointer and wheel events of `host` into actions: draw, pan, pinch. */
+/** The pointer and wheel events of `host` as actions: draw, pan, pinch. */
 export class Pointers {
   /** Fingers on the host, where they are. @type {Map<number, Point>} */
   #fingers = new Map();

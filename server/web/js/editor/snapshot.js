@@ -52,13 +52,13 @@ export class Snapshot {
   }
 }
 
-/** Bytes that the snapshots hold together. @param {Iterable<Snapshot>} snapshots */
+/** Return the bytes that the snapshots hold together. @param {Iterable<Snapshot>} snapshots */
 export function bytesHeld(snapshots) {
-  const seen = new Set();
+  const tiles = new Set();
   for (const snapshot of snapshots) {
-    for (const tile of snapshot.tiles) if (typeof tile !== "number") seen.add(tile);
+    for (const tile of snapshot.tiles) if (typeof tile !== "number") tiles.add(tile);
   }
-  return [...seen].reduce((sum, tile) => sum + tile.length, 0);
+  return [...tiles].reduce((sum, tile) => sum + tile.length, 0);
 }
 
 /**
