@@ -1,4 +1,4 @@
-"""The engine as its callers see it: events, cancel, drain, isolation, faults."""
+"""The engine's public interface: events, cancel, drain, isolation, faults."""
 
 import queue
 import threading
@@ -45,13 +45,13 @@ def intercepted(module: torch.nn.Module, hook: Callable[[Any], object]) -> Itera
         handle.remove()
 
 
-def test_a_job_tells_every_step_and_then_its_pictures(engine: Engine, request_for: Make) -> None:
+def test_a_job_reports_every_step_and_then_its_pictures(engine: Engine, request_for: Make) -> None:
     """A progress bar needs step k of n, in order, and an end."""
     job = engine.submit(request_for(num_inference_steps=5, strength=0.9))
     events = list(job.events())
     assert [e.state for e in events] == ["queued", "encoding", "step", "step", "step", "step", "done"]
     assert [(e.step, e.steps) for e in events if e.state == "step"] == [(i, 4) for i in (1, 2, 3, 4)]
-    assert [e.state for e in job.events()] == [e.state for e in events], "a late listener hears it all"
+    assert [e.state for e in job.events()] == [e.state for e in events], "a late listener gets them all"
     result = job.result()
     assert result.images[0].size == (128, 128)
     assert set(result.timings) == {"queue_s", "encode_s", "denoise_s", "decode_s"}
@@ -61,7 +61,7 @@ def test_a_job_tells_every_step_and_then_its_pictures(engine: Engine, request_fo
 def test_steps_count_to_n_also_where_a_step_calls_the_model_twice(
     scheduler: str, engine: Engine, request_for: Make
 ) -> None:
-    """Nobody wants to see step 9 of 5."""
+    """A progress bar must not show step 9 of 5."""
     job = engine.submit(request_for(scheduler=scheduler, num_inference_steps=5, strength=1.0))
     steps = [event.step for event in job.events() if event.state == "step"]
     assert steps == sorted(set(steps))
@@ -70,8 +70,8 @@ def test_steps_count_to_n_also_where_a_step_calls_the_model_twice(
 
 def test_previews_come_to_those_who_ask_and_cost_nothing_else(engine: Engine, request_for: Make) -> None:
     """The page shows the picture appear; an API client does not pay for it."""
-    deaf = engine.submit(request_for(num_inference_steps=6))
-    assert all(event.preview is None for event in deaf.events())
+    unwatched = engine.submit(request_for(num_inference_steps=6))
+    assert all(event.preview is None for event in unwatched.events())
     watched = engine.submit(request_for(num_inference_steps=6))
     previews = [event.preview for event in watched.events(preview=True) if event.preview]
     assert previews
@@ -102,7 +102,7 @@ def test_cancel_takes_effect_within_a_step(engine: Engine, request_for: Make) ->
 
 
 def test_a_waiting_job_can_be_cancelled(model: Model, request_for: Make) -> None:
-    """Somebody further back in the queue who gives up is not painted."""
+    """A request further back in the queue that is cancelled is not painted."""
     with Engine(model, max_rows=1) as engine:
         first = engine.submit(request_for(num_inference_steps=40))
         second = engine.submit(request_for())
@@ -113,8 +113,8 @@ def test_a_waiting_job_can_be_cancelled(model: Model, request_for: Make) -> None
         first.cancel()
 
 
-def test_requests_of_unlike_kind_share_unet_calls(engine: Engine, request_for: Make) -> None:
-    """Four callers at once, each with another scheduler and step count, are one running batch."""
+def test_requests_of_different_kinds_share_unet_calls(engine: Engine, request_for: Make) -> None:
+    """Four callers, each with another scheduler and step count, are one running batch."""
     calls = []
     with intercepted(engine.model.unet, lambda sample: calls.append(len(sample))):
         requests = [
@@ -159,7 +159,7 @@ def test_a_random_seed_is_reported_and_repeats(engine: Engine, request_for: Make
     assert engine.paint(request_for(seed=-1)).seeds != result.seeds
 
 
-def test_an_empty_mask_is_refused_at_the_door(engine: Engine, request_for: Make) -> None:
+def test_an_empty_mask_is_refused_by_submit(engine: Engine, request_for: Make) -> None:
     """The caller learns it from submit, not from a job that fails later."""
     with pytest.raises(RequestError, match="nothing to repaint"):
         engine.submit(request_for(mask=Image.new("L", (128, 128))))
@@ -175,7 +175,7 @@ def test_a_soft_mask_too_dark_to_repaint_is_refused_at_the_door(engine: Engine, 
 
 
 def test_drain_finishes_what_was_accepted_and_takes_no_more(model: Model, request_for: Make) -> None:
-    """A server that restarts keeps its promises first."""
+    """A server that restarts finishes its accepted requests first."""
     with Engine(model, max_rows=1) as engine:
         jobs = [engine.submit(request_for()) for _ in range(3)]
         assert engine.drain(WAIT_S)
@@ -194,7 +194,7 @@ def test_drain_says_when_its_time_ran_out(engine: Engine, request_for: Make) -> 
 
 
 def test_close_ends_every_job(model: Model, request_for: Make) -> None:
-    """Nobody waits for ever on an engine that is gone."""
+    """No caller waits for ever for an engine that is gone."""
     engine = Engine(model, max_rows=1)
     jobs = [engine.submit(request_for(num_inference_steps=100)) for _ in range(2)]
     engine.close()
@@ -205,7 +205,7 @@ def test_close_ends_every_job(model: Model, request_for: Make) -> None:
     assert not any(thread.name == "inpaint-tiny-9" for thread in threading.enumerate())
 
 
-def test_out_of_memory_halves_the_batch_and_everybody_gets_a_picture(model: Model, request_for: Make) -> None:
+def test_out_of_memory_halves_the_batch_and_all_get_a_picture(model: Model, request_for: Make) -> None:
     """A card that fits two rows serves four requests in pairs instead of failing them."""
 
     def cap(sample: torch.Tensor) -> None:
@@ -228,7 +228,7 @@ def paint_all(model: Model, request_for: Make) -> list[Image.Image]:
 
 
 def test_one_that_does_not_fit_alone_fails_alone(engine: Engine, request_for: Make) -> None:
-    """And says so as an out-of-memory, with what to try."""
+    """Its error is an out-of-memory that says what to try."""
 
     def never(sample: torch.Tensor) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.")
@@ -293,8 +293,8 @@ def test_nan_is_never_returned_as_a_picture(engine: Engine, request_for: Make) -
     assert engine.paint(request_for()).images
 
 
-def test_a_spoiled_gpu_ends_everything_and_is_said(model: Model, request_for: Make) -> None:
-    """After a device assert nothing in this process can be trusted; a supervisor must restart it."""
+def test_a_failed_gpu_ends_all_jobs_with_an_error(model: Model, request_for: Make) -> None:
+    """After a device assert no result of this process can be trusted; a supervisor must restart it."""
 
     def assert_triggered(sample: torch.Tensor) -> None:
         raise torch.AcceleratorError("CUDA error: device-side assert triggered")
@@ -340,10 +340,10 @@ def test_a_preview_that_fails_is_left_out(
     assert job.result().images
 
 
-def test_nobody_waits_for_a_thread_that_is_gone(
+def test_no_job_waits_for_a_thread_that_is_gone(
     model: Model, request_for: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Should the loop itself ever break, its jobs end, and no new ones are taken."""
+    """If the loop itself has a bug, its jobs end, and no new ones are accepted."""
     monkeypatch.setattr(threading, "excepthook", lambda *_: None)
     engine = Engine(model)
 
@@ -369,8 +369,8 @@ def test_the_same_seed_paints_the_same_on_a_gpu(checkpoint: Callable[[int], Any]
     assert np.abs(pictures[0] - pictures[1]).max() <= 2
 
 
-def test_a_request_that_cannot_be_in_time_is_refused_at_once(engine: Engine, request_for: Make) -> None:
-    """503 now is worth more than a picture nobody waits for any more."""
+def test_a_request_that_cannot_be_in_time_is_refused_immediately(engine: Engine, request_for: Make) -> None:
+    """A 503 now is worth more than a picture that is too late."""
     engine.paint(request_for())  # from which it knows what a step costs
     with pytest.raises(BusyError, match="even alone"):
         engine.submit(request_for(num_inference_steps=150, strength=1.0), deadline_s=1e-6)
@@ -389,7 +389,7 @@ def alone_of(engine: Engine, request: InpaintRequest) -> float:
 
 
 def test_what_is_too_late_leaves_between_two_steps(engine: Engine, request_for: Make) -> None:
-    """Its steps belong to those who still wait."""
+    """Its steps belong to the requests that can still be in time."""
     endless = request_for(num_inference_steps=150, strength=1.0)
     job = engine.submit(endless, deadline_s=0.05, promised=True)
     with pytest.raises(DeadlineError, match="fewer steps"):
@@ -398,8 +398,8 @@ def test_what_is_too_late_leaves_between_two_steps(engine: Engine, request_for: 
     assert [event.state for event in job.events()][-1] == "failed"
 
 
-def test_one_that_does_not_fit_beside_another_is_tried_alone(engine: Engine, request_for: Make) -> None:
-    """What is being decoded takes memory too: a row that fails beside it may fit when it is done."""
+def test_one_that_does_not_fit_with_another_is_tried_alone(engine: Engine, request_for: Make) -> None:
+    """Decoding takes memory, too: a row that fails meanwhile may fit when it is done."""
     tries = []
 
     def first_time(sample: torch.Tensor) -> None:
@@ -441,8 +441,8 @@ def test_a_row_of_nan_is_painted_once_more_in_fp32(
     assert max(differences) < 3
 
 
-def test_nobody_waits_for_more_than_one_decode_between_two_steps(engine: Engine, request_for: Make) -> None:
-    """Six who are done at once do not hold up the one who is not."""
+def test_no_step_waits_for_more_than_one_decode(engine: Engine, request_for: Make) -> None:
+    """Six requests that are done together do not delay the one that is not."""
     long = engine.submit(request_for(num_inference_steps=150, strength=1.0))
     next(event for event in long.events() if event.state == "step")
     order: list[str] = []
@@ -454,22 +454,22 @@ def test_nobody_waits_for_more_than_one_decode_between_two_steps(engine: Engine,
         assert all(job.result(WAIT_S).images for job in short)
     assert not long.finished
     long.cancel()
-    told = " ".join(order)
-    assert told.count("decode") <= 6
-    assert "decode 2 decode" not in told
-    assert "decode 1 decode" not in told
+    calls = " ".join(order)
+    assert calls.count("decode") <= 6
+    assert "decode 2 decode" not in calls
+    assert "decode 1 decode" not in calls
 
 
-def test_on_a_thread_of_its_own_a_decode_holds_up_no_step(model: Model, request_for: Make) -> None:
-    """As on a GPU, whose queue takes both; here the thread without the GPU."""
-    told: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-    side = SideThread(Stages(model), told.put, "test", overlapped=True)
+def test_on_a_thread_of_its_own_a_decode_delays_no_step(model: Model, request_for: Make) -> None:
+    """On a GPU both run in streams; here the thread is tested without the GPU."""
+    posted: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+    side = SideThread(Stages(model), posted.put, "test", overlapped=True)
     request = request_for(samples=2)
     task = RunningRequest(Job(request, [5, 6]), cut(request, 128))
-    heard: list[object] = []
-    side.encode(task, heard.append)
-    told.get(timeout=WAIT_S)()
-    assert heard == [None]
+    done: list[object] = []
+    side.encode(task, done.append)
+    posted.get(timeout=WAIT_S)()
+    assert done == [None]
     while not task.rows[0].done:
         step(model, task.rows)
     go_on = threading.Event()
@@ -478,12 +478,12 @@ def test_on_a_thread_of_its_own_a_decode_holds_up_no_step(model: Model, request_
         assert go_on.wait(WAIT_S)
 
     with intercepted(model.vae.decoder, wait):
-        side.decode([(task, 0), (task, 1)], None, lambda *of: heard.append(of[1:]))
-        assert told.empty()
+        side.decode([(task, 0), (task, 1)], None, lambda *of: done.append(of[1:]))
+        assert posted.empty()
         go_on.set()
         for _ in range(2):
-            told.get(timeout=WAIT_S)()
-    assert sorted(heard[1:]) == [(0, None), (1, None)]
+            posted.get(timeout=WAIT_S)()
+    assert sorted(done[1:]) == [(0, None), (1, None)]
     assert task.complete
     assert task.timings.keys() == {"encode_s", "decode_s"}
     side.settle()
@@ -491,7 +491,7 @@ def test_on_a_thread_of_its_own_a_decode_holds_up_no_step(model: Model, request_
 
 
 def test_a_long_request_delays_a_short_one_by_a_step_a_step(engine: Engine, request_for: Make) -> None:
-    """Twenty steps beside a hundred are twenty calls, whoever came first; of another size, twice that."""
+    """Twenty steps next to a hundred are twenty calls, in any order; of another size, twice that."""
     for settings, most in (({}, 20), ({"area": "whole", **wide()}, 41)):
         long = engine.submit(request_for(num_inference_steps=100, strength=1.0))
         next(event for event in long.events() if event.state == "step")

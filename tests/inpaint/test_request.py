@@ -1,4 +1,4 @@
-"""A request is checked once, completely, and says what would be right."""
+"""A request is checked once, completely; its errors say what would be right."""
 
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError, fields
@@ -90,7 +90,7 @@ def test_too_few_steps_name_both_numbers(request_for: Make) -> None:
 
 
 def test_a_mask_of_another_size_names_both_sizes(request_for: Make) -> None:
-    """The commonest mistake of all."""
+    """It is the commonest mistake of all."""
     with pytest.raises(RequestError, match=r"mask: .*128×128, but is 64×128"):
         request_for(mask=Image.new("L", (64, 128)))
 

@@ -1,4 +1,4 @@
-"""Predictions, by hand-made costs of which every figure can be done in one's head."""
+"""Forecasts with simple costs, so that every figure can be checked by mental arithmetic."""
 
 from dataclasses import replace
 
@@ -23,7 +23,7 @@ LARGE, SMALL = Bucket(128, 128), Bucket(64, 64)
 
 
 class Simple(Costs):
-    """A slot a second (a quarter where small), encoding 10 s, decoding 20 s a row; 4 slots a call."""
+    """Costs: 1 s a slot (a quarter where small), encoding 10 s, decoding 20 s a row; 4 slots a call."""
 
     overlapped = True
 
@@ -41,17 +41,17 @@ class Simple(Costs):
 
 
 class Between(Simple):
-    """The same where the loop itself encodes and decodes."""
+    """The same costs where the loop itself encodes and decodes."""
 
     overlapped = False
 
 
 COSTS, BETWEEN = Simple(), Between()
-ASIDE_S = 30.0  # encode, and decode one row
+OUTSIDE_S = 30.0  # encode, and decode one row
 
 
 def test_alone_is_the_sum_of_the_stages() -> None:
-    """What deadlines are multiples of."""
+    """Deadlines are multiples of it."""
     assert alone_s(Work(LARGE, calls=7), COSTS) == 10 + 7 * 2 + 20
     assert alone_s(Work(LARGE, calls=7, slots=1), COSTS) == 10 + 7 * 1 + 20
     assert alone_s(Work(LARGE, calls=7, samples=2), COSTS) == 10 + 7 * 4 + 2 * 20
@@ -76,46 +76,46 @@ def test_a_row_larger_than_a_call_is_run_alone() -> None:
 def test_company_in_a_call_makes_each_step_longer() -> None:
     """Two guided rows run together: no waiting, but calls of four slots."""
     overlapped = [Load(Work(LARGE, calls=100), left=50)]
-    assert finish_s(Work(LARGE, calls=7), overlapped, COSTS) == pytest.approx(7 * 4 + ASIDE_S)
+    assert finish_s(Work(LARGE, calls=7), overlapped, COSTS) == pytest.approx(7 * 4 + OUTSIDE_S)
 
 
 def test_company_that_leaves_makes_them_shorter_again() -> None:
-    """Whoever is nearly done is in nobody's way for long."""
+    """A request that is nearly done delays the others only briefly."""
     overlapped = [Load(Work(LARGE, calls=100), left=3)]
-    assert finish_s(Work(LARGE, calls=7), overlapped, COSTS) == pytest.approx(3 * 4 + 4 * 2 + ASIDE_S)
+    assert finish_s(Work(LARGE, calls=7), overlapped, COSTS) == pytest.approx(3 * 4 + 4 * 2 + OUTSIDE_S)
 
 
 def test_a_full_call_is_waited_for() -> None:
     """The first place becomes free after 5 calls, the second after 50."""
     overlapped = [Load(Work(LARGE, calls=9), left=5), Load(Work(LARGE, calls=100), left=50)]
-    assert finish_s(Work(LARGE, calls=7), overlapped, COSTS) == pytest.approx((5 + 7) * 4 + ASIDE_S)
+    assert finish_s(Work(LARGE, calls=7), overlapped, COSTS) == pytest.approx((5 + 7) * 4 + OUTSIDE_S)
     behind = [*overlapped, Load.waiting(Work(LARGE, calls=11))]
-    assert finish_s(Work(LARGE, calls=7), behind, COSTS) == pytest.approx((5 + 11 + 7) * 4 + ASIDE_S)
+    assert finish_s(Work(LARGE, calls=7), behind, COSTS) == pytest.approx((5 + 11 + 7) * 4 + OUTSIDE_S)
 
 
 def test_unguided_rows_share_a_call_by_fours() -> None:
     """Without guidance a request takes half the room."""
     waiting = [Load.waiting(Work(LARGE, calls=5, slots=1))] * 4
-    assert finish_s(Work(LARGE, calls=7, slots=1), waiting, COSTS) == pytest.approx(5 * 4 + 7 + ASIDE_S)
+    assert finish_s(Work(LARGE, calls=7, slots=1), waiting, COSTS) == pytest.approx(5 * 4 + 7 + OUTSIDE_S)
 
 
 def test_another_bucket_costs_no_more_than_ours_does() -> None:
-    """A short request beside an endless one of another size takes twice as long, not for ever."""
+    """A short request next to an endless one of another size takes twice as long, not for ever."""
     endless = [Load(Work(SMALL, calls=10**6), left=10**6)]
-    assert finish_s(Work(LARGE, calls=7), endless, COSTS) == pytest.approx(2 * 7 * 2 + ASIDE_S)
+    assert finish_s(Work(LARGE, calls=7), endless, COSTS) == pytest.approx(2 * 7 * 2 + OUTSIDE_S)
     short = [Load.waiting(Work(SMALL, calls=8))]
-    assert finish_s(Work(LARGE, calls=7), short, COSTS) == pytest.approx(7 * 2 + 8 * 0.5 + ASIDE_S)
+    assert finish_s(Work(LARGE, calls=7), short, COSTS) == pytest.approx(7 * 2 + 8 * 0.5 + OUTSIDE_S)
 
 
-def test_what_has_no_calls_left_is_in_nobodys_way() -> None:
-    """Rows that are being decoded."""
+def test_what_has_no_calls_left_delays_no_request() -> None:
+    """Rows that are being decoded take no UNet calls."""
     done = [Load(Work(LARGE, calls=9), left=0), Load(Work(SMALL, calls=9), left=0)]
     assert finish_s(Work(LARGE, calls=7), done, COSTS) == alone_s(Work(LARGE, calls=7), COSTS)
     assert backlog_s(done, COSTS) == 0
 
 
-def test_where_the_loop_encodes_and_decodes_everybody_waits_for_it() -> None:
-    """A CPU: what others have encoded and decoded is time of ours, which a GPU does beside the steps."""
+def test_where_the_loop_encodes_and_decodes_all_wait_for_it() -> None:
+    """On a CPU, encoding and decoding take time from all; on a GPU they overlap with the steps."""
     began = [Load(Work(LARGE, calls=9), left=5)]
     new = [Load.waiting(Work(LARGE, calls=5))]
     work = Work(LARGE, calls=7)
@@ -127,7 +127,7 @@ def test_where_the_loop_encodes_and_decodes_everybody_waits_for_it() -> None:
 
 
 def test_the_backlog_is_the_time_of_the_loop() -> None:
-    """What a router compares devices by, and what a caller who is refused is told."""
+    """A router compares devices by it, and a refused caller gets it as the time to wait."""
     under_way = [Load(Work(LARGE, calls=9), left=5), Load(Work(LARGE, calls=9), left=2)]
     waiting = [Load.waiting(Work(LARGE, calls=4)), Load.waiting(Work(SMALL, calls=8))]
     assert backlog_s([*under_way, *waiting], COSTS) == pytest.approx(5 * 4 + 1 * 2 + 8 * 0.5)
@@ -135,7 +135,7 @@ def test_the_backlog_is_the_time_of_the_loop() -> None:
     assert backlog_s((), COSTS) == 0
 
 
-def test_two_devices_take_two_at_once() -> None:
+def test_two_devices_take_two_simultaneously() -> None:
     """A pool of workers: what fills one device leaves the other free."""
     full = [Load(Work(LARGE, calls=9, samples=2), left=5)]
     work = Work(LARGE, calls=7, samples=2)
@@ -146,13 +146,13 @@ def test_two_devices_take_two_at_once() -> None:
 
 
 def test_demand_is_a_share_of_full_calls() -> None:
-    """What a key is charged, and what capacity is counted in."""
+    """A key is charged by it, and capacity is counted in it."""
     assert demand_s(Work(LARGE, calls=7), COSTS) == 7 * 4 / 2
     assert demand_s(Work(LARGE, calls=7, samples=3, slots=1), COSTS) == 3 * 7 * 4 / 4
 
 
 def refused(work: Work, ahead: list[Load], behind: list[Load] | None = None) -> float | None:
-    """The seconds in a refusal; None for yes. It is 0 on the clock."""
+    """Return the seconds in a refusal at time 0; None if the work is accepted."""
     try:
         refuse_late(work, 0.0, ahead, behind or [], COSTS)
     except BusyError as error:
@@ -160,10 +160,10 @@ def refused(work: Work, ahead: list[Load], behind: list[Load] | None = None) -> 
     return None
 
 
-def test_a_promise_has_some_room_for_what_was_not_foreseen() -> None:
+def test_a_forecast_has_a_margin_for_the_unforeseen() -> None:
     """A fifth of the time that it has to wait for others; none of what it takes anyway."""
     work, ahead = Work(LARGE, calls=7), [Load(Work(LARGE, calls=100), left=50)]
-    least = 7 * 2 + ASIDE_S
+    least = 7 * 2 + OUTSIDE_S
     just_enough = least + MARGIN * 7 * 2
     assert refused(replace(work, expires_at=just_enough + 0.01), ahead) is None
     assert refused(replace(work, expires_at=just_enough - 0.01), ahead) == pytest.approx(0.01)
@@ -172,9 +172,9 @@ def test_a_promise_has_some_room_for_what_was_not_foreseen() -> None:
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_nobody_is_taken_on_at_the_cost_of_a_promise(first: bool) -> None:
-    """Each step of a fuller call takes longer: without this, everybody is let in and everybody is late."""
-    alone = Load(replace(Work(LARGE, calls=10), expires_at=MARGIN * (10 * 2 + ASIDE_S) + 0.01), left=10)
+def test_no_request_is_accepted_at_the_cost_of_an_earlier_one(first: bool) -> None:
+    """Each step of a fuller call takes longer: without this, all requests are accepted and all are late."""
+    alone = Load(replace(Work(LARGE, calls=10), expires_at=MARGIN * (10 * 2 + OUTSIDE_S) + 0.01), left=10)
     newcomer = Work(LARGE, calls=10, expires_at=1000.0)
     ahead, behind = ([alone], []) if first else ([], [alone])
     assert refused(newcomer, ahead, behind) == pytest.approx(MARGIN * 10 * 2 - 0.01)
@@ -182,8 +182,8 @@ def test_nobody_is_taken_on_at_the_cost_of_a_promise(first: bool) -> None:
     assert refused(newcomer, *(([easy], []) if first else ([], [easy]))) is None
 
 
-def test_who_is_late_anyhow_keeps_nobody_out() -> None:
-    """Or one request that takes longer than foreseen would close the server."""
+def test_a_request_that_is_late_anyway_excludes_no_other() -> None:
+    """Otherwise one request that takes longer than forecast would close the server."""
     late = Load(replace(Work(LARGE, calls=10), expires_at=1.0), left=10)
     assert refused(Work(LARGE, calls=10, expires_at=1000.0), [late]) is None
 
@@ -199,7 +199,7 @@ WORKS = st.builds(
 
 @given(WORKS, st.lists(WORKS, max_size=6), WORKS, st.sampled_from([COSTS, BETWEEN]))
 def test_more_ahead_is_never_sooner(work: Work, ahead: list[Work], extra: Work, costs: Costs) -> None:
-    """A caller must not be taken on because there is more to do."""
+    """A request must not be accepted because there is more to do."""
     loads = [Load.waiting(w) for w in ahead]
     before = finish_s(work, loads, costs)
     assert before >= alone_s(work, costs) - 1e-6

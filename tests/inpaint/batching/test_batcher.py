@@ -1,4 +1,4 @@
-"""Who is painted when. Costs of one's own making, a clock that stands still unless it is moved."""
+"""The batcher, with simple costs and a clock that only the test moves."""
 
 import contextlib
 from collections import Counter
@@ -18,11 +18,9 @@ from tests.support.examples import examples
 LARGE, WIDE, SMALL = Bucket(128, 128), Bucket(104, 152), Bucket(64, 64)
 
 
-
-
 @dataclass
 class Simple(Costs):
-    """A slot a second (a quarter where small), encoding 10 s, decoding 20 s a row."""
+    """Costs: a second per slot (a quarter where small), encoding 10 s, decoding 20 s a row."""
 
     overlapped = True
     most: int = 4
@@ -50,7 +48,7 @@ class Clock:
 
 @dataclass
 class Bench:
-    """A batcher with what the engine does around it, one call at a time."""
+    """A batcher with a simulated engine, one call at a time."""
 
     costs: Simple = field(default_factory=Simple)
     clock: Clock = field(default_factory=Clock)
@@ -65,7 +63,7 @@ class Bench:
             self.batcher.begun(entry)
 
     def step(self) -> Batch:
-        """One call: rows that are done are decoded at once."""
+        """Make one call; rows that are done are decoded in no time."""
         self.begin()
         batch = self.batcher.next_batch()
         if batch:
@@ -85,7 +83,7 @@ class Bench:
 
 
 def test_requests_of_any_length_share_calls() -> None:
-    """Whoever comes while another is painted joins at the next step and leaves when done."""
+    """A request that arrives while another is painted joins at the next step and leaves when done."""
     bench = Bench()
     long = bench.batcher.submit(Work(LARGE, calls=10))
     bench.step()
@@ -97,7 +95,7 @@ def test_requests_of_any_length_share_calls() -> None:
 
 @pytest.mark.parametrize("bucket", [LARGE, WIDE, SMALL], ids=["same bucket", "as large", "smaller"])
 def test_a_long_request_delays_a_short_one_by_a_step_a_step_at_most(bucket: Bucket) -> None:
-    """Twenty steps behind somebody's hundred are no more than forty."""
+    """Twenty steps behind another's hundred take no longer than forty."""
     bench = Bench()
     bench.batcher.submit(Work(bucket, calls=100))
     bench.step()
@@ -111,7 +109,7 @@ def test_a_long_request_delays_a_short_one_by_a_step_a_step_at_most(bucket: Buck
 
 
 def test_the_first_to_come_is_the_first_in_a_call() -> None:
-    """Nobody who was begun is slowed down by one who comes later."""
+    """A request that has begun is not slowed down by a later one."""
     bench = Bench()
     entries = [bench.batcher.submit(Work(LARGE, calls=5)) for _ in range(4)]
     assert bench.step() == [(entries[0], 0), (entries[1], 0)]
@@ -131,8 +129,8 @@ def test_an_older_entry_is_not_passed_over_because_its_encoding_took_longer() ->
     assert bench.batcher.next_batch() == [(old, 0), (new, 0)]
 
 
-def test_a_row_that_fits_fills_the_place_that_is_left() -> None:
-    """Slots are not wasted: an unguided row goes beside a guided one where two guided ones do not fit."""
+def test_a_row_that_fits_fills_the_slots_that_are_left() -> None:
+    """Slots are not wasted: an unguided row joins a guided one where two guided ones do not fit."""
     bench = Bench(Simple(most=3))
     guided, other = (bench.batcher.submit(Work(LARGE, calls=5)) for _ in range(2))
     bench.begin()
@@ -151,7 +149,7 @@ def test_a_row_larger_than_the_cap_runs_alone() -> None:
 
 
 def test_one_row_more_than_fits_is_begun() -> None:
-    """A place that becomes free is taken in the next call; the others wait, where keys are fair."""
+    """A slot that becomes free is filled in the next call; the others wait in the fair queue."""
     bench = Bench()
     entries = [bench.batcher.submit(Work(LARGE, calls=5)) for _ in range(5)]
     assert bench.batcher.to_begin() == entries[:3]
@@ -187,8 +185,8 @@ def test_a_key_that_floods_does_not_keep_another_out() -> None:
     assert bench.batcher.waiting >= 44
 
 
-def test_the_flooded_key_is_promised_no_more_than_it_can_have() -> None:
-    """A key with a flood ahead is refused, another is not: it will be overtaken by that one."""
+def test_the_forecast_of_a_flooding_key_is_its_own() -> None:
+    """A key behind its own flood is refused, another is not: it overtakes the flood."""
     bench = Bench()
     for _ in range(50):
         bench.batcher.submit(Work(LARGE, calls=5, key="flood"))
@@ -199,7 +197,7 @@ def test_the_flooded_key_is_promised_no_more_than_it_can_have() -> None:
 
 
 def test_a_bucket_has_its_step_in_every_round() -> None:
-    """A dear size may not crowd out a cheap one, nor many cheap steps a dear one."""
+    """An expensive size must not crowd out a cheap one, nor many cheap steps an expensive one."""
     bench = Bench()
     for bucket in (LARGE, WIDE, SMALL):
         bench.batcher.submit(Work(bucket, calls=40))
@@ -210,7 +208,7 @@ def test_a_bucket_has_its_step_in_every_round() -> None:
 
 
 def test_costs_of_nothing_do_not_keep_a_turn_for_ever() -> None:
-    """Before anything was measured."""
+    """Before the first measurement all costs are nearly nothing."""
 
     class Free(Simple):
         def step_s(self, bucket: Bucket, slots: int) -> float:
@@ -223,7 +221,7 @@ def test_costs_of_nothing_do_not_keep_a_turn_for_ever() -> None:
 
 
 def test_an_idle_device_takes_what_it_can_finish() -> None:
-    """The deadline is met to the second, and not a second is asked for in reserve."""
+    """The deadline is met to the second, without a reserve."""
     bench = Bench()
     work = Work(LARGE, calls=7)
     assert bench.batcher.forecast_s(work) == 44
@@ -235,7 +233,7 @@ def test_an_idle_device_takes_what_it_can_finish() -> None:
 
 
 def test_a_busy_device_says_when_to_come_again() -> None:
-    """Nothing is begun that would be late, and whoever is refused knows by how much."""
+    """A request that would be late is not begun, and its caller learns by how much."""
     bench = Bench()
     for _ in range(2):
         bench.batcher.submit(Work(LARGE, calls=50))
@@ -251,7 +249,7 @@ def test_a_busy_device_says_when_to_come_again() -> None:
 
 
 def test_behind_others_a_margin_is_asked_for() -> None:
-    """Costs are not quite what was measured: what is promised should be kept."""
+    """Real costs differ from measured ones, and accepted requests should be in time."""
     bench = Bench()
     for _ in range(4):
         bench.batcher.submit(Work(LARGE, calls=10))
@@ -276,20 +274,20 @@ def test_without_a_deadline_only_room_counts() -> None:
 
 
 def test_no_room_at_all_refuses_all() -> None:
-    """An operator who closes the door."""
+    """An operator may close the queue."""
     with pytest.raises(BusyError):
         Bench(max_waiting=0).batcher.submit(Work(LARGE, calls=1))
 
 
-def test_what_was_promised_enters_without_being_asked() -> None:
+def test_accepted_work_enters_without_a_check() -> None:
     """A row that is painted again in fp32 is not refused because others came meanwhile."""
     bench = Bench(max_waiting=0)
     entry = bench.batcher.enter(Work(LARGE, calls=1, expires_at=0.5))
     assert bench.step() == [(entry, 0)]
 
 
-def test_the_expired_are_gone_whatever_they_were_doing() -> None:
-    """Nobody wants the picture any more: the device must not work on it."""
+def test_the_expired_are_removed_in_every_state() -> None:
+    """The picture is of no use any more: the device must not work on it."""
     bench = Bench()
     entries = [bench.batcher.enter(Work(LARGE, calls=5, expires_at=10.0)) for _ in range(5)]
     bench.begin()
@@ -304,7 +302,7 @@ def test_the_expired_are_gone_whatever_they_were_doing() -> None:
 
 
 def test_removing_takes_effect_at_the_next_call() -> None:
-    """A cancel is effective within one step, and twice is as good as once."""
+    """A cancel takes effect within one step, and a second one does nothing."""
     bench = Bench()
     first, second = (bench.batcher.submit(Work(LARGE, calls=5)) for _ in range(2))
     bench.step()
@@ -333,7 +331,7 @@ def test_a_limit_lowers_the_cap_of_its_bucket_only() -> None:
 
 
 def test_the_backlog_shrinks_with_every_step() -> None:
-    """What a pool routes by: a device that is nearly done has nearly nothing to do."""
+    """A pool routes by it: a device that is nearly done has nearly no backlog."""
     bench = Bench()
     bench.batcher.submit(Work(LARGE, calls=5, samples=3))
     bench.batcher.submit(Work(SMALL, calls=8))
@@ -384,7 +382,7 @@ MOVES = st.lists(
 
 
 class Follower:
-    """Does what it is told and checks after each move what must always hold."""
+    """A batcher under test: it makes moves, and checks after each what must always hold."""
 
     def __init__(self, most: int) -> None:
         self.bench = Bench(Simple(most), max_waiting=6)
@@ -463,7 +461,7 @@ class Follower:
 
 @given(MOVES, st.sampled_from([1, 2, 3, 4, 8]))
 @examples(150)
-def test_whatever_happens_the_rules_hold_and_everybody_is_finished(moves: list[object], most: int) -> None:
+def test_the_rules_hold_after_any_moves_and_all_are_finished(moves: list[object], most: int) -> None:
     """Joins, leaves, cancels, expiry, a falling cap in any order: nothing lost, idle, twice or too much."""
     follower = Follower(most)
     for move in moves:
@@ -490,7 +488,7 @@ def test_whatever_happens_the_rules_hold_and_everybody_is_finished(moves: list[o
 def test_buckets_that_both_have_work_are_never_further_apart_than_three_calls(
     works: list[tuple[Bucket, int]],
 ) -> None:
-    """Fairness with a stated bound: three times the dearest call."""
+    """Fairness with a stated bound: three times the most expensive call."""
     bench = Bench()
     for bucket, slots in works:
         bench.batcher.submit(Work(bucket, calls=10**6, slots=slots))

@@ -1,4 +1,4 @@
-"""Requests with unlike LoRAs take turns that are worth an exchange, and everybody's turn comes."""
+"""Requests with different LoRAs take turns that are worth a switch, and every bucket gets its turn."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -20,16 +20,16 @@ OTHER = BASE._replace(loras=(LoraUse("style", 0.5),))
 
 @dataclass
 class Switching(Simple):
-    """A call of two slots takes two seconds; so many an exchange."""
+    """Costs: a call of two slots takes two seconds, a switch ``cost_s``."""
 
-    exchange_s: float = 1.0
+    cost_s: float = 1.0
 
     def switch_s(self) -> float:
-        return self.exchange_s
+        return self.cost_s
 
 
 def run(bench: Bench, calls: int) -> list[Bucket]:
-    """The buckets of so many calls."""
+    """Return the buckets of the next ``calls`` calls."""
     batches: list[Batch] = [bench.step() for _ in range(calls)]
     return [batch[0][0].work.bucket for batch in batches]
 
@@ -38,30 +38,30 @@ def switches(buckets: list[Bucket]) -> int:
     return sum(one.loras != other.loras for one, other in pairwise(buckets))
 
 
-def test_rows_of_unlike_loras_never_share_a_call() -> None:
+def test_rows_of_different_loras_never_share_a_call() -> None:
     """The UNet has one set of weights at a time; the same name at another scale is another set."""
     bench = Bench(Switching(most=16))
     for bucket in (BASE, STYLE, OTHER, STYLE):
         bench.batcher.submit(Work(bucket, calls=3))
     batches = [bench.step() for _ in range(9)]
     assert all(len({entry.work.bucket for entry, _ in batch}) == 1 for batch in batches)
-    assert Counter(len(batch) for batch in batches) == {1: 6, 2: 3}, "the two alike do share"
+    assert Counter(len(batch) for batch in batches) == {1: 6, 2: 3}, "the two with the same LoRAs do share"
 
 
-@pytest.mark.parametrize("exchange_s", [0.1, 1.0, 5.0])
-def test_a_tenth_of_the_time_at_most_goes_into_exchanges(exchange_s: float) -> None:
-    """Three styles at once must not turn a GPU into a machine that swaps weights."""
-    bench = Bench(Switching(exchange_s=exchange_s))
+@pytest.mark.parametrize("cost_s", [0.1, 1.0, 5.0])
+def test_switches_take_a_tenth_of_the_time_at_most(cost_s: float) -> None:
+    """With three styles a GPU must still paint most of the time, not swap weights."""
+    bench = Bench(Switching(cost_s=cost_s))
     for bucket in (BASE, STYLE, OTHER):
         bench.batcher.submit(Work(bucket, calls=1000))
     buckets = run(bench, 600)
-    exchanging_s = switches(buckets) * exchange_s
-    assert exchanging_s <= 0.1 * (600 * 2.0 + exchanging_s) + exchange_s
+    switching_s = switches(buckets) * cost_s
+    assert switching_s <= 0.1 * (600 * 2.0 + switching_s) + cost_s
     counts = Counter(buckets)
     assert max(counts.values()) - min(counts.values()) <= 0.1 * 600, "and the time is shared as before"
 
 
-def test_everybody_s_turn_comes_in_every_round() -> None:
+def test_every_bucket_has_a_turn_in_every_round() -> None:
     """A lone request with a style is not left waiting behind a crowd without one."""
     bench = Bench(Switching())
     for _ in range(20):
@@ -69,13 +69,13 @@ def test_everybody_s_turn_comes_in_every_round() -> None:
     lone = bench.batcher.submit(Work(STYLE, calls=20))
     started = bench.clock.now
     bench.calls_until_done(lone)
-    # Its own 40 s and as much for the others, in turns of 10 s: one is under way when it comes.
+    # Its own 40 s and as much for the others, in turns of 10 s: one of these has begun when it comes.
     assert bench.clock.now - started <= 2 * 40.0 + 2 * 10.0
 
 
-def test_nothing_changes_where_nobody_uses_loras() -> None:
-    """Sizes go on taking turns call by call."""
-    bench = Bench(Switching(exchange_s=5.0))
+def test_nothing_changes_where_no_request_uses_loras() -> None:
+    """Sizes take turns call by call, as before."""
+    bench = Bench(Switching(cost_s=5.0))
     for bucket in (BASE, Bucket(104, 152)):
         bench.batcher.submit(Work(bucket, calls=40))
     assert switches(run(bench, 6)) == 0
@@ -83,7 +83,7 @@ def test_nothing_changes_where_nobody_uses_loras() -> None:
 
 
 def test_one_set_alone_is_merged_once() -> None:
-    """A page on which everybody paints in one style pays for it once."""
+    """A page on which all paint in one style pays for the switch once."""
     bench = Bench(Switching())
     for _ in range(3):
         bench.batcher.submit(Work(STYLE, calls=10))
@@ -97,7 +97,7 @@ def test_work_knows_the_loras_that_change_anything(request_for: object) -> None:
 
 
 def test_a_profile_knows_no_loras() -> None:
-    """What is measured with one set is true of all: they change numbers, not shapes."""
+    """A measurement with one set holds for all: LoRAs change numbers, not shapes."""
     profile = Profile(MadeFor("here", "", "", "", ""))
     profile.survey(BASE, {1: 1.0, 2: 1.5}, encode_s=0.2, decode_s=0.3)
     for costs in (profile.step_s(STYLE, 2), profile.step_s(BASE, 2)):
@@ -111,8 +111,8 @@ def test_a_profile_knows_no_loras() -> None:
     assert Profile.from_json(profile.to_json()).step_s(STYLE, 2) == profile.step_s(BASE, 2)
 
 
-def test_an_exchange_costs_what_it_was_seen_to_cost() -> None:
-    """Nothing before the first; then what this device needs."""
+def test_a_switch_costs_what_was_measured() -> None:
+    """It is free before the first one; then its cost is that of this device."""
     profile = Profile(MadeFor("here", "", "", "", ""))
     assert profile.switch_s() == 0.0
     profile.observe_switch(0.5)

@@ -1,4 +1,4 @@
-"""The cost model: what was measured, what is guessed from it, and what service teaches it."""
+"""The cost model: what was measured, what is predicted from it, and what it learns in service."""
 
 import json
 import subprocess
@@ -34,7 +34,7 @@ def surveyed(curve: Mapping[int, float] = CURVE, *, max_slots: int = 16, limit: 
 
 
 def test_it_is_the_costs_of_a_batcher() -> None:
-    """The engine hands it to the batcher as it is; a blank one promises nothing and refuses nothing."""
+    """The engine hands it to the batcher as it is; a blank one has no forecasts and refuses nothing."""
     costs: Costs = Profile(HERE)
     batcher = Batcher(costs, clock=lambda: 0.0)
     entry = batcher.submit(Work(NATIVE, calls=22, expires_at=1.0))
@@ -46,7 +46,7 @@ def test_it_is_the_costs_of_a_batcher() -> None:
     [(1, 0.03), (2, 0.05), (3, 0.07), (6, 0.1325), (12, 0.2625), (16, 0.35), (32, 0.70)],
 )
 def test_between_and_beyond_the_measured_slots_it_draws_a_line(slots: int, seconds: float) -> None:
-    """A batch of three rows, one of them without guidance, is nobody's measured size."""
+    """A batch of three rows, one of them without guidance, has a size that was not measured."""
     assert surveyed().step_s(NATIVE, slots) == pytest.approx(seconds)
 
 
@@ -57,20 +57,20 @@ def test_a_measurement_that_falls_does_not_make_large_batches_free() -> None:
     assert surveyed({2: 0.05, 4: 0.06}).step_s(NATIVE, 1) == pytest.approx(0.045)
 
 
-def test_from_a_single_measurement_it_takes_the_dearer_guess() -> None:
-    """A promise that is too short loses a request, one that is too long only turns it away."""
+def test_from_a_single_measurement_it_takes_the_more_expensive_guess() -> None:
+    """A forecast that is too short makes a request late; one that is too long only refuses it."""
     profile = surveyed({4: 0.1})
     assert [profile.step_s(NATIVE, slots) for slots in (1, 4, 8)] == [0.1, 0.1, 0.2]
 
 
 @given(st.dictionaries(st.integers(1, 16), st.floats(1e-4, 1e4), min_size=1), st.integers(1, 64))
-def test_no_guess_leaves_what_a_call_can_cost(curve: dict[int, float], slots: int) -> None:
-    """Whatever was measured: more than nothing, and never more than in proportion to something seen."""
-    dearest = max(max(seconds, seconds * slots / n) for n, seconds in curve.items())
-    assert 0 < surveyed(curve).step_s(NATIVE, slots) <= dearest * 1.000001
+def test_every_guess_is_a_possible_cost(curve: dict[int, float], slots: int) -> None:
+    """It is more than nothing, and never more than in proportion to a measurement."""
+    most = max(max(seconds, seconds * slots / n) for n, seconds in curve.items())
+    assert 0 < surveyed(curve).step_s(NATIVE, slots) <= most * 1.000001
 
 
-def test_another_size_costs_by_its_cells() -> None:
+def test_another_size_costs_by_its_latent_pixels() -> None:
     """Half the side is a quarter of the arithmetic: 1.59 of 6.76 TFLOP at 512² and 1024²."""
     profile = surveyed()
     assert profile.step_s(QUARTER, 4) == pytest.approx(0.09 / 4)
@@ -89,7 +89,7 @@ def test_the_nearest_size_of_the_same_precision_is_taken() -> None:
 
 
 def test_with_no_measurement_costs_are_next_to_nothing_but_in_proportion() -> None:
-    """Nobody is refused for want of a measurement, and yet large pictures do not overtake small ones."""
+    """No request is refused without a measurement, and large pictures do not overtake small ones."""
     profile = Profile(HERE)
     assert not profile.known
     assert 0 < profile.step_s(NATIVE, 2) < 1e-3
@@ -113,7 +113,7 @@ def test_what_a_size_teaches_holds_for_all_its_batches() -> None:
     """One slow call of a size never measured corrects the guesses for its larger batches too."""
     profile = surveyed()
     for _ in range(100):
-        profile.observe_step(QUARTER, 2, 0.025)  # twice the guess by cells
+        profile.observe_step(QUARTER, 2, 0.025)  # twice the guess by latent pixels
     assert profile.step_s(QUARTER, 2) == pytest.approx(0.025, rel=0.01)
     assert profile.step_s(QUARTER, 8) == pytest.approx(0.025 * 0.175 / 0.05, rel=0.01)
     assert profile.step_s(NATIVE, 8) == 0.175  # its own measurement, not a neighbour's
@@ -149,7 +149,7 @@ def test_one_paused_call_moves_the_average_by_a_tenth() -> None:
 
 @pytest.mark.parametrize(("factor", "calls"), [(0.5, 44), (1.5, 44), (8.0, 66)])
 def test_a_lasting_change_is_followed_within_three_pictures(factor: float, calls: int) -> None:
-    """A GPU that throttles, or compiled code that becomes ready, is a new truth and no outlier."""
+    """A GPU that throttles, or compiled code that becomes ready, is the new speed and no outlier."""
     profile = surveyed()
     for _ in range(calls):
         profile.observe_step(NATIVE, 2, 0.05 * factor)
@@ -159,7 +159,7 @@ def test_a_lasting_change_is_followed_within_three_pictures(factor: float, calls
 
 
 @pytest.mark.parametrize("seconds", [0.0, -1.0, nan, inf])
-def test_what_no_clock_can_say_is_not_heard(seconds: float) -> None:
+def test_impossible_times_are_ignored(seconds: float) -> None:
     """One NaN in an average would stay there, and every forecast would be NaN."""
     profile, blank = surveyed(), Profile(HERE)
     before = profile.to_json(), blank.to_json()
@@ -182,7 +182,7 @@ CAPS: list[tuple[str, dict[int, float], int]] = [
 
 @pytest.mark.parametrize(("curve", "cap"), [case[1:] for case in CAPS], ids=[case[0] for case in CAPS])
 def test_the_cap_is_where_doubling_no_longer_pays(curve: dict[int, float], cap: int) -> None:
-    """Past it, larger batches make everybody's steps longer and hardly more pictures."""
+    """Past it, larger batches make all steps longer and give hardly more pictures."""
     assert surveyed(curve).cap(NATIVE) == cap
 
 
@@ -200,7 +200,7 @@ def test_the_cap_is_no_more_than_fits_into_memory(limit: int, cap: int) -> None:
     assert surveyed(limit=1).cap(Bucket(256, 128)) == 1
 
 
-def test_another_size_fills_the_device_with_as_many_cells() -> None:
+def test_another_size_fills_the_device_with_as_many_latent_pixels() -> None:
     """One picture of 1024² nearly fills a big GPU; of 512² it takes four."""
     assert surveyed().cap(QUARTER) == 16
     assert surveyed(max_slots=64).cap(Bucket(96, 128)) == 4  # 5.3, down to a size that is compiled
@@ -231,7 +231,7 @@ def test_sizes_without_end_are_forgotten_one_by_one() -> None:
 
 @pytest.fixture
 def eager_switching() -> Iterator[None]:
-    """Threads that change places after nearly every instruction."""
+    """Have threads switch after nearly every instruction."""
     usual = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     yield
@@ -239,8 +239,8 @@ def eager_switching() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("eager_switching")
-def test_any_thread_may_ask_while_others_tell() -> None:
-    """The engine's threads tell while HTTP's threads ask for forecasts."""
+def test_any_thread_may_read_while_others_record() -> None:
+    """The engine's threads record while HTTP's threads ask for forecasts."""
     profile, errors = surveyed(), []
 
     def work(first: int) -> None:
@@ -297,7 +297,7 @@ CHANGES: list[dict[str, Any]] = [
 def test_it_is_not_believed_where_anything_differs(
     taught: Profile, change: dict[str, Any], tmp_path: Path
 ) -> None:
-    """Another card's seconds would promise what this one cannot keep."""
+    """Another card's seconds would give wrong forecasts for this one."""
     taught.save(tmp_path / "profile.json")
     other = replace(HERE, **change)
     assert Profile.load(tmp_path / "profile.json", other) is None
@@ -305,7 +305,7 @@ def test_it_is_not_believed_where_anything_differs(
 
 
 def test_one_that_was_not_asked_to_climb_as_far_is_measured_anew(tmp_path: Path) -> None:
-    """Whoever raises the limit wants larger batches, which the old file knows nothing of."""
+    """An operator who raises the limit wants larger batches, which were not measured."""
     surveyed({1: 0.1, 2: 0.11, 4: 0.12}, max_slots=4).save(tmp_path / "profile.json")
     assert Profile.load(tmp_path / "profile.json", HERE, max_slots=8) is None
     smaller = Profile.load(tmp_path / "profile.json", HERE, max_slots=2)
@@ -342,7 +342,7 @@ DAMAGE: dict[str, Callable[[Any], None]] = {
     "a bucket that is none": _with("x", "buckets", 0),
     "no height": _without("buckets", 0, "h"),
     "a height of 0": _with(0, "buckets", 0, "h"),
-    "half a cell": _with(1.5, "buckets", 0, "w"),
+    "half a latent pixel": _with(1.5, "buckets", 0, "w"),
     "a text for precise": _with("no", "buckets", 0, "precise"),
     "negative seconds": _with(-1.0, "buckets", 0, "steps", "2"),
     "NaN seconds": _with(nan, "buckets", 0, "steps", "2"),
@@ -359,7 +359,7 @@ DAMAGE: dict[str, Callable[[Any], None]] = {
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 def test_a_damaged_file_is_none(taught: Profile, damage: Callable[[Any], None], tmp_path: Path) -> None:
-    """A file that somebody edited costs a new measurement, and never a start."""
+    """A file that was edited by hand costs a new measurement, and never stops a start."""
     content = json.loads(json.dumps(taught.to_json()))
     Profile.from_json(content)
     damage(content)
@@ -395,8 +395,8 @@ def _a_file(folder: Path) -> Path:
 
 
 @pytest.mark.usefixtures("eager_switching")
-def test_two_processes_may_save_at_once(taught: Profile, tmp_path: Path) -> None:
-    """Workers of one server share the file: whoever reads it finds one whole."""
+def test_two_processes_may_save_simultaneously(taught: Profile, tmp_path: Path) -> None:
+    """Workers of one server share the file: each reads a whole one."""
     path = tmp_path / "profile.json"
     taught.save(path)
     found: list[bool] = []
@@ -412,7 +412,7 @@ def test_two_processes_may_save_at_once(taught: Profile, tmp_path: Path) -> None
 
 
 def test_a_real_curve_gives_forecasts_that_grow_with_the_batch() -> None:
-    """Forecasts that fell with the load would let everybody in."""
+    """Forecasts that fell with the load would accept every request."""
     profile = surveyed()
     for bucket in (NATIVE, QUARTER, Bucket(96, 160)):
         costs = [profile.step_s(bucket, slots) for slots in range(1, 33)]

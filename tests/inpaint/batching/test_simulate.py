@@ -1,4 +1,4 @@
-"""The batcher under overload: promises about whole traces, on several of them."""
+"""The batcher under overload: properties of whole traces."""
 
 import json
 from collections.abc import Sequence
@@ -48,7 +48,7 @@ def run_on_a_cpu(policy: str, load: float, seed: int) -> Sequence[Sent]:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_overload_does_not_take_the_service_down(seed: int) -> None:
-    """An operator at 1.2 × capacity: without admission everybody is served too late."""
+    """An operator at 1.2 × capacity: without admission all are served too late."""
     assert attainment(run("admission", 1.2, seed)[0]) >= 0.6
     assert attainment(run("unbounded", 1.2, seed)[0]) < 0.1
     assert attainment(run("cap16", 1.2, seed)[0]) < 0.15
@@ -63,15 +63,15 @@ def test_what_is_served_in_time_does_not_fall_as_more_is_asked(seed: int) -> Non
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_quiet_device_refuses_next_to_nobody(seed: int) -> None:
-    """Admission must not cost what it is to save."""
+def test_a_quiet_device_refuses_almost_no_request(seed: int) -> None:
+    """Admission must not refuse what the device can do."""
     assert attainment(run("admission", 0.3, seed)[0]) >= 0.98
 
 
 @pytest.mark.parametrize("load", [0.3, 1.2, 1.5])
 @pytest.mark.parametrize("seed", SEEDS)
-def test_promises_are_kept(seed: int, load: float) -> None:
-    """Whoever was taken on is finished in time, but for three in a hundred at worst."""
+def test_accepted_requests_are_in_time(seed: int, load: float) -> None:
+    """Of the accepted requests at most three in a hundred are late."""
     for requests in (run("admission", load, seed)[0], run_on_a_cpu("admission", load, seed)):
         taken = [sent for sent in requests if sent.fate != "refused"]
         assert all(sent.fate in ("finished", "expired") for sent in taken)
@@ -80,7 +80,7 @@ def test_promises_are_kept(seed: int, load: float) -> None:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_cpu_under_overload_keeps_its_goodput(seed: int) -> None:
-    """Batches that get slower as they fill, with encodes and decodes between: letting all in is the trap."""
+    """Batches that get slower as they fill, with encodes and decodes between: accepting all is the trap."""
     goodput = {load: load * attainment(run_on_a_cpu("admission", load, seed)) for load in (1.0, 1.5, 2.5)}
     assert goodput[1.5] >= 0.95 * goodput[1.0]
     assert goodput[2.5] >= 0.95 * goodput[1.5]
@@ -108,8 +108,8 @@ def test_the_queue_is_bounded_by_the_deadlines(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_without_deadlines_everybody_is_finished(seed: int) -> None:
-    """Nobody starves, whatever the size, the steps or the key, even where more is asked than can be done."""
+def test_without_deadlines_all_are_finished(seed: int) -> None:
+    """No request starves by its size, its steps or its key, even above capacity."""
     requests = [
         Sent(sent.at, replace(sent.work, expires_at=inf)) for sent in trace(MIX, 1.5 * RATE, 200, seed, COSTS)
     ]
@@ -120,7 +120,7 @@ def test_without_deadlines_everybody_is_finished(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_key_with_little_to_do_does_not_wait_for_one_with_much(seed: int) -> None:
-    """A customer with a request now and then beside one who sends twice what the device can do."""
+    """A customer with few requests next to one who sends twice what the device can do."""
     requests = [
         Sent(sent.at, replace(sent.work, expires_at=inf, key="small" if i % 10 == 0 else "flood"))
         for i, sent in enumerate(trace(MIX, 2 * RATE, 200, seed, COSTS))
@@ -144,8 +144,8 @@ def test_a_request_alone_takes_what_was_predicted() -> None:
         assert least - 1e-9 <= sent.finished_at <= predicted + 1e-9
 
 
-def test_a_forecast_of_one_bucket_is_exact_if_nobody_comes_later() -> None:
-    """The forecast plays the loop as the batcher will."""
+def test_a_forecast_of_one_bucket_is_exact_if_no_more_join() -> None:
+    """The forecast simulates the loop as the batcher runs it."""
     device = Device(COSTS, POLICY["admission"])
     work = Work(SQUARE, calls=18)
     ahead = [Sent(0.0, Work(SQUARE, calls)) for calls in (44, 18, 90)]
@@ -158,7 +158,7 @@ def test_a_forecast_of_one_bucket_is_exact_if_nobody_comes_later() -> None:
 
 
 def test_the_bench_ends_in_one_line_of_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """What the log and the plots read."""
+    """The log and the plots read it."""
     kept = tmp_path / "results" / "simulate.json"
     main(["--requests", "40", "--seeds", "1", "--json", str(kept)])
     figures = json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -168,7 +168,7 @@ def test_the_bench_ends_in_one_line_of_json(tmp_path: Path, capsys: pytest.Captu
 
 
 def test_the_bench_takes_a_measured_profile(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Whoever measured a card wants to know what it will bear."""
+    """An operator who has measured a card wants to know its capacity."""
     from inpaint.batching.cost_profile import Profile
     from inpaint.batching.cost_record import MadeFor
 

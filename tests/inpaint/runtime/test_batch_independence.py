@@ -1,4 +1,4 @@
-"""A picture is the same alone and in company, whoever comes, goes, is cancelled or fails meanwhile."""
+"""A picture is the same alone and in company, when others join, leave, fail or are cancelled meanwhile."""
 
 import time
 from collections import deque
@@ -49,10 +49,10 @@ REQUESTS = st.fixed_dictionaries(
 
 
 class Mischief:
-    """Faults that a test brings about at the engine's next calls."""
+    """A source of faults that a test causes in the engine's next calls."""
 
     def __init__(self) -> None:
-        self.short = 0  # so many calls with several rows run out of memory
+        self.short = 0  # the number of calls with several rows that run out of memory
 
     def before_call(self, rows: Sequence[tuple[str, Row]]) -> None:
         for prompt, row in rows:
@@ -66,7 +66,7 @@ class Mischief:
 
 
 class Company(RuleBasedStateMachine):
-    """Requests join, leave, are cancelled and fail in any order."""
+    """A state machine in which requests join, leave, fail and are cancelled in any order."""
 
     model: Model
     make: Make
@@ -139,7 +139,7 @@ class Company(RuleBasedStateMachine):
 
 
 def no_error() -> Any:
-    """It was quicker than its cancelling."""
+    """Expect no error: the job was finished before it was cancelled."""
     from contextlib import nullcontext
 
     return nullcontext()
@@ -165,7 +165,7 @@ def relative(got: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 def test_pictures_are_the_same_in_any_company(model: Model, request_for: Make) -> None:
-    """Somebody else's request must never be seen in mine."""
+    """Another user's request must never change my picture."""
     machine = type("Machine", (Company,), {"model": model, "make": staticmethod(request_for), "alone": {}})
     run_state_machine_as_test(
         machine,
@@ -176,7 +176,7 @@ def test_pictures_are_the_same_in_any_company(model: Model, request_for: Make) -
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
-def test_every_scheduler_beside_every_other(scheduler: str, model: Model, request_for: Make) -> None:
+def test_every_scheduler_next_to_every_other(scheduler: str, model: Model, request_for: Make) -> None:
     """Each sampler as a newcomer in a batch of all the others, who are at different steps."""
     wanted = request_for(scheduler=scheduler, num_inference_steps=6, strength=1.0, seed=3)
     with Engine(model, max_rows=16) as engine:
