@@ -78,7 +78,7 @@ class Fetcher:
             if isinstance(answer, bytes):
                 return answer
             if not redirects_left:
-                raise UrlError("the URL redirects; give the address of the picture itself")
+                raise UrlError("the URL redirects; send the URL of the picture itself")
             redirects_left -= 1
             target = _redirected(target, answer)
 
@@ -165,9 +165,11 @@ def _check_head(response: httpcore2.Response, cap: int) -> str | None:
     if response.status != 200:
         raise BadGatewayError(f"the picture's host answered with status {response.status}, not a picture")
     if headers.get("content-encoding", "identity").strip().lower() != "identity":
-        raise BadGatewayError("the picture's host compressed its answer although we asked it not to")
+        raise BadGatewayError("the picture's host compressed its answer, which this server does not accept")
     if not _PICTURES.fullmatch(headers.get("content-type", "").partition(";")[0].strip().lower()):
-        raise BadGatewayError("the picture's host answered with something other than a picture")
+        raise BadGatewayError(
+            "the picture's host answered with something other than a picture: its Content-Type is not image/*"
+        )
     if int(headers.get("content-length", "0")) > cap:
         raise _too_large(cap)
     return None

@@ -34,7 +34,7 @@ class Meter:
             BadGatewayError: headers and framing exceed 32 KiB plus a sixteenth of the body.
         """
         if self.received - self.body > _MAX_OVERHEAD_BYTES + self.body // _OVERHEAD_PER_BODY:
-            raise BadGatewayError("the picture's host answered with far more headers than a picture needs")
+            raise BadGatewayError("the picture's host sent too many headers, or a body in too small chunks")
 
 
 class Dialler(httpcore2.AsyncNetworkBackend):
