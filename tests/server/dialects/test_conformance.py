@@ -1,8 +1,8 @@
-"""What ``/openapi.json`` says is what the server does: schemathesis against a real one on loopback.
+"""The OpenAPI description against a real server on loopback, with schemathesis.
 
-Every request is made from the description: some as it wants them, some against it. Half of those that might
-be painted get real pictures, and half of the ids are of requests that exist, so that success is compared
-too. Nothing is random from run to run.
+Every request is generated from the description: some valid, some invalid. Half of those that might be painted
+get real pictures, and half of the ids are of existing requests, so that successes are compared too. Nothing
+differs from run to run.
 """
 
 from collections.abc import Iterable, Iterator
@@ -35,9 +35,9 @@ from tests.support.served import (
 
 pytest_plugins = ["tests.support.served_fixtures"]
 
-EXAMPLES = 30  # an operation, beside those that schemathesis makes for each value's edges
+EXAMPLES = 30  # per operation, in addition to those for the edges of each value
 PROBES = {"/livez", "/readyz"}
-PAGE = {"/", "/web/{path:path}"}  # files, open to anybody and no part of the API
+PAGE = {"/", "/web/{path:path}"}  # files that need no key and are not part of the API
 CHECKS = [
     checks.status_code_conformance,
     checks.content_type_conformance,
@@ -56,11 +56,11 @@ API = schemathesis.openapi.from_dict(
 
 
 def routes(found: Iterable[BaseRoute]) -> Iterator[tuple[str, str]]:
-    """Method and path of every route, those of included routers too."""
+    """Yield method and path of every route, including those of included routers."""
     for route in found:
         if isinstance(route, Route):
             yield from ((method, route.path) for method in sorted((route.methods or set()) - {"HEAD"}))
-        else:  # FastAPI's wrapper; another kind, a mount say, has to be thought of here
+        else:  # FastAPI's wrapper; other kinds, such as a mount, must be handled here
             yield from routes(route.original_router.routes)  # type: ignore[attr-defined]
 
 
@@ -69,7 +69,7 @@ ROUTES = sorted(routes(APP.routes))
 
 @API.hook
 def flatmap_body(context: HookContext, made: Any) -> "st.SearchStrategy[Any]":
-    """Half of the bodies with pictures that can be painted; as made, they are noise."""
+    """Give half of the bodies pictures that can be painted; as generated, they are noise."""
     if not isinstance(made, dict):
         return st.just(made)
     pictures = {"image": b64(PHOTO), "mask": b64(MASK), "prompt": "a red circle"}
@@ -78,7 +78,7 @@ def flatmap_body(context: HookContext, made: Any) -> "st.SearchStrategy[Any]":
 
 @pytest.fixture(scope="module")
 def keyed(tmp_path_factory: pytest.TempPathFactory, picture_host: PictureHost) -> Iterator[Served]:
-    """A server that asks for keys."""
+    """Serve with keys."""
     with server_for(tmp_path_factory.mktemp("keyed"), picture_host) as served:
         served.key()
         yield served
@@ -86,13 +86,13 @@ def keyed(tmp_path_factory: pytest.TempPathFactory, picture_host: PictureHost) -
 
 @pytest.fixture(scope="module")
 def token(keyed: Served) -> str:
-    """May do everything."""
+    """Return a key with every scope."""
     return keyed.key(scopes=("sdxl-inpaint", "metrics"))
 
 
 @pytest.fixture(scope="module")
 def ids(keyed: Served, token: str) -> list[str]:
-    """Requests of this key that were painted, failed and were cancelled."""
+    """Return the ids of this key's requests that were painted, failed and cancelled."""
     engine = keyed.engine
     assert isinstance(engine, FakeEngine)
     with keyed.calling(key=token) as client:
@@ -118,7 +118,7 @@ def ids(keyed: Served, token: str) -> list[str]:
 
 @API.parametrize()
 def test_the_description_is_what_happens(case: Case, keyed: Served, token: str, ids: list[str]) -> None:
-    """Who writes a client from /openapi.json: no status, content type, header or body that is not in it."""
+    """A generated client meets no status, content type, header or body that is not described."""
     wanted = (case.path_parameters or {}).get("request_id")
     if isinstance(wanted, str) and len(wanted) == 32 and wanted[0] in "01234567":
         case.path_parameters["request_id"] = ids[int(wanted[0], 16) % len(ids)]
@@ -134,10 +134,8 @@ def _is_no_bug(answer: Response) -> None:
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
-def test_nobody_without_a_key_gets_past_the_door(
-    method: str, path: str, keyed: Served, ids: list[str]
-) -> None:
-    """An operator: every route, those of tomorrow too, asks for a key before it does or tells anything."""
+def test_every_route_requires_a_key(method: str, path: str, keyed: Served, ids: list[str]) -> None:
+    """Every route, including those added tomorrow, requires a key before it does anything."""
     known = {"{request_id}": ids[0], "{number}": "0", "{path:path}": "index.html"}
     url = path
     for name, value in known.items():
@@ -150,7 +148,7 @@ def test_nobody_without_a_key_gets_past_the_door(
 
 
 def test_a_key_for_one_thing_opens_no_other(keyed: Served) -> None:
-    """An operator who gives the monitoring a key of its own."""
+    """An operator can give the monitoring a key of its own."""
     with keyed.calling(key=keyed.key(scopes=("metrics",))) as client:
         assert client.get("/metrics").status_code == 200
         for version in ("v1", "v2"):
@@ -160,7 +158,7 @@ def test_a_key_for_one_thing_opens_no_other(keyed: Served) -> None:
 
 
 def test_every_route_is_described(keyed: Served, token: str) -> None:
-    """Nobody finds a route by accident, and schemathesis passes none by."""
+    """Every route can be found in the description, and schemathesis misses none."""
     paths = APP.openapi()["paths"]
     described = {(method.upper(), path) for path, methods in paths.items() for method in methods}
     assert set(ROUTES) == described | {("GET", "/openapi.json"), *(("GET", path) for path in PAGE)}

@@ -1,4 +1,4 @@
-"""What a program learns before it paints, and the routes that the page needs beyond the hosted API."""
+"""The routes that describe the server and pictures, and those that the page needs beyond the hosted API."""
 
 import io
 from typing import Any
@@ -34,17 +34,17 @@ V1, V2, INFO = "/v1/sdxl-inpaint", "/v2/sdxl-inpaint", "/v2/info"
 
 
 def finished(served: Served, **fields: object) -> Any:
-    """The answer of a queued request, once it has ended."""
+    """Submit a request, wait until it is painted, and return its answer."""
     request_id = served.client.post(V2, json=body(**fields)).json()["request_id"]
     eventually(lambda: served.client.get(f"/v2/requests/{request_id}").json()["status"] == "COMPLETED")
     return served.client.get(f"/v2/requests/{request_id}").json()
 
 
-# What the server can do.
+# GET /v2/sdxl-inpaint.
 
 
 def test_a_form_can_be_built_from_what_the_server_offers(served: Served) -> None:
-    """The page: every field with its default and its range, so that nobody is refused for trusting it."""
+    """The page builds its form from the offer, so every default and range in it must be accepted."""
     offer = served.client.get(V2).json()
     assert offer["schedulers"] == list(SCHEDULERS)
     assert (offer["model"], offer["native_size"], offer["ready"]) == ("demo", 128, True)
@@ -60,7 +60,7 @@ def test_a_form_can_be_built_from_what_the_server_offers(served: Served) -> None
 
 
 def test_while_the_model_loads_the_offer_says_so(serve: Serve) -> None:
-    """Requests are taken and wait; the size at which it paints is not known yet."""
+    """Requests are accepted and wait; the model's native size is not known yet."""
     engine = FakeEngine(loaded=False)
     served = serve(engine)
     assert (served.client.get(V2).json()["ready"], served.client.get(V2).json()["native_size"]) == (
@@ -71,13 +71,13 @@ def test_while_the_model_loads_the_offer_says_so(serve: Serve) -> None:
     eventually(lambda: served.client.get(V2).json()["ready"])
 
 
-def test_a_models_folder_is_not_told(serve: Serve) -> None:
-    """Strangers with a key need not know where things lie on the operator's disk."""
+def test_a_models_folder_is_not_revealed(serve: Serve) -> None:
+    """A client must not learn where files are on the operator's disk."""
     assert serve(model="/home/ann/models/beach.safetensors").client.get(V2).json()["model"] == "beach"
 
 
-def test_the_offer_is_for_those_who_may_paint(serve: Serve) -> None:
-    """It wants a key as painting does, with the same scope."""
+def test_the_offer_needs_the_scope_for_painting(serve: Serve) -> None:
+    """The offer needs a key with the same scope as painting."""
     served = serve()
     with served.calling(key=served.key(scopes=("metrics",))) as client:
         assert client.get(V2).status_code == 403
@@ -85,12 +85,12 @@ def test_the_offer_is_for_those_who_may_paint(serve: Serve) -> None:
     assert served.client.get(V2).status_code == 401
 
 
-# What a picture says.
+# POST /v2/info.
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
 def test_a_picture_says_what_it_is(served: Served, kind: str) -> None:
-    """As JSON and as a form; turned upright, as it would be painted."""
+    """Size and format come from JSON and from a form, after the picture is turned upright."""
     exif = Image.Exif()
     exif[0x0112] = 6
     data = file_of(photo(), kind, exif=exif)
@@ -101,7 +101,7 @@ def test_a_picture_says_what_it_is(served: Served, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
 def test_a_painted_picture_gives_its_settings_back(served: Served, kind: str) -> None:
-    """Somebody finds last week's result and wants to go on from there."""
+    """A user who finds last week's result can continue from its settings."""
     settings = {"prompt": "a red circle", "seed": 12, "scheduler": "Euler a", "strength": 0.8}
     plain = decode(PHOTO)
     data = write(plain.image, plain, Made(settings, model="demo"), kind)
@@ -110,7 +110,7 @@ def test_a_painted_picture_gives_its_settings_back(served: Served, kind: str) ->
 
 
 def test_a_picture_by_url_is_fetched_as_safely_as_any(served: Served, picture_host: PictureHost) -> None:
-    """The same one way out as for painting."""
+    """This route fetches URLs under the same rules as painting."""
     url = picture_host.put("/info.png", PHOTO)
     assert served.client.post(INFO, json={"image": url}).json()["width"] == SIZE[0]
     refused = served.client.post(INFO, json={"image": "http://169.254.169.254/latest"})
@@ -129,8 +129,10 @@ def test_a_picture_by_url_is_fetched_as_safely_as_any(served: Served, picture_ho
     ],
     ids=["nothing", "null", "text", "noise", "cut", "large"],
 )
-def test_what_is_no_picture_is_said(served: Served, sent: dict[str, object], status: int, said: str) -> None:
-    """One sentence; the page shows it."""
+def test_a_file_that_is_no_picture_is_named(
+    served: Served, sent: dict[str, object], status: int, said: str
+) -> None:
+    """The page shows the error, so it is one sentence."""
     response = served.client.post(INFO, json=sent)
     assert response.status_code == status
     assert response.json()["error"].startswith(said)
@@ -141,7 +143,7 @@ def test_what_is_no_picture_is_said(served: Served, sent: dict[str, object], sta
 
 @pytest.mark.parametrize("mask", [MASK, None], ids=["mask", "no mask"])
 def test_a_picture_grows_by_what_is_asked(served: Served, mask: bytes | None) -> None:
-    """The new strip is painted, the old pixels stay, and a mask says what else is."""
+    """The new strip is painted, the old pixels stay, and a mask adds what else to paint."""
     sides = {"extend": [16, 0, 8, 4]}
     answer = served.client.post(V1, json=body(mask=mask and b64(mask), output_format="png", seed=3, **sides))
     picture = opened(answer.content)
@@ -158,7 +160,7 @@ def test_a_picture_grows_by_what_is_asked(served: Served, mask: bytes | None) ->
 
 
 def test_a_form_extends_too(served: Served) -> None:
-    """`0,0,16,0` is how forms and the command line say it; v2 takes what v1 does."""
+    """Forms and the command line write ``0,0,16,0``; v2 accepts it like v1."""
     form = {"prompt": "more", "extend": "0,0,16,0", "output_format": "png"}
     assert opened(served.client.post(V1, data=form, files={"image": PHOTO}).content).size == (64, 32)
     done = finished(served, mask=None, extend=[0, 16, 0, 0])
@@ -183,7 +185,7 @@ def test_a_form_extends_too(served: Served) -> None:
     ],
 )
 def test_a_wrong_extension_is_named(served: Served, fields: dict[str, object], said: str) -> None:
-    """Before anything is charged or painted."""
+    """It is refused before anything is charged or painted."""
     response = served.client.post(V1, json=body(**({"mask": None} | fields)))
     assert response.status_code == 400
     assert response.json()["error"].startswith(said)
@@ -193,7 +195,7 @@ def test_a_wrong_extension_is_named(served: Served, fields: dict[str, object], s
 
 
 def test_a_picture_comes_in_the_format_that_is_asked_for(served: Served) -> None:
-    """The page works on lossless PNGs and downloads in the format that was opened."""
+    """The page paints lossless PNGs and downloads the format that was opened."""
     done = finished(served, output_format="png", seed=5)
     as_stored = served.client.get(done["output"])
     for name in ("png", "jpeg", "webp"):
@@ -220,8 +222,8 @@ def test_a_colour_profile_survives_another_format(served: Served) -> None:
     assert picture.info["icc_profile"] == profile
 
 
-def test_the_seed_of_each_picture_is_told(served: Served) -> None:
-    """Whoever likes the third of four wants to paint it again."""
+def test_the_answer_holds_the_seed_of_each_picture(served: Served) -> None:
+    """A user who likes the third of four pictures can paint it again."""
     done = finished(served, samples=3, seed=11)
     assert done["seeds"] == [11, 12, 13]
     assert len(done["images"]) == 3

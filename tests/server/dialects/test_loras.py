@@ -29,7 +29,7 @@ BOTH = (LoraUse("other", 1.0), LoraUse("style", 0.8))
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """With two LoRAs, as far as anybody can tell who does not load them."""
+    """Return a folder with two LoRAs, which are valid only until they are loaded."""
     made = tmp_path / "loras"
     made.mkdir()
     for name in ("style", "other"):
@@ -39,12 +39,12 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def served(serve: Serve, folder: Path) -> Served:
-    """A server that has them."""
+    """Serve with those LoRAs."""
     return serve(loras=folder)
 
 
 def asked(served: Served) -> InpaintRequest:
-    """What the engine was asked for last."""
+    """Return the last request that the engine got."""
     assert isinstance(served.engine, FakeEngine)
     return served.engine.requests[-1]
 
@@ -60,14 +60,14 @@ def asked(served: Served) -> InpaintRequest:
     ids=repr,
 )
 def test_a_request_names_loras(loras: object, served: Served) -> None:
-    """A program sends objects, somebody at a terminal text."""
+    """A program sends objects, a user at a terminal sends text."""
     response = served.client.post(V1, json=body(loras=loras))
     assert response.status_code == 200, response.text
     assert asked(served).loras == BOTH
 
 
 def test_a_form_names_them_in_text(served: Served) -> None:
-    """And a prompt's tags work from everywhere."""
+    """A form and the tags of a prompt name LoRAs as well."""
     fields = body(prompt="a circle <lora:style:0.8>", loras="other")
     response = served.client.post(V1, files={name: (None, str(value)) for name, value in fields.items()})
     assert response.status_code == 200, response.text
@@ -75,7 +75,7 @@ def test_a_form_names_them_in_text(served: Served) -> None:
 
 
 def test_a_queued_request_keeps_its_loras(served: Served) -> None:
-    """They are written down with it, and survive a restart as all else does."""
+    """LoRAs are stored with the request and survive a restart."""
     request_id = served.client.post(V2, json=body(loras="style:0.8,other")).json()["request_id"]
     eventually(lambda: served.client.get(f"/v2/requests/{request_id}").json()["status"] == "COMPLETED")
     assert asked(served).loras == BOTH
@@ -98,8 +98,8 @@ WRONG: dict[str, tuple[dict[str, object], str]] = {
 
 @pytest.mark.parametrize("route", [V1, V2])
 @pytest.mark.parametrize("what", WRONG)
-def test_what_is_wrong_is_said_at_once(what: str, route: str, served: Served) -> None:
-    """Before anything is written down or paid for; and nothing of the disk is told but the names."""
+def test_a_wrong_lora_is_refused_immediately(what: str, route: str, served: Served) -> None:
+    """A wrong LoRA is refused before it is stored or charged, and the error shows names but no path."""
     fields, says = WRONG[what]
     response = served.client.post(route, json=body(**fields))
     assert response.status_code == 400, response.text
@@ -109,15 +109,15 @@ def test_what_is_wrong_is_said_at_once(what: str, route: str, served: Served) ->
     assert served.engine.requests == []
 
 
-def test_the_server_tells_which_there_are(served: Served, folder: Path) -> None:
-    """The page offers them; one that is put there later is offered without a restart."""
+def test_the_server_lists_its_loras(served: Served, folder: Path) -> None:
+    """The page offers the LoRAs; one that is added later appears without a restart."""
     assert served.client.get(V2).json()["loras"] == ["other", "style"]
     (folder / "new.safetensors").write_bytes(b"")
     assert served.client.get(V2).json()["loras"] == ["new", "other", "style"]
 
 
 def test_the_folder_reaches_the_workers(tmp_path: Path) -> None:
-    """``inpaint serve --loras DIR``."""
+    """``inpaint serve --loras DIR`` sets the folder of each worker."""
     assert spec_of(Settings(loras=tmp_path)).loras == str(tmp_path)
     assert spec_of(Settings()).loras is None
 
@@ -128,7 +128,7 @@ def test_a_workers_engine_paints_with_what_crosses_the_wire(
     tmp_path: Path,
     request_for: Callable[..., InpaintRequest],
 ) -> None:
-    """The whole way from the pool's message to a picture in the style."""
+    """A LoRA in the pool's message changes the worker's picture."""
     write_lora(tmp_path, "style", model)
     request = request_for(prompt="a red circle <lora:style:0.5>", num_inference_steps=3)
     ours, theirs = socket.socketpair()

@@ -1,4 +1,4 @@
-"""The hosted API's own clients against a server process: its SDK unmodified, and the program in its docs."""
+"""The hosted API's own clients against a server process: its unmodified SDK, and the program in its docs."""
 
 import base64
 import io
@@ -22,7 +22,7 @@ SLUG = "sdxl-inpaint"
 QUICK = {"scheduler": "DDIM", "num_inference_steps": 20, "seed": 7}
 CREDITS = 1.0
 
-# From the hosted API's page, to the letter but for the host of its two pictures.
+# From the hosted API's page, unchanged except for the host of its two pictures.
 DOCUMENTED = {
     "image": "{host}/sdxl_inpaint.jpeg",
     "mask": "{host}/sdxl_inpaint_mask.png",
@@ -42,7 +42,7 @@ Connect = Callable[..., SegmindClient]
 
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    """``inpaint serve`` with metering; and the demo model with a fault, which fetches from loopback."""
+    """Serve twice: ``inpaint serve`` with metering; the demo model with a fault, fetching from loopback."""
     metered, open_ = tmp_path_factory.mktemp("metered"), tmp_path_factory.mktemp("open")
     with accounts(metered) as books:
         keys = {"rich": books.key(CREDITS)[1], "poor": books.key()[1]}
@@ -61,7 +61,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]
 
 @pytest.fixture
 def connect(servers: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[Connect]:
-    """(server, name of a key) → the SDK's client, with nothing changed but its base URL."""
+    """Return a function of (server, name of a key) that makes the SDK's client; only its base URL differs."""
     monkeypatch.delenv("SEGMIND_API_KEY", raising=False)
     clients: list[SegmindClient] = []
 
@@ -85,28 +85,28 @@ def paint(**fields: object) -> dict[str, Any]:
 
 
 def differs(data: bytes) -> tuple[float, float]:
-    """How far a picture is from the photograph, 0 to 255: inside the mask, and away from it."""
+    """Return the mean difference to the photograph, 0 to 255: inside the mask, and away from it."""
     before, after = (np.asarray(Image.open(io.BytesIO(d)).convert("RGB"), dtype=int) for d in (PHOTO, data))
     inside = np.asarray(Image.open(io.BytesIO(MASK)).convert("L")) > 127
-    apart = np.abs(before - after).mean(axis=2)
-    return float(apart[inside].mean()), float(apart[:20].mean())
+    difference = np.abs(before - after).mean(axis=2)
+    return float(difference[inside].mean()), float(difference[:20].mean())
 
 
 def test_run_sync_is_a_picture_and_its_price(connect: Connect, servers: dict[str, Any]) -> None:
-    """The SDK's v1 call: raw bytes of the picture's own size, and headers with what it cost."""
+    """The SDK's v1 call returns the picture's bytes, and headers with the price."""
     response = connect().run_sync(SLUG, **paint())
     assert response.headers["content-type"] == "image/jpeg"
     assert opened(response.content).size == opened(PHOTO).size
     inside, outside = differs(response.content)
     assert inside > 15
-    assert outside < 3, "but for what JPEG does"
+    assert outside < 3, "only JPEG's own loss"
     width, height = opened(PHOTO).size
     assert float(response.headers["x-cost"]) == pytest.approx(18 * width * height / 1e6 * 0.001, abs=2e-6)
     assert float(response.headers["x-remaining-credits"]) < CREDITS
 
 
 def test_the_readme_shows_how(servers: dict[str, Any]) -> None:
-    """The README's lines, word for word but for the port."""
+    """The README's lines work unchanged, except for the port."""
     readme = (ROOT / "README.md").read_text("utf-8")
     (code,) = (block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "segmind" in block)
     names: dict[str, Any] = {"key": servers["keys"]["rich"], "body": paint()}
@@ -118,7 +118,7 @@ def test_the_readme_shows_how(servers: dict[str, Any]) -> None:
 
 
 def test_run_polls_until_its_picture_is_there(connect: Connect) -> None:
-    """The SDK's default since 1.1.0, v2: its own URLs and words; the picture opens without a key."""
+    """The SDK's default since 1.1.0 is v2, with its own URLs and states; the picture opens without a key."""
     done = connect().run(SLUG, **paint(samples=2))
     assert done["status"] == "COMPLETED"
     assert done["seed"] == 7
@@ -131,7 +131,7 @@ def test_run_polls_until_its_picture_is_there(connect: Connect) -> None:
 
 
 def test_submit_async_waits_and_can_be_asked_again(connect: Connect) -> None:
-    """The handle's three methods: wait, status, result."""
+    """The handle's methods work: wait, status and result."""
     job = connect().submit_async(SLUG, **paint())
     assert job.submit_response["status"] == "QUEUED"
     done = job.wait(timeout=300, interval=0.1)
@@ -141,7 +141,7 @@ def test_submit_async_waits_and_can_be_asked_again(connect: Connect) -> None:
 
 
 def test_a_failed_job_is_the_sdks_own_exception(connect: Connect) -> None:
-    """The model made no picture: InferenceFailed with our sentence by v2, status 500 by v1."""
+    """A failed painting raises InferenceFailed with our sentence on v2, and status 500 on v1."""
     job = connect("odd", None).submit_async(SLUG, **paint(prompt="blank"))
     with pytest.raises(InferenceFailed) as failed:
         job.wait(interval=0.1)
@@ -155,8 +155,8 @@ def test_a_failed_job_is_the_sdks_own_exception(connect: Connect) -> None:
 
 
 @pytest.mark.parametrize("call", ["run", "run_sync"])
-def test_a_bad_picture_is_said_at_once(connect: Connect, call: str) -> None:
-    """Status and sentence arrive where the SDK looks for them, by both ways."""
+def test_a_bad_picture_is_refused_immediately(connect: Connect, call: str) -> None:
+    """Status and sentence arrive where the SDK looks for them, on v1 and v2."""
     with pytest.raises(SegmindError) as refused:
         getattr(connect(), call)(SLUG, **paint(mask="bm90IGEgcGljdHVyZQ=="))
     assert refused.value.status == 400
@@ -165,7 +165,7 @@ def test_a_bad_picture_is_said_at_once(connect: Connect, call: str) -> None:
 
 @pytest.mark.parametrize("call", ["run", "run_sync"])
 def test_no_credits_is_406_and_says_credits(connect: Connect, call: str) -> None:
-    """Clients look for the word as well as for the number."""
+    """Clients look for the word as well as for the status."""
     with pytest.raises(SegmindError) as refused:
         getattr(connect(key="poor"), call)(SLUG, **paint())
     assert refused.value.status == 406
@@ -180,14 +180,14 @@ def test_no_credits_is_406_and_says_credits(connect: Connect, call: str) -> None
     ],
 )
 def test_a_bad_key_is_401(connect: Connect, key: str | None, sentence: str) -> None:
-    """In the hosted API's words."""
+    """The error has the hosted API's wording."""
     with pytest.raises(SegmindError) as refused:
         connect(key=key).run_sync(SLUG, **paint())
     assert (refused.value.status, refused.value.detail) == (401, sentence)
 
 
 def documented(server: ServerProcess, host: str, key: str) -> requests.Response:
-    """The program on the hosted API's page."""
+    """Run the program from the hosted API's page."""
     url = f"{server.url}/v1/sdxl-inpaint"
     body = {
         name: str(value).format(host=host) if name in ("image", "mask") else value
@@ -198,7 +198,7 @@ def documented(server: ServerProcess, host: str, key: str) -> requests.Response:
 
 
 def test_the_documented_program_runs_with_another_host(servers: dict[str, Any]) -> None:
-    """Whoever followed the hosted API's page changes one line."""
+    """A user of the hosted API changes one line."""
     servers["asked"].clear()
     with closing(documented(servers["odd"], servers["host"], "any")) as response:
         assert (response.status_code, response.headers["content-type"]) == (200, "image/jpeg")
@@ -209,7 +209,7 @@ def test_the_documented_program_runs_with_another_host(servers: dict[str, Any]) 
 
 
 def test_but_the_server_does_not_look_inside(servers: dict[str, Any]) -> None:
-    """The same program against ``inpaint serve``, which no setting lets fetch from loopback."""
+    """``inpaint serve`` refuses to fetch from loopback, and no setting allows it."""
     servers["asked"].clear()
     with closing(documented(servers["plain"], servers["host"], servers["keys"]["rich"])) as response:
         assert response.status_code == 422

@@ -1,4 +1,4 @@
-"""``POST /v1/sdxl-inpaint`` as clients of the hosted API know it: what they may send, what they get back."""
+"""``POST /v1/sdxl-inpaint`` as clients of the hosted API know it: requests, answers and errors."""
 
 import io
 import json
@@ -39,14 +39,14 @@ def engine_of(served: Served) -> FakeEngine:
 
 
 def painted_with(served: Served, **fields: object) -> Any:
-    """What the engine was asked for with these fields."""
+    """Paint with these fields, and return the request that the engine got."""
     response = served.client.post(V1, json=body(**fields))
     assert response.status_code == 200, response.text
     return engine_of(served).requests[-1]
 
 
 def problem(response: Any, status: int) -> str:
-    """The sentence of an error; nothing else may be in it."""
+    """Check an error's shape, and return its sentence."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/json"
     found = response.json()
@@ -59,18 +59,18 @@ def problem(response: Any, status: int) -> str:
 
 
 def refused(served: Served, status: int = 400, **fields: object) -> str:
-    """The sentence for a body that must not reach the engine."""
+    """Send a body that must not reach the engine, and return the error's sentence."""
     before = len(engine_of(served).requests)
     text = problem(served.client.post(V1, json=body(**fields)), status)
     assert len(engine_of(served).requests) == before
     return text
 
 
-# What may be sent.
+# Requests.
 
 
 def test_the_documented_example_works_unchanged(served: Served, picture_host: PictureHost) -> None:
-    """Whoever follows the hosted API's page changes the host name and the key, and nothing else."""
+    """A user of the hosted API's documentation changes only the host name and the key."""
     example = {
         "image": picture_host.put("/sdxl_inpaint.jpeg", file_of(photo(), "JPEG"), "image/jpeg"),
         "mask": picture_host.put("/sdxl_inpaint_mask.png", MASK),
@@ -89,12 +89,12 @@ def test_the_documented_example_works_unchanged(served: Served, picture_host: Pi
     assert response.headers["content-type"] == "image/jpeg"
     assert opened(response.content).size == SIZE
     request = engine_of(served).requests[-1]
-    told = {name: example[name] for name in example.keys() - {"image", "mask", "base64"}}
-    assert {name: getattr(request, name) for name in told} == told
+    settings = {name: example[name] for name in example.keys() - {"image", "mask", "base64"}}
+    assert {name: getattr(request, name) for name in settings} == settings
 
 
 def test_every_form_of_a_picture_gives_the_same_bytes(served: Served, picture_host: PictureHost) -> None:
-    """JSON or form, URL, data: URI, base64 or file: clients disagree, the result may not."""
+    """Clients send JSON or forms, URLs, data: URIs, base64 or files; the result must be the same."""
     urls = {
         "image": picture_host.put("/same.png", PHOTO),
         "mask": picture_host.put("/same-mask.png", MASK),
@@ -120,7 +120,7 @@ def test_every_form_of_a_picture_gives_the_same_bytes(served: Served, picture_ho
 
 
 def test_defaults_are_the_documented_ones(served: Served) -> None:
-    """Three fields are required; the others have the hosted API's defaults, and strength is 0.9, not 7.5."""
+    """Three fields are required; the others have the hosted API's defaults, with strength 0.9 and not 7.5."""
     assert served.client.post(V1, json=body(seed=None)).headers["content-type"] == "image/jpeg"
     request = engine_of(served).requests[-1]
     assert (request.samples, request.scheduler, request.num_inference_steps) == (1, "DPM2 Karras", 25)
@@ -128,7 +128,7 @@ def test_defaults_are_the_documented_ones(served: Served) -> None:
 
 
 def test_numbers_and_booleans_may_be_text(served: Served) -> None:
-    """Clients built on forms send everything as text."""
+    """Clients that use forms send everything as text."""
     text = {"samples": "2", "num_inference_steps": "30", "guidance_scale": "5.5", "seed": "9"}
     text |= {"strength": "0.5", "base64": "False", "soft": "true", "padding": "64"}
     request = painted_with(served, **text)
@@ -144,20 +144,20 @@ def test_a_guidance_interval_comes_as_a_list_or_as_a_forms_text(served: Served, 
 
 @pytest.mark.parametrize("value", ["False", "false", "0", 0, False, "no", None, ""])
 def test_base64_false_in_any_spelling_sends_bytes(served: Served, value: object) -> None:
-    """Python clients send str(False)."""
+    """Python clients send ``str(False)``."""
     fields = body() | {"base64": value}
     assert served.client.post(V1, json=fields).headers["content-type"] == "image/jpeg"
 
 
 @pytest.mark.parametrize("value", ["True", "true", "1", 1, True])
 def test_base64_true_in_any_spelling_sends_json(served: Served, value: object) -> None:
-    """And str(True)."""
+    """Python clients send ``str(True)``."""
     response = served.client.post(V1, json=body(base64=value))
     assert response.headers["content-type"] == "application/json"
 
 
 def test_unknown_fields_are_ignored(served: Served) -> None:
-    """Clients of other models send what these know."""
+    """Clients of other models send those models' fields."""
     more = {
         "negativePrompt": "x",
         "style": 5,
@@ -169,7 +169,7 @@ def test_unknown_fields_are_ignored(served: Served) -> None:
 
 
 def test_the_older_names_of_both_pictures_work(served: Served) -> None:
-    """``imageUrl`` and ``maskUrl``, where image and mask are absent."""
+    """``imageUrl`` and ``maskUrl`` count where image and mask are absent."""
     old = body(imageUrl=b64(PHOTO), maskUrl=b64(MASK), image=None, mask=None)
     assert served.client.post(V1, json=old).status_code == 200
     assert served.client.post(V1, json=old | {"image": None}).status_code == 200
@@ -177,7 +177,7 @@ def test_the_older_names_of_both_pictures_work(served: Served) -> None:
 
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_every_documented_scheduler_works_in_any_letter_case(served: Served, name: str) -> None:
-    """Twelve names, and clients that shout or whisper them."""
+    """All twelve names work in upper and lower case."""
     for spelling in (name, name.upper(), name.lower()):
         assert painted_with(served, scheduler=spelling).scheduler == name
 
@@ -196,7 +196,7 @@ EDGES = {
 
 @pytest.mark.parametrize("name", EDGES)
 def test_a_number_out_of_its_range_is_an_error_and_never_clamped(served: Served, name: str) -> None:
-    """A picture made with other settings than those asked for is worse than none."""
+    """A picture made with other settings than the requested ones is worse than none."""
     least, most, below, above = EDGES[name]
     for value in (below, above, str(above)):
         text = refused(served, **{name: value})
@@ -255,7 +255,7 @@ WRONG = [
 
 @pytest.mark.parametrize(("name", "value"), WRONG)
 def test_a_wrong_value_is_answered_with_its_name(served: Served, name: str, value: object) -> None:
-    """Whoever reads the sentence knows which field to mend."""
+    """A client developer sees which field to correct."""
     fields = json.dumps(body() | {name: value}).replace("Infinity", "1e400")
     response = served.client.post(V1, content=fields, headers={"content-type": "application/json"})
     assert problem(response, 400).startswith(f"{name}:")
@@ -263,13 +263,13 @@ def test_a_wrong_value_is_answered_with_its_name(served: Served, name: str, valu
 
 @pytest.mark.parametrize("name", ["image", "mask", "prompt"])
 def test_a_missing_field_is_named(served: Served, name: str) -> None:
-    """Absent or null."""
+    """A field that is absent or null is missing."""
     assert refused(served, **{name: None}) == f"{name}: is required"
     assert problem(served.client.post(V1, json=body() | {name: None}), 400) == f"{name}: is required"
 
 
 def test_a_lone_surrogate_is_no_text(served: Served) -> None:
-    """JSON can say it; neither a tokenizer nor a database can hold it."""
+    """JSON can contain it, but neither a tokenizer nor a database can store it."""
     fields = json.dumps(body()).replace("a red circle", "\\ud800")
     response = served.client.post(V1, content=fields, headers={"content-type": "application/json"})
     assert problem(response, 400).startswith("prompt:")
@@ -278,22 +278,22 @@ def test_a_lone_surrogate_is_no_text(served: Served) -> None:
 @pytest.mark.parametrize(
     "body_text", ["", "{", "[]", "null", '"x"', "5", '{"seed": NaN}', "{'a': 1}", "\xff"]
 )
-def test_a_body_that_is_no_json_object_is_said_to_be_none(served: Served, body_text: str) -> None:
-    """NaN is no JSON, whatever Python's own parser thinks."""
+def test_a_body_that_is_no_json_object_is_named(served: Served, body_text: str) -> None:
+    """NaN is not JSON, although Python's own parser accepts it."""
     headers = {"content-type": "application/json"}
     response = served.client.post(V1, content=body_text.encode("latin-1"), headers=headers)
     assert problem(response, 400).startswith("body:")
 
 
 def test_a_seed_one_above_the_bound_is_tolerated(served: Served) -> None:
-    """The hosted API's own page draws it."""
+    """The hosted API's own page draws this seed."""
     assert painted_with(served, seed=1_000_000_000_000_000).seed == 999_999_999_999_999
     assert painted_with(served, seed="1000000000000000").seed == 999_999_999_999_999
 
 
 @pytest.mark.parametrize("seed", [-1, None, "-1"])
 def test_a_random_seed_is_reported(served: Served, seed: object) -> None:
-    """So that a good picture can be painted again."""
+    """A user can paint a good picture again."""
     first, second = (served.client.post(V1, json=body(seed=seed)) for _ in range(2))
     seeds = [int(response.headers["x-seed-value"]) for response in (first, second)]
     assert seeds == [request.seed for request in engine_of(served).requests[-2:]]
@@ -310,7 +310,7 @@ def test_too_few_steps_for_the_strength_is_an_error_that_names_both(served: Serv
 
 
 def test_pictures_of_different_size_are_refused_with_both_sizes(served: Served) -> None:
-    """The mask's pixels mean nothing on another picture."""
+    """A mask's pixels mean nothing on a picture of another size."""
     text = refused(served, mask=b64(file_of(white_box((64, 64)))))
     assert "48×32" in text
     assert "64×64" in text
@@ -318,7 +318,7 @@ def test_pictures_of_different_size_are_refused_with_both_sizes(served: Served) 
 
 @pytest.mark.parametrize("grey", [0, 127])
 def test_a_mask_without_white_is_refused(served: Served, grey: int) -> None:
-    """Nobody pays for their own picture back."""
+    """A caller does not pay for an unchanged picture."""
     text = refused(served, mask=b64(file_of(Image.new("L", SIZE, grey))))
     assert text.startswith("mask: nothing to repaint")
 
@@ -330,7 +330,7 @@ def test_the_faintest_grey_that_counts_in_a_soft_mask_is_painted(served: Served)
 
 
 def test_the_lenient_server_clamps_instead(serve: Serve) -> None:
-    """Two public clients exceed the documented ranges; an operator may let them."""
+    """Two public clients exceed the documented ranges; an operator may allow it."""
     served = serve(segmind_lenient=True)
     wild = {"samples": 9, "num_inference_steps": "500", "guidance_scale": 0, "strength": 1}
     request = painted_with(served, **wild, seed=10**20, scheduler="K_EULER")
@@ -341,11 +341,11 @@ def test_the_lenient_server_clamps_instead(serve: Serve) -> None:
         assert refused(served, guidance_scale=value).startswith("guidance_scale:")
 
 
-# What comes back.
+# Answers.
 
 
 def test_the_content_type_is_exactly_that_of_the_format(served: Served) -> None:
-    """One public client compares ``image/jpeg`` to the letter."""
+    """One public client compares the header with ``image/jpeg`` exactly."""
     for output_format, kind in ((None, "JPEG"), ("jpeg", "JPEG"), ("png", "PNG"), ("webp", "WEBP")):
         response = served.client.post(V1, json=body(output_format=output_format))
         assert response.headers["content-type"] == f"image/{kind.lower()}"
@@ -354,7 +354,7 @@ def test_the_content_type_is_exactly_that_of_the_format(served: Served) -> None:
 
 
 def test_quality_is_that_of_the_file(served: Served) -> None:
-    """95 unless asked otherwise."""
+    """The quality is 95 by default."""
     noisy = Image.effect_noise((256, 256), 80).convert("RGB")
     fields = {"image": b64(file_of(noisy)), "mask": b64(file_of(white_box((256, 256))))}
     sizes = [
@@ -364,8 +364,8 @@ def test_quality_is_that_of_the_file(served: Served) -> None:
     assert sizes[0] < sizes[1] == sizes[2] < sizes[3]
 
 
-def test_the_headers_tell_what_the_bytes_cannot(served: Served) -> None:
-    """The vendor's older client raises KeyError without the credits."""
+def test_the_headers_hold_what_the_bytes_cannot(served: Served) -> None:
+    """The vendor's older client raises KeyError without the header for credits."""
     headers = served.client.post(V1, json=body(samples=2), headers={"x-request-id": "mine-1"}).headers
     assert float(headers["x-remaining-credits"]) > 1000
     assert float(headers["x-generation-time"]) >= 0
@@ -380,13 +380,13 @@ def test_the_headers_tell_what_the_bytes_cannot(served: Served) -> None:
 
 @pytest.mark.parametrize("given", ["", "a b", "x" * 65, "<script>", "é"])
 def test_a_harmful_request_id_is_replaced(served: Served, given: str) -> None:
-    """It goes into logs."""
+    """The id is written to logs."""
     found = served.client.post(V1, json={}, headers={"x-request-id": given.encode("latin-1")})
     assert found.headers["x-request-id"] not in ("", given)
 
 
 def test_base64_answers_have_the_hosted_keys(served: Served) -> None:
-    """``image`` without a data: prefix, ``status`` Success; all samples in ``images``."""
+    """``image`` has no data: prefix, ``status`` is Success, and ``images`` holds all samples."""
     response = served.client.post(V1, json=body(base64=True, samples=3, output_format="png"))
     assert response.headers["content-type"] == "application/json"
     assert float(response.headers["x-remaining-credits"]) > 0
@@ -406,7 +406,7 @@ def _unpacked(text: str) -> bytes:
 
 
 def test_of_several_samples_the_bytes_are_the_first(served: Served) -> None:
-    """There is one body; the header says how many there were."""
+    """There is one body; a header says how many pictures there were."""
     one = served.client.post(V1, json=body(output_format="png"))
     four = served.client.post(V1, json=body(output_format="png", samples=4))
     assert one.content == four.content
@@ -415,7 +415,7 @@ def test_of_several_samples_the_bytes_are_the_first(served: Served) -> None:
 
 @pytest.mark.parametrize("size", [(17, 33), (100, 20), (64, 64)])
 def test_the_output_has_the_inputs_size(served: Served, size: tuple[int, int]) -> None:
-    """Whatever size the model works in."""
+    """The size in which the model works does not matter."""
     fields = {"image": b64(file_of(photo(size))), "mask": b64(file_of(white_box(size)))}
     assert opened(served.client.post(V1, json=body(**fields)).content).size == size
 
@@ -430,7 +430,7 @@ def test_what_the_mask_keeps_is_the_callers_own(served: Served) -> None:
 
 
 def test_a_phone_picture_comes_back_upright(served: Served) -> None:
-    """Its EXIF says which way up it is; its mask was drawn on the upright picture."""
+    """EXIF gives the orientation; the mask was drawn on the upright picture."""
     exif = Image.Exif()
     exif[0x0112] = 6  # turn right by 90°
     exif[0x010F] = "a camera's maker"
@@ -439,21 +439,21 @@ def test_a_phone_picture_comes_back_upright(served: Served) -> None:
     painted = opened(response.content)
     assert painted.size == SIZE
     red, green, _ = painted.convert("RGB").getpixel((2, 2))  # type: ignore[misc]
-    assert (red > 200, green > 180) == (True, True)  # the corner is where it was
-    assert len(painted.getexif()) == 0  # nor where and with what it was taken
+    assert (red > 200, green > 180) == (True, True)  # the corner is still where it was
+    assert len(painted.getexif()) == 0  # the EXIF data, such as place and camera, is gone
 
 
-def test_an_answer_names_the_models_remarks(served: Served) -> None:
-    """Health and safety of headers: they are ASCII, whatever is in the prompt."""
+def test_a_prompt_in_any_script_is_painted(served: Served) -> None:
+    """Headers are ASCII, although a prompt may be in any script."""
     assert painted_with(served, prompt="Überraschung 🎈 日本").prompt == "Überraschung 🎈 日本"
 
 
-# What goes wrong.
+# Errors.
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "image/png", ""])
 def test_another_content_type_is_refused_with_the_hosted_words(served: Served, kind: str) -> None:
-    """406, as the hosted API has it."""
+    """The hosted API answers 406 as well."""
     response = served.client.post(V1, content=b"prompt=x", headers={"content-type": kind})
     assert problem(response, 406) == "Invalid content type"
 
@@ -472,7 +472,7 @@ def test_nothing_redirects(served: Served) -> None:
 
 
 def test_a_wrong_verb_is_405_and_says_which_is_right(served: Served) -> None:
-    """Also for HEAD and OPTIONS, which a proxy may send."""
+    """The same holds for HEAD and OPTIONS, which a proxy may send."""
     for verb in ("GET", "PUT", "DELETE", "PATCH", "OPTIONS"):
         response = served.client.request(verb, V1)
         problem(response, 405)
@@ -482,7 +482,7 @@ def test_a_wrong_verb_is_405_and_says_which_is_right(served: Served) -> None:
 
 
 def test_a_url_that_may_not_be_fetched_is_422(served: Served) -> None:
-    """And so is one that leads nowhere, in the same words."""
+    """A URL that leads nowhere gets the same error."""
     blocked = refused(served, 422, image="http://10.0.0.1/x.png")
     nowhere = refused(served, 422, image="http://does-not-exist.invalid/x.png")
     assert blocked == nowhere
@@ -499,7 +499,7 @@ def test_a_picture_host_that_answers_wrongly_is_502(served: Served, picture_host
 
 
 def test_two_urls_share_one_cap(serve: Serve, picture_host: PictureHost) -> None:
-    """The cap is on what one request makes us fetch."""
+    """The cap limits what one request makes the server fetch."""
     served = serve(fetch_max_bytes=2 * len(PHOTO) - 1)
     same = picture_host.put("/cap.png", PHOTO)
     white = picture_host.put("/cap-mask.png", file_of(Image.new("L", SIZE, 255)))
@@ -508,15 +508,15 @@ def test_two_urls_share_one_cap(serve: Serve, picture_host: PictureHost) -> None
 
 
 def test_a_picture_too_large_to_decode_is_413(served: Served) -> None:
-    """20 MB, whichever way it came."""
+    """The limit of 20 MB holds for every way to send a picture."""
     padded = PHOTO + bytes(20_000_001 - len(PHOTO))
     files = {"image": ("photo.png", padded), "mask": ("mask.png", MASK)}
     text = problem(served.client.post(V1, data={"prompt": "x"}, files=files), 413)
     assert "20 MB" in text
 
 
-def test_a_file_in_another_format_is_said_to_be_one(served: Served) -> None:
-    """And not to be bad base64, which it never claimed to be."""
+def test_a_file_in_another_format_is_named(served: Served) -> None:
+    """The error must not call it bad base64, since it was sent as a file."""
     files = {"image": ("photo.gif", file_of(photo(), "GIF")), "mask": ("mask.png", MASK)}
     text = problem(served.client.post(V1, data={"prompt": "x"}, files=files), 400)
     assert text == "image: is not a PNG, JPEG or WebP picture"
@@ -532,7 +532,7 @@ FAILURES = [
 
 @pytest.mark.parametrize(("error", "status"), FAILURES, ids=lambda value: type(value).__name__)
 def test_a_failure_of_ours_says_so_with_an_id(served: Served, error: Exception, status: int) -> None:
-    """500 carries the id that our log has, 503 says when to come back."""
+    """500 carries the id that our log has, 503 a time to retry."""
     engine_of(served).failures.append(error)
     response = served.client.post(V1, json=body(), headers={"x-request-id": "abc"})
     text = problem(response, status)
@@ -540,11 +540,11 @@ def test_a_failure_of_ours_says_so_with_an_id(served: Served, error: Exception, 
     assert response.headers["x-content-type-options"] == "nosniff"
     assert ("abc" in text) == (status == 500)
     assert ("retry-after" in response.headers) == (status == 503)
-    assert served.client.post(V1, json=body()).status_code == 200  # the next one is not concerned
+    assert served.client.post(V1, json=body()).status_code == 200  # the next request is not affected
 
 
 def test_before_the_model_is_loaded_the_answer_is_503(serve: Serve) -> None:
-    """With the time to come back; /readyz and /livez tell a supervisor the difference."""
+    """The answer has a time to retry; a supervisor distinguishes /readyz from /livez."""
     engine = FakeEngine(loaded=False)
     served = serve(engine)
     response = served.client.post(V1, json=body())
@@ -558,7 +558,7 @@ def test_before_the_model_is_loaded_the_answer_is_503(serve: Serve) -> None:
 
 
 def test_after_the_deadline_the_answer_is_504_and_the_engine_is_free(serve: Serve) -> None:
-    """Nobody paints what nobody waits for."""
+    """The engine does not paint for a client that has stopped waiting."""
     engine = FakeEngine()
     engine.held = True
     served = serve(engine, deadline_s=0.2)
@@ -568,7 +568,7 @@ def test_after_the_deadline_the_answer_is_504_and_the_engine_is_free(serve: Serv
 
 
 def test_a_client_that_hangs_up_frees_the_engine(served: Served) -> None:
-    """Its rows belong to those who still wait."""
+    """The rows of its request are free for clients that still wait."""
     engine = engine_of(served)
     engine.held = True
     content = json.dumps(body())
@@ -583,7 +583,7 @@ def test_a_client_that_hangs_up_frees_the_engine(served: Served) -> None:
 
 @pytest.mark.parametrize("status", [200, 500])
 def test_a_connection_is_kept_for_the_next_request(served: Served, status: int) -> None:
-    """Neither watching for its end nor a bug of ours may end it."""
+    """Neither watching for a disconnect nor an internal error may close the connection."""
     if status == 500:
         engine_of(served).failures.append(RuntimeError("a bug"))
     content = json.dumps(body())
@@ -597,7 +597,7 @@ def test_a_connection_is_kept_for_the_next_request(served: Served, status: int) 
 
 
 def test_credits_are_a_large_number_where_nothing_is_counted(served: Served) -> None:
-    """Clients want a number, under the hosted API's names."""
+    """Clients expect a number, under the hosted API's names."""
     found = served.client.get("/v1/get-user-credits").json()
     assert found.keys() == {"credits", "free-credits"}
     assert found["credits"] > 1000

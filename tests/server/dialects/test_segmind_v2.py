@@ -1,4 +1,4 @@
-"""``/v2``: queued, polled, streamed, cancelled, asked for twice, and alive after a restart."""
+"""``/v2``: requests are queued, polled, streamed, cancelled, repeated, and survive a restart."""
 
 import io
 import json
@@ -46,14 +46,14 @@ def engine_of(served: Served) -> FakeEngine:
 
 
 def submitted(client: httpx2.Client, headers: dict[str, str] | None = None, **fields: object) -> str:
-    """The id of a new request."""
+    """Submit a request and return its id."""
     response = client.post(V2, json=body(**fields), headers=headers)
     assert response.status_code == 200, response.text
     return str(response.json()["request_id"])
 
 
 def ended(client: httpx2.Client, request_id: str) -> Any:
-    """A request's answer, once it has one."""
+    """Wait until a request has ended, and return its answer."""
     path = f"/v2/requests/{request_id}"
     eventually(lambda: client.get(f"{path}/status").json()["status"] in ("COMPLETED", "FAILED"))
     return client.get(path)
@@ -64,7 +64,7 @@ def status_of(client: httpx2.Client, request_id: str) -> str:
 
 
 def events_of(client: httpx2.Client, request_id: str) -> Iterator[tuple[str, Any]]:
-    """Server-sent events: name and data."""
+    """Yield name and data of a request's server-sent events."""
     with client.stream("GET", f"/v2/requests/{request_id}/events") as response:
         assert response.status_code == 200
         assert response.headers["content-type"].startswith("text/event-stream")
@@ -85,11 +85,11 @@ PRICE = {"metering": True, "price": 1.0}
 COST = 22 * 48 * 32 / 1e6  # steps × megapixels
 
 
-# From the submission to the pictures.
+# From submission to pictures.
 
 
 def test_a_request_is_queued_painted_and_answered(served: Served) -> None:
-    """The words and keys are the hosted API's: its SDK reads them."""
+    """States and keys are the hosted API's, because its SDK reads them."""
     response = served.client.post(V2, json=body(samples=2, output_format="png", prompt="Ümläut 🎈"))
     assert response.status_code == 200
     queued = response.json()
@@ -119,7 +119,7 @@ def test_the_faintest_grey_that_counts_in_a_soft_mask_is_painted(served: Served)
 
 
 def test_metrics_hold_seconds_and_credits(served: Served) -> None:
-    """What the hosted API's answer has."""
+    """The hosted API's answer has the same metrics."""
     metrics = ended(served.client, submitted(served.client)).json()["metrics"]
     assert metrics.keys() == {"cost", "remaining_credits", "inference_time", "queue_time", "total_time"}
     assert metrics["inference_time"] == 1.75  # the fake engine's encode, denoise and decode
@@ -128,7 +128,7 @@ def test_metrics_hold_seconds_and_credits(served: Served) -> None:
 
 
 def test_the_old_poll_url_has_the_same_answer(served: Served) -> None:
-    """``GET /v1/requests/{id}``, for older clients."""
+    """Older clients poll ``GET /v1/requests/{id}``."""
     queued = served.client.post(V2, json=body()).json()
     new = ended(served.client, queued["request_id"])
     assert served.client.get(queued["poll_url"]).json() == new.json()
@@ -136,7 +136,7 @@ def test_the_old_poll_url_has_the_same_answer(served: Served) -> None:
 
 
 def test_status_words_follow_the_request(served: Served) -> None:
-    """QUEUED, PROCESSING, COMPLETED: the SDK compares them to the letter."""
+    """The SDK compares QUEUED, PROCESSING and COMPLETED exactly."""
     engine = engine_of(served)
     engine.held = True
     request_id = submitted(served.client)
@@ -151,7 +151,7 @@ def test_status_words_follow_the_request(served: Served) -> None:
 
 
 def test_a_failed_request_comes_under_422_with_its_error(served: Served) -> None:
-    """On status and on answer; the error is a sentence."""
+    """Status and answer hold the error as a sentence."""
     engine_of(served).failures.append(OutOfMemoryError("it did not fit into the GPU's memory"))
     answer = ended(served.client, request_id := submitted(served.client))
     for response in (answer, served.client.get(f"/v2/requests/{request_id}/status")):
@@ -162,15 +162,15 @@ def test_a_failed_request_comes_under_422_with_its_error(served: Served) -> None
 
 
 def test_a_bug_fails_the_request_and_no_other(served: Served) -> None:
-    """It is not left PROCESSING for ever."""
+    """The request must not stay PROCESSING for ever."""
     engine_of(served).failures.append(RuntimeError("secret detail"))
     found = ended(served.client, submitted(served.client)).json()
     assert (found["status"], found["error"]) == ("FAILED", "internal error")
     assert ended(served.client, submitted(served.client)).status_code == 200
 
 
-def test_what_cannot_be_painted_is_refused_at_once(served: Served, picture_host: PictureHost) -> None:
-    """And not accepted first, to fail later."""
+def test_what_cannot_be_painted_is_refused_immediately(served: Served, picture_host: PictureHost) -> None:
+    """A request must not be accepted and then fail for a reason that was known."""
     black = b64(file_of(Image.new("L", SIZE, 0)))
     wrong = picture_host.put("/v2-html.png", b"<html>", "text/html")
     cases = [({"samples": 9}, 400), ({"mask": black}, 400), ({"image": wrong}, 502)]
@@ -183,24 +183,24 @@ def test_what_cannot_be_painted_is_refused_at_once(served: Served, picture_host:
 
 
 def test_a_phone_picture_with_a_profile_survives_the_queue(served: Served) -> None:
-    """What waits is kept as a file of ours, and must be the same picture afterwards."""
+    """A queued picture is stored as a file of ours, and must stay the same."""
     exif = Image.Exif()
     exif[0x0112] = 8
     turned = photo().transpose(Image.Transpose.ROTATE_270)
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     image = b64(file_of(turned, "JPEG", quality=95, exif=exif, icc_profile=profile, dpi=(300, 300)))
     fields = body(image=image, output_format="png", scheduler="ddim", grow=3, soft="true", fill="blur")
-    at_once = served.client.post(V1, json=fields)
+    over_v1 = served.client.post(V1, json=fields)
     answer = ended(served.client, submitted(served.client, **fields)).json()
-    assert httpx2.get(answer["output"], trust_env=False).content == at_once.content
-    assert opened(at_once.content).info["icc_profile"] == profile
+    assert httpx2.get(answer["output"], trust_env=False).content == over_v1.content
+    assert opened(over_v1.content).info["icc_profile"] == profile
     first, second = engine_of(served).requests
     for name in ("scheduler", "grow", "soft", "fill", "seed", "prompt", "strength", "negative_prompt"):
         assert getattr(first, name) == getattr(second, name)
 
 
 def test_more_pictures_than_a_caller_may_send_fit_the_queue(served: Served) -> None:
-    """A JPEG of 1 MB is a PNG of many more; what we wrote ourselves must be readable again."""
+    """A JPEG of 1 MB is a much larger PNG, and what we stored must be readable again."""
     image = Image.frombytes("RGB", (2700, 2700), random.Random(1).randbytes(3 * 2700 * 2700))
     data = b64(file_of(image, "JPEG", quality=20, subsampling=0))
     request_id = submitted(served.client, image=data, mask=data, quality=1)
@@ -213,26 +213,26 @@ def test_more_pictures_than_a_caller_may_send_fit_the_queue(served: Served) -> N
 
 
 def urls_of(response: httpx2.Response) -> set[str]:
-    """Everything before the path."""
+    """Return the base of every URL in an answer."""
     found = response.json()
     return {found[name].partition("/v")[0] for name in ("poll_url", "status_url", "response_url")}
 
 
 def test_urls_are_absolute_under_the_clients_own_host(served: Served) -> None:
-    """The SDK calls them as they are."""
+    """The SDK calls the URLs unchanged."""
     assert urls_of(served.client.post(V2, json=body())) == {served.url}
     named = served.client.post(V2, json=body(), headers={"host": f"localhost:{served.port}"})
     assert urls_of(named) == {f"http://localhost:{served.port}"}
 
 
 def test_a_public_url_wins(serve: Serve) -> None:
-    """Behind a proxy that tells nothing, the operator says it."""
+    """Behind a proxy that sends no headers the operator sets the URL."""
     served = serve(public_url="https://paint.example.com/", no_auth=True)
     assert urls_of(served.client.post(V2, json=body())) == {"https://paint.example.com"}
 
 
-def test_a_trusted_proxys_scheme_counts_and_nobody_elses(serve: Serve) -> None:
-    """``X-Forwarded-Proto`` from the proxy on this machine; from a stranger it would be a lie."""
+def test_a_trusted_proxys_scheme_counts_and_no_others(serve: Serve) -> None:
+    """``X-Forwarded-Proto`` counts from the proxy on this machine; another client could forge it."""
     forwarded = {"x-forwarded-proto": "https", "host": "paint.example.com"}
     for trusted, scheme in (("127.0.0.1", "https"), ("10.1.2.3", "http")):
         served = serve(trusted_proxies=trusted, no_auth=True)
@@ -241,11 +241,11 @@ def test_a_trusted_proxys_scheme_counts_and_nobody_elses(serve: Serve) -> None:
         served.stop()
 
 
-# Whose it is.
+# Other keys' requests.
 
 
 def test_another_keys_request_does_not_exist(serve: Serve) -> None:
-    """404 and not 403: ids cannot be tried."""
+    """The answer is 404 and not 403, so ids cannot be guessed."""
     served = serve()
     with served.calling(key=served.key()) as mine, served.calling(key=served.key()) as theirs:
         request_id = submitted(mine)
@@ -264,7 +264,7 @@ def test_another_keys_request_does_not_exist(serve: Serve) -> None:
 
 
 def test_a_pictures_url_opens_that_requests_pictures_only(served: Served) -> None:
-    """A URL that is passed on gives away one picture, not the account."""
+    """A URL that is passed on gives access to one request's pictures, not to the account."""
     first, second = (ended(served.client, submitted(served.client)).json()["output"] for _ in range(2))
     token = first.partition("token=")[2]
     swapped = second.partition("token=")[0] + "token="
@@ -277,7 +277,7 @@ def test_a_pictures_url_opens_that_requests_pictures_only(served: Served) -> Non
 
 @pytest.mark.parametrize("bad", ["x", "0" * 31, "0" * 33, "A" * 32, "..%2f..%2fetc", "%00", "'--"])
 def test_an_id_that_cannot_be_is_404(served: Served, bad: str) -> None:
-    """In the same shape as one that is not."""
+    """An invalid id gets the same answer as an unknown one."""
     for path in (f"/v2/requests/{bad}", f"/v2/requests/{bad}/status", f"/v1/requests/{bad}"):
         response = served.client.get(path)
         assert (response.status_code, list(response.json())) == (404, ["error"])
@@ -286,8 +286,8 @@ def test_an_id_that_cannot_be_is_404(served: Served, bad: str) -> None:
 # Events.
 
 
-def test_events_tell_place_steps_previews_and_the_end(serve: Serve) -> None:
-    """A page can draw a bar and a rough picture without asking every second."""
+def test_events_report_position_steps_previews_and_the_end(serve: Serve) -> None:
+    """A page can show a progress bar and a rough picture without polling."""
     engine = FakeEngine(loaded=False)
     served = serve(engine)
     engine.held = True
@@ -321,7 +321,7 @@ def _data(uri: str) -> bytes:
 
 
 def test_events_of_an_ended_request_are_its_end(served: Served) -> None:
-    """Whoever comes late hears how it went."""
+    """A client that connects late gets the result."""
     done = submitted(served.client)
     ended(served.client, done)
     assert [name for name, _ in events_of(served.client, done)] == ["done"]
@@ -333,7 +333,7 @@ def test_events_of_an_ended_request_are_its_end(served: Served) -> None:
 
 
 def test_a_listener_that_leaves_stops_the_previews(served: Served) -> None:
-    """Previews cost the GPU's time, and are made only for those who look."""
+    """Previews cost GPU time and are made only while a client listens."""
     engine = engine_of(served)
     engine.held = True
     request_id = submitted(served.client)
@@ -349,7 +349,7 @@ def test_a_listener_that_leaves_stops_the_previews(served: Served) -> None:
 
 
 def test_a_running_request_stops_within_a_step(served: Served) -> None:
-    """It is FAILED to those who ask, with a reason, because the hosted API has no other word."""
+    """A cancelled request is FAILED with a reason, because the hosted API has no other state for it."""
     engine = engine_of(served)
     engine.held = True
     request_id = submitted(served.client)
@@ -363,7 +363,7 @@ def test_a_running_request_stops_within_a_step(served: Served) -> None:
 
 
 def test_a_queued_request_is_never_begun(serve: Serve) -> None:
-    """Nor is it charged."""
+    """A request that is cancelled in the queue is not charged either."""
     engine = FakeEngine(loaded=False)
     served = serve(engine, **PRICE)
     with served.calling(key=served.key(balance=1)) as client:
@@ -377,7 +377,7 @@ def test_a_queued_request_is_never_begun(serve: Serve) -> None:
 
 
 def test_an_ended_request_stays_as_it_is(served: Served) -> None:
-    """Cancelling is no way to get the money back."""
+    """Cancelling a painted request gives no refund."""
     done = submitted(served.client)
     ended(served.client, done)
     assert served.client.delete(f"/v2/requests/{done}").json()["status"] == "COMPLETED"
@@ -388,7 +388,7 @@ def test_an_ended_request_stays_as_it_is(served: Served) -> None:
 
 
 def test_only_what_was_begun_is_paid(serve: Serve) -> None:
-    """A request cancelled after its first step cost the GPU's time."""
+    """A request that is cancelled after its first step has cost GPU time."""
     engine = FakeEngine()
     engine.held = True
     served = serve(engine, **PRICE)
@@ -407,7 +407,7 @@ def test_only_what_was_begun_is_paid(serve: Serve) -> None:
 def test_a_request_cancelled_on_its_way_to_the_engine_takes_no_step(
     served: Served, background: Background
 ) -> None:
-    """There is a moment in which it is neither queued nor anybody's."""
+    """For a moment a request is neither in the queue nor in the engine."""
     engine = engine_of(served)
     engine.held = True
     served.do(engine.door.clear)
@@ -421,7 +421,7 @@ def test_a_request_cancelled_on_its_way_to_the_engine_takes_no_step(
 
 
 def test_cancelling_races_with_beginning(served: Served, background: Background) -> None:
-    """Whichever comes first, the request ends, once, and DELETE comes back."""
+    """In either order the request ends once, and DELETE returns."""
     engine = engine_of(served)
     engine.held = True
     ids = [submitted(served.client) for _ in range(8)]
@@ -435,7 +435,7 @@ def test_cancelling_races_with_beginning(served: Served, background: Background)
 
 
 def test_one_key_is_one_request_charged_once(serve: Serve) -> None:
-    """A client that lost the answer asks again, on v1 as on v2."""
+    """A client that lost the answer repeats its request, on v1 as on v2."""
     served = serve(**PRICE)
     with served.calling(key=served.key(balance=1), Idempotency_Key="k-1") as client:
         first = submitted(client)
@@ -467,7 +467,7 @@ def test_a_form_and_its_retry_are_the_same_body(serve: Serve) -> None:
 
 
 def test_one_key_with_another_body_is_422(served: Served) -> None:
-    """It is a mistake of the caller's, and must not return somebody's old picture."""
+    """This is the caller's mistake, and must not return the first request's picture."""
     key = {"Idempotency-Key": "k-other"}
     submitted(served.client, headers=key)
     for path in (V1, V2):
@@ -477,7 +477,7 @@ def test_one_key_with_another_body_is_422(served: Served) -> None:
 
 
 def test_two_callers_may_use_the_same_idempotency_key(serve: Serve) -> None:
-    """Keys are the caller's own: nobody meets another's request through them."""
+    """Idempotency keys belong to one API key, so callers do not see each other's requests."""
     served = serve()
     with served.calling(key=served.key(), Idempotency_Key="1") as one:
         first = submitted(one)
@@ -486,7 +486,7 @@ def test_two_callers_may_use_the_same_idempotency_key(serve: Serve) -> None:
 
 
 def test_the_key_of_a_request_in_flight_finds_it(served: Served) -> None:
-    """Not a second one beside it."""
+    """A retry must not start a second painting."""
     engine = engine_of(served)
     engine.held = True
     key = {"Idempotency-Key": "k-flight"}
@@ -497,8 +497,8 @@ def test_the_key_of_a_request_in_flight_finds_it(served: Served) -> None:
     assert ended(served.client, request_id).status_code == 200
 
 
-def test_one_key_sent_by_many_at_once_is_one_request(serve: Serve, background: Background) -> None:
-    """Only the database sees two that come at the same time."""
+def test_one_key_sent_by_many_simultaneously_is_one_request(serve: Serve, background: Background) -> None:
+    """Only the database can detect two requests that arrive simultaneously."""
     engine = FakeEngine()
     engine.held = True
     served = serve(engine, **PRICE)
@@ -512,11 +512,11 @@ def test_one_key_sent_by_many_at_once_is_one_request(serve: Serve, background: B
         assert len({found.content for found in answers}) == 1
         assert credits_left(client) == pytest.approx(1 - COST)
     assert len(engine.requests) == 1
-    assert len(list((served.settings.data / "pictures").iterdir())) == 1  # the losers' files are gone
+    assert len(list((served.settings.data / "pictures").iterdir())) == 1  # the files of the others are gone
 
 
-def test_a_failure_is_told_again_with_its_status(served: Served) -> None:
-    """The same key is the same request, also where it went wrong."""
+def test_a_failure_is_repeated_with_its_status(served: Served) -> None:
+    """The same key is the same request, also if it failed."""
     engine_of(served).failures.append(OutOfMemoryError("too large"))
     key = {"Idempotency-Key": "k-fails"}
     answers = [served.client.post(V1, json=body(), headers=key) for _ in range(2)]
@@ -525,7 +525,7 @@ def test_a_failure_is_told_again_with_its_status(served: Served) -> None:
 
 
 def test_a_caller_with_a_key_may_hang_up_and_ask_again(serve: Serve) -> None:
-    """That is what the key is for: the picture is painted meanwhile, and the place is free."""
+    """The picture is painted while the client is disconnected, and its place is free."""
     engine = FakeEngine()
     engine.held = True
     served = serve(engine)
@@ -547,7 +547,7 @@ def test_a_caller_with_a_key_may_hang_up_and_ask_again(serve: Serve) -> None:
 
 
 def test_what_was_queued_or_running_is_painted_by_the_next_server_once(serve: Serve) -> None:
-    """Accepted is accepted."""
+    """A restart loses no accepted request."""
     engine = FakeEngine()
     engine.held = True
     first = serve(engine, max_rows=1, workers=0, **PRICE)  # two at the engine, one in the queue
@@ -569,7 +569,7 @@ def test_what_was_queued_or_running_is_painted_by_the_next_server_once(serve: Se
 
 
 def test_a_killed_servers_requests_are_painted_or_refunded(serve: Serve) -> None:
-    """v1 callers are gone and get their credits back; v2 requests wait again."""
+    """v1 clients have disconnected and are refunded; v2 requests are queued again."""
     engine = FakeEngine(loaded=False)
     first = serve(engine, **PRICE)
     token = first.key(balance=1)
@@ -595,7 +595,7 @@ def test_a_killed_servers_requests_are_painted_or_refunded(serve: Serve) -> None
 
 
 def test_a_request_that_took_two_servers_down_is_not_tried_again(serve: Serve) -> None:
-    """Tried at most twice, then it fails alone and is refunded."""
+    """A request is tried at most twice, then it fails alone and is refunded."""
     engine = FakeEngine(loaded=False)
     first = serve(engine, **PRICE)
     token = first.key(balance=1)
@@ -617,7 +617,7 @@ def test_a_request_that_took_two_servers_down_is_not_tried_again(serve: Serve) -
 
 
 def test_a_revoked_keys_queued_request_is_failed_and_refunded(serve: Serve) -> None:
-    """Revoking stops what waits, too."""
+    """Revoking a key also stops its queued requests."""
     engine = FakeEngine(loaded=False)
     served = serve(engine, **PRICE)
     token = served.key(balance=1)
@@ -631,8 +631,8 @@ def test_a_revoked_keys_queued_request_is_failed_and_refunded(serve: Serve) -> N
     assert engine.requests == []
 
 
-def test_an_engine_away_for_a_while_is_waited_for(served: Served, serve: Serve, tmp_path: Path) -> None:
-    """v2 has time: a worker that is started again must not fail what waits."""
+def test_an_engine_that_is_not_ready_is_waited_for(served: Served, serve: Serve, tmp_path: Path) -> None:
+    """A worker that restarts must not fail queued v2 requests."""
     engine = FakeEngine(loaded=False)
     other = serve(engine, data=tmp_path / "other")
     request_id = submitted(other.client)
@@ -641,11 +641,11 @@ def test_an_engine_away_for_a_while_is_waited_for(served: Served, serve: Serve, 
     assert ended(other.client, request_id).status_code == 200
 
 
-# How long.
+# Expiry.
 
 
 def test_records_expire_before_their_pictures(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An hour and a week, by default; then 404."""
+    """By default records are kept for an hour and pictures for a week; then the answer is 404."""
     first = serve()
     request_id = submitted(first.client)
     output = ended(first.client, request_id).json()["output"]
@@ -660,7 +660,7 @@ def test_records_expire_before_their_pictures(serve: Serve, monkeypatch: pytest.
     eventually(lambda: third.client.get(path).status_code == 404)
     folder = third.settings.data / "pictures"
     eventually(lambda: list(folder.iterdir()) == [])
-    eventually(lambda: rows_of(third) == 0)  # nothing is known of it any more
+    eventually(lambda: rows_of(third) == 0)  # the database has no trace of it
 
 
 def rows_of(served: Served) -> int:
