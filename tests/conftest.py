@@ -20,7 +20,7 @@ from inpaint import Engine, InpaintRequest
 from inpaint.model.load import Model, load_model
 from tests.support.paths import ROOT
 from tests.support.programs import COMMAND
-from tests.support.tiny_checkpoint import write_standin
+from tests.support.tiny_checkpoint import write_tiny_checkpoint
 
 PORTRAIT = ROOT / "docs" / "images" / "portrait.jpg"
 EYES_MASK = ROOT / "docs" / "images" / "portrait_eyes_mask.png"
@@ -51,7 +51,7 @@ def checkpoint(shared_dir: Path) -> Callable[[int], Path]:
 
     def write(in_channels: int) -> Path:
         with FileLock(shared_dir / "checkpoint.lock"):
-            return write_standin(shared_dir / f"standin-{in_channels}", in_channels)
+            return write_tiny_checkpoint(shared_dir / f"tiny-{in_channels}", in_channels)
 
     return write
 

@@ -13,7 +13,7 @@ from tools.checkpoint_layout import SPECIAL, write_index, write_tokenizer
 NATIVE_SIZE = 128  # pixels; the UNet's sample_size × 8
 
 
-def write_standin(folder: Path, in_channels: int = 9, seed: int = 0) -> Path:
+def write_tiny_checkpoint(folder: Path, in_channels: int = 9, seed: int = 0) -> Path:
     """Write the checkpoint into ``folder``, whole or not at all; an existing folder is kept as it is.
 
     Args:
@@ -24,7 +24,7 @@ def write_standin(folder: Path, in_channels: int = 9, seed: int = 0) -> Path:
     if folder.exists():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".standin-") as staging:
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".tiny-") as staging:
         ready = Path(staging) / "model"
         _write(ready, in_channels, seed)
         try:

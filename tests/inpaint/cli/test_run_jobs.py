@@ -174,7 +174,7 @@ def test_from_takes_a_models_name_and_no_path(inpaint: Run, run: Run) -> None:
     done = inpaint("run", "photo.png", "--mask", "mask.png", "--from", "one.png", "--dry-run")
     assert done.code == 4
     assert (
-        "one.png was painted with 'standin-9', which is not in `inpaint models list`; choose one with --model"
+        "one.png was painted with 'tiny-9', which is not in `inpaint models list`; choose one with --model"
         in done.err
     )
 

@@ -18,7 +18,7 @@ assert len(FIRST) == len(SECOND)
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """With two LoRAs and things that are none."""
+    """Make a folder with two LoRAs and some other files."""
     for name in ("style.safetensors", "Old Film v1.2.safetensors", ".hidden.safetensors", "a,b.safetensors"):
         (tmp_path / name).write_bytes(FIRST)
     (tmp_path / "notes.txt").write_text("no LoRA")
@@ -27,13 +27,13 @@ def folder(tmp_path: Path) -> Path:
 
 
 def replaced(path: Path, content: bytes) -> None:
-    """Another file under the name, of another time whatever the file system's clock says."""
+    """Replace a file, with another time even if the file system's clock is coarse."""
     path.write_bytes(content)
     os.utime(path, ns=(1, 1))
 
 
 def test_a_folders_files_are_known_by_their_stems(folder: Path) -> None:
-    """Whoever downloads a style puts the file there, and types its name."""
+    """A user who downloads a style puts the file there and types its name."""
     assert [file.name for file in available_loras(folder)] == ["Old Film v1.2", "style"]
     assert find_lora("style", folder).path == folder / "style.safetensors"
     assert available_loras(folder / "gone") == []
@@ -42,7 +42,7 @@ def test_a_folders_files_are_known_by_their_stems(folder: Path) -> None:
 def test_the_folder_is_the_variables_or_in_the_models_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One place for all checkouts of a machine, unless somebody says otherwise."""
+    """All checkouts on a machine share one folder unless the variable names another."""
     monkeypatch.delenv("INPAINT_LORAS", raising=False)
     monkeypatch.setenv("INPAINT_MODELS", str(tmp_path / "models"))
     assert loras_dir() == tmp_path / "models" / "loras"
@@ -52,13 +52,13 @@ def test_the_folder_is_the_variables_or_in_the_models_folder(
 
 @pytest.mark.parametrize("name", ["stile", "../style", "style.safetensors", ".hidden", ""])
 def test_an_unknown_name_is_refused_with_those_there_are(name: str, folder: Path) -> None:
-    """A name is looked up in a list; nothing that a stranger sends becomes a path."""
+    """A name is looked up in a list; no text from a stranger becomes a path."""
     with pytest.raises(RequestError, match=r"loras: there is no LoRA .*; there are Old Film v1.2, style"):
         find_lora(name, folder)
 
 
 def test_an_empty_folder_says_where_files_go(tmp_path: Path) -> None:
-    """The first thing that somebody new to it sees."""
+    """A newcomer learns where LoRA files go."""
     with pytest.raises(RequestError, match="`inpaint loras list` says where their files go"):
         find_lora("style", tmp_path)
 
@@ -73,7 +73,7 @@ def test_the_first_use_pins_what_the_file_holds(folder: Path) -> None:
 
 
 def test_a_file_that_changed_is_refused_until_it_is_accepted(folder: Path) -> None:
-    """The same name and seed must not paint another picture without a word."""
+    """The same name and seed must not silently paint another picture."""
     checked(find_lora("style", folder))
     replaced(folder / "style.safetensors", SECOND)
     assert find_lora("style", folder).state == "changed"
@@ -85,7 +85,7 @@ def test_a_file_that_changed_is_refused_until_it_is_accepted(folder: Path) -> No
 
 
 def test_a_file_that_was_only_copied_again_is_the_same(folder: Path) -> None:
-    """A backup that was restored has another time, and the same content."""
+    """A restored backup has another time and the same content."""
     checked(find_lora("style", folder))
     replaced(folder / "style.safetensors", FIRST)
     assert checked(find_lora("style", folder)).state == "pinned"
@@ -93,7 +93,7 @@ def test_a_file_that_was_only_copied_again_is_the_same(folder: Path) -> None:
 
 
 def test_a_change_that_kept_size_and_time_is_found_by_verify(folder: Path) -> None:
-    """What a start trusts for speed, an auditor can have hashed."""
+    """A start trusts size and time for speed; an auditor can have the content hashed."""
     path = folder / "style.safetensors"
     checked(find_lora("style", folder))
     time = path.stat().st_mtime_ns
@@ -105,8 +105,8 @@ def test_a_change_that_kept_size_and_time_is_found_by_verify(folder: Path) -> No
 
 
 @pytest.mark.parametrize("content", [FIRST[:-1], b"", b"PK\x03\x04 a pickle's zip", b"\x80\x04 a pickle"])
-def test_what_is_no_whole_file_is_not_pinned(content: bytes, folder: Path) -> None:
-    """A copy under way, an interrupted download, a pickle under another name."""
+def test_an_incomplete_file_is_not_pinned(content: bytes, folder: Path) -> None:
+    """The file may still be copied, an interrupted download, or a renamed pickle."""
     (folder / "style.safetensors").write_bytes(content)
     with pytest.raises(ModelError, match=r"style\.safetensors") as refused:
         checked(find_lora("style", folder))
@@ -114,8 +114,8 @@ def test_what_is_no_whole_file_is_not_pinned(content: bytes, folder: Path) -> No
     assert find_lora("style", folder).state == "new"
 
 
-def test_a_spoilt_pin_is_like_none(folder: Path) -> None:
-    """A full disk must not end in a traceback."""
+def test_a_damaged_pin_is_ignored(folder: Path) -> None:
+    """A pin that a full disk cut off must not end in a traceback."""
     checked(find_lora("style", folder))
     (folder / ".style.safetensors.pin").write_text("{")
     assert checked(find_lora("style", folder)).state == "pinned"
@@ -124,7 +124,7 @@ def test_a_spoilt_pin_is_like_none(folder: Path) -> None:
 def test_loras_of_the_lock_are_names_once_they_are_installed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Pinned by the lock, so whatever else lies there is refused."""
+    """They are pinned by the lock, so any other file in their place is refused."""
     monkeypatch.setenv("INPAINT_MODELS", str(tmp_path))
     monkeypatch.delenv("INPAINT_LORAS", raising=False)
     assert available_loras() == []
@@ -145,7 +145,7 @@ def run(*arguments: str) -> int:
 def test_the_command_line_lists_accepts_and_verifies(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The operator's way to say that a new file is meant."""
+    """An operator can accept a file that was replaced on purpose."""
     where = ("--loras", str(folder))
     checked(find_lora("style", folder))
     replaced(folder / "style.safetensors", SECOND)

@@ -1,4 +1,4 @@
-"""A LoRA's file becomes part of the weights, exactly, under whichever names it was saved."""
+"""Permanent merging of LoRA files, exact and for every naming scheme."""
 
 import copy
 import json
@@ -43,19 +43,19 @@ CHOSEN = (  # a layer of every kind that LoRAs are trained on
 
 @pytest.fixture
 def unet(model: Model) -> Any:
-    """A copy that may be changed."""
+    """Copy the UNet, to be changed."""
     return copy.deepcopy(model.unet)
 
 
 @pytest.fixture
 def encoders(model: Model) -> Encoders:
-    """Copies of both text encoders."""
+    """Copy both text encoders, to be changed."""
     return copy.deepcopy(model.text_encoders)
 
 
 @pytest.fixture
 def save(tmp_path: Path) -> Save:
-    """Tensors → a file of them."""
+    """Return a function that saves tensors to a file."""
 
     def write(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> Path:
         path = tmp_path / "style.safetensors"
@@ -68,7 +68,7 @@ def save(tmp_path: Path) -> Save:
 
 
 def matrices(unet: Any, name: str, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """(down, up) of random numbers, in the shapes that a layer's LoRA has."""
+    """Return random (down, up) in the shapes of a layer's LoRA."""
     weight = unet.get_submodule(name).weight
     random = torch.Generator().manual_seed(seed)
     ones = (1,) * (weight.ndim - 2)
@@ -77,12 +77,12 @@ def matrices(unet: Any, name: str, seed: int = 0) -> tuple[torch.Tensor, torch.T
 
 
 def kohya(name: str) -> tuple[str, str, str]:
-    """The keys of down, up and alpha."""
+    """Return the keys of down, up and alpha."""
     return f"{name}.lora_down.weight", f"{name}.lora_up.weight", f"{name}.alpha"
 
 
 def original(unet: Any, name: str) -> str:
-    """A layer's name in the original code, by what the tests of single files know of it."""
+    """Return a layer's name in the original code, by the tables of the single-file tests."""
     return original_name(f"{name}.weight", dict(unet.named_parameters()), 1).removesuffix(".weight")
 
 
@@ -107,7 +107,7 @@ SPELLINGS: dict[str, Callable[[Any, str], tuple[str, str, str]]] = {
 def test_every_spelling_changes_the_same_weights(
     spelling: str, unet: Any, encoders: Encoders, model: Model, save: Save
 ) -> None:
-    """W + scale · alpha/rank · up · down, for matrices and kernels, whoever trained and saved it."""
+    """Every trainer's file gives W + scale · alpha/rank · up · down, for matrices and kernels."""
     tensors: Tensors = {}
     for i, name in enumerate(CHOSEN):
         down, up, alpha = SPELLINGS[spelling](unet, name)
@@ -127,7 +127,7 @@ def test_every_spelling_changes_the_same_weights(
 
 
 def test_every_layer_is_found_by_its_original_name(unet: Any, encoders: Encoders, save: Save) -> None:
-    """kohya's files for SDXL name all layers so; one that is missed would be refused or, worse, mixed up."""
+    """kohya's files for SDXL use these names; a missed layer would be refused or, worse, mixed up."""
     layers = {n: m for n, m in unet.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)}
     tensors: Tensors = {}
     for i, name in enumerate(layers):
@@ -142,7 +142,7 @@ def test_every_layer_is_found_by_its_original_name(unet: Any, encoders: Encoders
 
 
 def test_sdxls_names_are_those_that_diffusers_reads() -> None:
-    """At full size, two layers a block and ten transformers: the oracle's names for every layer, and ours."""
+    """At full size, with two layers a block and ten transformers, every name equals the oracle's."""
     from diffusers import StableDiffusionXLInpaintPipeline, UNet2DConditionModel
 
     with torch.device("meta"):
@@ -151,7 +151,7 @@ def test_sdxls_names_are_those_that_diffusers_reads() -> None:
     tensors: Tensors = {}
     for i, name in enumerate(layers):
         down, up, _ = kohya("lora_unet_" + ours_in_original_code(unet, name).replace(".", "_"))
-        tensors |= {down: torch.tensor([i]), up: torch.tensor([i])}  # to be known again by its number
+        tensors |= {down: torch.tensor([i]), up: torch.tensor([i])}  # recognised by its number
     assert len(tensors) == 2 * len(layers) == 2 * 794
     read, _ = StableDiffusionXLInpaintPipeline.lora_state_dict(tensors, unet_config=unet.config)
     found, numbered = unet_layers(unet), list(layers.values())
@@ -160,10 +160,10 @@ def test_sdxls_names_are_those_that_diffusers_reads() -> None:
         assert found[plain(bare(layer)[1])].module is numbered[number], key
 
 
-def test_a_fused_unet_predicts_what_one_with_the_lora_beside_it_does(
+def test_a_fused_unet_predicts_the_same_as_one_with_the_lora_in_hooks(
     unet: Any, encoders: Encoders, model: Model, save: Save
 ) -> None:
-    """The definition of a LoRA, as training runs it: each layer's output plus up(down(input))."""
+    """In training, a LoRA adds up(down(input)) to each layer's output."""
     tensors: Tensors = {}
     other = copy.deepcopy(model.unet)
     for i, name in enumerate(CHOSEN):
@@ -171,7 +171,7 @@ def test_a_fused_unet_predicts_what_one_with_the_lora_beside_it_does(
         down, up = matrices(unet, name, i)
         tensors[f"unet.{name}.lora_A.weight"], tensors[f"unet.{name}.lora_B.weight"] = down, up
         layer.register_forward_hook(
-            lambda layer, given, out, down=down, up=up: out + beside(layer, given[0], down, up)
+            lambda layer, given, out, down=down, up=up: out + lora_output(layer, given[0], down, up)
         )
     fuse(unet, encoders, save(tensors))
     random = torch.Generator().manual_seed(1)
@@ -190,8 +190,8 @@ def test_a_fused_unet_predicts_what_one_with_the_lora_beside_it_does(
     assert (fused - plain).norm() > 0.1 * plain.norm(), "and the LoRA did something"
 
 
-def beside(layer: nn.Module, given: torch.Tensor, down: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-    """What a LoRA adds to a layer's output."""
+def lora_output(layer: nn.Module, given: torch.Tensor, down: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    """Return what a LoRA adds to a layer's output."""
     if isinstance(layer, nn.Linear):
         return given @ down.T @ up.T
     hidden = nn.functional.conv2d(given, down, stride=layer.stride, padding=layer.padding)
@@ -214,7 +214,7 @@ A, B = f"unet.{LAYER}.lora_A.weight", f"unet.{LAYER}.lora_B.weight"
 def test_alpha_may_stand_in_the_header(
     config: dict[str, Any], factor: float, unet: Any, encoders: Encoders, save: Save
 ) -> None:
-    """Where diffusers puts it now; without any, the matrices are meant as they are."""
+    """diffusers now writes alpha there; without any alpha the factor is 1."""
     down, up = matrices(unet, LAYER)
     before = unet.get_submodule(LAYER).weight.detach().clone()
     fuse(unet, encoders, save({A: down, B: up}, {"lora_adapter_metadata": json.dumps(config)}))
@@ -223,7 +223,7 @@ def test_alpha_may_stand_in_the_header(
 
 
 def test_a_half_precision_unet_keeps_its_dtype(unet: Any, encoders: Encoders, save: Save) -> None:
-    """Merged in fp32 and rounded once."""
+    """The weights are merged in fp32 and rounded once."""
     down, up = matrices(unet, LAYER)
     before = unet.get_submodule(LAYER).weight.detach().clone()
     unet.to(torch.float16)
@@ -247,7 +247,7 @@ TEXT_CHOSEN = ("layers.0.self_attn.q_proj", "layers.0.self_attn.out_proj", "laye
 def test_the_text_encoders_part_changes_both(
     spelling: str, unet: Any, encoders: Encoders, model: Model, save: Save
 ) -> None:
-    """A style's words are trained into them; left out, it would paint something else."""
+    """A style's words are trained into the text encoders; without them it would paint something else."""
     key, down_name, up_name = TEXT_SPELLINGS[spelling]
     tensors, expected = {}, []
     for n, encoder in enumerate(model.text_encoders, 1):
@@ -264,7 +264,7 @@ def test_the_text_encoders_part_changes_both(
 
 
 def test_diffusers_first_names_for_text_encoders_are_known() -> None:
-    """Files from before peft, and what diffusers makes of kohya's."""
+    """Files from before peft use them, and diffusers converts kohya's to them."""
     for part, layer in (("q", "to_q"), ("out", "to_out")):
         key = f"text_encoder.text_model.encoder.layers.0.self_attn.{layer}"
         assert bare(key) == ("text_encoder", f"text_model.encoder.layers.0.self_attn.{part}_proj")
@@ -273,7 +273,7 @@ def test_diffusers_first_names_for_text_encoders_are_known() -> None:
 def test_a_lora_of_sdxl_itself_fits_the_inpainting_unet(
     unet: Any, encoders: Encoders, model: Model, save: Save
 ) -> None:
-    """Its first layer was trained on four channels; ours has the mask's five beside them, which stay."""
+    """Its first layer was trained on four channels; ours has five more for the mask, which stay."""
     down, up = torch.randn(RANK, 4, 3, 3), torch.randn(32, RANK, 1, 1)
     fuse(unet, encoders, save({"unet.conv_in.lora_A.weight": down, "unet.conv_in.lora_B.weight": up}))
     before, after = model.unet.conv_in.weight, unet.conv_in.weight
@@ -327,7 +327,7 @@ WRONG: dict[str, tuple[Change, str]] = {
 def test_what_does_not_fit_is_refused_and_nothing_is_changed(
     what: str, unet: Any, encoders: Encoders, model: Model, save: Save
 ) -> None:
-    """Half a LoRA, or one for SD 1.5, would paint badly and say nothing."""
+    """Half a LoRA, or one for SD 1.5, would silently paint badly."""
     change, says = WRONG[what]
     tensors: Tensors = {}
     for i, name in enumerate((CHOSEN[4], LAYER)):  # a good one goes first
@@ -344,7 +344,7 @@ def test_what_does_not_fit_is_refused_and_nothing_is_changed(
 def test_a_header_that_asks_for_another_merge_is_believed(
     flag: str, unet: Any, encoders: Encoders, save: Save
 ) -> None:
-    """The matrices alone do not show it."""
+    """The matrices alone do not show that rsLoRA or DoRA is meant."""
     down, up = matrices(unet, LAYER)
     with pytest.raises(ModelError, match="cannot be merged"):
         fuse(unet, encoders, save({A: down, B: up}, {"lora_adapter_metadata": json.dumps({flag: True})}))
@@ -354,7 +354,7 @@ def test_a_header_that_asks_for_another_merge_is_believed(
 def test_a_file_that_cannot_be_read_is_named(
     content: bytes | None, unet: Any, encoders: Encoders, tmp_path: Path
 ) -> None:
-    """A typo in a path, an interrupted download, a pickle."""
+    """The path may have a typo, or the file be an interrupted download or a pickle."""
     path = tmp_path / "gone.safetensors"
     if content is not None:
         path.write_bytes(content)
@@ -363,7 +363,7 @@ def test_a_file_that_cannot_be_read_is_named(
 
 
 def test_a_merge_out_of_the_weights_range_is_refused(unet: Any, encoders: Encoders, save: Save) -> None:
-    """Infinite weights would paint NaN, and blame the request."""
+    """Infinite weights would paint NaN, and the request would be blamed."""
     down, up = matrices(unet, LAYER)
     unet.to(torch.float16)
     with pytest.raises(ModelError, match="too strong"):
@@ -372,7 +372,7 @@ def test_a_merge_out_of_the_weights_range_is_refused(unet: Any, encoders: Encode
 
 @pytest.mark.parametrize("scale", [float("nan"), float("inf")])
 def test_a_scale_is_a_number(scale: float, unet: Any, encoders: Encoders, save: Save) -> None:
-    """Said before the file is read."""
+    """The scale is checked before the file is read."""
     with pytest.raises(RequestError, match="lora_scale"):
         fuse(unet, encoders, Path("unread.safetensors"), scale=scale)
 
@@ -380,7 +380,7 @@ def test_a_scale_is_a_number(scale: float, unet: Any, encoders: Encoders, save: 
 def test_a_scale_of_minus_one_takes_it_out_again(
     unet: Any, encoders: Encoders, model: Model, save: Save
 ) -> None:
-    """What was added can be subtracted, to fp32's rounding."""
+    """A merge can be undone to fp32's rounding."""
     down, up = matrices(unet, LAYER)
     file = save({A: down, B: up})
     fuse(unet, encoders, file)

@@ -1,4 +1,4 @@
-"""Weights exchanged where they lie: what holds on to them goes on, and gets the old ones back."""
+"""Merging LoRAs in place and switching them: addresses stay, and the original weights come back."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -24,37 +24,37 @@ from tests.support.lora_making import LAYERS, merged_by_hand, write_lora
 
 CPU = torch.device("cpu")
 UNET = len(LAYERS["unet"])
-Wear = Callable[..., None]
+UseLoras = Callable[..., None]
 
 
 @pytest.fixture
 def own(checkpoint: Callable[[int], Path]) -> Model:
-    """A tiny model that may be changed."""
+    """Load a tiny model that may be changed."""
     return own_model("tiny", checkpoint)
 
 
 @pytest.fixture
 def loras(tmp_path: Path, model: Model) -> Path:
-    """With one LoRA a seed."""
+    """Make a folder with one LoRA per seed."""
     for seed in (1, 2):
         write_lora(tmp_path, f"lora{seed}", model, ["unet"], seed=seed)
     return tmp_path
 
 
 @pytest.fixture
-def wear(own: Model, loras: Path) -> Wear:
-    """(seed, scale)… → they are merged into the model's UNet, in place of those before."""
-    library, exchange = LoraCache(own.unet, own.text_encoders, CPU, loras), HotMerge(CPU, own.weights_lock)
+def use_loras(own: Model, loras: Path) -> UseLoras:
+    """Return a function of (seed, scale)… that merges these LoRAs in place of the previous ones."""
+    library, hot = LoraCache(own.unet, own.text_encoders, CPU, loras), HotMerge(CPU, own.weights_lock)
 
     def use(*wanted: tuple[int, float]) -> None:
-        exchange.use(library.load([LoraUse(f"lora{seed}", scale) for seed, scale in wanted]).unet)
+        hot.use(library.load([LoraUse(f"lora{seed}", scale) for seed, scale in wanted]).unet)
 
     return use
 
 
 @pytest.fixture(params=["device", "host"])
 def own_memory(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """As on a GPU, where weights are no pages of a file: with room for the weights before, and without."""
+    """Save original weights as on a GPU, once with room for them on the device and once without."""
     free = 2**40 if request.param == "device" else 0
     monkeypatch.setattr(merge, "_free_bytes", lambda device: free)
     return str(request.param)
@@ -73,58 +73,60 @@ def changed(model: Model, before: dict[str, torch.Tensor]) -> int:
 
 
 @pytest.mark.parametrize("optimizations", [(), ("qkv",), ("qkv", "fp8"), ("channels-last",)], ids="+".join)
-def test_weights_stay_where_they_are(
-    optimizations: Sequence[str], own: Model, wear: Wear, own_memory: str
+def test_weights_keep_their_addresses(
+    optimizations: Sequence[str], own: Model, use_loras: UseLoras, own_memory: str
 ) -> None:
-    """Recorded CUDA graphs read them by their addresses; joined and 8-bit ones too."""
+    """Recorded CUDA graphs read weights by their addresses, joined and 8-bit ones too."""
     ready(own, optimizations)
     before, at = bits(own), addresses(own)
-    wear((1, 1.0))
+    use_loras((1, 1.0))
     assert changed(own, before) >= UNET - 3, "joined layers are one; in 8 bit a scale each goes along"
-    wear((2, -0.5), (1, 0.5))
-    wear((2, 1.0))
+    use_loras((2, -0.5), (1, 0.5))
+    use_loras((2, 1.0))
     assert addresses(own) == at
-    wear()
+    use_loras()
     assert addresses(own) == at
     assert changed(own, before) == 0
 
 
-def test_a_set_in_place_of_another_is_as_if_that_had_never_been(own: Model, loras: Path, wear: Wear) -> None:
-    """Nothing of a style is left in the next, neither in the layers that both change nor in the others."""
+def test_a_set_of_loras_leaves_nothing_in_the_next(own: Model, loras: Path, use_loras: UseLoras) -> None:
+    """A style must not remain in the next one's pictures, in shared layers or in others."""
     narrow = write_lora(loras, "lora3", own, ["unet"], seed=3)
     save_file({key: value for key, value in load_file(narrow).items() if "conv_in" in key}, narrow)
     base = bits(own)
-    wear((3, 1.0))
+    use_loras((3, 1.0))
     first = bits(own)
     assert changed(own, base) == 1
-    wear((1, 4.0))
-    wear((3, 1.0))
+    use_loras((1, 4.0))
+    use_loras((3, 1.0))
     assert changed(own, first) == 0
 
 
-def test_a_loaded_file_is_never_written_to(own: Model, checkpoint: Callable[[int], Path], wear: Wear) -> None:
+def test_a_loaded_file_is_never_written_to(
+    own: Model, checkpoint: Callable[[int], Path], use_loras: UseLoras
+) -> None:
     """On a CPU a weight may be a page of the checkpoint's file."""
     path = checkpoint(9) / "unet" / "diffusion_pytorch_model.safetensors"
     before = path.read_bytes()
-    wear((1, 4.0))
+    use_loras((1, 4.0))
     assert path.read_bytes() == before
-    wear()
+    use_loras()
     assert path.read_bytes() == before
 
 
-def test_the_weights_before_are_let_go_of(own: Model, loras: Path) -> None:
-    """On a GPU they are as large as the layers that changed; who uses no LoRA has the memory for batches."""
-    library, exchange = LoraCache(own.unet, own.text_encoders, CPU, loras), HotMerge(CPU, own.weights_lock)
-    exchange.use(library.load([LoraUse("lora1")]).unet)
-    assert len(exchange._before) == UNET
-    exchange.use(())
-    assert not exchange._before
+def test_the_saved_weights_are_freed(own: Model, loras: Path) -> None:
+    """They are as large as the changed layers, memory that requests without LoRAs need for batches."""
+    library, hot = LoraCache(own.unet, own.text_encoders, CPU, loras), HotMerge(CPU, own.weights_lock)
+    hot.use(library.load([LoraUse("lora1")]).unet)
+    assert len(hot._before) == UNET
+    hot.use(())
+    assert not hot._before
 
 
 def test_a_failure_half_way_leaves_the_base_model(
-    own: Model, wear: Wear, monkeypatch: pytest.MonkeyPatch
+    own: Model, use_loras: UseLoras, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Out of memory in the middle must not leave everybody with half a style."""
+    """Out of memory in the middle must not leave half a style for all later requests."""
     before, wrote = bits(own), merge._write
     left = iter(range(5))
 
@@ -136,16 +138,18 @@ def test_a_failure_half_way_leaves_the_base_model(
 
     monkeypatch.setattr(merge, "_write", fail)
     with pytest.raises(torch.OutOfMemoryError):
-        wear((1, 1.0))
+        use_loras((1, 1.0))
     assert changed(own, before) == 0
-    wear((1, 1.0))
+    use_loras((1, 1.0))
     assert changed(own, before) == UNET
 
 
-def test_weights_in_8_bit_are_made_from_the_matrices_themselves(own: Model, model: Model, wear: Wear) -> None:
-    """What one would have who merged the LoRA first and converted then, to the last bit."""
+def test_weights_in_8_bit_are_made_from_the_matrices_themselves(
+    own: Model, model: Model, use_loras: UseLoras
+) -> None:
+    """The result equals merging the LoRA first and converting then, to the last bit."""
     ready(own, ("fp8",))
-    wear((1, 0.3))
+    use_loras((1, 0.3))
     other = merged_by_hand(model, [(1, 0.3)], ["unet"])
     ready(other, ("fp8",))
     layers = [name for name in LAYERS["unet"] if isinstance(own.unet.get_submodule(name), Fp8Linear)]
@@ -158,9 +162,9 @@ def test_weights_in_8_bit_are_made_from_the_matrices_themselves(own: Model, mode
 
 
 def test_compiled_code_has_the_loras(
-    own: Model, model: Model, wear: Wear, monkeypatch: pytest.MonkeyPatch
+    own: Model, model: Model, use_loras: UseLoras, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Compiled once, before anybody named one. Tracing is what is at stake, not the code made of it."""
+    """Code is compiled once, before any LoRA is named; only the tracing is tested here."""
     monkeypatch.setattr(merge, "_free_bytes", lambda device: 2**40)
     compilation = compiled.wrap(
         own,
@@ -176,18 +180,18 @@ def test_compiled_code_has_the_loras(
         batch = random_batch(own, "ab")
         base = compilation(batch)
         for wanted in (((1, 1.0),), ((2, 0.5), (1, -0.5))):
-            wear(*wanted)
+            use_loras(*wanted)
             expected = plain(merged_by_hand(model, wanted, ["unet"]).unet)(batch)
             assert apart(compilation(batch), expected) < 1e-4
-        wear()
+        use_loras()
         assert torch.equal(compilation(batch), base)
         assert compilation.state == "regional", "none of the calls was passed over"
     finally:
         compilation.close()
 
 
-def test_weights_are_not_exchanged_while_two_ways_are_compared(own: Model, wear: Wear) -> None:
-    """It would look as if the compiled code were wrong, which switches it off for good."""
+def test_weights_are_not_switched_while_compiled_code_is_compared(own: Model, use_loras: UseLoras) -> None:
+    """A difference would look like a fault of the compiled code, which would be switched off for good."""
     compilation, held = compiled.wrap(own, plain(own.unet)), []
 
     def watched(batch: UNetBatch) -> torch.Tensor:
@@ -197,18 +201,18 @@ def test_weights_are_not_exchanged_while_two_ways_are_compared(own: Model, wear:
     compilation._try(watched, watched, usual(own, Bucket(8, 8), 2))
     assert held == [False, True, True], "compiled, then both of the compared"
     before = bits(own)
-    exchanging = threading.Thread(target=wear, args=((1, 1.0),))
+    switching = threading.Thread(target=use_loras, args=((1, 1.0),))
     with own.weights_lock:
-        exchanging.start()
-        exchanging.join(0.2)
-        assert exchanging.is_alive()
+        switching.start()
+        switching.join(0.2)
+        assert switching.is_alive()
         assert changed(own, before) == 0
-    exchanging.join()
+    switching.join()
     assert changed(own, before) == UNET
 
 
-def test_what_is_kept_is_what_was_used_last(own: Model, model: Model, tmp_path: Path) -> None:
-    """A folder of a hundred styles does not fill the memory."""
+def test_the_loras_used_last_are_held(own: Model, model: Model, tmp_path: Path) -> None:
+    """A folder of a hundred styles must not fill the memory."""
     for seed in range(4):
         write_lora(tmp_path, f"lora{seed}", model, seed=seed)
     one = LoraCache(own.unet, own.text_encoders, CPU, tmp_path)

@@ -1,4 +1,4 @@
-"""Requests that name LoRAs: stock diffusers' picture, alone or not, and the base model's afterwards."""
+"""Requests with LoRAs: they paint as stock diffusers in any batch, and leave the base model unchanged."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -34,13 +34,13 @@ SETS: dict[str, tuple[tuple[int, float], ...]] = {  # as requests write it → s
 
 @pytest.fixture
 def own(checkpoint: Checkpoint) -> Model:
-    """A tiny model that may be changed."""
+    """Load a tiny model that may be changed."""
     return own_model("tiny", checkpoint)
 
 
 @pytest.fixture
 def folder(tmp_path: Path, model: Model) -> Path:
-    """With LoRAs for all parts of the tiny model, for the UNet alone and for its text encoders alone."""
+    """Make LoRAs for all parts of the model, for the UNet alone and for the text encoders alone."""
     write_lora(tmp_path, "one", model, seed=1)
     write_lora(tmp_path, "two", model, ["unet"], seed=2)
     write_lora(tmp_path, "texts", model, ["text_encoder", "text_encoder_2"], seed=3)
@@ -49,13 +49,13 @@ def folder(tmp_path: Path, model: Model) -> Path:
 
 @pytest.fixture
 def engine(own: Model, folder: Path) -> Iterator[Engine]:
-    """An engine that has them."""
+    """Start an engine that finds these LoRAs."""
     with Engine(own, loras=folder) as engine:
         yield engine
 
 
 def by_hand(model: Model, wanted: str) -> Model:
-    """The model that a set of LoRAs makes."""
+    """Return the model with a set of LoRAs merged."""
     parts = {1: tuple(LAYERS), 2: ("unet",), 3: ("text_encoder", "text_encoder_2")}
     for seed, scale in SETS[wanted]:
         model = merged_by_hand(model, [(seed, scale)], parts[seed])
@@ -63,12 +63,12 @@ def by_hand(model: Model, wanted: str) -> Model:
 
 
 def picture(engine: Engine, request: InpaintRequest) -> torch.Tensor:
-    """(3, H, W) in 0 … 1, before it is pasted and rounded."""
+    """Return the picture (3, H, W) in 0 … 1, before it is pasted and rounded."""
     return decode(engine.model, latents_of(engine, request)[0])[0]
 
 
 def images(engine: Engine, *requests: InpaintRequest) -> list[np.ndarray[Any, Any]]:
-    """Painted one after the other: in a batch sums have another order, and pixels another last bit."""
+    """Paint one after the other: in a batch sums have another order, and pixels another last bit."""
     return [np.asarray(engine.paint(request).images[0]) for request in requests]
 
 
@@ -76,7 +76,7 @@ def images(engine: Engine, *requests: InpaintRequest) -> list[np.ndarray[Any, An
 def test_equals_the_stock_pipeline_with_the_loras_merged(
     wanted: str, engine: Engine, model: Model, request_for: Make
 ) -> None:
-    """UNet and both text encoders, several at once, each at its scale: what ``fuse_lora`` means."""
+    """Several LoRAs of the UNet and both text encoders, each at its scale, paint as with ``fuse_lora``."""
     request = request_for(**PLAIN, **PROMPTS, loras=wanted, seed=11, num_inference_steps=5)
     merged = by_hand(model, wanted)
     expected = stock_picture(stock_pipeline(merged), merged, request, seed=11)
@@ -87,7 +87,7 @@ def test_equals_the_stock_pipeline_with_the_loras_merged(
 
 
 def test_pictures_are_the_same_in_company_of_other_sets(engine: Engine, request_for: Make) -> None:
-    """Somebody else's style must never be seen in mine, whatever runs between my steps."""
+    """Another request's style must never show, even if its steps run between this one's."""
     requests = [
         request_for(loras=wanted, seed=seed, num_inference_steps=6, guidance_scale=scale)
         for wanted in SETS
@@ -105,7 +105,7 @@ def test_pictures_are_the_same_in_company_of_other_sets(engine: Engine, request_
 def test_the_model_is_the_same_afterwards_to_the_last_bit(
     engine: Engine, own: Model, request_for: Make
 ) -> None:
-    """A thousand requests later, who asks for no LoRA gets what the model's authors made."""
+    """A thousand requests later, a request without LoRAs still gets the original model."""
     before = {name: weight.clone() for name, weight in own.unet.state_dict().items()}
     (base,) = images(engine, request_for())
     for wanted in [wanted for wanted in SETS if wanted] * 2:
@@ -129,14 +129,14 @@ def test_an_engine_that_is_closed_leaves_the_model_as_it_was(
 
 
 def test_a_scale_of_zero_is_no_lora(engine: Engine, request_for: Make) -> None:
-    """A slider at its left end: the base's picture, sharing the base's calls."""
+    """A slider at its left end paints the base's picture and shares the base's calls."""
     off, base = images(engine, request_for(loras="one:0"), request_for())
     assert np.array_equal(off, base)
     assert engine.stats().lora_switches == 0
 
 
 def test_tags_in_the_prompt_paint_as_the_field_does(engine: Engine, request_for: Make) -> None:
-    """And their text is not read by the encoders."""
+    """The text encoders must not read the tags."""
     typed = request_for(prompt="a red circle<lora:one:0.6><lora:two:-0.5>")
     field = request_for(prompt="a red circle", loras="one:0.6,two:-0.5")
     assert np.array_equal(*images(engine, typed, field))
@@ -146,10 +146,10 @@ LEVERED = {"exact": TOLERANCE, "fp8": 0.2}
 
 
 @pytest.mark.parametrize("precision", LEVERED)
-def test_levers_paint_a_loras_picture(
+def test_optimizations_paint_a_loras_picture(
     precision: str, own: Model, model: Model, folder: Path, request_for: Make
 ) -> None:
-    """Joined matrices, held keys and values, 8-bit weights: each must follow when the weights change."""
+    """Joined matrices, cached keys and values and 8-bit weights must follow when the weights change."""
     requests = [request_for(loras=wanted) for wanted in ("", "one:0.6,two:-0.5", "two:0.5,texts", "")]
     fast = ready(own, choose(own, precision=precision))
     assert {"qkv", "text-kv"} <= set(fast.optimizations)
@@ -164,10 +164,10 @@ def test_levers_paint_a_loras_picture(
     assert torch.equal(ours[0], ours[-1]), "the base's picture comes back to the last bit"
 
 
-def test_held_keys_and_values_are_never_those_of_another_set(
+def test_cached_keys_and_values_are_never_those_of_another_set(
     own: Model, model: Model, folder: Path, request_for: Make
 ) -> None:
-    """The same words, with and without a LoRA of the UNet's cross-attention, call after call in turns."""
+    """The same prompt is painted in turns with and without a LoRA of the UNet's cross-attention."""
     base, styled = request_for(num_inference_steps=6), request_for(num_inference_steps=6, loras="two:4")
     with Engine(model) as plain, Engine(merged_by_hand(model, [(2, 4.0)], ["unet"])) as merged:
         expected = [latents_of(plain, base)[0], latents_of(merged, base)[0]]
@@ -185,7 +185,7 @@ def test_held_keys_and_values_are_never_those_of_another_set(
 def test_a_lora_in_8_bit_is_not_rounded_away(
     own: Model, model: Model, folder: Path, request_for: Make
 ) -> None:
-    """Small changes are less than a step of 8 bit: made from the matrices themselves, they still tell."""
+    """A small change is less than a step of 8 bit, but has an effect if merged before conversion."""
     base, styled = request_for(), request_for(loras="two:0.1")
     fast: Fast = ready(own, choose(own, precision="fp8"))
     with Engine(own, fast=fast, loras=folder) as engine:
@@ -199,7 +199,7 @@ def test_a_lora_in_8_bit_is_not_rounded_away(
 def test_smaller_memory_plans_have_loras_too(
     memory: str, checkpoint: Checkpoint, model: Model, folder: Path, request_for: Make
 ) -> None:
-    """Their hooks move or cast the weights, so a LoRA is computed beside them."""
+    """Their hooks move or cast the weights, so a LoRA is added by hooks of its own."""
     wanted = "one:0.6,two:-0.5"
     with Engine(
         load_model(checkpoint(9), "tiny", torch.device("cpu"), torch.float32, memory), loras=folder
@@ -234,7 +234,7 @@ def test_a_row_that_is_painted_again_in_fp32_has_its_loras(
 
 
 def test_an_unknown_name_is_refused_at_the_door(engine: Engine, request_for: Make) -> None:
-    """With the names that there are; nothing is begun."""
+    """The error lists the names that exist, and nothing is painted."""
     with pytest.raises(RequestError, match="there is no LoRA 'stile'; there are one, texts, two"):
         engine.submit(request_for(loras="stile:0"))
     assert engine.stats().waiting == 0
@@ -243,7 +243,7 @@ def test_an_unknown_name_is_refused_at_the_door(engine: Engine, request_for: Mak
 def test_a_lora_for_another_model_fails_its_own_request(
     engine: Engine, checkpoint: Checkpoint, folder: Path, request_for: Make
 ) -> None:
-    """One sentence about the shapes; the others are painted."""
+    """It fails with one sentence about the shapes; the other requests are painted."""
     other = load_model(checkpoint(4), "tiny-4", torch.device("cpu"), torch.float32)
     other.unet.mid_block.attentions[0].proj_in = torch.nn.Linear(8, 8)
     write_lora(folder, "foreign", other, ["unet"])
@@ -256,11 +256,11 @@ def test_a_lora_for_another_model_fails_its_own_request(
 def test_a_file_that_is_replaced_under_an_engine_is_refused(
     engine: Engine, model: Model, folder: Path, request_for: Make
 ) -> None:
-    """Also after somebody has accepted it: requests that share a batch must mean the same by a name."""
+    """Requests that share a batch must mean the same file by a name, even after the new one was accepted."""
     (before,) = images(engine, request_for(loras="two"))
     old = (folder / "two.safetensors").read_bytes()
     write_lora(folder, "two", model, ["unet"], seed=9)
-    with pytest.raises(ModelError, match="another file than when it was first used"):
+    with pytest.raises(ModelError, match="has changed since it was first used"):
         engine.paint(request_for(loras="two"))
     accept(find_lora("two", folder))
     with pytest.raises(ModelError, match="was replaced since this program first used it"):
@@ -273,7 +273,7 @@ def test_a_file_that_is_replaced_under_an_engine_is_refused(
 def test_loras_that_are_too_strong_fail_alone_and_leave_the_model_whole(
     checkpoint: Checkpoint, folder: Path, request_for: Make
 ) -> None:
-    """Infinite weights would paint NaN for everybody who comes later."""
+    """Infinite weights would paint NaN for all later requests."""
     model = load_model(checkpoint(9), "tiny", torch.device("cpu"), torch.float16)
     before = {name: weight.clone() for name, weight in model.unet.state_dict().items()}
     write_lora(folder, "loud", model, ["unet"], strength=1e7)

@@ -1,4 +1,4 @@
-"""LoRAs in a request's words: every notation means the same, and what is wrong is said in one sentence."""
+"""Notations of LoRAs in a request: all mean the same, and a mistake gets one sentence."""
 
 import json
 from collections.abc import Callable
@@ -29,12 +29,12 @@ BOTH = (LoraUse("other", 1.0), LoraUse("style", 0.8))
     ids=repr,
 )
 def test_every_notation_means_the_same(given: object) -> None:
-    """A form sends text, JSON has objects, the command line one each, the wire between processes pairs."""
+    """A form sends text, JSON objects, the command line one LoRA per option, worker processes pairs."""
     assert parse_loras(given) == BOTH
 
 
 def test_a_prompts_tags_are_taken_out_and_used(request_for: Make) -> None:
-    """A1111's users paste prompts; the text encoders must not read file names."""
+    """A1111's users paste prompts with tags; the text encoders must not read file names."""
     request = request_for(prompt="a red circle <lora:style:0.8> on sand<lyco:other>")
     assert request.prompt == "a red circle  on sand"
     assert request.loras == BOTH
@@ -52,12 +52,12 @@ def test_a_prompts_tags_are_taken_out_and_used(request_for: Make) -> None:
 def test_tags_add_up_and_win_over_the_field(
     prompt: str, loras: object, expected: tuple[LoraUse, ...]
 ) -> None:
-    """As in A1111, whose default LoRA is left out where the prompt names it."""
+    """In A1111 too, the default LoRA is left out if the prompt names it."""
     assert combine(prompt, loras)[1] == expected
 
 
 def test_a_request_made_from_a_request_is_the_same(request_for: Make) -> None:
-    """Through JSON to a worker, or with another seed: tags that were taken out are not lost, nor doubled."""
+    """Sent to a worker or given another seed, a request neither loses nor doubles its LoRAs."""
     first = request_for(prompt="<lora:style:0.8>circle", loras=["other"])
     again = request_for(prompt=first.prompt, loras=json.loads(json.dumps(first.loras)))
     for other in (again, replace(first, seed=9)):
@@ -65,7 +65,7 @@ def test_a_request_made_from_a_request_is_the_same(request_for: Make) -> None:
 
 
 def test_the_tags_of_loras_stand_for_them() -> None:
-    """What is written into a picture's metadata, and read back from it."""
+    """Tags are written into a picture's metadata and read back from it."""
     assert combine(f"a circle{tags(BOTH)}", ()) == ("a circle", BOTH)
 
 
@@ -96,8 +96,8 @@ WRONG: dict[str, tuple[object, str]] = {
 
 
 @pytest.mark.parametrize("what", WRONG)
-def test_what_is_wrong_is_said_before_a_picture_is_read(what: str) -> None:
-    """One sentence with the field's name, whoever sent it."""
+def test_a_mistake_is_reported_before_a_picture_is_read(what: str) -> None:
+    """The error is one sentence with the field's name."""
     given, says = WRONG[what]
     with pytest.raises(RequestError, match=says) as refused:
         check_settings({"loras": given})
@@ -107,7 +107,7 @@ def test_what_is_wrong_is_said_before_a_picture_is_read(what: str) -> None:
 
 @pytest.mark.parametrize("tag", ["<lora:>", "<lora:style:>", "<lora:style:0.8:0.5>", "<lora:a/b:1>"])
 def test_a_tag_that_cannot_be_read_is_refused(tag: str, request_for: Make) -> None:
-    """It would be painted without the style, or with the tag as words."""
+    """Otherwise it would be painted without the style, or with the tag as words."""
     with pytest.raises(RequestError) as refused:
         request_for(prompt=f"a circle {tag}")
     assert refused.value.field == "prompt"

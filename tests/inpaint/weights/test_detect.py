@@ -1,4 +1,4 @@
-"""A downloaded ``.safetensors`` file says what it is: a checkpoint that paints, or what else."""
+"""Detection of downloaded ``.safetensors`` files: checkpoints that paint, and other kinds that are named."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +21,7 @@ SD_UNET = {"model.diffusion_model.input_blocks.0.0.weight": [2, 4, 3, 3]}
 FIRST = "conditioner.embedders.0.transformer.text_model.final_layer_norm.weight"
 LORA = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q.lora_down.weight"
 
-# What people take for a checkpoint: some tensors of it, and the words that the error must hold.
+# Files that people take for checkpoints: some of their tensors, and the words of the error.
 OTHERS: dict[str, tuple[dict[str, list[int]], str]] = {
     "kohya's LoRA": ({LORA: [4, 8], LORA.replace("down", "up"): [8, 4]}, "it is a LoRA, .* with --lora"),
     "diffusers' LoRA": ({"unet.down_blocks.1.attn1.to_q.lora_A.weight": [4, 8]}, "it is a LoRA"),
@@ -92,10 +92,10 @@ OTHERS: dict[str, tuple[dict[str, list[int]], str]] = {
 
 
 @pytest.mark.parametrize(("tensors", "words"), OTHERS.values(), ids=OTHERS)
-def test_what_is_no_checkpoint_says_what_it_is(
+def test_a_file_that_is_no_checkpoint_is_named_for_what_it_is(
     tmp_path: Path, tensors: dict[str, list[int]], words: str
 ) -> None:
-    """Whoever downloaded the wrong file learns which one to look for, before 7 GB are copied."""
+    """A user who downloaded the wrong file learns which one to look for, before 7 GB are copied."""
     path = tmp_path / "downloaded.safetensors"
     path.write_bytes(safetensors(tensors))
     for attempt in (lambda: import_model(path, "mine", tmp_path / "models"), lambda: resolve(path, tmp_path)):
@@ -106,8 +106,8 @@ def test_what_is_no_checkpoint_says_what_it_is(
 
 
 @pytest.mark.parametrize("key", ["modelspec.prediction_type", "modelspec.predict_key"])
-def test_v_prediction_is_told_from_the_files_own_description(key: str, tmp_path: Path) -> None:
-    """Painted as if it predicted noise, such a model gives grey mud and no error."""
+def test_v_prediction_is_detected_by_the_files_metadata(key: str, tmp_path: Path) -> None:
+    """If it were sampled as if it predicted noise, it would paint grey mud without an error."""
     path = tmp_path / "x.safetensors"
     tensors = {name: torch.zeros(shape) for name, shape in sdxl_tensors(4).items()}
     save_file(tensors, path, {key: "v"})
@@ -130,10 +130,10 @@ GOOD: dict[str, Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]] = 
 
 
 @pytest.mark.parametrize(("form", "in_channels"), [*((form, 4) for form in GOOD), ("fp16", 9)])
-def test_the_forms_that_people_share_paint(
+def test_the_forms_in_which_checkpoints_are_shared_paint(
     form: str, in_channels: int, checkpoint: Callable[[int], Path], tmp_path: Path, request_for: Make
 ) -> None:
-    """Half or full precision, pruned or not: the same model paints the same picture but for rounding."""
+    """In half or full precision, pruned or not, a model paints the same picture but for rounding."""
     save_file(GOOD[form](original_tensors(checkpoint(in_channels))), tmp_path / "x.safetensors")
     import_model(tmp_path / "x.safetensors", "mine", tmp_path / "models")
     found = resolve("mine", tmp_path / "models")

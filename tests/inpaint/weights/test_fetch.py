@@ -65,10 +65,10 @@ def root(tmp_path: Path) -> Path:
 
 @dataclass
 class Child:
-    """A fetch in a process of its own, with the environment of the test."""
+    """A fetch in its own process, with the environment of the test."""
 
     process: subprocess.Popen[bytes]
-    said: Path  # its stderr
+    stderr: Path
 
     def wait(self) -> int:
         return self.process.wait(30)
@@ -76,14 +76,14 @@ class Child:
 
 @contextmanager
 def spawn(entry: Entry, root: Path, limit_bytes: int = 0) -> Iterator[Child]:
-    lock, said = tempfile.mkstemp(dir=root.parent)[1], Path(tempfile.mkstemp(dir=root.parent)[1])
+    lock, output = tempfile.mkstemp(dir=root.parent)[1], Path(tempfile.mkstemp(dir=root.parent)[1])
     Path(lock).write_text(lock_text(entry))
-    with said.open("wb") as stderr:
+    with output.open("wb") as stderr:
         process = subprocess.Popen(
             [sys.executable, "-c", CHILD, lock, str(root), str(limit_bytes)], stderr=stderr
         )
     try:
-        yield Child(process, said)
+        yield Child(process, output)
     finally:
         process.kill()
         process.wait()
@@ -116,7 +116,7 @@ def part_of(entry: Entry, root: Path, path: str = BIG) -> Path:
 
 
 def assert_whole(entry: Entry, root: Path) -> None:
-    """The folder is complete, verified and stamped, and nothing of the staging is left."""
+    """Check that the folder is complete, verified and stamped, and that no staging folder is left."""
     folder = root / entry.target
     verify(entry, folder, deep=True)
     assert {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()} == {
@@ -130,7 +130,7 @@ def assert_whole(entry: Entry, root: Path) -> None:
 
 
 def test_a_fetch_gives_a_verified_folder(hub: Hub, root: Path) -> None:
-    """A newcomer on a good line gets every file once, and progress up to the last byte."""
+    """A newcomer on a good connection gets every file once, and progress up to the last byte."""
     entry = hub.entry()
     seen: list[tuple[str, int, int]] = []
     assert fetch(entry, root, lambda *step: seen.append(step)) == root / "tiny"
@@ -153,7 +153,7 @@ def test_a_fetched_model_is_not_fetched_again(hub: Hub, root: Path) -> None:
 def test_the_token_goes_to_the_hub_and_not_to_its_cdn(
     hub: Hub, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Somebody with a gated mirror can fetch, and the storage behind it never sees the token."""
+    """A user of a gated mirror can fetch, and the storage behind it never sees the token."""
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     fetch(hub.entry(), root)
     assert hub.gets_of(SMALL)[0].authorization == "Bearer hf_secret"
@@ -162,7 +162,7 @@ def test_the_token_goes_to_the_hub_and_not_to_its_cdn(
 
 @pytest.mark.parametrize("path", [SMALL, BIG])
 def test_a_flipped_byte_is_fetched_once_more(hub: Hub, root: Path, path: str) -> None:
-    """One bad transfer heals by itself."""
+    """One bad transfer is repaired without the user."""
     entry, body = hub.entry(), FILES[path]
     hub.swaps[path] = [bytes([body[0] ^ 1]) + body[1:]]
     fetch(entry, root)
@@ -171,7 +171,7 @@ def test_a_flipped_byte_is_fetched_once_more(hub: Hub, root: Path, path: str) ->
 
 
 def test_a_byte_that_stays_flipped_is_refused(hub: Hub, root: Path) -> None:
-    """A hub or mirror that serves other bytes never gets them installed, and the digests are named."""
+    """Other bytes from a hub or mirror are never installed, and the error names both digests."""
     entry, body = hub.entry(), BODY
     hub.swaps[BIG] = [body[:-1] + b"?"] * 2
     with pytest.raises(ModelError, match=f"{BIG} arrived twice with sha256 [0-9a-f]{{64}} instead of"):
@@ -217,7 +217,7 @@ def test_a_wrong_size_that_is_not_announced_is_refused(hub: Hub, root: Path, bod
 
 
 def test_another_range_than_asked_for_is_not_appended(hub: Hub, root: Path) -> None:
-    """A confused proxy cannot make a file with a gap, and what was right is kept."""
+    """A misbehaving proxy cannot make a file with a gap, and the good bytes are kept."""
     entry = hub.entry()
     hub.cuts[BIG] = [300_000]
     hub.range_shift = 10
@@ -236,7 +236,7 @@ def test_an_error_of_the_cdn_does_not_show_its_signature(hub: Hub, root: Path, s
 
 
 def test_other_bytes_of_the_same_size_are_refused_before_the_first(hub: Hub, root: Path) -> None:
-    """A wrong row of the lock shows at once and not after five gigabytes."""
+    """A wrong row of the lock fails immediately and not after five gigabytes."""
     entry = hub.entry()
     hub.files[BIG] = BODY[:-1] + b"?"
     with pytest.raises(ModelError, match=f"{BIG} is offered with sha256"):
@@ -245,7 +245,7 @@ def test_other_bytes_of_the_same_size_are_refused_before_the_first(hub: Hub, roo
 
 
 def test_a_cut_connection_is_resumed_where_it_broke(hub: Hub, root: Path) -> None:
-    """On a bad line no byte is fetched twice."""
+    """On a bad connection no byte is fetched twice."""
     entry = hub.entry()
     hub.cuts[BIG] = [300_000, 400_000]
     fetch(entry, root)
@@ -291,14 +291,14 @@ def test_a_killed_fetch_is_resumed_by_a_new_process(hub: Hub, root: Path) -> Non
     assert not (root / "tiny").exists()
     hub.release.set()
     with spawn(entry, root) as again:
-        assert again.wait() == 0, again.said.read_text()
+        assert again.wait() == 0, again.stderr.read_text()
     assert_whole(entry, root)
     assert hub.gets_of(BIG)[-1].range == "bytes=500000-"
     assert hub.gets_of(BIG)[-1].sent == len(BODY) - 500_000
 
 
 def test_an_interrupt_leaves_what_was_fetched(hub: Hub, root: Path) -> None:
-    """Ctrl-C is not punished: the next run goes on."""
+    """After Ctrl-C the next run resumes."""
     entry = hub.entry()
 
     def interrupt(path: str, done: int, _total: int) -> None:
@@ -318,7 +318,7 @@ def test_an_interrupt_leaves_what_was_fetched(hub: Hub, root: Path) -> None:
 def test_a_part_that_was_altered_meanwhile_is_fetched_anew(
     hub: Hub, root: Path, length: int, ranges: list[str | None]
 ) -> None:
-    """Damage to an unfinished download is found by its digest and mended in the same run."""
+    """Damage to an unfinished download is found by its digest and repaired in the same run."""
     entry = hub.entry()
     part = part_of(entry, root)
     part.parent.mkdir(parents=True)
@@ -328,12 +328,14 @@ def test_a_part_that_was_altered_meanwhile_is_fetched_anew(
     assert [get.range for get in hub.gets_of(BIG)] == ranges
 
 
-def test_two_fetches_at_once_fetch_once(hub: Hub, root: Path) -> None:
+def test_two_simultaneous_fetches_download_once(hub: Hub, root: Path) -> None:
     """Two workers that start together share one download: the second waits, then finds it verified."""
     entry = hub.entry()
     hub.holds[BIG] = 500_000
     with spawn(entry, root) as one, spawn(entry, root) as other:
-        wait_for(lambda: "another process is writing tiny" in one.said.read_text() + other.said.read_text())
+        wait_for(
+            lambda: "another process is writing tiny" in one.stderr.read_text() + other.stderr.read_text()
+        )
         hub.release.set()
         assert [one.wait(), other.wait()] == [0, 0]
     assert_whole(entry, root)
@@ -349,7 +351,7 @@ def test_a_revision_that_is_gone_is_named(hub: Hub, root: Path) -> None:
 
 
 def test_another_revision_than_asked_for_is_refused(hub: Hub, root: Path) -> None:
-    """A mirror that answers with its newest revision is found out."""
+    """A mirror may answer with its newest revision instead."""
     hub.commit_header = "f" * 40
     with pytest.raises(ModelError, match=f"offered at revision {'f' * 40} instead of"):
         fetch(hub.entry(), root)
@@ -385,14 +387,14 @@ def test_a_bad_mirror_address_is_one_sentence(
 
 
 def test_offline_mode_is_named(root: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever set HF_HUB_OFFLINE is told so."""
+    """A user who set HF_HUB_OFFLINE sees it in the error."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(FetchError, match="unset it"):
         fetch(hub.entry(), root)
 
 
 def test_a_disk_that_is_too_small_is_found_before_the_first_byte(hub: Hub, root: Path) -> None:
-    """Nobody waits for 7 GB to learn that 8 were needed; bytes that are already there do not count twice."""
+    """A user must not wait for 7 GB to learn that 8 are needed; bytes already there do not count twice."""
     entry = hub.entry()
     with pytest.raises(FetchError, match=r"needs \d+ more bytes .* has 1000000 .* free"):
         fetch(entry, root, free=lambda _: 1_000_000)
@@ -409,7 +411,7 @@ def test_a_disk_that_fills_up_midway_keeps_what_fitted(hub: Hub, root: Path) -> 
     entry = hub.entry()
     with spawn(entry, root, limit_bytes=200_000) as child:
         assert child.wait() == 1
-        error = child.said.read_text()
+        error = child.stderr.read_text()
     assert error.startswith("FetchError: cannot write ")
     assert "INPAINT_MODELS" in error
     assert not (root / "tiny").exists()
@@ -433,14 +435,14 @@ def test_a_full_disk_is_called_full(tmp_path: Path) -> None:
 
 
 def test_a_models_folder_that_cannot_be_made_is_one_sentence(hub: Hub, tmp_path: Path) -> None:
-    """INPAINT_MODELS pointing below a file is named."""
+    """INPAINT_MODELS may point below a file."""
     (tmp_path / "file").write_text("")
     with pytest.raises(FetchError, match=r"cannot write .*file"):
         fetch(hub.entry(), tmp_path / "file" / "models")
 
 
-def test_a_damaged_model_is_mended_without_its_good_files(hub: Hub, root: Path) -> None:
-    """The command that an error recommends repairs one file, not seven gigabytes; extra files go."""
+def test_a_damaged_model_is_repaired_without_its_good_files(hub: Hub, root: Path) -> None:
+    """The command that an error recommends fetches one file, not seven gigabytes, and deletes extra files."""
     entry = hub.entry()
     folder = fetch(entry, root)
     (folder / BIG).write_bytes(BODY[:-1] + b"?")
@@ -451,8 +453,8 @@ def test_a_damaged_model_is_mended_without_its_good_files(hub: Hub, root: Path) 
     assert [get.path for get in hub.gets[before:]] == [BIG]
 
 
-def test_a_damaged_model_that_cannot_be_mended_is_not_left_under_its_name(hub: Hub, root: Path) -> None:
-    """Either whole or absent, also when the repair fails."""
+def test_a_damaged_model_that_cannot_be_repaired_is_not_left_under_its_name(hub: Hub, root: Path) -> None:
+    """A model is either whole or absent, even when the repair fails."""
     entry = hub.entry()
     folder = fetch(entry, root)
     (folder / BIG).unlink()

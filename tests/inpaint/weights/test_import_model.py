@@ -1,4 +1,4 @@
-"""Importing a checkpoint, and finding one by name or path: only safe ones, and whole."""
+"""Import of checkpoints, and finding them by name or path: only safe and complete ones."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def files_in(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
-# What makes a diffusers folder unsafe or unfit, and the words that the error must hold.
+# Changes that make a diffusers folder unsafe or unusable, and the words of the error.
 BAD_FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "code": (lambda f: (f / "unet" / "model.py").write_text("x"), "model.py: a model folder must not hold"),
     "hidden code": (lambda f: (f / ".x.py").write_text("x"), "must not hold code"),
@@ -93,10 +93,10 @@ BAD_FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize(("spoil", "words"), BAD_FOLDERS.values(), ids=BAD_FOLDERS)
-def test_an_unsafe_or_unfit_folder_is_refused(
+def test_an_unsafe_or_unusable_folder_is_refused(
     folder: Path, root: Path, spoil: Callable[[Path], object], words: str
 ) -> None:
-    """Whoever downloads a model from a stranger runs none of its code, by import or by path."""
+    """A model from a stranger never runs its code, by import or by path."""
     spoil(folder)
     for attempt in (lambda: import_model(folder, "mine", root), lambda: resolve(folder, root)):
         with pytest.raises(ModelError) as caught:
@@ -130,10 +130,10 @@ BAD_FILES: dict[str, tuple[str, bytes, str]] = {
 
 
 @pytest.mark.parametrize(("name", "body", "words"), BAD_FILES.values(), ids=BAD_FILES)
-def test_an_unsafe_or_unfit_file_is_refused(
+def test_an_unsafe_or_unusable_file_is_refused(
     tmp_path: Path, root: Path, name: str, body: bytes, words: str
 ) -> None:
-    """A pickle is never opened, whatever it is called, and a damaged file is named before it is loaded."""
+    """A pickle is never opened under any name, and a damaged file is named before it is loaded."""
     (tmp_path / name).write_bytes(body)
     with pytest.raises(ModelError) as caught:
         import_model(tmp_path / name, "mine", root)
@@ -153,7 +153,7 @@ def test_a_short_header_that_looks_like_a_pickle_is_no_pickle(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("suffix", [".bin", ".pt", ".ckpt", ".pth", ".pkl"])
-def test_a_pickle_beside_safetensors_is_not_imported_but_may_lie_there(
+def test_a_pickle_next_to_safetensors_is_not_imported_but_may_lie_there(
     folder: Path, root: Path, suffix: str
 ) -> None:
     """The store holds no pickle; a user's own folder may, since it is never opened."""
@@ -176,10 +176,10 @@ def test_links_are_not_imported(folder: Path, root: Path, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("in_channels", [4, 9])
 @pytest.mark.parametrize("variant", ["", ".fp16"])
-def test_a_folder_is_imported_with_what_loading_needs(
+def test_a_folder_is_imported_with_the_files_that_loading_needs(
     tmp_path: Path, root: Path, in_channels: int, variant: str
 ) -> None:
-    """A user's checkpoint gets a name, without the samples and duplicates that came with it."""
+    """A user's checkpoint is imported without the samples and duplicates that came with it."""
     given = write_folder(tmp_path / "given", in_channels, variant)
     needed = files_in(given)
     (given / "sample.png").write_bytes(b"x")
@@ -194,7 +194,7 @@ def test_a_folder_is_imported_with_what_loading_needs(
 
 
 def test_half_precision_is_imported_when_all_components_have_it(folder: Path, root: Path) -> None:
-    """Not both copies of 7 GB."""
+    """One copy of 7 GB is enough."""
     for path in list(folder.rglob("*.safetensors")):
         shutil.copy(path, path.with_suffix(".fp16.safetensors"))
     stored = files_in(import_model(folder, "half", root))
@@ -233,7 +233,7 @@ def test_a_single_file_is_imported_and_found_by_name(tmp_path: Path, root: Path)
 
 
 def test_an_imported_model_is_verified_like_a_fetched_one(folder: Path, root: Path) -> None:
-    """Damage to an imported model is found too, and the error names what mends it."""
+    """Damage to an imported model is found too, and the error names the remedy."""
     target = import_model(folder, "mine", root)
     entry = find_entry("mine", root)
     assert entry is not None
@@ -253,14 +253,14 @@ def test_an_imported_model_is_verified_like_a_fetched_one(folder: Path, root: Pa
 
 @pytest.mark.parametrize("name", ["", "../mine", "Mine", ".mine", "a/b", "a b", "ä", "x" * 65])
 def test_a_name_that_is_no_name_is_refused(folder: Path, root: Path, name: str) -> None:
-    """A name is a folder's name, and nothing else."""
+    """A model's name becomes a folder's name, so it must be nothing else."""
     with pytest.raises(ModelError, match="cannot name a model"):
         import_model(folder, name, root)
 
 
 @pytest.mark.parametrize("name", ["demo", "sdxl-inpainting"])
 def test_a_built_in_name_cannot_be_taken(folder: Path, root: Path, name: str) -> None:
-    """`--model demo` always means ours."""
+    """`--model demo` always means the model that ships."""
     with pytest.raises(ModelError, match="comes with inpaint"):
         import_model(folder, name, root)
 
@@ -273,14 +273,14 @@ def test_a_taken_name_is_not_overwritten(folder: Path, root: Path) -> None:
 
 
 def test_a_killed_import_leaves_nothing_in_the_way(folder: Path, root: Path) -> None:
-    """What an import that died left behind is replaced by the next."""
+    """The next import replaces the files that a killed one left."""
     (root / ".mine.import" / "unet").mkdir(parents=True)
     (root / ".mine.import" / "unet" / "evil.py").write_text("x")
     assert "unet/evil.py" not in files_in(import_model(folder, "mine", root))
 
 
 def test_an_original_that_changes_while_it_is_copied_is_refused(folder: Path, root: Path) -> None:
-    """What counts is the copy: swapping a file after its check gains nothing."""
+    """The copy is checked, so swapping a file after its check gains an attacker nothing."""
 
     def swap(path: str, _done: int, _total: int) -> None:
         if path == "model_index.json":
@@ -310,7 +310,7 @@ def test_a_path_is_resolved_to_its_kind(folder: Path, tmp_path: Path, root: Path
 
 
 def test_a_model_of_the_lock_that_is_not_fetched_names_the_command(root: Path) -> None:
-    """The newcomer's first error tells what to type."""
+    """The newcomer's first error says what to type."""
     with pytest.raises(ModelError, match=r"^sdxl-inpainting is not installed; run: inpaint models fetch"):
         resolve("sdxl-inpainting", root)
 
@@ -329,7 +329,7 @@ def test_an_unknown_name_lists_the_known_ones(
 
 
 def test_any_other_folder_is_no_model_and_is_not_searched(root: Path, tmp_path: Path) -> None:
-    """`--model .` says what is missing at once, and does not complain about somebody's scripts."""
+    """`--model .` says what is missing, and does not search the user's own scripts."""
     (tmp_path / "script.py").write_text("x")
     with pytest.raises(ModelError, match=r"there is no model_index\.json"):
         resolve(tmp_path, root)
@@ -337,7 +337,7 @@ def test_any_other_folder_is_no_model_and_is_not_searched(root: Path, tmp_path: 
 
 @pytest.mark.parametrize("path", ["./nothing", "no/where", "nothing.safetensors", "~/nothing-at-all"])
 def test_a_missing_path_is_called_a_path(root: Path, path: str) -> None:
-    """What looks like a path is not answered with a list of names."""
+    """A text that looks like a path is not answered with a list of names."""
     with pytest.raises(ModelError, match="there is no such file or folder"):
         resolve(path, root)
 
@@ -345,7 +345,7 @@ def test_a_missing_path_is_called_a_path(root: Path, path: str) -> None:
 def test_a_name_wins_over_a_folder_here(
     folder: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A folder called sdxl-inpainting in the working folder does not stand in for the pinned model."""
+    """A folder called sdxl-inpainting in the working folder does not replace the pinned model."""
     folder.rename(tmp_path / "sdxl-inpainting")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ModelError, match="is not installed"):
@@ -354,7 +354,7 @@ def test_a_name_wins_over_a_folder_here(
 
 
 def test_a_companion_is_no_checkpoint(root: Path) -> None:
-    """Configurations alone cannot paint, and saying so beats a stack trace from a loader."""
+    """Configurations alone cannot paint; the user reads that instead of a loader's stack trace."""
     root.mkdir()
     make_installed("sdxl-configs", root)
     with pytest.raises(ModelError, match="sdxl-configs holds no weights"):
@@ -370,7 +370,7 @@ def test_the_config_folder_is_found_or_its_command_named(root: Path) -> None:
 
 
 def make_installed(name: str, root: Path) -> None:
-    """Files of the right sizes and a stamp that vouches for them: what a cheap check goes by."""
+    """Write files of the right sizes and a stamp that vouches for them, which a cheap check accepts."""
     entry = load_lock().get(name)
     assert entry is not None
     for file in entry.files:
@@ -381,8 +381,8 @@ def make_installed(name: str, root: Path) -> None:
     write_stamp(entry, root / entry.target, found, imported=False)
 
 
-def test_the_list_tells_what_is_there(folder: Path, root: Path) -> None:
-    """installed, unverified, partial and not installed are told apart without hashing."""
+def test_the_list_shows_each_models_state(folder: Path, root: Path) -> None:
+    """installed, unverified, partial and not installed are distinguished without hashing."""
     make_installed("sdxl-configs", root)
     import_model(folder, "mine", root)
     (root / ".sdxl-base.partial").mkdir()
@@ -409,5 +409,5 @@ def test_the_models_folder_is_a_setting_read_when_asked(
 
 def test_what_diffusers_writes_is_accepted(checkpoint: Callable[[int], Path], root: Path) -> None:
     """The checks agree with the layout of a real diffusers folder, not only with our idea of it."""
-    import_model(checkpoint(9), "standin", root)
-    assert resolve("standin", root).kind == "folder"
+    import_model(checkpoint(9), "tiny", root)
+    assert resolve("tiny", root).kind == "folder"

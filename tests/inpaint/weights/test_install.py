@@ -1,4 +1,4 @@
-"""New models in the models folder: whole or not at all, whatever kills the writer; and removing them."""
+"""Installation of new models, whole or not at all even if the writer is killed; and their removal."""
 
 import errno
 import json
@@ -26,7 +26,7 @@ from inpaint.weights.install import Chunk, Content, copy_of, install
 from tests.inpaint.weights.test_import_model import files_in, make_installed
 from tests.support.checkpoint_files import sdxl_tensors, write_folder
 from tests.support.paths import ROOT
-from tests.support.tiny_checkpoint import write_standin
+from tests.support.tiny_checkpoint import write_tiny_checkpoint
 
 
 @pytest.fixture
@@ -56,8 +56,10 @@ merge_models(*[Checkpoint(f.name, f, "folder") for f in folders], "mine", root, 
 
 @contextmanager
 def halfway(home: Path, root: Path) -> Iterator[subprocess.Popen[str]]:
-    """A process that has written half of a merged model and waits."""
-    folders = [write_standin(home / name, channels) for name, channels in (("i", 9), ("s", 4), ("b", 4))]
+    """Start a process that has written half of a merged model and waits."""
+    folders = [
+        write_tiny_checkpoint(home / name, channels) for name, channels in (("i", 9), ("s", 4), ("b", 4))
+    ]
     command = [sys.executable, "-c", MERGE, *map(str, folders), str(root)]
     with subprocess.Popen(
         command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -73,7 +75,7 @@ def halfway(home: Path, root: Path) -> Iterator[subprocess.Popen[str]]:
 def test_a_killed_merge_leaves_no_model_and_its_half_is_swept(
     folder: Path, root: Path, tmp_path: Path
 ) -> None:
-    """Half of 7 GB under a hidden name would never be found again; a merge that lives is left alone."""
+    """Half of 7 GB under a hidden name would never be found again; a running merge is left alone."""
     with halfway(tmp_path, root) as process:
         half = root / ".mine.import"
         assert any(half.rglob("*.safetensors"))
@@ -87,14 +89,14 @@ def test_a_killed_merge_leaves_no_model_and_its_half_is_swept(
     import_model(folder, "another", root)
     assert not half.exists()
     three = [Checkpoint(name, tmp_path / name, "folder") for name in ("i", "s", "b")]
-    merged = merge_models(*three, "mine", root).folder  # the same again simply works
+    merged = merge_models(*three, "mine", root).folder  # the same merge works again
     entry = find_entry("mine", root)
     assert entry is not None
     verify(entry, merged, deep=True)
 
 
 def test_a_disk_that_is_too_small_is_said_before_anything_is_written(folder: Path, root: Path) -> None:
-    """Not after the first six gigabytes."""
+    """The user learns it before the first six gigabytes are written."""
     contents = {"model_index.json": copy_of(folder / "model_index.json")}
     with pytest.raises(FetchError, match=r"mine needs \d+ bytes .* whose disk has 10 .* free; free some"):
         install(contents, "mine", root, free=lambda _: 10)
@@ -102,7 +104,7 @@ def test_a_disk_that_is_too_small_is_said_before_anything_is_written(folder: Pat
 
 
 def test_a_disk_that_fills_up_leaves_nothing(folder: Path, root: Path) -> None:
-    """Another program may take the space meanwhile."""
+    """Another program may use up the space meanwhile."""
 
     def chunks() -> Iterator[Chunk]:
         yield b"half"
@@ -115,7 +117,7 @@ def test_a_disk_that_fills_up_leaves_nothing(folder: Path, root: Path) -> None:
 
 
 def test_an_original_that_cannot_be_read_is_named(folder: Path, root: Path) -> None:
-    """The disk that is written to is not blamed for the one that is read."""
+    """The error must not blame the disk that is written to."""
     content = copy_of(folder / "model_index.json")
     (folder / "model_index.json").unlink()
     with pytest.raises(ModelError, match=r"model_index\.json: cannot be read \(No such file"):
@@ -133,7 +135,7 @@ def test_an_original_that_cannot_be_read_is_named(folder: Path, root: Path) -> N
     ],
 )
 def test_a_model_is_named_after_its_file(path: str, name: str) -> None:
-    """Whoever gives no name gets one that can be typed."""
+    """A user who gives no name gets one that can be typed."""
     assert name_for(Path(path)) == name
 
 
@@ -147,7 +149,7 @@ def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
 
 torch.set_num_threads(1)
-torch.ones(9).half().float().isfinite().all()  # its own tables are no part of a merge
+torch.ones(9).half().float().isfinite().all()  # loads torch's own tables, which are no part of a merge
 before = peak()
 *files, root = map(Path, sys.argv[1:])
 merge_models(*[Checkpoint(f.stem, f, "file") for f in files], "mine", root)
@@ -156,7 +158,7 @@ print(json.dumps(peak() - before))
 
 
 def write_holes(path: Path, in_channels: int, size_bytes: int) -> Path:
-    """A checkpoint with one tensor of that size, in fp16, all of it a hole in the file."""
+    """Make a checkpoint with one fp16 tensor of that size, stored as a hole in the file."""
     shapes = {
         **sdxl_tensors(in_channels),
         "conditioner.embedders.1.model.token_embedding.weight": [size_bytes // 2048, 1024],
@@ -178,18 +180,18 @@ def write_holes(path: Path, in_channels: int, size_bytes: int) -> Path:
 
 
 def test_a_merge_holds_a_small_part_of_one_tensor(tmp_path: Path) -> None:
-    """SDXL is merged where it cannot be loaded: 400 MB in one tensor, three times, cost under 64 MB."""
+    """Models too large to load can be merged: three tensors of 400 MB take less than 64 MB."""
     names = {"inpaint": 9, "style": 4, "base": 4}
     files = [write_holes(tmp_path / f"{name}.safetensors", n, 400_000_000) for name, n in names.items()]
     command = [sys.executable, "-c", MEMORY, *map(str, files), str(tmp_path / "models")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert (tmp_path / "models" / "mine" / "model.safetensors").stat().st_size > 390_000_000
-    # The most pages that were ever resident, mapped files too.
+    # The peak of resident pages, mapped files included.
     assert json.loads(done.stdout) < 64_000_000
 
 
 def test_an_imported_model_is_removed(folder: Path, root: Path) -> None:
-    """7 GB come back with one command, and the name is free again."""
+    """One command frees 7 GB, and the name can be used again."""
     import_model(folder, "mine", root)
     import_model(folder, "other", root)
     size = sum((root / "mine" / path).stat().st_size for path in files_in(root / "mine"))
@@ -199,7 +201,7 @@ def test_an_imported_model_is_removed(folder: Path, root: Path) -> None:
 
 
 def test_a_damaged_model_is_removed(folder: Path, root: Path) -> None:
-    """It is the one that somebody most wants to be rid of."""
+    """A damaged model is the one that a user most wants to remove."""
     import_model(folder, "mine", root)
     (root / "mine" / "unet" / "config.json").unlink()
     (root / "mine" / "extra.txt").write_text("x")
@@ -208,7 +210,7 @@ def test_a_damaged_model_is_removed(folder: Path, root: Path) -> None:
 
 
 def test_a_fetched_model_is_removed_with_what_its_fetches_left(root: Path) -> None:
-    """Also half of one: an interrupted fetch of 7 GB holds as much as it got."""
+    """An interrupted fetch may have left gigabytes, too."""
     root.mkdir()
     make_installed("sdxl-configs", root)
     for kind in ("partial", "damaged"):
@@ -223,7 +225,7 @@ def test_a_fetched_model_is_removed_with_what_its_fetches_left(root: Path) -> No
 
 
 def test_nothing_else_is_removed(folder: Path, root: Path, tmp_path: Path) -> None:
-    """A name is no path, and a folder that somebody put there is theirs."""
+    """A name is no path, and a folder that the user put there is the user's."""
     import_model(folder, "mine", root)
     (root / "photos").mkdir()
     (root / "linked").symlink_to(root / "mine")

@@ -1,4 +1,4 @@
-"""SDXL's tensors under both of their names, with diffusers' own loader as the oracle."""
+"""SDXL's tensors in both naming schemes, with diffusers' own loader as the oracle."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -27,7 +27,7 @@ def pieces(path: Path) -> dict[Place, Piece]:
 
 
 def as_diffusers_loads(path: Path, configs: Path) -> dict[Place, torch.Tensor]:
-    """The oracle: every parameter of the four models that diffusers makes of a single file."""
+    """Return every parameter of the four models that diffusers loads from a single file: the oracle."""
     model = load_model(path, "test", torch.device("cpu"), torch.float32, configs=configs)
     modules = zip(COMPONENTS, (model.unet, model.vae, *model.text_encoders), strict=True)
     return {
@@ -38,7 +38,7 @@ def as_diffusers_loads(path: Path, configs: Path) -> dict[Place, torch.Tensor]:
 
 
 def write_sparse(path: Path, tensors: Mapping[str, torch.Tensor]) -> Path:
-    """A ``.safetensors`` file with these shapes in fp16 and a hole instead of values: 7 GB in no space."""
+    """Write a ``.safetensors`` file of these shapes in fp16, a hole instead of values: 7 GB take no space."""
     header, end = {}, 0
     for name, tensor in tensors.items():
         begin, end = end, end + 2 * tensor.numel()
@@ -52,13 +52,13 @@ def write_sparse(path: Path, tensors: Mapping[str, torch.Tensor]) -> Path:
 
 @pytest.fixture(scope="module")
 def real() -> dict[str, Any]:
-    """SDXL's own components, without memory."""
+    """Build SDXL's components on the meta device, without memory."""
     return build(9)
 
 
 @pytest.fixture
 def real_file(real: dict[str, Any], tmp_path: Path) -> Path:
-    """SDXL's inpainting checkpoint as a single file, without values."""
+    """Write SDXL's inpainting checkpoint as a single file, without values."""
     parts = (dict(real[component].named_parameters()) for component in COMPONENTS)
     return write_sparse(tmp_path / "real.safetensors", as_original(*parts, layers_per_block=2))
 
@@ -81,7 +81,7 @@ def test_every_tensor_is_read_as_diffusers_loads_it(
 def test_a_folder_has_the_places_of_its_single_file(
     checkpoint: Callable[[int], Path], tmp_path: Path
 ) -> None:
-    """Either can be merged with either."""
+    """Folders and single files can be merged with one another."""
     single = pieces(write_single_file(checkpoint(4), tmp_path / "x.safetensors"))
     for component in COMPONENTS:
         (file,) = (checkpoint(4) / component).glob("*.safetensors")
@@ -93,7 +93,7 @@ def test_a_folder_has_the_places_of_its_single_file(
 
 
 def test_the_real_models_names_are_all_known(real: dict[str, Any], real_file: Path) -> None:
-    """What holds for a tiny model with one layer a block must hold for SDXL with two."""
+    """The tiny model has one layer a block, SDXL two."""
     expected = {
         (component, name.removeprefix("text_model.")): tuple(parameter.shape)
         for component in COMPONENTS
@@ -104,7 +104,7 @@ def test_the_real_models_names_are_all_known(real: dict[str, Any], real_file: Pa
 
 
 def test_the_real_names_are_diffusers_own(real: dict[str, Any], real_file: Path) -> None:
-    """The loader's conversion, fed with a label for every tensor, puts each where we do."""
+    """diffusers' conversion, given a label for every tensor, puts each in the same place."""
     from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
 
     layout = read_layout(real_file)
@@ -124,7 +124,7 @@ def test_the_real_names_are_diffusers_own(real: dict[str, Any], real_file: Path)
 def test_the_real_checkpoint_is_accepted_and_fits(
     real: dict[str, Any], real_file: Path, tmp_path: Path
 ) -> None:
-    """The checks were written against SDXL, not only against what the tests write."""
+    """The checks must accept the real SDXL, not only the files that the tests write."""
     configs = tmp_path / "configs"
     for component, module in real.items():
         save = module.config.save_pretrained if component.startswith("text") else module.save_config
@@ -136,7 +136,7 @@ def test_the_real_checkpoint_is_accepted_and_fits(
 def test_a_smaller_relative_is_refused_before_it_is_loaded(
     checkpoint: Callable[[int], Path], tmp_path: Path
 ) -> None:
-    """SSD-1B and its like are SDXL with blocks left out, and look like it at first sight."""
+    """SSD-1B and similar models are SDXL with blocks left out, and look like it at first sight."""
     tensors = original_tensors(checkpoint(4))
     kept = {name: t for name, t in tensors.items() if ".transformer_blocks.1." not in name}
     save_file(kept, tmp_path / "small.safetensors")
@@ -151,10 +151,10 @@ def test_a_smaller_relative_is_refused_before_it_is_loaded(
 
 
 @pytest.mark.parametrize("part", ["output_blocks", "decoder.conv_in.bias", "ln_final.bias"])
-def test_loading_names_what_a_single_file_lacks(
+def test_loading_names_the_tensors_that_a_single_file_lacks(
     part: str, checkpoint: Callable[[int], Path], tmp_path: Path
 ) -> None:
-    """The loaders speak of meta tensors, and for a text encoder only when the model is used."""
+    """The loaders' own error is about meta tensors, and for a text encoder it comes only in use."""
     tensors = original_tensors(checkpoint(4))
     del tensors[next(name for name in tensors if part in name)]
     save_file(tensors, tmp_path / "x.safetensors")
@@ -177,7 +177,7 @@ def test_loading_names_what_a_single_file_lacks(
 def test_a_header_that_contradicts_itself_is_refused(
     change: dict[str, object], words: str, tmp_path: Path
 ) -> None:
-    """A crafted file cannot make the merger read or allocate what is not there."""
+    """A crafted file cannot make the merger read or allocate memory beyond the file."""
     header = {"w": {"dtype": "F16", "shape": [4], "data_offsets": [0, 8], **change}}
     text = json.dumps(header).encode()
     path = tmp_path / "x.safetensors"
@@ -201,13 +201,13 @@ def test_a_header_that_contradicts_itself_is_refused(
     ],
 )
 def test_odd_names_are_no_error(name: str, tmp_path: Path) -> None:
-    """Names come from strangers' files."""
+    """A stranger's file may hold any names."""
     stored = Stored(tmp_path / "x", "F16", (), 0)
     assert set(pieces_of_file({name: stored})) == {name}
 
 
 def test_a_written_header_is_read_by_safetensors(tmp_path: Path) -> None:
-    """What we write, every other program can open."""
+    """Other programs must be able to open the files that we write."""
     save_file({"a": torch.ones(3, dtype=torch.float16), "b": torch.ones(2, 2)}, tmp_path / "in.safetensors")
     layout = read_layout(tmp_path / "in.safetensors")
     out = tmp_path / "out.safetensors"

@@ -1,4 +1,4 @@
-"""weights.lock: what it pins, and everything that it refuses."""
+"""Parsing of weights.lock: the files that it pins, and the rules that it enforces."""
 
 import copy
 import hashlib
@@ -141,7 +141,7 @@ def test_a_lock_that_is_no_json_is_refused(text: str) -> None:
 
 
 def test_a_good_lock_is_read() -> None:
-    """What the format names is taken over field by field."""
+    """Every field of the format is read."""
     entry = parse_lock(json.dumps(GOOD)).get("tiny")
     assert entry is not None
     assert entry.source is not None
@@ -164,7 +164,7 @@ def test_a_good_lock_is_read() -> None:
     ],
 )
 def test_our_lock_pins_every_file(name: str, count: int, size: int) -> None:
-    """Whoever fetches a model gets the files that were pinned, to the byte."""
+    """A user who fetches a model gets exactly the pinned files."""
     entry = load_lock().get(name)
     assert entry is not None
     assert (len(entry.files), entry.size, sum(file.size for file in entry.files)) == (count, size, size)
@@ -200,7 +200,7 @@ def test_checksums_are_what_sha256sum_reads(tmp_path: Path) -> None:
 
 
 def test_importing_weights_loads_nothing_heavy() -> None:
-    """`inpaint --help` answers at once: no torch, no diffusers, no hub client."""
+    """`inpaint --help` answers immediately: it loads no torch, no diffusers and no hub client."""
     code = (
         "import sys, inpaint.weights, inpaint.cli.models;"
         "print([m for m in ('torch', 'diffusers', 'transformers', 'huggingface_hub', 'httpx2', 'filelock')"
@@ -211,5 +211,5 @@ def test_importing_weights_loads_nothing_heavy() -> None:
 
 
 def test_every_model_of_the_lock_can_be_fetched() -> None:
-    """An entry without a source is for files that come with the package; here it would be a dead end."""
+    """An entry without a source could not be fetched; only files in the package may have none."""
     assert all(entry.source is not None for entry in load_lock().entries)

@@ -1,4 +1,4 @@
-"""inpaint + alpha · (style − base), against state dicts that diffusers loads; and what is refused."""
+"""Merging, inpaint + alpha · (style − base), against state dicts that diffusers loads; and refusals."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ from inpaint.errors import ModelError, RequestError
 from inpaint.model.load import load_model
 from inpaint.weights import Checkpoint, find_entry, merge_models, resolve, verify
 from tests.support.single_file import Tensors, original_tensors, with_leftovers
-from tests.support.tiny_checkpoint import write_standin
+from tests.support.tiny_checkpoint import write_tiny_checkpoint
 
 CPU = torch.device("cpu")
 WEIGHTS = {
@@ -37,14 +37,17 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Three unlike models in fp32: inpainting with 9 channels, a style and its base with 4."""
+    """Write three different models in fp32: inpainting with 9 channels, a style and its base with 4."""
     home = tmp_path_factory.mktemp("three")
     seeds = {"inpaint": (9, 0), "style": (4, 1), "base": (4, 2)}
-    return {name: write_standin(home / name, channels, seed=seed) for name, (channels, seed) in seeds.items()}
+    return {
+        name: write_tiny_checkpoint(home / name, channels, seed=seed)
+        for name, (channels, seed) in seeds.items()
+    }
 
 
 def as_folder(source: Path, target: Path, dtype: torch.dtype, *, published: bool = False) -> Checkpoint:
-    """A copy in another dtype; ``published``: with .fp16 in the names and the old prefix, as on the hub."""
+    """Copy a model in another dtype; ``published`` uses .fp16 in names and the old prefix, as on the hub."""
     shutil.copytree(source, target)
     for component, stem in WEIGHTS.items():
         path = target / component / f"{stem}.safetensors"
@@ -57,14 +60,14 @@ def as_folder(source: Path, target: Path, dtype: torch.dtype, *, published: bool
 
 
 def as_file(source: Path, target: Path, dtype: torch.dtype) -> Checkpoint:
-    """The same model as one file in the original names, with what training scripts leave behind."""
+    """Write a model as one file in the original names, with the extra tensors of training scripts."""
     tensors = {name: tensor.to(dtype) for name, tensor in original_tensors(source).items()}
     save_file(with_leftovers(tensors), target)
     return Checkpoint(target.stem, target, "file")
 
 
 def edited(checkpoint: Checkpoint, change: Callable[[Tensors], object]) -> Checkpoint:
-    """The single file with its tensors changed in place."""
+    """Change the tensors of a single file in place."""
     tensors = load_file(checkpoint.path)
     change(tensors)
     save_file(tensors, checkpoint.path)
@@ -72,7 +75,7 @@ def edited(checkpoint: Checkpoint, change: Callable[[Tensors], object]) -> Check
 
 
 def state(path: Path, configs: Path) -> State:
-    """Every parameter as diffusers and transformers load it, in fp32."""
+    """Return every parameter as diffusers and transformers load it, in fp32."""
     model = load_model(path, "test", CPU, torch.float32, configs=configs)
     modules = zip(WEIGHTS, (model.unet, model.vae, *model.text_encoders), strict=True)
     return {
@@ -84,17 +87,17 @@ def state(path: Path, configs: Path) -> State:
 
 @pytest.fixture(scope="module")
 def states(folders: dict[str, Path]) -> dict[str, State]:
-    """The three models as they are loaded."""
+    """Load the three models."""
     return {name: state(folder, folder) for name, folder in folders.items()}
 
 
 def stored_as(dtype: torch.dtype, tensors: State) -> State:
-    """What is loaded in fp32 of a model that was stored in ``dtype``."""
+    """Round weights to ``dtype`` and back to fp32, as storing them does."""
     return {place: tensor.to(dtype).float() for place, tensor in tensors.items()}
 
 
 def expected(inpaint: State, style: State, base: State, alpha: float, dtype: torch.dtype) -> State:
-    """The formula on whole models in fp32, rounded once."""
+    """Compute the formula on whole models in fp32, rounded once."""
     result = {}
     for place, own in inpaint.items():
         changed = own.clone()
@@ -132,7 +135,7 @@ def test_a_merge_equals_the_formula_on_what_diffusers_loads(
     tmp_path: Path,
     root: Path,
 ) -> None:
-    """Folder or file, half or full precision: bit for bit what three loaded models would give."""
+    """Folders and files, in half or full precision, merge bit for bit as three loaded models would."""
     three = {}
     for (name, folder), form in zip(folders.items(), forms, strict=True):
         kind = dtype if name == "inpaint" else style_dtype
@@ -155,7 +158,7 @@ def test_a_merge_equals_the_formula_on_what_diffusers_loads(
 
 
 def stored_dtypes(path: Path) -> set[torch.dtype]:
-    """Of the weights; a single file also holds buffers."""
+    """Return the dtypes of the weights; a single file also holds buffers."""
     files = [path] if path.is_file() else path.rglob("*.safetensors")
     return {
         tensor.dtype
@@ -168,7 +171,7 @@ def stored_dtypes(path: Path) -> set[torch.dtype]:
 def test_the_mask_and_the_vae_stay_the_inpainting_models(
     folders: dict[str, Path], tmp_path: Path, root: Path
 ) -> None:
-    """What the style never learnt is not touched: five input channels, and the VAE that works in fp16."""
+    """The style never learnt the five mask channels, and the inpainting VAE is the one that works in fp16."""
     three = [
         as_file(folder, tmp_path / f"{name}.safetensors", torch.float16) for name, folder in folders.items()
     ]
@@ -181,8 +184,8 @@ def test_the_mask_and_the_vae_stay_the_inpainting_models(
     assert set(before) - set(after) == {name for name in before if name.startswith("model_ema.")}
 
 
-def test_a_merged_file_says_of_what_it_was_made(folders: dict[str, Path], tmp_path: Path, root: Path) -> None:
-    """In a year nobody remembers which of forty files this was."""
+def test_a_merged_file_names_its_three_models(folders: dict[str, Path], tmp_path: Path, root: Path) -> None:
+    """A user with forty files cannot remember which was which."""
     three = [
         as_file(folder, tmp_path / f"{name}.safetensors", torch.float16) for name, folder in folders.items()
     ]
@@ -196,7 +199,7 @@ def test_a_merged_file_says_of_what_it_was_made(folders: dict[str, Path], tmp_pa
 def test_the_styles_vae_comes_whole_when_asked_for(
     kinds: tuple[str, str], folders: dict[str, Path], states: dict[str, State], tmp_path: Path, root: Path
 ) -> None:
-    """Some styles are half VAE; a mixture of two VAEs is none, and an unknown one must not run in fp16."""
+    """Some styles are half VAE; two VAEs cannot be mixed, and an unknown one must not run in fp16."""
     forms = (*kinds, FILE)
     three = [
         as_file(folder, tmp_path / f"{name}.safetensors", torch.float16)
@@ -220,7 +223,7 @@ def test_a_merged_model_is_verified_and_paints(
     request_for: Callable[..., InpaintRequest],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It has a name, a stamp that finds damage, and a picture unlike either of its parents'."""
+    """It has a name and a stamp that finds damage, and paints unlike either of its parents."""
     monkeypatch.setenv("INPAINT_MODELS", str(root))
     inpaint = as_folder(folders["inpaint"], tmp_path / "inpaint", torch.float16, published=True)
     style, base = (
@@ -243,7 +246,7 @@ def test_a_merged_model_is_verified_and_paints(
 def test_a_style_without_text_encoders_leaves_them(
     folders: dict[str, Path], tmp_path: Path, root: Path
 ) -> None:
-    """Files of a UNet alone are shared too; the caller is told what was kept."""
+    """Files of a UNet alone are shared too; the result lists the components that were kept."""
     three = [
         as_file(folder, tmp_path / f"{name}.safetensors", torch.float16) for name, folder in folders.items()
     ]
@@ -258,10 +261,10 @@ def test_a_style_without_text_encoders_leaves_them(
 def test_an_inpainting_style_changes_all_nine_channels(
     folders: dict[str, Path], tmp_path: Path, root: Path
 ) -> None:
-    """A style that was tuned from the inpainting model itself knows masks, so that part of it counts."""
+    """A style that was tuned from the inpainting model has mask channels, which are merged as well."""
     three = [
         as_file(
-            write_standin(tmp_path / f"{name}-9", 9, seed=seed),
+            write_tiny_checkpoint(tmp_path / f"{name}-9", 9, seed=seed),
             tmp_path / f"{name}.safetensors",
             torch.float32,
         )
@@ -278,7 +281,7 @@ def set_to(name: str, value: float) -> Callable[[Tensors], object]:
 
 
 BIAS = "model.diffusion_model.out.2.bias"
-# What is done to which of the three files, and the words of the error.
+# The change to one of the three files, and the words of the error.
 REFUSED: dict[str, tuple[str, Callable[[Tensors], object], str]] = {
     "a missing tensor": ("style", lambda t: t.pop(BIAS), r"^style cannot .* has no unet: conv_out\.bias$"),
     "a missing tensor of the base": ("base", lambda t: t.pop(BIAS), r"^base .* has no unet: conv_out\.bias$"),
@@ -341,7 +344,7 @@ def test_models_that_do_not_go_together_are_refused(
     tmp_path: Path,
     root: Path,
 ) -> None:
-    """One sentence that names the tensor, and no half model, instead of a style that is silently wrong."""
+    """The user reads one sentence that names the tensor, instead of getting a silently wrong style."""
     three = {
         name: as_file(folder, tmp_path / f"{name}.safetensors", torch.float16)
         for name, folder in folders.items()
@@ -356,7 +359,7 @@ def test_models_that_do_not_go_together_are_refused(
 def test_a_style_with_channels_of_its_own_is_refused(
     folders: dict[str, Path], tmp_path: Path, root: Path
 ) -> None:
-    """Depth and edges as input: style and base agree, and still there is nothing to add them to."""
+    """Style and base may agree on extra inputs, such as depth, that the inpainting model lacks."""
     inpaint = Checkpoint("inpaint", folders["inpaint"], "folder")
     odd = [
         as_file(folders[name], tmp_path / f"{name}.safetensors", torch.float16) for name in ("style", "base")
@@ -377,7 +380,7 @@ def test_an_alpha_that_is_no_amount_is_refused(alpha: float, folders: dict[str, 
 
 
 def test_a_style_is_not_its_own_base(folders: dict[str, Path], root: Path) -> None:
-    """Nothing would change, which nobody asks for on purpose."""
+    """Such a merge would change nothing, so it must be a mistake."""
     inpaint, style = (Checkpoint(name, folders[name], "folder") for name in ("inpaint", "style"))
     with pytest.raises(ModelError, match="both the style and the base"):
         merge_models(inpaint, style, style, "mine", root)
@@ -386,7 +389,7 @@ def test_a_style_is_not_its_own_base(folders: dict[str, Path], root: Path) -> No
 def test_models_that_predict_different_things_are_refused(
     folders: dict[str, Path], tmp_path: Path, root: Path
 ) -> None:
-    """A v-prediction style on a noise-predicting UNet paints mud."""
+    """A v-prediction style added to a noise-predicting UNet paints mud."""
     style = as_folder(folders["style"], tmp_path / "style", torch.float32)
     path = style.path / "scheduler" / "scheduler_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "prediction_type": "v_prediction"}))

@@ -1,4 +1,4 @@
-"""Verifying a folder: exact, cheap when the stamp vouches for it, thorough when asked."""
+"""Verification of a folder: exact, cheap when the stamp vouches for it, thorough with ``deep``."""
 
 import hashlib
 import os
@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def alter_unseen(path: Path) -> None:
-    """Change one byte and set the file's time back, as only somebody who means it does."""
+    """Change one byte and set the file's time back, as only an attacker does."""
     before = path.stat()
     path.write_bytes(b"?" + path.read_bytes()[1:])
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
@@ -58,7 +58,7 @@ def test_one_changed_byte_stops_the_start(entry: Entry, folder: Path, *, deep: b
 
 
 def test_only_deep_finds_a_change_that_hides_its_time(entry: Entry, folder: Path) -> None:
-    """A daily start is cheap because it trusts times; --deep is for whoever does not."""
+    """A daily start is cheap because it trusts times; --deep is for users who do not."""
     verify(entry, folder)
     alter_unseen(folder / "unet/x.safetensors")
     verify(entry, folder)
@@ -67,7 +67,7 @@ def test_only_deep_finds_a_change_that_hides_its_time(entry: Entry, folder: Path
 
 
 def test_a_touched_file_is_hashed_once_more_and_stamped(entry: Entry, folder: Path) -> None:
-    """A restored backup with new times starts as usual after one hashing."""
+    """A restored backup with new times is hashed once and then starts as usual."""
     verify(entry, folder)
     os.utime(folder / "unet/x.safetensors", ns=(1, 1))
     stamp = (folder / STAMP_NAME).read_bytes()
@@ -85,7 +85,7 @@ def test_a_stamp_that_makes_no_sense_is_ignored(entry: Entry, folder: Path, text
 
 
 def test_a_stamp_of_other_digests_vouches_for_nothing(entry: Entry, folder: Path) -> None:
-    """After an update of the lock, the old version's stamp does not wave the old weights through."""
+    """After an update of the lock, the old version's stamp does not let the old weights pass."""
     verify(entry, folder)
     rows = tuple(LockedFile(row.path, row.size, "sha256:" + "0" * 64) for row in entry.files)
     newer = Entry("tiny", "tiny", entry.source, "MIT", "https://x", entry.size, rows)
@@ -95,7 +95,7 @@ def test_a_stamp_of_other_digests_vouches_for_nothing(entry: Entry, folder: Path
 
 @pytest.mark.parametrize("extra", ["README.md", "unet/evil.py", ".hidden", "other/deep/x.bin"])
 def test_an_extra_file_is_an_error(entry: Entry, folder: Path, extra: str) -> None:
-    """Nothing can be slipped in beside verified weights, not even hidden."""
+    """No file can be added to verified weights unnoticed, not even a hidden one."""
     (folder / extra).parent.mkdir(parents=True, exist_ok=True)
     (folder / extra).write_text("x")
     with pytest.raises(
@@ -127,7 +127,7 @@ def test_a_link_in_place_of_a_file_is_an_error(entry: Entry, folder: Path, tmp_p
 
 
 def test_a_link_in_place_of_a_folder_is_an_error(entry: Entry, folder: Path, tmp_path: Path) -> None:
-    """The same for the folder that holds the weights."""
+    """The folder that holds the weights could be redirected in the same way."""
     (folder / "unet").rename(tmp_path / "elsewhere")
     (folder / "unet").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(ModelError, match=r"unet/x\.safetensors is missing"):
@@ -152,6 +152,6 @@ def test_a_store_that_takes_no_stamp_still_verifies(entry: Entry, folder: Path) 
     """Containers mount the models read-only; every start hashes again, which is slower but no error."""
     (
         folder / STAMP_NAME
-    ).mkdir()  # stands in for a read-only disk, which a test that runs as root cannot make
+    ).mkdir()  # takes the place of a read-only disk, which a test that runs as root cannot make
     verify(entry, folder)
     assert [path.name for path in folder.parent.iterdir()] == ["tiny"]
