@@ -115,7 +115,7 @@ class Engine:
 
     @property
     def vae_factor(self) -> int:
-        """Pixels per latent pixel, on each side."""
+        """The side of a latent pixel in pixels."""
         return self.model.vae_factor
 
     def submit(

@@ -1,1 +1,1 @@
-"""Decides when each request is painted, and predicts its cost. Imports no torch and takes any clock."""
+"""The order in which requests are painted, and forecasts of their cost; no torch, and any clock."""

@@ -11,7 +11,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from itertools import count
 from math import inf
 from typing import Literal
 
@@ -27,7 +26,6 @@ class QueuedWork:
     """A request in the batcher."""
 
     work: Work
-    number: int
     submitted_at: float  # on the batcher's clock
     state: Literal["waiting", "encoding", "running"] = "waiting"
     left: list[int] = field(init=False)  # UNet calls left, by sample
@@ -77,7 +75,6 @@ class Batcher:
         self._costs = _Limited(costs)
         self._clock = clock
         self._max_waiting = max_waiting
-        self._numbers = count()
         self._queues: dict[Bucket, FairQueue[QueuedWork]] = {}  # no queue is empty
         self._begun: dict[Bucket, list[QueuedWork]] = {}  # oldest first; no list is empty
         self._turns: dict[
@@ -102,7 +99,7 @@ class Batcher:
 
     def enter(self, work: Work) -> QueuedWork:
         """Queue work without a check: it was accepted elsewhere, or is a part that must be painted again."""
-        entry = QueuedWork(work, next(self._numbers), self._clock())
+        entry = QueuedWork(work, self._clock())
         queue = self._queues.setdefault(work.bucket, FairQueue())
         queue.push(entry, work, demand_s(work, self._costs))
         return entry

@@ -245,10 +245,10 @@ class Profile:
         return profile
 
     def save(self, path: Path) -> None:
-        """Write it to ``path``, aside and then renamed: another process sees all of it or none.
+        """Write the profile to ``path`` atomically: another process reads all of it or none.
 
         Raises:
-            OutputError: it could not be written; nothing was left behind.
+            OutputError: it could not be written; no partial file was left behind.
         """
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

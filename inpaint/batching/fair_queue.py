@@ -35,7 +35,7 @@ class _KeyQueue(Generic[T]):
 
     @property
     def turn(self) -> tuple[float, int]:
-        """The sort key of its turn: virtual start, then arrival."""
+        """The sort key by which keys are served: virtual start, then arrival."""
         return self.start, self.items[0].arrival
 
 

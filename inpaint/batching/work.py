@@ -50,7 +50,7 @@ def work_of(request: InpaintRequest, size: tuple[int, int], vae_factor: int = 8,
     Args:
         request: what to paint.
         size: the working (width, height) of its canvas in pixels.
-        vae_factor: pixels per latent pixel, on each side.
+        vae_factor: the side of a latent pixel in pixels.
         key: the caller's.
     """
     width, height = size

@@ -25,7 +25,7 @@ class Recovery:
         end: Callable[[RunningRequest, InpaintError], None],
         settle: Callable[[], None],
     ) -> None:
-        """Nothing has failed yet.
+        """Start without failures.
 
         Args:
             in_flight: the loop's requests.

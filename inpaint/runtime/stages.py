@@ -85,7 +85,7 @@ class Stages:
         self._previewer: Previewer | None = None
 
     def begin(self, task: RunningRequest) -> None:
-        """Encode a task's prompts and pictures and start its rows."""
+        """Encode a request's prompts and pictures and start its rows."""
         if self._previewer is None:  # not in __init__: the VAE belongs to the thread that encodes
             self._previewer = Previewer.fit(self.model)
         request, encoded = task.job.request, self._pictures.encoded

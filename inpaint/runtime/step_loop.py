@@ -116,7 +116,7 @@ class StepLoop:
             self._wake.notify_all()
 
     def drain(self, timeout_s: float | None) -> bool:
-        """Take no more jobs and wait until all have ended; return False if the time ran out."""
+        """Take no more jobs and wait until all have ended; return False if ``timeout_s`` ran out."""
         with self._wake:
             self._accepting = False
             return self._wake.wait_for(lambda: self._busy == 0, timeout_s)
@@ -191,7 +191,7 @@ class StepLoop:
         for task in cancelled:
             self._end(task, CancelledError("the job was cancelled"))
         for task in late:
-            self._end(task, DeadlineError("not finished within its deadline; try fewer steps"))
+            self._end(task, DeadlineError("not finished by its deadline; allow more time or use fewer steps"))
 
     def _begin(self) -> None:
         """Have waiting requests encoded, as many as the next UNet calls have room for."""
