@@ -104,19 +104,19 @@ class Canary:
         self._listener.setblocking(False)
         self.port: int = self._listener.getsockname()[1]
 
-    def heard(self) -> list[bytes]:
-        """What every connection since the last call has sent."""
-        heard = []
+    def received(self) -> list[bytes]:
+        """Return what every connection since the last call has sent."""
+        received = []
         with suppress(BlockingIOError):
             while True:
                 connection, _ = self._listener.accept()
                 with connection:
                     connection.setblocking(False)
                     try:
-                        heard.append(connection.recv(65536))
+                        received.append(connection.recv(65536))
                     except BlockingIOError:
-                        heard.append(b"")
-        return heard
+                        received.append(b"")
+        return received
 
     def close(self) -> None:
         """Stop listening."""

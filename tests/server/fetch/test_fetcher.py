@@ -66,7 +66,7 @@ def test_a_url_that_leads_inside_is_refused_without_a_connection(url: str, canar
     asyncio.run(scenario())
     assert time.monotonic() - begun < 2.5  # refused immediately, not after its deadline of 5 s
     assert network.dialled == []
-    assert canary.heard() == []
+    assert canary.received() == []
 
 
 def test_the_canary_notices_a_request(canary: Canary) -> None:
@@ -75,7 +75,7 @@ def test_the_canary_notices_a_request(canary: Canary) -> None:
         asyncio.run(
             fetcher(public(canary.port, timeout_s=0.2), Switchboard(canary.port)).fetch("http://public.test/")
         )
-    assert canary.heard()[0].startswith(b"GET / HTTP/1.1\r\nHost: public.test\r\n")
+    assert canary.received()[0].startswith(b"GET / HTTP/1.1\r\nHost: public.test\r\n")
 
 
 def test_loopback_is_refused_on_the_real_network_too(canary: Canary) -> None:
@@ -84,7 +84,7 @@ def test_loopback_is_refused_on_the_real_network_too(canary: Canary) -> None:
     for host in ("127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "127.1", "2130706433"):
         with pytest.raises(UrlError):
             asyncio.run(Fetcher(rules).fetch(f"http://{host}:{canary.port}/"))
-    assert canary.heard() == []
+    assert canary.received() == []
 
 
 REDIRECTS = [  # without those that HTTP's rules for Location repair: spaces around it, "http:///x" as a path
@@ -111,7 +111,7 @@ def test_a_redirect_that_leads_inside_is_refused_without_a_connection(url: str, 
             assert network.dialled == [PUBLIC]
 
     asyncio.run(scenario())
-    assert canary.heard() == []
+    assert canary.received() == []
 
 
 @pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
@@ -125,7 +125,7 @@ def test_every_kind_of_redirect_is_checked(code: int, canary: Canary) -> None:
                 await fetcher(public(canary.port, redirects=3), network).fetch("http://public.test/")
 
     asyncio.run(scenario())
-    assert canary.heard() == []
+    assert canary.received() == []
 
 
 def test_a_name_is_resolved_once_and_that_address_is_dialled(canary: Canary) -> None:
@@ -143,7 +143,7 @@ def test_a_name_is_resolved_once_and_that_address_is_dialled(canary: Canary) -> 
 
     asyncio.run(scenario())
     assert next(answers) == ["127.0.0.1"]
-    assert canary.heard() == []
+    assert canary.received() == []
 
 
 def test_a_name_that_rebinds_between_redirects_is_refused(canary: Canary) -> None:
@@ -159,7 +159,7 @@ def test_a_name_that_rebinds_between_redirects_is_refused(canary: Canary) -> Non
                 )
 
     asyncio.run(scenario())
-    assert canary.heard() == []
+    assert canary.received() == []
 
 
 def test_nothing_is_sent_to_a_peer_that_is_not_the_address_checked(canary: Canary) -> None:
@@ -168,7 +168,7 @@ def test_nothing_is_sent_to_a_peer_that_is_not_the_address_checked(canary: Canar
         asyncio.run(
             fetcher(public(timeout_s=0.5), Switchboard(canary.port, honest=True)).fetch("http://public.test/")
         )
-    assert canary.heard() == [b""]
+    assert canary.received() == [b""]
 
 
 def test_refused_unknown_silent_and_closed_look_alike(canary: Canary) -> None:
@@ -321,7 +321,7 @@ def test_ambient_proxies_are_ignored(canary: Canary, monkeypatch: pytest.MonkeyP
     monkeypatch.delenv("NO_PROXY", raising=False)
     monkeypatch.delenv("no_proxy", raising=False)
     test_a_picture_is_fetched()
-    assert canary.heard() == []
+    assert canary.received() == []
 
 
 def test_the_second_address_is_tried_when_the_first_is_dead() -> None:

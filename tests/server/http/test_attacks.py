@@ -1,8 +1,8 @@
-"""What somebody sends who wants to look inside, to fill the memory, or to paint for nothing.
+"""Requests of an attacker who wants to reach the internal network, fill the memory, or paint without paying.
 
-Every test here ends with the same question (``unharmed``): nothing was dialled, painted, queued or paid, and
-the memory that it took is within the cap. The exhaustive list of URLs is with the fetcher's own tests, slow
-and endless bodies are in ``test_server_body``; here it is shown that they get no further through the doors.
+After every test (``unharmed``) nothing must have been dialled, painted, queued or charged, and the memory
+that it took must be within the cap. The complete list of URLs is in the fetcher's own tests, slow and endless
+bodies are in ``test_body``; these tests show that both routes refuse them.
 """
 
 import io
@@ -51,14 +51,14 @@ BALANCE = 5.0
 MAX_GROWTH_MB = 100
 MAX_BODY_BYTES = 30_000_000
 FIELDS = pytest.mark.parametrize("field", ["image", "mask"])
-DOORS = pytest.mark.parametrize("door", [V1, V2])
+ROUTES = pytest.mark.parametrize("route", [V1, V2])
 
 Unharmed = Callable[[], Any]
 
 
 @pytest.fixture(scope="module")
 def canary() -> Iterator[Canary]:
-    """Where every address leads."""
+    """Yield the listener that every address leads to."""
     canary = Canary()
     yield canary
     canary.close()
@@ -66,40 +66,40 @@ def canary() -> Iterator[Canary]:
 
 @pytest.fixture(scope="module")
 def network(canary: Canary) -> Switchboard:
-    """All addresses there are."""
+    """Return a network whose addresses all lead to the canary."""
     return Switchboard(canary.port)
 
 
 @pytest.fixture(scope="module")
-def fort(
+def metered(
     tmp_path_factory: pytest.TempPathFactory, picture_host: PictureHost, network: Switchboard, canary: Canary
 ) -> Iterator[Served]:
-    """A server with keys and prices; it may use the canary's port, so that it is addresses that it judges."""
+    """Serve with keys and prices; fetching may use the canary's port, so only the addresses are judged."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("server.app.Fetcher", lambda rules: fetcher(public(canary.port), network, resolver))
-        data = tmp_path_factory.mktemp("fort")
+        data = tmp_path_factory.mktemp("metered")
         served = server_for(data, picture_host, metering=True, price=0.01, max_body_bytes=MAX_BODY_BYTES)
     with served:
         yield served
 
 
 @pytest.fixture(scope="module")
-def caller(fort: Served) -> Iterator[httpx2.Client]:
-    """Somebody with a key and credits."""
-    with fort.calling(key=fort.key(balance=BALANCE)) as client:
+def caller(metered: Served) -> Iterator[httpx2.Client]:
+    """Yield a client that has a key and credits."""
+    with metered.calling(key=metered.key(balance=BALANCE)) as client:
         yield client
 
 
 @pytest.fixture
 def unharmed(
-    fort: Served, caller: httpx2.Client, network: Switchboard, canary: Canary
+    metered: Served, caller: httpx2.Client, network: Switchboard, canary: Canary
 ) -> Iterator[Callable[..., Any]]:
-    """A block after which everything must be as it was before."""
-    engine = fort.engine
+    """Check that nothing has changed when the test ends; yield the same check for a block."""
+    engine = metered.engine
     assert isinstance(engine, FakeEngine)
 
     def records() -> int:
-        with fort.parts.store._database.read() as connection:
+        with metered.parts.store._database.read() as connection:
             return int(connection.execute(select(func.count()).select_from(tables.requests)).scalar_one())
 
     def left() -> float:
@@ -115,7 +115,7 @@ def unharmed(
         assert (records(), left()) == before
         assert len(engine.requests) == painted
         assert network.dialled == []
-        assert canary.heard() == []
+        assert canary.received() == []
         assert growth_mb < MAX_GROWTH_MB
 
     with block():
@@ -136,12 +136,12 @@ def _peak_mb() -> int:
 
 
 def _forget_peak() -> None:
-    """What /proc says of the peak begins anew; where it cannot, the peak so far counts, and is too high."""
+    """Reset the peak in /proc; where that is impossible, the peak so far counts, and is too high."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
 def refusal(response: httpx2.Response, *statuses: int) -> str:
-    """The sentence of a refusal."""
+    """Check a refusal's status and shape, and return its sentence."""
     assert response.status_code in statuses, response.text[:300]
     assert list(response.json()) == ["error"]
     return str(response.json()["error"])
@@ -157,7 +157,7 @@ URLS = [*LITERALS[::4], *HOSTS, *SYNTAX]
 def test_a_url_that_leads_inside_is_refused_for_free(
     url: str, field: str, caller: httpx2.Client, canary: Canary, unharmed: Unharmed
 ) -> None:
-    """An operator: no picture's URL opens the network that the server stands in."""
+    """No picture's URL reaches the network that the server is in."""
     url = url.replace(":P", f":{canary.port}")
     response = caller.post(V1, content=json.dumps(body(**{field: url})), headers=JSON)
     refusal(response, 400, 422)
@@ -170,13 +170,13 @@ JSON = {"content-type": "application/json"}
 def test_a_url_is_judged_the_same_however_it_is_sent(
     field: str, caller: httpx2.Client, canary: Canary, unharmed: Unharmed
 ) -> None:
-    """Forms and the queue have the same door."""
+    """Forms and the queue check URLs as v1 does."""
     url = f"http://127.0.0.1:{canary.port}/"
-    for door in (V1, V2):
-        words = {refusal(caller.post(door, json=body(**{field: url})), 422)}
-        words.add(refusal(caller.post(door, data=body(**{field: url}), files={"x": b"x"}), 422))
+    for route in (V1, V2):
+        words = {refusal(caller.post(route, json=body(**{field: url})), 422)}
+        words.add(refusal(caller.post(route, data=body(**{field: url}), files={"x": b"x"}), 422))
         alias = {f"{field}Url": url, field: None}
-        words.add(refusal(caller.post(door, json=body(**alias)), 422))
+        words.add(refusal(caller.post(route, json=body(**alias)), 422))
         assert len(words) == 1
         assert "127.0.0.1" not in words.pop()
 
@@ -209,7 +209,7 @@ def test_a_url_is_judged_the_same_however_it_is_sent(
 def test_what_is_no_picture_is_refused_for_free(
     value: object, field: str, caller: httpx2.Client, unharmed: Unharmed
 ) -> None:
-    """A caller learns which of the two fields was wrong."""
+    """A caller learns which of the two fields is wrong."""
     assert field in refusal(caller.post(V1, json=body(**{field: value})), 400)
 
 
@@ -217,7 +217,7 @@ def test_what_is_no_picture_is_refused_for_free(
 
 
 def png(width: int, height: int, *extra: bytes, rows: bytes | None = None, depth: int = 1) -> bytes:
-    """A grey PNG that says it has so many pixels; all of them black unless ``rows`` are given."""
+    """Return a grey PNG that declares this size; all pixels are black unless ``rows`` are given."""
     header = struct.pack(">IIBBBBB", width, height, depth, 0, 0, 0, 0)
     data = zlib.compress(bytes((1 + -(-width * depth // 8)) * height)) if rows is None else rows
     pieces = [chunk(b"IHDR", header), *extra, chunk(b"IDAT", data), chunk(b"IEND", b"")]
@@ -225,7 +225,7 @@ def png(width: int, height: int, *extra: bytes, rows: bytes | None = None, depth
 
 
 def webp(width: int, height: int) -> bytes:
-    """A lossless WebP that says it has so many pixels."""
+    """Return a lossless WebP that declares this size."""
     pixels = b"\x2f" + struct.pack("<I", (width - 1) | (height - 1) << 14) + bytes(20)
     chunk = b"VP8L" + struct.pack("<I", len(pixels)) + pixels + b"\0"
     return b"RIFF" + struct.pack("<I", 4 + len(chunk)) + b"WEBP" + chunk
@@ -293,11 +293,11 @@ BAD_PICTURES: dict[str, bytes] = {
 def test_a_bad_picture_is_refused_for_free(
     data: bytes, field: str, caller: httpx2.Client, unharmed: Unharmed
 ) -> None:
-    """An operator: whatever the file, it costs a sentence, and less than 100 MB."""
+    """Any bad file costs one sentence and less than 100 MB."""
     assert refusal(caller.post(V1, json=body(**{field: b64(data)})), 400).startswith(f"{field}: ")
     files = {"image": PHOTO, "mask": MASK} | {field: data}
-    for door in (V1, V2):
-        assert refusal(caller.post(door, data={"prompt": "x"}, files=files), 400).startswith(f"{field}: ")
+    for route in (V1, V2):
+        assert refusal(caller.post(route, data={"prompt": "x"}, files=files), 400).startswith(f"{field}: ")
 
 
 @FIELDS
@@ -305,13 +305,13 @@ def test_a_bad_picture_is_refused_for_free(
 def test_a_file_built_to_be_slow_is_refused_for_free(
     name: str, field: str, caller: httpx2.Client, unharmed: Unharmed
 ) -> None:
-    """Everybody else: one such file held the interpreter for seconds, or a core for minutes."""
+    """Each of these files blocked the interpreter for seconds, or a core for minutes."""
     files = {"image": PHOTO, "mask": MASK} | {field: DECODE_BOMBS[name]()}
     assert "too many chunks or scans" in refusal(caller.post(V1, data={"prompt": "x"}, files=files), 400)
 
 
 def odd_pictures() -> dict[str, bytes]:
-    """Unusual, and pictures none the less."""
+    """Return files that are unusual, but pictures."""
     grey = np.linspace(0, 65535, SIZE[0] * SIZE[1], dtype=np.uint16).reshape(SIZE[::-1])
     return {
         "16 bit": file_of(Image.fromarray(grey)),
@@ -330,9 +330,9 @@ def odd_pictures() -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("name", odd_pictures())
-def test_an_odd_picture_is_painted_and_nothing_rides_along(name: str, fort: Served) -> None:
-    """Pictures that some program makes are not attacks; what hides in them does not come out again."""
-    with fort.calling(key=fort.key(balance=1)) as client:
+def test_an_odd_picture_is_painted_and_nothing_rides_along(name: str, metered: Served) -> None:
+    """Unusual pictures are no attacks; data hidden in them does not come out again."""
+    with metered.calling(key=metered.key(balance=1)) as client:
         asked = body(image=b64(odd_pictures()[name]), output_format="png")
         response = client.post(V1, json=asked)
     assert response.status_code == 200, response.text[:200]
@@ -347,19 +347,19 @@ def test_an_odd_picture_is_painted_and_nothing_rides_along(name: str, fort: Serv
 def test_a_mask_without_white_is_refused_for_free(
     mask: int, caller: httpx2.Client, unharmed: Unharmed
 ) -> None:
-    """A caller who has the colours the wrong way round pays nothing to learn it."""
+    """A caller who inverted the mask's colours is not charged."""
     dark = b64(file_of(Image.new("L", SIZE, mask)))
     assert "nothing to repaint" in refusal(caller.post(V1, json=body(mask=dark)), 400)
 
 
-@DOORS
+@ROUTES
 @pytest.mark.parametrize("grey", [1, 7])
 def test_a_soft_mask_too_dark_to_repaint_is_refused_for_free(
-    door: str, grey: int, caller: httpx2.Client, unharmed: Unharmed
+    route: str, grey: int, caller: httpx2.Client, unharmed: Unharmed
 ) -> None:
     """The engine would refuse it, so nothing is charged or queued for it."""
     faint = b64(file_of(Image.new("L", SIZE, grey)))
-    text = refusal(caller.post(door, json=body(mask=faint, soft=True)), 400)
+    text = refusal(caller.post(route, json=body(mask=faint, soft=True)), 400)
     assert text.startswith("mask: nothing to repaint")
     assert "greys from 8 up count" in text
 
@@ -367,7 +367,7 @@ def test_a_soft_mask_too_dark_to_repaint_is_refused_for_free(
 def test_a_mask_that_is_clear_everywhere_is_refused_for_free(
     caller: httpx2.Client, unharmed: Unharmed
 ) -> None:
-    """White under no opacity is no white."""
+    """White that is fully transparent is not white."""
     clear = b64(file_of(Image.new("LA", SIZE, (255, 0))))
     assert "nothing to repaint" in refusal(caller.post(V1, json=body(mask=clear)), 400)
 
@@ -376,7 +376,7 @@ def test_a_mask_that_is_clear_everywhere_is_refused_for_free(
 def test_a_mask_of_another_size_is_refused_for_free(
     size: tuple[int, int], caller: httpx2.Client, unharmed: Unharmed
 ) -> None:
-    """The sentence has both sizes."""
+    """The error names both sizes."""
     mask = b64(file_of(white_box(size)))
     text = refusal(caller.post(V1, json=body(mask=mask)), 400)
     assert f"{size[0]}×{size[1]}" in text
@@ -387,7 +387,7 @@ def test_a_mask_of_another_size_is_refused_for_free(
 
 
 def form(parts: list[tuple[str, bytes]], boundary: str = "b") -> bytes:
-    """A multipart form."""
+    """Return a multipart form."""
     lines = [
         f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n'.encode() + value + b"\r\n"
         for name, value in parts
@@ -427,28 +427,28 @@ BOMBS: dict[str, tuple[str, bytes]] = {
 }
 
 
-@DOORS
+@ROUTES
 @pytest.mark.parametrize(("kind", "data"), BOMBS.values(), ids=BOMBS)
 def test_a_body_that_is_a_trap_is_refused_for_free(
-    kind: str, data: bytes, door: str, caller: httpx2.Client, unharmed: Unharmed
+    kind: str, data: bytes, route: str, caller: httpx2.Client, unharmed: Unharmed
 ) -> None:
-    """An operator: no body costs more than itself."""
-    refusal(caller.post(door, content=data, headers={"content-type": kind}), 400)
+    """No body costs more memory than its own size."""
+    refusal(caller.post(route, content=data, headers={"content-type": kind}), 400)
 
 
-def test_of_two_values_the_last_one_counts_everywhere(fort: Served) -> None:
-    """A filter in front that reads one value while we paint another would be no filter."""
+def test_of_two_values_the_last_one_counts_everywhere(metered: Served) -> None:
+    """A filter in front would be useless if it read one value while the server paints another."""
     twice = '{"prompt": "first", ' + GOOD[1:]
-    with fort.calling(key=fort.key(balance=1)) as client:
+    with metered.calling(key=metered.key(balance=1)) as client:
         assert client.post(V1, content=twice, headers=JSON).status_code == 200
-    engine = fort.engine
+    engine = metered.engine
     assert isinstance(engine, FakeEngine)
     assert engine.requests[-1].prompt == body()["prompt"]
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "br", "identity, gzip", "zstd"])
 def test_a_compressed_body_is_not_unpacked(encoding: str, caller: httpx2.Client, unharmed: Unharmed) -> None:
-    """10 kB that become 10 GB stay 10 kB."""
+    """10 kB that would become 10 GB stay 10 kB."""
     packed = zlib.compress(GOOD.encode(), wbits=31)
     response = caller.post(V1, content=packed, headers={**JSON, "content-encoding": encoding})
     refusal(response, 400)
@@ -457,9 +457,9 @@ def test_a_compressed_body_is_not_unpacked(encoding: str, caller: httpx2.Client,
 # Heads.
 
 
-def _raw(fort: Served, token: str, *lines: str, data: bytes = b"") -> int:
-    """Status of a request written by hand; 0 where the connection was just closed."""
-    connection = fort.raw(*lines, f"x-api-key: {token}", "Host: 127.0.0.1", send=data)
+def _raw(metered: Served, token: str, *lines: str, data: bytes = b"") -> int:
+    """Return the status of a request written by hand; 0 if the connection was closed without an answer."""
+    connection = metered.raw(*lines, f"x-api-key: {token}", "Host: 127.0.0.1", send=data)
     try:
         return answer(connection)[0]
     except (IndexError, ConnectionError):
@@ -467,9 +467,9 @@ def _raw(fort: Served, token: str, *lines: str, data: bytes = b"") -> int:
 
 
 @pytest.fixture(scope="module")
-def token(fort: Served) -> str:
-    """Of somebody with credits."""
-    return fort.key(balance=1)
+def token(metered: Served) -> str:
+    """Return a key with credits."""
+    return metered.key(balance=1)
 
 
 PATHS = [
@@ -506,10 +506,10 @@ PATHS = [
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path[:60])
 @pytest.mark.parametrize("method", ["GET", "DELETE", "POST"])
 def test_an_id_is_an_id_and_no_path(
-    method: str, path: str, fort: Served, token: str, unharmed: Unharmed
+    method: str, path: str, metered: Served, token: str, unharmed: Unharmed
 ) -> None:
-    """An operator: ids lead to files, and only those of requests do."""
-    status = _raw(fort, token, f"{method} {path} HTTP/1.1", "Content-Length: 0")
+    """Ids lead to files, so only those of requests may be accepted."""
+    status = _raw(metered, token, f"{method} {path} HTTP/1.1", "Content-Length: 0")
     assert status in (400, 401, 404, 405, 414, 431)
 
 
@@ -533,13 +533,13 @@ HEADS: dict[str, list[str]] = {
 
 @pytest.mark.parametrize("lines", HEADS.values(), ids=HEADS)
 def test_a_head_that_is_a_trick_is_refused_for_free(
-    lines: list[str], fort: Served, token: str, unharmed: Unharmed
+    lines: list[str], metered: Served, token: str, unharmed: Unharmed
 ) -> None:
-    """An operator: what two readers could read differently is read by none."""
+    """Headers that two parsers could read differently are refused."""
     head = f"POST {V1} HTTP/1.1", *lines, "Content-Type: application/json"
-    status = _raw(fort, token, *head, data=b"0\r\n\r\n")  # the end, where it is read as chunks
+    status = _raw(metered, token, *head, data=b"0\r\n\r\n")  # the end, where it is read as chunks
     assert status in (0, 400, 406, 411, 413, 414, 431)
-    assert fort.client.get("/livez").status_code == 200
+    assert metered.client.get("/livez").status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -547,33 +547,33 @@ def test_a_head_that_is_a_trick_is_refused_for_free(
     ["\xff\xfe", "'; DROP TABLE requests; --", "../../x", "a" * 20_000, "\t\x0b", "%00", "é"],
     ids=ascii,
 )
-def test_an_idempotency_key_may_be_any_bytes(value: str, fort: Served) -> None:
-    """It is compared, and nothing else; it is no path, no query and no log line."""
-    token = fort.key(balance=1)
+def test_an_idempotency_key_may_be_any_bytes(value: str, metered: Served) -> None:
+    """The key is only compared; it is no path, no query and no log line."""
+    token = metered.key(balance=1)
     data = GOOD.encode()
     head = [f"POST {V2} HTTP/1.1", f"Content-Length: {len(data)}", "Content-Type: application/json"]
     connection_ids = set()
     for _ in range(2):
         lines = [*head, f"x-api-key: {token}", "Host: 127.0.0.1", f"Idempotency-Key: {value}"]
-        with fort.raw(*lines, send=data) as connection:
+        with metered.raw(*lines, send=data) as connection:
             status, _, answered = answer(connection)
         assert status in (200, 400, 431)
         connection_ids.add(json.loads(answered)["request_id"] if status == 200 else str(status))
     assert len(connection_ids) == 1
 
 
-def test_thousands_of_idle_connections_keep_nobody_out(fort: Served) -> None:
-    """Somebody who opens many and says nothing."""
-    idle = [socket.create_connection(("127.0.0.1", fort.port)) for _ in range(300)]
+def test_thousands_of_idle_connections_keep_no_client_out(metered: Served) -> None:
+    """Many open connections that send nothing do not block other clients."""
+    idle = [socket.create_connection(("127.0.0.1", metered.port)) for _ in range(300)]
     try:
         for connection in idle[::3]:
             connection.sendall(b"POST / HTTP/1.1\r\nHost: ")
-        assert fort.client.get("/livez").status_code == 200
+        assert metered.client.get("/livez").status_code == 200
     finally:
         for connection in idle:
             connection.close()
 
 
 def test_all_of_these_urls_are_in_the_list_that_the_fetcher_is_tested_with() -> None:
-    """What is only sampled here is tried in full there."""
+    """URLs that are only sampled here are all tested with the fetcher."""
     assert set(URLS) <= set(HOSTILE)
