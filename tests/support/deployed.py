@@ -1,7 +1,6 @@
 """What the tests of the image and of `docs/deploy` share: those files read, and what they may name."""
 
 import tempfile
-import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -19,7 +18,6 @@ from tools.container.dockerfile import Stage, read
 DEPLOY = ROOT / "docs" / "deploy"
 FILES = ("compose.yaml", "env.example", "nginx.conf", "kubernetes.yaml", "kuberay.yaml", "inpaint.service")
 YAML = tuple(name for name in FILES if name.endswith(".yaml"))
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 # Those of Settings, and what the engine and the command line read by themselves.
 VARIABLES = {"INPAINT_MODELS", "INPAINT_TRACEBACK", *(f"INPAINT_{n.upper()}" for n in Settings.model_fields)}
 
