@@ -1,13 +1,14 @@
 """The body of a request to the hosted API, as a pydantic model."""
 
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from inpaint.errors import RequestError
 from inpaint.lora.spec import MAX_LORAS, MAX_SCALE, parse_loras
-from inpaint.request import MAX_SIDE, RANGES, Area, Fill, Range, check_settings
+from inpaint.request import DEFAULTS, MAX_SIDE, RANGES, Area, Fill, Range, check_settings
 from inpaint.schedulers import SCHEDULERS, canonical_name
 from server.service.order import Format, Order, source
 
@@ -23,6 +24,8 @@ LIMITS: Mapping[str, Range] = {
     "quality": Range(int, 1, 100),
     **{name: RANGES[name] for name in ("padding", "grow", "feather")},
 }
+# The hosted API documents the same defaults as the engine has; one that differs must be written out here.
+_default = SimpleNamespace(**DEFAULTS)
 _PICTURE = "an http(s) URL, a data: URI or base64; in a form also a file"
 _PIXELS = "pixels at a working size of 1024"
 
@@ -76,24 +79,30 @@ class InpaintBody(BaseModel):
         ),
     ] = None
     prompt: Annotated[str, Field(description="What to paint there; `(word:1.3)` gives a word more weight.")]
-    negative_prompt: Annotated[str | None, Field(description="What not to paint.")] = None
-    samples: Annotated[int, _number("samples", "Number of pictures; their seeds count up.")] = 1
+    negative_prompt: Annotated[str | None, Field(description="What not to paint.")] = _default.negative_prompt
+    samples: Annotated[int, _number("samples", "Number of pictures; their seeds count up.")] = (
+        _default.samples
+    )
     scheduler: Annotated[
         str,
         Field(json_schema_extra={"enum": list(SCHEDULERS)}, description="The sampler, in any letter case."),
-    ] = "DPM2 Karras"
+    ] = _default.scheduler
     num_inference_steps: Annotated[
         int, _number("num_inference_steps", "Denoising steps, of which the fraction `strength` is run.")
-    ] = 25
-    guidance_scale: Annotated[float, _number("guidance_scale", "How closely to follow the prompt.")] = 7.5
+    ] = _default.num_inference_steps
+    guidance_scale: Annotated[float, _number("guidance_scale", "How closely to follow the prompt.")] = (
+        _default.guidance_scale
+    )
     seed: Annotated[
         int,
         _number(
             "seed",
             "The same seed gives the same picture; -1 draws a random one, which the answer reports.",
         ),
-    ] = -1
-    strength: Annotated[float, _number("strength", "How much to change what is under the mask.")] = 0.9
+    ] = _default.seed
+    strength: Annotated[float, _number("strength", "How much to change what is under the mask.")] = (
+        _default.strength
+    )
     base64: Annotated[bool, Field(description="Answer with JSON instead of the picture's bytes.")] = False
     # The fields from here on are not in the hosted API.
     output_format: Annotated[Format, Field(description="File format of the painted pictures.")] = "jpeg"
@@ -101,17 +110,17 @@ class InpaintBody(BaseModel):
     area: Annotated[
         Area,
         Field(description="Work on the surroundings of the mask (`auto`) or on the whole picture."),
-    ] = "auto"
-    padding: Annotated[int, _number("padding", f"Context around the mask, in {_PIXELS}.")] = 32
-    grow: Annotated[int, _number("grow", f"Widen the mask by this much, in {_PIXELS}.")] = 8
+    ] = _default.area
+    padding: Annotated[int, _number("padding", f"Context around the mask, in {_PIXELS}.")] = _default.padding
+    grow: Annotated[int, _number("grow", f"Widen the mask by this much, in {_PIXELS}.")] = _default.grow
     feather: Annotated[
         int, _number("feather", f"Soften the mask's edge outwards by this much, in {_PIXELS}.")
-    ] = 16
-    fill: Annotated[Fill, Field(description="What to put under the mask before painting.")] = "original"
+    ] = _default.feather
+    fill: Annotated[Fill, Field(description="What to put under the mask before painting.")] = _default.fill
     color_match: Annotated[
         bool, Field(description="Match the painted part's colours to its surroundings.")
-    ] = True
-    soft: Annotated[bool, Field(description="Read grey in the mask as partial strength.")] = False
+    ] = _default.color_match
+    soft: Annotated[bool, Field(description="Read grey in the mask as partial strength.")] = _default.soft
     guidance_interval: Annotated[
         tuple[float, float],
         BeforeValidator(_split),
@@ -119,7 +128,7 @@ class InpaintBody(BaseModel):
             description="Apply guidance only between these fractions of the steps; in a form `0.2,0.8`. A "
             "narrower interval is faster and changes the picture."
         ),
-    ] = (0.0, 1.0)
+    ] = _default.guidance_interval
     extend: Annotated[
         tuple[Side, Side, Side, Side],
         BeforeValidator(_split),
