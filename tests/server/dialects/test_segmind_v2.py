@@ -112,7 +112,7 @@ def test_a_request_is_queued_painted_and_answered(served: Served) -> None:
 
 
 def test_the_faintest_grey_that_counts_in_a_soft_mask_is_painted(served: Served) -> None:
-    """What was accepted is painted, also after the mask went through the store."""
+    """An accepted mask is painted, also after it went through the store."""
     faint = b64(file_of(Image.new("L", SIZE, 8)))
     answer = ended(served.client, submitted(served.client, mask=faint, soft=True))
     assert answer.json()["status"] == "COMPLETED"

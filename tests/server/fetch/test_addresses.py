@@ -1,4 +1,4 @@
-"""Which addresses are public, and name lookups that cannot delay each other."""
+"""The test for public addresses, and name lookups that cannot delay each other."""
 
 import asyncio
 import subprocess

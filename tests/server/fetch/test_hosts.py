@@ -221,7 +221,7 @@ def test_a_redirect_loop_ends_after_the_allowed_number() -> None:
     "location", ["/b.png?x=1", "b.png?x=1", "//public.test/b.png?x=1", "http://public.test/b.png?x=1"]
 )
 def test_an_allowed_redirect_is_followed(location: str) -> None:
-    """Where the operator allows redirects, a picture that has moved is found."""
+    """A picture that has moved is found if the operator allows redirects."""
     heads: list[str] = []
 
     async def scenario() -> None:

@@ -458,7 +458,7 @@ def test_a_compressed_body_is_not_unpacked(encoding: str, caller: httpx2.Client,
 
 
 def _raw(metered: Served, token: str, *lines: str, data: bytes = b"") -> int:
-    """Return the status of a request written by hand; 0 if the connection was closed without an answer."""
+    """Return the status of a hand-written request; 0 if the connection was closed without an answer."""
     connection = metered.raw(*lines, f"x-api-key: {token}", "Host: 127.0.0.1", send=data)
     try:
         return answer(connection)[0]
