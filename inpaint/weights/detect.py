@@ -60,7 +60,7 @@ _ODD_NOISE = ("v_pred", "edm_mean", "edm_std", "edm_vpred.sigma_max")  # tensors
 
 
 def check_single_file(path: Path, *, whole: bool = True) -> None:
-    """Accept a single-file SDXL checkpoint with 4 or 9 input channels.
+    """Check that a file is an SDXL checkpoint in a single file, with 4 or 9 input channels.
 
     Args:
         path: the file.

@@ -19,7 +19,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_the_new_content_takes_the_old_ones_place(path: Path) -> None:
-    """Whatever it was and however long."""
+    """Any bytes of any length can be written."""
     write_atomically(path, b"\0\r\n" * 100_000)
     assert path.read_bytes() == b"\0\r\n" * 100_000
     write_atomically(path, b"")

@@ -70,7 +70,7 @@ def camera_exif() -> bytes:
     tags[0x010F] = "Voigtlaender"
     tags[0x0112] = 6
     details = tags.get_ifd(EXIF_IFD)
-    details[0x927C] = b"MAKER\0\x01\x02 whatever it likes \xff\xfe"
+    details[0x927C] = b"MAKER\0\x01\x02 any bytes at all \xff\xfe"
     details[0xA434] = "Nokton 50mm"
     tags.get_ifd(ExifTags.IFD.GPSInfo)[1] = "N"
     tags.get_ifd(ExifTags.IFD.GPSInfo)[2] = (48.0, 51.0, 29.5)

@@ -110,7 +110,7 @@ def test_an_incomplete_file_is_not_pinned(content: bytes, folder: Path) -> None:
     (folder / "style.safetensors").write_bytes(content)
     with pytest.raises(ModelError, match=r"style\.safetensors") as refused:
         checked(find_lora("style", folder))
-    assert str(folder) not in str(refused.value), "whoever sent the request need not know the disk"
+    assert str(folder) not in str(refused.value), "a client must not learn the paths of the disk"
     assert find_lora("style", folder).state == "new"
 
 

@@ -20,7 +20,7 @@ GOOD: dict[str, Any] = {
         {
             "name": "tiny",
             "target": "tiny",
-            "sources": [{"uri": "hf://somebody/tiny", "fingerprint": "commit:" + "0" * 40}],
+            "sources": [{"uri": "hf://someone/tiny", "fingerprint": "commit:" + "0" * 40}],
             "license": "MIT",
             "licenseUrl": "https://example.org/licence",
             "size": 3,
@@ -85,7 +85,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "an absolute target": (entry_with(target="/etc"), "target must be lower-case"),
     "two sources": (entry_with(sources=2 * GOOD["weights"][0]["sources"]), "at most one source, not 2"),
     "a source elsewhere": (source_with(uri="https://example.org/x"), "uri must be hf://"),
-    "a source that climbs": (source_with(uri="hf://somebody/.."), "uri must be hf://"),
+    "a source that climbs": (source_with(uri="hf://someone/.."), "uri must be hf://"),
     "a branch": (source_with(fingerprint="main"), "fingerprint must be commit: and 40"),
     "a short commit": (source_with(fingerprint="commit:" + "0" * 39), "fingerprint must be commit: and 40"),
     "no files": (entry_with(files=[], size=0), "files must not be empty"),
@@ -145,7 +145,7 @@ def test_a_good_lock_is_read() -> None:
     entry = parse_lock(json.dumps(GOOD)).get("tiny")
     assert entry is not None
     assert entry.source is not None
-    assert (entry.source.repo, entry.source.commit) == ("somebody/tiny", "0" * 40)
+    assert (entry.source.repo, entry.source.commit) == ("someone/tiny", "0" * 40)
     assert [(file.path, file.size, file.sha256) for file in entry.files] == [
         ("a.json", 1, "ab" * 32),
         ("unet/b.safetensors", 2, "ab" * 32),
