@@ -47,7 +47,7 @@ def shared_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def checkpoint(shared_dir: Path) -> Callable[[int], Path]:
-    """in_channels → the folder of a tiny random SDXL checkpoint with so many."""
+    """in_channels → the folder of a tiny random SDXL checkpoint with that many."""
 
     def write(in_channels: int) -> Path:
         with FileLock(shared_dir / "checkpoint.lock"):

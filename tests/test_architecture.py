@@ -113,7 +113,7 @@ def test_light_packages_import_torch_late() -> None:
 
 
 def test_importing_a_package_does_nothing() -> None:
-    """An ``__init__`` that imports makes every module of its package cost what the dearest one does."""
+    """An ``__init__`` with imports makes every module of its package as slow to import as the slowest."""
     wrong = [
         path
         for path, tree in modules("inpaint", "server")

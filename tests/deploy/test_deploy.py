@@ -41,7 +41,7 @@ def test_every_variable_is_a_setting(name: str) -> None:
 
 @pytest.mark.parametrize("name", YAML)
 def test_images_are_pinned_and_files_exist(name: str) -> None:
-    """No `latest`, no image without a version; what is mounted from beside the file is there."""
+    """No `latest`, no image without a version; a file that is mounted from its folder exists."""
     tags = [v["image"] for v in walk(documents(name)) if isinstance(v, dict) and "image" in v]
     assert tags
     for tag in tags:

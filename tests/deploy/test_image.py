@@ -23,7 +23,7 @@ def seen() -> list[str]:
 
 
 def test_everything_that_is_copied_is_there_and_seen() -> None:
-    """A build that ends at COPY has wasted somebody's quarter of an hour."""
+    """A build that ends at COPY has wasted a quarter of an hour."""
     stages = read(dockerfile())
     scope = dict(pair for i in stages[0].instructions if i.name == "ARG" for pair in i.pairs())
     copied = [i for s in stages for i in s.instructions if i.name == "COPY" and "from" not in i.flags]

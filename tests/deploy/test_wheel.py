@@ -1,4 +1,4 @@
-"""What somebody gets who installs the wheel and has no checkout."""
+"""The wheel, as users install it who have no checkout."""
 
 import base64
 import io

@@ -1,4 +1,4 @@
-"""The dashboard and the alerts speak of metrics that the server exports, and of sections that somebody wrote.
+"""The dashboard and the alerts name metrics that the server exports, and sections that exist.
 
 A panel with a misspelt metric stays empty, and an alert with one never rings: both look like all is well.
 """
@@ -163,7 +163,7 @@ def test_every_panel_says_what_it_shows() -> None:
 
 @pytest.mark.parametrize("rule", ALERTS, ids=[rule["alert"] for rule in ALERTS])
 def test_every_alert_says_what_to_do(rule: dict[str, Any]) -> None:
-    """Read at three in the morning by somebody who has never seen the project."""
+    """An alert is read at three in the morning, by an operator who has never seen the project."""
     assert rule["labels"]["severity"] in ("critical", "warning")
     assert promql.parse_duration(rule["for"]).total_seconds() > 0
     told = rule["annotations"]

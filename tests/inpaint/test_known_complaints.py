@@ -49,7 +49,7 @@ def hole(left: int = FROM, right: int = TO) -> Image.Image:
 
 
 def slope() -> Image.Image:
-    """A picture whose colours change slowly: there an edge and a wrong tone are seen at once."""
+    """A picture whose colours change slowly, in which an edge or a wrong tone is easy to see."""
     y, x = np.mgrid[:SIDE, :SIDE]
     return Image.fromarray(np.stack([70 + x // 2, 90 + y // 3, 170 - x // 3], -1).astype(np.uint8))
 
@@ -190,7 +190,7 @@ def over_v2(server: Served, **fields: Any) -> Image.Image:
 
 
 def test_complaint_06_nobody_gets_anybody_elses_mask(server: Served) -> None:
-    """Four at once, each with a picture and a mask of their own, painted in one batch."""
+    """Four simultaneous requests, each with its own picture and mask, are painted in one batch."""
 
     def mine(n: int) -> Image.Image:
         return Image.new("RGB", (SIDE, SIDE), (40 + 30 * n, 200 - 30 * n, 90))
@@ -282,7 +282,7 @@ def test_complaint_11_an_install_can_be_repeated() -> None:
 
 
 def test_complaint_14_cancel_stops_the_painting(server: Served) -> None:
-    """Whoever sees in the preview that it goes wrong gets the GPU back within a step."""
+    """A user who sees in the preview that it goes wrong gets the GPU back within a step."""
     accepted = server.client.post(V2, json=body(num_inference_steps=100, strength=0.99)).json()
     path = f"/v2/requests/{accepted['request_id']}"
     told: list[str] = []

@@ -97,7 +97,7 @@ def test_axe_finds_nothing_serious(fake: Served, visit: Visit) -> None:
 
 
 def test_axe_finds_nothing_serious_in_the_key_dialog(fake: Served, visit: Visit) -> None:
-    """The first thing that somebody sees on a server with keys."""
+    """The first thing that a user sees on a server with keys."""
     fake.key()
     visit.expect_trouble("401")
     desk = Desk(visit, fake.url)

@@ -38,7 +38,7 @@ def painted(desk: Desk, seed: int = 7, samples: int = 1) -> None:
 
 
 def test_every_step_is_told_with_a_preview_and_the_time_that_is_left(fake: Served, desk: Desk) -> None:
-    """Somebody who waits sees that it goes on, and what it becomes."""
+    """A user who waits sees the progress and a preview."""
     engine = engine_of(fake)
     engine.held = True
     desk.stroke((50, 64), (78, 64))
@@ -219,7 +219,7 @@ PRESETS: dict[str, dict[str, str]] = {
 
 
 def test_an_intent_is_a_set_of_fields(fake: Served, desk: Desk) -> None:
-    """Nobody has to know what a strength of 0.45 is; whoever does sees it under Advanced."""
+    """No user has to know what a strength of 0.45 is; experts see it under Advanced."""
     desk.page.click("#advanced summary")
     painted(desk)
     for number, (intent, fields) in enumerate(PRESETS.items()):

@@ -97,7 +97,7 @@ def test_what_changes_nothing_is_no_step(editor: EditorPage) -> None:
     """Else undo seems not to work."""
     editor.open(grey_picture(160, 120))
     editor.run("{editor.clear(); editor.grow(4); editor.extend = {left: 0}; editor.tool = 'brush'}")
-    editor.drag((-40, -40), (-60, -50))  # beside the picture
+    editor.drag((-40, -40), (-60, -50))  # outside the picture
     assert editor.run("[editor.canUndo, h.events.filter((e) => e === 'change').length]") == [False, 1]
 
 
@@ -183,7 +183,7 @@ BROKEN = [
 def test_a_file_that_cannot_be_painted_is_refused_in_words(
     editor: EditorPage, how: str, file: bytes, sentence: str
 ) -> None:
-    """At once, and what is open stays open."""
+    """The change shows immediately, and open parts stay open."""
     editor.open(grey_picture(160, 120), "mine.png")
     editor.run("{editor.fill()}")
     script = f"editor.{how}({{blob: h.blobOf(a), name: 'a.png'}}).then(() => null, (e) => e.message)"

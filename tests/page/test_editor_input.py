@@ -62,9 +62,9 @@ def test_the_wheel_zooms_at_the_pointer_and_pixels_stay_under_it(editor: EditorP
     editor.page.mouse.wheel(0, -900)
     editor.page.wait_for_function("(zoom) => harness.editor.zoom > 2 * zoom", arg=zoom)
     assert editor.at(*before) == pytest.approx((400, 600), abs=0.01)
-    beside = (int(before[0]) + 9, int(before[1]) - 9)
-    dot_on(editor, [beside])
-    assert painted(editor) == [beside]
+    outside = (int(before[0]) + 9, int(before[1]) - 9)
+    dot_on(editor, [outside])
+    assert painted(editor) == [outside]
 
 
 @pytest.mark.parametrize("how", ["middle", "space", "tool"])

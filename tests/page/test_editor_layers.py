@@ -193,7 +193,7 @@ def test_handles_extend_the_picture(
 def test_an_extension_is_cut_to_what_the_server_takes(
     editor: EditorPage, size: tuple[int, int], wanted: dict[str, Any], got: list[int]
 ) -> None:
-    """Sides, megapixels and shape have limits there; whoever asks for more gets the most."""
+    """Sides, megapixels and shape have limits on the server; a larger extension is cut to them."""
     editor.open(grey_picture(*size))
     editor.run("{editor.extend = a}", wanted)
     assert editor.run("Object.values(editor.extend)") == got

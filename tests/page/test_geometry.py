@@ -50,7 +50,7 @@ def a_request(settings: dict[str, Any], size: tuple[int, int] = (16, 16)) -> Inp
 
 
 def test_the_box_drawn_is_the_box_painted(editor: EditorPage) -> None:
-    """Whoever looks at the dashed frame sees what the model will see: 400 random masks and settings."""
+    """The dashed frame shows what the model will see: 400 random masks and settings."""
     cases = [some_case() for _ in range(400)]
     script = """a.map(([[left, top, right, bottom], [width, height], settings]) => {
         const box = h.box.cutBox({left, top, right, bottom}, width, height, settings);
@@ -108,7 +108,7 @@ def test_without_anything_to_repaint_there_is_no_box(editor: EditorPage) -> None
 
 
 def test_limits_are_the_server_s(editor: EditorPage) -> None:
-    """A picture is refused before somebody paints on it for an hour."""
+    """A picture is refused before a user paints on it for an hour."""
     assert editor.run("h.picture.LIMITS") == {
         "minSide": MIN_SIDE,
         "maxSide": MAX_SIDE,

@@ -204,7 +204,7 @@ def test_a_server_with_keys_is_asked_with_one(fake: Served, visit: Visit, token:
 
 
 def test_no_key_is_no_dead_end(fake: Served, visit: Visit, token: str) -> None:
-    """Whoever closes the dialog can look around, and is asked again when it matters."""
+    """A user who closes the dialog can look around, and is asked again when a key is needed."""
     visit.expect_trouble("401")
     desk = Desk(visit, fake.url)
     expect(desk.get("key-dialog")).to_be_visible()

@@ -39,7 +39,7 @@ class Books:
 
 
 def emptied(database: Database, count: int, balance: int) -> list[str]:
-    """Forget everything; the ids of so many new keys with so many micro-credits each."""
+    """Forget everything, and return the ids of ``count`` new keys with ``balance`` micro-credits each."""
     with database.write() as connection:
         connection.execute(text("SET LOCAL session_replication_role = replica"))  # without triggers
         connection.execute(text(f"TRUNCATE {', '.join(metadata.tables)}"))

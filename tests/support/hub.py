@@ -16,7 +16,7 @@ from inpaint.weights import Entry, LockedFile, Source
 from tests.support.http_server import serving
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-REPO = "somebody/tiny"
+REPO = "someone/tiny"
 
 
 @dataclass
@@ -42,8 +42,8 @@ class Hub:
     announce_length: bool = True  # False: a body ends when the connection does
     cdn_status: int = 0  # an error of the CDN instead of a body
     swaps: dict[str, list[bytes]] = field(default_factory=dict)  # bodies to serve instead, one a GET
-    cuts: dict[str, list[int]] = field(default_factory=dict)  # hang up after so many bytes, one a GET
-    holds: dict[str, int] = field(default_factory=dict)  # wait for `release` after so many bytes
+    cuts: dict[str, list[int]] = field(default_factory=dict)  # hang up after this many bytes, one per GET
+    holds: dict[str, int] = field(default_factory=dict)  # wait for `release` after this many bytes
     gets: list[Get] = field(default_factory=list)
     heads: list[str] = field(default_factory=list)
     release: threading.Event = field(default_factory=threading.Event)

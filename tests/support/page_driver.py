@@ -154,7 +154,7 @@ class Desk:
         return True
 
     def results(self, count: int) -> Locator:
-        """Wait until there are so many."""
+        """Wait until there are this many."""
         expect(self.get("result")).to_have_count(count, timeout=PAINTING_MS)
         return self.get("result")
 

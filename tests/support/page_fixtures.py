@@ -1,6 +1,6 @@
 """Fixtures: servers of the page, and the page open on one of them.
 
-A test module asks for these with ``pytest_plugins``, beside ``tests.support.browser`` and
+A test module asks for these with ``pytest_plugins``, together with ``tests.support.browser`` and
 ``tests.support.served_fixtures``. The server of ``real`` paints with the demo model; that of ``fake`` has an
 engine that the test moves step by step.
 """

@@ -87,7 +87,7 @@ def opened(data: bytes) -> Image.Image:
 
 
 class FakeEngine:
-    """Fills the mask with a colour made of the seed: at once, or when the test says so if ``held``.
+    """Fills the mask with a colour made of the seed: immediately, or when the test says so if ``held``.
 
     It is an ``EngineClient``; what a test does to it goes through ``Served.do``, in the server's own loop.
     """

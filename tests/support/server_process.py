@@ -41,7 +41,7 @@ def eventually(true: Callable[[], Any]) -> Any:
 
 
 def gone(pid: int) -> bool:
-    """Whether a process has ended; a zombie has, whoever adopted it may never look."""
+    """Return whether a process has ended; a zombie has, even if its new parent never waits for it."""
     try:
         return ") Z " in Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -236,7 +236,7 @@ def callers(count: int = 16) -> Iterator[Callable[..., "Future[httpx2.Response]"
 
 @contextmanager
 def accounts(data: Path) -> Iterator["Accounts"]:
-    """The data folder's database, beside the server or before it."""
+    """Open the data folder's database, while the server runs or before."""
     with Database(f"sqlite:///{data / 'inpaint.db'}") as database:
         database.migrate()
         yield Accounts(database)

@@ -83,7 +83,7 @@ def as_original(
 
 
 def with_leftovers(tensors: Tensors) -> Tensors:
-    """With what training scripts leave beside the weights: an EMA copy of the UNet, buffers, schedules."""
+    """Add what training scripts leave next to the weights: an EMA copy of the UNet, buffers, schedules."""
     ema = {
         "model_ema." + name.removeprefix("model.").replace(".", ""): tensor.clone()
         for name, tensor in tensors.items()

@@ -143,7 +143,7 @@ class StoreProcess:
         (self.name,) = answers
 
     def send(self, orders: list[Order]) -> None:
-        """Have these obeyed at once; :meth:`answers` must follow."""
+        """Send these to be obeyed immediately; :meth:`answers` must follow."""
         self._socket.sendall(json.dumps(orders).encode() + b"\n")
 
     def answers(self) -> list[Answer] | None:

@@ -135,7 +135,7 @@ def test_what_a_file_lacks_comes_from_another_model(
     assert "import it with --parts-from" in err
     code, _, err = inpaint("models", "import", tmp_path / "x.safetensors", "--parts-from", "demo")
     assert code == 0, err
-    assert "before the first picture" not in err, "it is a folder and needs nothing beside it"
+    assert "before the first picture" not in err, "it is a folder and needs nothing else"
     assert np.abs(paint("x") - paint("demo")).max() <= 2
 
 

@@ -182,7 +182,7 @@ BROKEN: dict[str, Callable[[Path], object]] = {
 @pytest.mark.parametrize("field", ["image", "mask"])
 @pytest.mark.parametrize("breakage", BROKEN)
 def test_a_broken_picture_gets_one_sentence_and_code_2(breakage: str, field: str, paint: Run) -> None:
-    """Whatever somebody drops on it, the tool answers in words and loses nothing."""
+    """The tool answers any input file with a sentence and loses nothing."""
     BROKEN[breakage](Path("photo.png" if field == "image" else "mask.png"))
     done = paint()
     assert done.code == 2
@@ -238,7 +238,7 @@ def test_out_of_memory_is_code_5(paint: Run, monkeypatch: pytest.MonkeyPatch) ->
 def test_ctrl_c_is_code_130_and_leaves_nothing_behind(
     checkpoint: Callable[[int], Path], photo: Image.Image, grid_mask: Image.Image, tmp_path: Path
 ) -> None:
-    """Somebody who changes their mind gets the prompt back at once, without a half-written file."""
+    """A user who changes their mind gets the prompt back immediately, without a half-written file."""
     photo.save(tmp_path / "photo.png")
     grid_mask.save(tmp_path / "mask.png")
     arguments = [

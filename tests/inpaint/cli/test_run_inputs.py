@@ -52,7 +52,7 @@ def masks(done: Done) -> list[object]:
 
 
 def test_a_folder_is_its_pictures_and_nothing_else_in_it(plan: Run) -> None:
-    """Somebody's folder also holds notes, masks, what was painted last night, and files of the system."""
+    """A user's folder also holds notes, masks, last night's results, and files of the system."""
     make("p/b.png", "p/a.JPG", "p/c.webp", "p/deep/d.png", "p/.hidden.png")
     make("p/a_mask.png", "p/b_inpainted.png", "p/b_inpainted_2.png", "p/.cache/e.png")
     Path("p/notes.txt").write_text("buy milk")
@@ -148,13 +148,13 @@ def test_an_argument_that_names_no_picture_is_code_2(argument: str, plan: Run) -
 
 
 def test_the_mask_beside_the_picture_is_found_by_its_name(plan: Run) -> None:
-    """No --mask at all, as for whoever keeps photo.jpg and photo_mask.png together."""
+    """No --mask at all, for users who keep photo.jpg and photo_mask.png together."""
     make("p/a.jpg", "p/a_mask.png", "p/b.png", "p/b_mask.WEBP")
     assert masks(plan("p")) == ["p/a_mask.png", "p/b_mask.WEBP"]
 
 
 def test_extend_alone_looks_for_no_mask(plan: Run) -> None:
-    """Widening a picture must not repaint what an earlier mask beside it says."""
+    """Widening a picture must not repaint the area of an earlier mask next to it."""
     make("a.png", "a_mask.png")
     assert masks(plan("a.png", "--extend", "0,0,64,0")) == [None]
     assert masks(plan("a.png", "--extend", "0,0,64,0", "--mask", "a_mask.png")) == ["a_mask.png"]
@@ -178,7 +178,7 @@ TEMPLATES = {
     "masks/{stem}_hole.png": "masks/a_hole.png",
     "masks/{stem}_hole": "masks/a_hole.png",
     "masks/{parent}/{stem}.png": "masks/day1/a.png",
-    "{stem}_alpha.png": "day1/a_alpha.png",  # a name without a folder: beside the picture
+    "{stem}_alpha.png": "day1/a_alpha.png",  # a name without a folder: next to the picture
 }
 
 

@@ -38,7 +38,7 @@ def batch(inpaint: Run, checkpoint: Callable[[int], Path]) -> Run:
 
 
 def make_pictures(photo: Image.Image, mask: Image.Image, count: int, folder: str = "pictures") -> list[Path]:
-    """So many different pictures, JPEG and PNG by turns, each with its ``NAME_mask.png``."""
+    """Write this many different pictures, JPEG and PNG in turn, each with its ``NAME_mask.png``."""
     paths = []
     for n in range(count):
         path = Path(folder) / f"{n:02}{('.jpg', '.png')[n % 2]}"
@@ -249,7 +249,7 @@ def test_a_name_that_is_no_text_is_reported_like_any_other(
 
 
 def test_fail_fast_stops_at_the_first_failure(batch: Run, photo: Image.Image, grid_mask: Image.Image) -> None:
-    """For whoever wants to look before the rest of the night is spent; what was painted before it is kept."""
+    """A user can look before the rest of the night is spent; pictures painted before are kept."""
     paths = make_pictures(photo, grid_mask, 8)
     paths[2].write_bytes(BREAKAGE)
     done = batch("--fail-fast")
@@ -323,7 +323,7 @@ def start(checkpoint: Path) -> subprocess.Popen[str]:
 
 
 def wait_for_results(child: subprocess.Popen[str], count: int) -> None:
-    """Until so many pictures are reported."""
+    """Wait until this many pictures are reported."""
     assert child.stderr is not None
     while count:
         line = child.stderr.readline()
@@ -360,7 +360,7 @@ def test_sigkill_leaves_whole_pictures_and_resume_finishes(
 def test_ctrl_c_is_code_130_and_says_what_was_done(
     batch: Run, checkpoint: Callable[[int], Path], photo: Image.Image, grid_mask: Image.Image
 ) -> None:
-    """Somebody who needs the GPU now gets it, and knows how to go on later."""
+    """A user who needs the GPU now gets it, and learns how to continue later."""
     make_pictures(photo, grid_mask, 8)
     with start(checkpoint(9)) as child:
         try:

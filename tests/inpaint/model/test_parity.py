@@ -91,7 +91,7 @@ def test_equals_the_stock_pipeline(
     stock: Callable[[int], object],
     request_for: Callable[..., InpaintRequest],
 ) -> None:
-    """Somebody who changes from diffusers to us gets the picture they had, whatever the scheduler."""
+    """A user who moves from diffusers to us gets the same picture, with every scheduler."""
     model = models(in_channels)
     request = request_for(
         **PLAIN,

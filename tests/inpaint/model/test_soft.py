@@ -130,7 +130,7 @@ def test_grey_is_strength_as_the_paper_has_it(
     request_for: Callable[..., InpaintRequest],
     bands: Image.Image,
 ) -> None:
-    """Somebody who comes from A1111's or ComfyUI's soft inpainting gets what the grey says."""
+    """A user of A1111's or ComfyUI's soft inpainting gets the strength that the grey stands for."""
     request = request_for(
         **PLAIN,
         mask=bands,

@@ -74,7 +74,7 @@ def half(checkpoint: Callable[[int], Path]) -> Model:
 
 
 def test_rows_decoded_together_are_the_pictures_they_are_alone(model: Model) -> None:
-    """Two requests that end at once share the VAE, at most two of them, and nobody sees a difference."""
+    """Requests that end at the same time share the VAE, at most two of them, with the same pictures."""
     latents = some_latents(3)
     with calls_of(model.vae.decoder) as calls:
         together = pictures(model, latents)
@@ -94,7 +94,7 @@ def test_pictures_are_stocks_to_the_last_level(model: Model) -> None:
 
 
 def test_a_row_of_nan_does_not_spoil_its_neighbour(model: Model) -> None:
-    """Whoever happens to share the VAE with a failed picture still gets their own."""
+    """A request that shares the VAE with a failed picture still gets its own."""
     latents = some_latents(2)
     (expected,) = pictures(model, latents[1:])
     latents[0, 0, 0, 0] = torch.nan

@@ -43,7 +43,7 @@ def shifted(image: Image.Image, by: int) -> Image.Image:
 def test_the_same_upload_is_encoded_once(
     engine: Engine, request_for: Callable[..., InpaintRequest], grid_mask: Image.Image
 ) -> None:
-    """Somebody who changes a word of the prompt, again and again, waits for the steps only."""
+    """A user who changes a word of the prompt, again and again, waits for the steps only."""
     with encoded(engine.model) as calls:
         for seed, prompt in enumerate(("a red circle", "a blue circle", "a circle")):
             engine.paint(request_for(seed=seed, prompt=prompt, area="whole"))

@@ -98,7 +98,7 @@ def test_a_revoked_key_opens_nothing_and_says_so(run: Run, data: Path) -> None:
 
 
 def test_credits_are_given_taken_back_and_shown(run: Run) -> None:
-    """What an operator does for somebody who paid, and after a typo."""
+    """What an operator does for a customer who paid, and after a typo."""
     key = made(run("keys", "create", "--json"))
     assert (
         f"Key {key['id']} has 12.5 credits."

@@ -48,7 +48,7 @@ def record(data: Path, request_id: str) -> Record:
 
 
 def running(server: ServerProcess, count: int = 1) -> None:
-    """Wait until so many requests are being painted."""
+    """Wait until this many requests are being painted."""
     eventually(lambda: server.gauge("inpaint_running") == count)
 
 
@@ -80,7 +80,7 @@ def test_the_greeting_says_where_what_and_who_and_its_curl_line_works(tmp_path: 
 
 
 def test_the_greeting_names_the_key_and_the_public_url() -> None:
-    """The line is for whoever calls from elsewhere."""
+    """The line is for callers on other machines."""
     told = greeting(Settings(host="0.0.0.0", public_url="https://paint.example/"), 8000, locked=True)
     assert told.startswith("https://paint.example  model demo; every request needs a key")
     assert 'curl https://paint.example/v1/sdxl-inpaint -o painted.jpg -H "x-api-key: $INPAINT_KEY"' in told
@@ -316,7 +316,7 @@ def test_ctrl_c_drains(data: Path) -> None:
 
 
 def test_a_second_ctrl_c_does_not_wait(data: Path) -> None:
-    """Whoever means it gets out at once; what was under way is refunded or waits, as after a drain."""
+    """A second signal ends it immediately; requests in progress are refunded or wait, as after a drain."""
     with accounts(data) as books:
         key_id, token = books.key(1.0)
     with ServerProcess(program(data), metering=True) as server, callers() as call:
@@ -336,7 +336,7 @@ def test_a_second_ctrl_c_does_not_wait(data: Path) -> None:
 
 
 def test_sigterm_while_the_model_loads_ends_it_too(data: Path) -> None:
-    """An update that is taken back at once; nothing half-started is left."""
+    """An update that is taken back immediately leaves nothing half-started."""
     with ServerProcess(cli(data, "--device", "cpu")) as server:
         assert server.client.get("/livez").status_code == 200
         assert server.workers()

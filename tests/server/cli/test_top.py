@@ -110,7 +110,7 @@ def test_json_is_one_object(serve: Serve, run: Top) -> None:
 
 @pytest.mark.parametrize("width", [40, 60, 120])
 def test_a_narrow_terminal_shows_it_all(serve: Serve, run: Top, width: int) -> None:
-    """A window beside another one."""
+    """A window next to another one."""
     served = serve()
     with top.Server(served.url, None) as server:
         before = server.scrape()
@@ -181,7 +181,7 @@ def test_a_server_that_hangs_is_not_waited_for(run: Top, monkeypatch: pytest.Mon
 
 
 def test_another_kind_of_server_is_named_as_such(run: Top, picture_host: PictureHost) -> None:
-    """Somebody's web server stands on that port."""
+    """Another program's web server listens on that port."""
     done = run(picture_host.url)
     assert done.code == 1
     assert sentence(done) == (f"{picture_host.url} is not an inpaint server, or a much older version")
