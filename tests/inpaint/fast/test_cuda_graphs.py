@@ -59,7 +59,7 @@ def graphs(model: Model, recorder: Repeater) -> Graphs:
 
 
 def batch_of(model: Model, slots: int, **changes: Any) -> UNetBatch:
-    """A call of so many slots whose numbers differ from every other's."""
+    """Make a call of this many slots whose numbers differ from every other's."""
     batch = example(model, usual(model, native(model), slots)._replace(**changes))
     return replace(batch, sample=batch.sample + torch.randn(()))
 
