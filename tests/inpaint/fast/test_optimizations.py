@@ -55,7 +55,7 @@ def test_a_mixed_batch_is_painted_as_without_levers(
 
 
 def test_diffusers_still_finds_its_unet(checkpoint: Checkpoint) -> None:
-    """Whoever calls ``model.unet`` beside us, as the stock lane of a bench does, gets the same prediction."""
+    """Other code that calls ``model.unet``, as the stock pipeline of a bench does, gets the same prediction."""
     model = own_model("tiny", checkpoint)
     one, other = random_batch(model, "ab"), random_batch(model, "cd", seed=1)
     before = plain(model.unet)(other)
@@ -111,7 +111,7 @@ def test_an_unknown_lever_is_refused_with_the_names_there_are(model: Model) -> N
 
 
 def test_what_loses_quality_is_only_done_when_it_is_asked_for(model: Model) -> None:
-    """Nobody gets pictures of 8 bit without having said so, and somebody who said so does."""
+    """Pictures are painted in 8 bits only for callers who asked for it, and always for them."""
     lossy = [optimization.name for optimization in OPTIMIZATIONS if optimization.kind == "lossy"]
     assert not set(lossy) & set(choose(model))
     assert ("exact", *lossy) == PRECISIONS
@@ -126,7 +126,7 @@ def test_an_unknown_precision_is_refused_with_those_there_are(model: Model) -> N
 
 
 def test_a_precision_that_cannot_be_is_refused_with_the_reason(model: Model) -> None:
-    """Somebody who asked for a mode gets it or hears why not, not something else without a word."""
+    """A caller who asked for a mode gets it or an error that says why not, never another mode silently."""
     streamed = next(plan for plan in PLANS if plan.name == "streamed")
     with pytest.raises(RequestError, match="fp8 is not possible here: the memory plan streamed"):
         choose(replace(model, plan=streamed), precision="fp8")
