@@ -30,7 +30,7 @@ def untouched() -> object:
 
 
 def test_cudnn_is_first_for_the_length_of_a_call(model: Model) -> None:
-    """Other code of the process, such as a bench's stock lane, keeps torch's own order."""
+    """Other code of the process, such as the stock pipeline of a bench, keeps torch's own order."""
     seen: list[SDPBackend] = []
 
     def watched(batch: UNetBatch) -> torch.Tensor:
