@@ -131,7 +131,7 @@ def test_converting_twice_is_converting_once(converted: Model) -> None:
 
 
 def test_weights_take_a_byte_each(model: Model, converted: Model) -> None:
-    """Nothing of the old matrices is kept beside the new."""
+    """Nothing of the old matrices is kept next to the new ones."""
 
     def held(unet: nn.Module) -> int:
         tensors = {id(t): t for t in [*unet.parameters(), *unet.buffers()]}.values()
