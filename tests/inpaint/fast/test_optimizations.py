@@ -55,7 +55,7 @@ def test_a_mixed_batch_is_painted_as_without_levers(
 
 
 def test_diffusers_still_finds_its_unet(checkpoint: Checkpoint) -> None:
-    """Other code that calls ``model.unet``, as the stock pipeline of a bench does, gets the same prediction."""
+    """Other users of ``model.unet``, such as the stock pipeline of a bench, get the same prediction."""
     model = own_model("tiny", checkpoint)
     one, other = random_batch(model, "ab"), random_batch(model, "cd", seed=1)
     before = plain(model.unet)(other)
