@@ -32,7 +32,7 @@ from tools.container import lock
 
 @pytest.mark.parametrize("name", FILES)
 def test_every_variable_is_a_setting(name: str) -> None:
-    """One that is misspelt is ignored, and nobody is told."""
+    """A misspelt variable would be ignored without a message."""
     assert set(re.findall(r"\bINPAINT_[A-Z_]+[A-Z]", text(name))) <= VARIABLES
 
 
@@ -51,7 +51,7 @@ def test_images_are_pinned_and_files_exist(name: str) -> None:
             assert (DEPLOY / value.split(":")[0]).exists(), value
 
 
-def test_compose_gives_nobody_more_than_it_needs() -> None:
+def test_compose_gives_no_service_more_than_it_needs() -> None:
     """Read-only, no capability, no way to get one; the database's network leads nowhere."""
     (compose,) = documents("compose.yaml")
     for service in compose["services"].values():
@@ -134,7 +134,7 @@ def test_a_gpu_paints_and_ray_is_the_locked_one() -> None:
         assert group["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == 1
 
 
-def test_ray_serve_is_told_of_what_there_is() -> None:
+def test_the_config_of_ray_serve_names_what_exists() -> None:
     """Names that only Ray imports, in a cluster, minutes after `kubectl apply`."""
     (ray,) = documents("kuberay.yaml")
     (application,) = yaml.safe_load(ray["spec"]["serveConfigV2"])["applications"]

@@ -44,7 +44,7 @@ def test_a_build_sees_no_secret_and_no_leavings() -> None:
     }
 
 
-def test_the_image_runs_as_nobody_in_particular() -> None:
+def test_the_image_runs_as_an_unprivileged_user() -> None:
     """By number, so that Kubernetes can tell that it is not root."""
     assert re.fullmatch(r"1\d{4}:1\d{4}", image().last("USER").value)
 
@@ -76,11 +76,11 @@ def test_the_health_check_asks_a_route_of_ours_on_the_port_that_is_served() -> N
 
 
 def test_docker_waits_for_the_drain() -> None:
-    """Ten seconds, its own patience, would cut every painting off."""
+    """Docker's default of ten seconds would stop every painting."""
     assert image().last("STOPSIGNAL").value == "SIGTERM"
-    told = re.search(r"docker stop -t (\d+)", dockerfile())
-    assert told is not None
-    assert int(told[1]) > Settings.model_fields["drain_s"].default
+    documented = re.search(r"docker stop -t (\d+)", dockerfile())
+    assert documented is not None
+    assert int(documented[1]) > Settings.model_fields["drain_s"].default
 
 
 @pytest.mark.parametrize(
@@ -95,13 +95,13 @@ def test_the_reader_refuses_what_it_does_not_know(text: str) -> None:
 def test_an_ignore_file_is_read_as_docker_reads_it() -> None:
     """The last pattern that fits decides, and a folder takes its files along."""
     ignore = Ignore("*\n!kept\n**/__pycache__\nkept/secret*\n!kept/secret.pub\n")
-    told = {"other": True, "kept/a": False, "kept/b/__pycache__/c": True, "kept/secret/d": True}
-    told |= {"kept/secret.pub": False, "keptnot": True}
-    assert {name: ignore(name) for name in told} == told
+    expected = {"other": True, "kept/a": False, "kept/b/__pycache__/c": True, "kept/secret/d": True}
+    expected |= {"kept/secret.pub": False, "keptnot": True}
+    assert {name: ignore(name) for name in expected} == expected
 
 
 def test_every_variable_of_the_image_is_a_setting() -> None:
-    """One that is misspelt is ignored, and nobody is told."""
+    """A misspelt variable would be ignored without a message."""
     assert {name for name in image().environment() if name.startswith("INPAINT_")} <= VARIABLES
 
 

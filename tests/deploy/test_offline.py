@@ -86,7 +86,7 @@ def test_it_ends_as_ever(seen: dict[str, Any]) -> None:
 def inside(data: Path) -> dict[str, Any]:
     """Serve and paint; returns what was seen."""
     loopback_up()
-    ask_nobody(data.parent / "resolv.conf")
+    without_name_servers(data.parent / "resolv.conf")
     found: dict[str, Any] = {"interfaces": [name for _, name in socket.if_nameindex()]}
     with socket.socket() as outside:
         found["outside"] = outside.connect_ex(OUTSIDE)
@@ -144,7 +144,7 @@ def loopback_up() -> None:
         fcntl.ioctl(any_socket, 0x8914, struct.pack("16sh14x", b"lo", 1))  # SIOCSIFFLAGS, IFF_UP
 
 
-def ask_nobody(file: Path) -> None:
+def without_name_servers(file: Path) -> None:
     """Names are asked of an address without a route, in this mount namespace.
 
     Where this machine asks a resolver on its own loopback, looking up a name would not be seen to leave.

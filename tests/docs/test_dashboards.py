@@ -111,7 +111,7 @@ def test_every_metric_and_label_is_exported(where: str, expression: str, exporte
     used = selectors(expression)
     assert used, "asks for nothing"
     for selector in used:
-        assert selector.name in exported, f"{where}: nobody exports {selector.name}"
+        assert selector.name in exported, f"{where}: no metric is called {selector.name}"
         for matcher in selector.matchers.matchers:
             assert matcher.name in exported[selector.name] | BY_PROMETHEUS, f"{where}: {matcher.name}"
     common = set.intersection(*(exported[selector.name] for selector in used))
@@ -130,7 +130,7 @@ def test_every_legend_and_variable_names_a_label_that_is_there(exported: Labels)
 
 
 def test_every_metric_is_looked_at_somewhere(exported: Labels) -> None:
-    """A metric that nobody sees is not worth exporting."""
+    """A metric on no panel and in no alert is not worth exporting."""
     seen = {selector.name for _, expression in expressions() for selector in selectors(expression)}
     families = {re.sub(r"_(total|bucket|count|sum|created)$", "", name) for name in exported}
     assert families == {re.sub(r"_(total|bucket|count|sum)$", "", name) for name in seen}
@@ -166,11 +166,11 @@ def test_every_alert_says_what_to_do(rule: dict[str, Any]) -> None:
     """An alert is read at three in the morning, by an operator who has never seen the project."""
     assert rule["labels"]["severity"] in ("critical", "warning")
     assert promql.parse_duration(rule["for"]).total_seconds() > 0
-    told = rule["annotations"]
-    for text in (told["summary"], told["description"]):
+    annotations = rule["annotations"]
+    for text in (annotations["summary"], annotations["description"]):
         assert re.fullmatch(r"[A-Z][^\n]*\.", text), text
-    page, _, anchor = told["runbook"].partition("#")
-    assert anchor in anchors((ROOT / page).read_text("utf-8")), told["runbook"]
+    page, _, anchor = annotations["runbook"].partition("#")
+    assert anchor in anchors((ROOT / page).read_text("utf-8")), annotations["runbook"]
 
 
 def test_alert_names_are_unlike() -> None:

@@ -189,7 +189,7 @@ def over_v2(server: Served, **fields: Any) -> Image.Image:
     return opened(server.client.get(answer["output"]).content).convert("RGB")
 
 
-def test_complaint_06_nobody_gets_anybody_elses_mask(server: Served) -> None:
+def test_complaint_06_no_request_gets_the_mask_of_another(server: Served) -> None:
     """Four simultaneous requests, each with its own picture and mask, are painted in one batch."""
 
     def mine(n: int) -> Image.Image:
@@ -216,7 +216,7 @@ def test_complaint_07_the_api_is_one_request(server: Served) -> None:
     assert opened(answer.content).size == (SIDE, SIDE)
 
 
-def test_complaint_08_an_openai_client_is_told_in_words(server: Served) -> None:
+def test_complaint_08_an_openai_client_gets_a_sentence(server: Served) -> None:
     """There is no OpenAI-style endpoint yet, as the README says; its clients get JSON, not a web page."""
     answer = server.client.post("/v1/images/edits", data={"prompt": "x"}, files={"image": file_of(slope())})
     assert answer.status_code == 404
@@ -226,7 +226,7 @@ def test_complaint_08_an_openai_client_is_told_in_words(server: Served) -> None:
 def test_complaint_09_the_documentation_is_right(server: Served) -> None:
     """The request and the answer that docs/api.md shows are what the server takes and gives."""
     page = (ROOT / "docs" / "api.md").read_text("utf-8")
-    shown, told = (json.loads(block) for block in re.findall(r"```json\n(.+?)```", page, re.DOTALL)[:2])
+    shown, answered = (json.loads(block) for block in re.findall(r"```json\n(.+?)```", page, re.DOTALL)[:2])
     pictures = {name: body()[name] for name in ("image", "mask")}
     answer = server.client.post(V1, json=shown | pictures, timeout=SLOW_S)
     assert answer.headers["content-type"] == "image/jpeg"
@@ -236,7 +236,7 @@ def test_complaint_09_the_documentation_is_right(server: Served) -> None:
     assert len(named) >= 6
     assert named <= answer.headers.keys()
     answer = server.client.post(V1, json=shown | pictures | {"base64": True}, timeout=SLOW_S)
-    assert answer.json().keys() == told.keys()
+    assert answer.json().keys() == answered.keys()
 
 
 NO_NETWORK = """
@@ -285,10 +285,10 @@ def test_complaint_14_cancel_stops_the_painting(server: Served) -> None:
     """A user who sees in the preview that it goes wrong gets the GPU back within a step."""
     accepted = server.client.post(V2, json=body(num_inference_steps=100, strength=0.99)).json()
     path = f"/v2/requests/{accepted['request_id']}"
-    told: list[str] = []
+    lines: list[str] = []
     with server.client.stream("GET", f"{path}/events", timeout=SLOW_S) as events:
         for line in events.iter_lines():
-            told.append(line)
+            lines.append(line)
             if line == "event: step":
                 break
     assert server.client.delete(path, timeout=SLOW_S).json()["status"] == "FAILED"

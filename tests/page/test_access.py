@@ -45,18 +45,18 @@ TRIES = {
 
 
 def test_a_request_to_another_host_is_refused_and_would_fail_a_test(fake: Served, chromium: Browser) -> None:
-    """By the browser, at our policy's word; and what watches every test of the page is not blind."""
+    """The browser refuses it by our policy; and the check that watches every test of the page would fail."""
     visit = Visit(chromium.new_context())
     page = visit.open(fake.url)
     for directive, script in TRIES.items():
-        told = page.evaluate(
+        violated = page.evaluate(
             f"""() => new Promise((resolve) => {{
-              const told = (event) => resolve(event.effectiveDirective);
-              document.addEventListener("securitypolicyviolation", told, {{ once: true }});
+              const report = (event) => resolve(event.effectiveDirective);
+              document.addEventListener("securitypolicyviolation", report, {{ once: true }});
               {script};
             }})"""
         )
-        assert told == directive
+        assert violated == directive
     visit.context.close()
     assert visit.elsewhere()
     with pytest.raises(AssertionError):
@@ -123,7 +123,7 @@ def test_a_zoomed_browser_marks_the_same_pixels(fake: Served, visiting: Visiting
     assert set(rows) == {30, 100}
 
 
-def test_shortcuts_work_and_never_while_somebody_types(fake: Served, desk: Desk) -> None:
+def test_shortcuts_work_and_never_while_the_user_types(fake: Served, desk: Desk) -> None:
     """An `e` in a prompt is an `e`."""
     page = desk.page
     for key, tool in {"e": "eraser", "l": "lasso", "r": "rectangle", "h": "pan", "b": "brush"}.items():

@@ -37,7 +37,7 @@ def painted(desk: Desk, seed: int = 7, samples: int = 1) -> None:
 # While it is painted.
 
 
-def test_every_step_is_told_with_a_preview_and_the_time_that_is_left(fake: Served, desk: Desk) -> None:
+def test_every_step_is_shown_with_a_preview_and_the_time_that_is_left(fake: Served, desk: Desk) -> None:
     """A user who waits sees the progress and a preview."""
     engine = engine_of(fake)
     engine.held = True
@@ -87,7 +87,7 @@ def test_cancel_stops_it_and_the_next_one_is_painted(fake: Served, desk: Desk) -
     expect(desk.get("error")).to_have_count(0)
 
 
-def test_who_waits_in_line_is_told_how_many_are_before(fake: Served, desk: Desk) -> None:
+def test_a_waiting_request_shows_how_many_are_before_it(fake: Served, desk: Desk) -> None:
     """A busy server is no broken one."""
     engine = engine_of(fake)
     fake.do(engine.door.clear)

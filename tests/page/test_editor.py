@@ -80,7 +80,7 @@ def test_strength_is_the_grey_that_is_painted_and_crossing_a_stroke_does_not_add
 
 @pytest.mark.parametrize(("tool", "button"), [("eraser", "left"), ("brush", "right"), ("eraser", "right")])
 def test_the_eraser_and_the_right_button_take_away(opened: EditorPage, tool: str, button: str) -> None:
-    """Nobody wants to look for the eraser: with any brush the other button erases."""
+    """No user wants to look for the eraser: with any brush the other button erases."""
     opened.run("{editor.fill(); editor.brush = {size: 24}; editor.tool = a}", tool)
     opened.drag((40, 40), (200, 150), button=button)
     away, mask = distances(last_points(opened)), opened.mask()

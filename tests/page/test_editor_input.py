@@ -1,4 +1,4 @@
-"""The editor's hands: mouse, touch, keys, browser zoom; and how long a stroke takes."""
+"""The editor's input: mouse, touch, keys, browser zoom; and how long a stroke takes."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -246,17 +246,17 @@ def test_keys_that_the_editor_takes_do_not_reach_the_page_and_others_do(editor: 
     """Enter at the crosshair paints and does nothing else; Ctrl+Enter, B or 0 are the page's."""
     editor.open(grey_picture(200, 150))
     editor.run("""{
-        window.heard = [];
-        window.addEventListener("keydown", (event) => heard.push(event.key));
+        window.received = [];
+        window.addEventListener("keydown", (event) => received.push(event.key));
         document.getElementById("host").focus();
     }""")
     for key in ("Enter", "ArrowUp", " ", "b", "0", "[", "Control+Enter"):
         editor.page.keyboard.press(key)
-    assert editor.run("heard.filter((key) => key !== 'Control')") == ["b", "0", "[", "Enter"]
+    assert editor.run("received.filter((key) => key !== 'Control')") == ["b", "0", "[", "Enter"]
 
 
 def test_what_the_hand_did_between_two_frames_is_painted(editor: EditorPage) -> None:
-    """A browser hands over one move a frame; a quick curve is in the moves that it has put together."""
+    """A browser passes on one move a frame; a quick curve is in the moves that it has put together."""
     editor.open(grey_picture(200, 150))
     editor.run("{editor.brush = {size: 4}}")
     editor.page.mouse.move(*editor.at(20, 20))

@@ -59,7 +59,7 @@ def test_a_result_covers_the_picture_and_goes_again(opened: EditorPage) -> None:
 
 
 def test_the_divider_shows_the_original_left_and_the_result_right(opened: EditorPage) -> None:
-    """Dragged by pointer and moved by keys; the page hears where it is."""
+    """Dragged by pointer and moved by keys; the page receives its position."""
     bitmap(opened, WIDTH, HEIGHT, GREEN)
     opened.run("{editor.overlay({bitmap, split: 0.5})}")
     assert colours(opened, (190, 20), (210, 20)) == [GREY, GREEN]

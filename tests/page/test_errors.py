@@ -44,7 +44,7 @@ def test_a_full_server_is_asked_again_when_it_said(fake: Served, visit: Visit) -
     expect(desk.get("error")).to_have_count(0)
 
 
-def test_a_key_over_its_rate_is_told_when(serve: Serve, visit: Visit) -> None:
+def test_a_key_over_its_rate_sees_when_to_try_again(serve: Serve, visit: Visit) -> None:
     """429: it is this key, not the server, and for how long."""
     visit.expect_trouble("401|429")
     served = serve(rate="2/hour")  # opening a picture asks what it says, which is the first

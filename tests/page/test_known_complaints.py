@@ -72,7 +72,7 @@ def test_complaint_06_two_pages_never_mix_their_masks(fake: Served, visiting: Vi
         assert desk.sees(60, 100 - 80 * n, photo().getpixel((60, 100 - 80 * n)))
 
 
-def test_complaint_10_the_page_asks_nobody_but_its_server(fake: Served, visit: Visit) -> None:
+def test_complaint_10_the_page_uses_no_host_but_its_server(fake: Served, visit: Visit) -> None:
     """No web font, no script from elsewhere, no hub: from the empty window to the result."""
     desk = Desk(visit, fake.url)
     desk.open(file_of(photo()))

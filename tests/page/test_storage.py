@@ -81,7 +81,7 @@ def test_a_reload_while_it_is_painted_goes_on(fake: Served, desk: Desk) -> None:
     assert len(engine.requests) == 1
 
 
-def test_two_pages_at_once_never_see_each_others_pictures(
+def test_two_simultaneous_pages_never_see_each_others_pictures(
     fake: Served, visit: Visit, visiting: Visiting
 ) -> None:
     """Two tabs, and two browsers on one server: each has its own picture, results, prompt and undo."""
@@ -125,7 +125,7 @@ def test_a_duplicated_tab_is_another_workspace(fake: Served, visit: Visit) -> No
     assert is_empty(Desk(visit, fake.url))
 
 
-def test_tabs_are_told_apart_without_locks_too(fake: Served, visit: Visit) -> None:
+def test_tabs_are_distinguished_without_locks_too(fake: Served, visit: Visit) -> None:
     """Over plain HTTP from another machine browsers have no locks; the tabs then ask each other."""
     visit.context.add_init_script(NO_LOCKS)
     first = Desk(visit, fake.url)

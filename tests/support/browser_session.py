@@ -36,10 +36,10 @@ class Visit:
         self._expected: list[re.Pattern[str]] = []
         context.set_default_timeout(PATIENCE_MS)
         context.on("request", lambda request: self.requests.append(request.url))
-        context.on("console", self._heard)
+        context.on("console", self._on_console)
         context.on("weberror", lambda error: self._troubles.append(f"exception: {error.error}"))
 
-    def _heard(self, message: ConsoleMessage) -> None:
+    def _on_console(self, message: ConsoleMessage) -> None:
         if message.type in ("error", "warning"):
             self._troubles.append(f"{message.text} ({message.location.get('url', '')})")
 

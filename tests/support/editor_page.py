@@ -72,7 +72,7 @@ class EditorPage:
         mouse.up(button=button)
 
     def frame(self) -> None:
-        """Wait until the page has drawn what it was told."""
+        """Wait until the page has drawn what it was asked to draw."""
         self.run("h.frames(2)")
 
 

@@ -43,7 +43,7 @@ class Fleet:
 
     def start(self, name: str, engine: FakeEngine | None = None, **settings: Any) -> Served:
         """One more server."""
-        plain = {"lease_s": 60.0, "rate": "100000/minute", **PRICED, **self.shared}  # nobody dies
+        plain = {"lease_s": 60.0, "rate": "100000/minute", **PRICED, **self.shared}  # no server dies
         return self._serve(engine, data=self._folder / name, **(plain | settings))
 
     def records(self) -> dict[str, Record]:

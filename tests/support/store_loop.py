@@ -9,17 +9,17 @@ from server.storage.database import Database
 from server.storage.requests import Record, Store
 
 
-def accept_and_end(url: str, key_id: str, told: Path, seed: int) -> None:
+def accept_and_end(url: str, key_id: str, answered: Path, seed: int) -> None:
     """Forever: accept, begin, then finish, fail, cancel or requeue.
 
     Args:
         url: of a migrated database.
         key_id: who pays.
-        told: a file that gets a line ``id mode`` for each request whose acceptance was answered.
+        answered: a file that gets a line ``id mode`` for each request whose acceptance was answered.
         seed: of the random choices, and the beginning of every id.
     """
     store, choice = Store(Database(url)), random.Random(seed)
-    with told.open("ab", buffering=0) as lines:
+    with answered.open("ab", buffering=0) as lines:
         for number in range(10**9):
             name, mode = f"{seed}-{number}", choice.choice(["v1", "v2"])
             record = Record.new(id=name, key_id=key_id, mode=mode, fields={}, seeds=[], cost_micro=number % 4)

@@ -159,7 +159,7 @@ class StoreProcess:
         os.kill(self.pid, signal.SIGKILL)
 
     def close(self) -> None:
-        """It ends, having nobody to obey."""
+        """End the process, because no program sends it requests any more."""
         self._lines.close()
         self._socket.close()
 

@@ -34,7 +34,7 @@ def surveyed(curve: Mapping[int, float] = CURVE, *, max_slots: int = 16, limit: 
 
 
 def test_it_is_the_costs_of_a_batcher() -> None:
-    """The engine hands it to the batcher as it is; a blank one has no forecasts and refuses nothing."""
+    """The engine passes it to the batcher unchanged; a blank one has no forecasts and refuses nothing."""
     costs: Costs = Profile(HERE)
     batcher = Batcher(costs, clock=lambda: 0.0)
     entry = batcher.submit(Work(NATIVE, calls=22, expires_at=1.0))

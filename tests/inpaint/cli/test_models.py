@@ -68,7 +68,7 @@ def test_checksums_go_to_stdout(root: Path) -> None:
 
 
 def test_fetching_the_demo_has_nothing_to_do(root: Path) -> None:
-    """The bundled model is there; nobody is sent to the hub for it."""
+    """The bundled model is there; no user is sent to the hub for it."""
     done = CliRunner().invoke(app, ["fetch", "demo"])
     assert done.exit_code == 0
     assert "nothing to fetch" in done.stderr

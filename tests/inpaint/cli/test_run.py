@@ -24,7 +24,7 @@ def leftovers() -> set[str]:
     return {str(p) for p in Path().rglob("*") if p.is_file()} - {"photo.png", "mask.png"}
 
 
-def test_the_painted_picture_lies_beside_the_photo(paint: Run) -> None:
+def test_the_painted_picture_is_written_next_to_the_photo(paint: Run) -> None:
     """No flag but the needed ones, and the result is where one looks first."""
     done = paint()
     assert done.code == 0
@@ -360,7 +360,7 @@ def test_help_is_there_for_every_command(inpaint: Run) -> None:
 
 
 def test_a_bug_of_ours_is_a_sentence_too(paint: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody but a developer wants the traceback, and a developer can ask for it."""
+    """Only a developer wants the traceback, and can ask for it."""
     import inpaint.cli.run.paint
 
     def bug(*_: object) -> None:

@@ -106,7 +106,7 @@ def test_stdin_is_a_list_of_paths(plan: Run) -> None:
 
 
 def test_an_unquoted_star_does_not_repaint_results_or_masks(plan: Run) -> None:
-    """The shell hands them over by name; they are left out where their picture is named too, and said so."""
+    """The shell passes them by name; they are left out if their picture is named too, with a message."""
     make("a.png", "a_mask.png", "a_inpainted.png", "a_inpainted_2.png", "b_inpainted.png")
     named = sorted(str(path) for path in Path().glob("*.png"))
     done = plan(*named, "--mask", "a_mask.png", "--overwrite")
@@ -147,7 +147,7 @@ def test_an_argument_that_names_no_picture_is_code_2(argument: str, plan: Run) -
     assert done.err.splitlines()[-1] == f"error: image: {NOTHING[argument]}"
 
 
-def test_the_mask_beside_the_picture_is_found_by_its_name(plan: Run) -> None:
+def test_the_mask_next_to_the_picture_is_found_by_its_name(plan: Run) -> None:
     """No --mask at all, for users who keep photo.jpg and photo_mask.png together."""
     make("p/a.jpg", "p/a_mask.png", "p/b.png", "p/b_mask.WEBP")
     assert masks(plan("p")) == ["p/a_mask.png", "p/b_mask.WEBP"]

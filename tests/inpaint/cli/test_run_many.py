@@ -132,7 +132,7 @@ def test_jpeg_stays_jpeg_upright_and_in_its_colours(
         assert painted.info["icc_profile"] == profile
         assert painted.info["dpi"] == (300, 300)
         assert painted.getexif()[0x010F] == "Camera Maker"
-        assert 0x0112 not in painted.getexif(), "it is upright, so nobody may turn it again"
+        assert 0x0112 not in painted.getexif(), "it is upright, so no program may turn it again"
         untouched = (
             np.asarray(painted)[:16].astype(int)
             - np.asarray(before.transpose(Image.Transpose.ROTATE_270))[:16]
@@ -468,7 +468,7 @@ def _copy(source: io.RawIOBase, target: io.BytesIO) -> None:
     while True:
         try:
             data = source.read(65_536)
-        except OSError:  # how a terminal says that nobody writes to it any more
+        except OSError:  # how a terminal reports that no process writes to it any more
             return
         if not data:
             return

@@ -60,14 +60,14 @@ def test_one_thread_leaving_does_not_take_the_order_from_another() -> None:
     inside, left = threading.Event(), threading.Event()
     seen: list[SDPBackend] = []
 
-    def compile_beside() -> None:
+    def compile_in_background() -> None:
         with preferred:
             inside.set()
             left.wait(10)
             seen.extend(order())
 
     with preferred:
-        compiling = threading.Thread(target=compile_beside)
+        compiling = threading.Thread(target=compile_in_background)
         compiling.start()
         assert inside.wait(10)
     left.set()

@@ -124,7 +124,7 @@ def test_the_recording_not_used_for_longest_goes(model: Model, graphs: Graphs) -
 
 
 def test_another_way_through_the_unet_is_recorded_anew(model: Model, recorder: Repeater) -> None:
-    """Once compiled code is ready, nobody should replay the uncompiled kernels for ever."""
+    """Once compiled code is ready, the uncompiled kernels must not be replayed forever."""
     version = 0
     graphs = wrap(model, plain(model.unet), recorder=recorder, version=lambda: version)
     for _ in range(CALLS):

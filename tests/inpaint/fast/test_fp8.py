@@ -76,7 +76,7 @@ def test_a_layer_is_its_matrix_to_eight_bits(bias: bool, dtype: torch.dtype) -> 
 
 
 def test_an_input_in_any_layout_gives_the_same() -> None:
-    """Attention hands over views with strides of their own; the kernel takes rows that lie in a row."""
+    """Attention passes views with strides of their own; the kernel takes rows that lie in a row."""
     layer = Fp8Linear(torch.randn(32, 48), None)
     x = torch.randn(48, 6, 4)
     assert torch.equal(layer(x.permute(2, 1, 0)), layer(x.permute(2, 1, 0).contiguous()))
@@ -210,7 +210,7 @@ def test_why_a_device_or_a_plan_cannot_is_said() -> None:
         assert f"the memory plan is {name}" in fp8.can(CPU, by_name[name])
 
 
-def test_an_older_gpu_is_told_what_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_an_older_gpu_the_error_says_what_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     """An RTX 3090 has no fp8 units; torch's own error names neither card nor cause."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 6))
     assert "RTX 40" in fp8.can(torch.device("cuda"))

@@ -41,7 +41,7 @@ def batch(slots: int = 4) -> UNetBatch:
     )
 
 
-def test_the_levers_fit_the_real_unet(unet: Any, model: Model) -> None:
+def test_the_optimizations_fit_the_real_unet(unet: Any, model: Model) -> None:
     """What was proven on a tiny UNet meets the real shapes here, not on a GPU."""
     real = replace(model, unet=unet, dtype=torch.float16)
     assert sum(parameter.numel() for parameter in unet.parameters()) == PARAMETERS

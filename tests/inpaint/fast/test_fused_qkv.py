@@ -74,7 +74,7 @@ def test_converting_draws_no_random_number(checkpoint: Checkpoint) -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_a_processor_of_somebody_elses_is_left_alone(checkpoint: Checkpoint) -> None:
+def test_a_processor_of_another_library_is_left_alone(checkpoint: Checkpoint) -> None:
     """An IP adapter or another patched model goes without, instead of losing its patch."""
     model = own_model("tiny", checkpoint)
     assert fused_qkv.can(model) == ""

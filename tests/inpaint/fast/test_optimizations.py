@@ -40,7 +40,7 @@ def expected(checkpoint: Checkpoint) -> Callable[[str], list[torch.Tensor]]:
 @pytest.mark.parametrize(
     "optimizations", [*ALONE, ("channels-last", "qkv", "text-kv", "attention")], ids="+".join
 )
-def test_a_mixed_batch_is_painted_as_without_levers(
+def test_a_mixed_batch_is_painted_as_without_optimizations(
     name: str,
     optimizations: tuple[str, ...],
     checkpoint: Checkpoint,
@@ -63,7 +63,7 @@ def test_diffusers_still_finds_its_unet(checkpoint: Checkpoint) -> None:
     assert apart(plain(model.unet)(other), before) < TOLERANCE
 
 
-def test_levers_pulled_twice_are_pulled_once(checkpoint: Checkpoint) -> None:
+def test_optimizations_applied_twice_are_applied_once(checkpoint: Checkpoint) -> None:
     """Two engines one after the other on one loaded model, as in a notebook, do not spoil each other."""
     model = own_model("tiny", checkpoint)
     batches = [random_batch(model, prompts) for prompts in ("ab", "cd")]
@@ -87,7 +87,7 @@ def test_half_precision_keeps_its_precision(checkpoint: Checkpoint) -> None:
     assert apart(painted, expected) < 1e-2
 
 
-def test_a_cpu_goes_without_the_levers_of_a_gpu(checkpoint: Checkpoint) -> None:
+def test_a_cpu_goes_without_the_optimizations_of_a_gpu(checkpoint: Checkpoint) -> None:
     """What brings nothing here is not done, and says why."""
     model = own_model("tiny", checkpoint)
     assert choose(model) == ("qkv", "text-kv")
@@ -95,13 +95,13 @@ def test_a_cpu_goes_without_the_levers_of_a_gpu(checkpoint: Checkpoint) -> None:
     assert [name for name, reason in reasons.items() if not reason] == ["qkv", "text-kv", "fp8"]
 
 
-def test_a_lever_is_left_out_by_name(model: Model) -> None:
+def test_an_optimization_is_left_out_by_name(model: Model) -> None:
     """An operator who suspects one of them starts the server without it."""
     assert choose(model, frozenset({"qkv"})) == ("text-kv",)
     assert choose(model, frozenset(NAMES)) == ()
 
 
-def test_an_unknown_lever_is_refused_with_the_names_there_are(model: Model) -> None:
+def test_an_unknown_optimization_is_refused_with_the_names_there_are(model: Model) -> None:
     """A mistyped name must not silently leave the optimization in."""
     with pytest.raises(RequestError) as refused:
         choose(model, frozenset({"qvk"}))
@@ -132,7 +132,7 @@ def test_a_precision_that_cannot_be_is_refused_with_the_reason(model: Model) -> 
         choose(replace(model, plan=streamed), precision="fp8")
 
 
-def test_8_bit_goes_with_the_other_levers(checkpoint: Checkpoint) -> None:
+def test_8_bit_works_with_the_other_optimizations(checkpoint: Checkpoint) -> None:
     """Joined matrices can be quantised, quantised ones cannot be joined: not the caller's to know."""
     model = own_model("tiny", checkpoint)
     batch = random_batch(model, "ab")
@@ -175,7 +175,7 @@ def test_without_compiling_there_is_nothing_to_wait_for(checkpoint: Checkpoint) 
     fast.close()
 
 
-def test_compiling_waits_until_it_is_told_to_begin(checkpoint: Checkpoint) -> None:
+def test_compiling_waits_until_it_is_started(checkpoint: Checkpoint) -> None:
     """Built before the engine's thread runs; until then, and with compiling called off, calls are as ever."""
     model = own_model("tiny", checkpoint)
     batch = random_batch(model, "abc")
@@ -188,7 +188,7 @@ def test_compiling_waits_until_it_is_told_to_begin(checkpoint: Checkpoint) -> No
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_gpu_paints_the_same_with_every_lever_it_has(checkpoint: Checkpoint) -> None:
+def test_a_gpu_paints_the_same_with_every_optimization_it_has(checkpoint: Checkpoint) -> None:
     """In fp16, compiled and recorded, over prompts that change; the first calls eager, the last replayed."""
     model = load_model(checkpoint(9), "tiny", torch.device("cuda"), torch.float16)
     calls = [on_gpu(random_batch(model, names, seed=i)) for i, names in enumerate(("ab", "cd", "abcd") * 4)]
@@ -219,6 +219,6 @@ def test_a_plan_that_hooks_the_modules_keeps_them(plan: object, model: Model) ->
 
 
 @pytest.mark.parametrize("plan", [plan for plan in PLANS if plan.unet == "resident"], ids=lambda p: p.name)
-def test_offloaded_encoders_do_not_cost_the_levers(plan: object, model: Model) -> None:
+def test_offloaded_encoders_keep_the_optimizations(plan: object, model: Model) -> None:
     """A plan that only moves the text encoders leaves the UNet as quick as ever."""
     assert choose(replace(model, plan=plan)) == ("qkv", "text-kv")

@@ -211,7 +211,7 @@ A, B = f"unet.{LAYER}.lora_A.weight", f"unet.{LAYER}.lora_B.weight"
         ({"unet.lora_alpha": 8, "unet.alpha_pattern": {"attn2.to_q": 2}}, 2),
     ],
 )
-def test_alpha_may_stand_in_the_header(
+def test_alpha_may_be_in_the_header(
     config: dict[str, Any], factor: float, unet: Any, encoders: Encoders, save: Save
 ) -> None:
     """diffusers now writes alpha there; without any alpha the factor is 1."""

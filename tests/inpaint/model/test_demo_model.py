@@ -241,7 +241,7 @@ def test_dropped_masked_latents_are_caught(
 def test_zeroed_pooled_embeddings_are_caught(
     is_right: Callable[..., bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second path by which SDXL hears its prompt."""
+    """The second path by which SDXL reads its prompt."""
     pair = PromptEncoder.pair
 
     def without(self: PromptEncoder, *prompts: Any) -> Any:

@@ -55,7 +55,7 @@ def test_outside_the_interval_a_row_takes_one_slot(name: str, model: Model, requ
 
 
 def test_the_default_is_guidance_throughout(model: Model, request_for: Make) -> None:
-    """Opt-in: nobody's picture changes who does not ask."""
+    """Opt-in: without it no picture changes."""
     (row,) = rows_of(model, request_for(num_inference_steps=4))
     assert slots_of_calls(model, [row]) == [2] * len(row.timesteps)
     (row,) = rows_of(model, request_for(num_inference_steps=4, guidance_scale=1.0))

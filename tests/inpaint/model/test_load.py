@@ -31,7 +31,7 @@ def load(path: Path, dtype: torch.dtype = torch.float32, **options: object) -> M
     return load_model(path, "test", CPU, dtype, **options)
 
 
-def test_loading_asks_nobody(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loading_uses_no_network(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """ "Offline" means that no connection is even tried, not that a failed one is survived."""
 
     def refuse(*_: object) -> None:

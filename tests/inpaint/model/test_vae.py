@@ -194,7 +194,7 @@ def test_an_encode_that_overflows_is_made_again_in_fp32(half: Model, colours: to
     assert rescued.mean.dtype == rescued.std.dtype == torch.float32
 
 
-def test_a_picture_that_encodes_to_nan_is_an_error_at_once(model: Model, colours: torch.Tensor) -> None:
+def test_a_picture_that_encodes_to_nan_is_an_error_immediately(model: Model, colours: torch.Tensor) -> None:
     """Not after thirty steps of painting nothing."""
     with hooked(model.vae.encoder, overflow_in(torch.float32)), pytest.raises(PaintError, match="NaN"):
         encode(model, colours)

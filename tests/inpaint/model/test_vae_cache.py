@@ -88,7 +88,7 @@ def test_a_unet_of_four_channels_costs_one_picture(
 def test_one_level_of_one_pixel_is_another_picture(
     model: Model, photo: Image.Image, grid_mask: Image.Image
 ) -> None:
-    """Nobody gets the encoding of a picture that is nearly theirs."""
+    """No request gets the encoding of a picture that is only similar."""
     encoder = PictureEncoder(model)
     before = encoder.pair(photo, grid_mask)
     pixels, mask = np.array(photo), np.array(grid_mask)

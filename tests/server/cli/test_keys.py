@@ -24,7 +24,7 @@ Run = Callable[..., Result]
 
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The server's folder, which nobody has made yet."""
+    """The server's folder, which does not exist yet."""
     monkeypatch.delenv("INPAINT_DATABASE_URL", raising=False)
     return tmp_path / "server" / "data"
 
@@ -135,7 +135,7 @@ def test_credits_that_cannot_be_given_are_one_sentence(
 
 
 def test_a_damaged_ledger_fails_the_command(run: Run, data: Path) -> None:
-    """An operator who looks is told, and a script stops."""
+    """An operator who looks gets a sentence, and a script stops."""
     key = made(run("keys", "create", "--json"))
     with Database(f"sqlite:///{data / 'inpaint.db'}") as database:
         Ledger(database).add(key["id"], MICRO)

@@ -37,7 +37,7 @@ Refused = Callable[..., tuple[int, str]]
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """The server's folder, which nobody has made yet."""
+    """The server's folder, which does not exist yet."""
     return tmp_path / "data"
 
 
@@ -56,7 +56,7 @@ def running(server: ServerProcess, count: int = 1) -> None:
 
 
 def test_the_greeting_says_where_what_and_who_and_its_curl_line_works(tmp_path: Path, data: Path) -> None:
-    """From nothing to a painted picture by pasting one line; meanwhile probes are told the truth."""
+    """From nothing to a painted picture by pasting one line; meanwhile probes get the right answer."""
     with ServerProcess(cli(data, "--device", "cpu"), cwd=tmp_path) as server:
         assert re.fullmatch(r"http://127\.0\.0\.1:\d+", server.url)
         assert server.client.get("/livez").text == "ok"
@@ -81,9 +81,9 @@ def test_the_greeting_says_where_what_and_who_and_its_curl_line_works(tmp_path: 
 
 def test_the_greeting_names_the_key_and_the_public_url() -> None:
     """The line is for callers on other machines."""
-    told = greeting(Settings(host="0.0.0.0", public_url="https://paint.example/"), 8000, locked=True)
-    assert told.startswith("https://paint.example  model demo; every request needs a key")
-    assert 'curl https://paint.example/v1/sdxl-inpaint -o painted.jpg -H "x-api-key: $INPAINT_KEY"' in told
+    shown = greeting(Settings(host="0.0.0.0", public_url="https://paint.example/"), 8000, locked=True)
+    assert shown.startswith("https://paint.example  model demo; every request needs a key")
+    assert 'curl https://paint.example/v1/sdxl-inpaint -o painted.jpg -H "x-api-key: $INPAINT_KEY"' in shown
     assert greeting(Settings(host="::1"), 8000, locked=False).startswith("http://[::1]:8000  ")
 
 
@@ -113,7 +113,7 @@ def test_open_without_a_browser_says_the_url(data: Path, monkeypatch: pytest.Mon
         assert server.client.get("/livez").status_code == 200
 
 
-def test_other_machines_are_let_in_with_a_key_or_when_told_aloud(data: Path) -> None:
+def test_other_machines_are_let_in_with_a_key_or_with_no_auth(data: Path) -> None:
     """The two ways to stand on a network."""
     with accounts(data) as books:
         token = books.key()[1]
@@ -185,7 +185,7 @@ def test_an_engine_that_does_not_start_ends_the_server(data: Path) -> None:
 
 @BRIEF
 def test_other_machines_are_kept_out_without_a_key(refused: Refused) -> None:
-    """Nobody opens a server to a network by accident; the sentence names both ways out."""
+    """No operator opens a server to a network by accident; the sentence names both ways to do it."""
     code, line = refused("--host", "0.0.0.0", "--port", "0")
     assert code == 2
     assert "inpaint keys create" in line
@@ -250,7 +250,7 @@ def test_without_the_extra_the_way_to_install_it_is_said() -> None:
 
 
 def test_sigterm_finishes_what_runs_and_keeps_what_waits(data: Path) -> None:
-    """A restart for an update: nobody's request is lost, and none is painted twice."""
+    """A restart for an update: no request is lost, and none is painted twice."""
     with ServerProcess(program(data), max_rows=1) as server, callers() as call:
         server.wait_ready()
         under_way = call(server.client.post, V1, json=body(**SLOW))
@@ -260,9 +260,9 @@ def test_sigterm_finishes_what_runs_and_keeps_what_waits(data: Path) -> None:
         eventually(lambda: server.gauge("inpaint_waiting") == 2)
         server.signal(signal.SIGTERM)
         eventually(lambda: not server.ready())
-        told = server.client.post(V1, json=body())
-        assert told.status_code == 503
-        assert int(told.headers["retry-after"]) >= 1
+        refused = server.client.post(V1, json=body())
+        assert refused.status_code == 503
+        assert int(refused.headers["retry-after"]) >= 1
         assert server.client.get("/livez").status_code == 200
         assert not under_way.done()
         assert opened(under_way.result().content).format == "JPEG"
@@ -278,7 +278,7 @@ def test_sigterm_finishes_what_runs_and_keeps_what_waits(data: Path) -> None:
 
 
 def test_a_drain_that_runs_out_of_time_answers_all_the_same(data: Path) -> None:
-    """v1 is told to come again and not charged; v2 waits for the next start."""
+    """v1 callers are asked to try again and are not charged; v2 waits for the next start."""
     with accounts(data) as books:
         key_id, token = books.key(1.0)
     with ServerProcess(program(data), drain_s=0.1, metering=True) as server, callers() as call:

@@ -59,24 +59,24 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 class Counting(FakeEngine):
     """An engine that says what a test wants it to have done."""
 
-    told: dict[str, object] = {}  # noqa: RUF012 - replaced, not changed
+    reported: dict[str, object] = {}  # noqa: RUF012 - replaced, not changed
 
     def health(self) -> Health:
-        return replace(super().health(), **self.told)  # type: ignore[arg-type]
+        return replace(super().health(), **self.reported)  # type: ignore[arg-type]
 
 
 # What it shows.
 
 
 def test_it_shows_a_server_at_work(serve: Serve, run: Top) -> None:
-    """Ready, the queue, and that nobody asked for anything meanwhile."""
+    """Ready, the queue, and that no request came meanwhile."""
     engine = Counting()
-    engine.told = {"waiting": 3, "running": 2, "backlog_s": 41.0, "restarts": 1, "out_of_memory": 4}
+    engine.reported = {"waiting": 3, "running": 2, "backlog_s": 41.0, "restarts": 1, "out_of_memory": 4}
     done = run(serve(engine).url)
     assert (done.code, done.err) == (0, "")
     assert "● ready" in done.out
-    for told in ("3 waiting", "2 running", "41 s backlog", "4 out of memory", "1 restarts"):
-        assert told in done.out
+    for reported in ("3 waiting", "2 running", "41 s backlog", "4 out of memory", "1 restarts"):
+        assert reported in done.out
     assert "no requests in the last" in done.out
 
 
@@ -89,7 +89,7 @@ def test_rates_are_what_happened_between_two_updates(serve: Serve) -> None:
         for _ in range(3):
             assert served.client.post(V1, json=body()).status_code == 200
         assert served.client.post(V1, json=body(scheduler="none")).status_code == 400
-        engine.told = {"row_steps": 60, "unet_calls": 20, "images": 3}
+        engine.reported = {"row_steps": 60, "unet_calls": 20, "images": 3}
         now = server.scrape()
     seen = figures(replace(now, at=before.at + 2.0), before)
     assert seen.statuses_per_s == {"200": 1.5, "400": 0.5}
@@ -121,12 +121,12 @@ def test_a_narrow_terminal_shows_it_all(serve: Serve, run: Top, width: int) -> N
     assert isinstance(console.file, io.StringIO)
     shown = console.file.getvalue()
     assert all(len(line) <= width for line in shown.splitlines()), shown
-    for told in ("waiting", "restarts", "200", "p95", V1):
-        assert told in shown
+    for reported in ("waiting", "restarts", "200", "p95", V1):
+        assert reported in shown
 
 
 @pytest.mark.parametrize(
-    ("told", "state"),
+    ("reported", "state"),
     [
         ({"ready": False}, "not ready: nothing has been painted yet; the model is probably being loaded"),
         (
@@ -135,10 +135,10 @@ def test_a_narrow_terminal_shows_it_all(serve: Serve, run: Top, width: int) -> N
         ),
     ],
 )
-def test_why_a_server_is_not_ready(serve: Serve, run: Top, told: dict[str, object], state: str) -> None:
+def test_why_a_server_is_not_ready(serve: Serve, run: Top, reported: dict[str, object], state: str) -> None:
     """As far as the API says it."""
     engine = Counting()
-    engine.told = told
+    engine.reported = reported
     (seen,) = run(serve(engine).url, "--json").answers
     assert (seen["ready"], seen["state"]) == (False, state)
 
@@ -211,7 +211,7 @@ def test_keys_are_asked_for_and_judged(serve: Serve, run: Top) -> None:
     assert run(served.url, INPAINT_KEY=watcher).code == 0
 
 
-def test_a_proxy_of_the_environments_is_not_told_the_key(serve: Serve, run: Top) -> None:
+def test_a_proxy_of_the_environment_does_not_get_the_key(serve: Serve, run: Top) -> None:
     """Companies set one for everybody, and it cannot reach 127.0.0.1 either."""
     served = serve()
     assert run(served.url, HTTP_PROXY="http://127.0.0.1:9", ALL_PROXY="http://127.0.0.1:9").code == 0
@@ -372,7 +372,7 @@ def test_a_quantile_lies_within_its_bucket(counts: list[int], share: float) -> N
 
 
 def test_json_lines_hold_errors_too(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
-    """A program that reads them learns that nobody answers."""
+    """A program that reads them learns that no server answers."""
     top._print("http://here", InpaintError("no server answers"), as_json=True)
     assert json.loads(capsys.readouterr().out) == {"url": "http://here", "error": "no server answers"}
     top._print("http://here", InpaintError("no server answers"), as_json=False)
