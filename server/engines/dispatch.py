@@ -22,7 +22,7 @@ from inpaint.errors import CancelledError, DeadlineError, InpaintError, PaintErr
 from inpaint.job import Event
 from inpaint.request import InpaintRequest
 from server.engines.client import Terms
-from server.engines.forecast import LATE, Engines, QueuedWork
+from server.engines.forecast import LATE, Engines, QueueState
 from server.engines.messages import Message, error_from, request_message, result_from
 from server.engines.ticket import LoopTicket
 from server.engines.worker_slot import PoolTicket, WorkerSlot
@@ -151,11 +151,11 @@ class Dispatcher:
     def _held(self) -> list[PoolTicket]:
         return [ticket for slot in self._slots for ticket in slot.tickets.values()]
 
-    def _queued_with(self, work: Work) -> QueuedWork:
+    def _queued_with(self, work: Work) -> QueueState:
         first = self._waiting.ahead(work)
         ahead = [ticket.load for ticket in [*self._held(), *self._suspects, *first]]
         behind = [ticket.load for ticket in self._waiting if ticket not in first]
-        return QueuedWork(ahead, behind, self._devices)
+        return QueueState(ahead, behind, self._devices)
 
     def _dispatch_suspect(self) -> bool:
         """Give the oldest suspect to an idle worker, alone.

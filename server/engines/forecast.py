@@ -33,7 +33,7 @@ class Describes(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class QueuedWork:
+class QueueState:
     """The work that a new request would share the engines with."""
 
     ahead: Sequence[Load] = ()  # begun and not finished, oldest first, and what would be begun before it
@@ -82,7 +82,7 @@ class Engines:
             return min(terms.deadline_s, terms.slowdown * alone_s(work, self.profile))
         return terms.deadline_s
 
-    def promise(self, work: Work, terms: Terms, queued_with: Callable[[Work], QueuedWork]) -> Work:
+    def promise(self, work: Work, terms: Terms, queued_with: Callable[[Work], QueueState]) -> Work:
         """Set when the work expires, on the event loop's clock.
 
         Args:

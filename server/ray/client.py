@@ -27,7 +27,7 @@ from inpaint.job import Event
 from inpaint.request import InpaintRequest
 from server.engines.client import ANY_TIME, Health, Terms
 from server.engines.dispatch import retry_alone
-from server.engines.forecast import LATE, Engines, QueuedWork
+from server.engines.forecast import LATE, Engines, QueueState
 from server.engines.messages import Message, error_from, pack, request_message, result_from, unpack
 from server.engines.ticket import LoopTicket, prepare
 from server.engines.worker_slot import steps_of
@@ -136,8 +136,8 @@ class RayClient:
     def _not_ready(self) -> str:
         return "the server is stopping" if self._closing else "no engine of the cluster is ready"
 
-    def _queued_with(self, _: Work) -> QueuedWork:
-        return QueuedWork(delay_s=self._replica_stats.least_s + self._queued_s())
+    def _queued_with(self, _: Work) -> QueueState:
+        return QueueState(delay_s=self._replica_stats.least_s + self._queued_s())
 
     def _queued_s(self) -> float:
         """Return the seconds until the replicas have taken this process's queue."""
