@@ -97,7 +97,7 @@ async def serve(handler: Handler, tls: ssl.SSLContext | None = None) -> AsyncIte
 
 
 class Canary:
-    """A listener on 127.0.0.1 that no client may connect to. The kernel accepts by itself, without a thread."""
+    """A listener on 127.0.0.1 that no client may connect to. The kernel accepts; no thread runs."""
 
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
