@@ -333,7 +333,8 @@ def test_complaint_15_a_batch_keeps_formats_profiles_and_exif(tmp_path: Path) ->
 
 def test_complaint_16_an_idle_server_gives_its_gpu_back(tmp_path: Path, picture_host: PictureHost) -> None:
     """With INPAINT_IDLE_UNLOAD_S the process with the model ends, and the next request starts it again."""
-    assert engine_client(Settings(idle_unload_s=600))._idle_unload_s == 600
+    client = engine_client(Settings(idle_unload_s=600))
+    assert client._supervisor._idle_unload_s == 600
     stub = str(STUB_WORKER)  # paints without a model, which takes long to load
     (tmp_path / "calls").touch()
     pool = Pool(WorkerSpec(model=str(tmp_path / "calls")), program=[stub], idle_unload_s=0.3)
