@@ -1,1 +1,1 @@
-"""Quicker ways through the UNet with the same result; ``optimizations`` names them and puts them together."""
+"""Faster forward passes of the UNet; ``optimizations`` names the optimizations and combines them."""

@@ -1,6 +1,6 @@
-"""Which of torch's attention kernels is tried first: cuDNN's, from Hopper on.
+"""The order of torch's attention kernels, with cuDNN's first, from Hopper on.
 
-Only the order changes; a call that cuDNN cannot take goes to the next kernel. torch itself puts cuDNN last,
+Only the order changes: a call that cuDNN cannot take goes to the next kernel. torch itself puts cuDNN last,
 and diffusers' UNet processors ignore ``set_attention_backend``, so the order is set around the whole call.
 """
 
@@ -24,10 +24,10 @@ _ORDER = (
 
 
 class Preferred:
-    """A context in which torch tries cuDNN's attention first; reentrant, and for several threads at once.
+    """A context in which torch tries cuDNN's attention first; reentrant, and safe for several threads.
 
-    torch's order is one for the whole process. Were it saved and restored by each thread on its own, the
-    step loop leaving its call would take the order away from a compilation that traces beside it.
+    torch has one order for the whole process. If each thread saved and restored it, the step loop leaving its
+    call would change the order under a compilation that is tracing in another thread.
     """
 
     def __init__(self) -> None:
@@ -51,7 +51,7 @@ class Preferred:
 
 
 def can(model: Model) -> str:
-    """Why this brings nothing for ``model``; empty where it does."""
+    """Return why ``model`` gains nothing from it; empty if it gains."""
     if model.device.type != "cuda":
         return "cuDNN's attention needs a CUDA GPU"
     if torch.cuda.get_device_capability(model.device) < _HOPPER:
@@ -62,7 +62,7 @@ def can(model: Model) -> str:
 
 
 def wrap(forward: Forward, preferred: Preferred) -> Forward:
-    """``forward`` with cuDNN's attention first."""
+    """Return ``forward`` with cuDNN's attention first."""
 
     def through(batch: UNetBatch) -> torch.Tensor:
         with preferred:

@@ -1,4 +1,4 @@
-"""Convolutions in NHWC, the layout that tensor cores compute in: no transposition around each of them."""
+"""Convolutions in NHWC, the layout that tensor cores compute in, which saves two transpositions each."""
 
 from dataclasses import replace
 from typing import Any
@@ -10,7 +10,7 @@ from inpaint.model.unet import Forward, UNetBatch
 
 
 def can(model: Model) -> str:
-    """Why this brings nothing for ``model``; empty where it does."""
+    """Return why ``model`` gains nothing from it; empty if it gains."""
     return "" if model.device.type == "cuda" else "NHWC pays on a GPU's tensor cores only"
 
 
@@ -20,7 +20,7 @@ def convert(unet: Any) -> None:
 
 
 def wrap(forward: Forward) -> Forward:
-    """``forward`` on a sample laid out in NHWC; the prediction comes back in the usual layout."""
+    """Return ``forward`` on a sample laid out in NHWC; its prediction has the usual layout."""
 
     def through(batch: UNetBatch) -> torch.Tensor:
         sample = batch.sample.contiguous(memory_format=torch.channels_last)

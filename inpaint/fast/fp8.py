@@ -1,23 +1,23 @@
 """The UNet's large matrices in 8 bit: weights and activations as float8, products by the GPU's fp8 units.
 
-Lossy: both factors keep 3 bits of mantissa, under a scale of their own for each output channel and each
-token. What it costs in quality is measured by ``bench/lossy.py``. Worth it only in compiled code, where the
-quantising is fused into what comes before; run eagerly it is a handful of small kernels a layer.
+Lossy: both factors keep 3 bits of mantissa, with a scale for each output channel and each token.
+``bench/lossy.py`` measures the loss of quality. It pays only in compiled code, where quantising is fused into
+the operation before it; run eagerly, it is several small kernels a layer.
 
-What stays as it is, and why:
+Not converted, and why:
 
 - attention itself: torch has no fp8 backend for it.
 - the matrices into and out of each stack of transformer blocks: 2 % of SDXL's work, and on the demo model a
   fifth of the error.
-- keys and values of the prompts: tiny, and the text encoders' embeddings have the widest outliers.
-- time and size embeddings: one line a sample, nothing to gain.
+- keys and values of the prompts: tiny, and the text encoders' embeddings have the largest outliers.
+- time and size embeddings: one row a sample, nothing to gain.
 - convolutions: torch has no fp8 kernel. As a product of matrices (im2col), a 3×3 one writes and reads nine
-  times its input, which takes as long as what fp8 would save: 320 channels at 128² cells and batch 2 are
-  60 GFLOP, 38 µs less at twice 790 TFLOP/s, for 94 MB written and read again, 39 µs at 4.8 TB/s (data
+  times its input, which takes as long as what fp8 would save: 320 channels at 128² latent pixels and batch 2
+  are 60 GFLOP, 38 µs less at twice 790 TFLOP/s, for 94 MB written and read again, 39 µs at 4.8 TB/s (data
   sheets, an H200). The 1×1 ones are 1 % of the UNet.
 
-The matrices themselves stay in the machine's own memory, 4 GB for SDXL, for LoRAs: most of what these add is
-less than a step of 8 bit, and would be rounded away from a weight that is rounded already.
+The original matrices are kept in the machine's main memory, 4 GB for SDXL, for LoRAs: most of what these add
+is smaller than a step of 8 bit, and would be lost if added to a weight that is rounded already.
 """
 
 from collections.abc import Callable
@@ -30,16 +30,16 @@ from inpaint.memory import MemoryPlan
 
 _FLOAT8 = torch.float8_e4m3fn
 _LARGEST = torch.finfo(_FLOAT8).max  # 448
-_MULTIPLE = 16  # of both sides of a weight, asked by the kernels
+_MULTIPLE = 16  # both sides of a weight must be multiples of it, for the kernels
 _CAPABILITY = (8, 9)  # Ada, the first with fp8 units
-_EXACT = (".proj_in", ".proj_out", ".attn2.to_k", ".attn2.to_v")  # the last also as .attn2.to_kv, fused
+_EXACT = (".proj_in", ".proj_out", ".attn2.to_k", ".attn2.to_v")  # the last two also fused, as .attn2.to_kv
 
 
 class Fp8Linear(nn.Module):
-    """A linear layer whose product is taken in float8; what comes in and goes out has the model's dtype."""
+    """A linear layer whose product is taken in float8; input and output have the model's dtype."""
 
     weight: torch.Tensor  # (out, in), float8
-    scale: torch.Tensor  # (1, out), fp32: weight × scale is the layer's own
+    scale: torch.Tensor  # (1, out), fp32: weight × scale is the original weight
     bias: torch.Tensor | None  # (out,), bf16 as the kernel adds it
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
@@ -53,19 +53,19 @@ class Fp8Linear(nn.Module):
 
     @property
     def original(self) -> torch.Tensor:
-        """(out, in), what it was made of, in the machine's own memory."""
+        """The weight (out, in) before quantising, in main memory."""
         return self._original.tensor
 
     def rewrite(self, weight: torch.Tensor) -> None:
-        """Be made of ``weight`` (out, in) on the device from now on; the buffers stay where they are."""
+        """Quantise ``weight`` (out, in), on the device, in place of the present one; no buffer moves."""
         quantised, scale = quantise(weight)
         self.weight.copy_(quantised)
         self.scale.copy_(scale.t())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(…, in) → (…, out). A token that is not finite comes out as NaN, and its neighbours do not."""
+        """Return (…, out) for (…, in). A token that is not finite becomes NaN; the other tokens do not."""
         tokens, scale = quantise(x.reshape(-1, self.in_features))
-        # bf16 whatever the model's dtype: the one that every torch and GPU takes with scales by row.
+        # bf16 for every model dtype: the one that every torch and GPU takes with scales per row.
         out = torch._scaled_mm(  # noqa: SLF001 - torch has no public name for it
             tokens,
             self.weight.t(),
@@ -89,12 +89,12 @@ class Fp8Linear(nn.Module):
         return self
 
     def extra_repr(self) -> str:
-        """For ``print(unet)``."""
+        """Return the layer's sizes, for ``print(unet)``."""
         return f"in_features={self.in_features}, out_features={self.out_features}"
 
 
 class _Kept:
-    """A tensor that is shared by all copies of its module: one in fp32 must not double it."""
+    """A tensor that all copies of its module share, so that a copy in fp32 does not double it."""
 
     def __init__(self, tensor: torch.Tensor) -> None:
         self.tensor = tensor
@@ -104,36 +104,36 @@ class _Kept:
 
 
 def quantise(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Each line of ``x`` in float8 and its scale, so that ``quantised * scale`` is ``x``.
+    """Quantise each row of ``x`` to float8 with a scale, so that ``quantised * scale`` is about ``x``.
 
-    To 1/16 of each value, or to 2e-6 of its line's largest where that is more.
+    The error is at most 1/16 of each value, or 2e-6 of its row's largest if that is more.
 
     Args:
         x: (n, k) of any floating dtype.
 
     Returns:
-        (n, k) float8 and (n, 1) fp32; a line of zeros has a scale that is not zero.
+        (n, k) float8 and (n, 1) fp32; the scale of a row of zeros is not zero.
     """
     scale = (x.abs().amax(dim=-1, keepdim=True).float() / _LARGEST).clamp_min(torch.finfo(torch.float32).tiny)
     return (x.float() / scale).to(_FLOAT8).contiguous(), scale
 
 
 def convert(unet: nn.Module) -> int:
-    """Replace the large matrices of a UNet's transformer blocks, one by one, so that nothing is held twice.
+    """Replace the large matrices of a UNet's transformer blocks, one by one, so that none is held twice.
 
     Args:
-        unet: where its memory plan wants it; its weights must not be wrapped or hooked (see :func:`can`).
-            Matrices that other optimizations fuse (query, key and value) are fused before, not after.
+        unet: on the device of its memory plan; its weights must not be wrapped or hooked (see :func:`can`).
+            Matrices that other optimizations fuse (query, key and value) must be fused before.
 
     Returns:
-        How many were replaced; 0 where nothing fits or all is converted already.
+        The number of matrices replaced; 0 if none fits or all are converted already.
     """
     chosen = [name for name, module in unet.named_modules() if _fits(name, module)]
     for name in chosen:
         parent, _, attribute = name.rpartition(".")
         owner = unet.get_submodule(parent)
         linear = getattr(owner, attribute)
-        # By index where the owner is a list: ModuleList and Sequential have no settable "0".
+        # By key, because ModuleList and Sequential have no attribute "0" to set.
         owner._modules[attribute] = Fp8Linear(linear.weight.detach(), linear.bias)  # noqa: SLF001
     return len(chosen)
 
@@ -146,15 +146,15 @@ def _fits(name: str, module: nn.Module) -> bool:
 
 
 def can(device: torch.device, plan: MemoryPlan | None = None) -> str:
-    """Why this device or memory plan cannot take fp8, as a part of a sentence; empty where it can."""
+    """Return why this device or memory plan cannot use fp8, as part of a sentence; empty if it can."""
     if plan is not None and plan.unet != "resident":
         return f"fp8 products need the whole UNet on the device, and the memory plan is {plan.name}"
     if device.type == "cuda" and torch.version.hip is not None:
-        return "fp8 products were never tried on AMD's GPUs"
+        return "fp8 products are untested on AMD's GPUs"
     if device.type == "cuda" and torch.cuda.get_device_capability(device) < _CAPABILITY:
         return "fp8 products need a GPU of the RTX 40 series, L4, H100 or later"
     try:
-        # Asked of the device itself: whether a build has the kernel for a GPU is in no table.
+        # Tried on the device itself: no table says which build has the kernel for which GPU.
         out = Fp8Linear(torch.eye(_MULTIPLE, device=device), None)(torch.eye(_MULTIPLE, device=device))
     except (RuntimeError, ValueError) as error:
         return f"this build of torch has no fp8 product for it ({str(error).splitlines()[0]})"

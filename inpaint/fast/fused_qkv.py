@@ -1,8 +1,8 @@
-"""One matrix product for queries, keys and values where they have one input, instead of three.
+"""One matrix product instead of three for queries, keys and values that have the same input.
 
-In self-attention that is all three; in cross-attention keys and values, which are the text's. diffusers'
-``fuse_qkv_projections`` keeps the separate matrices beside the joined ones, 1.2 GB of SDXL's in 16 bit; here
-they go. What wants them (adding a LoRA, saving the UNet) must come before.
+In self-attention these are all three, in cross-attention keys and values, whose input is the text. diffusers'
+``fuse_qkv_projections`` keeps the separate matrices as well, 1.2 GB for SDXL in 16 bit; here they are
+dropped. Anything that needs them, such as adding a LoRA or saving the UNet, must come before.
 """
 
 from collections.abc import Sequence
@@ -16,12 +16,12 @@ from inpaint.model.load import Model
 
 
 def attentions(unet: Any) -> list[Any]:
-    """The UNet's attention layers, in the order that its modules have."""
+    """Return the UNet's attention layers, in the order of its modules."""
     return [module for module in unet.modules() if isinstance(module, Attention)]
 
 
 def can(model: Model) -> str:
-    """Why ``model`` cannot have it; empty where it can."""
+    """Return why ``model`` cannot use it; empty if it can."""
     for attn in attentions(model.unet):
         if attn.fused_projections:
             continue
@@ -48,10 +48,10 @@ def convert(unet: Any) -> None:
 
 
 def _joined(parts: Sequence[nn.Linear]) -> nn.Linear:
-    """One layer whose output is the outputs of ``parts``, side by side."""
+    """Return one layer whose output is the concatenated output of ``parts``."""
     biases = [part.bias for part in parts if part.bias is not None]
     width = sum(part.out_features for part in parts)
-    # Made on "meta", so that no memory is taken and no random number drawn for weights that are replaced.
+    # Made on "meta": no memory is taken and no random numbers are drawn for weights that are replaced anyway.
     layer = nn.Linear(parts[0].in_features, width, bias=bool(biases), device="meta")
     layer.weight = _parameter([part.weight for part in parts])
     if biases:

@@ -1,4 +1,4 @@
-"""The shapes of UNet calls that quick ways are prepared for, what pads up to them, an example of each."""
+"""The shapes that UNet calls are compiled or recorded for: padding up to them, and example batches."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,12 +10,12 @@ from inpaint.model.load import Model
 from inpaint.model.prompt import CHUNK_TOKENS
 from inpaint.model.unet import UNetBatch
 
-SLOTS = (2, 1, 4, 8)  # of prepared calls, the one guided row first; what lies between may be padded
-_DEAREST = 4 / 3  # computed slots for a wanted one, at most: past that, padding eats what compiling gives
+SLOTS = (2, 1, 4, 8)  # per prepared call, in this order: 2 is one guided row; sizes between are padded
+_MAX_PADDING = 4 / 3  # computed slots per wanted slot: beyond, padding costs more than compiling gains
 
 
 class Shape(NamedTuple):
-    """All that a compiled or recorded call is special to."""
+    """The shape and dtype that a compiled or recorded call is valid for."""
 
     slots: int
     channels: int
@@ -28,20 +28,20 @@ class Shape(NamedTuple):
 
 
 def shape_of(batch: UNetBatch) -> Shape:
-    """The shape of a call."""
+    """Return the shape of a batch."""
     slots, tokens, text_width = batch.hidden.shape
     _, channels, h, w = batch.sample.shape
     return Shape(slots, channels, h, w, tokens, text_width, batch.keep is not None, batch.sample.dtype)
 
 
 def usual(model: Model, bucket: Bucket, slots: int, text_width: int | None = None) -> Shape:
-    """The shape of ``slots`` slots with prompts of one chunk.
+    """Return the shape of a call of ``slots`` slots with prompts of one chunk.
 
     Args:
-        model: whose UNet it is.
+        model: the model whose UNet is called.
         bucket: the latent size.
-        slots: of the call.
-        text_width: of the embeddings that calls bring; 0 under ``text_kv``, the model's own if None.
+        slots: the number of slots.
+        text_width: width of the call's text embeddings; 0 under ``text-kv``, the model's own if None.
     """
     width = int(model.unet.config.cross_attention_dim) if text_width is None else text_width
     return Shape(
@@ -50,22 +50,22 @@ def usual(model: Model, bucket: Bucket, slots: int, text_width: int | None = Non
 
 
 def native(model: Model) -> Bucket:
-    """The bucket of the square that the UNet was trained on."""
+    """Return the bucket of the square that the UNet was trained on."""
     side = int(model.unet.config.sample_size)
     return Bucket(side, side)
 
 
 def padded_slots(n: int, sizes: Sequence[int]) -> int | None:
-    """The smallest of ``sizes`` that holds ``n`` slots; None where that is none, or a waste."""
+    """Return the smallest of ``sizes`` that holds ``n`` slots; None if none does without much waste."""
     size = min((size for size in sizes if size >= n), default=None)
-    return size if size is not None and size <= _DEAREST * n else None
+    return size if size is not None and size <= _MAX_PADDING * n else None
 
 
 def pad(batch: UNetBatch, slots: int) -> UNetBatch:
-    """``batch`` with its last slot repeated up to ``slots``, contiguous and made of inference tensors.
+    """Return ``batch`` with its last slot repeated up to ``slots``, contiguous and as inference tensors.
 
-    Compiled code asks for the strides and the kind of its inputs as well as for their shape: latents that a
-    scheduler made from a UNet's NHWC output are not laid out as the first step's.
+    Compiled code checks the strides and the kind of its inputs as well as their shape, and latents that a
+    scheduler made from the UNet's NHWC output are not laid out like those of the first step.
     """
     return UNetBatch(
         sample=_pad(batch.sample, slots),
@@ -81,7 +81,7 @@ def pad(batch: UNetBatch, slots: int) -> UNetBatch:
 def _pad(tensor: torch.Tensor, slots: int) -> torch.Tensor:
     with torch.inference_mode():
         missing = slots - tensor.shape[0]
-        if missing > 0:  # repeated, not zeros: a slot of zeros could be NaN in some model
+        if missing > 0:  # repeated, not zeros: zeros might give NaN in some model
             return torch.cat([tensor, tensor[-1:].expand(missing, *tensor.shape[1:])]).contiguous()
         if not tensor.is_inference():
             return tensor.clone(memory_format=torch.contiguous_format)
@@ -89,7 +89,7 @@ def _pad(tensor: torch.Tensor, slots: int) -> torch.Tensor:
 
 
 def example(model: Model, shape: Shape) -> UNetBatch:
-    """A random call of ``shape``, the same every time, neither zeros nor NaN."""
+    """Return a random batch of ``shape``, the same every time, without zeros and NaN."""
     numbers = torch.Generator("cpu").manual_seed(0)
 
     def normal(*size: int) -> torch.Tensor:
@@ -110,7 +110,7 @@ def example(model: Model, shape: Shape) -> UNetBatch:
 
 
 def _added_widths(model: Model) -> tuple[int, int]:
-    """Widths of the pooled embeddings and of the size conditioning."""
+    """Return the widths of the pooled embeddings and of the size conditioning."""
     config = model.unet.config
     ids = 5 if model.requires_aesthetics_score else 6
     return int(config.projection_class_embeddings_input_dim - ids * config.addition_time_embed_dim), ids

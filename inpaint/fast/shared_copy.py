@@ -1,4 +1,4 @@
-"""A second tree of module objects over the same weights."""
+"""A copy of a module that shares its weights."""
 
 import copy
 from typing import Any
@@ -7,16 +7,17 @@ from torch import nn
 
 
 def shared_copy(module: Any) -> Any:
-    """``module`` anew, down to its last part, sharing every parameter and buffer: no memory to speak of.
+    """Return a copy of ``module`` and all its submodules that shares every parameter and buffer.
 
-    What is done to its modules (their ``forward`` replaced) does not show in the original, nor the other way
-    round; what is written into a tensor does. A tensor put in place of another later is not shared.
+    It takes almost no memory. Changes to its modules, such as another ``forward``, do not show in the
+    original, nor the other way round; writes into a tensor do. A tensor that later replaces another is not
+    shared.
     """
     return _shared_copy(module, {})
 
 
 def _shared_copy(module: nn.Module, made: dict[nn.Module, nn.Module]) -> nn.Module:
-    if module in made:  # the same part in two places stays one
+    if module in made:  # a module used in two places stays one
         return made[module]
     new = made[module] = copy.copy(module)
     for name in ("_parameters", "_buffers"):

@@ -1,4 +1,4 @@
-"""What ``compiled`` needs of torch.compile: what to compile, where to keep it, how to leave others be."""
+"""The parts of torch.compile that ``compiled`` uses: modules to compile, the disk cache, thread safety."""
 
 import ctypes
 import logging
@@ -18,21 +18,21 @@ from inpaint.model.load import Model
 Backend = Callable[[torch.fx.GraphModule, list[Any]], Callable[..., Any]]
 
 CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
-_OLDEST_GPU = (7, 0)  # that Triton writes code for
+_OLDEST_GPU = (7, 0)  # compute capability that Triton generates code for
 _log = logging.getLogger(__name__)
 
 
 def can(model: Model) -> str:
-    """Why compiling brings nothing for ``model``; empty where it does."""
+    """Return why ``model`` gains nothing from compiling; empty if it gains."""
     if model.device.type != "cuda":
         return "on a CPU compiling takes longer than it saves"
     if torch.cuda.get_device_capability(model.device) < _OLDEST_GPU:
-        return "Triton writes no code for GPUs before compute capability 7.0"
+        return "Triton generates no code for GPUs before compute capability 7.0"
     return "" if find_spec("triton") else "compiling for a GPU needs the package triton"
 
 
 def inductor(graph: torch.fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
-    """The compiler that comes with torch."""
+    """Compile a graph with inductor, the compiler that comes with torch."""
     from torch._inductor import compile as compile_graph
 
     compiled: Callable[..., Any] = compile_graph(graph, inputs)
@@ -40,13 +40,13 @@ def inductor(graph: torch.fx.GraphModule, inputs: list[Any]) -> Callable[..., An
 
 
 def keep_on_disk(folder: Path | None = None) -> None:
-    """Have this process's compiled code in ``folder``, so that the next process starts with it.
+    """Keep this process's compiled code in ``folder``, so that the next process starts with it.
 
-    For the process as a whole, since inductor takes it from the environment. Where the variable is set
-    already, it stays; a folder that cannot be made leaves torch's own, which is a temporary one.
+    It holds for the whole process, since inductor reads an environment variable. A variable that is set
+    already stays. If the folder cannot be created, torch keeps its own, a temporary one.
 
     Args:
-        folder: the user's cache folder if None. Nobody else may write there: what lies in it is executed.
+        folder: the user's cache folder if None. No other user may write there: what it holds is executed.
     """
     if CACHE_VARIABLE in os.environ:
         return
@@ -63,31 +63,31 @@ def keep_on_disk(folder: Path | None = None) -> None:
 
 
 def parts(stage: str, unet: Any) -> list[Any]:
-    """What is compiled as one: the whole UNet, or each of the blocks that diffusers says are repeated."""
+    """Return the modules that are compiled as one each: the whole UNet, or the blocks that repeat in it."""
     if stage == "whole":
         return [unet]
-    names = unet._repeated_blocks or ()  # noqa: SLF001 - what its compile_repeated_blocks goes by
+    names = unet._repeated_blocks or ()  # noqa: SLF001 - as its compile_repeated_blocks does
     return [module for module in unet.modules() if type(module).__name__ in names]
 
 
 def compiling(modules: list[Any], backend: Backend) -> None:
-    """Have each module's ``forward`` compile what it has not seen: no graph breaks, no dynamic shapes."""
+    """Make each module's ``forward`` compile new shapes, without graph breaks and dynamic shapes."""
     for module in modules:
         module.forward = torch.compile(module.forward, backend=backend, fullgraph=True, dynamic=False)
 
 
 def compiled_only(modules: list[Any]) -> None:
-    """Have each module's ``forward`` use what another tree of the same modules has compiled, and no more.
+    """Make each module's ``forward`` use code that a copy of the module has compiled, and compile nothing.
 
-    torch keeps compiled code by function, not by object, and asks the inputs and the modules' settings before
-    it is used. A call that nothing fits is run uncompiled.
+    torch keeps compiled code by function, not by object, and checks the inputs and the modules' settings
+    before using it. A call that no code fits runs uncompiled.
     """
     for module in modules:
         module.forward = torch._dynamo.run(module.forward)  # noqa: SLF001 - public by its __all__
 
 
 def many_shapes() -> AbstractContextManager[None]:
-    """Not torch's limit of 8 shapes a function: a list bounds ours, and a UNet's blocks have several each."""
+    """Raise torch's limit of 8 shapes a function: the shapes are listed, and a UNet's blocks have several."""
     patched: AbstractContextManager[None] = torch._dynamo.config.patch(  # noqa: SLF001
         recompile_limit=256, accumulated_recompile_limit=1024
     )
@@ -95,19 +95,19 @@ def many_shapes() -> AbstractContextManager[None]:
 
 
 def uncompiled_while_tracing() -> AbstractContextManager[None]:
-    """While one thread traces, compiled code raises in every thread; within this it runs uncompiled."""
+    """Run compiled code uncompiled while another thread traces, where torch would raise in every thread."""
     patched: AbstractContextManager[None] = torch._dynamo.config.patch(  # noqa: SLF001
         error_on_nested_fx_trace=False
     )
     return patched
 
 
-def spare_the_others() -> None:
+def protect_other_threads() -> None:
     """Keep inductor from the one trace that makes module calls of other threads fail.
 
-    torch.fx replaces ``nn.Module.__call__`` for the whole process while it traces. The tracer that
-    torch.compile has hands other threads' calls through; the one with which inductor makes an empty graph,
-    once a process, raises NameError in them. So that graph is made here, without tracing.
+    torch.fx replaces ``nn.Module.__call__`` for the whole process while it traces. torch.compile's tracer
+    passes other threads' calls through; the tracer with which inductor makes an empty graph, once a process,
+    raises NameError in them. So that graph is made here, without tracing.
     """
     from torch._inductor import loop_body
 
@@ -120,6 +120,6 @@ def spare_the_others() -> None:
 
 
 def interrupt(thread: threading.Thread, error: type[BaseException]) -> None:
-    """Raise ``error`` in another thread when it next runs Python: torch itself cannot end a compilation."""
+    """Raise ``error`` in another thread when it next runs Python: torch has no way to end a compilation."""
     if thread.ident is not None:
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(error))

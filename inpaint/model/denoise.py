@@ -1,4 +1,4 @@
-"""Rows, and the one step that advances a batch of them.
+"""Rows, and the step that advances a batch of them.
 
 A row is one sample being denoised: its latents, its own scheduler object and position, conditioning and
 generator. :func:`step` makes one UNet call for rows of any requests, schedulers, step counts and guidance,
@@ -23,27 +23,27 @@ from inpaint.schedulers import SCHEDULERS, make_scheduler
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Conditioning:
-    """What all rows of one request share."""
+    """The tensors that all rows of one request share."""
 
     prompt: PromptEmbeds
     negative: PromptEmbeds
-    image: Posterior  # of the picture
-    masked_image: Posterior | None  # of the picture without its hole; 9 channels only
+    image: Posterior  # the picture's
+    masked_image: Posterior | None  # of the picture with its hole grey; 9 channels only
     mask: torch.Tensor  # (1, 1, h, w), 1 = repaint
-    soft_mask: torch.Tensor | None = None  # (1, 1, h, w), strength per cell
-    loras: LoraSet = NO_LORAS  # in the UNet while it is called for these rows; whoever calls it sees to that
+    soft_mask: torch.Tensor | None = None  # (1, 1, h, w), strength per latent pixel
+    loras: LoraSet = NO_LORAS  # the caller of ``step`` puts them into the UNet for these rows
 
 
 @dataclass(slots=True, eq=False)
 class Row:
-    """The moving state of one sample."""
+    """The state of one sample while it is denoised."""
 
     conditioning: Conditioning
     scheduler: Any  # this row's own diffusers scheduler
     scheduler_name: str
     timesteps: torch.Tensor  # (calls,), on the CPU so that indexing with them never waits for the GPU
     times: torch.Tensor  # (calls,), the same on the device in fp32, as the UNet takes them
-    time_ids: torch.Tensor  # (1 or 2, 6 or 5), SDXL's size conditioning; the prompt's last
+    time_ids: torch.Tensor  # (1 or 2, 6 or 5), SDXL's size conditioning; the prompt's is the last
     num_steps: int
     guidance_scale: float
     guidance_interval: tuple[float, float]  # the fractions of num_steps between which guidance is on
@@ -52,28 +52,28 @@ class Row:
     noise: torch.Tensor  # (1, 4, h, w), fp32, the initial noise
     image_latents: torch.Tensor | None  # (1, 4, h, w), for blending the original back
     masked_latents: torch.Tensor | None  # (1, 4, h, w), 9 channels only
-    precise: bool = False  # computed in fp32 whatever the model's dtype
+    precise: bool = False  # computed in fp32, not in the model's dtype
     position: int = 0  # UNet calls done
-    watched: bool = False  # whether to keep an estimate at the next step
-    estimate: torch.Tensor | None = None  # (1, 4, h, w), the finished latents as far as they can be guessed
+    watched: bool = False  # the next step keeps an estimate
+    estimate: torch.Tensor | None = None  # (1, 4, h, w), the finished latents as predicted so far
 
     @property
     def done(self) -> bool:
-        """Every step is taken."""
+        """True if every step is taken."""
         return self.position >= len(self.timesteps)
 
     @property
     def step(self) -> int:
-        """Steps taken of ``num_steps``, as a person counts them: two calls of an order-2 sampler are one."""
+        """Steps taken of ``num_steps``; the two UNet calls of an order-2 sampler's step count as one."""
         return self.num_steps * self.position // len(self.timesteps)
 
     @property
     def slots(self) -> int:
-        """Of the next UNet call that the row takes."""
+        """Slots that the row takes in the next UNet call."""
         return 2 if self.guided else 1
 
     def tensors(self) -> list[torch.Tensor | None]:
-        """What it holds on the device from the start."""
+        """Return the tensors that the row holds on the device from the start."""
         shared = self.conditioning
         prompts = [shared.prompt, shared.negative]
         texts = [tensor for embeds in prompts for tensor in (embeds.hidden, embeds.pooled)]
@@ -82,9 +82,9 @@ class Row:
 
     @property
     def guided(self) -> bool:
-        """Whether the row's next step takes two slots of a batch, with and without its prompt.
+        """True if the row's next step takes two slots of a batch, with and without its prompt.
 
-        Guidance is needed least at the first and the last steps. Source: Kynkäänniemi et al., "Applying
+        Guidance is needed least in the first and the last steps. Source: Kynkäänniemi et al., "Applying
         Guidance in a Limited Interval Improves Sample and Distribution Quality in Diffusion Models", 2024.
         """
         # By the step, not by the call: both calls of an order-2 step must mean the same model.
@@ -93,7 +93,7 @@ class Row:
 
     @property
     def bucket(self) -> Bucket:
-        """What rows must have in common to share a UNet call."""
+        """The properties that rows must have in common to share a UNet call."""
         height, width = self.latents.shape[-2:]
         return Bucket(height, width, self.precise, self.conditioning.loras.uses)
 
@@ -110,26 +110,29 @@ def start_row(
     guidance_interval: tuple[float, float] = (0.0, 1.0),
     precise: bool = False,
 ) -> Row:
-    """A row ready for its first step.
+    """Return a row ready for its first step.
 
-    Random numbers are drawn in stock diffusers' order from one CPU generator: the picture's latents
-    (only where they are used), the noise, the masked picture's latents, then whatever the scheduler draws.
+    Args:
+        model: the model that will denoise the row.
+        conditioning: shared by all rows of the request.
+        scheduler: a name from ``SCHEDULERS``.
+        num_inference_steps: steps at strength 1.
+        strength: above 0, at most 1; the fraction of the steps that is taken.
+        guidance_scale: of classifier-free guidance; none at 1 or below.
+        seed: of the row's CPU generator, which the scheduler draws from as well.
+        guidance_interval: the fractions of the steps between which guidance is on.
+        precise: compute the row in fp32.
     """
     generator = torch.Generator("cpu").manual_seed(seed)
     sampler = make_scheduler(scheduler, model.scheduler_config)
     timesteps, num_steps = _set_timesteps(sampler, num_inference_steps, strength)
-    image_latents = None
-    if strength < 1.0 or model.in_channels == 4:
-        image_latents = draw(model, conditioning.image, generator)
-    noise = _noise(model, conditioning, generator)
-    # Stock encodes a masked picture for 4 channels too and never uses it, but its draw moves the generator.
-    masked_latents = draw(model, conditioning.masked_image or conditioning.image, generator)
-    row = Row(
+    image_latents, noise, masked_latents = _draws(model, conditioning, generator, strength)
+    return Row(
         conditioning=conditioning,
         scheduler=sampler,
         scheduler_name=scheduler,
         timesteps=timesteps,
-        # One dtype for all schedulers (their own: int64, fp32, fp64), so that compiled code is not retraced;
+        # One dtype for all schedulers (theirs: int64, fp32, fp64), so that compiled code is not retraced;
         # copied once, since each copy to a GPU waits for it.
         times=timesteps.to(model.device, torch.float32),
         time_ids=_time_ids(model, conditioning, guided=guidance_scale > 1.0),
@@ -143,14 +146,10 @@ def start_row(
         masked_latents=masked_latents if model.in_channels == 9 else None,
         precise=precise,
     )
-    if row.image_latents is None and conditioning.soft_mask is not None:
-        # Drawn last, so that a soft mask does not change which numbers a hard one would see.
-        row.image_latents = draw(model, conditioning.image, generator)
-    return row
 
 
 def _set_timesteps(sampler: Any, num_inference_steps: int, strength: float) -> tuple[torch.Tensor, int]:
-    """The timesteps left at ``strength`` and the number of steps, as diffusers' ``get_timesteps`` counts."""
+    """Return the timesteps left at ``strength`` and the number of steps, as diffusers' ``get_timesteps``."""
     sampler.set_timesteps(num_inference_steps, device="cpu")
     num_steps = min(int(num_inference_steps * strength), num_inference_steps)
     begin = (num_inference_steps - num_steps) * sampler.order
@@ -159,10 +158,24 @@ def _set_timesteps(sampler: Any, num_inference_steps: int, strength: float) -> t
     return sampler.timesteps[begin:], num_steps
 
 
-def _noise(model: Model, conditioning: Conditioning, generator: torch.Generator) -> torch.Tensor:
-    height, width = conditioning.mask.shape[-2:]
-    noise = torch.randn((1, 4, height, width), generator=generator, dtype=torch.float32)
-    return noise.to(model.device)
+def _draws(
+    model: Model, conditioning: Conditioning, generator: torch.Generator, strength: float
+) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor]:
+    """Draw the picture's latents (if they are used), the noise and the masked picture's latents.
+
+    Each is (1, 4, h, w). The order is diffusers', so that a seed gives the same picture.
+    """
+    image_latents = None
+    if strength < 1.0 or model.in_channels == 4:
+        image_latents = draw(model, conditioning.image, generator)
+    size = (1, 4, *conditioning.mask.shape[-2:])
+    noise = torch.randn(size, generator=generator, dtype=torch.float32).to(model.device)
+    # diffusers draws masked latents for 4 channels too and never uses them, but the draw moves the generator.
+    masked_latents = draw(model, conditioning.masked_image or conditioning.image, generator)
+    if image_latents is None and conditioning.soft_mask is not None:
+        # Drawn last, so that a soft mask leaves the draws of a hard one unchanged.
+        image_latents = draw(model, conditioning.image, generator)
+    return image_latents, noise, masked_latents
 
 
 def _initial_latents(
@@ -172,6 +185,7 @@ def _initial_latents(
     timesteps: torch.Tensor,
     strength: float,
 ) -> torch.Tensor:
+    """Return the first step's latents (1, 4, h, w): noise alone at strength 1, else the noised picture."""
     if image_latents is None or strength == 1.0:
         return noise * float(sampler.init_noise_sigma)
     return torch.as_tensor(sampler.add_noise(image_latents, noise, timesteps[:1]))
@@ -183,9 +197,9 @@ def step(model: Model, rows: Sequence[Row], forward: Forward | None = None) -> N
     Rows must share a bucket and must not be done.
 
     Args:
-        model: whose device and dtype the call has; precise rows are computed in fp32.
+        model: the call is on its device and in its dtype; precise rows are computed in fp32.
         rows: at least one.
-        forward: a way through the UNet; diffusers' own if None.
+        forward: the UNet's forward pass; diffusers' own if None.
     """
     with torch.inference_mode():
         out = (forward or plain(model.unet))(_batch(model, rows)).float()
@@ -194,7 +208,7 @@ def step(model: Model, rows: Sequence[Row], forward: Forward | None = None) -> N
 
 
 def _batch(model: Model, rows: Sequence[Row]) -> UNetBatch:
-    """The UNet's inputs. A guided row takes two slots, the negative prompt first; the others take one."""
+    """Return the UNet's inputs. A guided row takes two slots, the negative prompt first; others take one."""
     dtype = torch.float32 if rows[0].precise else model.dtype
     prompts = [embeds for row in rows for embeds in _slots(row)]
     hidden, keep = _stacked([embeds.hidden for embeds in prompts])
@@ -217,7 +231,7 @@ def _slots(row: Row) -> tuple[PromptEmbeds, ...]:
 
 
 def _unet_input(row: Row) -> torch.Tensor:
-    """(1, 9 or 4, h, w): the scaled latents, then mask and masked picture where the UNet sees them."""
+    """Return (1, 9 or 4, h, w): the scaled latents, then mask and masked picture if the UNet has them."""
     latents = row.scheduler.scale_model_input(row.latents, row.timesteps[row.position])
     if row.masked_latents is None:
         return torch.as_tensor(latents)
@@ -225,9 +239,9 @@ def _unet_input(row: Row) -> torch.Tensor:
 
 
 def _stacked(hidden: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Embeddings of unlike length as one (slots, T, width), and a (slots, T) mask of the real tokens.
+    """Return embeddings as one tensor (slots, T, width), and a mask (slots, T) of the real tokens.
 
-    No mask where all lengths agree, which is nearly always: attention is faster without.
+    There is no mask if all have one length, which is nearly always: attention is faster without.
     """
     longest = max(h.shape[0] for h in hidden)
     if all(h.shape[0] == longest for h in hidden):
@@ -238,9 +252,9 @@ def _stacked(hidden: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | N
 
 
 def _time_ids(model: Model, conditioning: Conditioning, *, guided: bool) -> torch.Tensor:
-    """SDXL's size conditioning (1 or 2, 6): original size, crop corner, target size, in pixels.
+    """Return SDXL's size conditioning (1 or 2, 6): original size, crop corner, target size, in pixels.
 
-    Source: Podell et al., "SDXL", 2023, section 2.2. The refiner-like checkpoints that want an aesthetic
+    Source: Podell et al., "SDXL", 2023, section 2.2. Refiner-like checkpoints that take an aesthetic
     score get (1 or 2, 5), 6.0 with the prompt and 2.5 without it, as in diffusers.
     """
     height, width = (side * model.vae_factor for side in conditioning.mask.shape[-2:])
@@ -250,7 +264,7 @@ def _time_ids(model: Model, conditioning: Conditioning, *, guided: bool) -> torc
 
 
 def _guided(rows: Sequence[Row], out: torch.Tensor) -> list[torch.Tensor]:
-    """Classifier-free guidance. Source: Ho & Salimans, "Classifier-Free Diffusion Guidance", 2022."""
+    """Apply classifier-free guidance. Source: Ho & Salimans, "Classifier-Free Diffusion Guidance", 2022."""
     predictions, slot = [], 0
     for row in rows:
         if row.guided:
@@ -263,6 +277,7 @@ def _guided(rows: Sequence[Row], out: torch.Tensor) -> list[torch.Tensor]:
 
 
 def _advance(model: Model, row: Row, prediction: torch.Tensor) -> None:
+    """Take the row's scheduler step with ``prediction`` (1, 4, h, w)."""
     takes_generator = SCHEDULERS[row.scheduler_name].step_takes_generator
     extra = {"generator": row.generator} if takes_generator else {}
     timestep = row.timesteps[row.position]
@@ -273,7 +288,7 @@ def _advance(model: Model, row: Row, prediction: torch.Tensor) -> None:
 
 
 def _estimate(row: Row, prediction: torch.Tensor) -> torch.Tensor:
-    """The clean latents that a noise (or velocity) prediction stands for.
+    """Return the clean latents that a noise (or velocity) prediction stands for.
 
     ``scale_model_input`` gives every sampler's latents in the variance-preserving form that the UNet was
     trained on, so one formula serves all. Source: Ho et al., "DDPM", 2020, eq. 15; Salimans & Ho, 2022.
@@ -287,18 +302,19 @@ def _estimate(row: Row, prediction: torch.Tensor) -> torch.Tensor:
 
 
 def _blend(model: Model, row: Row, latents: torch.Tensor) -> torch.Tensor:
-    """The original, re-noised to the row's level, where the mask does not (yet) repaint.
+    """Put the original, re-noised to the row's level, where the mask does not (yet) repaint.
 
-    A 4-channel UNet knows no mask and needs this each step. With a soft mask it is how grey means strength:
-    a cell of strength s is set free for the last s of the steps, and one of strength 0 ends as the original.
+    A 4-channel UNet does not see the mask and needs this each step. With a soft mask this makes grey mean
+    strength: a latent pixel of strength s is repainted in the last fraction s of the steps, and one of
+    strength 0 ends as the original.
     Source: Levin & Fried, "Differential Diffusion: Giving Each Pixel Its Strength", 2023.
     """
     shared = row.conditioning
     if shared.soft_mask is not None:
         order = row.scheduler.order
         if row.position % order and not row.done:
-            # Between the two calls of a step the sample is at a noise level of its own, for which add_noise
-            # has no name: the original would be put in at the next step's.
+            # Between the two calls of a step the sample has a noise level of its own, which add_noise does
+            # not know: it would add the next step's noise to the original.
             return latents
         taken, of = (-(-calls // order) for calls in (row.position, len(row.timesteps)))
         mask = ((shared.soft_mask > 0) & (shared.soft_mask >= 1 - taken / of)).to(latents)

@@ -1,7 +1,7 @@
-"""Loading: from a local diffusers folder or a single .safetensors file to a :class:`Model`.
+"""Loading a :class:`Model` from a local diffusers folder or a single .safetensors file.
 
-Nothing here knows where files come from (``weights``) or what is done with the model (``engine``).
-Everything is loaded by local path; the hub is never asked.
+Where the files come from is up to ``weights``, what is done with the model up to ``engine``. Everything is
+loaded by local path; the hub is never asked.
 """
 
 import json
@@ -30,7 +30,7 @@ DTYPES: Mapping[str, torch.dtype] = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Model:
-    """A loaded SDXL checkpoint and where it lives. Its modules belong to one thread at a time."""
+    """A loaded SDXL checkpoint and its device. Its modules belong to one thread at a time."""
 
     name: str
     unet: Any  # UNet2DConditionModel, 9 or 4 input channels
@@ -43,30 +43,30 @@ class Model:
     device: torch.device
     dtype: torch.dtype
     plan: MemoryPlan
-    # Held while the UNet's weights are exchanged, and while two ways through it are compared.
+    # Held while LoRAs are switched in the UNet's weights, and while two forward passes are compared.
     weights_lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def in_channels(self) -> int:
-        """9: the UNet sees the mask; 4: it does not, and the original is blended back each step."""
+        """The UNet's input channels: 9 with the mask, or 4; then the original is blended back each step."""
         return int(self.unet.config.in_channels)
 
     @property
     def vae_factor(self) -> int:
-        """Pixels per latent cell and side, 8 for SDXL."""
+        """Picture pixels per latent pixel and side, 8 for SDXL."""
         return int(2 ** (len(self.vae.config.block_out_channels) - 1))
 
     @property
     def native_size(self) -> int:
-        """The side in pixels of the square that the UNet was trained on."""
+        """Side of the square that the UNet was trained on, in pixels."""
         return int(self.unet.config.sample_size) * self.vae_factor
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device called ``name``: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
+    """Return the device called ``name``: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
 
     Raises:
-        DeviceError: it is not on this machine, or is not a device's name.
+        DeviceError: the device is not on this machine, or there is none of that name.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -85,10 +85,10 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The dtype called ``name``; ``auto`` is fp16 on CUDA, as SDXL's files are, and fp32 on a CPU.
+    """Return the dtype called ``name``; ``auto`` is fp16 on CUDA, as SDXL's files are, and fp32 on a CPU.
 
     Raises:
-        RequestError: no such dtype.
+        RequestError: there is no such dtype.
     """
     if name == "auto":
         return torch.float16 if device.type == "cuda" else torch.float32
@@ -110,13 +110,13 @@ def load_model(
 
     Args:
         path: a diffusers folder, or a single ``.safetensors`` file in the original SDXL layout.
-        name: what to call it in answers and messages.
-        device: where it computes.
-        dtype: what it computes in; a VAE that overflows in 16 bit stays in fp32.
+        name: the model's name in results and messages.
+        device: the device that it computes on.
+        dtype: the dtype that it computes in; a VAE that overflows in 16 bit stays in fp32.
         memory: a plan's name, or ``auto`` to choose by the free memory.
         configs: for a single file, a local diffusers folder with SDXL's configs and tokenizers.
-        few_step_lora: merged into UNet and text encoders; the samplers' steps are then spaced from the last
-            one down, as such a LoRA is trained.
+        few_step_lora: a LoRA file, fused into the UNet and the text encoders; the samplers' timesteps are
+            then spaced from the last one down ("trailing"), as such a LoRA is trained.
 
     Raises:
         ModelError: a part is missing, damaged, or not SDXL's.
@@ -164,7 +164,7 @@ def _folder(path: Path, dtype: torch.dtype) -> dict[str, Any]:
 
 
 def _part(cls: Any, folder: Path, dtype: torch.dtype) -> Any:
-    """One component; the fp16 variant of its files where there is one."""
+    """Load one component, from the fp16 variant of its files if there is one."""
     variant = "fp16" if any(folder.glob("*.fp16*.safetensors*")) else None
     part, info = cls.from_pretrained(
         folder,
@@ -174,13 +174,13 @@ def _part(cls: Any, folder: Path, dtype: torch.dtype) -> Any:
         local_files_only=True,
         output_loading_info=True,
     )
-    if info["missing_keys"]:  # the loaders only log this, and leave random numbers in their place
+    if info["missing_keys"]:  # the loaders only log this, and leave random weights
         raise ModelError(f"{folder} is damaged: it lacks {len(info['missing_keys'])} of its weights")
     return part
 
 
 def _large_part(cls: Any, folder: Path, dtype: torch.dtype) -> Any:
-    """:func:`_part` for the one component whose file must not be held twice while it is cast."""
+    """Load the UNet, without holding its file twice while it is cast."""
     files = sorted(folder.glob("*.fp16.safetensors")) or sorted(folder.glob("*.safetensors"))
     if len(files) != 1:  # in shards: each is small
         return _part(cls, folder, dtype)
@@ -219,14 +219,17 @@ def _single_file(path: Path, dtype: torch.dtype, configs: Path | None) -> dict[s
         unet = UNet2DConditionModel.from_single_file(
             str(path), subfolder="unet", in_channels=in_channels, **local
         )
-        # A single file does not say whether its VAE is the one that overflows in 16 bit: keep it in 32.
+        # A single file does not say whether its VAE overflows in 16 bit, as SDXL's own does: keep it in fp32.
         vae = AutoencoderKL.from_single_file(
             str(path), subfolder="vae", force_upcast=True, **{**local, "torch_dtype": torch.float32}
         )
         pipe = StableDiffusionXLInpaintPipeline.from_single_file(
             str(path), unet=unet, vae=vae, add_watermarker=False, **_tokenizers(configs), **local
         )
-        for encoder in (pipe.text_encoder, pipe.text_encoder_2):  # here the loader says nothing
+        for encoder in (
+            pipe.text_encoder,
+            pipe.text_encoder_2,
+        ):  # the loader does not report what is missing here
             assert not any(parameter.is_meta for parameter in encoder.parameters())
     return {
         "index": _read_json(configs / "model_index.json"),
@@ -237,7 +240,7 @@ def _single_file(path: Path, dtype: torch.dtype, configs: Path | None) -> dict[s
 
 @contextmanager
 def _missing_named(path: Path, configs: Path) -> Iterator[None]:
-    """Say which tensor a single file lacks, where its loaders speak of meta tensors."""
+    """Name the tensor that a single file lacks, where its loaders only report meta tensors."""
     try:
         yield
     except Exception:
@@ -270,7 +273,7 @@ def _explained(path: Path) -> Iterator[None]:
         yield
     except (ModelError, torch.OutOfMemoryError):
         raise
-    except Exception as error:  # the loaders of three libraries raise anything, even bare Exception
+    except Exception as error:  # the loaders of three libraries raise anything, even a bare Exception
         reason = " ".join(str(error).split())[:200]
         raise ModelError(
             f"the model in {path} is missing a part or damaged ({type(error).__name__}: {reason}); "

@@ -1,4 +1,4 @@
-"""Text to embeddings: weights ``(word:1.3)``, prompts longer than 75 tokens, a cache.
+"""Text to embeddings: weights such as ``(word:1.3)``, prompts longer than 75 tokens, a cache.
 
 A prompt without brackets and of at most 75 tokens gives exactly what diffusers' ``encode_prompt`` gives.
 """
@@ -23,7 +23,7 @@ _CACHED_PROMPTS = 64
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PromptEmbeds:
-    """One prompt as the UNet takes it."""
+    """The embeddings of one prompt, as the UNet takes them."""
 
     hidden: torch.Tensor  # (77 × chunks, width of both encoders together)
     pooled: torch.Tensor  # (projection width of the second encoder,)
@@ -35,16 +35,16 @@ class PromptEncoder:
 
     def __init__(self, model: Model) -> None:
         self._model = model
-        self._beside = LoraHooks(model.device, model.dtype)
+        self._hooks = LoraHooks(model.device, model.dtype)
         self._cache: LruCache[tuple[tuple[LoraUse, ...], str], PromptEmbeds] = LruCache(_CACHED_PROMPTS)
 
     def pair(
         self, prompt: str, negative_prompt: str | None, loras: LoraSet = NO_LORAS
     ) -> tuple[PromptEmbeds, PromptEmbeds]:
-        """The embeddings of a prompt and of its negative, by text encoders with ``loras``.
+        """Return the embeddings of a prompt and of its negative, from text encoders with ``loras``.
 
-        ``None`` and ``""`` differ where the checkpoint says so: no negative prompt is all zeros, an empty
-        one is the encoded empty string (diffusers' ``force_zeros_for_empty_prompt``).
+        ``None`` and ``""`` differ if the checkpoint says so, by diffusers' ``force_zeros_for_empty_prompt``:
+        then no negative prompt is all zeros, and an empty one is the encoded empty string.
         """
         positive = self.encode(prompt, loras)
         if negative_prompt is None and self._model.force_zeros_for_empty_prompt:
@@ -53,9 +53,9 @@ class PromptEncoder:
         return positive, self.encode(negative_prompt or "", loras)
 
     def encode(self, text: str, loras: LoraSet = NO_LORAS) -> PromptEmbeds:
-        """One prompt's embeddings, from the cache where it was seen lately with the same LoRAs."""
-        # Also where they change no text encoder: two sets never share an object, by which ``text_kv`` knows
-        # the keys and values that the UNet's weights of another set have made.
+        """Return one prompt's embeddings, from the cache if it was encoded lately with the same LoRAs."""
+        # LoRAs are part of the key even if they change no text encoder: ``cross_attention_cache`` knows keys
+        # and values by these objects, and with other LoRAs the UNet makes other keys and values.
         key = (loras.uses, text)
         embeds = self._cache.get(key)
         if embeds is None:
@@ -65,7 +65,7 @@ class PromptEncoder:
 
     def _encode(self, text: str, loras: LoraSet) -> PromptEmbeds:
         fragments = parse_weights(text)
-        with self._beside.using([*loras.text(0), *loras.text(1)]):
+        with self._hooks.using([*loras.text(0), *loras.text(1)]):
             sides = [self._encode_side(side, fragments) for side in (0, 1)]
             chunks = max(hidden.shape[0] for hidden, _, _ in sides)
             wide = [self._padded(side, hidden, chunks) for side, (hidden, _, _) in enumerate(sides)]
@@ -75,7 +75,7 @@ class PromptEncoder:
     def _encode_side(
         self, side: int, fragments: list[tuple[str, float]]
     ) -> tuple[torch.Tensor, torch.Tensor, str]:
-        """(chunks, 77, width), the pooled (width,) of the first chunk, and the text that did not fit."""
+        """Return (chunks, 77, width), the first chunk's pooled (width,), and the text that did not fit."""
         tokenizer = self._model.tokenizers[side]
         tokens, weights = _tokenize(tokenizer, fragments)
         limit = MAX_CHUNKS * CHUNK_TOKENS
@@ -83,21 +83,21 @@ class PromptEncoder:
         ids, scale = _chunked(tokenizer, tokens[:limit], weights[:limit])
         hidden, pooled = self._run(side, ids)
         if any(weight != 1.0 for weight in weights):
-            # A weight scales what the word adds to an empty prompt (ComfyUI's reading). Scaling the
-            # embedding itself, as A1111 does, also scales its large constant part and burns pictures.
+            # A weight scales what the word adds to an empty prompt, as in ComfyUI. Scaling the embedding
+            # itself, as A1111 does, also scales its large constant part and oversaturates pictures.
             empty, _ = self._run(side, _chunked(tokenizer, [], [])[0])
             hidden = empty + (hidden - empty) * scale.to(hidden)[..., None]
         return hidden, pooled, dropped
 
     def _run(self, side: int, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Last-but-one hidden states (chunks, 77, width) and the first chunk's pooled output (width,)."""
+        """Return the penultimate hidden states (chunks, 77, width) and the first chunk's pooled (width,)."""
         encoder, model = self._model.text_encoders[side], self._model
         with torch.inference_mode(), visiting(encoder, model.device):
             out = encoder(ids.to(model.device), output_hidden_states=True)
         return out.hidden_states[-2], out[0][0]
 
     def _padded(self, side: int, hidden: torch.Tensor, chunks: int) -> torch.Tensor:
-        """``hidden`` with empty chunks added, for two tokenizers that count differently."""
+        """Return ``hidden`` with empty chunks added: the two tokenizers may need unequal numbers."""
         if hidden.shape[0] == chunks:
             return hidden
         empty, _ = self._run(side, _chunked(self._model.tokenizers[side], [], [])[0])
@@ -119,8 +119,8 @@ class _Piece:
 def parse_weights(text: str) -> list[tuple[str, float]]:
     r"""Split a prompt into (fragment, weight), in the notation of AUTOMATIC1111's web UI.
 
-    ``(x)`` counts 1.1 times, ``[x]`` 1 / 1.1 times, ``(x:1.3)`` 1.3 times, nested ones multiply,
-    ``\(`` is a bracket, and a bracket without its partner is plain text.
+    ``(x)`` has the weight 1.1, ``[x]`` 1 / 1.1 and ``(x:1.3)`` 1.3; nested weights multiply. ``\(`` is a
+    bracket, and a bracket without its partner is plain text.
     """
     pieces: list[_Piece] = []
     open_at: list[tuple[str, int]] = []  # bracket, index of the piece that holds it
@@ -167,7 +167,7 @@ def _tokenize(tokenizer: Any, fragments: list[tuple[str, float]]) -> tuple[list[
 
 
 def _chunked(tokenizer: Any, tokens: list[int], weights: list[float]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids (chunks, 77), each chunk with its own start, end and padding, and their weights likewise."""
+    """Return token ids (chunks, 77), each chunk with start, end and padding, and the tokens' weights."""
     ids, scale = [], []
     for start in range(0, max(len(tokens), 1), CHUNK_TOKENS):
         chunk = tokens[start : start + CHUNK_TOKENS]

@@ -1,6 +1,6 @@
-"""One UNet call as a value: the batch that goes in, and the plain way through.
+"""One UNet call: the batch that goes in, and diffusers' forward pass.
 
-``denoise`` builds the batch; ``fast`` has quicker ways through with the same result.
+``denoise`` builds the batch; ``fast`` has faster forward passes with the same result.
 """
 
 from collections.abc import Callable
@@ -20,14 +20,14 @@ class UNetBatch:
     keep: torch.Tensor | None  # (n, T) bool, the real tokens; None where all are
     pooled: torch.Tensor  # (n, projection width)
     time_ids: torch.Tensor  # (n, 6 or 5)
-    prompts: tuple[object, ...]  # whose text each slot has: equal tuples mean equal hidden, keep and pooled
+    prompts: tuple[object, ...]  # one object per slot: equal tuples mean equal hidden, keep and pooled
 
 
 Forward = Callable[[UNetBatch], torch.Tensor]  # the noise prediction (n, 4, h, w), in the UNet's dtype
 
 
 def plain(unet: Any) -> Forward:
-    """The UNet as diffusers runs it."""
+    """Return the forward pass of ``unet`` as diffusers runs it."""
 
     def forward(batch: UNetBatch) -> torch.Tensor:
         out: torch.Tensor = unet(

@@ -1,7 +1,7 @@
 """Pixels to latents and back through the VAE, and the cheap latent → RGB preview.
 
-The caller's pictures cross to the device as bytes; painted ones come back as floats. The VAE belongs to one
-thread at a time: it may be moved, cast or tiled for the length of a call.
+The caller's pictures are copied to the device as bytes; painted ones come back as floats. The VAE belongs to
+one thread at a time: it may be moved, cast or tiled for the length of a call.
 """
 
 from collections.abc import Iterator
@@ -19,23 +19,23 @@ from inpaint.errors import PaintError
 from inpaint.memory import computing_in, empty_cache, tiled, visiting
 from inpaint.model.load import Model
 
-DECODED_TOGETHER = 2  # rows in one decode: the VAE fills a GPU with one, and its memory grows with each
+DECODED_TOGETHER = 2  # rows in one decode: one row fills a GPU, and memory grows with each
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Posterior:
-    """What the VAE makes of n pictures: a normal distribution of latents each, on the model's device."""
+    """The VAE's encoding of n pictures: a normal distribution of latents each, on the model's device."""
 
     mean: torch.Tensor  # (n, 4, h, w), fp32, not yet scaled
     std: torch.Tensor  # (n, 4, h, w), fp32
 
     @property
     def size_bytes(self) -> int:
-        """The memory that both tensors take."""
+        """Size of both tensors."""
         return self.mean.nbytes + self.std.nbytes
 
     def split(self) -> list["Posterior"]:
-        """N posteriors of one picture, each with memory of its own, so that one can be let go."""
+        """Return n posteriors of one picture, each with memory of its own, so that one can be freed."""
         return [
             Posterior(mean.clone(), std.clone())
             for mean, std in zip(_parts(self.mean), _parts(self.std), strict=True)
@@ -43,7 +43,7 @@ class Posterior:
 
 
 def to_pixels(image: Image.Image, device: torch.device | None = None) -> torch.Tensor:
-    """An RGB picture as a float tensor (1, 3, H, W) in -1 … 1, on ``device`` (the CPU if None)."""
+    """Return an RGB picture as a float tensor (1, 3, H, W) in -1 … 1, on ``device`` (the CPU if None)."""
     array = np.array(image)  # a copy: Pillow's own pixels are read-only, which torch warns about
     return _scaled(torch.from_numpy(array).to(device or "cpu").permute(2, 0, 1)[None].contiguous())
 
@@ -53,17 +53,17 @@ def _scaled(pixels: torch.Tensor) -> torch.Tensor:
 
 
 def to_mask(mask: np.ndarray[Any, Any]) -> torch.Tensor:
-    """A mask array (h, w) in 0 … 1 as a float tensor (1, 1, h, w)."""
+    """Return a mask array (h, w) in 0 … 1 as a float tensor (1, 1, h, w)."""
     return torch.from_numpy(np.ascontiguousarray(mask, dtype=np.float32))[None, None]
 
 
 def encode(model: Model, pixels: torch.Tensor) -> Posterior:
-    """The VAE's posterior of n pictures in one call; samples draw their latents from it with :func:`draw`.
+    """Encode n pictures in one VAE call; samples draw their latents from the posterior with :func:`draw`.
 
-    Where n do not fit into memory together they are encoded one by one.
+    If the n pictures do not fit into memory together, they are encoded one by one.
 
     Args:
-        model: whose VAE encodes.
+        model: the model whose VAE encodes.
         pixels: (n, 3, H, W), uint8 in 0 … 255 or float in -1 … 1, on any device.
 
     Raises:
@@ -84,7 +84,7 @@ def encode(model: Model, pixels: torch.Tensor) -> Posterior:
 
 
 def _encode(model: Model, pixels: torch.Tensor, dtype: torch.dtype) -> Posterior:
-    # A plan that decodes in tiles has no memory for two pictures whole, and encoding knows no tiles.
+    # A plan that decodes in tiles has no memory for two whole pictures, and encoding has no tiles.
     if len(pixels) > 1 and not model.plan.vae_tiled:
         try:
             return _encode_together(model, pixels, dtype)
@@ -110,53 +110,54 @@ def _finite(posterior: Posterior) -> bool:
 
 
 def draw(model: Model, posterior: Posterior, generator: torch.Generator) -> torch.Tensor:
-    """Scaled latents (1, 4, h, w) in fp32, drawn from one picture's posterior with a CPU generator."""
-    # Drawn in fp32 whatever the model's dtype: torch's half-precision normals are other numbers, and a
-    # seed would paint another picture on another device.
+    """Draw scaled latents (1, 4, h, w) in fp32 from one picture's posterior with a CPU generator."""
+    # Always drawn in fp32: torch's half-precision normals are other numbers, and a seed would paint another
+    # picture on another device.
     noise = torch.randn(posterior.mean.shape, generator=generator, dtype=torch.float32)
     sample = posterior.mean + posterior.std * noise.to(posterior.mean.device)
     return sample * float(model.vae.config.scaling_factor)
 
 
 def pictures(model: Model, latents: torch.Tensor) -> list[NDArray[np.float32] | None]:
-    """Latents (n, 4, h, w) to n pictures (H, W, 3) on the CPU, 0 … 1.
+    """Decode latents (n, 4, h, w) to n pictures (H, W, 3) on the CPU, 0 … 1.
 
-    None stands for a picture that is not finite even when decoded in fp32; its neighbours are unharmed.
-    At most ``DECODED_TOGETHER`` share a call; what does not fit into memory is tried alone, then in tiles.
+    None stands for a picture that is not finite even when decoded in fp32; the others are not affected.
+    At most ``DECODED_TOGETHER`` share a call; if they do not fit into memory, each is decoded alone, then in
+    tiles.
     """
     return [picture for part in _parts(latents, DECODED_TOGETHER) for picture in _pictures(model, part)]
 
 
 def _pictures(model: Model, latents: torch.Tensor) -> list[NDArray[np.float32] | None]:
     try:
-        return _fetched(decode(model, latents))
+        return _to_cpu(decode(model, latents))
     except torch.OutOfMemoryError:
         pass  # see _encode
     empty_cache(model.device)
     if len(latents) > 1:
         return [picture for one in _parts(latents) for picture in _pictures(model, one)]
-    return _fetched(decode(model, latents, smaller=True))
+    return _to_cpu(decode(model, latents, smaller=True))
 
 
-def _fetched(pixels: torch.Tensor) -> list[NDArray[np.float32] | None]:
+def _to_cpu(pixels: torch.Tensor) -> list[NDArray[np.float32] | None]:
     good = torch.isfinite(pixels).flatten(1).all(1).tolist()
-    # Floats, not bytes: the colour fit has a gain, and rounding before it moves whole patches by levels.
+    # Floats, not bytes: the colour fit has a gain, and rounding before it would shift whole patches.
     found = pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
     return [picture if finite else None for picture, finite in zip(found, good, strict=True)]
 
 
 def decode(model: Model, latents: torch.Tensor, *, smaller: bool = False) -> torch.Tensor:
-    """Latents (n, 4, h, w) to pixels (n, 3, H, W) in 0 … 1, fp32, on the device; NaN where not finite.
+    """Decode latents (n, 4, h, w) to pixels (n, 3, H, W) in 0 … 1, fp32, on the device; NaN if not finite.
 
     Args:
-        model: whose VAE decodes.
-        latents: as the UNet leaves them.
-        smaller: in tiles, for when the whole picture did not fit into memory.
+        model: the model whose VAE decodes.
+        latents: scaled, as the UNet gives them.
+        smaller: decode in tiles, because the whole picture did not fit into memory.
     """
     in_tiles = smaller or model.plan.vae_tiled
     pixels = _decode(model, latents, model.vae.dtype, in_tiles)
     if model.vae.dtype != torch.float32:
-        # SDXL's own VAE overflows in fp16 and gives a black picture: decode such a one again in fp32.
+        # SDXL's own VAE overflows in fp16 and gives a black picture: decode such a picture again in fp32.
         overflown = ~torch.isfinite(pixels).flatten(1).all(1) & torch.isfinite(latents).flatten(1).all(1).to(
             pixels.device
         )
@@ -164,7 +165,7 @@ def decode(model: Model, latents: torch.Tensor, *, smaller: bool = False) -> tor
         if again:
             with torch.inference_mode():
                 pixels[again] = _decode(model, latents[again], torch.float32, in_tiles)
-    # The clamp would turn an infinity into white or black, which nobody could tell from a picture.
+    # The clamp would turn an infinity into white or black, which looks like a picture.
     return (pixels / 2 + 0.5).nan_to_num(nan=nan, posinf=nan, neginf=nan).clamp(0, 1)
 
 
@@ -177,23 +178,23 @@ def _decode(model: Model, latents: torch.Tensor, dtype: torch.dtype, in_tiles: b
 
 @contextmanager
 def _vae_ready(model: Model, dtype: torch.dtype) -> Iterator[None]:
-    """Have the VAE on the device and in ``dtype`` for the length of the block, and gradients off."""
+    """Put the VAE on the device and in ``dtype`` for the length of the block, with gradients off."""
     with visiting(model.vae, model.device), computing_in(model.vae, dtype):
-        _lay_out(model.vae, dtype)
+        _use_channels_last(model.vae, dtype)
         with torch.inference_mode():
             yield
 
 
-def _lay_out(vae: Any, dtype: torch.dtype) -> None:
-    """Channels last in 16 bit, the layout of tensor cores: else each convolution transposes in and out."""
-    # Not in fp32, where CUDA's kernels for it are the slow ones. It stays: moving and casting keep a layout.
+def _use_channels_last(vae: Any, dtype: torch.dtype) -> None:
+    """Convert a 16-bit VAE to NHWC, as tensor cores compute: else each convolution transposes in and out."""
+    # Not in fp32, where CUDA's kernels for NHWC are slow. Once is enough: moving and casting keep the layout.
     if dtype == torch.float32 or vae.encoder.conv_in.weight.is_contiguous(memory_format=torch.channels_last):
         return
     vae.to(memory_format=torch.channels_last)
 
 
 def _unscaled(config: Any, latents: torch.Tensor) -> torch.Tensor:
-    """Undo the scaling that the UNet works in, as stock diffusers does it for SDXL."""
+    """Undo the scaling of the UNet's latents, as diffusers does for SDXL."""
     mean, std = config.get("latents_mean"), config.get("latents_std")
     if mean is None or std is None:
         return latents / float(config.scaling_factor)
@@ -203,7 +204,7 @@ def _unscaled(config: Any, latents: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Previewer:
-    """A linear map latent → RGB, good enough to watch a picture appear and free next to a decode."""
+    """A linear map latent → RGB: good enough to watch a picture appear, at almost no cost."""
 
     matrix: np.ndarray[Any, Any]  # (5, 3): four latent channels and a constant
 
@@ -223,12 +224,13 @@ class Previewer:
         return cls(solution)
 
     def __call__(self, latents: torch.Tensor) -> Image.Image:
-        """Latents (1, 4, h, w) to an RGB picture of w × h pixels."""
+        """Return the preview of latents (1, 4, h, w): an RGB picture of w × h pixels."""
         height, width = latents.shape[-2:]
         rgb = np.nan_to_num(_with_one(latents) @ self.matrix).clip(0, 1)
         return Image.fromarray((rgb.reshape(height, width, 3) * 255).round().astype(np.uint8))
 
 
 def _with_one(latents: torch.Tensor) -> np.ndarray[Any, Any]:
+    """Return latents (1, 4, h, w) as an array (h × w, 5), the last column 1."""
     flat = latents[0].float().flatten(1).T.cpu().numpy()
     return np.concatenate([flat, np.ones((len(flat), 1), flat.dtype)], axis=1)

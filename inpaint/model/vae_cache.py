@@ -1,7 +1,7 @@
-"""A request's pictures through the VAE's encoder, each of them once however often it comes.
+"""A cache of encoded pictures: a picture that comes again is not encoded again.
 
-People try a prompt, change a word and try again: the picture is the same, and encoding it is the dearest
-part of a request after its steps.
+Users try a prompt, change a word and try again: the picture is the same, and encoding it is the most
+expensive part of a request after its steps.
 """
 
 import hashlib
@@ -23,15 +23,15 @@ class PictureEncoder:
     """A model's VAE encoder behind an LRU cache of posteriors; used by one thread at a time."""
 
     def __init__(self, model: Model, *, max_bytes: int = CACHED_BYTES) -> None:
-        """Empty; it keeps at most ``max_bytes`` of posteriors, those used last."""
+        """Start with an empty cache of at most ``max_bytes`` of posteriors."""
         self._model = model
         self._cache: LruCache[bytes, Posterior] = LruCache(max_bytes, lambda posterior: posterior.size_bytes)
-        self.encoded = 0  # pictures that the VAE was asked for, ever
+        self.encoded = 0  # pictures encoded by the VAE so far
 
     def pair(self, image: Image.Image, mask: Image.Image) -> tuple[Posterior, Posterior | None]:
-        """The posteriors of a picture, and of it with its hole grey; those not cached share one VAE call.
+        """Return the posteriors of a picture and of it with its hole grey; those not cached share a VAE call.
 
-        The second is None for a UNet of 4 channels, which never sees it.
+        The second is None for a UNet of 4 channels, which does not take it.
 
         Args:
             image: RGB, sides multiples of the VAE's factor.
@@ -55,7 +55,7 @@ class PictureEncoder:
         return found[keys[0]], None if hole is None else found[keys[1]]
 
     def _inputs(self, image: Image.Image, hole: NDArray[np.bool_] | None) -> list[torch.Tensor]:
-        """One or two tensors (1, 3, H, W) in -1 … 1 on the device; 0 in the hole, which no byte can say."""
+        """Return one or two tensors (1, 3, H, W) in -1 … 1 on the device; the hole is 0, which no byte is."""
         pixels = to_pixels(image, self._model.device)
         if hole is None:
             return [pixels]
@@ -63,8 +63,8 @@ class PictureEncoder:
 
 
 def _digest(pixels: NDArray[np.uint8], hole: NDArray[np.bool_] | None) -> bytes:
-    """A name for a picture (H, W, 3) and its hole (H, W): equal only where both and their sizes are."""
-    # A keyless cryptographic hash: pictures come from strangers, and nobody may be shown another's.
+    """Return a digest of a picture (H, W, 3) and its hole (H, W), equal only if both and their sizes are."""
+    # A cryptographic hash: pictures come from strangers, and no collision may show one caller another's.
     digest = hashlib.blake2b(repr((pixels.shape, hole is not None)).encode(), digest_size=32)
     digest.update(pixels.tobytes())
     if hole is not None:

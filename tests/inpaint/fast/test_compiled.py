@@ -101,7 +101,7 @@ def rows_of(model: Model, request: InpaintRequest) -> list[Any]:
 def test_no_scheduler_has_anything_compiled_again(
     model: Model, compiled: Callable[..., Compiled], request_for: Make
 ) -> None:
-    """Euler's timesteps are floats and DPM++'s are not; whoever mixes them must not wait for a compiler."""
+    """Euler's timesteps are floats and DPM++'s are not; a batch of both must not wait for a compiler."""
     quick = compiled(stages=("whole",))
     assert counters["stats"]["unique_graphs"] == 1  # no graph breaks
     traced = counters["stats"]["unique_graphs"]
@@ -154,7 +154,7 @@ def test_other_shapes_are_never_compiled_in_the_caller_s_thread(
 
 
 def test_the_caller_goes_on_uncompiled_until_the_code_is_ready(model: Model) -> None:
-    """A server answers at once after its start, and compiles beside."""
+    """A server answers immediately after its start, and compiles in the background."""
     compiling, may_go_on = threading.Event(), threading.Event()
 
     def slow(graph: torch.fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
@@ -319,10 +319,10 @@ def test_a_shape_that_does_not_fit_is_left_out(model: Model, compiled: Callable[
     assert [shape.slots for shape in quick.ready] == [2]
 
 
-def test_code_that_torch_passes_over_is_told(
+def test_code_that_torch_does_not_compile_is_reported(
     model: Model, compiled: Callable[..., Compiled], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whoever changes torch's settings later would otherwise wonder for ever why nothing is quick."""
+    """A maintainer who changes torch's settings later would otherwise not learn why it is slow."""
     quick = compiled()
     torch.set_num_threads(2)  # one of the things that code is special to
     try:
@@ -361,7 +361,7 @@ def test_the_engine_s_unet_is_left_as_it_is(model: Model, compiled: Callable[...
     assert [vars(module).get("forward") for module in model.unet.modules()] == before
 
 
-def test_a_twin_shares_weights_and_no_modules(model: Model) -> None:
+def test_a_shared_copy_shares_weights_and_no_modules(model: Model) -> None:
     """SDXL's UNet is 5 GB, and there is room for one."""
     other = shared_copy(model.unet)
     pairs = list(zip(model.unet.modules(), other.modules(), strict=True))
@@ -405,7 +405,7 @@ def test_examples_are_neither_constant_nor_nan(model: Model) -> None:
     assert torch.equal(batch.sample, slots(model, 2).sample)
 
 
-def test_code_is_kept_where_nobody_else_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_is_kept_where_no_other_user_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What lies in that folder is executed; torch's own choice is a guessable name in the shared /tmp."""
     monkeypatch.delenv(torch_compile.CACHE_VARIABLE)
     folder = tmp_path / "cache" / "compiled"
@@ -427,7 +427,7 @@ def test_inductor_s_empty_graph_is_made_without_tracing(monkeypatch: pytest.Monk
     """While torch.fx traces it, module calls of the engine's other threads would raise NameError."""
     from torch._inductor.loop_body import InterpreterShim
 
-    torch_compile.spare_the_others()
+    torch_compile.protect_other_threads()
     monkeypatch.setattr(torch.fx, "symbolic_trace", None)
     assert InterpreterShim._dummy_gm()(3) == 3
 

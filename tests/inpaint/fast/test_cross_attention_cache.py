@@ -70,7 +70,7 @@ def test_they_are_computed_once_a_request(own: Model) -> None:
 
 
 def test_rows_may_join_and_leave_between_any_two_calls(own: Model) -> None:
-    """Continuous batching: whoever comes or goes, each row is painted with its own prompt."""
+    """Continuous batching: whichever rows join or leave, each is painted with its own prompt."""
     comings = ["ab", "abcd", "cd", "c", "cd", "abc", "bc", "dcba", "ab"]
     batches = [random_batch(own, tuple(names), seed=i) for i, names in enumerate(comings)]
     expected = [plain(own.unet)(batch) for batch in batches]
@@ -266,11 +266,11 @@ def test_one_graph_serves_every_prompt(own: Model) -> None:
     assert len(graphs) == 1
 
 
-def test_copies_set_apart_read_nothing_that_is_being_written(own: Model) -> None:
+def test_isolated_copies_read_nothing_that_is_being_written(own: Model) -> None:
     """A comparison in the background must not fail because the step loop changed the prompts meanwhile."""
     forward = held(own)
     copies = [shared_copy(own.unet) for _ in range(3)]
-    cross_attention_cache.set_apart(*copies[:2])
+    cross_attention_cache.isolate(*copies[:2])
     call = random_batch(own, ["cat", "dog"])
     textless = replace(call, hidden=call.hidden[..., :0])
     before = [plain(copy)(textless) for copy in copies]
