@@ -12,8 +12,6 @@ from typer.core import TyperCommand, TyperGroup
 
 from inpaint.errors import OutputError
 
-_EXTRA = "the HTTP server is not installed; install it with: pip install 'sdxl-inpaint[server]'"
-
 
 class LazyCommand(NamedTuple):
     """A command of another package: its import path, and its line in ``inpaint --help``."""
@@ -58,12 +56,20 @@ class LazyGroup(TyperGroup):
         return super().resolve_command(ctx, args)
 
 
+def not_installed(error: ImportError) -> OutputError:
+    """Return the error that says how to install the server, after a module of it was not found."""
+    command = "pip install 'sdxl-inpaint[server]'"
+    return OutputError(
+        f"the HTTP server is not installed; install it with: {command} ({error.name} is missing)"
+    )
+
+
 def _load(name: str, target: str) -> Any:
     module, _, attribute = target.partition(":")
     try:
         found = getattr(import_module(module), attribute)
     except ImportError as error:
-        raise OutputError(f"{_EXTRA} ({error.name} is missing)") from error
+        raise not_installed(error) from error
     if not isinstance(found, typer.Typer):
         single = typer.Typer(add_completion=False)
         single.command(name)(found)

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from inpaint.errors import InpaintError, OutputError, RequestError
+from inpaint.cli.lazy import not_installed
+from inpaint.errors import InpaintError, RequestError
 
 if TYPE_CHECKING:
     from server.storage.database import Database
@@ -26,7 +27,6 @@ credits_app = typer.Typer(
     help="Give credits to API keys, and show them.", no_args_is_help=True, add_completion=False
 )
 
-_EXTRA = "the HTTP server is not installed; install it with: pip install 'sdxl-inpaint[server]'"
 _DAY_S = 86400.0
 
 _Data = Annotated[
@@ -158,7 +158,7 @@ def _database(data: Path | None) -> "Iterator[Database]":
         from server.settings import Settings
         from server.storage.database import Database
     except ImportError as error:
-        raise OutputError(f"{_EXTRA} ({error.name} is missing)") from error
+        raise not_installed(error) from error
     given: dict[str, Any] = {} if data is None else {"data": data}
     try:
         settings = Settings(**given)

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
+from inpaint.cli.lazy import not_installed
 from inpaint.errors import OutputError
 
-_EXTRA = "the HTTP server is not installed; install it with: pip install 'sdxl-inpaint[server]'"
 _CLUSTER_EXTRA = "Ray Serve is not installed; install it with: pip install 'sdxl-inpaint[server,cluster]'"
 
 
@@ -71,7 +71,7 @@ def serve(
     try:
         from server.start import start
     except ImportError as error:
-        raise OutputError(f"{_EXTRA} ({error.name} is missing)") from error
+        raise not_installed(error) from error
     if cluster is None:
         start(typed, browse=browse)
         return
