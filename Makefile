@@ -1,16 +1,21 @@
-# make demo | test | test-all | check | fix | bench | clean: each installs what it needs into .venv first.
+# make demo | serve | test | test-all | check | fix | bench | clean: each installs what it needs into .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
 PAINTING := .venv/.ready-painting
+SERVING := .venv/.ready-serving
 TESTING := .venv/.ready-testing
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# Python compiles what it imports when it first does; to compile everything takes as long as installing it.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 
-.PHONY: demo test test-all test-programs check lint lint-page types fix bench bench-cluster install clean
+.PHONY: demo serve test test-all test-programs check lint lint-page types fix bench bench-cluster install clean
 
 demo: $(PAINTING)
 	@$(BIN)/inpaint run docs/images/portrait.jpg --mask docs/images/portrait_patch_mask.png \
 	  --prompt "a blue heart" --seed 4 --output demo-output/portrait.png --overwrite
 	@echo "The painted picture: $(CURDIR)/demo-output/portrait.png (before: docs/images/portrait.jpg)"
+
+serve: $(SERVING)
+	$(BIN)/inpaint serve --open
 
 # The quick tests, at most five minutes on two cores; test-all runs the slow ones, too.
 test: $(TESTING)
@@ -69,13 +74,17 @@ install: $(TESTING)
 $(PAINTING): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "inpaint needs Python 3.11 or newer; try: make PYTHON=python3.12 $(MAKECMDGOALS)")'
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "Python's venv module is missing; on Debian or Ubuntu: apt install python3-venv"; exit 1; }
-	@echo "Installing what painting needs into .venv: PAINTING_COST"
+	@echo "Installing what painting needs into .venv: 1.3 GB (7 GB with the CUDA build of torch), a minute or more"
 	@$(PYTHON) -m venv .venv
 	@$(PIP) -e .
 	@touch $(PAINTING)
 
+$(SERVING): $(PAINTING)
+	@$(PIP) -e '.[server]'
+	@touch $(SERVING)
+
 $(TESTING): $(PAINTING)
-	@echo "Installing what the tests need, too: TESTING_COST"
+	@echo "Installing what the tests need, too: 0.8 GB, about two minutes"
 	@$(PIP) -e '.[server,telemetry,cluster,postgres,redis,s3,dev]'
 	@touch $(TESTING)
 
