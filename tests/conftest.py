@@ -29,6 +29,24 @@ CPU = torch.device("cpu")
 torch.set_num_threads(1)
 
 
+# Files of many long tests that share little: any worker takes the next of them. Every other file stays with
+# one worker, which starts what its tests share (a server, a browser, a cluster) once.
+SPREAD = {
+    "test_demo_model.py",
+    "test_parity.py",
+    "test_compiled.py",
+    "test_optimizations.py",
+    "test_seams.py",
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep each file's tests on one xdist worker, but those of ``SPREAD``."""
+    for item in items:
+        if item.path.name not in SPREAD:
+            item.add_marker(pytest.mark.xdist_group(item.path.relative_to(ROOT).as_posix()))
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Count the tests that were skipped because this machine lacks a program, and say how to get them."""
     skipped = terminalreporter.stats.get("skipped", [])

@@ -96,6 +96,7 @@ def test_four_callers_differ_in_all_that_a_batch_may_mix() -> None:
         assert len({getattr(request, field) for request in requests}) == 4, field
 
 
+@pytest.mark.slow
 def test_latency_ends_in_one_json_line(
     checkpoint: Callable[[int], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -157,6 +158,7 @@ def test_an_unknown_contender_is_refused(bench: Any) -> None:
         bench.main(["--device", "cpu", "--contenders", "X"])
 
 
+@pytest.mark.slow
 def test_throughput_counts_pictures_and_stalls(
     checkpoint: Callable[[int], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -171,6 +173,7 @@ def test_throughput_counts_pictures_and_stalls(
     assert by_number["4"]["C"]["gain"]["A"]["median_paired"] > 0
 
 
+@pytest.mark.slow
 def test_cold_start_is_timed_from_outside(
     checkpoint: Callable[[int], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -190,6 +193,7 @@ def test_warm_needs_cold_before_it() -> None:
         coldstart.main(["--device", "cpu", "--contenders", "warm"])
 
 
+@pytest.mark.slow
 def test_memory_is_of_a_process_of_its_own(
     checkpoint: Callable[[int], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -56,6 +56,7 @@ def test_the_same_seed_is_the_same_fleet() -> None:
     assert runs[0] == runs[1]
 
 
+@pytest.mark.slow
 def test_the_servers_rule_is_worth_it() -> None:
     """Sixteen GPUs at nine tenths of what they can do: the slowest hundredth waits far less."""
     rate = 0.9 * 16 * BENCH.capacity
@@ -66,6 +67,7 @@ def test_the_servers_rule_is_worth_it() -> None:
         assert ours["attainment"] > by_chance["attainment"]
 
 
+@pytest.mark.slow
 def test_late_reports_cost_little_if_their_age_is_known() -> None:
     """A router that takes them for news forgets what it has sent meanwhile."""
     rate = 0.9 * 16 * BENCH.capacity
@@ -99,6 +101,7 @@ def test_the_fewest_are_found(needed: int) -> None:
     assert min(asked) >= 1
 
 
+@pytest.mark.slow
 def test_quick_ends_in_one_line_of_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What the log reads; and its figures hold together."""
     kept = tmp_path / "fleet.json"
@@ -118,6 +121,7 @@ def test_quick_ends_in_one_line_of_json(tmp_path: Path, capsys: pytest.CaptureFi
     assert strict["gpus"] >= loose["gpus"]
 
 
+@pytest.mark.slow
 def test_it_takes_a_measured_profile(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """An operator who has measured a card wants to know how many to buy."""
     profile = Profile(MadeFor("a card", "2.13", "0.42", "demo", "float32", ()))

@@ -10,6 +10,7 @@ from PIL import Image
 from bench import lossy
 
 
+@pytest.mark.slow
 def test_it_ends_in_one_line_of_json_and_fp8_is_near(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

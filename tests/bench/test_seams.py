@@ -111,6 +111,7 @@ def test_putting_colours_right_keeps_the_painted_object(kind: str, demo: Model) 
     assert moved[56:72, 56:72].max() < moved[38:46, 56:72].max() + 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strength", STRENGTHS)
 def test_the_seam_of_a_real_model_is_hidden(strength: float, painted: list[Painted]) -> None:
     """The demo model errs by itself, and elsewhere on each picture; nothing here is made up."""
@@ -148,6 +149,7 @@ def is_photo(one: Painted) -> bool:
     return len(set(one.request.image.convert("L").tobytes())) > 150
 
 
+@pytest.mark.slow
 def test_the_table_ends_in_one_line_of_json(capsys: pytest.CaptureFixture[str]) -> None:
     """A developer who changes the blending reads the figures by program."""
     seams.main(["--device", "cpu", "--steps", "2", "--seeds", "1", "--only", "flat"])

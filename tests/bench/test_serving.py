@@ -258,6 +258,7 @@ def test_contenders_that_paint_different_things_are_not_compared() -> None:
             asyncio.run(both.same_pictures(may_differ=False))
 
 
+@pytest.mark.slow
 def test_rates_that_were_asked_for_are_run_and_nothing_is_searched() -> None:
     """An operator who knows their rate measures that one, and a slow machine has no hour for more."""
     plan = Plan(requests=3, seeds=2, rounds=1, step=1.1, budget_s=SECONDS)
@@ -370,6 +371,7 @@ def children() -> set[str]:
     return {pid for file in Path("/proc/self/task").glob("*/children") for pid in file.read_text().split()}
 
 
+@pytest.mark.slow
 def test_the_bench_ends_in_one_json_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,6 +26,8 @@ from PIL import Image
 from tests.support.paths import ROOT
 from tests.support.server_process import ServerProcess, body, cli, eventually, picture
 
+pytestmark = pytest.mark.slow
+
 SIZE = (160, 120)
 OUTSIDE = ("1.1.1.1", 443)
 NAMESPACE = ("unshare", "--net", "--mount", *(() if os.geteuid() == 0 else ("--user", "--map-root-user")))

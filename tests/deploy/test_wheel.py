@@ -86,6 +86,7 @@ def test_the_wheel_holds_what_git_tracks_of_both_packages_and_nothing_else(wheel
     assert any(name.startswith("inpaint/demo/model/unet/") for name in names)
 
 
+@pytest.mark.slow
 def test_an_installed_command_paints_far_from_any_checkout(installed: Path, tmp_path: Path) -> None:
     """``pip install sdxl-inpaint``, a photo, a mask, and the demo model that came along."""
     where = run(
@@ -102,6 +103,7 @@ def test_an_installed_command_paints_far_from_any_checkout(installed: Path, tmp_
     assert "sdxl-inpainting" in models, "it knows what can be fetched: the lock came along"
 
 
+@pytest.mark.slow
 def test_an_installed_server_has_the_page_and_paints(installed: Path, wheel: Path, tmp_path: Path) -> None:
     """``inpaint serve`` of the wheel: the page with all its files, and a picture over the API."""
     arguments = ["-m", "inpaint", "serve", "--port", "0", "--data", str(tmp_path / "data"), "--device", "cpu"]

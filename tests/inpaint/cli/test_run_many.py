@@ -331,6 +331,7 @@ def wait_for_results(child: subprocess.Popen[str], count: int) -> None:
         count -= "(seed " in line
 
 
+@pytest.mark.slow
 def test_sigkill_leaves_whole_pictures_and_resume_finishes(
     batch: Run, checkpoint: Callable[[int], Path], photo: Image.Image, grid_mask: Image.Image
 ) -> None:
@@ -357,6 +358,7 @@ def test_sigkill_leaves_whole_pictures_and_resume_finishes(
     assert {path: after[path] for path in before} == before
 
 
+@pytest.mark.slow
 def test_ctrl_c_is_code_130_and_says_what_was_done(
     batch: Run, checkpoint: Callable[[int], Path], photo: Image.Image, grid_mask: Image.Image
 ) -> None:
@@ -425,6 +427,7 @@ def test_a_report_replaces_nothing_but_a_report(
     assert results() == {}
 
 
+@pytest.mark.slow
 def test_on_a_terminal_a_bar_shows_pictures_and_stdout_stays_a_programs(
     checkpoint: Callable[[int], Path],
     photo: Image.Image,

@@ -74,6 +74,7 @@ def assert_close(out: torch.Tensor, expected: torch.Tensor) -> None:
     assert float((out - expected).norm() / expected.norm()) < 1e-3
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_inductor_s_code_paints_the_same(model: Model, compiled: Callable[..., Compiled]) -> None:
     """An exact optimization may not show; here with the real compiler, on the blocks alone to save time."""
@@ -98,6 +99,7 @@ def rows_of(model: Model, request: InpaintRequest) -> list[Any]:
     return task.rows
 
 
+@pytest.mark.slow
 def test_no_scheduler_has_anything_compiled_again(
     model: Model, compiled: Callable[..., Compiled], request_for: Make
 ) -> None:
@@ -116,6 +118,7 @@ def test_no_scheduler_has_anything_compiled_again(
     assert quick.state == "whole"
 
 
+@pytest.mark.slow
 def test_pictures_are_the_same_through_compiled_code(
     model: Model, compiled: Callable[..., Compiled], request_for: Make
 ) -> None:
@@ -184,6 +187,7 @@ def test_the_caller_goes_on_uncompiled_until_the_code_is_ready(model: Model) -> 
         quick.close()
 
 
+@pytest.mark.slow
 def test_blocks_come_first_and_the_whole_unet_takes_over(
     model: Model, compiled: Callable[..., Compiled]
 ) -> None:

@@ -41,6 +41,7 @@ def batch(slots: int = 4) -> UNetBatch:
     )
 
 
+@pytest.mark.slow
 def test_the_optimizations_fit_the_real_unet(unet: Any, model: Model) -> None:
     """What was proven on a tiny UNet meets the real shapes here, not on a GPU."""
     real = replace(model, unet=unet, dtype=torch.float16)

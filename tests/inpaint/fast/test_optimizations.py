@@ -36,6 +36,7 @@ def expected(checkpoint: Checkpoint) -> Callable[[str], list[torch.Tensor]]:
     return paint
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize(
     "optimizations", [*ALONE, ("channels-last", "qkv", "text-kv", "attention")], ids="+".join
@@ -143,6 +144,7 @@ def test_8_bit_works_with_the_other_optimizations(checkpoint: Checkpoint) -> Non
     assert kinds == {fp8.Fp8Linear}
 
 
+@pytest.mark.slow
 def test_text_kv_and_compiled_code_go_together(checkpoint: Checkpoint) -> None:
     """Compiled calls read the keys and values that their caller has filled in, of whatever prompts."""
     model = own_model("tiny", checkpoint)

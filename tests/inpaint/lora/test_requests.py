@@ -86,6 +86,7 @@ def test_equals_the_stock_pipeline_with_the_loras_merged(
         assert (expected - plain).abs().max() > 0.02, "and the LoRAs change it"
 
 
+@pytest.mark.slow
 def test_pictures_are_the_same_in_company_of_other_sets(engine: Engine, request_for: Make) -> None:
     """Another request's style must never show, even if its steps run between this one's."""
     requests = [

@@ -22,7 +22,7 @@ from server.storage.database import Database
 from tests.support.server_process import Accounts, ServerProcess, body, cli, opened
 
 pytest_plugins = ["tests.support.postgres"]
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 V1, V2 = "/v1/sdxl-inpaint", "/v2/sdxl-inpaint"
 CREDITS = 100.0
