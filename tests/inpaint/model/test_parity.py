@@ -49,9 +49,14 @@ def stock_pipeline(model: Model) -> Any:
 
 def stock_picture(pipe: object, model: Model, request: InpaintRequest, seed: int) -> torch.Tensor:
     """(3, H, W) in 0 … 1, painted by the pipeline's own ``__call__``."""
+    return stock_pictures(pipe, model, request, [seed])[0]
+
+
+def stock_pictures(pipe: Any, model: Model, request: InpaintRequest, seeds: list[int]) -> torch.Tensor:
+    """(len(seeds), 3, H, W) in 0 … 1, painted by one ``__call__`` with a generator for each seed."""
     pipe.scheduler = make_scheduler(request.scheduler, model.scheduler_config)
     width, height = request.image.size
-    return pipe(
+    pictures: torch.Tensor = pipe(
         prompt=request.prompt,
         negative_prompt=request.negative_prompt,
         image=request.image,
@@ -61,9 +66,11 @@ def stock_picture(pipe: object, model: Model, request: InpaintRequest, seed: int
         strength=request.strength,
         num_inference_steps=request.num_inference_steps,
         guidance_scale=request.guidance_scale,
-        generator=torch.Generator("cpu").manual_seed(seed),
+        num_images_per_prompt=len(seeds),
+        generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
         output_type="pt",
-    ).images[0]
+    ).images
+    return pictures
 
 
 def begin(model: Model, request: InpaintRequest) -> RunningRequest:
@@ -102,7 +109,7 @@ def test_equals_the_stock_pipeline(
         num_inference_steps=7,
         guidance_scale=7.5,
     )
-    expected = [stock_picture(stock(in_channels), model, request, seed=11 + i) for i in range(3)]
+    expected = stock_pictures(stock(in_channels), model, request, [11, 12, 13])
     assert min(picture.std() for picture in expected) > 0.05, "the oracle must paint something"
     for samples in (1, 3):
         ours = run(model, begin(model, replace(request, samples=samples)).rows)
