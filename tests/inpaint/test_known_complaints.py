@@ -100,6 +100,7 @@ def run_cli(folder: Path, *arguments: str, watched: str = "") -> subprocess.Comp
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=240)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strength", [0.9, 1.0])
 def test_complaint_01_the_patch_is_not_discoloured(demo: Engine, strength: float) -> None:
     """Painted where nothing should change, the patch has its surroundings' tone, at strength 1 too."""
@@ -115,6 +116,7 @@ def test_complaint_01_the_patch_is_not_discoloured(demo: Engine, strength: float
     assert bare > 2 * fitted, "the model itself is off, so that there was something to mend"
 
 
+@pytest.mark.slow
 def test_complaint_02_no_seam_is_seen(demo: Engine) -> None:
     """Along the edge of the patch no step is larger than the picture's own."""
     own = np.abs(np.diff(floats(slope()), axis=1)).max()
@@ -125,6 +127,7 @@ def test_complaint_02_no_seam_is_seen(demo: Engine) -> None:
     assert np.abs(bare[FROM:TO, FROM] - bare[FROM:TO, FROM - 1]).mean(0).max() > own + 2
 
 
+@pytest.mark.slow
 def test_complaint_03_ten_passes_leave_the_rest_as_it_was(demo: Engine) -> None:
     """Pass after pass, every pixel outside the mask's reach is the caller's own, to the last bit."""
     picture, mask = slope(), hole()
@@ -155,6 +158,7 @@ def test_complaint_04_the_masks_edge_is_as_soft_as_asked(demo: Engine) -> None:
     assert 0 < part.mean() < 0.7 * full.mean()
 
 
+@pytest.mark.slow
 def test_complaint_05_every_door_paints_the_same_picture(
     server: Served, demo: Engine, tmp_path: Path
 ) -> None:
@@ -189,6 +193,7 @@ def over_v2(server: Served, **fields: Any) -> Image.Image:
     return opened(server.client.get(answer["output"]).content).convert("RGB")
 
 
+@pytest.mark.slow
 def test_complaint_06_no_request_gets_the_mask_of_another(server: Served) -> None:
     """Four simultaneous requests, each with its own picture and mask, are painted in one batch."""
 
@@ -208,6 +213,7 @@ def test_complaint_06_no_request_gets_the_mask_of_another(server: Served) -> Non
         assert np.abs(change[FROM:TO, 30 * n : 30 * n + 20]).max() > 20, "and there it was painted"
 
 
+@pytest.mark.slow
 def test_complaint_07_the_api_is_one_request(server: Served) -> None:
     """Two files and a prompt go in, a picture comes out: no workflow, no upload first, no polling."""
     files = {"image": file_of(slope(), "JPEG"), "mask": file_of(hole())}
@@ -223,6 +229,7 @@ def test_complaint_08_an_openai_client_gets_a_sentence(server: Served) -> None:
     assert answer.json()["error"]
 
 
+@pytest.mark.slow
 def test_complaint_09_the_documentation_is_right(server: Served) -> None:
     """The request and the answer that docs/api.md shows are what the server takes and gives."""
     page = (ROOT / "docs" / "api.md").read_text("utf-8")
@@ -248,6 +255,7 @@ sys.addaudithook(refuse)
 """
 
 
+@pytest.mark.slow
 def test_complaint_10_offline_means_offline(tmp_path: Path) -> None:
     """From the command to the picture, no name is looked up and no connection is tried."""
     slope().save(tmp_path / "photo.png")
@@ -299,6 +307,7 @@ def test_complaint_14_cancel_stops_the_painting(server: Served) -> None:
     assert over_http(server).size == (SIDE, SIDE), "and the next one is painted"
 
 
+@pytest.mark.slow
 def test_complaint_15_a_batch_keeps_formats_profiles_and_exif(tmp_path: Path) -> None:
     """A folder of JPEG stays one, and about as large; upright, with its camera, place and colour profile."""
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -346,6 +355,7 @@ def test_complaint_16_an_idle_server_gives_its_gpu_back(tmp_path: Path, picture_
         assert len(served.do(pool.pids)) == 1
 
 
+@pytest.mark.slow
 def test_complaint_17_prompts_are_read_to_their_end_and_weighed(demo: Engine) -> None:
     """What stands behind the 77th token counts, ``(word:1.3)`` weighs, and a cut is said."""
     filler = "a picture of something that is very nice and quite large " * 8

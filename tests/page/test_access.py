@@ -23,6 +23,7 @@ def findings(desk: Desk) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_no_other_host_is_asked_for_anything(fake: Served, visit: Visit) -> None:
     """Offline means offline, whatever is opened, painted and kept; the browser would refuse to ask."""
     desk = Desk(visit, fake.url)
@@ -44,6 +45,7 @@ TRIES = {
 }
 
 
+@pytest.mark.slow
 def test_a_request_to_another_host_is_refused_and_would_fail_a_test(fake: Served, chromium: Browser) -> None:
     """The browser refuses it by our policy; and the check that watches every test of the page would fail."""
     visit = Visit(chromium.new_context())
@@ -96,6 +98,7 @@ def test_axe_finds_nothing_serious(fake: Served, visit: Visit) -> None:
     nowhere(desk, 360)
 
 
+@pytest.mark.slow
 def test_axe_finds_nothing_serious_in_the_key_dialog(fake: Served, visit: Visit) -> None:
     """The first thing that a user sees on a server with keys."""
     fake.key()
@@ -105,6 +108,7 @@ def test_axe_finds_nothing_serious_in_the_key_dialog(fake: Served, visit: Visit)
     nowhere(desk, 360)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zoom", [0.8, 1.5])
 def test_a_zoomed_browser_marks_the_same_pixels(fake: Served, visiting: Visiting, zoom: float) -> None:
     """Browser zoom is fewer CSS pixels for more of the screen's; the stroke lands where it was drawn."""
@@ -123,6 +127,7 @@ def test_a_zoomed_browser_marks_the_same_pixels(fake: Served, visiting: Visiting
     assert set(rows) == {30, 100}
 
 
+@pytest.mark.slow
 def test_shortcuts_work_and_never_while_the_user_types(fake: Served, desk: Desk) -> None:
     """An `e` in a prompt is an `e`."""
     page = desk.page
@@ -157,6 +162,7 @@ def test_shortcuts_work_and_never_while_the_user_types(fake: Served, desk: Desk)
     desk.results(4)
 
 
+@pytest.mark.slow
 def test_tools_of_the_left_column_change_the_mask(fake: Served, desk: Desk) -> None:
     """Mark everything, erase by the right button, invert, grow, clear; what is sent is what was made."""
     desk.click("tool-fill")
@@ -175,6 +181,7 @@ def test_tools_of_the_left_column_change_the_mask(fake: Served, desk: Desk) -> N
     expect(desk.get("notice")).to_contain_text("Mark what should change first")
 
 
+@pytest.mark.slow
 def test_nothing_is_cut_off_at_any_width(fake: Served, desk: Desk) -> None:
     """No sideways scrolling of the page, and every control can be brought into view."""
     desk.stroke((50, 64), (78, 64))

@@ -37,6 +37,7 @@ def painted(desk: Desk, seed: int = 7, samples: int = 1) -> None:
 # While it is painted.
 
 
+@pytest.mark.slow
 def test_every_step_is_shown_with_a_preview_and_the_time_that_is_left(fake: Served, desk: Desk) -> None:
     """A user who waits sees the progress and a preview."""
     engine = engine_of(fake)
@@ -64,6 +65,7 @@ def test_every_step_is_shown_with_a_preview_and_the_time_that_is_left(fake: Serv
     expect(desk.get("undo")).to_be_disabled()  # nothing could be marked while it was painted
 
 
+@pytest.mark.slow
 def test_cancel_stops_it_and_the_next_one_is_painted(fake: Served, desk: Desk) -> None:
     """By button or Esc; no picture comes, nothing is said to have failed, the mask stays."""
     engine = engine_of(fake)
@@ -87,6 +89,7 @@ def test_cancel_stops_it_and_the_next_one_is_painted(fake: Served, desk: Desk) -
     expect(desk.get("error")).to_have_count(0)
 
 
+@pytest.mark.slow
 def test_a_waiting_request_shows_how_many_are_before_it(fake: Served, desk: Desk) -> None:
     """A busy server is no broken one."""
     engine = engine_of(fake)
@@ -106,6 +109,7 @@ def test_a_waiting_request_shows_how_many_are_before_it(fake: Served, desk: Desk
     desk.results(4)
 
 
+@pytest.mark.slow
 def test_what_should_be_known_of_the_answer_is_said(fake: Served, desk: Desk) -> None:
     """A prompt that was cut paints something else than was asked for."""
     engine = engine_of(fake)
@@ -123,6 +127,7 @@ def test_what_should_be_known_of_the_answer_is_said(fake: Served, desk: Desk) ->
 # Results.
 
 
+@pytest.mark.slow
 def test_four_variations_have_their_seeds_and_each_is_kept_or_discarded(fake: Served, desk: Desk) -> None:
     """Of four pictures one is taken; what was thrown away by mistake comes back."""
     painted(desk, seed=7, samples=4)
@@ -144,6 +149,7 @@ def test_four_variations_have_their_seeds_and_each_is_kept_or_discarded(fake: Se
     expect(desk.get("picture-name")).to_have_text("photo.png")
 
 
+@pytest.mark.slow
 def test_results_are_compared_by_the_pixel(fake: Served, desk: Desk) -> None:
     """A divider with the picture on its left, the whole picture while a button or the space bar is held."""
     painted(desk)
@@ -172,6 +178,7 @@ def test_results_are_compared_by_the_pixel(fake: Served, desk: Desk) -> None:
     assert desk.sees(60, 64, new)
 
 
+@pytest.mark.slow
 def test_a_locked_seed_is_sent_and_an_open_one_is_not(fake: Served, desk: Desk) -> None:
     """Locked, the same picture comes again; open, each painting is a new one."""
     painted(desk, seed=7)
@@ -187,6 +194,7 @@ def test_a_locked_seed_is_sent_and_an_open_one_is_not(fake: Served, desk: Desk) 
     assert [form["seed"] for form in desk.sent()] == [b"7", b"-1", str(new).encode()]
 
 
+@pytest.mark.slow
 def test_a_result_is_dragged_onto_the_picture(fake: Served, desk: Desk) -> None:
     """The shortest way from the strip to going on with it."""
     painted(desk, seed=7, samples=2)
@@ -195,6 +203,7 @@ def test_a_result_is_dragged_onto_the_picture(fake: Served, desk: Desk) -> None:
     assert desk.sees(64, 64, colour_of(8))
 
 
+@pytest.mark.slow
 def test_a_result_gives_its_settings_back(fake: Served, desk: Desk) -> None:
     """Going on from the third last try, whatever was tried since."""
     desk.get("intent-remove").check()
@@ -218,6 +227,7 @@ PRESETS: dict[str, dict[str, str]] = {
 }
 
 
+@pytest.mark.slow
 def test_an_intent_is_a_set_of_fields(fake: Served, desk: Desk) -> None:
     """No user has to know what a strength of 0.45 is; experts see it under Advanced."""
     desk.page.click("#advanced summary")
@@ -232,6 +242,7 @@ def test_an_intent_is_a_set_of_fields(fake: Served, desk: Desk) -> None:
     assert (sent["output_format"], sent["samples"], sent["seed"]) == (b"png", b"1", b"7")
 
 
+@pytest.mark.slow
 def test_every_field_of_the_server_is_under_advanced(fake: Served, desk: Desk) -> None:
     """All knobs, within the server's ranges; what a person sets is what is sent."""
     desk.page.click("#advanced summary")
@@ -271,6 +282,7 @@ def test_every_field_of_the_server_is_under_advanced(fake: Served, desk: Desk) -
     assert set(offers) <= set(sent)
 
 
+@pytest.mark.slow
 def test_the_servers_loras_are_chosen_with_their_strengths(
     serve: Serve, visit: Visit, tmp_path: Path
 ) -> None:
@@ -290,6 +302,7 @@ def test_the_servers_loras_are_chosen_with_their_strengths(
     expect(desk.get("lora-oil")).to_have_value("0")
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_said_and_led_to(fake: Served, visit: Visit) -> None:
     """The Paint button always answers: picture, mark, prompt, in this order."""
     desk = Desk(visit, fake.url)
@@ -311,6 +324,7 @@ def test_what_is_missing_is_said_and_led_to(fake: Served, visit: Visit) -> None:
 # Files.
 
 
+@pytest.mark.slow
 def test_a_mask_comes_from_a_file_by_drop_or_button(fake: Served, desk: Desk) -> None:
     """White is repainted, exactly; a mask of another size is refused with both sizes, and nothing is lost."""
     mask = white_box((128, 128))
@@ -326,6 +340,7 @@ def test_a_mask_comes_from_a_file_by_drop_or_button(fake: Served, desk: Desk) ->
     expect(desk.get("result-title")).not_to_contain_text("Seed")  # the mask is seen again
 
 
+@pytest.mark.slow
 def test_the_pictures_transparency_is_a_mask(fake: Served, visit: Visit) -> None:
     """Cut out in another program, filled here."""
     picture = photo().convert("RGBA")
@@ -340,6 +355,7 @@ def test_the_pictures_transparency_is_a_mask(fake: Served, visit: Visit) -> None
     assert mask[:, 64:].max() == 0
 
 
+@pytest.mark.slow
 def test_a_picture_is_pasted(fake: Served, visit: Visit) -> None:
     """A screenshot, straight from the clipboard; text in a field is pasted as text."""
     desk = Desk(visit, fake.url)
@@ -361,6 +377,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.slow
 def test_a_file_that_cannot_be_opened_is_said_and_nothing_is_lost(fake: Served, desk: Desk) -> None:
     """One sentence with the file's name; picture and mask stay."""
     desk.stroke((50, 64), (78, 64))
@@ -372,6 +389,7 @@ def test_a_file_that_cannot_be_opened_is_said_and_nothing_is_lost(fake: Served, 
     desk.results(4)
 
 
+@pytest.mark.slow
 def test_another_picture_can_be_taken_back(fake: Served, desk: Desk) -> None:
     """A file dropped by mistake costs no strokes."""
     desk.stroke((50, 64), (78, 64))
@@ -392,6 +410,7 @@ def test_a_picture_that_was_not_painted_on_is_downloaded_as_it_came(fake: Served
     assert desk.downloaded() == ("mine.jpg", data)
 
 
+@pytest.mark.slow
 def test_a_result_that_the_server_has_forgotten_is_still_downloaded(fake: Served, visit: Visit) -> None:
     """After a week the server deletes pictures; the browser has its own copy, and says what it lacks."""
     desk = Desk(visit, fake.url)

@@ -40,6 +40,7 @@ def last_points(editor: EditorPage) -> list[float]:
     return points
 
 
+@pytest.mark.slow
 def test_a_stroke_paints_the_pixels_under_the_brush_and_no_others(opened: EditorPage) -> None:
     """Who paints around a face wants the edge where the brush's circle was."""
     opened.run("{editor.brush = {size: 30, hardness: 1, strength: 1}}")
@@ -53,6 +54,7 @@ def test_a_stroke_paints_the_pixels_under_the_brush_and_no_others(opened: Editor
     assert ((mask >= 128) == (away <= 15))[np.abs(away - 15) > 0.01].all()
 
 
+@pytest.mark.slow
 def test_a_soft_brush_falls_off_from_its_core_to_its_rim(opened: EditorPage) -> None:
     """Soft requests take the grey as strength: half hard means full strength up to half the radius."""
     opened.run("{editor.brush = {size: 80, hardness: 0.5, strength: 1}}")
@@ -66,6 +68,7 @@ def test_a_soft_brush_falls_off_from_its_core_to_its_rim(opened: EditorPage) -> 
     assert {0 < v < 255 for v in rim} == {True}
 
 
+@pytest.mark.slow
 def test_strength_is_the_grey_that_is_painted_and_crossing_a_stroke_does_not_add_up(
     opened: EditorPage,
 ) -> None:

@@ -63,6 +63,7 @@ def work_for_a_while(editor: EditorPage) -> list[dict[str, Any]]:
     return states
 
 
+@pytest.mark.slow
 def test_undo_and_redo_go_through_every_kind_of_step(editor: EditorPage) -> None:
     """Nothing that the page does is for ever: strokes, shapes, files, commands, extension, kept results."""
     editor.open(picture_with_holes(), "first.png")
@@ -84,6 +85,7 @@ def test_undo_and_redo_go_through_every_kind_of_step(editor: EditorPage) -> None
     assert not editor.run("editor.canRedo")
 
 
+@pytest.mark.slow
 def test_a_new_step_forgets_what_was_undone(editor: EditorPage) -> None:
     """As everywhere: redo ends where one goes another way."""
     editor.open(grey_picture(160, 120))
@@ -93,6 +95,7 @@ def test_a_new_step_forgets_what_was_undone(editor: EditorPage) -> None:
     assert editor.run("[editor.canUndo, editor.extend.top]") == [False, 0]
 
 
+@pytest.mark.slow
 def test_what_changes_nothing_is_no_step(editor: EditorPage) -> None:
     """Else undo seems not to work."""
     editor.open(grey_picture(160, 120))
@@ -101,6 +104,7 @@ def test_what_changes_nothing_is_no_step(editor: EditorPage) -> None:
     assert editor.run("[editor.canUndo, h.events.filter((e) => e === 'change').length]") == [False, 1]
 
 
+@pytest.mark.slow
 def test_a_draft_repeats_to_the_same_pixels(editor: EditorPage) -> None:
     """A reload loses nothing, and what was painted before it can still be undone."""
     editor.open(picture_with_holes(), "first.png")
@@ -191,6 +195,7 @@ def test_a_file_that_cannot_be_painted_is_refused_in_words(
     assert editor.run("[editor.picture.name, editor.isEmpty]") == ["mine.png", False]
 
 
+@pytest.mark.slow
 def test_twenty_five_megapixels_open_and_undo_within_memory(editor: EditorPage, harness: EditorPage) -> None:
     """The largest picture the server takes; strokes right across it, and back."""
     editor.run("""{

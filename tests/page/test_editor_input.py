@@ -29,6 +29,7 @@ def dot_on(editor: EditorPage, pixels: list[tuple[int, int]]) -> None:
         editor.page.mouse.click(*editor.at(x + 0.5, y + 0.5))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ratio", [0.8, 1, 1.5, 2])
 def test_in_a_zoomed_browser_the_pixel_under_the_pointer_is_painted(
     visiting: "Visiting", editor_url: str, ratio: float
@@ -41,6 +42,7 @@ def test_in_a_zoomed_browser_the_pixel_under_the_pointer_is_painted(
     assert painted(editor) == sorted(SOME_PIXELS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("style", ["zoom: 0.8", "zoom: 1.5", "transform: scale(0.7)"])
 def test_inside_a_scaled_page_the_pixel_under_the_pointer_is_painted(editor: EditorPage, style: str) -> None:
     """An element above may be scaled, by an extension of the browser or an embedding page."""

@@ -44,6 +44,7 @@ def bitmap(editor: EditorPage, width: int, height: int, colour: tuple[int, int, 
     editor.run(BITMAP, [width, height, f"rgb{colour}"])
 
 
+@pytest.mark.slow
 def test_a_result_covers_the_picture_and_goes_again(opened: EditorPage) -> None:
     """The mask's tint would hide the result: it is not there while a result is looked at."""
     opened.run("{editor.fill()}")
@@ -58,6 +59,7 @@ def test_a_result_covers_the_picture_and_goes_again(opened: EditorPage) -> None:
     assert colours(opened, (50, 50)) == [GREY]
 
 
+@pytest.mark.slow
 def test_the_divider_shows_the_original_left_and_the_result_right(opened: EditorPage) -> None:
     """Dragged by pointer and moved by keys; the page receives its position."""
     bitmap(opened, WIDTH, HEIGHT, GREEN)
@@ -83,6 +85,7 @@ def test_the_divider_shows_the_original_left_and_the_result_right(opened: Editor
     assert colours(opened, (50, 20), (380, 20)) == [GREY, GREY]
 
 
+@pytest.mark.slow
 def test_a_wider_result_lies_over_what_was_added_too(opened: EditorPage) -> None:
     """An extended picture's result is larger than the picture, and is shown where it belongs."""
     opened.run("{editor.extend = {left: 80, bottom: 40}; editor.fit()}")

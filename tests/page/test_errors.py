@@ -3,6 +3,7 @@
 import signal
 from pathlib import Path
 
+import pytest
 from playwright.sync_api import expect
 
 from inpaint.errors import OutOfMemoryError
@@ -23,6 +24,7 @@ def marked(visit: Visit, url: str) -> Desk:
     return desk
 
 
+@pytest.mark.slow
 def test_a_full_server_is_asked_again_when_it_said(fake: Served, visit: Visit) -> None:
     """503 with Retry-After: the server's sentence, the seconds counted down, then again at a press."""
     visit.expect_trouble("503")
@@ -44,6 +46,7 @@ def test_a_full_server_is_asked_again_when_it_said(fake: Served, visit: Visit) -
     expect(desk.get("error")).to_have_count(0)
 
 
+@pytest.mark.slow
 def test_a_key_over_its_rate_sees_when_to_try_again(serve: Serve, visit: Visit) -> None:
     """429: it is this key, not the server, and for how long."""
     visit.expect_trouble("401|429")
@@ -58,6 +61,7 @@ def test_a_key_over_its_rate_sees_when_to_try_again(serve: Serve, visit: Visit) 
     expect(desk.get("error").get_by_role("button", name="Try again in 60 min")).to_be_disabled()
 
 
+@pytest.mark.slow
 def test_a_server_that_is_gone_is_said_and_nothing_is_lost(serve: Serve, visit: Visit) -> None:
     """Stopped before Paint was pressed; started again on its port, the same press works."""
     visit.expect_trouble("ERR_CONNECTION_REFUSED")
@@ -72,6 +76,7 @@ def test_a_server_that_is_gone_is_said_and_nothing_is_lost(serve: Serve, visit: 
     desk.results(4)
 
 
+@pytest.mark.slow
 def test_a_failed_painting_is_said_in_the_servers_words(fake: Served, visit: Visit) -> None:
     """Out of memory on the GPU: the sentence says what to do, a press tries it."""
     engine = fake.engine
@@ -85,6 +90,7 @@ def test_a_failed_painting_is_said_in_the_servers_words(fake: Served, visit: Vis
     desk.results(4)
 
 
+@pytest.mark.slow
 def test_a_refused_request_is_said_in_the_servers_words(serve: Serve, visit: Visit) -> None:
     """The server has the last word on what can be painted."""
     visit.expect_trouble("413")
@@ -94,6 +100,7 @@ def test_a_refused_request_is_said_in_the_servers_words(serve: Serve, visit: Vis
     expect(desk.get("error")).to_contain_text("The body must be at most 0 MB.")
 
 
+@pytest.mark.slow
 def test_a_request_that_the_server_forgot_ends(fake: Served, visit: Visit) -> None:
     """Its data were deleted while the page was closed: said once, and the page is free again."""
     engine = fake.engine
@@ -110,6 +117,7 @@ def test_a_request_that_the_server_forgot_ends(fake: Served, visit: Visit) -> No
     expect(desk.get("paint")).to_be_visible()
 
 
+@pytest.mark.slow
 def test_a_model_that_is_still_loading_is_waited_for(serve: Serve, visit: Visit) -> None:
     """The page is there before the model; what is asked for meanwhile is painted then."""
     engine = FakeEngine(loaded=False)
@@ -123,6 +131,7 @@ def test_a_model_that_is_still_loading_is_waited_for(serve: Serve, visit: Visit)
     expect(desk.get("server-state")).to_have_text("demo · ready")
 
 
+@pytest.mark.slow
 def test_a_server_killed_while_it_paints_is_said_and_goes_on(tmp_path: Path, visit: Visit) -> None:
     """Power cut: the page says so, finds the server again, and gets the pictures it had asked for."""
     visit.expect_trouble("ERR_CONNECTION_REFUSED|ERR_INCOMPLETE_CHUNKED|ERR_CONNECTION_RESET|ERR_EMPTY")
@@ -147,6 +156,7 @@ def test_a_server_killed_while_it_paints_is_said_and_goes_on(tmp_path: Path, vis
     assert calls.count("slow") >= 54
 
 
+@pytest.mark.slow
 def test_what_anybody_says_is_only_text(fake: Served, visit: Visit) -> None:
     """Nothing that a file, a prompt or a server says becomes markup."""
     desk = Desk(visit, fake.url)

@@ -49,6 +49,7 @@ def a_request(settings: dict[str, Any], size: tuple[int, int] = (16, 16)) -> Inp
     return InpaintRequest(Image.new("RGB", size), Image.new("L", size, 255), "x", **rest)
 
 
+@pytest.mark.slow
 def test_the_box_drawn_is_the_box_painted(editor: EditorPage) -> None:
     """The dashed frame shows what the model will see: 400 random masks and settings."""
     cases = [some_case() for _ in range(400)]
@@ -64,6 +65,7 @@ def test_the_box_drawn_is_the_box_painted(editor: EditorPage) -> None:
         assert tuple(box) == painted, (bounds, width, height, settings)
 
 
+@pytest.mark.slow
 def test_working_sizes_are_python_s(editor: EditorPage) -> None:
     """The box takes the working size's shape, so that must be the same first."""
     cases = [
@@ -75,6 +77,7 @@ def test_working_sizes_are_python_s(editor: EditorPage) -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("soft", [False, True])
 @pytest.mark.parametrize("added", [(0, 0, 0, 0), (0, 0, 40, 0), (24, 10, 0, 7)])
 def test_the_editor_s_box_is_that_of_the_request_it_makes(

@@ -1,6 +1,7 @@
 """Complaints about pages to paint masks on, and that they are not so here: see ``test_complaints.py``."""
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 from PIL import Image
 from playwright.sync_api import expect
@@ -35,6 +36,7 @@ def one_picture(desk: Desk) -> None:
     desk.results(1)
 
 
+@pytest.mark.slow
 def test_complaint_05_what_was_marked_is_what_is_painted(fake: Served, desk: Desk) -> None:
     """The mask that the page shows is the one that the engine gets, and nothing else is painted."""
     desk.stroke((20, 30), (100, 30))
@@ -47,6 +49,7 @@ def test_complaint_05_what_was_marked_is_what_is_painted(fake: Served, desk: Des
     assert painted != photo().getpixel((60, 30))
 
 
+@pytest.mark.slow
 def test_complaint_06_two_pages_never_mix_their_masks(fake: Served, visiting: Visiting) -> None:
     """Two people on one server, at the same time: each paints, and sees, their own."""
     engine = engine_of(fake)
@@ -72,6 +75,7 @@ def test_complaint_06_two_pages_never_mix_their_masks(fake: Served, visiting: Vi
         assert desk.sees(60, 100 - 80 * n, photo().getpixel((60, 100 - 80 * n)))
 
 
+@pytest.mark.slow
 def test_complaint_10_the_page_uses_no_host_but_its_server(fake: Served, visit: Visit) -> None:
     """No web font, no script from elsewhere, no hub: from the empty window to the result."""
     desk = Desk(visit, fake.url)
@@ -82,6 +86,7 @@ def test_complaint_10_the_page_uses_no_host_but_its_server(fake: Served, visit: 
     assert visit.elsewhere() == []
 
 
+@pytest.mark.slow
 def test_complaint_12_every_tool_is_there(fake: Served, desk: Desk) -> None:
     """Eraser, lasso, clear, invert, undo, a mask from a file; picking by a click is not, as README says."""
 

@@ -30,6 +30,7 @@ def is_empty(desk: Desk) -> bool:
     return desk.get("result").count() == 0 and desk.get("prompt").input_value() == ""
 
 
+@pytest.mark.slow
 def test_a_reload_loses_nothing(fake: Served, desk: Desk) -> None:
     """Picture, strokes, extension, prompt, intent, knobs, results: a crash of the browser costs no work."""
     desk.get("intent-extend").check()
@@ -63,6 +64,7 @@ def test_a_reload_loses_nothing(fake: Served, desk: Desk) -> None:
     assert desk.downloaded()[0] == "photo_inpainted_8.png"
 
 
+@pytest.mark.slow
 def test_a_reload_while_it_is_painted_goes_on(fake: Served, desk: Desk) -> None:
     """The server paints on; the page that comes back finds the request, and its pictures."""
     engine = fake.engine
@@ -81,6 +83,7 @@ def test_a_reload_while_it_is_painted_goes_on(fake: Served, desk: Desk) -> None:
     assert len(engine.requests) == 1
 
 
+@pytest.mark.slow
 def test_two_simultaneous_pages_never_see_each_others_pictures(
     fake: Served, visit: Visit, visiting: Visiting
 ) -> None:
@@ -101,6 +104,7 @@ def test_two_simultaneous_pages_never_see_each_others_pictures(
     assert is_empty(Desk(visit, fake.url)), "a further tab has a workspace of its own"
 
 
+@pytest.mark.slow
 def test_a_new_tab_takes_up_what_no_tab_holds(fake: Served, visit: Visit) -> None:
     """Closed by accident, opened again: the work is there; a tab that is still open keeps its own."""
     first, second = Desk(visit, fake.url), Desk(visit, fake.url)
@@ -114,6 +118,7 @@ def test_a_new_tab_takes_up_what_no_tab_holds(fake: Served, visit: Visit) -> Non
     expect(first.get("picture-name")).to_have_text("first.png")
 
 
+@pytest.mark.slow
 def test_a_duplicated_tab_is_another_workspace(fake: Served, visit: Visit) -> None:
     """The browser copies a tab's session with it; the copy must not write over the original's work."""
     first = Desk(visit, fake.url)
@@ -125,6 +130,7 @@ def test_a_duplicated_tab_is_another_workspace(fake: Served, visit: Visit) -> No
     assert is_empty(Desk(visit, fake.url))
 
 
+@pytest.mark.slow
 def test_tabs_are_distinguished_without_locks_too(fake: Served, visit: Visit) -> None:
     """Over plain HTTP from another machine browsers have no locks; the tabs then ask each other."""
     visit.context.add_init_script(NO_LOCKS)
@@ -139,6 +145,7 @@ def test_tabs_are_distinguished_without_locks_too(fake: Served, visit: Visit) ->
     assert is_empty(second)
 
 
+@pytest.mark.slow
 def test_a_browser_that_keeps_nothing_says_so_and_works(fake: Served, visit: Visit) -> None:
     """Private windows of some browsers have no storage; the page paints all the same."""
     visit.context.add_init_script("indexedDB.open = () => { throw new DOMException('denied'); };")
@@ -149,6 +156,7 @@ def test_a_browser_that_keeps_nothing_says_so_and_works(fake: Served, visit: Vis
     expect(desk.get("picture-name")).to_have_text("photo_inpainted_7.png")
 
 
+@pytest.mark.slow
 def test_a_full_disk_loses_no_result(fake: Served, desk: Desk) -> None:
     """The browser keeps no more; what was painted is still shown, kept and downloaded, with a warning."""
     desk.page.evaluate(
@@ -182,6 +190,7 @@ def kept(desk: Desk, where: str) -> str | None:
     return found
 
 
+@pytest.mark.slow
 def test_a_server_with_keys_is_asked_with_one(fake: Served, visit: Visit, token: str) -> None:
     """Wrong ones are refused in the server's words; a good one is kept for the tab, or longer if asked."""
     visit.expect_trouble("401")
@@ -203,6 +212,7 @@ def test_a_server_with_keys_is_asked_with_one(fake: Served, visit: Visit, token:
     expect(Desk(visit, fake.url).get("server-state")).to_have_text("demo · ready")
 
 
+@pytest.mark.slow
 def test_no_key_is_no_dead_end(fake: Served, visit: Visit, token: str) -> None:
     """A user who closes the dialog can look around, and is asked again when a key is needed."""
     visit.expect_trouble("401")
@@ -222,6 +232,7 @@ def test_no_key_is_no_dead_end(fake: Served, visit: Visit, token: str) -> None:
     desk.results(4)
 
 
+@pytest.mark.slow
 def test_a_key_reaches_no_url_and_no_picture(fake: Served, visit: Visit, token: str) -> None:
     """URLs are logged by proxies and kept in histories."""
     visit.expect_trouble("401")

@@ -97,6 +97,7 @@ def _gives_its_settings_back(desk: Desk, data: bytes) -> None:
     expect(desk.get("lock-seed")).to_have_attribute("aria-pressed", "true")
 
 
+@pytest.mark.slow
 def test_without_a_pointer(real: Served, visit: Visit) -> None:
     """Keyboard alone, from the empty window to a painted picture that is kept."""
     desk = Desk(visit, real.url)
@@ -131,6 +132,7 @@ def tab_to(desk: Desk, testid: str) -> None:
     pytest.fail(f"Tab never reaches {testid}")
 
 
+@pytest.mark.slow
 def test_by_touch_on_a_phone(real: Served, visiting: Visiting) -> None:
     """Everything is within reach at 360 px, nothing scrolls sideways, and a finger paints."""
     visit = visiting(viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
@@ -160,6 +162,7 @@ def swipe(desk: Desk, points: list[tuple[float, float]]) -> None:
     session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
 
 
+@pytest.mark.slow
 def test_a_photo_stays_a_photo(real: Served, visit: Visit) -> None:
     """A JPEG is worked on without loss and downloaded as a JPEG, upright and with its colour profile."""
     from PIL import ImageCms
@@ -185,6 +188,7 @@ def test_a_photo_stays_a_photo(real: Served, visit: Visit) -> None:
     assert found.info["icc_profile"] == profile
 
 
+@pytest.mark.slow
 def test_beyond_the_edge(real: Served, visit: Visit) -> None:
     """Extend: the picture grows by what was typed, the old part stays, and the result becomes the picture."""
     desk = Desk(visit, real.url)
@@ -207,6 +211,7 @@ def test_beyond_the_edge(real: Served, visit: Visit) -> None:
     expect(desk.get("extend-right-px")).to_have_value("32")
 
 
+@pytest.mark.slow
 def test_what_a_picture_was_painted_with_is_exact(real: Served, visit: Visit) -> None:
     """Locking the seed of a result and painting again gives the same picture, to the pixel."""
     desk = Desk(visit, real.url)

@@ -72,6 +72,7 @@ def test_loading_and_one_step_are_measured(
     assert 0 < figures["peak_anonymous_bytes"] <= figures["peak_bytes"]
 
 
+@pytest.mark.slow
 def test_the_bench_ends_in_one_json_line(checkpoint: Callable[[int], Path], tmp_path: Path) -> None:
     """A program that tracks speed reads the last line; also keeps the bench in step with the engine."""
     options = [

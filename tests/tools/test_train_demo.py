@@ -73,6 +73,7 @@ def test_every_caption_word_is_one_token(tokenizers: tuple[CLIPTokenizer, CLIPTo
             assert len(tokenizer(caption).input_ids) == 2 + len(caption.split()), caption
 
 
+@pytest.mark.slow
 def test_a_stopped_training_goes_on_as_if_never_stopped(fresh: Callable[[], Trainer], tmp_path: Path) -> None:
     """It takes an hour: a closed laptop must cost no more than the steps since the last checkpoint."""
     whole, first, second = fresh(), fresh(), fresh()

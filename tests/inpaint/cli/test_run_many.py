@@ -63,6 +63,7 @@ def results() -> dict[str, tuple[bytes, int]]:
     return {str(p): (p.read_bytes(), p.stat().st_mtime_ns) for p in Path().rglob("*_inpainted*")}
 
 
+@pytest.mark.slow
 def test_a_batch_of_20_with_a_broken_file_and_a_missing_mask(
     batch: Run, photo: Image.Image, grid_mask: Image.Image
 ) -> None:
@@ -170,6 +171,7 @@ def test_resume_neither_keeps_nor_loses_what_was_painted_otherwise(
     assert results() == again
 
 
+@pytest.mark.slow
 def test_resume_takes_any_seed_where_none_was_asked_for(
     batch: Run, photo: Image.Image, grid_mask: Image.Image
 ) -> None:

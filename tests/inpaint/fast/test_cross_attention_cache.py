@@ -134,6 +134,7 @@ def test_a_prompt_is_known_by_what_it_is_not_by_what_it_equals(own: Model) -> No
     assert apart([forward(batch) for batch in batches], expected) < TOLERANCE
 
 
+@pytest.mark.slow
 def test_held_prompts_stay_alive(own: Model) -> None:
     """Python gives a dead object's address to the next one, which would then be taken for it."""
     forward = held(own)

@@ -103,6 +103,7 @@ def test_pictures_are_the_same_in_company_of_other_sets(engine: Engine, request_
         assert apart(task.rows[0].latents, expected) < TOLERANCE, job.request.loras
 
 
+@pytest.mark.slow
 def test_the_model_is_the_same_afterwards_to_the_last_bit(
     engine: Engine, own: Model, request_for: Make
 ) -> None:
@@ -146,6 +147,7 @@ def test_tags_in_the_prompt_paint_as_the_field_does(engine: Engine, request_for:
 LEVERED = {"exact": TOLERANCE, "fp8": 0.2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", LEVERED)
 def test_optimizations_paint_a_loras_picture(
     precision: str, own: Model, model: Model, folder: Path, request_for: Make
@@ -214,6 +216,7 @@ def test_smaller_memory_plans_have_loras_too(
     assert apart(got, expected) < 0.5 * apart(before, expected)
 
 
+@pytest.mark.slow
 def test_a_row_that_is_painted_again_in_fp32_has_its_loras(
     checkpoint: Checkpoint, folder: Path, request_for: Make
 ) -> None:

@@ -337,6 +337,7 @@ def removed(engine: Engine, fill: str, strength: float) -> list[float]:
     return [colour_left(scene, picture) for scene, picture in zip(scenes, pictures, strict=True)]
 
 
+@pytest.mark.slow
 def test_remove_removes(demo: Engine) -> None:
     """The page's Remove, telea and 0.99: nothing is left that has the object's colour."""
     left = removed(demo, "telea", 0.99)
@@ -352,6 +353,7 @@ def test_below_strength_1_the_fill_is_what_removes(demo: Engine) -> None:
     assert left["blur"] < 0.03
 
 
+@pytest.mark.slow
 def test_an_extended_picture_shows_no_line_where_it_ended(demo: Engine) -> None:
     """More sky: on gradients, where the eye finds any step; and matching the colours is what hides it."""
     scenes = [scene for scene in unseen(24, start=700) if scene.background == "gradient"][:4]
@@ -368,6 +370,7 @@ def test_an_extended_picture_shows_no_line_where_it_ended(demo: Engine) -> None:
     assert steps[0] < 0.6 * steps[1]
 
 
+@pytest.mark.slow
 def test_strength_is_how_much_changes(demo: Engine) -> None:
     """0.2 stays close to the original, 0.9 does not."""
     scenes = unseen(8, start=500)
@@ -379,6 +382,7 @@ def test_strength_is_how_much_changes(demo: Engine) -> None:
     assert near < 0.05 < 0.1 < far
 
 
+@pytest.mark.slow
 def test_seeds_paint_different_pictures(demo: Engine) -> None:
     """Four variations are four pictures."""
     (scene,) = unseen(1, start=600)

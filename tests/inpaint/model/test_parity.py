@@ -87,6 +87,7 @@ def run(model: Model, rows: list[Row]) -> list[torch.Tensor]:
     return [decode(model, row.latents)[0] for row in rows]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strength", [0.3, 0.9, 1.0])
 @pytest.mark.parametrize("in_channels", [9, 4])
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
@@ -133,6 +134,7 @@ def test_equals_stock_at_any_guidance_and_negative(
     torch.testing.assert_close(run(model, begin(model, request).rows)[0], expected, rtol=0, atol=TOLERANCE)
 
 
+@pytest.mark.slow
 def test_a_mixed_batch_equals_its_rows_one_by_one(
     model: Model, request_for: Callable[..., InpaintRequest]
 ) -> None:

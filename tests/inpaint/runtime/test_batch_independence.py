@@ -164,6 +164,7 @@ def relative(got: torch.Tensor, expected: torch.Tensor) -> float:
     return float((got - expected).abs().max() / expected.abs().max())
 
 
+@pytest.mark.slow
 def test_pictures_are_the_same_in_any_company(model: Model, request_for: Make) -> None:
     """Another user's request must never change my picture."""
     machine = type("Machine", (Company,), {"model": model, "make": staticmethod(request_for), "alone": {}})
@@ -175,6 +176,7 @@ def test_pictures_are_the_same_in_any_company(model: Model, request_for: Make) -
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 def test_every_scheduler_next_to_every_other(scheduler: str, model: Model, request_for: Make) -> None:
     """Each sampler as a newcomer in a batch of all the others, who are at different steps."""

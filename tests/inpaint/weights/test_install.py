@@ -72,6 +72,7 @@ def halfway(home: Path, root: Path) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
+@pytest.mark.slow
 def test_a_killed_merge_leaves_no_model_and_its_half_is_swept(
     folder: Path, root: Path, tmp_path: Path
 ) -> None:
@@ -179,6 +180,7 @@ def write_holes(path: Path, in_channels: int, size_bytes: int) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_merge_holds_a_small_part_of_one_tensor(tmp_path: Path) -> None:
     """Models too large to load can be merged: three tensors of 400 MB take less than 64 MB."""
     names = {"inpaint": 9, "style": 4, "base": 4}

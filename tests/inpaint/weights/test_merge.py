@@ -114,6 +114,7 @@ def expected(inpaint: State, style: State, base: State, alpha: float, dtype: tor
 FOLDER, FILE = "folder", "file"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("forms", "dtype", "style_dtype", "alpha"),
     [
@@ -216,6 +217,7 @@ def test_the_styles_vae_comes_whole_when_asked_for(
         assert config["force_upcast"] is (kinds[1] == FILE), "a folder says so itself, a file does not"
 
 
+@pytest.mark.slow
 def test_a_merged_model_is_verified_and_paints(
     folders: dict[str, Path],
     tmp_path: Path,

@@ -87,6 +87,7 @@ def test_the_greeting_names_the_key_and_the_public_url() -> None:
     assert greeting(Settings(host="::1"), 8000, locked=False).startswith("http://[::1]:8000  ")
 
 
+@pytest.mark.slow
 def test_open_shows_the_page_in_this_machines_browser(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,6 +105,7 @@ def test_open_shows_the_page_in_this_machines_browser(
         assert found.read_bytes() == (WEB / "index.html").read_bytes()
 
 
+@pytest.mark.slow
 def test_open_without_a_browser_says_the_url(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a machine without a screen the server serves all the same."""
     monkeypatch.setenv("BROWSER", "/nowhere/browser %s")
@@ -113,6 +115,7 @@ def test_open_without_a_browser_says_the_url(data: Path, monkeypatch: pytest.Mon
         assert server.client.get("/livez").status_code == 200
 
 
+@pytest.mark.slow
 def test_other_machines_are_let_in_with_a_key_or_with_no_auth(data: Path) -> None:
     """The two ways to stand on a network."""
     with accounts(data) as books:
@@ -175,6 +178,7 @@ def test_an_unknown_model_is_exit_4_and_one_sentence(refused: Refused, model: st
     assert model in line
 
 
+@pytest.mark.slow
 def test_an_engine_that_does_not_start_ends_the_server(data: Path) -> None:
     """Without one there is nothing to serve; the last word says why, in one sentence."""
     with ServerProcess(cli(data, "--device", "cuda:99")) as server:
@@ -192,6 +196,7 @@ def test_other_machines_are_kept_out_without_a_key(refused: Refused) -> None:
     assert "--no-auth" in line
 
 
+@pytest.mark.slow
 @BRIEF
 def test_a_second_server_on_the_same_folder_is_refused(data: Path, refused: Refused) -> None:
     """It would take over, and paint again, what the first has under way."""
@@ -249,6 +254,7 @@ def test_without_the_extra_the_way_to_install_it_is_said() -> None:
 # How it ends.
 
 
+@pytest.mark.slow
 def test_sigterm_finishes_what_runs_and_keeps_what_waits(data: Path) -> None:
     """A restart for an update: no request is lost, and none is painted twice."""
     with ServerProcess(program(data), max_rows=1) as server, callers() as call:
@@ -277,6 +283,7 @@ def test_sigterm_finishes_what_runs_and_keeps_what_waits(data: Path) -> None:
     assert [calls.count(f"v2-{i}") for i in range(3)] == [18] * 3, "each step once"
 
 
+@pytest.mark.slow
 def test_a_drain_that_runs_out_of_time_answers_all_the_same(data: Path) -> None:
     """v1 callers are asked to try again and are not charged; v2 waits for the next start."""
     with accounts(data) as books:
@@ -303,6 +310,7 @@ def test_a_drain_that_runs_out_of_time_answers_all_the_same(data: Path) -> None:
         assert Store(books.database).get(request_id, key_id).state == "QUEUED"
 
 
+@pytest.mark.slow
 def test_ctrl_c_drains(data: Path) -> None:
     """To the whole group, as a terminal does: the worker goes on painting until the server lets it go."""
     with ServerProcess(program(data)) as server, callers() as call:
@@ -315,6 +323,7 @@ def test_ctrl_c_drains(data: Path) -> None:
         assert server.exit_code() == 0
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_does_not_wait(data: Path) -> None:
     """A second signal ends it immediately; requests in progress are refunded or wait, as after a drain."""
     with accounts(data) as books:
@@ -335,6 +344,7 @@ def test_a_second_ctrl_c_does_not_wait(data: Path) -> None:
         assert books.ledger.check() == []
 
 
+@pytest.mark.slow
 def test_sigterm_while_the_model_loads_ends_it_too(data: Path) -> None:
     """An update that is taken back immediately leaves nothing half-started."""
     with ServerProcess(cli(data, "--device", "cpu")) as server:
@@ -344,6 +354,7 @@ def test_sigterm_while_the_model_loads_ends_it_too(data: Path) -> None:
         assert server.exit_code() == 0
 
 
+@pytest.mark.slow
 def test_no_worker_outlives_a_killed_server(data: Path) -> None:
     """It would hold the GPU's memory, and its next start would not have it."""
     with ServerProcess(program(data, workers=2)) as server:

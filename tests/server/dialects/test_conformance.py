@@ -116,6 +116,7 @@ def ids(keyed: Served, token: str) -> list[str]:
         return made
 
 
+@pytest.mark.slow
 @API.parametrize()
 def test_the_description_is_what_happens(case: Case, keyed: Served, token: str, ids: list[str]) -> None:
     """A generated client meets no status, content type, header or body that is not described."""

@@ -105,6 +105,7 @@ def test_run_sync_is_a_picture_and_its_price(connect: Connect, servers: dict[str
     assert float(response.headers["x-remaining-credits"]) < CREDITS
 
 
+@pytest.mark.slow
 def test_the_readme_shows_how(servers: dict[str, Any]) -> None:
     """The README's lines work unchanged, except for the port."""
     readme = (ROOT / "README.md").read_text("utf-8")
@@ -117,6 +118,7 @@ def test_the_readme_shows_how(servers: dict[str, Any]) -> None:
         names["client"]._client.close()
 
 
+@pytest.mark.slow
 def test_run_polls_until_its_picture_is_there(connect: Connect) -> None:
     """The SDK's default since 1.1.0 is v2, with its own URLs and states; the picture opens without a key."""
     done = connect().run(SLUG, **paint(samples=2))
@@ -140,6 +142,7 @@ def test_submit_async_waits_and_can_be_asked_again(connect: Connect) -> None:
     assert job.result() == done
 
 
+@pytest.mark.slow
 def test_a_failed_job_is_the_sdks_own_exception(connect: Connect) -> None:
     """A failed painting raises InferenceFailed with our sentence on v2, and status 500 on v1."""
     job = connect("odd", None).submit_async(SLUG, **paint(prompt="blank"))
@@ -197,6 +200,7 @@ def documented(server: ServerProcess, host: str, key: str) -> requests.Response:
     return requests.post(url, json=body, headers=headers, timeout=300)
 
 
+@pytest.mark.slow
 def test_the_documented_program_runs_with_another_host(servers: dict[str, Any]) -> None:
     """A user of the hosted API changes one line."""
     servers["asked"].clear()

@@ -199,6 +199,7 @@ def test_a_phone_picture_with_a_profile_survives_the_queue(served: Served) -> No
         assert getattr(first, name) == getattr(second, name)
 
 
+@pytest.mark.slow
 def test_more_pictures_than_a_caller_may_send_fit_the_queue(served: Served) -> None:
     """A JPEG of 1 MB is a much larger PNG, and what we stored must be readable again."""
     image = Image.frombytes("RGB", (2700, 2700), random.Random(1).randbytes(3 * 2700 * 2700))

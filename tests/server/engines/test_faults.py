@@ -66,6 +66,7 @@ def servers(
         yield started
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "poison"), [("stub", "exits"), ("stub", "dies"), ("stub", "hangs"), ("real", "asserts")]
 )
@@ -92,6 +93,7 @@ def test_poison_fails_alone_and_the_server_comes_back(
     assert server.client.post(PAINT, json=body()).status_code == 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("poison", "status", "word"), [("huge", 503, "memory"), ("blank", 500, "request")])
 def test_a_fault_that_spares_the_process_costs_no_worker(
     servers: dict[str, Metered], poison: str, status: int, word: str

@@ -104,6 +104,7 @@ def test_a_worker_with_work_is_not_unloaded(model: Path, request_for: Make) -> N
     run(main())
 
 
+@pytest.mark.slow
 def test_only_the_needed_workers_are_loaded_again(model: Path, request_for: Make) -> None:
     """One picture must not load a model on every GPU; three simultaneous ones may."""
 
@@ -124,6 +125,7 @@ def test_only_the_needed_workers_are_loaded_again(model: Path, request_for: Make
     run(main())
 
 
+@pytest.mark.slow
 def test_a_request_during_an_unload_is_painted(model: Path, request_for: Make) -> None:
     """It arrives while the process is ending."""
 

@@ -134,6 +134,7 @@ def test_only_watchers_get_previews(calls: Path, request_for: Make) -> None:
     run(main())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["exit", "sigkill", "hang"])
 def test_poison_fails_alone_and_its_neighbours_finish(fault: str, calls: Path, request_for: Make) -> None:
     """One bad request never fails another; it is tried at most twice, the second time alone."""
@@ -191,6 +192,7 @@ def test_a_worker_killed_from_outside_is_replaced(calls: Path, request_for: Make
     run(main())
 
 
+@pytest.mark.slow
 def test_slow_is_not_hung(calls: Path, request_for: Make) -> None:
     """Only a worker without progress is killed, no matter how long its work takes."""
 
@@ -204,6 +206,7 @@ def test_slow_is_not_hung(calls: Path, request_for: Make) -> None:
     run(main())
 
 
+@pytest.mark.slow
 def test_a_stopped_process_is_killed(calls: Path, request_for: Make) -> None:
     """It cannot answer; its work goes to the next process."""
 
@@ -218,6 +221,7 @@ def test_a_stopped_process_is_killed(calls: Path, request_for: Make) -> None:
     run(main())
 
 
+@pytest.mark.slow
 def test_a_crash_loop_is_reported(calls: Path, request_for: Make) -> None:
     """A broken GPU is reported, and not tried twice a second for ever."""
 
@@ -466,6 +470,7 @@ def real_spec(checkpoint: Callable[[int], Path]) -> Callable[[str], WorkerSpec]:
     return lambda faults: WorkerSpec(model=str(checkpoint(9)), device="cpu", faults=faults)
 
 
+@pytest.mark.slow
 def test_one_death_of_any_kind_changes_no_picture(
     real_spec: Callable[[str], WorkerSpec], engine: Engine, request_for: Make
 ) -> None:
@@ -494,6 +499,7 @@ def test_one_death_of_any_kind_changes_no_picture(
     run(main())
 
 
+@pytest.mark.slow
 def test_a_fault_of_one_request_fails_no_other(
     real_spec: Callable[[str], WorkerSpec], request_for: Make
 ) -> None:

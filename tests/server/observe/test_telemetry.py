@@ -74,6 +74,7 @@ def run(port: int, data: Path, switch: str) -> None:
     subprocess.run([sys.executable, "-c", PROGRAM, data, switch], env=environment, check=True, timeout=120)
 
 
+@pytest.mark.slow
 def test_spans_reach_the_collector_and_hold_no_secret(
     collector: tuple[int, list[bytes]], tmp_path: Path
 ) -> None:
@@ -84,6 +85,7 @@ def test_spans_reach_the_collector_and_hold_no_secret(
     assert not any(b"capability" in body or b"livez" in body for body in arrived)
 
 
+@pytest.mark.slow
 def test_nothing_is_sent_unless_asked_for(collector: tuple[int, list[bytes]], tmp_path: Path) -> None:
     """Without INPAINT_TELEMETRY nothing leaves the machine, even if OTEL_* variables are set."""
     port, arrived = collector

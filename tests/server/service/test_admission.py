@@ -70,6 +70,7 @@ def test_a_request_that_would_wait_too_long_is_refused_with_the_time_to_retry(
     run(main())
 
 
+@pytest.mark.slow
 def test_a_request_that_waited_too_long_leaves_the_queue(calls: Path, request_for: Make) -> None:
     """A request that has missed its deadline must not take the GPU's time from others."""
 

@@ -257,6 +257,7 @@ def database(migrated_postgres: str) -> Iterator[Database]:
         yield database
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(0 if LONG else 300)
 def test_any_actions_of_two_servers_leave_the_books_right(database: Database) -> None:
     """Money and requests survive any order of events between servers, kills included."""

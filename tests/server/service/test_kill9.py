@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 import httpx2
+import pytest
 from sqlalchemy import select
 
 from server.storage.requests import Record, Store
@@ -76,6 +77,7 @@ def cut_off(books: Accounts) -> set[str]:
     }
 
 
+@pytest.mark.slow
 def test_killed_ten_times_under_load_the_books_are_right(tmp_path: Path) -> None:
     """Balances must be right and accepted requests kept, at any moment the power may fail."""
     choice = random.Random(9)

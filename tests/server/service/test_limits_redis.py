@@ -84,6 +84,7 @@ def test_a_redis_that_is_unreachable_is_503_until_it_is_back(
     assert [send(servers[number % 2], token).status_code for number in range(6)] == [200] * 5 + [429]
 
 
+@pytest.mark.slow
 def test_a_redis_that_hangs_is_503_too(two: tuple[list[Served], str], redis: RedisProcess) -> None:
     """A host that is gone does not even refuse; a caller must not wait long for that."""
     servers, token = two

@@ -164,6 +164,7 @@ def test_a_store_that_is_unreachable_is_one_sentence(blobs: Blobs, switch_off: C
         assert time.monotonic() - began < 10
 
 
+@pytest.mark.slow
 def test_a_store_that_hangs_is_unreachable(blobs: Blobs, monkeypatch: pytest.MonkeyPatch) -> None:
     """It holds a thread no longer than the operator allows, even where its driver would wait forever."""
     monkeypatch.setattr("server.storage.blobs._DEADLINE_S", 2.0)
@@ -238,6 +239,7 @@ def test_a_request_lives_in_s3_and_is_swept_there(serve: Serve, store: Store) ->
     assert served.client.get(answer["output"]).status_code == 404
 
 
+@pytest.mark.slow
 def test_nothing_is_charged_while_the_store_is_unreachable(
     serve: Serve, store: Store, switch_off: Callable[[], None]
 ) -> None:
@@ -265,6 +267,7 @@ def test_nothing_is_charged_while_the_store_is_unreachable(
         store.stop()
 
 
+@pytest.mark.slow
 def test_a_picture_that_is_painted_while_the_store_is_unreachable_is_kept_when_it_is_back(
     serve: Serve, store: Store, switch_off: Callable[[], None]
 ) -> None:
@@ -304,6 +307,7 @@ def test_a_short_outage_while_a_picture_is_written_fails_no_request(serve: Serve
     assert tries["0.jpeg"] == 3
 
 
+@pytest.mark.slow
 def test_a_server_process_finds_its_store_by_environment_variables(store: Store, tmp_path: Path) -> None:
     """An operator sets ``INPAINT_BLOBS_URL`` and the driver's own variables."""
     with ServerProcess(program(tmp_path), blobs_url=URL) as server:

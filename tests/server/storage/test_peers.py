@@ -60,6 +60,7 @@ def test_a_request_is_followed_through_any_server(fleet: Fleet, background: Back
     assert fleet.kinds(request_id) == ["reserve", "settle"]
 
 
+@pytest.mark.slow
 def test_events_come_through_any_server(fleet: Fleet, background: Background) -> None:
     """The page's progress bar moves although another server paints, and the stream ends with the answer."""
     first, second = fleet.start("a", held()), fleet.start("b", held())

@@ -87,6 +87,7 @@ def picture(server: ServerProcess, token: str, request_id: str) -> bytes:
     return opened(found.content).tobytes()
 
 
+@pytest.mark.slow
 def test_the_requests_of_a_killed_server_are_painted_by_another(
     start: Callable[[str], ServerProcess], books: Books, tmp_path: Path
 ) -> None:
@@ -122,6 +123,7 @@ def taken_up(row: Row[*tuple[Any, ...]], server: str) -> bool:
     return (row.server_id, row.state) == (server, "PROCESSING")
 
 
+@pytest.mark.slow
 def test_a_server_that_was_only_slow_changes_nothing_afterwards(
     start: Callable[[str], ServerProcess], books: Books, tmp_path: Path
 ) -> None:

@@ -7,6 +7,7 @@ from concurrent.futures import Future
 from typing import Any
 
 import httpx2
+import pytest
 
 from tests.server.dialects.test_segmind_v2 import V1, V2, ended, status_of, submitted
 from tests.support.database_snapshot import check, read
@@ -82,6 +83,7 @@ def test_a_failure_that_could_not_be_written_down_is_refunded_afterwards(
     check(read(fleet.database))
 
 
+@pytest.mark.slow
 def test_no_server_is_taken_for_dead_because_the_database_was_unreachable(fleet: Fleet, lines: Lines) -> None:
     """A database that is back after more than a lease has only old heartbeats; no request may move."""
     url = fleet.shared["database_url"]
