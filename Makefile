@@ -1,6 +1,8 @@
 # make demo | serve | test | test-all | check | fix | bench | clean: each installs what it needs into .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
+# Half as many test processes again as there are cores, since many tests wait for a server or a browser.
+WORKERS := $(shell $(PYTHON) -c 'import os; print(max(os.cpu_count() * 3 // 2, 2))' 2>/dev/null)
 PAINTING := .venv/.ready-painting
 SERVING := .venv/.ready-serving
 TESTING := .venv/.ready-testing
@@ -20,11 +22,11 @@ serve: $(SERVING)
 # The quick tests, at most five minutes on two cores; test-all runs the slow ones, too.
 test: $(TESTING)
 	@sh tools/test_programs.sh --if-root
-	$(BIN)/pytest -n auto -m "not slow"
+	$(BIN)/pytest -n $(WORKERS) -m "not slow"
 
 test-all: $(TESTING)
 	@sh tools/test_programs.sh --if-root
-	HYPOTHESIS_PROFILE=long $(BIN)/pytest -n auto
+	HYPOTHESIS_PROFILE=long $(BIN)/pytest -n $(WORKERS)
 
 # Chromium, PostgreSQL and Redis, which some tests use: installed with apt, as root.
 test-programs:

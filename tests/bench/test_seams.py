@@ -125,6 +125,7 @@ def test_the_seam_of_a_real_model_is_hidden(strength: float, painted: list[Paint
     assert gradient < 2.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strength", STRENGTHS)
 def test_a_soft_edge_has_no_seam(strength: float, painted: list[Painted]) -> None:
     """Soft inpainting is for patches that melt into the picture: at the mask's end, and where it shows."""

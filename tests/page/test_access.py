@@ -74,6 +74,7 @@ def nowhere(desk: Desk, *widths: int) -> None:
             assert findings(desk) == [], (width, scheme)
 
 
+@pytest.mark.slow
 def test_axe_finds_nothing_serious(fake: Served, visit: Visit) -> None:
     """Contrast, labels, roles: empty, with a picture and results, Advanced open, in dialogs, in an error."""
     visit.expect_trouble("503")

@@ -235,6 +235,7 @@ def test_out_of_memory_is_code_5(paint: Run, monkeypatch: pytest.MonkeyPatch) ->
     assert "not enough memory" in done.err
 
 
+@pytest.mark.slow
 def test_ctrl_c_is_code_130_and_leaves_nothing_behind(
     checkpoint: Callable[[int], Path], photo: Image.Image, grid_mask: Image.Image, tmp_path: Path
 ) -> None:

@@ -55,6 +55,7 @@ def running(server: ServerProcess, count: int = 1) -> None:
 # What it says.
 
 
+@pytest.mark.slow
 def test_the_greeting_says_where_what_and_who_and_its_curl_line_works(tmp_path: Path, data: Path) -> None:
     """From nothing to a painted picture by pasting one line; meanwhile probes get the right answer."""
     with ServerProcess(cli(data, "--device", "cpu"), cwd=tmp_path) as server:

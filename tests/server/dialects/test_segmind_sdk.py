@@ -92,6 +92,7 @@ def differs(data: bytes) -> tuple[float, float]:
     return float(difference[inside].mean()), float(difference[:20].mean())
 
 
+@pytest.mark.slow
 def test_run_sync_is_a_picture_and_its_price(connect: Connect, servers: dict[str, Any]) -> None:
     """The SDK's v1 call returns the picture's bytes, and headers with the price."""
     response = connect().run_sync(SLUG, **paint())
@@ -132,6 +133,7 @@ def test_run_polls_until_its_picture_is_there(connect: Connect) -> None:
     assert opened(response.content).size == opened(PHOTO).size
 
 
+@pytest.mark.slow
 def test_submit_async_waits_and_can_be_asked_again(connect: Connect) -> None:
     """The handle's methods work: wait, status and result."""
     job = connect().submit_async(SLUG, **paint())
