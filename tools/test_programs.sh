@@ -15,6 +15,9 @@ if [ "$(id -u)" != 0 ] || ! command -v apt-get > /dev/null; then
 fi
 echo "Installing programs that some tests use:$missing"
 export DEBIAN_FRONTEND=noninteractive
-if apt-get update -qq && $install -y -qq > /dev/null; then exit 0; fi
+said=$(mktemp)
+trap 'rm -f "$said"' EXIT
+if apt-get update -qq > "$said" 2>&1 && $install -y -qq > "$said" 2>&1; then exit 0; fi
+tail -n 5 "$said"
 [ "${1:-}" = --if-root ] || exit 1
 echo "They could not be installed; the tests that use them will be skipped."
