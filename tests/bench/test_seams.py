@@ -70,6 +70,7 @@ def judged(demo: Model, kind: str, mask: str, way: str) -> tuple[float, float]:
     return mean(one["step"] for one in found), mean(one["inside"] for one in found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mask", masks())
 @pytest.mark.parametrize("kind", [kind for kind in DRIFTS if kind != "none"])
 def test_the_colours_that_users_complain_of_are_put_right(kind: str, mask: str, demo: Model) -> None:
@@ -84,6 +85,7 @@ def test_the_colours_that_users_complain_of_are_put_right(kind: str, mask: str, 
     assert both[1] - least < (0.55 if kind == "uneven" else 0.25) * (bare[1] - least)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mask", masks())
 def test_where_nothing_is_wrong_nothing_is_made_worse(mask: str, demo: Model) -> None:
     """A picture that came out right must not pay for those that did not."""

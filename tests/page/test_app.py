@@ -402,6 +402,7 @@ def test_another_picture_can_be_taken_back(fake: Served, desk: Desk) -> None:
     assert np.asarray(opened(desk.sent()[0]["mask"]).convert("L"))[64, 64] == 255
 
 
+@pytest.mark.slow
 def test_a_picture_that_was_not_painted_on_is_downloaded_as_it_came(fake: Served, visit: Visit) -> None:
     """Byte for byte; the page never writes over what it did not make."""
     data = file_of(photo(), "JPEG", quality=60, comment=b"mine")

@@ -81,6 +81,7 @@ def test_strength_is_the_grey_that_is_painted_and_crossing_a_stroke_does_not_add
     assert set(np.unique(opened.mask()[distances(last_points(opened)) < 9])) == {102}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("tool", "button"), [("eraser", "left"), ("brush", "right"), ("eraser", "right")])
 def test_the_eraser_and_the_right_button_take_away(opened: EditorPage, tool: str, button: str) -> None:
     """No user wants to look for the eraser: with any brush the other button erases."""

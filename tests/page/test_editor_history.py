@@ -130,6 +130,7 @@ def test_a_draft_is_of_the_picture_that_is_shown(editor: EditorPage) -> None:
     assert kinds == ["extend"]
 
 
+@pytest.mark.slow
 def test_strokes_are_kept_as_lines_not_as_pictures(editor: EditorPage) -> None:
     """A draft of six strokes on a large picture is a few kilobytes, written in no time."""
     editor.open(grey_picture(2000, 1500))

@@ -69,6 +69,7 @@ def test_the_wheel_zooms_at_the_pointer_and_pixels_stay_under_it(editor: EditorP
     assert painted(editor) == [outside]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["middle", "space", "tool"])
 def test_panning_moves_the_picture_and_paints_nothing(editor: EditorPage, how: str) -> None:
     """With the middle button, with the space bar held, and with the hand."""

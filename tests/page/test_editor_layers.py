@@ -97,6 +97,7 @@ def test_a_wider_result_lies_over_what_was_added_too(opened: EditorPage) -> None
     assert colours(opened, (140, 5), (170, 5)) == [GREY, GREEN]
 
 
+@pytest.mark.slow
 def test_the_preview_is_seen_in_the_mask_and_nowhere_else(opened: EditorPage) -> None:
     """While it paints, one sees what comes, in place; around the mask the picture stays sharp."""
     opened.run("{editor.tool = 'rectangle'; editor.settings = {area: 'whole'}}")
@@ -151,6 +152,7 @@ def drag_handle(editor: EditorPage, side: str, by: tuple[float, float]) -> None:
     mouse.up()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("side", "outwards", "key"),
     [

@@ -155,6 +155,7 @@ def grown(mask: np.ndarray, px: int) -> np.ndarray:
     return np.asarray(away) <= px + 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("px", [1, 7, 30, 400])
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_growing_and_shrinking_are_exactly_euclidean(editor: EditorPage, px: int, seed: int) -> None:

@@ -117,6 +117,7 @@ def test_complaint_12_every_tool_is_there(fake: Served, desk: Desk) -> None:
     assert np.array_equal(sent(), own)
 
 
+@pytest.mark.slow
 def test_complaint_13_the_brush_is_quick_exact_and_does_not_stop(visiting: Visiting, editor_url: str) -> None:
     """At a zoom of 150 %, on 2048²: across the edge and back, under the pointer, within a second."""
     size = {"width": 853, "height": 533}

@@ -38,7 +38,8 @@ for name in null zero full random urandom tty; do
   : > "$R/dev/$name"; mount --bind "/dev/$name" "$R/dev/$name"
 done
 mkdir -m 1777 "$R/dev/shm"; ln -s /proc/self/fd "$R/dev/fd"
-mkdir "$R/dev/pts"; mount -t devpts -o newinstance,ptmxmode=0666 devpts "$R/dev/pts"; ln -s pts/ptmx "$R/dev/ptmx"
+mkdir "$R/dev/pts"; mount -t devpts -o newinstance,ptmxmode=0666 devpts "$R/dev/pts"
+ln -s pts/ptmx "$R/dev/ptmx"
 if [ -n "$READ_ONLY" ]; then mount -t tmpfs -o mode=1777 tmp "$R/tmp"; fi
 for pair in $BINDS; do mount --bind "${pair%%:*}" "$R${pair#*:}"; done
 if [ -n "$OFFLINE" ]; then "$PYTHON" -c "$LOOPBACK_UP"; fi

@@ -120,6 +120,7 @@ def test_a_file_that_lacks_tensors_is_refused_before_it_is_copied(
     assert not (root / "x").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "lacking", [("conditioner.embedders.0.",), ("conditioner.embedders.1.", "first_stage_model.")]
 )

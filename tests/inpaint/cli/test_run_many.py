@@ -151,6 +151,7 @@ CHANGES: dict[str, Callable[[Path], list[object]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES)
 def test_resume_neither_keeps_nor_loses_what_was_painted_otherwise(
     change: str, batch: Run, checkpoint: Callable[[int], Path], photo: Image.Image, grid_mask: Image.Image
@@ -261,6 +262,7 @@ def test_fail_fast_stops_at_the_first_failure(batch: Run, photo: Image.Image, gr
     assert len(results()) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("samples", "pictures", "most"), [(1, 8, 4), (5, 3, 2)])
 def test_few_pictures_are_under_way_at_a_time_and_they_share_calls(
     samples: int,

@@ -158,6 +158,7 @@ def test_a_cast_of_the_unet_spares_them(converted: Model) -> None:
     assert layer.to("meta").weight.device.type == "meta", "a move does move them"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheduler", ["DDIM", "Euler a", "DPM2 Karras"])
 def test_whole_pictures_are_near_the_exact_ones(
     scheduler: str, model: Model, converted: Model, request_for: Callable[..., InpaintRequest]

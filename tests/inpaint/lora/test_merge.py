@@ -72,6 +72,7 @@ def changed(model: Model, before: dict[str, torch.Tensor]) -> int:
     return sum(not torch.equal(weight, before[name]) for name, weight in model.unet.state_dict().items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizations", [(), ("qkv",), ("qkv", "fp8"), ("channels-last",)], ids="+".join)
 def test_weights_keep_their_addresses(
     optimizations: Sequence[str], own: Model, use_loras: UseLoras, own_memory: str

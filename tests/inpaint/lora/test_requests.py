@@ -198,6 +198,7 @@ def test_a_lora_in_8_bit_is_not_rounded_away(
     assert torch.cosine_similarity(moved.flatten(), expected.flatten(), dim=0) > 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory", ["offload-text", "fp8", "streamed"])
 def test_smaller_memory_plans_have_loras_too(
     memory: str, checkpoint: Checkpoint, model: Model, folder: Path, request_for: Make

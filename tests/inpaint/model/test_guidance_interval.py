@@ -40,6 +40,7 @@ def slots_of_calls(model: Model, rows: list[Row]) -> list[int]:
     return slots
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_outside_the_interval_a_row_takes_one_slot(name: str, model: Model, request_for: Make) -> None:
     """Who narrows the interval pays less, by whole steps, whatever the sampler."""

@@ -121,6 +121,7 @@ def ours(model: Model, request: InpaintRequest) -> torch.Tensor:
 KINDS = ("DDIM", "Euler", "DPM Multi", "UniPC", "Heun", "DPM2 Karras", "DPM2 a Karras", "Euler a", "DDPM")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("in_channels", [9, 4])
 @pytest.mark.parametrize("scheduler", KINDS)
 def test_grey_is_strength_as_the_paper_has_it(
@@ -146,6 +147,7 @@ def test_grey_is_strength_as_the_paper_has_it(
     torch.testing.assert_close(ours(model, request), expected, rtol=0, atol=TOLERANCE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("in_channels", [9, 4])
 @pytest.mark.parametrize("scheduler", ["DPM2 Karras", "DDIM"])
 def test_lighter_grey_changes_more_and_black_nothing(

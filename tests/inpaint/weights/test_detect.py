@@ -129,6 +129,7 @@ GOOD: dict[str, Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]] = 
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("form", "in_channels"), [*((form, 4) for form in GOOD), ("fp16", 9)])
 def test_the_forms_in_which_checkpoints_are_shared_paint(
     form: str, in_channels: int, checkpoint: Callable[[int], Path], tmp_path: Path, request_for: Make

@@ -196,6 +196,7 @@ def test_a_merged_file_names_its_three_models(folders: dict[str, Path], tmp_path
     assert said == {"inpaint": "inpaint", "style": "style", "base": "base", "alpha": 0.5, "vae": "inpaint"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kinds", [(FOLDER, FILE), (FOLDER, FOLDER), (FILE, FOLDER)])
 def test_the_styles_vae_comes_whole_when_asked_for(
     kinds: tuple[str, str], folders: dict[str, Path], states: dict[str, State], tmp_path: Path, root: Path
@@ -337,6 +338,7 @@ REFUSED: dict[str, tuple[str, Callable[[Tensors], object], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("which", "change", "words"), REFUSED.values(), ids=REFUSED)
 def test_models_that_do_not_go_together_are_refused(
     which: str,

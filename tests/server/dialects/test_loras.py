@@ -96,6 +96,7 @@ WRONG: dict[str, tuple[dict[str, object], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("route", [V1, V2])
 @pytest.mark.parametrize("what", WRONG)
 def test_a_wrong_lora_is_refused_immediately(what: str, route: str, served: Served) -> None:

@@ -36,6 +36,7 @@ def test_migrating_again_changes_nothing(database: Database) -> None:
         assert connection.scalars(select(keys.c.id)).all() == ["a"]
 
 
+@pytest.mark.slow
 def test_two_starters_may_migrate_simultaneously(database_url: str) -> None:
     """A supervisor may start two servers, or an operator may create a key while a server starts."""
     imports = "import sys; from server.storage.database import Database"

@@ -93,6 +93,7 @@ def test_another_keys_request_does_not_exist_on_any_server(fleet: Fleet) -> None
         assert theirs.post(V2, json=body(), headers=SAME).json()["request_id"] != request_id
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stands", ["painting", "waiting", "without an engine"])
 def test_a_cancel_reaches_the_server_that_has_the_request(fleet: Fleet, stands: str) -> None:
     """It takes a few seconds, also for a request that waits; a request without a step is free."""

@@ -136,6 +136,7 @@ def test_eight_starters_build_one_database(database_url: str) -> None:
     assert_current(database_url)
 
 
+@pytest.mark.slow
 def test_eight_starters_bring_rows_along(database_url: str) -> None:
     """An update of a running deployment keeps the requests that were accepted, each taken over once."""
     with Database(database_url) as database:

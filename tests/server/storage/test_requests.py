@@ -360,6 +360,7 @@ def test_a_crash_inside_a_transaction_leaves_both_sides_as_they_were(
     assert [record.id for record in store.recover()] == ["r"]
 
 
+@pytest.mark.slow
 def test_killed_ten_times_at_random_nothing_is_lost_or_paid_twice(
     database: Database, ledger: Ledger, store: Store, key_id: str, tmp_path: Path
 ) -> None:
