@@ -41,7 +41,8 @@ SPREAD = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep each file's tests on one xdist worker, but those of ``SPREAD``."""
+    """Keep each file's tests on one xdist worker, but those of ``SPREAD``; begin with those that mostly wait."""
+    items.sort(key=lambda item: item.path.name != "test_cluster.py")
     for item in items:
         if item.path.name not in SPREAD:
             item.add_marker(pytest.mark.xdist_group(item.path.relative_to(ROOT).as_posix()))

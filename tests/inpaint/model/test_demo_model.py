@@ -29,6 +29,10 @@ from tools.train_demo.judge import as_floats, distance, unseen
 from tools.train_demo.paint import FIRST_SEED, mean_distance, paint, requests_for, run, share, verdicts
 from tools.train_demo.scenes import COLOURS, SIZE, Scene
 
+pytestmark = pytest.mark.timeout(
+    1200
+)  # the longest takes 90 seconds of one quiet core, and cores may be busy
+
 SCENES = unseen(32, start=100)
 NEAR = SCENES[:8]  # enough for a mean distance
 # How the samplers are compared. At the API's 7.5, LMS and PNDM, which at a strength below 1 lack the history
