@@ -41,7 +41,7 @@ SPREAD = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep each file's tests on one xdist worker, but those of ``SPREAD``; begin with those that mostly wait."""
+    """Keep each file's tests on one worker, but those of ``SPREAD``; begin with those that mostly wait."""
     items.sort(key=lambda item: item.path.name != "test_cluster.py")
     for item in items:
         if item.path.name not in SPREAD:
