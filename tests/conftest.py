@@ -48,8 +48,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group(item.path.relative_to(ROOT).as_posix()))
 
 
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Count the tests that were skipped because this machine lacks a program, and say how to get them."""
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter: Any) -> Iterator[None]:
+    """Count at the very end the tests that were skipped for want of a program, and say how to get it."""
+    yield
     skipped = terminalreporter.stats.get("skipped", [])
     if missed := [report for report in skipped if COMMAND in str(report.longrepr)]:
         terminalreporter.write_line(

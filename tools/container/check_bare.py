@@ -60,6 +60,9 @@ def check(work: Path, suite: str, users: Sequence[str]) -> None:
     base = Root(work / "base", "0:0", environment | {"DEBIAN_FRONTEND": "noninteractive"}, host=host)
     install = f"apt-get update -qq && apt-get install -y -qq --no-install-recommends {' '.join(PACKAGES)}"
     base.run(["/bin/sh", "-c", f"{install} && useradd --uid 1000 --create-home user"], work / "base.txt")
+    (work / "base" / "etc" / "hosts").write_text(
+        "127.0.0.1 localhost\n::1 localhost\n"
+    )  # as every machine has
     for name in users:
         machine = work / name
         subprocess.run(["cp", "-a", work / "base", machine], check=True)

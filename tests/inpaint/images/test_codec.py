@@ -139,7 +139,7 @@ def test_a_file_without_permission_is_named(tmp_path: Path) -> None:
     """A newcomer's photos may belong to another user."""
     path = tmp_path / "private.png"
     path.touch(mode=0)
-    assert "may not be read" in refusal(path)
+    assert "private.png cannot be read by this user" in refusal(path)
 
 
 def test_a_file_of_more_than_20_mb_is_refused(tmp_path: Path) -> None:
