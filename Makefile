@@ -19,7 +19,7 @@ demo: $(PAINTING)
 serve: $(SERVING)
 	$(BIN)/inpaint serve --open
 
-# The quick tests, at most five minutes on two cores; test-all runs the slow ones, too.
+# The quick tests, about six minutes on two cores; test-all runs the slow ones, too.
 test: $(TESTING)
 	@sh tools/test_programs.sh --if-root
 	$(BIN)/pytest -n $(WORKERS) -m "not slow"
