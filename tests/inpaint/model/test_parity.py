@@ -53,20 +53,23 @@ def stock_picture(pipe: object, model: Model, request: InpaintRequest, seed: int
 
 
 def stock_pictures(pipe: Any, model: Model, request: InpaintRequest, seeds: list[int]) -> torch.Tensor:
-    """(len(seeds), 3, H, W) in 0 … 1, painted by one ``__call__`` with a generator for each seed."""
+    """(len(seeds), 3, H, W) in 0 … 1, painted by one ``__call__`` with a generator for each seed.
+
+    A list of pictures, not ``num_images_per_prompt``: that encodes the picture once, with the first generator's
+    draws, so that every later seed paints another picture than it does alone.
+    """
     pipe.scheduler = make_scheduler(request.scheduler, model.scheduler_config)
     width, height = request.image.size
     pictures: torch.Tensor = pipe(
-        prompt=request.prompt,
-        negative_prompt=request.negative_prompt,
-        image=request.image,
-        mask_image=request.mask,
+        prompt=[request.prompt] * len(seeds),
+        negative_prompt=None if request.negative_prompt is None else [request.negative_prompt] * len(seeds),
+        image=[request.image] * len(seeds),
+        mask_image=[request.mask] * len(seeds),
         width=width,
         height=height,
         strength=request.strength,
         num_inference_steps=request.num_inference_steps,
         guidance_scale=request.guidance_scale,
-        num_images_per_prompt=len(seeds),
         generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
         output_type="pt",
     ).images
