@@ -6,7 +6,9 @@ WORKERS := $(shell $(PYTHON) -c 'import os; print(max(os.cpu_count() * 3 // 2, 2
 PAINTING := .venv/.ready-painting
 SERVING := .venv/.ready-serving
 TESTING := .venv/.ready-testing
-# Python compiles what it imports when it first does; to compile everything takes as long as installing it.
+# Python compiles what it imports when it first does; to compile everything takes as long as installing it. With
+# nothing kept, each process would compile 10 seconds' worth of torch and diffusers again.
+unexport PYTHONDONTWRITEBYTECODE
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 
 .PHONY: demo serve test test-all test-programs check lint lint-page types fix bench bench-cluster install clean

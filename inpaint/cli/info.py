@@ -16,7 +16,7 @@ def describe(path: Path) -> dict[str, object]:
         RequestError: missing, damaged, too large, or not a picture.
     """
     data = read_file(path)
-    picture, made = decode(data), read(data)
+    picture, made = decode(data, path=path), read(data)
     width, height = picture.image.size
     return {
         "file": str(path),

@@ -68,22 +68,35 @@ class Picture:
     dpi: tuple[float, float] | None = None
 
 
-def decode(data: bytes | Path, field: str = "image", *, max_bytes: int = MAX_ENCODED_BYTES) -> Picture:
+def decode(
+    data: bytes | Path,
+    field: str = "image",
+    *,
+    path: Path | None = None,
+    max_bytes: int = MAX_ENCODED_BYTES,
+) -> Picture:
     """Decode the first frame of a PNG, JPEG or WebP file.
 
     Args:
         data: the file's bytes, or its path.
         field: the request's field that an error names.
+        path: where bytes were read from, so that an error names it as well.
         max_bytes: the size in bytes up to which a file is decoded.
 
     Raises:
         RequestError: there is no such file, or it is no picture, damaged, cut off or too large.
     """
-    encoded = read_file(data, field) if isinstance(data, Path) else data
-    opened = open_checked(encoded, field, max_bytes=max_bytes)
-    with _in_one_sentence(field):
-        opened.load()  # only this finds a file that was cut off; verify() does not
-        return _picture(opened, field)
+    if isinstance(data, Path):
+        data, path = read_file(data, field), data
+    try:
+        opened = open_checked(data, field, max_bytes=max_bytes)
+        with _in_one_sentence(field):
+            opened.load()  # only this finds a file that was cut off; verify() does not
+            return _picture(opened, field)
+    except RequestError as error:
+        if path is None:
+            raise
+        raise RequestError(field, f"{path} {error.problem}") from error.__cause__
 
 
 def open_checked(data: bytes, field: str = "image", *, max_bytes: int = MAX_ENCODED_BYTES) -> Image.Image:

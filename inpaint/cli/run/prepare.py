@@ -78,8 +78,8 @@ class Preparer:
         self.claims.claim(task.picture.path, mask, outputs, existing.kept)
         if existing.complete:
             return Skipped(task, source, outputs, seeds, digest)
-        picture = decode(data)
-        image, white = _masked(task, picture.image, mask_data)
+        picture = decode(data, path=task.picture.path)
+        image, white = _masked(task, picture.image, mask, mask_data)
         request = InpaintRequest(image=image, mask=white, **{**settings, "seed": seeds[0]})
         return Prepared(task, picture, request, source, outputs, existing.kept, digest)
 
@@ -131,13 +131,18 @@ def _mask_of(task: Task) -> Path | None:
     return mask
 
 
-def _masked(task: Task, image: Image.Image, mask_data: bytes | None) -> tuple[Image.Image, Image.Image]:
-    """Return the picture and its mask, both enlarged if the task extends the picture."""
+def _masked(
+    task: Task, image: Image.Image, path: Path | None, data: bytes | None
+) -> tuple[Image.Image, Image.Image]:
+    """Return the picture and its mask, both enlarged if the task extends the picture.
+
+    ``path`` and ``data`` are the mask file's, None where there is none.
+    """
     task_settings = task.settings
     if task_settings.mask.is_alpha:
         mask: Image.Image | None = from_alpha(image)
     else:
-        mask = decode(mask_data, "mask").image if mask_data is not None else None
+        mask = decode(data, "mask", path=path).image if data is not None else None
     if any(task_settings.extend):
         return extend(image, mask, *task_settings.extend)
     assert mask is not None

@@ -183,10 +183,12 @@ BROKEN: dict[str, Callable[[Path], object]] = {
 @pytest.mark.parametrize("breakage", BROKEN)
 def test_a_broken_picture_gets_one_sentence_and_code_2(breakage: str, field: str, paint: Run) -> None:
     """The tool answers any input file with a sentence and loses nothing."""
-    BROKEN[breakage](Path("photo.png" if field == "image" else "mask.png"))
+    file = "photo.png" if field == "image" else "mask.png"
+    BROKEN[breakage](Path(file))
     done = paint()
     assert done.code == 2
     assert [line.split(":")[:2] for line in done.err.splitlines()] == [["error", f" {field}"]]
+    assert file in done.err, "of a folder of pictures, which one?"
     assert not Path("photo_inpainted.png").exists()
 
 
