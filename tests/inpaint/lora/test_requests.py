@@ -15,10 +15,10 @@ from inpaint.fast.optimizations import Fast, choose, ready
 from inpaint.lora.files import accept, find_lora
 from inpaint.model.load import Model, load_model
 from inpaint.model.vae import decode
-from tests.inpaint.model.test_parity import PLAIN, PROMPTS, stock_picture, stock_pipeline
 from tests.inpaint.runtime.test_batch_independence import latents_of
 from tests.support.fast_rows import apart, own_model
 from tests.support.lora_making import LAYERS, merged_by_hand, write_lora
+from tests.support.stock import PLAIN, PROMPTS, stock_picture, stock_pipeline
 
 Checkpoint = Callable[[int], Path]
 Make = Callable[..., InpaintRequest]

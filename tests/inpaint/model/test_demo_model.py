@@ -25,6 +25,7 @@ from inpaint.canvas.crop import extend
 from inpaint.demo import demo_checkpoint, demo_entry
 from inpaint.model.prompt import PromptEncoder
 from inpaint.model.vae import decode, encode, to_pixels
+from tests.support.stock import PLAIN, stock_pipeline
 from tools.train_demo.judge import as_floats, distance, unseen
 from tools.train_demo.paint import FIRST_SEED, mean_distance, paint, requests_for, run, share, verdicts
 from tools.train_demo.scenes import COLOURS, SIZE, Scene
@@ -63,8 +64,7 @@ PUBLISHED: Mapping[str, Any] = {
     "timestep_spacing": "leading",
     "steps_offset": 1,
 }
-# With these, and a mask on the grid of latent cells, our pictures are stock's; SAME is 8-bit rounding.
-PLAIN: Mapping[str, Any] = {"grow": 0, "feather": 0, "color_match": False}
+# With a mask on the grid of latent cells our pictures are stock's; SAME is 8-bit rounding.
 _ON_GRID = Image.new("L", (SIZE, SIZE))
 _ON_GRID.paste(255, (32, 24, 96, 104))
 ALIGNED = [replace(scene, mask=_ON_GRID) for scene in SCENES[:4]]
@@ -100,18 +100,7 @@ def fine(demo: Engine, shared_dir: Path) -> list[Image.Image]:
 @pytest.fixture(scope="session")
 def stock(demo: Engine) -> Callable[[Any], list[Image.Image]]:
     """A diffusers scheduler → ``ALIGNED`` as stock's pipeline paints them on the same weights."""
-    model = demo.model
-    pipe = StableDiffusionXLInpaintPipeline(
-        vae=model.vae,
-        text_encoder=model.text_encoders[0],
-        text_encoder_2=model.text_encoders[1],
-        tokenizer=model.tokenizers[0],
-        tokenizer_2=model.tokenizers[1],
-        unet=model.unet,
-        scheduler=EulerDiscreteScheduler(**PUBLISHED),
-        add_watermarker=False,
-    )
-    pipe.set_progress_bar_config(disable=True)
+    pipe = stock_pipeline(demo.model)
 
     def paint_one(scheduler: Any, scene: Scene, seed: int) -> Image.Image:
         pipe.scheduler = scheduler

@@ -13,9 +13,9 @@ from inpaint.model.load import Model
 from inpaint.model.unet import UNetBatch, plain
 from inpaint.runtime.stages import RunningRequest, Stages
 from inpaint.schedulers import make_scheduler
+from tests.support.stock import PLAIN, stock_pipeline
 
 Make = Callable[..., InpaintRequest]
-PLAIN = {"area": "whole", "grow": 0, "feather": 0, "color_match": False}
 
 
 def rows_of(model: Model, request: InpaintRequest) -> list[Row]:
@@ -68,19 +68,8 @@ def test_it_equals_stock_with_its_guidance_switched_off_on_the_way(
     scheduler: str, model: Model, request_for: Make
 ) -> None:
     """diffusers' own recipe for the same, a callback that drops half of everything, paints the same."""
-    from diffusers import StableDiffusionXLInpaintPipeline
-
-    pipe = StableDiffusionXLInpaintPipeline(
-        vae=model.vae,
-        text_encoder=model.text_encoders[0],
-        text_encoder_2=model.text_encoders[1],
-        tokenizer=model.tokenizers[0],
-        tokenizer_2=model.tokenizers[1],
-        unet=model.unet,
-        scheduler=make_scheduler(scheduler, model.scheduler_config),
-        add_watermarker=False,
-    )
-    pipe.set_progress_bar_config(disable=True)
+    pipe = stock_pipeline(model)
+    pipe.scheduler = make_scheduler(scheduler, model.scheduler_config)
     request = request_for(
         **PLAIN,
         scheduler=scheduler,

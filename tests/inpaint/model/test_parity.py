@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,64 +15,15 @@ from inpaint.model.denoise import Row, step
 from inpaint.model.load import Model
 from inpaint.model.vae import decode
 from inpaint.runtime.stages import RunningRequest, Stages
-from inpaint.schedulers import make_scheduler
+from tests.support.stock import PLAIN, PROMPTS, stock_picture, stock_pictures, stock_pipeline
 
 TOLERANCE = 1e-4
-PLAIN = {"area": "whole", "grow": 0, "feather": 0, "color_match": False}
-PROMPTS = {"prompt": "A man with black sun glasses", "negative_prompt": "bad quality, painting, blur"}
 
 
 @pytest.fixture(scope="session")
 def stock(models: Callable[[int], Model]) -> Callable[[int], object]:
     """in_channels → stock's pipeline on the very modules that our model holds."""
     return lambda in_channels: stock_pipeline(models(in_channels))
-
-
-def stock_pipeline(model: Model) -> Any:
-    """Stock's pipeline on the very modules that our model holds."""
-    from diffusers import StableDiffusionXLInpaintPipeline
-
-    pipe = StableDiffusionXLInpaintPipeline(
-        vae=model.vae,
-        text_encoder=model.text_encoders[0],
-        text_encoder_2=model.text_encoders[1],
-        tokenizer=model.tokenizers[0],
-        tokenizer_2=model.tokenizers[1],
-        unet=model.unet,
-        scheduler=make_scheduler("Euler", model.scheduler_config),
-        add_watermarker=False,
-    )
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
-def stock_picture(pipe: object, model: Model, request: InpaintRequest, seed: int) -> torch.Tensor:
-    """(3, H, W) in 0 … 1, painted by the pipeline's own ``__call__``."""
-    return stock_pictures(pipe, model, request, [seed])[0]
-
-
-def stock_pictures(pipe: Any, model: Model, request: InpaintRequest, seeds: list[int]) -> torch.Tensor:
-    """(len(seeds), 3, H, W) in 0 … 1, painted by one ``__call__`` with a generator for each seed.
-
-    A list of pictures, not ``num_images_per_prompt``: that encodes the picture once, with the first
-    generator's draws, so that every later seed paints another picture than it does alone.
-    """
-    pipe.scheduler = make_scheduler(request.scheduler, model.scheduler_config)
-    width, height = request.image.size
-    pictures: torch.Tensor = pipe(
-        prompt=[request.prompt] * len(seeds),
-        negative_prompt=None if request.negative_prompt is None else [request.negative_prompt] * len(seeds),
-        image=[request.image] * len(seeds),
-        mask_image=[request.mask] * len(seeds),
-        width=width,
-        height=height,
-        strength=request.strength,
-        num_inference_steps=request.num_inference_steps,
-        guidance_scale=request.guidance_scale,
-        generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
-        output_type="pt",
-    ).images
-    return pictures
 
 
 def begin(model: Model, request: InpaintRequest) -> RunningRequest:

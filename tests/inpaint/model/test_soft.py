@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionXLInpaintPipeline
 from PIL import Image
 
 from inpaint import Engine, InpaintRequest
@@ -22,10 +21,10 @@ from inpaint.model.load import Model
 from inpaint.model.vae import decode
 from inpaint.runtime.stages import RunningRequest, Stages
 from inpaint.schedulers import make_scheduler
+from tests.support.stock import PLAIN, stock_pipeline
 
 TOLERANCE = 1e-4
 STEPS, STRENGTH, TAKEN = 7, 0.9, 6
-PLAIN = {"area": "whole", "grow": 0, "feather": 0, "color_match": False}
 GREYS = (0, 30, 110, 180, 255)  # none of them a multiple of 255 / TAKEN, where rounding would decide
 
 
@@ -38,25 +37,10 @@ def bands() -> Image.Image:
     return Image.fromarray(mask)
 
 
-def stock(model: Model) -> StableDiffusionXLInpaintPipeline:
-    pipe = StableDiffusionXLInpaintPipeline(
-        vae=model.vae,
-        text_encoder=model.text_encoders[0],
-        text_encoder_2=model.text_encoders[1],
-        tokenizer=model.tokenizers[0],
-        tokenizer_2=model.tokenizers[1],
-        unet=model.unet,
-        scheduler=make_scheduler("Euler", model.scheduler_config),
-        add_watermarker=False,
-    )
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
 @torch.inference_mode()
 def differential(model: Model, request: InpaintRequest) -> torch.Tensor:
     """(3, H, W) in 0 … 1 by the paper's rule."""
-    pipe = stock(model)
+    pipe = stock_pipeline(model)
     sampler = pipe.scheduler = make_scheduler(request.scheduler, model.scheduler_config)
     fresh = make_scheduler(request.scheduler, model.scheduler_config)  # only ever adds noise
     for scheduler in (sampler, fresh):
