@@ -298,21 +298,12 @@ def test_few_pictures_are_under_way_at_a_time_and_they_share_calls(
     assert calls[0] < 0.7 * steps, "one call a row and step would be no sharing"
 
 
-def command(checkpoint: Path, *arguments: str) -> list[str]:
-    steps = ["--steps", "24", "--scheduler", "DDIM", "--seed", "5", "--report", "report.jsonl"]
-    return [
-        sys.executable,
-        "-m",
-        "inpaint",
-        "run",
-        "pictures",
-        "-p",
-        "x",
-        "--model",
-        str(checkpoint),
-        *steps,
-        *arguments,
-    ]
+SAME = ["-p", "x", "--steps", "24"]  # of a batch in a process of its own, for one that goes on with it here
+
+
+def command(checkpoint: Path) -> list[str]:
+    flags = ["--model", str(checkpoint), *QUICK, "--report", "report.jsonl", *SAME]
+    return [sys.executable, "-m", "inpaint", "run", "pictures", *flags]
 
 
 def start(checkpoint: Path) -> subprocess.Popen[str]:
@@ -355,8 +346,8 @@ def test_sigkill_leaves_whole_pictures_and_resume_finishes(
     assert {out for line in done_lines for out in line["outputs"]} <= set(before), "the report is true"
     with Path("report.jsonl").open("a") as file:
         file.write('{"task": "pictures/0')  # killed while it wrote
-    finished = subprocess.run(command(checkpoint(9), "--resume"), capture_output=True, text=True, check=False)
-    assert finished.returncode == 0, finished.stderr
+    finished = batch(*SAME, "--resume")
+    assert finished.code == 0, finished.err
     after = results()
     assert len(after) == len(paths)
     assert {path: after[path] for path in before} == before
