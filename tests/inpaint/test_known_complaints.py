@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from importlib.metadata import requires, version
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,34 @@ def run_cli(folder: Path, *arguments: str, watched: str = "") -> subprocess.Comp
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=240)
 
 
+NO_NETWORK = """
+import sys
+def refuse(event, details):
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto"):
+        raise SystemExit(f"asked the network: {event} {details}")
+sys.addaudithook(refuse)
+"""
+
+
+@dataclass(frozen=True)
+class Painted:
+    """A finished ``inpaint run`` that was watched for use of the network, and its folder."""
+
+    folder: Path
+    done: subprocess.CompletedProcess[str]
+
+
+@pytest.fixture(scope="module")
+def painted_by_cli(tmp_path_factory: pytest.TempPathFactory) -> Painted:
+    """Paint "a red circle" as ``QUICK`` and ``FEW`` say, with the command line in a process of its own."""
+    folder = tmp_path_factory.mktemp("cli")
+    slope().save(folder / "photo.png")
+    hole().save(folder / "mask.png")
+    flags = ["--seed", "3", "--steps", "20", "--scheduler", "DDIM", "--strength", "0.3"]
+    command = ["run", "photo.png", "--mask", "mask.png", "-p", "a red circle", *flags]
+    return Painted(folder, run_cli(folder, *command, watched=NO_NETWORK))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("strength", [0.9, 1.0])
 def test_complaint_01_the_patch_is_not_discoloured(demo: Engine, strength: float) -> None:
@@ -160,24 +189,19 @@ def test_complaint_04_the_masks_edge_is_as_soft_as_asked(demo: Engine) -> None:
 
 @pytest.mark.slow
 def test_complaint_05_every_door_paints_the_same_picture(
-    server: Served, demo: Engine, tmp_path: Path
+    server: Served, demo: Engine, painted_by_cli: Painted
 ) -> None:
     """Python, the command line, v1 as JSON and as a form, v2: one seed, one picture, and the mask counts."""
     expected = np.asarray(paint(demo, prompt="a red circle", **FEW))
     assert np.array_equal(np.asarray(over_http(server, **FEW)), expected)
-    slope().save(tmp_path / "photo.png")
-    hole().save(tmp_path / "mask.png")
-    files = {
-        name: (tmp_path / f"{stem}.png").read_bytes() for name, stem in (("image", "photo"), ("mask", "mask"))
-    }
+    files = {"image": file_of(slope()), "mask": file_of(hole())}
     form = {name: str(value) for name, value in body(**FEW).items() if name not in files}
     answer = server.client.post(V1, data=form, files=files, timeout=SLOW_S)
     assert np.array_equal(np.asarray(opened(answer.content)), expected)
     assert np.array_equal(np.asarray(over_v2(server, **FEW)), expected)
-    flags = ["--seed", "3", "--steps", "20", "--scheduler", "DDIM", "--strength", "0.3", "-o", "out.png"]
-    done = run_cli(tmp_path, "run", "photo.png", "--mask", "mask.png", "-p", "a red circle", *flags)
-    assert done.returncode == 0, done.stderr
-    assert np.array_equal(np.asarray(opened((tmp_path / "out.png").read_bytes())), expected)
+    assert painted_by_cli.done.returncode == 0, painted_by_cli.done.stderr
+    by_cli = (painted_by_cli.folder / "photo_inpainted.png").read_bytes()
+    assert np.array_equal(np.asarray(opened(by_cli)), expected)
     elsewhere = np.asarray(over_http(server, mask=hole(0, 30), **FEW))
     assert np.array_equal(elsewhere[:, 60:], np.asarray(slope())[:, 60:])
     assert not np.array_equal(elsewhere[:, :30], np.asarray(slope())[:, :30])
@@ -246,27 +270,12 @@ def test_complaint_09_the_documentation_is_right(server: Served) -> None:
     assert answer.json().keys() == answered.keys()
 
 
-NO_NETWORK = """
-import sys
-def refuse(event, details):
-    if event in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto"):
-        raise SystemExit(f"asked the network: {event} {details}")
-sys.addaudithook(refuse)
-"""
-
-
 @pytest.mark.slow
-def test_complaint_10_offline_means_offline(tmp_path: Path) -> None:
+def test_complaint_10_offline_means_offline(painted_by_cli: Painted, tmp_path: Path) -> None:
     """From the command to the picture, no name is looked up and no connection is tried."""
-    slope().save(tmp_path / "photo.png")
-    hole().save(tmp_path / "mask.png")
-    flags = ["--seed", "3", "--steps", "4", "--scheduler", "DDIM"]
-    done = run_cli(
-        tmp_path, "run", "photo.png", "--mask", "mask.png", "-p", "a circle", *flags, watched=NO_NETWORK
-    )
-    assert "asked the network" not in done.stderr
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "photo_inpainted.png").exists()
+    assert "asked the network" not in painted_by_cli.done.stderr
+    assert painted_by_cli.done.returncode == 0, painted_by_cli.done.stderr
+    assert (painted_by_cli.folder / "photo_inpainted.png").exists()
     probe = "import socket; socket.create_connection(('127.0.0.1', 9))"
     assert "asked the network" in run_cli(tmp_path, "--version", watched=f"{NO_NETWORK}\n{probe}").stderr
 
