@@ -379,7 +379,8 @@ def test_the_bench_ends_in_one_json_line(
     monkeypatch.setattr(serving, "QUICK", replace(serving.QUICK, tries=1, past=(1.5,)))
     before, file = children(), tmp_path / "results" / "serving.json"
     few = ["--quick", "--kind", "quick", "--requests", "3", "--rounds", "1", "--share", "0.5"]
-    serving.main([*few, "--device", "cpu", "--model", "demo", "--budget-s", "600", "--json", str(file)])
+    tiny = ["--device", "cpu", "--model", "demo", "--setting", "warm_up=false"]
+    serving.main([*few, *tiny, "--budget-s", "600", "--json", str(file)])
     figures: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert figures == json.loads(file.read_text("utf-8"))
     (kind,) = figures["kinds"]
