@@ -22,7 +22,7 @@ from tests.support.store_process import LEASE_S, Answer, Order, Processes, Store
 
 pytest_plugins = ["tests.support.postgres"]
 
-EXAMPLES = int(os.environ.get("HUNT_EXAMPLES", "15"))  # of 40 steps; 3 seconds each on an idle machine
+EXAMPLES = int(os.environ.get("HUNT_EXAMPLES", "8"))  # of 40 steps; 3 seconds each on an idle machine
 LONG = "HUNT_EXAMPLES" in os.environ
 LOOKS = 4  # heartbeats that a server needs to be sure that the other is dead
 KEYS, BALANCE = 2, 30  # micro-credits: a few requests use them up
