@@ -75,10 +75,10 @@ def nowhere(desk: Desk, *widths: int) -> None:
 
 
 @pytest.mark.slow
-def test_axe_finds_nothing_serious(fake: Served, visit: Visit) -> None:
+def test_axe_finds_nothing_serious(own: Served, visit: Visit) -> None:
     """Contrast, labels, roles: empty, with a picture and results, Advanced open, in dialogs, in an error."""
     visit.expect_trouble("503")
-    desk = Desk(visit, fake.url)
+    desk = Desk(visit, own.url)
     expect(desk.get("example")).to_be_visible()
     nowhere(desk, 1280, 360)
     desk.page.set_viewport_size({"width": 1280, "height": 800})
@@ -90,7 +90,7 @@ def test_axe_finds_nothing_serious(fake: Served, visit: Visit) -> None:
     desk.results(4)
     desk.click("compare")
     nowhere(desk, 1280, 360)
-    fake.do(setattr, fake.running.service, "draining", True)
+    own.do(setattr, own.running.service, "draining", True)
     desk.click("paint")
     expect(desk.get("error")).to_be_visible()
     nowhere(desk, 360)
@@ -100,11 +100,11 @@ def test_axe_finds_nothing_serious(fake: Served, visit: Visit) -> None:
 
 
 @pytest.mark.slow
-def test_axe_finds_nothing_serious_in_the_key_dialog(fake: Served, visit: Visit) -> None:
+def test_axe_finds_nothing_serious_in_the_key_dialog(own: Served, visit: Visit) -> None:
     """The first thing that a user sees on a server with keys."""
-    fake.key()
+    own.key()
     visit.expect_trouble("401")
-    desk = Desk(visit, fake.url)
+    desk = Desk(visit, own.url)
     expect(desk.get("key-dialog")).to_be_visible()
     nowhere(desk, 360)
 

@@ -412,13 +412,13 @@ def test_a_picture_that_was_not_painted_on_is_downloaded_as_it_came(fake: Served
 
 
 @pytest.mark.slow
-def test_a_result_that_the_server_has_forgotten_is_still_downloaded(fake: Served, visit: Visit) -> None:
+def test_a_result_that_the_server_has_forgotten_is_still_downloaded(own: Served, visit: Visit) -> None:
     """After a week the server deletes pictures; the browser has its own copy, and says what it lacks."""
-    desk = Desk(visit, fake.url)
+    desk = Desk(visit, own.url)
     desk.open(file_of(photo(), "JPEG"), "mine.jpg")
     painted(desk)
-    (request_id,) = {path.parent.name for path in (fake.settings.data / "pictures").glob("*/*")}
-    fake.parts.blobs.delete(request_id)
+    (request_id,) = {path.parent.name for path in (own.settings.data / "pictures").glob("*/*")}
+    own.parts.blobs.delete(request_id)
     visit.expect_trouble("404")
     name, data = desk.downloaded()
     found = opened(data)

@@ -25,12 +25,12 @@ def marked(visit: Visit, url: str) -> Desk:
 
 
 @pytest.mark.slow
-def test_a_full_server_is_asked_again_when_it_said(fake: Served, visit: Visit) -> None:
+def test_a_full_server_is_asked_again_when_it_said(own: Served, visit: Visit) -> None:
     """503 with Retry-After: the server's sentence, the seconds counted down, then again at a press."""
     visit.expect_trouble("503")
-    desk = marked(visit, fake.url)
+    desk = marked(visit, own.url)
     desk.page.clock.install()
-    fake.do(setattr, fake.running.service, "draining", True)
+    own.do(setattr, own.running.service, "draining", True)
     desk.click("paint")
     expect(desk.get("error")).to_contain_text("The server is going down for a restart; try again.")
     again = desk.get("error").get_by_role("button", name="Try again")
@@ -40,7 +40,7 @@ def test_a_full_server_is_asked_again_when_it_said(fake: Served, visit: Visit) -
     expect(again).to_have_text("Try again in 6 s")
     desk.page.clock.run_for(7000)
     expect(again).to_be_enabled()
-    fake.do(setattr, fake.running.service, "draining", False)
+    own.do(setattr, own.running.service, "draining", False)
     again.click()
     desk.results(4)
     expect(desk.get("error")).to_have_count(0)
@@ -101,12 +101,12 @@ def test_a_refused_request_is_said_in_the_servers_words(serve: Serve, visit: Vis
 
 
 @pytest.mark.slow
-def test_a_request_that_the_server_forgot_ends(fake: Served, visit: Visit) -> None:
+def test_a_request_that_the_server_forgot_ends(own: Served, visit: Visit) -> None:
     """Its data were deleted while the page was closed: said once, and the page is free again."""
-    engine = fake.engine
+    engine = own.engine
     assert isinstance(engine, FakeEngine)
     engine.held = True
-    desk = marked(visit, fake.url)
+    desk = marked(visit, own.url)
     desk.click("paint")
     engine.next()
     desk.wait_saved()

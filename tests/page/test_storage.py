@@ -172,9 +172,9 @@ def test_a_full_disk_loses_no_result(fake: Served, desk: Desk) -> None:
 
 
 @pytest.fixture
-def token(fake: Served) -> str:
+def token(own: Served) -> str:
     """From here on the server asks for keys."""
-    return fake.key()
+    return own.key()
 
 
 def give(desk: Desk, key: str, *, remember: bool = False) -> None:
@@ -191,10 +191,10 @@ def kept(desk: Desk, where: str) -> str | None:
 
 
 @pytest.mark.slow
-def test_a_server_with_keys_is_asked_with_one(fake: Served, visit: Visit, token: str) -> None:
+def test_a_server_with_keys_is_asked_with_one(own: Served, visit: Visit, token: str) -> None:
     """Wrong ones are refused in the server's words; a good one is kept for the tab, or longer if asked."""
     visit.expect_trouble("401")
-    desk = Desk(visit, fake.url)
+    desk = Desk(visit, own.url)
     give(desk, "inp_0_wrong")
     expect(desk.get("key-problem")).to_contain_text("API key is invalid")
     give(desk, token)
@@ -205,38 +205,38 @@ def test_a_server_with_keys_is_asked_with_one(fake: Served, visit: Visit, token:
     assert visit.context.cookies() == []
     desk.reload()
     expect(desk.get("server-state")).to_have_text("demo · ready")
-    other = Desk(visit, fake.url)
+    other = Desk(visit, own.url)
     give(other, token, remember=True)
     expect(other.get("server-state")).to_have_text("demo · ready")
     assert kept(desk, "localStorage") == token
-    expect(Desk(visit, fake.url).get("server-state")).to_have_text("demo · ready")
+    expect(Desk(visit, own.url).get("server-state")).to_have_text("demo · ready")
 
 
 @pytest.mark.slow
-def test_no_key_is_no_dead_end(fake: Served, visit: Visit, token: str) -> None:
+def test_no_key_is_no_dead_end(own: Served, visit: Visit, token: str) -> None:
     """A user who closes the dialog can look around, and is asked again when a key is needed."""
     visit.expect_trouble("401")
-    desk = Desk(visit, fake.url)
+    desk = Desk(visit, own.url)
     expect(desk.get("key-dialog")).to_be_visible()
     desk.page.keyboard.press("Escape")
     expect(desk.get("error")).to_contain_text("Missing Authorization or x-api-key")
     desk.get("error").get_by_role("button", name="Use another key").click()
     give(desk, token)
     expect(desk.get("server-state")).to_have_text("demo · ready")
-    fake.parts.keys.revoke(token.split("_")[1])
+    own.parts.keys.revoke(token.split("_")[1])
     desk.open(file_of(photo()))
     expect(desk.get("key-dialog")).to_be_visible()
-    give(desk, fake.key())
+    give(desk, own.key())
     desk.stroke((50, 64), (78, 64))
     desk.paint()
     desk.results(4)
 
 
 @pytest.mark.slow
-def test_a_key_reaches_no_url_and_no_picture(fake: Served, visit: Visit, token: str) -> None:
+def test_a_key_reaches_no_url_and_no_picture(own: Served, visit: Visit, token: str) -> None:
     """URLs are logged by proxies and kept in histories."""
     visit.expect_trouble("401")
-    desk = Desk(visit, fake.url)
+    desk = Desk(visit, own.url)
     give(desk, token)
     painted(desk, "photo.png", 7)
     secret = token.split("_")[2]
