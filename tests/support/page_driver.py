@@ -35,6 +35,8 @@ window.fetch = (url, options) => {
 };
 """
 
+_COUNT = "(count) => document.querySelectorAll('[data-testid=result]').length === count"
+
 _TRANSFER = """
 ([base64, name, type]) => {
   const transfer = new DataTransfer();
@@ -155,7 +157,9 @@ class Desk:
 
     def results(self, count: int) -> Locator:
         """Wait until there are this many."""
-        expect(self.get("result")).to_have_count(count, timeout=PAINTING_MS)
+        # expect() alone looks again after 0.1, 0.35, 0.85 s and then once a second; timers run in every tab.
+        self.page.wait_for_function(_COUNT, arg=count, polling=30, timeout=PAINTING_MS)
+        expect(self.get("result")).to_have_count(count)
         return self.get("result")
 
     def downloaded(self) -> tuple[str, bytes]:
