@@ -93,9 +93,14 @@ class Desk:
 
     def at(self, x: float, y: float) -> Point:
         """Where the middle of the picture's pixel (x, y) is in the window."""
+        return self._places((x, y))[0]
+
+    def _places(self, *pixels: Point) -> list[Point]:
+        """Where the middles of these pixels are in the window."""
         box = self._box()
         width, height = map(int, self.get("picture-size").inner_text().split(" × "))
-        return box["x"] + (x + 0.5) * box["width"] / width, box["y"] + (y + 0.5) * box["height"] / height
+        across, down = box["width"] / width, box["height"] / height
+        return [(box["x"] + (x + 0.5) * across, box["y"] + (y + 0.5) * down) for x, y in pixels]
 
     def _box(self) -> FloatRect:
         """Where the picture is; Playwright says None while another one takes its place."""
@@ -110,10 +115,11 @@ class Desk:
     def stroke(self, *points: Point, button: Any = "left") -> None:
         """Press on the first of these pixels, move over the others, lift."""
         mouse = self.page.mouse
-        mouse.move(*self.at(*points[0]))
+        first, *others = self._places(*points)
+        mouse.move(*first)
         mouse.down(button=button)
-        for point in points[1:]:
-            mouse.move(*self.at(*point), steps=4)
+        for place in others:
+            mouse.move(*place, steps=4)
         mouse.up(button=button)
 
     def quick(self, steps: int = 20, **fields: str) -> None:
