@@ -87,7 +87,8 @@ def decode(
         RequestError: there is no such file, or it is no picture, damaged, cut off or too large.
     """
     if isinstance(data, Path):
-        data, path = read_file(data, field), data
+        path = data
+        data = read_file(path, field)
     try:
         opened = open_checked(data, field, max_bytes=max_bytes)
         with _in_one_sentence(field):
