@@ -146,7 +146,7 @@ def test_it_is_small_whole_and_in_the_genuine_layout() -> None:
 def test_the_vae_round_trip_is_30_db_on_unseen_scenes(demo: Engine) -> None:
     """Whatever lies in the box but is not repainted goes through it."""
     found = []
-    for scene in unseen(16):
+    for scene in unseen(48):
         pixels = to_pixels(scene.target)
         scaled = encode(demo.model, pixels).mean * demo.model.vae.config.scaling_factor
         error = (decode(demo.model, scaled) - (pixels / 2 + 0.5)).square().mean()
