@@ -5,6 +5,8 @@ SDXL's text-time conditioning, two CLIP text encoders, byte-level BPE tokenizer 
 """
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +50,24 @@ def _write(folder: Path, in_channels: int, seed: int) -> None:
             "text_encoder": CLIPTextModel(_text_config(projection=False)),
             "text_encoder_2": CLIPTextModelWithProjection(_text_config(projection=True)),
         }
-    for name, module in modules.items():
-        module.save_pretrained(folder / name)
+    with _quiet():  # else the output of a test's command begins with it, if that test is the first to ask
+        for name, module in modules.items():
+            module.save_pretrained(folder / name)
     write_tokenizer(folder / "tokenizer", pad_token=SPECIAL[1])
     write_tokenizer(folder / "tokenizer_2", pad_token="!")
     write_index(folder)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Show no progress bars."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.enable_progress_bar()
 
 
 def _text_config(*, projection: bool) -> Any:
