@@ -19,6 +19,22 @@
 Any other exception is a bug in this package. Only the command line turns errors into exit codes.
 """
 
+import reprlib
+
+_echo = reprlib.Repr()
+_echo.maxstring = _echo.maxother = 60
+_echo.maxlong, _echo.maxlevel = 40, 2
+
+
+def shown(value: object) -> str:
+    """Return a caller's value as an error shows it: its ``repr``, at most about 60 characters of it."""
+    if isinstance(value, str | bytes):
+        text = repr(value[:60])
+        return text if len(value) <= 60 else f"{text[:-1]}…{text[-1]}"
+    if isinstance(value, int) and value.bit_length() > 128:
+        return f"a whole number of {value.bit_length()} bits"  # to write it out takes quadratic time
+    return _echo.repr(value)
+
 
 class InpaintError(Exception):
     """The root of all errors raised on purpose; ``str(error)`` is one sentence for a person."""

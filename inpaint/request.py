@@ -9,8 +9,9 @@ from typing import Any, Literal, get_args
 
 from PIL import Image
 
-from inpaint.errors import RequestError
+from inpaint.errors import RequestError, shown
 from inpaint.lora.spec import LoraUse, combine
+from inpaint.prompt_weights import check_prompt
 from inpaint.schedulers import canonical_name
 
 Area = Literal["auto", "whole"]
@@ -44,7 +45,7 @@ class Range:
         """
         right_kind = isinstance(value, int) if self.kind is int else isinstance(value, int | float)
         if isinstance(value, bool) or not right_kind or not self._holds(value):  # type: ignore[arg-type]
-            raise RequestError(name, f"must be {self}, not {value!r}")
+            raise RequestError(name, f"must be {self}, not {shown(value)}")
 
     def _holds(self, value: float) -> bool:
         # NaN is outside. An int of 400 digits does not fit into a float, but compares like any other.
@@ -218,9 +219,9 @@ def _check_setting(name: str, value: object) -> None:
     if name in RANGES:
         RANGES[name].check(name, value)
     elif name in choices and value not in choices[name]:
-        raise RequestError(name, f"must be one of {', '.join(choices[name])}, not {value!r}")
+        raise RequestError(name, f"must be one of {', '.join(choices[name])}, not {shown(value)}")
     elif name in ("color_match", "soft") and not isinstance(value, bool):
-        raise RequestError(name, f"must be true or false, not {value!r}")
+        raise RequestError(name, f"must be true or false, not {shown(value)}")
     elif name == "scheduler":
         canonical_name(str(value))
     elif name == "guidance_interval":
@@ -235,7 +236,8 @@ def _check_interval(name: str, value: object) -> None:
     # NaN fails the comparison. An empty interval is refused, too: guidance_scale=1 turns guidance off.
     if len(ends) != 2 or len(numbers) != 2 or not 0 <= numbers[0] < numbers[1] <= 1:
         raise RequestError(
-            name, f"must be two rising fractions of the steps from 0 to 1, such as 0.2 and 0.8, not {value!r}"
+            name,
+            f"must be two rising fractions of the steps from 0 to 1, such as 0.2 and 0.8, not {shown(value)}",
         )
 
 
@@ -244,6 +246,7 @@ def _check_text(name: str, value: object) -> None:
         return
     if not isinstance(value, str):
         raise RequestError(name, f"must be text, not {type(value).__name__}")
+    check_prompt(name, value)
 
 
 def _check_pictures(image: object, mask: object) -> None:

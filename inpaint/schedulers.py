@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from inpaint.errors import RequestError
+from inpaint.errors import RequestError, shown
 
 # The settings that SDXL was trained with. A checkpoint's own scheduler_config.json wins over these. They
 # replace keys that it lacks, because the defaults of the diffusers classes (clip_sample=True, steps_offset=0,
@@ -71,7 +71,7 @@ def canonical_name(name: str) -> str:
     """
     found = _BY_FOLDED_NAME.get(" ".join(name.split()).casefold())
     if found is None:
-        raise RequestError("scheduler", f"unknown name {name!r}; use one of {', '.join(SCHEDULERS)}")
+        raise RequestError("scheduler", f"unknown name {shown(name)}; use one of {', '.join(SCHEDULERS)}")
     return found
 
 

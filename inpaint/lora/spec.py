@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from inpaint.errors import RequestError
+from inpaint.errors import RequestError, shown
 
 MAX_LORAS = 8
 MAX_SCALE = 4.0
@@ -45,6 +45,8 @@ def combine(prompt: str, loras: object) -> tuple[str, tuple[LoraUse, ...]]:
     tags = _TAG.findall(prompt)
     if not tags:
         return prompt, given
+    if len(tags) > MAX_LORAS:
+        raise RequestError("prompt", f"must name at most {MAX_LORAS} LoRAs, not {len(tags)}")
     typed = _added_up("prompt", [_from_tag(tag) for tag in tags])
     names = {use.name for use in typed}
     both = _added_up("loras", [*typed, *(use for use in given if use.name not in names)])
@@ -64,9 +66,11 @@ def parse_loras(value: object) -> tuple[LoraUse, ...]:
     if value is None:
         return ()
     if isinstance(value, str):
-        value = [part for part in value.split(",") if part.strip()]
+        value = [part for part in value.split(",", MAX_LORAS) if part.strip()]
     if not isinstance(value, Sequence):
         raise RequestError("loras", f"must be a list of names and scales, not {type(value).__name__}")
+    if len(value) > MAX_LORAS:  # counted before any item is looked at
+        raise RequestError("loras", f"must be at most {MAX_LORAS} LoRAs")
     return _added_up("loras", [_from_item(item) for item in value])
 
 
@@ -87,8 +91,10 @@ def without_tags(prompt: str) -> str:
 
 def is_name(text: str) -> bool:
     """Return whether ``text`` can be a LoRA's name in every notation."""
+    if not 0 < len(text) <= MAX_NAME:
+        return False
     plain = text.isprintable() and text == text.strip() and not text.startswith(".")
-    return plain and 0 < len(text) <= MAX_NAME and not _NO_NAME.search(text)
+    return plain and not _NO_NAME.search(text)
 
 
 def _from_tag(tag: str) -> LoraUse:
@@ -105,7 +111,7 @@ def _from_item(item: object) -> LoraUse:
     if isinstance(item, Mapping):
         if unknown := set(item) - {"name", "scale"}:
             raise RequestError(
-                "loras", f"an item may have a name and a scale, not {min(map(str, unknown))!r}"
+                "loras", f"an item may have a name and a scale, not {shown(min(map(str, unknown)))}"
             )
         return _use("loras", item.get("name"), item.get("scale", 1.0))
     if isinstance(item, Sequence) and len(item) == 2:
@@ -115,7 +121,7 @@ def _from_item(item: object) -> LoraUse:
 
 def _use(field: str, name: object, scale: object) -> LoraUse:
     if not isinstance(name, str) or not is_name(name.strip()):
-        raise RequestError(field, f"must name a LoRA of `inpaint loras list`, not {_short(name)}")
+        raise RequestError(field, f"must name a LoRA of `inpaint loras list`, not {shown(name)}")
     try:
         number = math.nan if isinstance(scale, bool) else float(scale)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):
@@ -126,7 +132,7 @@ def _use(field: str, name: object, scale: object) -> LoraUse:
 def _checked_scale(field: str, name: str, number: float, given: object) -> float:
     if not -MAX_SCALE <= number <= MAX_SCALE:  # NaN is in no range
         limits = f"a number from {-MAX_SCALE:g} to {MAX_SCALE:g}"
-        raise RequestError(field, f"the scale of the LoRA {name} must be {limits}, not {_short(given)}")
+        raise RequestError(field, f"the scale of the LoRA {name} must be {limits}, not {shown(given)}")
     return number + 0.0  # -0.0 is 0.0
 
 
@@ -139,8 +145,3 @@ def _added_up(field: str, uses: Sequence[LoraUse]) -> tuple[LoraUse, ...]:
     return tuple(
         LoraUse(name, _checked_scale(field, name, scales[name], scales[name])) for name in sorted(scales)
     )
-
-
-def _short(value: object) -> str:
-    text = repr(value[:60] if isinstance(value, str) else value)
-    return text if len(text) <= 64 else f"{text[:60]}…"

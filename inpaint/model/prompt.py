@@ -3,8 +3,7 @@
 A prompt without brackets and of at most 75 tokens gives exactly what diffusers' ``encode_prompt`` gives.
 """
 
-import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from inpaint.lora.spec import LoraUse
 from inpaint.lru import LruCache
 from inpaint.memory import visiting
 from inpaint.model.load import Model
+from inpaint.prompt_weights import parse_weights
 
 CHUNK_TOKENS = 75  # CLIP's 77 less the start and the end
 MAX_CHUNKS = 8
@@ -102,58 +102,6 @@ class PromptEncoder:
             return hidden
         empty, _ = self._run(side, _chunked(self._model.tokenizers[side], [], [])[0])
         return torch.cat([hidden, empty.expand(chunks - hidden.shape[0], -1, -1)])
-
-
-_SYNTAX = re.compile(
-    r"\\[()\[\]\\]|\(|\[|:\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*\)|\)|\]|[^\\()\[\]:]+|.", re.DOTALL
-)
-_ROUND, _SQUARE = 1.1, 1 / 1.1
-
-
-@dataclass(frozen=True, slots=True)
-class _Piece:
-    text: str
-    weight: float = 1.0
-
-
-def parse_weights(text: str) -> list[tuple[str, float]]:
-    r"""Split a prompt into (fragment, weight), in the notation of AUTOMATIC1111's web UI.
-
-    ``(x)`` has the weight 1.1, ``[x]`` 1 / 1.1 and ``(x:1.3)`` 1.3; nested weights multiply. ``\(`` is a
-    bracket, and a bracket without its partner is plain text.
-    """
-    pieces: list[_Piece] = []
-    open_at: list[tuple[str, int]] = []  # bracket, index of the piece that holds it
-    for match in _SYNTAX.finditer(text):
-        token, number = match.group(0), match.group(1)
-        top = open_at[-1][0] if open_at else ""
-        if token in ("(", "["):
-            open_at.append((token, len(pieces)))
-            pieces.append(_Piece(token))
-        elif top == "(" and number is not None:
-            _close(pieces, open_at, float(number))
-        elif (top, token) in (("(", ")"), ("[", "]")):
-            _close(pieces, open_at, _ROUND if top == "(" else _SQUARE)
-        else:
-            escaped = len(token) == 2 and token[0] == "\\"
-            pieces.append(_Piece(token[1] if escaped else token))
-    return _merged(pieces)
-
-
-def _close(pieces: list[_Piece], open_at: list[tuple[str, int]], weight: float) -> None:
-    _, start = open_at.pop()
-    pieces[start] = _Piece("")
-    pieces[start:] = [replace(piece, weight=piece.weight * weight) for piece in pieces[start:]]
-
-
-def _merged(pieces: list[_Piece]) -> list[tuple[str, float]]:
-    merged: list[tuple[str, float]] = []
-    for piece in (piece for piece in pieces if piece.text):
-        if merged and merged[-1][1] == piece.weight:
-            merged[-1] = (merged[-1][0] + piece.text, piece.weight)
-        else:
-            merged.append((piece.text, piece.weight))
-    return merged
 
 
 def _tokenize(tokenizer: Any, fragments: list[tuple[str, float]]) -> tuple[list[int], list[float]]:

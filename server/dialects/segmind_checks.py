@@ -5,7 +5,8 @@ from typing import get_args
 
 from pydantic import ValidationError
 
-from inpaint.errors import RequestError
+from inpaint.errors import RequestError, shown
+from inpaint.prompt_weights import MAX_PROMPT
 from inpaint.request import AREAS, FILLS, MAX_SIDE
 from inpaint.schedulers import SCHEDULERS, canonical_name
 from server.dialects.segmind_request import LIMITS, InpaintBody
@@ -17,6 +18,7 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "output_format": get_args(Format),
     "scheduler": tuple(SCHEDULERS),
 }
+_PICTURES = {"image", "mask"}  # in base64 as long as a body may be
 _BOOLEANS = ("base64", "color_match", "soft", "metadata")
 
 
@@ -30,23 +32,42 @@ def read_fields(fields: Mapping[str, object], *, lenient: bool = False) -> Inpai
     Raises:
         RequestError: names the first wrong field and its valid values.
     """
+    _check_lengths(fields)
     try:
         return InpaintBody.model_validate(_clamped(fields) if lenient else fields)
     except ValidationError as error:
         raise _sentence(error) from None
 
 
+def _check_lengths(fields: Mapping[str, object]) -> None:
+    """Refuse long text anywhere but in the pictures, before anything looks at it."""
+    for name in InpaintBody.model_fields.keys() - _PICTURES:
+        waiting = [fields.get(name)]
+        while waiting:
+            value = waiting.pop()
+            if isinstance(value, str | bytes) and len(value) > MAX_PROMPT:
+                raise _wrong(name, fields[name]) or RequestError(
+                    name, f"must be at most {MAX_PROMPT} characters"
+                )
+            if isinstance(value, dict | list):
+                waiting += value.values() if isinstance(value, dict) else value
+
+
 def _clamped(fields: Mapping[str, object]) -> dict[str, object]:
     found = dict(fields)
     for name, limits in LIMITS.items():
+        given = found.get(name)
+        if not isinstance(given, str | int | float) or isinstance(given, bool):
+            continue  # left to the checks, like what follows
         try:
-            value = float(str(found[name]))
-        except (KeyError, ValueError):
+            value = float(given)
+        except (ValueError, OverflowError):
             continue
         if value == value:  # NaN is left to the check, which refuses it
             found[name] = limits.kind(min(max(value, limits.low), limits.high))
+    scheduler = found.get("scheduler")
     try:
-        canonical_name(str(found.get("scheduler", "")))
+        canonical_name(scheduler if isinstance(scheduler, str) else "")
     except RequestError:
         found.pop("scheduler", None)
     return found
@@ -60,9 +81,13 @@ def _sentence(error: ValidationError) -> RequestError:
         return RequestError(name, "is required")
     if name in ("image", "mask"):
         return RequestError(name, "must be an http(s) URL, a data: URI or base64 of a picture")
-    if valid := _valid_values(name):
-        return RequestError(name, f"must be {valid}, not {_shown(first['input'])}")
-    return RequestError(name, "must be text")
+    return _wrong(name, first["input"]) or RequestError(name, "must be text")
+
+
+def _wrong(name: str, value: object) -> RequestError | None:
+    """Return the error of a field whose valid values can be listed; None for one that may hold any text."""
+    valid = _valid_values(name)
+    return RequestError(name, f"must be {valid}, not {_shown(value)}") if valid else None
 
 
 def _valid_values(name: str) -> str:
@@ -84,5 +109,4 @@ def _shown(value: object) -> str:
     """Return a value, shortened for an error's text."""
     if isinstance(value, list | dict):
         return "a list" if isinstance(value, list) else "an object"
-    text = repr(value[:60] if isinstance(value, str | bytes) else value)
-    return text if len(text) <= 60 else f"{text[:57]}…"
+    return shown(value)

@@ -15,7 +15,7 @@ from server.settings import Settings
 
 Fields = dict[str, object]
 
-_MAX_FIELDS, _MAX_FILES, _MAX_MARKS = 64, 8, 100_000
+_MAX_FIELDS, _MAX_FILES, _MAX_MARKS, _MAX_DEPTH = 64, 8, 100_000, 32
 # A form may name any of Python's codecs, and some take quadratic time.
 _CHARSETS = (b"utf-8", b"utf8", b"us-ascii", b"iso-8859-1")
 _ON_LOOP_BYTES = 16_384  # larger JSON is parsed in a thread, since it would block the event loop
@@ -84,7 +84,22 @@ def _json(body: bytes) -> Fields:
         raise RequestError("body", "is not valid JSON") from None
     if not isinstance(found, dict):
         raise RequestError("body", "must be a JSON object")
+    if _is_deep(found):
+        raise RequestError("body", f"is nested deeper than {_MAX_DEPTH} lists or objects")
     return found
+
+
+def _is_deep(found: Fields) -> bool:
+    """Look at one level after the other: code that calls itself would end at Python's limit."""
+    level: list[object] = [found]
+    for _ in range(_MAX_DEPTH):
+        level = [
+            inner
+            for value in level
+            if isinstance(value, dict | list)
+            for inner in (value.values() if isinstance(value, dict) else value)
+        ]
+    return any(isinstance(value, dict | list) for value in level)
 
 
 def _no_constant(name: str) -> float:

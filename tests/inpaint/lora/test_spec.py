@@ -91,7 +91,9 @@ WRONG: dict[str, tuple[object, str]] = {
     "a number": (7, "must be a list of names and scales, not int"),
     "a list of numbers": ([7], "must be items such as style:0.8, not int"),
     "an unknown key": ([{"name": "style", "weight": 1}], "not 'weight'"),
-    "too many": ([f"style{i}" for i in range(MAX_LORAS + 1)], "must be at most 8 LoRAs, not 9"),
+    "too many": ([f"style{i}" for i in range(MAX_LORAS + 1)], "must be at most 8 LoRAs"),
+    "eight million": ("a," * 8_000_000, "must name a LoRA|must be at most 8 LoRAs"),
+    "too many times one": ("a," * 9, "must be at most 8 LoRAs"),
 }
 
 

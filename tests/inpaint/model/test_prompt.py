@@ -7,39 +7,13 @@ import torch
 
 from inpaint import Engine, InpaintRequest
 from inpaint.model.load import Model
-from inpaint.model.prompt import CHUNK_TOKENS, MAX_CHUNKS, PromptEncoder, parse_weights
+from inpaint.model.prompt import CHUNK_TOKENS, MAX_CHUNKS, PromptEncoder
 
 
 @pytest.fixture
 def encoder(model: Model) -> PromptEncoder:
     """A fresh encoder on the tiny model."""
     return PromptEncoder(model)
-
-
-@pytest.mark.parametrize(
-    ("text", "parts"),
-    [
-        ("a cat", [("a cat", 1.0)]),
-        ("a (red) cat", [("a ", 1.0), ("red", 1.1), (" cat", 1.0)]),
-        ("((red))", [("red", 1.21)]),
-        ("[red]", [("red", 1 / 1.1)]),
-        ("(red:1.3) cat", [("red", 1.3), (" cat", 1.0)]),
-        ("(a (b:2):0.5)", [("a ", 0.5), ("b", 1.0)]),
-        (r"a \(cat\)", [("a (cat)", 1.0)]),
-        ("(open", [("(open", 1.0)]),
-        ("close) [", [("close) [", 1.0)]),
-        ("(a]", [("(a]", 1.0)]),
-        ("10:30 (at noon:ish)", [("10:30 ", 1.0), ("at noon:ish", 1.1)]),
-        (r"back\slash", [(r"back\slash", 1.0)]),
-        ("(x:-.5)", [("x", -0.5)]),
-        ("", []),
-    ],
-)
-def test_the_notation_of_the_web_ui(text: str, parts: list[tuple[str, float]]) -> None:
-    """Prompts that people bring from AUTOMATIC1111 mean the same here."""
-    parsed = parse_weights(text)
-    assert [t for t, _ in parsed] == [t for t, _ in parts]
-    assert [w for _, w in parsed] == pytest.approx([w for _, w in parts])
 
 
 @pytest.mark.parametrize("text", ["a red circle", "", "Ünïcode ☃ 日本", "x" * 75])
