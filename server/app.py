@@ -25,6 +25,7 @@ from server.errors import headers_of, status_of
 from server.fetch.fetcher import Fetcher, Policy
 from server.http.auth import Gate
 from server.http.middleware import RequestMiddleware
+from server.http.origin import OriginCheck
 from server.http.page import add_page
 from server.observe.metrics import Metrics
 from server.observe.telemetry import telemetry
@@ -67,12 +68,10 @@ def create_app(settings: Settings, client: EngineClient, *, policy: Policy | Non
     )
     service = Service(parts)
     running = Running(parts, service, DurableQueue(service))
-    gate = Gate(
-        parts.keys,
-        open_to_all=settings.no_auth,
-        public_url=settings.public_url,
-        origins=settings.cors_origins,
+    origin = OriginCheck(
+        origins=settings.cors_origins, public_url=settings.public_url, hosts=settings.allowed_hosts
     )
+    gate = Gate(parts.keys, origin, open_to_all=settings.no_auth)
     app = FastAPI(
         title="sdxl-inpaint",
         version=inpaint.__version__,

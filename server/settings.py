@@ -3,10 +3,18 @@
 import ipaddress
 from functools import cached_property
 from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
 
 from platformdirs import user_data_path
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from inpaint.errors import shown
+
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Grace = Annotated[float, Field(ge=0, allow_inf_nan=False)]  # seconds, and none is allowed
+Bytes = Annotated[int, Field(ge=1)]
 
 
 class Settings(BaseSettings):
@@ -21,6 +29,7 @@ class Settings(BaseSettings):
     trusted_proxies: str = "127.0.0.1"  # proxies whose X-Forwarded-* headers are believed, as for uvicorn
     cors_origins: tuple[str, ...] = ()
     no_auth: bool = False  # require no key, even on addresses that other machines can reach
+    allowed_hosts: tuple[str, ...] = ()  # with no_auth: this server's names on the internet, for its clients
     page: bool = True  # serve the page to paint masks on, at /
 
     # The model and the engines.
@@ -37,50 +46,80 @@ class Settings(BaseSettings):
     workers: int = Field(1, ge=0)  # processes with an engine each; 0: one engine in the HTTP process
     min_workers: int | None = Field(None, ge=0)  # in a cluster: the fewest while there is little work
     ingress_replicas: int = Field(2, ge=1)  # in a cluster: HTTP processes
-    hang_s: float = 120.0  # a worker that has work and makes no progress for this long is killed
+    hang_s: Seconds = 120.0  # a worker that has work and makes no progress for this long is killed
     max_attempts: int = Field(2, ge=1)  # of a request whose worker dies while painting it
     # A worker without work for this long ends and frees its GPU; the next request waits for another to load.
-    idle_unload_s: float | None = Field(None, gt=0)
+    idle_unload_s: Seconds | None = None
 
     # Storage.
     data: Path = Field(default_factory=lambda: user_data_path("inpaint"))
     database_url: str | None = None  # default: SQLite in ``data``
     blobs_url: str | None = None  # default: a folder in ``data``; any fsspec URL
     # If servers share a database, the others take over the requests of one that is silent for this long.
-    lease_s: float = Field(15.0, gt=0)
-    requests_ttl_s: float = 3600.0
-    pictures_ttl_s: float = 7 * 86400.0
+    lease_s: Seconds = 15.0
+    requests_ttl_s: Seconds = 3600.0
+    pictures_ttl_s: Seconds = 7 * 86400.0
     metadata: bool = False  # write prompt and settings into pictures, unless their request decides
 
     # Limits on requests.
-    max_body_bytes: int = 60_000_000  # two pictures of 20 MB in base64, and some text
-    body_timeout_s: float = 60.0
+    max_body_bytes: Bytes = 60_000_000  # two pictures of 20 MB in base64, and some text
+    body_timeout_s: Seconds = 60.0
     max_waiting: int = Field(64, ge=1)  # requests that are accepted and not yet being painted
     max_in_flight_per_key: int = Field(16, ge=1)
     rate: str = "600/minute"  # per key, in the notation of the ``limits`` library
     rates_url: str = "async+memory://"  # or ``async+redis://…``
     # A v1 request that would take longer is refused; one that does all the same ends with 504.
-    deadline_s: float = Field(300.0, gt=0)
+    deadline_s: Seconds = 300.0
     # A request that would take this many times as long as it would alone is refused.
-    max_slowdown: float | None = Field(None, ge=1)
-    drain_s: float = 120.0
+    max_slowdown: float | None = Field(None, ge=1, allow_inf_nan=False)
+    drain_s: Grace = 120.0
     segmind_lenient: bool = False  # clamp numbers and replace unknown schedulers instead of refusing them
 
     # Fetching callers' URLs.
-    fetch_timeout_s: float = 15.0
-    fetch_max_bytes: int = 20_000_000
+    fetch_timeout_s: Seconds = 15.0
+    fetch_max_bytes: Bytes = 20_000_000
     fetch_per_key: int = Field(8, ge=1)  # at the same time
     fetch_redirects: int = Field(0, ge=0, le=3)
-    fetch_ports: tuple[int, ...] = (80, 443)
+    fetch_ports: tuple[Annotated[int, Field(ge=1, le=65535)], ...] = (80, 443)
     fetch_hosts: tuple[str, ...] = ()  # if not empty, no other host is fetched from
     fetch_denied_networks: tuple[str, ...] = ()  # in addition to those that are not public
 
     # Prices.
     metering: bool = False
-    price: float = Field(0.001, ge=0)  # credits for one step of one megapixel of one sample
+    price: float = Field(
+        0.001, ge=0, allow_inf_nan=False
+    )  # credits for one step of one megapixel of one sample
 
     log_level: str = "INFO"
     telemetry: bool = False  # send OpenTelemetry traces to OTEL_EXPORTER_OTLP_ENDPOINT
+
+    @field_validator("public_url")
+    @classmethod
+    def _has_a_scheme_and_a_host(cls, url: str | None) -> str | None:
+        if url is not None and not _is_web_url(url):
+            raise ValueError(f"must be a URL such as https://paint.example.org, not {shown(url)}")
+        return url
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if origin != "*" and not (_is_web_url(origin) and not urlsplit(origin).path):
+                raise ValueError(f"must be origins such as https://app.example.org, not {shown(origin)}")
+        return origins
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_addresses(cls, proxies: str) -> str:
+        for proxy in proxies.split(","):
+            try:
+                if proxy.strip() not in ("", "*"):
+                    ipaddress.ip_network(proxy.strip(), strict=False)
+            except ValueError:
+                raise ValueError(
+                    f"must be addresses or networks with commas between them, or *, not {shown(proxy)}"
+                ) from None
+        return proxies
 
     @field_validator("idle_unload_s")
     @classmethod
@@ -115,3 +154,13 @@ class Settings(BaseSettings):
     def blobs(self) -> str:
         """The URL of the pictures' folder, for fsspec."""
         return self.blobs_url or (self.data.absolute() / "pictures").as_uri()
+
+
+def _is_web_url(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return False
+    plain = not parts.query and not parts.fragment and not parts.username
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and plain and port != 0

@@ -6,6 +6,7 @@ import threading
 import webbrowser
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from urllib.parse import urlsplit
 
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
@@ -15,6 +16,7 @@ from inpaint.errors import RequestError
 from server.app import create_app
 from server.engines.client import EngineClient
 from server.fetch.fetcher import Policy
+from server.http.origin import is_loopback
 from server.observe.logs import configure
 from server.settings import Settings
 from server.storage.database import Database
@@ -129,12 +131,20 @@ def prepare(settings: Settings) -> bool:
 
 
 def refuse_open(settings: Settings, *, locked: bool) -> None:
-    """Refuse to start if other machines could use the server without a key, unless ``--no-auth`` allows it.
+    """Refuse to start if other machines were to use the server without a key, unless ``--no-auth`` allows it.
 
     Raises:
         RequestError: names both ways out.
     """
-    if not settings.on_loopback and not locked and not settings.no_auth:
+    if locked or settings.no_auth:
+        return
+    if settings.public_url is not None and not is_loopback(urlsplit(settings.public_url).hostname or ""):
+        raise RequestError(
+            "--public-url",
+            f"other machines are to use {settings.public_url}, and no key exists; create one with "
+            "`inpaint keys create --name NAME`, or pass --no-auth to serve every client without a key",
+        )
+    if not settings.on_loopback:
         raise RequestError(
             "--host",
             f"other machines can reach {settings.host}, and no key exists; create one with "
@@ -154,11 +164,12 @@ def _url(host: str, port: int) -> str:
 def greeting(settings: Settings, port: int, *, locked: bool) -> str:
     """Return the lines for the operator: URL, model, who may use it, the page, and a curl command to try."""
     url = (settings.public_url or _url(settings.host, port)).rstrip("/")
-    access = "every request needs a key (inpaint keys list)" if locked else "no key is needed"
-    if not locked and settings.on_loopback:
-        access += ", and only this machine can reach it"
-    if not locked and not settings.on_loopback:
-        access = "NO KEY IS NEEDED, and other machines can reach it (--no-auth)"
+    if locked:
+        access = "every request needs a key (inpaint keys list)"
+    elif settings.no_auth:
+        access = "NO KEY IS NEEDED by anyone who can reach it (--no-auth)"
+    else:
+        access = "no key is needed, and only programs on this machine are answered"
     key = ' -H "x-api-key: $INPAINT_KEY"' if locked else ""
     page = _PAGE.format(url=url) if settings.page else ""
     curl = _CURL.format(url=url, key=key)

@@ -66,7 +66,10 @@ def test_the_greeting_says_where_what_and_who_and_its_curl_line_works(tmp_path: 
         assert int(refused.headers["retry-after"]) >= 1
         server.wait_ready()
         first, *lines = server.said.splitlines()
-        assert first == f"{server.url}  model demo; no key is needed, and only this machine can reach it"
+        assert (
+            first
+            == f"{server.url}  model demo; no key is needed, and only programs on this machine are answered"
+        )
         assert lines.pop(0) == f"Paint in a browser at {server.url}/ or from a program:"
         (tmp_path / "photo.jpg").write_bytes(picture((160, 120)))
         (tmp_path / "mask.png").write_bytes(picture((160, 120), "white"))
@@ -127,7 +130,7 @@ def test_other_machines_are_let_in_with_a_key_or_with_no_auth(data: Path) -> Non
         assert server.client.post(V1, json=body()).status_code == 401
         assert server.client.post(V1, json=body(), headers={"x-api-key": token}).status_code == 200
     with ServerProcess(program(data.with_name("open"), host="0.0.0.0", no_auth=True)) as server:
-        assert "NO KEY IS NEEDED, and other machines can reach it" in (server.url and server.said)
+        assert "NO KEY IS NEEDED by anyone who can reach it" in (server.url and server.said)
         server.wait_ready()
         assert server.client.post(V1, json=body()).status_code == 200
 

@@ -236,7 +236,7 @@ def test_a_trusted_proxys_scheme_counts_and_no_others(serve: Serve) -> None:
     """``X-Forwarded-Proto`` counts from the proxy on this machine; another client could forge it."""
     forwarded = {"x-forwarded-proto": "https", "host": "paint.example.com"}
     for trusted, scheme in (("127.0.0.1", "https"), ("10.1.2.3", "http")):
-        served = serve(trusted_proxies=trusted, no_auth=True)
+        served = serve(trusted_proxies=trusted, no_auth=True, allowed_hosts=("paint.example.com",))
         response = served.client.post(V2, json=body(), headers=forwarded)
         assert urls_of(response) == {f"{scheme}://paint.example.com"}
         served.stop()
@@ -652,12 +652,12 @@ def test_records_expire_before_their_pictures(serve: Serve, monkeypatch: pytest.
     output = ended(first.client, request_id).json()["output"]
     path = output.removeprefix(first.url)
     first.stop()
-    second = serve(requests_ttl_s=0.0)  # a sweep runs at the start
+    second = serve(requests_ttl_s=0.001)  # a sweep runs at the start
     eventually(lambda: second.client.get(f"/v2/requests/{request_id}").status_code == 404)
     assert second.client.get(path).status_code == 200
     second.stop()
     monkeypatch.setattr("server.service.sweeper._EVERY_S", 0.01)
-    third = serve(requests_ttl_s=0.0, pictures_ttl_s=0.0)
+    third = serve(requests_ttl_s=0.001, pictures_ttl_s=0.001)
     eventually(lambda: third.client.get(path).status_code == 404)
     folder = third.settings.data / "pictures"
     eventually(lambda: list(folder.iterdir()) == [])

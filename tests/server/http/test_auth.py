@@ -6,13 +6,17 @@ import logging
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import structlog
+from starlette.requests import Request
 
 from inpaint.errors import OutOfMemoryError
+from server.errors import ForbiddenError
 from server.http.middleware import RequestMiddleware
+from server.http.origin import OriginCheck
 from server.observe.metrics import Metrics
 from tests.support.served import (
     MASK,
@@ -167,7 +171,8 @@ def test_no_body_is_read_before_its_key(locked: Served) -> None:
 
 OURS = ["127.0.0.1", "localhost", "LOCALHOST", "127.0.0.1:8000", "[::1]", "[::1]:9", "127.9.9.9"]
 FOREIGN = ["example.com", "evil.localhost.example.com", "10.0.0.1", "localhost.", "a!b.example.com"]
-FOREIGN += ["example.com:99999", "[", "a b", "127.0.0.1.example.com", "0.0.0.0"]
+FOREIGN += ["example.com:99999", "[", "a b", "127.0.0.1.example.com", "0.0.0.0", "127.0.0.1:99999"]
+FOREIGN += ["evil.example@127.0.0.1", "127.0.0.1/evil.example", "127.0.0.1?x", "127.0.0.1#x", "127.0.0.1:"]
 
 
 def asked(served: Served, *headers: str) -> tuple[int, dict[str, str], bytes]:
@@ -207,6 +212,50 @@ def test_an_open_server_refuses_another_sites_page(served: Served, origin: str) 
 def test_an_open_server_answers_its_own_pages(served: Served) -> None:
     """A page that the server itself served sends the server's own origin."""
     assert asked(served, "Host: 127.0.0.1:5", "Origin: http://127.0.0.1:5")[0] == 200
+    assert (
+        asked(served, "Host: LOCALHOST", "Origin: http://localhost", "Sec-Fetch-Site: same-origin")[0] == 200
+    )
+    assert asked(served, "Host: [::1]:80", "Origin: http://[::1]")[0] == 200
+
+
+@pytest.mark.parametrize("origin", ["http://127.0.0.1:6", "https://127.0.0.1:5", "http://localhost:5"])
+def test_an_open_server_refuses_the_page_of_another_server_on_this_machine(
+    served: Served, origin: str
+) -> None:
+    """Every notebook and preview here is such a page: another port, another scheme, another name."""
+    assert asked(served, "Host: 127.0.0.1:5", f"Origin: {origin}")[0] == 403
+
+
+@pytest.mark.parametrize("relation", ["cross-site", "same-site", "odd"])
+def test_an_open_server_heeds_what_the_browser_says_of_the_page(served: Served, relation: str) -> None:
+    """A page can leave the origin out of some requests, and not this header."""
+    assert asked(served, "Host: 127.0.0.1", f"Sec-Fetch-Site: {relation}")[0] == 403
+    assert asked(served, "Host: 127.0.0.1", "Sec-Fetch-Site: none")[0] == 200
+
+
+FORWARDED = ["X-Forwarded-For: 203.0.113.9", "X-Forwarded-For: 127.0.0.1", "X-Forwarded-Proto: https"]
+FORWARDED += ["Forwarded: for=127.0.0.1", "Via: 1.1 proxy", "X-Real-IP: 127.0.0.1", "CF-Connecting-IP: ::1"]
+FORWARDED += ["X-Forwarded-Host: localhost", "True-Client-IP: 127.0.0.1", "X-Forwarded-For:"]
+
+
+@pytest.mark.parametrize("header", FORWARDED)
+def test_an_open_server_refuses_what_came_through_a_proxy(served: Served, header: str) -> None:
+    """A proxy on this machine connects from loopback, under any name; its clients are anywhere."""
+    status, _, data = asked(served, "Host: 127.0.0.1", header)
+    assert status == 403
+    assert "inpaint keys create" in json.loads(data)["error"]
+
+
+@pytest.mark.parametrize(
+    ("client", "allowed"),
+    [("127.0.0.1", True), ("::1", True), ("::ffff:127.0.0.1", True), ("10.0.0.7", False), ("", False)],
+)
+def test_an_open_server_refuses_another_machines_connection(client: str, allowed: bool) -> None:
+    """Whatever ``Host`` the other machine writes."""
+    headers = [(b"host", b"localhost")]
+    request = Request({"type": "http", "scheme": "http", "headers": headers, "client": (client, 5)})
+    with nullcontext() if allowed else pytest.raises(ForbiddenError):
+        OriginCheck().refuse_other_machines(request)
 
 
 def test_health_is_answered_under_any_host_name(served: Served) -> None:
@@ -226,10 +275,23 @@ def test_the_first_key_locks_the_server_without_a_restart(serve: Serve) -> None:
 
 
 def test_no_auth_lets_every_client_in(serve: Serve) -> None:
-    """The operator chose so with --no-auth, even if keys exist."""
-    served = serve(no_auth=True)
+    """The operator chose so with --no-auth, even if keys exist, and behind a proxy, too."""
+    served = serve(no_auth=True, public_url="https://paint.example.org/api")
     served.key()
-    assert asked(served, "Host: example.com", "Origin: https://example.org")[0] == 200
+    for host in ("10.0.0.5:8000", "[fd00::5]", "gpu-box", "gpu.local:8000", "paint.example.org"):
+        assert asked(served, f"Host: {host}", "X-Forwarded-For: 203.0.113.9")[0] == 200, host
+    assert asked(served, "Host: paint.example.org", "Origin: https://paint.example.org")[0] == 200
+
+
+def test_no_auth_lets_no_other_sites_page_in(serve: Serve) -> None:
+    """A page that a person opens must not paint, nor read under a name that was made to lead here."""
+    served = serve(no_auth=True, allowed_hosts=("Paint.example.net",))
+    assert asked(served, "Host: 10.0.0.5", "Origin: https://example.org")[0] == 403
+    assert asked(served, "Host: 10.0.0.5", "Sec-Fetch-Site: cross-site")[0] == 403
+    status, _, data = asked(served, "Host: evil.example", "Origin: http://evil.example")
+    assert status == 403
+    assert "INPAINT_ALLOWED_HOSTS" in json.loads(data)["error"]
+    assert asked(served, "Host: paint.example.net", "Origin: http://paint.example.net")[0] == 200
 
 
 def test_a_site_that_the_operator_names_may_call(serve: Serve) -> None:
