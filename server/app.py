@@ -156,6 +156,7 @@ def _add_operations(app: FastAPI, running: Running, gate: Gate) -> None:
     async def readyz() -> Response:
         """Return 200 if requests can be painted now, else 503."""
         ready = parts.client.health().ready and not service.draining
+        ready = ready and await asyncio.to_thread(service.can_store)
         return PlainTextResponse("ready" if ready else "not ready", 200 if ready else 503)
 
     @app.get(

@@ -1,11 +1,13 @@
 """The start of ``inpaint serve``: read the settings, check them, greet the operator, and serve."""
 
 import logging
+import os
 import sys
 import threading
 import webbrowser
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from filelock import FileLock, Timeout
@@ -53,10 +55,11 @@ def start(
         InpaintError: the engine did not start.
         KeyboardInterrupt: Ctrl-C was pressed a second time.
     """
+    os.umask(0o077)  # prompts, pictures and tokens are nobody else's on this machine
     settings = read_settings(flags)
     locked = prepare(settings)
     refuse_open(settings, locked=locked)
-    with listen(settings) as listener, _alone_in(settings):
+    with listen(settings) as listener, _alone(settings):
         app = create_app(settings, engines(settings), policy=policy(settings))
         configure(settings.log_level)
         port = listener.getsockname()[1]
@@ -95,25 +98,40 @@ def read_settings(flags: Mapping[str, object]) -> Settings:
 
 
 @contextmanager
-def _alone_in(settings: Settings) -> Iterator[None]:
-    """Lock the data folder against a second server, which would take over this one's requests at its start.
+def _alone(settings: Settings) -> Iterator[None]:
+    """Lock the data folder and the SQLite file against a second server.
 
-    The kernel releases the lock even if this process is killed.
+    It would take over this one's requests at its start. The kernel releases the locks even if this process is
+    killed.
+
+    Raises:
+        RequestError: another server uses one of the two.
     """
-    lock = FileLock(settings.data / "server.lock")
+    file = Database(settings.database).file
+    with ExitStack() as locks:
+        problem = f"another server uses {settings.data}; stop it, or choose another folder for this one"
+        locks.enter_context(_locked(settings.data / "server.lock", "--data", problem))
+        if file is not None:
+            problem = f"another server uses {file}; stop it, or choose another database for this one"
+            locks.enter_context(_locked(Path(f"{file}.server.lock"), "INPAINT_DATABASE_URL", problem))
+        yield
+
+
+@contextmanager
+def _locked(path: Path, setting: str, problem: str) -> Iterator[None]:
+    lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        problem = f"another server uses {settings.data}; stop it, or choose another folder for this one"
-        raise RequestError("--data", problem) from error
+        raise RequestError(setting, problem) from error
     except OSError as error:
-        raise RequestError("--data", f"{settings.data} cannot be used: {error.strerror}") from error
+        raise RequestError(setting, f"{path} cannot be used: {error.strerror}") from error
     with lock:
         yield
 
 
 def prepare(settings: Settings) -> bool:
-    """Create the data folder and the database, and return whether any key exists.
+    """Create the data folder and the database, close them to other users, and return whether any key exists.
 
     Raises:
         RequestError: the folder cannot be created.
@@ -122,12 +140,30 @@ def prepare(settings: Settings) -> bool:
         settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         raise RequestError("--data", f"{settings.data} cannot be used: {error.strerror}") from error
+    close_to_others(settings.data)
     database = Database(settings.database)
     try:
         database.migrate()
         return Keys(database).any_exist()
     finally:
         database.close()
+
+
+_OURS = ("inpaint.db*", "server.lock", "pictures", "profiles")  # what the server makes in its data folder
+
+
+def close_to_others(folder: Path) -> None:
+    """Take the data folder from the machine's other users, whoever made it: it holds prompts and tokens.
+
+    A folder with files of others in it, such as a home, stays as it is; only the server's own are closed.
+    """
+    ours = {path for pattern in _OURS for path in folder.glob(pattern)}
+    if set(folder.iterdir()) <= ours:
+        ours.add(folder)
+    for path in ours:
+        with suppress(OSError):  # another user's: what this server makes is closed by its umask
+            if not path.is_symlink():
+                path.chmod(path.stat().st_mode & 0o700)
 
 
 def refuse_open(settings: Settings, *, locked: bool) -> None:

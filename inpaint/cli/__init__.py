@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from inpaint.cli.terminal import printable
 from inpaint.errors import DeviceError, InpaintError, ModelError, OutOfMemoryError, RequestError
 
 SOME_FAILED = 3
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         app(args=None if arguments is None else list(arguments), prog_name="inpaint", standalone_mode=True)
     except InpaintError as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {printable(str(error))}\n")
         sys.exit(exit_code(error))
     except SystemExit as ended:  # typer answers Ctrl-C with this code and prints nothing
         if ended.code == INTERRUPTED:
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Exception as bug:
         if os.environ.get("INPAINT_TRACEBACK"):
             raise
-        detail = " ".join(f"{type(bug).__name__}: {bug}".split())
+        detail = printable(" ".join(f"{type(bug).__name__}: {bug}".split()))
         sys.stderr.write(f"error: this is a bug in inpaint, please report it: {detail}\n")
         sys.stderr.write("(run it again with INPAINT_TRACEBACK=1 for the details)\n")
         sys.exit(1)

@@ -10,6 +10,7 @@ import inpaint
 from inpaint.cli import loras, models
 from inpaint.cli.lazy import LazyGroup
 from inpaint.cli.run.command import run
+from inpaint.cli.terminal import show
 from inpaint.schedulers import SCHEDULERS
 
 app = typer.Typer(
@@ -72,7 +73,7 @@ def info(
     if as_json:
         typer.echo(json.dumps(facts))
     else:
-        typer.echo("\n".join(lines(facts)))
+        show("\n".join(lines(facts)))
 
 
 @app.command()
@@ -87,8 +88,8 @@ def doctor(
         typer.echo(json.dumps({finding.what: finding.found for finding in findings}))
     else:
         for finding in findings:
-            typer.echo(f"{'ok ' if finding.fine else '!! '} {finding.what:<14} {finding.found}")
+            show(f"{'ok ' if finding.fine else '!! '} {finding.what:<14} {finding.found}")
             if finding.advice:
-                typer.echo(f"                   → {finding.advice}")
+                show(f"                   → {finding.advice}")
     if not all(finding.fine for finding in findings):
         raise typer.Exit(1)

@@ -52,7 +52,4 @@ def _maker(made: dict[str, object]) -> str:
 
 
 def _shown(value: object) -> str:
-    if isinstance(value, tuple | list):
-        return ", ".join(map(str, value))
-    # A terminal obeys control characters, and the file may come from a stranger.
-    return "".join(c if c.isprintable() or c == "\n" else "?" for c in str(value))
+    return ", ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from inpaint.cli.terminal import say
 from inpaint.lora import files as lora_files
 
 app = typer.Typer(name="loras", help="List, pin and verify LoRA files.", no_args_is_help=True)
@@ -33,19 +34,19 @@ def list_loras(
     """List the LoRAs that --lora and <lora:NAME:0.8> can use."""
     for file in lora_files.available_loras(folder):
         if as_json:
-            typer.echo(json.dumps(_as_json(file), ensure_ascii=False))
+            typer.echo(json.dumps(_as_json(file)))
         else:
             size = f"{file.size_bytes / 1e6:.1f} MB"
-            _say(f"{file.name:<32} {size:>10}  {file.sha256[:12]:<12}  {_STATES[file.state]}")
+            say(f"{file.name:<32} {size:>10}  {file.sha256[:12]:<12}  {_STATES[file.state]}")
     if not as_json:
-        _say(f"\nLoRA folder: {folder or lora_files.loras_dir()}")
+        say(f"\nLoRA folder: {folder or lora_files.loras_dir()}")
 
 
 @app.command()
 def pin(name: _Name, folder: _Folder = None) -> None:
     """Accept a LoRA file's present content, after you have replaced it on purpose."""
     file = lora_files.accept(lora_files.find_lora(name, folder))
-    _say(f"{name} is pinned: sha256 {file.sha256}")
+    say(f"{name} is pinned: sha256 {file.sha256}")
 
 
 @app.command()
@@ -60,7 +61,7 @@ def verify(
     files = lora_files.available_loras(folder) if name is None else [lora_files.find_lora(name, folder)]
     for file in files:
         lora_files.verify(file)
-    _say(f"{len(files)} LoRA {'file matches its pin' if len(files) == 1 else 'files match their pins'}")
+    say(f"{len(files)} LoRA {'file matches its pin' if len(files) == 1 else 'files match their pins'}")
 
 
 def _as_json(file: lora_files.LoraFile) -> dict[str, object]:
@@ -71,7 +72,3 @@ def _as_json(file: lora_files.LoraFile) -> dict[str, object]:
         "size_bytes": file.size_bytes,
         "sha256": file.sha256 or None,
     }
-
-
-def _say(text: str) -> None:
-    typer.echo(text, err=True)

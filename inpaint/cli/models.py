@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from inpaint import weights
+from inpaint.cli.terminal import say
 from inpaint.demo import demo_checkpoint
 from inpaint.errors import ModelError
 
@@ -51,13 +52,13 @@ def list_models(
             typer.echo(json.dumps(_as_json(row)))
         return
     for name in weights.BUILT_IN:
-        _say(f"{name:<28} {'comes with inpaint'}")
+        say(f"{name:<28} {'comes with inpaint'}")
     for row in rows:
         state: str = row.state
         if row.state == "partial":
             state = f"{row.present_bytes / row.entry.size:.0%} fetched"
-        _say(f"{row.entry.name:<28} {state:<14} {_gigabytes(row.entry.size):>9}  {row.entry.license}")
-    _say(f"\nModels folder: {weights.models_dir()}")
+        say(f"{row.entry.name:<28} {state:<14} {_gigabytes(row.entry.size):>9}  {row.entry.license}")
+    say(f"\nModels folder: {weights.models_dir()}")
 
 
 @app.command()
@@ -67,14 +68,14 @@ def fetch(name: _Name) -> None:
     Once fetched, the model loads without a network.
     """
     if name in weights.BUILT_IN:
-        _say(f"{name} comes with inpaint; there is nothing to fetch")
+        say(f"{name} comes with inpaint; there is nothing to fetch")
         return
     root = weights.models_dir()
     entry = _entry(name, root)
-    _say(f"{name}: {_gigabytes(entry.size)}, licence {entry.license} {entry.license_url}")
+    say(f"{name}: {_gigabytes(entry.size)}, licence {entry.license} {entry.license_url}")
     with _progress_bar("fetching", transfer=True) as progress:
         folder = weights.fetch(entry, root, progress)
-    _say(f"{name} is installed and verified in {folder}")
+    say(f"{name} is installed and verified in {folder}")
 
 
 @app.command()
@@ -87,7 +88,7 @@ def verify(
     entry = _entry(name, root)
     with _progress_bar("verifying") as progress:
         weights.verify(entry, root / entry.target, deep=deep, progress=progress)
-    _say(f"{name} is intact: {len(entry.files)} files, {_gigabytes(entry.size)}")
+    say(f"{name} is intact: {len(entry.files)} files, {_gigabytes(entry.size)}")
 
 
 @app.command("import")
@@ -112,7 +113,7 @@ def import_(
         else:
             donor = _checkpoint(parts_from, root).path
             folder = weights.import_completed(path, donor, name, root, progress)
-    _say(f"{name} is imported into {folder}; paint with --model {name}")
+    say(f"{name} is imported into {folder}; paint with --model {name}")
     _say_needs_configs(name, root)
 
 
@@ -143,8 +144,8 @@ def merge(
             own, styled, based, name, root, alpha=alpha, vae=vae.value, progress=progress
         )
     for component in merged.kept:
-        _say(f"{style} has no {component}, so that of {inpaint} is kept")
-    _say(f"{name} is in {merged.folder}; paint with --model {name}")
+        say(f"{style} has no {component}, so that of {inpaint} is kept")
+    say(f"{name} is in {merged.folder}; paint with --model {name}")
     _say_needs_configs(name, root)
 
 
@@ -152,7 +153,7 @@ def merge(
 def remove(name: _Name) -> None:
     """Delete a fetched or imported model, or an unfinished download, without asking."""
     size = weights.remove_model(name, weights.models_dir())
-    _say(f"{name} is removed; this freed {_gigabytes(size)}")
+    say(f"{name} is removed; this freed {_gigabytes(size)}")
 
 
 app.command("rm", hidden=True)(remove)
@@ -187,7 +188,7 @@ def _say_needs_configs(name: str, root: Path) -> None:
     try:
         weights.config_folder(root)
     except ModelError as error:
-        _say(f"before the first picture: {error}")
+        say(f"before the first picture: {error}")
 
 
 def _as_json(row: weights.Listing) -> dict[str, object]:
@@ -203,10 +204,6 @@ def _as_json(row: weights.Listing) -> dict[str, object]:
     }
 
 
-def _say(text: str) -> None:
-    typer.echo(text, err=True)
-
-
 def _gigabytes(size_bytes: int) -> str:
     return f"{size_bytes / 1e9:.2f} GB" if size_bytes >= 10_000_000 else f"{size_bytes / 1e6:.2f} MB"
 
@@ -220,7 +217,7 @@ def _progress_bar(verb: str, *, transfer: bool = False) -> Iterator[weights.Prog
         def line(path: str, _done: int, _total: int) -> None:
             if path not in seen:
                 seen.add(path)
-                _say(f"{verb} {path}")
+                say(f"{verb} {path}")
 
         yield line
         return

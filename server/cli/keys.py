@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from inpaint.cli.lazy import not_installed
+from inpaint.cli.terminal import say
 from inpaint.errors import InpaintError, RequestError
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def create(
     if as_json:
         typer.echo(json.dumps(_as_json(key) | {"key": token}))
         return
-    _say(f"Created key {key.id} ({key.name}). Save it now: it is stored as a hash and cannot be shown again.")
+    say(f"Created key {key.id} ({key.name}). Save it now: it is stored as a hash and cannot be shown again.")
     typer.echo(token)
 
 
@@ -86,11 +87,11 @@ def list_keys(data: _Data = None, as_json: _Json = False) -> None:
             typer.echo(json.dumps(_as_json(key)))
         else:
             scopes = " ".join(sorted(key.scopes))
-            _say(
+            say(
                 f"{key.id}  {_state(key):<18} {format_credits(key.balance_micro):>12}  {key.name}  [{scopes}]"
             )
     if not keys and not as_json:
-        _say("There are no keys; make one with: inpaint keys create")
+        say("There are no keys; make one with: inpaint keys create")
 
 
 @app.command()
@@ -100,7 +101,7 @@ def revoke(key_id: _Id, data: _Data = None) -> None:
         from server.storage.keys import Keys
 
         Keys(database).revoke(key_id)
-    _say(f"Key {key_id} is revoked.")
+    say(f"Key {key_id} is revoked.")
 
 
 @credits_app.command()
@@ -118,7 +119,7 @@ def add(
         from server.storage.ledger import Ledger, format_credits, parse_credits
 
         balance = Ledger(database).add(key_id, parse_credits(credits), note)
-    _say(f"Key {key_id} has {format_credits(balance)} credits.")
+    say(f"Key {key_id} has {format_credits(balance)} credits.")
 
 
 @credits_app.command()
@@ -139,11 +140,11 @@ def show(key_id: _Id, data: _Data = None, as_json: _Json = False) -> None:
             typer.echo(json.dumps(fields | {"request_id": entry.request_id, "note": entry.note}))
         else:
             amount, about = format_credits(entry.amount_micro), entry.request_id or entry.note
-            _say(f"{_date(entry.created_at)}  {entry.kind:<8} {amount:>12}  {about}".rstrip())
+            say(f"{_date(entry.created_at)}  {entry.kind:<8} {amount:>12}  {about}".rstrip())
     if as_json:
         typer.echo(json.dumps({"kind": "balance", "credits": balance / MICRO}))
     else:
-        _say(f"Key {key_id} has {format_credits(balance)} credits.")
+        say(f"Key {key_id} has {format_credits(balance)} credits.")
     if wrong:
         raise InpaintError(f"the ledger is damaged: {wrong[0]}")
 
@@ -199,7 +200,3 @@ def _state(key: "Key") -> str:
 
 def _date(unix_s: float) -> str:
     return time.strftime("%Y-%m-%d", time.gmtime(unix_s))
-
-
-def _say(text: str) -> None:
-    typer.echo(text, err=True)

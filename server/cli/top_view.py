@@ -7,6 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from inpaint.cli.terminal import printable
 from inpaint.errors import InpaintError
 from server.cli.scrape import Figures
 
@@ -16,16 +17,16 @@ _MAX_ROUTES = 8  # the busiest ones
 def view(url: str, seen: Figures | InpaintError) -> RenderableType:
     """Return the whole view, or the reason why there is nothing to show at the moment."""
     if isinstance(seen, InpaintError):
-        return Group(_heading(url, "no answer", "bold red"), Text(str(seen)))
+        return Group(_heading(url, "no answer", "bold red"), Text(printable(str(seen))))
     first, _, rest = seen.state.partition(":")
     parts: list[RenderableType] = [_heading(url, first, "bold green" if seen.ready else "bold red")]
     if rest:
-        parts.append(Text(rest.strip()))
+        parts.append(Text(printable(rest.strip())))
     return Group(*parts, Text(), _now(seen), Text(), *_requests(seen))
 
 
 def _heading(url: str, state: str, style: str) -> Text:
-    return Text.assemble((url, "bold"), "  ", (f"● {state}", style), overflow="fold")
+    return Text.assemble((printable(url), "bold"), "  ", (f"● {printable(state)}", style), overflow="fold")
 
 
 def _now(seen: Figures) -> RenderableType:
@@ -54,14 +55,14 @@ def _requests(seen: Figures) -> Sequence[RenderableType]:
     statuses = Text(f"over {seen.window_s:.0f} s, requests/s  ", "dim")
     for status, rate in seen.statuses_per_s.items():
         style = "green" if status < "400" else "red" if status >= "500" else "yellow"
-        statuses.append(f" {status} ", style).append(f"{_rate(rate)} ", "bold")
+        statuses.append(f" {printable(status)} ", style).append(f"{_rate(rate)} ", "bold")
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("route", overflow="fold")
     for title in ("/s", "p50", "p95"):
         table.add_column(title, justify="right", no_wrap=True, min_width=6)
     busiest = sorted(seen.routes.items(), key=lambda item: -item[1].per_s)[:_MAX_ROUTES]
     for name, route in busiest:
-        table.add_row(name, _rate(route.per_s), _seconds(route.p50_s), _seconds(route.p95_s))
+        table.add_row(Text(printable(name)), _rate(route.per_s), _seconds(route.p50_s), _seconds(route.p95_s))
     return [statuses, Text(), table]
 
 

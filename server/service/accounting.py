@@ -34,6 +34,7 @@ class Accounting:
 
     def __init__(self, settings: Settings, store: Store, ledger: Ledger, metrics: Metrics) -> None:
         self._settings, self._store, self._ledger, self._metrics = settings, store, ledger, metrics
+        self.open: set[str] = set()  # ids of requests that a task is about to settle
 
     def price_micro(self, caller: Caller, request: InpaintRequest) -> int:
         """Return the exact price in micro-credits: steps × megapixels × samples × the price per unit."""
@@ -84,6 +85,7 @@ class Accounting:
         this process stops, a v1 request fails and a v2 request goes back to the queue for the next process.
         """
         settlement = Settlement()
+        self.open.add(record.id)
         try:
             yield settlement
         except (Exception, asyncio.CancelledError) as error:
@@ -91,6 +93,8 @@ class Accounting:
                 settlement.ticket.cancel()  # does nothing if it has ended
             await asyncio.shield(self._settle(record, error, settlement))
             raise
+        finally:
+            self.open.discard(record.id)
 
     async def _settle(self, record: Record, error: BaseException, settlement: Settlement) -> None:
         if isinstance(error, CancelledError):

@@ -19,6 +19,7 @@ from server.service.accounting import steps_of
 from server.service.caller import Caller
 from server.service.heartbeat import Heartbeat
 from server.service.order import Order
+from server.service.orphans import keep_searching
 from server.service.pictures import Prepared, write_input
 from server.service.runner import LiveRequest, Runner
 from server.service.service import Painted, Service
@@ -44,6 +45,7 @@ class DurableQueue:
         """Take up the requests that an earlier process left, and from now on those of servers that stop."""
         await self._heartbeat.start()
         self._runner.spawn(keep_swept(self._parts))
+        self._runner.spawn(keep_searching(self._parts.store, self._service.accounting, self._runner))
 
     async def stop(self) -> None:
         """Leave the requests that have not ended to the next process, or to another server."""

@@ -51,6 +51,7 @@ class Heartbeat:
         while True:
             await asyncio.sleep(self._parts.peers.beat_s)
             try:
+                await self._on_heartbeat_thread(self._parts.database.check_writable)
                 await self._on_heartbeat_thread(self._parts.store.catch_up)
                 if self._parts.database.shared:
                     await self._beat()

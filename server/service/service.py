@@ -6,6 +6,7 @@ server owes: it refunds v1 requests and paints v2 requests.
 
 import asyncio
 import math
+import shutil
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext
@@ -34,6 +35,8 @@ from server.storage.peers import Peers
 from server.storage.requests import Record, Store
 
 T = TypeVar("T")
+
+_MIN_FREE_BYTES = 64_000_000  # of the database's disk, for a few requests with their pictures
 
 log = structlog.get_logger()
 
@@ -123,6 +126,13 @@ class Service:
                 await self._idle.wait()
         except TimeoutError:
             log.warning("drain ran out of time", under_way=self._under_way)
+
+    def can_store(self) -> bool:
+        """Return whether requests can be written down: the last write succeeded, and the disk has room."""
+        database = self.parts.database
+        if database.file is None:
+            return database.writable
+        return database.writable and shutil.disk_usage(database.file.parent).free >= _MIN_FREE_BYTES
 
     # Preparation.
 

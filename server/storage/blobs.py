@@ -29,6 +29,7 @@ _DEADLINE_S = 60.0  # of one call; the driver has no timeout for a PUT that wait
 _S3 = {"connect_timeout": 3, "read_timeout": 20, "retries": {"total_max_attempts": 2, "mode": "standard"}}
 _REFUSED = (FileNotFoundError, PermissionError, FileExistsError)  # without an errno, as s3fs raises them
 _OVERLOADED = {errno.EBUSY, errno.EIO, getattr(errno, "EREMOTEIO", errno.EIO)}  # as s3fs translates 5xx
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}  # of a disk; it may get better
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")  # no separators, no hidden files, no ".."
 
 log = structlog.get_logger()
@@ -60,7 +61,7 @@ class Blobs:
 
         Raises:
             OutputError: the store refuses it.
-            BusyError: the store is unreachable.
+            BusyError: the store is unreachable, or its disk is full.
         """
         path = self._path(request_id, name)
         assert path is not None, f"not a name for a file: {request_id}/{name}"
@@ -114,6 +115,10 @@ class Blobs:
             raise
         except Exception as error:
             local = isinstance(self._fs, LocalFileSystem)
+            if local and isinstance(error, OSError) and error.errno in _FULL:
+                raise BusyError(
+                    "The server's disk is full or cannot be written; try again.", _RETRY_AFTER_S
+                ) from error
             if isinstance(error, OSError) and (local or not _is_unreachable(error)):
                 raise OutputError(f"the picture store {refusal}: {error.strerror or error}") from error
             if local:

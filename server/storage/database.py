@@ -14,17 +14,24 @@ from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
 from filelock import FileLock
-from sqlalchemy import URL, Connection, Engine, create_engine, event, func, make_url, select
-from sqlalchemy.exc import ArgumentError, OperationalError
+from sqlalchemy import URL, Connection, Engine, create_engine, delete, event, func, insert, make_url, select
+from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from inpaint.errors import BusyError, OutputError, RequestError
+from server.storage.tables import servers
 
 _BUSY_TIMEOUT_S = 30  # enough for 16 writers that each wait for the disk; painting takes longer anyway
 _CONNECTIONS = 16
 _RETRY_AFTER_S = 5.0
+_PROBE = "probe"  # an id that no server has: theirs are hexadecimal
 _MIGRATION_LOCK = 7_011_889_514  # an advisory lock of Postgres: any number, the same in every server
 _POSTGRES = "postgresql+psycopg"
+# What SQLite says when another try may succeed, and when its file cannot be written for now: the disk is
+# full, broken or read-only, or the file is gone.
+_LOCKED = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+_UNWRITABLE = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN}
+_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 # A host that disappears is noticed within half a minute; with Linux's defaults it takes a quarter of an hour.
 _CONNECTION_OPTIONS = {
     "connect_timeout": 5,
@@ -46,36 +53,74 @@ class Database:
         """
         self._url = _check_url(url)
         self.engine = _engine(self._url)
+        self.writable = True  # False from a write that failed for want of space until one that succeeds
         self._writer = self.engine
-        if self._file is not None:
+        if self.file is not None:
             self._writer = self.engine.execution_options(begin="BEGIN IMMEDIATE")
             event.listen(self.engine, "connect", _set_up_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)
 
     @property
-    def _file(self) -> Path | None:
+    def file(self) -> Path | None:
+        """The file of a SQLite database; None for Postgres."""
         return Path(self._url.database or "") if self._url.drivername == "sqlite" else None
 
     @property
     def shared(self) -> bool:
         """True if several servers may use this database at the same time."""
-        return self._file is None
+        return self.file is None
 
     def read(self) -> AbstractContextManager[Connection]:
         """Open a transaction that only reads.
 
         Raises:
             BusyError: the database is unreachable.
+            OutputError: the database is damaged.
         """
-        return _transaction(self.engine)
+        return self._transaction(self.engine)
 
-    def write(self) -> AbstractContextManager[Connection]:
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
         """Open a transaction that writes; it is rolled back if the block raises.
 
         Raises:
-            BusyError: the database is unreachable, or was locked for more than 30 seconds.
+            BusyError: the database is unreachable, its disk is full, or it was locked for over 30 seconds.
+            OutputError: the database is damaged.
         """
-        return _transaction(self._writer)
+        with self._transaction(self._writer) as connection:
+            yield connection
+        self.writable = True
+
+    def check_writable(self) -> None:
+        """Write something if the last write found the disk full, so that ``writable`` is true again soon.
+
+        Raises:
+            BusyError: it still cannot be written.
+        """
+        if not self.writable:
+            with self.write() as connection:  # the row is never there: a write that changes nothing
+                connection.execute(insert(servers).values(id=_PROBE, beats=0))
+                connection.execute(delete(servers).where(servers.c.id == _PROBE))
+
+    @contextmanager
+    def _transaction(self, engine: Engine) -> Iterator[Connection]:
+        try:
+            with engine.begin() as connection:
+                yield connection
+        except (DatabaseError, PoolTimeoutError) as error:
+            code = _sqlite_code(error)
+            if code in _DAMAGED:
+                raise OutputError(
+                    f"the database {self.file} is damaged, or is no database; put its backup in its place, "
+                    "or move it away to begin with an empty one"
+                ) from error
+            if code in _UNWRITABLE:
+                self.writable = False
+                problem = "The server's disk is full or cannot be written; try again."
+                raise BusyError(problem, _RETRY_AFTER_S) from error
+            if code not in _LOCKED and not _is_unreachable(error):
+                raise
+            raise BusyError("The server's database does not answer; try again.", _RETRY_AFTER_S) from error
 
     def migrate(self) -> None:
         """Bring the tables up to date; several servers may do so at the same time.
@@ -88,7 +133,7 @@ class Database:
         config = Config()
         config.set_main_option("script_location", "server.storage:migrations")
         with self._startup_lock(), self.write() as connection:
-            if self._file is None:
+            if self.file is None:
                 connection.execute(select(func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
             config.attributes["connection"] = connection
             try:
@@ -109,7 +154,7 @@ class Database:
         if not self.shared:
             yield True
             return
-        with _transaction(self.engine.execution_options(isolation_level="AUTOCOMMIT")) as connection:
+        with self._transaction(self.engine.execution_options(isolation_level="AUTOCOMMIT")) as connection:
             won = bool(connection.scalar(select(func.pg_try_advisory_lock(lock_id))))
             try:
                 yield won
@@ -119,13 +164,16 @@ class Database:
 
     def _startup_lock(self) -> AbstractContextManager[object]:
         """Lock a SQLite file for its first connection: the switch to WAL waits for no other process."""
-        if self._file is None:
+        file = self.file
+        if file is None:
             return nullcontext()
+        if file.is_dir():
+            raise OutputError(f"the database {file} is a folder; move it away")
         try:
-            self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            return FileLock(f"{self._file}.lock").acquire(_BUSY_TIMEOUT_S)
+            file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            return FileLock(f"{file}.lock").acquire(_BUSY_TIMEOUT_S)
         except OSError as error:
-            problem = f"data: the folder {self._file.parent} cannot be used: {error.strerror or error}"
+            problem = f"data: the folder {file.parent} cannot be used: {error.strerror or error}"
             raise OutputError(problem) from error
 
     def close(self) -> None:
@@ -181,20 +229,12 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql(connection.get_execution_options().get("begin", "BEGIN"))
 
 
-@contextmanager
-def _transaction(engine: Engine) -> Iterator[Connection]:
-    try:
-        with engine.begin() as connection:
-            yield connection
-    except (OperationalError, PoolTimeoutError) as error:
-        if not _is_unreachable(error):
-            raise
-        raise BusyError("The server's database does not answer; try again.", _RETRY_AFTER_S) from error
-
-
-def _is_unreachable(error: OperationalError | PoolTimeoutError) -> bool:
-    """Return whether another try may succeed; SQLite reports mistakes in our SQL with the same class."""
+def _sqlite_code(error: Exception) -> int | None:
+    """Return SQLite's primary result code; None for an error of Postgres or of the pool."""
     cause = getattr(error, "orig", None)
-    if isinstance(cause, sqlite3.OperationalError):
-        return cause.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-    return True
+    return getattr(cause, "sqlite_errorcode", 0) & 0xFF if isinstance(cause, sqlite3.Error) else None
+
+
+def _is_unreachable(error: Exception) -> bool:
+    """Return whether Postgres or the pool did not answer; SQLite reports mistakes in our SQL like that."""
+    return isinstance(error, OperationalError | PoolTimeoutError) and _sqlite_code(error) is None

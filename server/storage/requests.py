@@ -238,6 +238,13 @@ class Store:
         write_entry(connection, ended.key_id, request_id, ended.cost_micro, now)
         return True
 
+    def unfinished(self, before: float) -> list[Record]:
+        """Return this server's requests that were accepted before ``before`` and have not ended."""
+        own = (requests.c.server_id == self._server_id, requests.c.state.in_(_UNFINISHED))
+        with self._database.read() as connection:
+            rows = connection.execute(select(*_RECORD).where(*own, requests.c.created_at < before))
+            return [Record(*row) for row in rows]
+
     def get(self, request_id: str, key_id: str) -> Record:
         """Return a request of this key.
 

@@ -110,8 +110,8 @@ def _tasks(
         RequestError: both are given, or neither; there is no prompt; a setting is wrong; no picture is found.
     """
     from inpaint.cli.run.inputs import Inputs
-    from inpaint.cli.run.progress import note
     from inpaint.cli.run.tasks import tasks_in, tasks_of
+    from inpaint.cli.terminal import say
 
     if bool(images) == (jobs is not None):
         problem = (
@@ -126,5 +126,5 @@ def _tasks(
     excluded = [home for home in (task_settings.mask.home, task_settings.output.home) if home]
     inputs = Inputs.named_by(images, recursive=recursive, by_null=by_null, excluded=excluded)
     if inputs.left_out:
-        note(f"skipped {inputs.left_out} of the files found, as masks or earlier results")
+        say(f"skipped {inputs.left_out} of the files found, as masks or earlier results")
     return tasks_of(inputs.found, task_settings)

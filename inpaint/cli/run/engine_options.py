@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inpaint.cli.run.progress import note
+from inpaint.cli.terminal import say
 from inpaint.demo import NOTICE, demo_entry
 from inpaint.weights import find_entry, models_dir
 
@@ -38,11 +38,11 @@ class EngineOptions:
         from inpaint.engine import Engine
 
         if self.model == "demo":
-            note(NOTICE)
+            say(NOTICE)
         started = time.monotonic()
         engine = Engine.load(**asdict(self))
         model = engine.model
-        note(f"loaded {model.name} on {model.device} in {time.monotonic() - started:.1f} s")
+        say(f"loaded {model.name} on {model.device} in {time.monotonic() - started:.1f} s")
         return engine
 
     def identity(self) -> str:

@@ -7,11 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-
-def note(text: str) -> None:
-    """Print a line on stderr, above the bar if there is one."""
-    # typer.echo would find the stream behind the one that rich has put there, and write into the bar.
-    sys.stderr.write(f"{text}\n")
+from inpaint.cli.terminal import printable
 
 
 class Progress:
@@ -69,7 +65,7 @@ class Progress:
             with self._lock:
                 done = self.finished + sum(self._under_way.values())
             words = f"{self.finished} of {self.total}{_in_words(self.left_s())}"
-            self._bar.update(self._task, description=what, completed=done, left=words)
+            self._bar.update(self._task, description=printable(what), completed=done, left=words)
 
 
 def _in_words(seconds: float | None) -> str:
@@ -91,7 +87,7 @@ def progress_of(total: int) -> Iterator[Progress]:
     from rich.progress import BarColumn, TextColumn
     from rich.progress import Progress as RichProgress
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[left]}"))
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[left]}"))
     console = Console(stderr=True)
     # stdout is for programs: if rich redirected it, its lines would appear on the terminal, between ours.
     with RichProgress(*columns, console=console, transient=True, redirect_stdout=False) as bar:

@@ -8,9 +8,10 @@ import typer
 
 from inpaint.canvas.crop import Canvas
 from inpaint.cli.run.prepare import Prepared, Skipped
-from inpaint.cli.run.progress import Progress, note
+from inpaint.cli.run.progress import Progress
 from inpaint.cli.run.report import Report, as_json
 from inpaint.cli.run.tasks import Refused, Task
+from inpaint.cli.terminal import say
 from inpaint.errors import InpaintError
 from inpaint.request import InpaintResult
 
@@ -44,16 +45,16 @@ class Results:
         # Before the note: a user who sees it and stops the run must find the picture in the report.
         self._record(line | {"sha256": list(digests)}, line | _details(prepared, result, model))
         for warning in result.warnings:
-            note(f"warning: {warning}" if self._alone else f"warning: {prepared.task.label}: {warning}")
+            say(f"warning: {warning}" if self._alone else f"warning: {prepared.task.label}: {warning}")
         for output, seed in zip(prepared.outputs, result.seeds, strict=True):
-            note(f"{self._position()}{output} (seed {seed}, {seconds:.1f} s)")
+            say(f"{self._position()}{output} (seed {seed}, {seconds:.1f} s)")
 
     def skipped(self, skipped: Skipped) -> None:
         """Report a picture whose results exist already."""
         self.skipped_count += 1
         self._progress.ended(skipped.task.label, painted=False)
         if self._alone:
-            note(f"{', '.join(map(str, skipped.outputs))}: painted already, with the same settings")
+            say(f"{', '.join(map(str, skipped.outputs))}: painted already, with the same settings")
         line = _line(
             skipped.task.label,
             skipped.task.picture.path,
@@ -78,14 +79,14 @@ class Results:
         self._record(line, line)
         if self._alone:
             raise error
-        note(f"{self._position()}error: {task.label}: {error}")
+        say(f"{self._position()}error: {task.label}: {error}")
 
     def dry_run(self, prepared: Prepared, canvas: Canvas) -> None:
         """Report how a picture would be painted."""
         self.planned_count += 1
         self._progress.ended(prepared.task.label, painted=False)
         left, top, right, bottom = canvas.box
-        note(
+        say(
             f"{prepared.task.label}: would repaint the box {left},{top} to {right},{bottom} at "
             f"{canvas.size[0]}×{canvas.size[1]} for a 1024-pixel model, and write "
             f"{', '.join(map(str, prepared.outputs))}"
@@ -112,11 +113,11 @@ class Results:
             (total - finished, "not finished"),
         )
         words = ", ".join(f"{count} {word}" for count, word in done if count)
-        note(f"{words or 'none painted'}, of {total} pictures")
+        say(f"{words or 'none painted'}, of {total} pictures")
         if self.failed_count:
-            note(f"{self.failed_count} of {total} pictures failed")
+            say(f"{self.failed_count} of {total} pictures failed")
         if self.painted_count and (finished < total or self.failed_count):
-            note("the same command with --resume paints what is missing")
+            say("the same command with --resume paints what is missing")
 
     def _position(self) -> str:
         return "" if self._alone else f"[{self._progress}] "
