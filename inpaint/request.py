@@ -256,8 +256,17 @@ def _check_pictures(image: object, mask: object) -> None:
         check_size(name, picture.size)
     assert isinstance(image, Image.Image)
     assert isinstance(mask, Image.Image)
-    if upright_size(image) != upright_size(mask):
-        (iw, ih), (mw, mh) = upright_size(image), upright_size(mask)
+    check_same_size(upright_size(image), upright_size(mask))
+
+
+def check_same_size(image: tuple[int, int], mask: tuple[int, int]) -> None:
+    """Check that a mask has its picture's (width, height), both upright.
+
+    Raises:
+        RequestError: it has not.
+    """
+    if image != mask:
+        (iw, ih), (mw, mh) = image, mask
         raise RequestError("mask", f"must have the picture's size {iw}×{ih}, but is {mw}×{mh}")
 
 

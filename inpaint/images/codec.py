@@ -22,7 +22,7 @@ from PIL.PngImagePlugin import PngInfo
 from inpaint.errors import RequestError
 from inpaint.images.bombs import is_decode_bomb
 from inpaint.images.exif import BROKEN, to_bytes
-from inpaint.request import EXIF_ORIENTATION, MAX_PIXELS, check_size, orientation
+from inpaint.request import EXIF_ORIENTATION, MAX_PIXELS, check_size, orientation, upright_size
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MODES = ("L", "LA", "RGB", "RGBA", "I;16")
@@ -34,6 +34,8 @@ _TRANSPARENT = {"1": "LA", "L": "LA", "RGB": "RGBA", "P": "RGBA", "PA": "RGBA"}
 _OPAQUE = {"1": "L", "P": "RGB", "PA": "RGB", "La": "LA", "RGBa": "RGBA"}
 _SIXTEEN_BIT = ("I", "I;16B", "I;16L", "I;16N")
 _ORIENTED_INFO = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")  # where getexif looks
+_PNG_METADATA = (b"eXIf", b"iTXt", b"zTXt", b"tEXt")  # chunks in which an orientation may be
+_STRIP = 256  # rows
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -122,6 +124,22 @@ def open_checked(data: bytes, field: str = "image", *, max_bytes: int = MAX_ENCO
         opened = Image.open(io.BytesIO(data), formats=FORMATS)
     check_size(field, opened.size)
     return opened
+
+
+def header_size(
+    data: bytes, field: str = "image", *, max_bytes: int = MAX_ENCODED_BYTES
+) -> tuple[int, int] | None:
+    """Return a file's (width, height) after its EXIF orientation is applied, without decoding any pixel.
+
+    None for a PNG whose orientation, if it has any, would only be found behind its pixels.
+
+    Raises:
+        RequestError: as :func:`open_checked`.
+    """
+    opened = open_checked(data, field, max_bytes=max_bytes)
+    if opened.format == "PNG" and "exif" not in opened.info:  # Pillow would decode it to look behind
+        return None if any(kind in data for kind in _PNG_METADATA) else opened.size
+    return upright_size(opened)
 
 
 @contextmanager
@@ -276,12 +294,20 @@ def mask_to_grey(mask: Image.Image) -> Image.Image:
         RequestError: the mask cannot be read.
     """
     mask = upright(mask, "mask")
-    if mask.mode == "I;16":
-        return _eight_bit(mask)
-    if mask.mode in ("LA", "RGBA"):
-        rgba = mask.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", mask.size, "black"), rgba).convert("L")
-    return mask.convert("L")
+    grey = Image.new("L", mask.size)
+    for top in range(0, mask.height, _STRIP):  # whole, 25 megapixels with alpha would take 400 MB
+        strip = mask.crop((0, top, mask.width, min(top + _STRIP, mask.height)))
+        grey.paste(_strip_to_grey(strip), (0, top))
+    return grey
+
+
+def _strip_to_grey(strip: Image.Image) -> Image.Image:
+    if strip.mode == "I;16":
+        return _eight_bit(strip)
+    if strip.mode in ("LA", "RGBA"):
+        rgba = strip.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", strip.size, "black"), rgba).convert("L")
+    return strip.convert("L")
 
 
 def mask_to_l(mask: Image.Image, threshold: int = MASK_THRESHOLD) -> Image.Image:

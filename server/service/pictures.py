@@ -9,8 +9,8 @@ from PIL import Image
 from inpaint.canvas.crop import extend
 from inpaint.canvas.mask import require_mask
 from inpaint.images import metadata
-from inpaint.images.codec import MAX_ENCODED_BYTES, Picture, decode
-from inpaint.request import InpaintRequest, InpaintResult
+from inpaint.images.codec import MAX_ENCODED_BYTES, Picture, decode, header_size
+from inpaint.request import InpaintRequest, InpaintResult, check_same_size
 from server.errors import TooLargeError
 from server.fetch.fetcher import Fetcher
 from server.service.order import Order, Source, Url, decode_source
@@ -65,7 +65,14 @@ def prepare(order: Order, image: bytes, mask: bytes | None) -> Prepared:
         TooLargeError: a file is larger than we decode.
     """
     check_file_size("image", image)
-    white = None if mask is None else _read_mask(mask, order)  # first: the picture takes longer to decode
+    size = header_size(image, "image")
+    white = None
+    if mask is not None:  # first, since the picture takes longer to decode; and its size before both
+        check_file_size("mask", mask)
+        mask_size = header_size(mask, "mask")
+        if size is not None and mask_size is not None:
+            check_same_size(size, mask_size)
+        white = _read_mask(mask, order)
     like = decode(image, "image")
     if order.extend is not None:
         wider, white = extend(like.image, white, *order.extend)
@@ -84,7 +91,6 @@ def check_file_size(name: str, data: bytes) -> None:
 
 def _read_mask(data: bytes, order: Order) -> Image.Image:
     """Decode a mask, and refuse an empty one before the request is charged and queued."""
-    check_file_size("mask", data)
     mask = decode(data, "mask").image
     if order.extend is None:  # an extended picture always has new pixels to paint
         require_mask(mask, soft=bool(order.settings.get("soft")))
