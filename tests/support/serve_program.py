@@ -2,7 +2,7 @@
 
 Run as a program with one argument, JSON: ``flags`` of ``inpaint serve``, ``stub`` (the worker of
 ``tests/support/stub_worker.py``, whose model is a file), ``faults`` (see ``inpaint.runtime.faults``),
-``fetch_port`` (of loopback, from which pictures may be fetched).
+``fetch_port`` (of loopback, from which pictures may be fetched), ``watch`` (see ``watchdog.py``).
 """
 
 import json
@@ -19,11 +19,17 @@ from server.engines.worker_slot import Restarts
 from server.fetch.fetcher import Policy
 from server.settings import Settings
 from server.start import start
+from tests.support.watchdog import watch_loop
 
 STUB = (str(Path(__file__).with_name("stub_worker.py")),)
 
 
-def main(*, flags: dict[str, Any], stub: bool, faults: str, fetch_port: int | None) -> None:
+def main(
+    *, flags: dict[str, Any], stub: bool, faults: str, fetch_port: int | None, watch: bool = False
+) -> None:
+    if watch:
+        watch_loop(Path(flags["data"]) / "slow")
+
     def engines(settings: Settings) -> Pool:
         spec = WorkerSpec(settings.model, settings.device, max_rows=settings.max_rows, faults=faults)
         return Pool(

@@ -54,15 +54,24 @@ def cli(data: Path, *arguments: str) -> list[str]:
 
 
 def program(
-    data: Path, *, stub: bool = True, faults: str = "", fetch_port: int | None = None, **flags: object
+    data: Path,
+    *,
+    stub: bool = True,
+    faults: str = "",
+    fetch_port: int | None = None,
+    watch: bool = False,
+    **flags: object,
 ) -> list[str]:
-    """``tests/support/serve_program.py``; with ``stub``, each UNet call is a line in ``data / calls``."""
+    """``tests/support/serve_program.py``; with ``stub``, each UNet call is a line in ``data / calls``.
+
+    With ``watch``, each callback of its event loop that takes long is a line in ``data / slow``.
+    """
     data.mkdir(exist_ok=True)
     if stub:
         (data / "calls").touch()
         flags["model"] = str(data / "calls")
     given = {"port": 0, "data": str(data), "device": "cpu", **flags}
-    order = {"flags": given, "stub": stub, "faults": faults, "fetch_port": fetch_port}
+    order = {"flags": given, "stub": stub, "faults": faults, "fetch_port": fetch_port, "watch": watch}
     return [str(Path(__file__).with_name("serve_program.py")), json.dumps(order)]
 
 
