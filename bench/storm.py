@@ -1,8 +1,8 @@
 """Ten minutes of everything at once, on one server: ``python -m bench.storm``.
 
-Good callers of v1 and v2 paint with the demo model. Beside them: bombs in form fields and JSON, slow uploads,
-downloads that nobody reads, 300 idle sockets. Meanwhile the server's disk is full for 20 seconds, its worker gets a
-SIGKILL, and later the server itself, which is started again.
+Good callers of v1 and v2 paint with the demo model. At the same time there are bombs in form fields and JSON,
+slow uploads, downloads that nobody reads, and 300 idle sockets. The server's disk is full for 20 seconds, its
+worker gets a SIGKILL, and later the server itself, which is started again.
 
 Every v2 request that was accepted must be painted and paid once, v1 may only answer 200, 429, 503 or 504,
 ``/livez`` must answer within 300 ms in 99 of 100 looks, and the memory must come back to within 50 MB of what
@@ -57,20 +57,9 @@ class Server:
         """Start it; ``ready`` waits for it."""
         own = {f"INPAINT_{name.upper()}": value for name, value in SETTINGS.items()}
         with (self.data.parent / "server.log").open("ab") as log:
+            command = ["serve", "--port", str(self.port), "--data", str(self.data)]
             self.process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "inpaint",
-                    "serve",
-                    "--port",
-                    str(self.port),
-                    "--data",
-                    str(self.data),
-                ],
-                cwd=ROOT,
-                env=os.environ | own,
-                stderr=log,
+                [sys.executable, "-m", "inpaint", *command], cwd=ROOT, env=os.environ | own, stderr=log
             )
 
     @property
@@ -129,9 +118,8 @@ class Storm:
         """Run it to the end, and return what was seen."""
         before = rss_mb(self.server.pid)
         callers = asyncio.create_task(self.load.run(CALLERS))
-        others = [
-            asyncio.create_task(work) for work in (self.attackers.run(), self._look(), self._download())
-        ]
+        works = (self.attackers.run(), self._look(), self._download())
+        others = [asyncio.create_task(work) for work in works]
         try:
             await self._happen()
         finally:
@@ -139,12 +127,8 @@ class Storm:
             await callers
             await asyncio.gather(*others)
         await asyncio.sleep(REST_S)
-        after = rss_mb(self.server.pid)
-        return {
-            "rss_mb": [round(before, 1), round(after, 1)],
-            "livez_ms": self._livez(),
-            "events": self.events,
-        }
+        rss = [round(before, 1), round(rss_mb(self.server.pid), 1)]
+        return {"rss_mb": rss, "livez_ms": self._livez(), "events": self.events}
 
     async def _happen(self) -> None:
         """Fill the disk, kill the worker, kill the server, each in its part of the time."""
@@ -205,9 +189,8 @@ class Storm:
 
     def _note(self, what: str) -> None:
         self.events.append(what)
-        print(
-            f"{time.strftime('%H:%M:%S')} {what}; v1 {dict(self.load.v1)} v2 {dict(self.load.v2)}", flush=True
-        )
+        seen = f"v1 {dict(self.load.v1)} v2 {dict(self.load.v2)}"
+        print(f"{time.strftime('%H:%M:%S')} {what}; {seen}", file=sys.stderr, flush=True)
 
 
 def report(storm: Storm, seen: dict[str, Any], database_url: str, key_id: str) -> dict[str, Any]:
@@ -265,10 +248,8 @@ async def _measure(server: Server, token: str, seconds: float, url: str, key_id:
     asked = body(64, num_inference_steps=20, scheduler="DDIM")
     load = Load([server.url], token, asked, deadline_s=300)
     storm = Storm(server, load, Attackers("127.0.0.1", server.port, token), seconds)
-    async with httpx2.AsyncClient(
-        trust_env=False, timeout=300
-    ) as http:  # what first requests load is no growth
-        for _ in range(4):
+    async with httpx2.AsyncClient(trust_env=False, timeout=300) as http:
+        for _ in range(4):  # what first requests load is no growth
             await http.post(f"{server.url}/v1/sdxl-inpaint", json=asked, headers={"x-api-key": token})
     return report(storm, await storm.run(), url, key_id)
 

@@ -46,12 +46,9 @@ class Attackers:
         for name, (where, value) in itertools.cycle(_BOMBS.items()):
             if self.stopped:
                 return
-            body = (
-                f'{{"{where}": {value}, "pad": "{"x" * 20_000}"}}'
-                if name == "deep JSON"
-                else _form(where, value)
-            ).encode()
-            kind = "application/json" if name == "deep JSON" else "multipart/form-data; boundary=b"
+            deep = name == "deep JSON"
+            kind = "application/json" if deep else "multipart/form-data; boundary=b"
+            body = (_json(where, value) if deep else _form(where, value)).encode()
             reader, writer = await self._connect()
             try:
                 writer.write(self._head(len(body), kind) + body)
@@ -111,3 +108,8 @@ class Attackers:
 
 def _form(name: str, value: str) -> str:
     return f'--b\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n--b--\r\n'
+
+
+def _json(name: str, value: str) -> str:
+    """Return a body that is long enough to be parsed outside the event loop."""
+    return f'{{"{name}": {value}, "pad": "{"x" * 20_000}"}}'
