@@ -12,7 +12,7 @@ LOGGED_MS = 25.0
 
 
 def watch_loop(log: Path) -> None:
-    """Add a line to ``log`` for each callback of this process that takes ``LOGGED_MS`` or more from now on."""
+    """Add a line to ``log`` for each of this process's callbacks from now on that takes ``LOGGED_MS``."""
     plain = asyncio.Handle._run
 
     def timed(self: asyncio.Handle) -> None:

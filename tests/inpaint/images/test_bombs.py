@@ -72,6 +72,7 @@ DECODE_BOMBS: dict[str, Make] = {
     "padding": lambda: jpeg_with(b"\xff" * 15_000_000),
     "rubbish": lambda: jpeg_with(b"\xff\xe5\0\2" + bytes(15_000_000)),
     "scans": lambda: jpeg_of_scans(4096, 20_000),
+    "a hundred scans of the largest picture": lambda: jpeg_of_scans(4992, 99),
     "tables between scans": lambda: saved("JPEG")[:-2] + segment(0xFE) * 1_000_000 + b"\xff\xd9",
 }
 
@@ -92,6 +93,7 @@ GOOD: dict[str, Make] = {
     "restarts": lambda: saved("JPEG", 1024, restart_marker_blocks=1),
     "profile in pieces": lambda: saved("JPEG", icc_profile=bytes(16) + b"RGB " + bytes(3_000_000)),
     "some scans": lambda: jpeg_of_scans(64, 50),
+    "twelve scans of the largest picture": lambda: jpeg_of_scans(4992, 11),
     "padded": lambda: jpeg_with(b"\xff" * 1000),
     "film behind": lambda: saved("JPEG") + bytes(np.random.default_rng(1).integers(0, 256, 10**7, np.uint8)),
     "png": lambda: saved("PNG", 1024),
