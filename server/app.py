@@ -19,14 +19,18 @@ from server.dialects.discovery import Discovery
 from server.dialects.openapi import describe
 from server.dialects.segmind import Segmind
 from server.dialects.segmind_answers import Problem
+from server.dialects.segmind_events import Events
 from server.dialects.segmind_routes import routes
+from server.dialects.segmind_streams import Streams
 from server.engines.client import EngineClient
 from server.errors import headers_of, status_of
 from server.fetch.fetcher import Fetcher, Policy
 from server.http.auth import Gate
+from server.http.head import HeadMiddleware
 from server.http.middleware import RequestMiddleware
 from server.http.origin import OriginCheck
 from server.http.page import add_page
+from server.http.sending import SendingMiddleware
 from server.observe.metrics import Metrics
 from server.observe.telemetry import telemetry
 from server.service.durable_queue import DurableQueue
@@ -84,7 +88,9 @@ def create_app(settings: Settings, client: EngineClient, *, policy: Policy | Non
         telemetry=telemetry(wanted=settings.telemetry),
     )
     app.state.running = running
-    app.include_router(routes(Segmind(service, running.queue, gate)))
+    segmind = Segmind(service, running.queue, gate)
+    streams = Streams(parts.keys, max_in_flight_per_key=settings.max_in_flight_per_key)
+    app.include_router(routes(segmind, Events(segmind, streams)))
     app.include_router(Discovery(service, gate).router())
     _add_operations(app, running, gate)
     if settings.page:
@@ -95,6 +101,8 @@ def create_app(settings: Settings, client: EngineClient, *, policy: Policy | Non
         app.add_middleware(
             CORSMiddleware, allow_origins=settings.cors_origins, allow_methods=["*"], allow_headers=["*"]
         )
+    app.add_middleware(HeadMiddleware)
+    app.add_middleware(SendingMiddleware)
     app.add_middleware(RequestMiddleware, metrics=parts.metrics, internal_error=_internal_error)
     return app
 

@@ -2,9 +2,11 @@
 
 import asyncio
 import os
+import resource
 import signal
 import socket
 from contextvars import Context
+from functools import partial
 from math import inf
 from types import FrameType
 
@@ -18,9 +20,13 @@ from server.engines.in_process import InProcessClient
 from server.engines.pool import Pool
 from server.engines.worker import WorkerSpec
 from server.errors import BindError
+from server.http.connection import ConnectionLimits, Connections, GuardedProtocol
 from server.settings import Settings
 
 _MAX_CONNECTIONS = 1024
+_OPEN_FILES = 4096  # wanted: a shell allows 1024, and the server has other files than its connections
+_OTHER_FILES = 256  # database, workers, pictures, fetches
+_UNSENT_BYTES = 131_072
 
 
 class DrainingServer(uvicorn.Server):
@@ -92,22 +98,42 @@ def serve(app: FastAPI, listener: socket.socket) -> None:
         KeyboardInterrupt: Ctrl-C was pressed a second time, and work was left undone.
     """
     running: Running = app.state.running
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        http="h11",  # the parser that the server extra installs
-        forwarded_allow_ips=running.parts.settings.trusted_proxies,
-        timeout_graceful_shutdown=5,  # for idle connections; requests were drained before
-        limit_concurrency=_MAX_CONNECTIONS,
-    )
-    server = DrainingServer(config, running)
+    limits = ConnectionLimits(max_connections(), rest_bytes=running.parts.settings.max_body_bytes)
+    server = DrainingServer(config_of(app, limits), running)
     asyncio.run(server.serve(sockets=[listener]))
     if running.failure is not None:
         raise running.failure
     if server.interrupted:
         raise KeyboardInterrupt
+
+
+def config_of(app: FastAPI, limits: ConnectionLimits) -> uvicorn.Config:
+    """Return uvicorn's configuration, with this server's own protocol.
+
+    Args:
+        app: from ``server.app.create_app``.
+        limits: of its connections.
+    """
+    running: Running = app.state.running
+    return uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        http=partial(GuardedProtocol, shared=Connections(limits)),  # type: ignore[arg-type]
+        ws="none",  # no route speaks it, and its connections would be outside the limits
+        forwarded_allow_ips=running.parts.settings.trusted_proxies,
+        timeout_graceful_shutdown=5,  # for idle connections; requests were drained before
+    )
+
+
+def max_connections() -> int:
+    """Return how many connections the system allows, at most 1024, after asking it for more open files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= soft < _OPEN_FILES:  # a negative number is no limit
+        soft = _OPEN_FILES if hard < 0 else min(hard, _OPEN_FILES)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return _MAX_CONNECTIONS if soft < 0 else max(1, min(_MAX_CONNECTIONS, soft - _OTHER_FILES))
 
 
 def listen(settings: Settings) -> socket.socket:
@@ -127,6 +153,8 @@ def listen(settings: Settings) -> socket.socket:
     # Connections inherit this. asyncio sets it only on sockets that it made itself; without it each answer
     # waits 40 ms for the client's delayed acknowledgement between its head and its body.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    # The system would buffer up to 4 MB more for each client that does not read.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
     return listener
 
 

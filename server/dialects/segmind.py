@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Path, Query, Request, Response
-from sse_starlette import EventSourceResponse
 
+from inpaint.errors import RequestError
 from server.dialects.segmind_answers import Answers, Credits, Queued, Status, picture_response, response_of
 from server.dialects.segmind_checks import read_fields
-from server.dialects.segmind_events import stream
 from server.dialects.segmind_request import InpaintBody
 from server.http.auth import Gate
 from server.http.body import Fields, fields_of
@@ -23,6 +22,8 @@ from server.service.order import Format
 from server.service.pictures import CONTENT_TYPES, convert
 from server.service.service import Service
 from server.storage.requests import Record
+
+MAX_IDEMPOTENCY_KEY = 200  # characters
 
 RequestId = Annotated[
     str,
@@ -92,12 +93,6 @@ class Segmind:
         record = await self.queue.cancel(await self.gate.admit(request), request_id)
         return await self._answers.status(request, record)
 
-    async def events(self, request: Request, request_id: RequestId) -> EventSourceResponse:
-        """Stream a request's progress; the data of the last event, ``done`` or ``failed``, are its answer."""
-        caller = await self.gate.admit(request)
-        await self.queue.get(caller, request_id)
-        return EventSourceResponse(stream(self.queue, self._answers, request, caller, request_id))
-
     async def picture(
         self,
         request: Request,
@@ -127,6 +122,8 @@ class Segmind:
 
 def _idempotency_key(request: Request) -> str | None:
     key = request.headers.get("idempotency-key", "").strip()
+    if len(key) > MAX_IDEMPOTENCY_KEY:
+        raise RequestError("Idempotency-Key", f"must have at most {MAX_IDEMPOTENCY_KEY} characters")
     return hashlib.sha256(key.encode()).hexdigest() if key else None
 
 

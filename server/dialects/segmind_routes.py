@@ -4,8 +4,9 @@ from fastapi import APIRouter, Response
 from sse_starlette import EventSourceResponse
 
 from server.dialects.openapi import problems
-from server.dialects.segmind import Segmind
+from server.dialects.segmind import MAX_IDEMPOTENCY_KEY, Segmind
 from server.dialects.segmind_answers import Credits, Finished, Queued, Status, Success
+from server.dialects.segmind_events import Events
 from server.service.pictures import CONTENT_TYPES
 
 _IMAGES = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in CONTENT_TYPES.values()}
@@ -22,7 +23,7 @@ _PAINT = {
             "name": "Idempotency-Key",
             "in": "header",
             "required": False,
-            "schema": {"type": "string", "maxLength": 200},
+            "schema": {"type": "string", "maxLength": MAX_IDEMPOTENCY_KEY},
             "description": "Requests with the same key and body are painted and charged once.",
         }
     ],
@@ -31,12 +32,12 @@ _PAINT_ERRORS = (400, 404, 406, 413, 422, 502)
 _REQUEST = "/v2/requests/{request_id}"
 
 
-def routes(segmind: Segmind) -> APIRouter:
-    """Return every route of the dialect, handled by ``segmind``."""
+def routes(segmind: Segmind, events: Events) -> APIRouter:
+    """Return every route of the dialect, handled by ``segmind`` and ``events``."""
     router = APIRouter(tags=["sdxl-inpaint"])
     _add_painting(router, segmind)
     _add_answers(router, segmind)
-    _add_progress(router, segmind)
+    _add_progress(router, segmind, events)
     router.add_api_route(
         "/v1/get-user-credits",
         segmind.credits,
@@ -89,7 +90,7 @@ def _add_answers(router: APIRouter, segmind: Segmind) -> None:
     )
 
 
-def _add_progress(router: APIRouter, segmind: Segmind) -> None:
+def _add_progress(router: APIRouter, segmind: Segmind, events: Events) -> None:
     """Add the routes for a queued request's status, events and pictures."""
     router.add_api_route(
         f"{_REQUEST}/status",
@@ -101,7 +102,7 @@ def _add_progress(router: APIRouter, segmind: Segmind) -> None:
     )
     router.add_api_route(
         f"{_REQUEST}/events",
-        segmind.events,
+        events.listen,
         methods=["GET"],
         summary="Server-sent events: queued, step, done, failed",
         response_class=EventSourceResponse,

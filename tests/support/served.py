@@ -31,8 +31,9 @@ from server.app import create_app
 from server.engines.client import ANY_TIME, EngineClient, Health, Terms
 from server.engines.ticket import LoopTicket, prepare
 from server.fetch.fetcher import Policy
+from server.http.connection import ConnectionLimits
 from server.settings import Settings
-from server.uvicorn_server import DrainingServer, listen
+from server.uvicorn_server import DrainingServer, config_of, listen
 
 PATIENCE_S = 10.0  # for anything that takes milliseconds on an idle machine
 SIZE = (48, 32)
@@ -215,7 +216,13 @@ class _Server(DrainingServer):
 class Served:
     """A running server; ``client`` speaks to it without a key."""
 
-    def __init__(self, settings: Settings, engine: EngineClient, policy: Policy) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        engine: EngineClient,
+        policy: Policy,
+        limits: ConnectionLimits = ConnectionLimits(),  # noqa: B008 - it is frozen
+    ) -> None:
         self.settings, self.engine = settings, engine
         self.app = create_app(settings, engine, policy=policy)
         self.running = self.app.state.running
@@ -225,16 +232,7 @@ class Served:
         self.port: int = listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         up = threading.Event()
-        config = uvicorn.Config(
-            self.app,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            http="h11",
-            forwarded_allow_ips=settings.trusted_proxies,
-            timeout_graceful_shutdown=5,
-        )
-        self.server = _Server(config, self.running, up)
+        self.server = _Server(config_of(self.app, limits), self.running, up)
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve(listener)), daemon=True)
         self._thread.start()
         assert up.wait(PATIENCE_S)
@@ -385,8 +383,14 @@ def handler(host: PictureHost) -> type[BaseHTTPRequestHandler]:
 Serve = Callable[..., Served]
 
 
-def server_for(data: Path, host: PictureHost, engine: EngineClient | None = None, **settings: Any) -> Served:
+def server_for(
+    data: Path,
+    host: PictureHost,
+    engine: EngineClient | None = None,
+    limits: ConnectionLimits = ConnectionLimits(),  # noqa: B008 - it is frozen
+    **settings: Any,
+) -> Served:
     """Start a server; the settings are ``inpaint serve``'s."""
     plain = {"port": 0, "data": data, "drain_s": 0.0, "rate": "100000/minute"}
     chosen = Settings(**(plain | settings))
-    return Served(chosen, engine or FakeEngine(), host.policy(chosen))
+    return Served(chosen, engine or FakeEngine(), host.policy(chosen), limits)
