@@ -19,7 +19,7 @@ from tests.support.server_process import ServerProcess, accounts, body, callers,
 
 V1, V2 = "/v1/sdxl-inpaint", "/v2/sdxl-inpaint"
 SLOW = {"prompt": "slow", "num_inference_steps": 40}  # two seconds of the stub worker
-COST = 40 * 48 * 32 / 1e6
+COST = 36 * 48 * 32 / 1e6
 
 
 @contextmanager
