@@ -36,6 +36,7 @@ from server.observe.telemetry import telemetry
 from server.service.durable_queue import DurableQueue
 from server.service.limits import Limiter
 from server.service.service import Parts, Service
+from server.service.threads import Threads
 from server.settings import Settings
 from server.storage.blobs import Blobs
 from server.storage.database import Database
@@ -69,6 +70,7 @@ def create_app(settings: Settings, client: EngineClient, *, policy: Policy | Non
         fetcher=Fetcher(policy or Policy.from_settings(settings)),
         limiter=Limiter(settings),
         metrics=Metrics(),
+        threads=Threads(),
     )
     service = Service(parts)
     running = Running(parts, service, DurableQueue(service))
@@ -134,6 +136,7 @@ class Running:
             await self.parts.client.close(0.0)
             await self.parts.fetcher.aclose()
             await asyncio.to_thread(self.parts.database.close)
+            self.parts.threads.close()
 
     def _loaded(self, loading: asyncio.Task[None]) -> None:
         if loading.cancelled():

@@ -59,6 +59,7 @@ class Settings(BaseSettings):
     lease_s: Seconds = 15.0
     requests_ttl_s: Seconds = 3600.0
     pictures_ttl_s: Seconds = 7 * 86400.0
+    max_stored_bytes_per_key: Bytes = 20_000_000_000  # inputs and pictures of v2, until they expire
     metadata: bool = False  # write prompt and settings into pictures, unless their request decides
 
     # Limits on requests.
@@ -66,6 +67,10 @@ class Settings(BaseSettings):
     body_timeout_s: Seconds = 60.0
     max_waiting: int = Field(64, ge=1)  # requests that are accepted and not yet being painted
     max_in_flight_per_key: int = Field(16, ge=1)
+    max_uploads: int = Field(64, ge=1)  # bodies that are being read at the same time
+    max_upload_bytes: Bytes = 500_000_000  # of all bodies in memory, from their first byte until their answer
+    # Of all requests in this process: their width × height × (2 + samples), about 3 bytes each.
+    max_decoded_pixels: int = Field(400_000_000, ge=1)
     rate: str = "600/minute"  # per key, in the notation of the ``limits`` library
     rates_url: str = "async+memory://"  # or ``async+redis://…``
     # A v1 request that would take longer is refused; one that does all the same ends with 504.

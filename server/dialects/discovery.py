@@ -20,7 +20,6 @@ from server.http.auth import Gate
 from server.http.body import fields_of
 from server.service.caller import MODEL_SCOPE
 from server.service.order import Format, source
-from server.service.pictures import describe
 from server.service.service import Service
 
 _PICTURES = ("image", "mask")
@@ -138,12 +137,13 @@ class Discovery:
     async def info(self, request: Request) -> PictureFacts:
         """Return a picture's format and size, and its settings if the file says how it was painted."""
         caller = await self.gate.admit(request)
-        async with self.service.admitted(caller, MODEL_SCOPE):
-            fields = await fields_of(request, self.service.parts.settings)
+        async with self.service.admitted(caller, MODEL_SCOPE) as admission:
+            fields = await fields_of(request, self.service.parts, admission.upload)
             if fields.get("image") is None:
                 raise RequestError("image", "is required")
-            data = await self.service.read_picture(caller, source("image", fields["image"]))
-            return PictureFacts.model_validate(await asyncio.to_thread(describe, data))
+            with self.service.placed():
+                facts = await self.service.preparation.describe(caller, source("image", fields["image"]))
+                return PictureFacts.model_validate(facts)
 
 
 def field_offers() -> list[FieldOffer]:

@@ -19,8 +19,7 @@ from server.http.body import Fields, fields_of
 from server.service.caller import MODEL_SCOPE, Caller
 from server.service.durable_queue import DurableQueue
 from server.service.order import Format
-from server.service.pictures import CONTENT_TYPES, convert
-from server.service.service import Service
+from server.service.service import Painted, Service
 from server.storage.requests import Record
 
 MAX_IDEMPOTENCY_KEY = 200  # characters
@@ -47,24 +46,25 @@ class Segmind:
 
     async def paint(self, request: Request) -> Response:
         """Paint and return the picture's bytes, or JSON if ``base64`` is set."""
-        caller = await self.gate.admit(request)
-        async with self.service.admitted(caller, MODEL_SCOPE) as rate:
-            fields = await fields_of(request, self.service.parts.settings)
-            body = self._read(fields)
-            async with watched(request) as disconnected:
-                if key := _idempotency_key(request):
-                    record = await self._once(caller, body, key, fields)
-                    waiting = self.queue.wait(record, caller)  # it goes on even if the client leaves
-                    painted = await self.queue.painted(
-                        caller, await self.service.in_time(waiting, disconnected)
-                    )
-                else:
-                    painted = await self.service.paint(caller, body.order(), disconnected)
-            return await asyncio.to_thread(picture_response, painted, rate, body)
+        caller, parts = await self.gate.admit(request), self.service.parts
+        async with self.service.admitted(caller, MODEL_SCOPE) as admission:
+            fields = await fields_of(request, parts, admission.upload)
+            with self.service.placed():
+                body = self._read(fields)
+                painted = await self._paint(request, caller, body, fields)
+                return await parts.threads.pixels(picture_response, painted, admission.rate, body)
+
+    async def _paint(self, request: Request, caller: Caller, body: InpaintBody, fields: Fields) -> Painted:
+        async with watched(request) as disconnected:
+            if key := _idempotency_key(request):
+                record = await self._once(caller, body, key, fields)
+                waiting = self.queue.wait(record, caller)  # it goes on even if the client leaves
+                return await self.queue.painted(caller, await self.service.in_time(waiting, disconnected))
+            return await self.service.paint(caller, body.order(), disconnected)
 
     async def _once(self, caller: Caller, body: InpaintBody, key: str | None, fields: Fields) -> Record:
         """Return the request of this idempotency key, or accept a new one."""
-        digest = await asyncio.to_thread(digest_of, fields) if key else ""
+        digest = await self.service.parts.threads.pixels(digest_of, fields) if key else ""
         if key and (record := await self.queue.find(caller, key, digest)) is not None:
             return record
         return await self.queue.enqueue(caller, body.order(), idempotency_key=key, digest=digest)
@@ -72,10 +72,11 @@ class Segmind:
     async def submit(self, request: Request) -> Queued:
         """Accept a request and return its id and URLs; it is painted even if the server is restarted."""
         caller = await self.gate.admit(request)
-        async with self.service.admitted(caller, MODEL_SCOPE):
-            fields = await fields_of(request, self.service.parts.settings)
-            body = self._read(fields)
-            record = await self._once(caller, body, _idempotency_key(request), fields)
+        async with self.service.admitted(caller, MODEL_SCOPE) as admission:
+            fields = await fields_of(request, self.service.parts, admission.upload)
+            with self.service.placed():
+                body = self._read(fields)
+                record = await self._once(caller, body, _idempotency_key(request), fields)
         return self._answers.queued(request, record)
 
     async def status(self, request: Request, request_id: RequestId) -> Response:
@@ -105,11 +106,9 @@ class Segmind:
     ) -> Response:
         """Return a picture; needs the token of the URL in the answer, or the key that made the request."""
         caller = None if token else await self.gate.admit(request)
-        data, content_type = await self.queue.picture(
-            request_id, number, key_id=caller.key_id if caller else None, token=token
+        data, content_type = await self.queue.pictures.get(
+            request_id, number, key_id=caller.key_id if caller else None, token=token, output_format=wanted
         )
-        if wanted is not None and content_type != CONTENT_TYPES[wanted]:
-            data, content_type = await asyncio.to_thread(convert, data, wanted), CONTENT_TYPES[wanted]
         return Response(data, media_type=content_type, headers={"Cache-Control": "private, max-age=3600"})
 
     async def credits(self, request: Request) -> Credits:

@@ -1,6 +1,5 @@
 """Request bodies, JSON or multipart, as flat dictionaries of fields, with limits on size, time and count."""
 
-import asyncio
 import json
 from collections.abc import AsyncIterator
 
@@ -9,9 +8,11 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
-from inpaint.errors import RequestError
+from inpaint.errors import BusyError, RequestError
 from server.errors import ContentTypeError, TooLargeError
-from server.settings import Settings
+from server.service.service import Parts
+from server.service.threads import Threads
+from server.service.uploads import Upload
 
 Fields = dict[str, object]
 
@@ -21,24 +22,29 @@ _CHARSETS = (b"utf-8", b"utf8", b"us-ascii", b"iso-8859-1")
 _ON_LOOP_BYTES = 16_384  # larger JSON is parsed in a thread, since it would block the event loop
 
 
-async def fields_of(request: Request, settings: Settings) -> Fields:
+async def fields_of(request: Request, parts: Parts, upload: Upload) -> Fields:
     """Read a request's body and return its fields, within the server's limits.
 
     Raises:
         TooLargeError: the body is larger than the server reads.
         ContentTypeError: it is neither JSON nor a form.
         RequestError: it did not arrive in time, or is not what its content type says.
+        BusyError: too many bodies arrive or are in memory.
     """
-    body = await read_body(request, max_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s)
-    return await parse_fields(request, body)
+    settings = parts.settings
+    body = await read_body(
+        request, upload, max_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s
+    )
+    return await parse_fields(request, body, parts.threads)
 
 
-async def read_body(request: Request, *, max_bytes: int, timeout_s: float) -> bytes:
+async def read_body(request: Request, upload: Upload, *, max_bytes: int, timeout_s: float) -> bytes:
     """Read the whole body, and stop as soon as it is too large.
 
     Raises:
         TooLargeError: it is declared to be larger than ``max_bytes``, or is.
         RequestError: it did not arrive within ``timeout_s`` seconds, or was cut off.
+        BusyError: another key's upload got its place, or the bodies in memory are too large together.
     """
     too_large = TooLargeError(f"the body must be at most {max_bytes // 10**6} MB")
     declared = request.headers.get("content-length", "0")
@@ -46,11 +52,15 @@ async def read_body(request: Request, *, max_bytes: int, timeout_s: float) -> by
         raise too_large
     found = bytearray()
     try:
-        async with asyncio.timeout(timeout_s):
+        async with upload.reading(timeout_s):
             async for chunk in request.stream():
                 found += chunk
                 if len(found) > max_bytes:
                     raise too_large
+                upload.grow(len(chunk))
+    except BusyError:
+        request.state.hang_up = True  # as below
+        raise
     except TimeoutError:
         request.state.hang_up = True  # else the rest of the body could keep the connection open for ever
         raise RequestError("body", f"did not arrive within {timeout_s:g} seconds") from None
@@ -59,7 +69,7 @@ async def read_body(request: Request, *, max_bytes: int, timeout_s: float) -> by
     return bytes(found)
 
 
-async def parse_fields(request: Request, body: bytes) -> Fields:
+async def parse_fields(request: Request, body: bytes, threads: Threads) -> Fields:
     """Return the fields of a JSON object or of a multipart form; files as bytes.
 
     Raises:
@@ -68,7 +78,7 @@ async def parse_fields(request: Request, body: bytes) -> Fields:
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "application/json":
-        return _json(body) if len(body) <= _ON_LOOP_BYTES else await asyncio.to_thread(_json, body)
+        return _json(body) if len(body) <= _ON_LOOP_BYTES else await threads.pixels(_json, body)
     if kind == "multipart/form-data":
         return await _multipart(request, body)
     raise ContentTypeError("Invalid content type")

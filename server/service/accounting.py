@@ -8,13 +8,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from inpaint.errors import CancelledError, InpaintError, RequestError
-from inpaint.request import InpaintRequest, InpaintResult, upright_size
+from inpaint.request import MAX_SIDE, InpaintRequest, InpaintResult, upright_size
 from server.engines.client import Ticket
 from server.errors import status_of
 from server.observe.metrics import Metrics
 from server.service.caller import Caller
 from server.service.order import Order
 from server.service.pictures import Prepared
+from server.service.pixel_budget import decoded_pixels
 from server.settings import Settings
 from server.storage.ledger import MICRO, Ledger
 from server.storage.requests import Record, Store
@@ -71,6 +72,7 @@ class Accounting:
                 "quality": order.quality,
                 "metadata": self._settings.metadata if order.metadata is None else order.metadata,
                 "steps": request.steps_to_run,
+                "pixels": decoded_pixels(*request.image.size, request.samples),
                 "token": secrets.token_urlsafe(24),  # gives access to this request's pictures only
             },
             seeds=request.seeds,
@@ -162,6 +164,14 @@ def inference_s(result: InpaintResult) -> float:
 def steps_of(record: Record) -> int:
     """Return the number of denoising steps that a request takes."""
     return int(str(record.fields.get("steps", 0)))
+
+
+def pixels_of(record: Record) -> int:
+    """Return what a request takes of the budget of pixels, from its record.
+
+    An earlier version wrote no pixels into it; the request then counts as one with the largest picture.
+    """
+    return int(str(record.fields.get("pixels", decoded_pixels(MAX_SIDE, MAX_SIDE, len(record.seeds)))))
 
 
 def settings_of(record: Record) -> dict[str, object]:

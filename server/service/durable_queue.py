@@ -7,22 +7,24 @@ the requests that it is to paint, so that after a restart the next process conti
 import asyncio
 import io
 from collections import Counter
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, suppress
+from dataclasses import replace
 
 from PIL import Image
 
 from inpaint.errors import BusyError
 from inpaint.job import Event
-from server.errors import FailedError, NotFoundError, RateError, UnauthorizedError
+from server.errors import FailedError, RateError
 from server.service.accounting import steps_of
 from server.service.caller import Caller
 from server.service.heartbeat import Heartbeat
 from server.service.order import Order
 from server.service.orphans import keep_searching
-from server.service.pictures import Prepared, write_input
+from server.service.pictures import write_inputs
 from server.service.runner import LiveRequest, Runner
 from server.service.service import Painted, Service
+from server.service.stored_pictures import StoredPictures
 from server.service.sweeper import keep_swept
 from server.storage.requests import Record
 
@@ -40,6 +42,7 @@ class DurableQueue:
         self._live = self._runner.live
         self._heartbeat = Heartbeat(self._parts, self._runner)
         self._arriving: Counter[str] = Counter()  # by key: being read, not yet written down
+        self.pictures = StoredPictures(self._parts, service.preparation.pixels)
 
     async def start(self) -> None:
         """Take up the requests that an earlier process left, and from now on those of servers that stop."""
@@ -77,9 +80,8 @@ class DurableQueue:
         self._check_room(caller.key_id)
         self._arriving[caller.key_id] += 1
         try:
-            prepared = await self._service.prepare(caller, order)
-            record = self._service.accounting.new_record(caller, "v2", prepared, order)
-            return await self._accept(record, prepared, idempotency_key, digest)
+            record, inputs = await self._prepare(caller, order)
+            return await self._accept(record, inputs, idempotency_key, digest)
         finally:
             self._arriving[caller.key_id] -= 1
             self._arriving += Counter()  # drops the zeros, else every key that ever called would stay here
@@ -94,26 +96,34 @@ class DurableQueue:
             problem = f"this key has {settings.max_in_flight_per_key} requests under way already"
             raise RateError(f"{problem}; wait for one of them", health.backlog_s / own or 1.0)
 
+    async def _prepare(self, caller: Caller, order: Order) -> tuple[Record, Mapping[str, bytes]]:
+        """Return a request's record and its files; its pixels are in memory no longer than that takes."""
+        async with self._service.preparation.prepared(caller, order) as prepared:
+            record = self._service.accounting.new_record(caller, "v2", prepared, order)
+            return record, await self._parts.threads.pixels(write_inputs, prepared)
+
     async def _accept(
-        self, record: Record, prepared: Prepared, idempotency_key: str | None, digest: str
+        self, record: Record, inputs: Mapping[str, bytes], idempotency_key: str | None, digest: str
     ) -> Record:
+        blobs, threads = self._parts.blobs, self._parts.threads
+        record = replace(record, stored_bytes=sum(map(len, inputs.values())))
         kept: Record | None = None
         try:
-            await asyncio.to_thread(self._write_inputs, record.id, prepared)
+            for name, data in inputs.items():
+                await threads.blobs(blobs.put, record.id, name, data)
             kept = await asyncio.to_thread(
-                self._parts.store.accept, record, idempotency_key=idempotency_key, body_digest=digest
+                self._parts.store.accept,
+                record,
+                idempotency_key=idempotency_key,
+                body_digest=digest,
+                max_stored_bytes=self._parts.settings.max_stored_bytes_per_key,
             )
         finally:
             if kept is None or kept.id != record.id:
-                await asyncio.to_thread(self._parts.blobs.delete, record.id)
+                await threads.blobs(blobs.delete, record.id)
         if kept.id == record.id:
             self._runner.launch(kept)
         return kept
-
-    def _write_inputs(self, request_id: str, prepared: Prepared) -> None:
-        blobs, request = self._parts.blobs, prepared.request
-        blobs.put(request_id, "image.png", write_input(request.image, prepared.like))
-        blobs.put(request_id, "mask.png", write_input(request.mask))
 
     async def get(self, caller: Caller, request_id: str) -> Record:
         """Return one of the caller's requests as it is now.
@@ -149,7 +159,7 @@ class DurableQueue:
         if record.state != "COMPLETED":
             raise FailedError(record.error or "failed", record.error_status or 500)
         blobs, names = self._parts.blobs, [str(output["file_name"]) for output in record.outputs]
-        files = [await asyncio.to_thread(blobs.get, record.id, name) for name in names]
+        files = [await self._parts.threads.blobs(blobs.get, record.id, name) for name in names]
         return Painted(
             files=files,
             content_type=str(record.outputs[0]["content_type"]),
@@ -174,34 +184,6 @@ class DurableQueue:
                 async with asyncio.timeout(_CANCEL_S):
                     record = await self.wait(record, caller)
         return record
-
-    async def picture(
-        self, request_id: str, number: int, *, key_id: str | None, token: str | None
-    ) -> tuple[bytes, str]:
-        """Return one painted picture and its content type, to its owner or to a caller with its URL.
-
-        Args:
-            request_id: of the request that painted it.
-            number: of the picture among the request's, from 0.
-            key_id: of the caller, if the caller sent a key.
-            token: from the picture's URL; takes precedence over the key.
-
-        Raises:
-            UnauthorizedError: neither a key nor a token was given.
-            NotFoundError: there is no such picture, or it is not the caller's.
-        """
-        store = self._parts.store
-        if token is not None:
-            record = await asyncio.to_thread(store.get_by_token, request_id, token)
-        elif key_id is not None:
-            record = await asyncio.to_thread(store.get, request_id, key_id)
-        else:
-            raise UnauthorizedError("Missing Authorization or x-api-key in header")
-        if not 0 <= number < len(record.outputs):
-            raise NotFoundError("there is no such picture")
-        output = record.outputs[number]
-        data = await asyncio.to_thread(self._parts.blobs.get, record.id, str(output["file_name"]))
-        return data, str(output["content_type"])
 
     async def events(self, caller: Caller, request_id: str) -> AsyncGenerator[Event | int]:
         """Yield a request's place in the queue (0 is next) when it changes, then the engine's events.

@@ -2,6 +2,8 @@
 
 import asyncio
 import io
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from PIL import Image
@@ -9,13 +11,16 @@ from PIL import Image
 from inpaint.canvas.crop import extend
 from inpaint.canvas.mask import require_mask
 from inpaint.images import metadata
-from inpaint.images.codec import MAX_ENCODED_BYTES, Picture, decode, header_size
+from inpaint.images.codec import MAX_ENCODED_BYTES, Picture, decode, header_size, open_checked
 from inpaint.request import InpaintRequest, InpaintResult, check_same_size
 from server.errors import TooLargeError
 from server.fetch.fetcher import Fetcher
 from server.service.order import Order, Source, Url, decode_source
+from server.service.pixel_budget import decoded_pixels
+from server.service.threads import Threads
 
 MAX_KEPT_BYTES = 250_000_000  # our own PNG of the largest picture admitted is larger than its JPEG was
+IMAGE, MASK = "image.png", "mask.png"  # the inputs of a request in the picture store
 QUALITY = 95
 CONTENT_TYPES = {"jpeg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 
@@ -28,14 +33,18 @@ class Prepared:
     like: Picture
 
 
-async def read_source(fetcher: Fetcher, name: str, source: Source, *, max_bytes: int) -> bytes:
+async def read_source(
+    fetcher: Fetcher, threads: Threads, name: str, source: Source, *, max_bytes: int
+) -> bytes:
     """Return one file's bytes, fetched if it is a URL."""
     if isinstance(source, Url):
         return await fetcher.fetch(source.text, max_bytes=max_bytes)
-    return await asyncio.to_thread(decode_source, name, source)
+    return await threads.pixels(decode_source, name, source)
 
 
-async def gather(fetcher: Fetcher, order: Order, *, max_bytes: int) -> tuple[bytes, bytes | None]:
+async def gather(
+    fetcher: Fetcher, threads: Threads, order: Order, *, max_bytes: int
+) -> tuple[bytes, bytes | None]:
     """Return both files' bytes, with URLs fetched at the same time.
 
     Raises:
@@ -43,7 +52,7 @@ async def gather(fetcher: Fetcher, order: Order, *, max_bytes: int) -> tuple[byt
     """
     sources = {"image": order.image} | ({} if order.mask is None else {"mask": order.mask})
     tasks = [
-        asyncio.create_task(read_source(fetcher, name, source, max_bytes=max_bytes))
+        asyncio.create_task(read_source(fetcher, threads, name, source, max_bytes=max_bytes))
         for name, source in sources.items()
     ]
     try:
@@ -55,6 +64,33 @@ async def gather(fetcher: Fetcher, order: Order, *, max_bytes: int) -> tuple[byt
     if order.has_urls and len(image) + len(mask or b"") > max_bytes:
         raise TooLargeError(f"the two pictures together must be at most {max_bytes // 10**6} MB")
     return image, mask
+
+
+def pixels_to_decode(order: Order, image: bytes, mask: bytes | None) -> int:
+    """Return what a request will take of the budget of pixels, from the headers of its files.
+
+    Raises:
+        RequestError: names the field whose file is no picture.
+        TooLargeError: a file is larger than we decode.
+    """
+    left, top, right, bottom = order.extend or (0, 0, 0, 0)
+    width, height = file_size("image", image)
+    sizes = [(width + left + right, height + top + bottom)]
+    if mask is not None:
+        sizes.append(file_size("mask", mask))
+    width, height = max(sizes, key=math.prod)
+    return decoded_pixels(width, height, int(str(order.settings.get("samples", 1))))
+
+
+def file_size(name: str, data: bytes, max_bytes: int = MAX_ENCODED_BYTES) -> tuple[int, int]:
+    """Return a file's (width, height) from its header; decode no pixels.
+
+    Raises:
+        RequestError: it is no picture that we decode.
+        TooLargeError: it is larger than ``max_bytes``.
+    """
+    check_file_size(name, data, max_bytes)
+    return open_checked(data, name, max_bytes=max_bytes).size
 
 
 def prepare(order: Order, image: bytes, mask: bytes | None) -> Prepared:
@@ -83,10 +119,10 @@ def prepare(order: Order, image: bytes, mask: bytes | None) -> Prepared:
     return Prepared(request, replace(like, exif=None))
 
 
-def check_file_size(name: str, data: bytes) -> None:
+def check_file_size(name: str, data: bytes, max_bytes: int = MAX_ENCODED_BYTES) -> None:
     """Raise TooLargeError, which names the field ``name``, for a file that is larger than we decode."""
-    if len(data) > MAX_ENCODED_BYTES:
-        raise TooLargeError(f"{name}: must be a file of at most {MAX_ENCODED_BYTES // 10**6} MB")
+    if len(data) > max_bytes:
+        raise TooLargeError(f"{name}: must be a file of at most {max_bytes // 10**6} MB")
 
 
 def _read_mask(data: bytes, order: Order) -> Image.Image:
@@ -102,7 +138,6 @@ def write(
     result: InpaintResult,
     output_format: str,
     quality: int,
-    *,
     made_with: str | None = None,
 ) -> list[bytes]:
     """Encode the painted pictures as files, with the caller's colour profile.
@@ -142,7 +177,20 @@ def convert(data: bytes, output_format: str) -> bytes:
     return metadata.write(picture.image, picture, metadata.read(data), output_format, QUALITY)
 
 
-def write_input(image: Image.Image, like: Picture | None = None) -> bytes:
+def write_inputs(prepared: Prepared) -> dict[str, bytes]:
+    """Return the files, by name, from which :func:`read_inputs` reads a request's pictures again."""
+    request = prepared.request
+    return {IMAGE: _png(request.image, prepared.like), MASK: _png(request.mask)}
+
+
+def read_inputs(image: bytes, mask: bytes, settings: Mapping[str, object]) -> Prepared:
+    """Decode the files of :func:`write_inputs` for a request with these settings."""
+    like = decode(image, "image", max_bytes=MAX_KEPT_BYTES)
+    white = decode(mask, "mask", max_bytes=MAX_KEPT_BYTES).image
+    return Prepared(InpaintRequest(image=like.image, mask=white, **settings), like)  # type: ignore[arg-type]
+
+
+def _png(image: Image.Image, like: Picture | None = None) -> bytes:
     """Encode a picture as PNG; the caller's own file is not kept."""
     options: dict[str, object] = {"dpi": like.dpi} if like and like.dpi else {}
     file = io.BytesIO()

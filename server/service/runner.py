@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
@@ -10,12 +10,11 @@ from typing import Any, TypeVar
 import structlog
 
 from inpaint.errors import BusyError, CancelledError, InpaintError, PaintError
-from inpaint.images.codec import decode
-from inpaint.request import InpaintRequest, InpaintResult
+from inpaint.request import InpaintResult
 from server.engines.client import Terms, Ticket
 from server.errors import UnauthorizedError
-from server.service.accounting import settings_of
-from server.service.pictures import CONTENT_TYPES, MAX_KEPT_BYTES, Prepared
+from server.service.accounting import pixels_of, settings_of
+from server.service.pictures import CONTENT_TYPES, IMAGE, MASK, Prepared, read_inputs
 from server.service.service import Service
 from server.storage.requests import Record
 
@@ -88,8 +87,7 @@ class Runner:
         """Paint one request in its turn; while the service drains, leave it QUEUED instead."""
         try:
             async with self._turns:
-                await self._until_ready(live)
-                with self._service.counted():
+                with await self._until_ready(live), self._service.counted():
                     if (record := await self._begin(live)) is not None:
                         live.begun = True
                         await self._paint(record, live)
@@ -98,9 +96,16 @@ class Runner:
         finally:
             self._end(live)
 
-    async def _until_ready(self, live: LiveRequest) -> None:
-        while not (self._parts.client.health().ready or self._service.draining or live.cancelled):
+    async def _until_ready(self, live: LiveRequest) -> ExitStack:
+        """Wait for an engine and for memory; the caller exits what is returned when the request has ended."""
+        held, pixels = ExitStack(), pixels_of(live.record)
+        while not (self._service.draining or live.cancelled):
+            with suppress(BusyError):
+                if self._parts.client.health().ready:
+                    held.enter_context(self._service.preparation.pixels.hold(pixels))
+                    break
             await asyncio.sleep(_RETRY_S)
+        return held
 
     async def _begin(self, live: LiveRequest) -> Record | None:
         """Mark the request PROCESSING; None if it was cancelled while it waited or is the next process's."""
@@ -129,11 +134,12 @@ class Runner:
     async def _paint(self, record: Record, live: LiveRequest) -> None:
         async with self._service.accounting.settling(record) as settlement:
             await self._retry_while_busy(live, self._check, record)
-            settlement.ticket = live.ticket = await self._submit(live)
+            prepared = await self._read_inputs(live, record)
+            settlement.ticket = live.ticket = await self._submit(live, prepared)
             live.changed.set()
             if live.cancelled:
                 live.ticket.cancel()
-            await self._keep(live, record, await live.ticket.result())
+            await self._keep(live, record, prepared, await live.ticket.result())
 
     async def _check(self, record: Record) -> None:
         """Refuse a request that may no longer be painted.
@@ -147,31 +153,32 @@ class Runner:
         if record.key_id and not await asyncio.to_thread(self._parts.keys.active, record.key_id):
             raise UnauthorizedError("the key of this request was revoked or has expired")
 
-    async def _submit(self, live: LiveRequest) -> Ticket:
-        prepared = await self._retry_while_busy(live, asyncio.to_thread, self._read_inputs, live.record)
+    async def _submit(self, live: LiveRequest, prepared: Prepared) -> Ticket:
         if live.cancelled:
             raise CancelledError("cancelled by the caller")
         submit, terms = self._parts.client.submit, Terms(live.record.key_id)
         # An engine that is being restarted raises BusyError too.
         return await self._retry_while_busy(live, submit, prepared.request, terms)
 
-    def _read_inputs(self, record: Record) -> Prepared:
-        blobs = self._parts.blobs
-        like = decode(blobs.get(record.id, "image.png"), "image", max_bytes=MAX_KEPT_BYTES)
-        mask = decode(blobs.get(record.id, "mask.png"), "mask", max_bytes=MAX_KEPT_BYTES).image
-        return Prepared(InpaintRequest(image=like.image, mask=mask, **settings_of(record)), like)  # type: ignore[arg-type]
+    async def _read_inputs(self, live: LiveRequest, record: Record) -> Prepared:
+        threads, get = self._parts.threads, self._parts.blobs.get
+        files = [
+            await self._retry_while_busy(live, threads.blobs, get, record.id, name) for name in (IMAGE, MASK)
+        ]
+        return await threads.pixels(read_inputs, files[0], files[1], settings_of(record))
 
-    async def _keep(self, live: LiveRequest, record: Record, result: InpaintResult) -> None:
+    async def _keep(
+        self, live: LiveRequest, record: Record, prepared: Prepared, result: InpaintResult
+    ) -> None:
         """Write the painted pictures to the picture store, and end the request."""
         output_format = str(record.fields["output_format"])
-        prepared = await self._retry_while_busy(live, asyncio.to_thread, self._read_inputs, record)
         files = await self._service.write(record, prepared, result)
         outputs: list[dict[str, object]] = []
         warnings = list(result.warnings)
         for number, data in enumerate(files):
             name = f"{number}.{output_format}"
             put = partial(self._parts.blobs.put, record.id, name, data)
-            await self._retry_while_busy(live, asyncio.to_thread, put)
+            await self._retry_while_busy(live, self._parts.threads.blobs, put)
             outputs.append(
                 {
                     "file_name": name,

@@ -9,14 +9,13 @@ import math
 import shutil
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import structlog
 
 from inpaint.errors import BusyError, CancelledError, DeadlineError
-from inpaint.lora.files import require
 from inpaint.request import InpaintResult
 from server.engines.client import EngineClient, Terms
 from server.fetch.fetcher import Fetcher
@@ -24,8 +23,11 @@ from server.observe.metrics import Metrics
 from server.service.accounting import Accounting
 from server.service.caller import Caller
 from server.service.limits import Limiter, RateState
-from server.service.order import Order, Source, Url
-from server.service.pictures import CONTENT_TYPES, Prepared, gather, prepare, read_source, write
+from server.service.order import Order
+from server.service.pictures import CONTENT_TYPES, Prepared, write
+from server.service.preparation import Preparation
+from server.service.threads import Threads
+from server.service.uploads import Upload, Uploads
 from server.settings import Settings
 from server.storage.blobs import Blobs
 from server.storage.database import Database
@@ -56,6 +58,15 @@ class Parts:
     fetcher: Fetcher
     limiter: Limiter
     metrics: Metrics
+    threads: Threads
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """A request that may be read: the rest of its key's rate, and the upload of its body."""
+
+    rate: RateState
+    upload: Upload
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,7 +88,11 @@ class Service:
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
         self.accounting = Accounting(parts.settings, parts.store, parts.ledger, parts.metrics)
+        self.preparation = Preparation(
+            parts.settings, parts.fetcher, parts.limiter, parts.metrics, parts.threads
+        )
         self.draining = False
+        self._uploads = Uploads(parts.settings.max_uploads, parts.settings.max_upload_bytes)
         self._under_way = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -85,8 +100,10 @@ class Service:
     # Admission.
 
     @asynccontextmanager
-    async def admitted(self, caller: Caller, scope: str) -> AsyncIterator[RateState]:
-        """Admit one request before its body is read, and hold its place for the length of the block.
+    async def admitted(self, caller: Caller, scope: str) -> AsyncIterator[Admission]:
+        """Admit one request before its body is read; it counts as its key's for the length of the block.
+
+        A body that is being read takes no place of those that are painted; :meth:`placed` takes one for it.
 
         Raises:
             ForbiddenError: the key may not use this model.
@@ -96,8 +113,19 @@ class Service:
         caller.require(scope)
         self._check_room()
         rate = await self.parts.limiter.check_rate(caller.key_id)
-        with self.parts.limiter.slot(caller.key_id), self.counted():
-            yield rate
+        with self.parts.limiter.slot(caller.key_id), self._uploads.upload(caller.key_id) as upload:
+            yield Admission(rate, upload)
+
+    @contextmanager
+    def placed(self) -> Iterator[None]:
+        """Hold a place among the requests under way, for one whose body was read.
+
+        Raises:
+            BusyError: the server is full or draining.
+        """
+        self._check_room()
+        with self.counted():
+            yield
 
     def _check_room(self) -> None:
         settings = self.parts.settings
@@ -134,41 +162,6 @@ class Service:
             return database.writable
         return database.writable and shutil.disk_usage(database.file.parent).free >= _MIN_FREE_BYTES
 
-    # Preparation.
-
-    async def prepare(self, caller: Caller, order: Order) -> Prepared:
-        """Fetch, decode and check both pictures, and draw the seed.
-
-        Raises:
-            InpaintError: a picture cannot be fetched or used, or the request is invalid.
-        """
-        with self.timed("fetch"):
-            files = await self._gather(caller, order)
-        with self.timed("read"):
-            prepared = await asyncio.to_thread(prepare, order, *files)
-            if loras := prepared.request.loras:  # a mistyped name is refused now, not when it is painted
-                await asyncio.to_thread(require, loras, self.parts.settings.loras)
-        return replace(prepared, request=prepared.request.with_seed())
-
-    async def read_picture(self, caller: Caller, source: Source) -> bytes:
-        """Return the bytes of one picture, fetched if it is a URL."""
-        parts = self.parts
-        async with parts.limiter.fetches(caller.key_id) if isinstance(source, Url) else nullcontext():
-            return await read_source(parts.fetcher, "image", source, max_bytes=parts.settings.fetch_max_bytes)
-
-    async def _gather(self, caller: Caller, order: Order) -> tuple[bytes, bytes | None]:
-        parts, max_bytes = self.parts, self.parts.settings.fetch_max_bytes
-        if not order.has_urls:  # need not wait for the key's fetches from slow hosts
-            return await gather(parts.fetcher, order, max_bytes=max_bytes)
-        async with parts.limiter.fetches(caller.key_id):
-            return await gather(parts.fetcher, order, max_bytes=max_bytes)
-
-    @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        """Record the block's seconds as a stage in the metrics."""
-        with self.parts.metrics.stages.labels(stage).time():
-            yield
-
     # Painting, v1.
 
     async def paint(self, caller: Caller, order: Order, gone: asyncio.Future[None]) -> Painted:
@@ -185,9 +178,14 @@ class Service:
         started = time.monotonic()
         if not (health := self.parts.client.health()).ready:
             raise BusyError(f"the server is not ready: {health.reason}", 10.0)
-        prepared = await self.prepare(caller, order)
-        if gone.done():
-            raise CancelledError("the caller hung up")
+        async with self.preparation.prepared(caller, order) as prepared:
+            if gone.done():
+                raise CancelledError("the caller hung up")
+            return await self._paint(caller, order, prepared, gone, started)
+
+    async def _paint(
+        self, caller: Caller, order: Order, prepared: Prepared, gone: asyncio.Future[None], started: float
+    ) -> Painted:
         record = self.accounting.new_record(caller, "v1", prepared, order)
         await asyncio.to_thread(self.parts.store.accept, record)
         async with self.accounting.settling(record) as settlement:
@@ -234,12 +232,7 @@ class Service:
         """Encode the painted pictures as files, in the format that was requested."""
         fields = record.fields
         model = self.parts.settings.model if fields.get("metadata") else None
-        with self.timed("write"):
-            return await asyncio.to_thread(
-                write,
-                prepared,
-                result,
-                str(fields["output_format"]),
-                int(str(fields["quality"])),
-                made_with=model,
+        with self.parts.metrics.stages.labels("write").time():
+            return await self.parts.threads.pixels(
+                write, prepared, result, str(fields["output_format"]), int(str(fields["quality"])), model
             )

@@ -16,14 +16,15 @@ import re
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from math import inf
 from types import MappingProxyType
 from typing import Self
 
-from sqlalchemy import Connection, Update, delete, insert, select, update
+from sqlalchemy import Connection, Update, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from inpaint.errors import BusyError
-from server.errors import IdempotencyError, NotFoundError
+from server.errors import IdempotencyError, NotFoundError, RateError
 from server.storage import ledger
 from server.storage.database import Database
 from server.storage.tables import requests, servers
@@ -33,6 +34,11 @@ _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _STOPPED = "the server stopped before the picture was painted; nothing was charged, send it again"
 _INTERRUPTED = {"state": "FAILED", "error": _STOPPED, "error_status": 503, "idempotency_sha256": None}
 _CANCELLED = {"state": "CANCELLED", "error": "cancelled by the caller", "error_status": 422}
+_STORES_TOO_MUCH = (
+    "this key stores as many pictures as it may, {:g} GB (INPAINT_MAX_STORED_BYTES_PER_KEY); wait until"
+    " older ones expire, or use v1, which stores none"
+)
+_STORED_RETRY_S = 3600.0  # pictures expire after days
 _WAITING = {"state": "QUEUED", "started_at": None, "step": 0}
 _MAX_SWEPT = 1000  # in one sweep, so that none holds the database for long
 
@@ -60,6 +66,7 @@ class Record:
     outputs: list[dict[str, object]] = field(default_factory=list)  # JSON
     inference_s: float | None = None
     step: int = 0  # denoising steps so far; written once a second, for other servers
+    stored_bytes: int = 0  # of its files in the picture store
 
     @classmethod
     def new(
@@ -91,13 +98,21 @@ class Store:
         # the price is refunded.
         self._pending_outcomes: dict[str, tuple[dict[str, object], bool]] = {}
 
-    def accept(self, record: Record, *, idempotency_key: str | None = None, body_digest: str = "") -> Record:
+    def accept(
+        self,
+        record: Record,
+        *,
+        idempotency_key: str | None = None,
+        body_digest: str = "",
+        max_stored_bytes: float = inf,
+    ) -> Record:
         """Write a new request down and take its price, both or neither.
 
         Args:
             record: of the request, QUEUED.
             idempotency_key: as the caller sent it; stored as a hash.
             body_digest: of the request's body; the same key must come with the same body.
+            max_stored_bytes: of all pictures of the key, with those of ``record``.
 
         Returns:
             The record; or, if this caller used the idempotency key before with the same body, the record of
@@ -106,6 +121,7 @@ class Store:
         Raises:
             CreditsError: the balance does not cover the price.
             IdempotencyError: the idempotency key came with another body before.
+            RateError: the key stores too much already.
             BusyError: the database is unreachable; if it took the request all the same, catch_up undoes that.
         """
         assert record.state == "QUEUED"
@@ -121,6 +137,8 @@ class Store:
         }
         try:
             with self._database.write() as connection:
+                if not _may_store(connection, record.key_id, record.stored_bytes, max_stored_bytes):
+                    raise RateError(_STORES_TOO_MUCH.format(max_stored_bytes / 1e9), _STORED_RETRY_S)
                 connection.execute(insert(requests).values(row))
                 ledger.reserve(connection, record.key_id, record.id, record.cost_micro, record.created_at)
         except IntegrityError:
@@ -185,7 +203,13 @@ class Store:
     def finish(self, request_id: str, *, outputs: list[dict[str, object]], inference_s: float) -> bool:
         """Change the state to COMPLETED and keep the price; False if the request had ended."""
         with self._database.write() as connection:
-            changes = {"state": "COMPLETED", "outputs": outputs, "inference_s": inference_s}
+            stored = requests.c.stored_bytes + sum(int(str(output.get("file_size", 0))) for output in outputs)
+            changes: dict[str, object] = {
+                "state": "COMPLETED",
+                "outputs": outputs,
+                "inference_s": inference_s,
+                "stored_bytes": stored,
+            }
             return self._end(connection, request_id, changes, refund=False)
 
     def fail(
@@ -328,10 +352,29 @@ class Store:
             connection.execute(delete(requests).where(requests.c.expired, ~requests.c.has_pictures))
             return list(connection.scalars(due.order_by(requests.c.ended_at).limit(_MAX_SWEPT)))
 
+    def add_stored(self, request_id: str, key_id: str, size_bytes: int, max_stored_bytes: float) -> bool:
+        """Count one more file of a request; False, and no change, if its key would then store too much."""
+        with self._database.write() as connection:
+            if not _may_store(connection, key_id, size_bytes, max_stored_bytes):
+                return False
+            more = requests.c.stored_bytes + size_bytes
+            kept = update(requests).where(requests.c.id == request_id, requests.c.has_pictures)
+            return connection.execute(kept.values(stored_bytes=more)).rowcount == 1
+
     def pictures_deleted(self, ids: Collection[str]) -> None:
         """Note that the pictures of these requests were deleted; the next sweep deletes their rows too."""
         with self._database.write() as connection:
-            connection.execute(update(requests).where(requests.c.id.in_(ids)).values(has_pictures=False))
+            deleted = update(requests).where(requests.c.id.in_(ids))
+            connection.execute(deleted.values(has_pictures=False, stored_bytes=0))
+
+
+def _may_store(connection: Connection, key_id: str, size_bytes: int, max_stored_bytes: float) -> bool:
+    """Return whether a key may store this many bytes more; none are always allowed."""
+    if not size_bytes:
+        return True
+    own = (requests.c.key_id == key_id, requests.c.stored_bytes > 0)
+    stored = connection.scalar(select(func.sum(requests.c.stored_bytes)).where(*own))
+    return int(stored or 0) + size_bytes <= max_stored_bytes
 
 
 def _not_found() -> NotFoundError:

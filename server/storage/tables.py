@@ -72,6 +72,7 @@ class _Requests(TypedColumns):
     server_id: Named[str] = Column(server_default="")  # the server that paints it
     step: Named[int] = Column(server_default="0")  # denoising steps so far, for other servers to report
     cancel_asked: Named[bool] = Column(server_default=false())  # by a client of another server
+    stored_bytes: Named[int] = Column(BigInteger, server_default="0")  # of its files in the picture store
 
 
 class _Servers(TypedColumns):
@@ -104,6 +105,13 @@ requests = Table(
     UniqueConstraint("key_id", "idempotency_sha256", name="requests_once_per_idempotency_key"),
     Index("requests_by_state", "state"),
     Index("requests_by_end", "ended_at"),
+    Index(
+        "requests_stored_by_key",  # holds all that a sum for one key needs
+        "key_id",
+        "stored_bytes",
+        sqlite_where=text("stored_bytes > 0"),
+        postgresql_where=text("stored_bytes > 0"),
+    ),
 )
 
 servers = Table("servers", metadata, _Servers)

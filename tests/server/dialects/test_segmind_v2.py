@@ -413,7 +413,7 @@ def test_a_request_cancelled_on_its_way_to_the_engine_takes_no_step(
     engine.held = True
     served.do(engine.door.clear)
     request_id = submitted(served.client)
-    eventually(lambda: status_of(served.client, request_id) == "PROCESSING")
+    eventually(lambda: served.do(lambda: len(engine.door._waiters)) == 1)
     deleted = background(served.client.delete, f"/v2/requests/{request_id}")
     eventually(lambda: served.running.queue._live[request_id].cancelled)
     served.do(engine.door.set)
@@ -662,6 +662,22 @@ def test_records_expire_before_their_pictures(serve: Serve, monkeypatch: pytest.
     folder = third.settings.data / "pictures"
     eventually(lambda: list(folder.iterdir()) == [])
     eventually(lambda: rows_of(third) == 0)  # the database has no trace of it
+
+
+def test_a_key_that_stores_as_much_as_it_may_is_429_and_may_use_v1(serve: Serve) -> None:
+    """What it has is kept, what is refused leaves no file, and other keys go on."""
+    served = serve(max_stored_bytes_per_key=1000)  # one request and its picture
+    folder = served.settings.data / "pictures"
+    with served.calling(key=served.key()) as client, served.calling(key=served.key()) as other:
+        request_id = submitted(client)
+        assert ended(client, request_id).status_code == 200
+        refused = client.post(V2, json=body(seed=8))
+        assert refused.status_code == 429
+        assert "INPAINT_MAX_STORED_BYTES_PER_KEY" in refused.json()["error"]
+        assert int(refused.headers["retry-after"]) >= 1
+        assert [path.name for path in folder.iterdir()] == [request_id]
+        assert client.post("/v1/sdxl-inpaint", json=body()).status_code == 200
+        assert other.post(V2, json=body()).status_code == 200
 
 
 def rows_of(served: Served) -> int:

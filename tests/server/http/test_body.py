@@ -16,6 +16,7 @@ from starlette.requests import Request
 from inpaint.errors import RequestError
 from server.dialects.segmind import digest_of
 from server.http.body import Fields, parse_fields
+from server.service.threads import Threads
 from tests.support.served import (
     MASK,
     PHOTO,
@@ -144,7 +145,7 @@ def test_millions_of_tiny_values_cost_no_memory(unit: str) -> None:
     text = f'{{"x":[{unit * 2_000_000}0]}}'.encode()
     tracemalloc.start()
     with pytest.raises(RequestError, match="too many values"):
-        asyncio.run(parse_fields(_request("application/json"), text))
+        asyncio.run(_parsed("application/json", text))
     assert tracemalloc.get_traced_memory()[1] < 5_000_000
     tracemalloc.stop()
 
@@ -243,8 +244,12 @@ def test_a_form_may_name_a_field_twice(served: Served) -> None:
     assert served.engine.requests[-1].prompt == "second"
 
 
-def _request(kind: str) -> Request:
-    return Request({"type": "http", "headers": [(b"content-type", kind.encode())]})
+async def _parsed(kind: str, data: bytes) -> Fields:
+    request, threads = Request({"type": "http", "headers": [(b"content-type", kind.encode())]}), Threads()
+    try:
+        return await parse_fields(request, data, threads)
+    finally:
+        threads.close()
 
 
 def test_a_charset_costs_no_time() -> None:
@@ -252,7 +257,7 @@ def test_a_charset_costs_no_time() -> None:
     data = part("prompt", b"a" * 1_000_000 + b"-" + b"b" * 1_000_000) + b"--b--\r\n"
     started = time.monotonic()
     with pytest.raises(RequestError, match="UTF-8"):
-        asyncio.run(parse_fields(_request(f"{FORM}; charset=punycode"), data))
+        asyncio.run(_parsed(f"{FORM}; charset=punycode", data))
     assert time.monotonic() - started < 5
 
 

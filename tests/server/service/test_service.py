@@ -25,6 +25,7 @@ from server.engines.worker import WorkerSpec
 from server.errors import UrlError
 from server.service.order import Order, Url
 from server.service.pictures import gather
+from server.service.threads import Threads
 from tests.support.served import (
     MASK,
     PHOTO,
@@ -340,8 +341,9 @@ def test_the_other_picture_is_given_up_when_one_is_refused(picture_host: Picture
             raise UrlError("no")
 
     async def both() -> None:
+        order = Order(Url("http://bad/"), Url("http://slow/"), {})
         with pytest.raises(UrlError):
-            await gather(Fetching(), Order(Url("http://bad/"), Url("http://slow/"), {}), max_bytes=9)  # type: ignore[arg-type]
+            await gather(Fetching(), Threads(), order, max_bytes=9)  # type: ignore[arg-type]
         await asyncio.sleep(0)
         assert cancelled == ["http://slow/"]
 

@@ -6,13 +6,14 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from sqlalchemy import event, select
 from sqlalchemy.exc import IntegrityError
 
-from server.errors import CreditsError, IdempotencyError, NotFoundError
+from server.errors import CreditsError, IdempotencyError, NotFoundError, RateError
 from server.storage.database import Database
 from server.storage.keys import Keys
 from server.storage.ledger import Ledger
@@ -398,6 +399,43 @@ def test_killed_ten_times_at_random_nothing_is_lost_or_paid_twice(
         assert settles == (row.cost_micro > 0 and row.state != "FAILED")
         assert entries[name, "reserve"] == (row.cost_micro > 0)
     assert ledger.check() == []
+
+
+def stored(name: str, key_id: str, size_bytes: int) -> Record:
+    return replace(new(name, key_id), stored_bytes=size_bytes)
+
+
+def test_a_key_stores_no_more_pictures_than_it_may(store: Store, clock: Clock, key_id: str) -> None:
+    """One key could fill the disk within the week that pictures are kept; the others are not affected."""
+    store.accept(stored("a", key_id, 60), max_stored_bytes=100)
+    with pytest.raises(RateError, match=r"INPAINT_MAX_STORED_BYTES_PER_KEY.*wait until.*or use v1") as caught:
+        store.accept(stored("b", key_id, 41), max_stored_bytes=100)
+    assert caught.value.retry_after_s > 0
+    store.accept(stored("c", key_id, 40), max_stored_bytes=100)
+    store.accept(stored("d", "", 100), max_stored_bytes=100)
+    store.accept(new("e", key_id, mode="v1"), max_stored_bytes=100)  # stores nothing
+    with pytest.raises(NotFoundError):
+        store.get("b", key_id)
+
+
+def test_painted_and_converted_pictures_count_until_they_are_deleted(
+    store: Store, clock: Clock, key_id: str
+) -> None:
+    """What a request paints takes more room than what was sent."""
+    store.accept(stored("a", key_id, 10), max_stored_bytes=100)
+    store.begin("a")
+    assert store.finish("a", outputs=[{"file_size": 30}, {"file_size": 30}], inference_s=0)
+    assert store.get("a", key_id).stored_bytes == 70
+    assert store.add_stored("a", key_id, 20, 100)
+    assert not store.add_stored("a", key_id, 11, 100)
+    assert store.get("a", key_id).stored_bytes == 90
+    with pytest.raises(RateError):
+        store.accept(stored("b", key_id, 11), max_stored_bytes=100)
+    clock.now += WEEK
+    assert store.sweep(clock.now, HOUR, WEEK) == ["a"]
+    store.pictures_deleted(["a"])
+    assert not store.add_stored("a", key_id, 5, 100), "its folder is gone"
+    store.accept(stored("b", key_id, 100), max_stored_bytes=100)
 
 
 def wait_for_lines(path: Path, count: int) -> None:

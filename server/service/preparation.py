@@ -1,0 +1,74 @@
+"""The preparation of a request: its pictures are fetched, and decoded within the budget."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, nullcontext
+from dataclasses import replace
+
+from inpaint.lora.files import require
+from server.fetch.fetcher import Fetcher
+from server.observe.metrics import Metrics
+from server.service.caller import Caller
+from server.service.limits import Limiter
+from server.service.order import Order, Source, Url
+from server.service.pictures import (
+    Prepared,
+    describe,
+    file_size,
+    gather,
+    pixels_to_decode,
+    prepare,
+    read_source,
+)
+from server.service.pixel_budget import PixelBudget, decoded_pixels
+from server.service.threads import Threads
+from server.settings import Settings
+
+
+class Preparation:
+    """The way from an order to a request that can be painted. Every method is for the event loop."""
+
+    def __init__(
+        self, settings: Settings, fetcher: Fetcher, limiter: Limiter, metrics: Metrics, threads: Threads
+    ) -> None:
+        self.pixels = PixelBudget(settings.max_decoded_pixels)
+        self._settings, self._fetcher, self._limiter = settings, fetcher, limiter
+        self._stages, self._threads = metrics.stages, threads
+
+    @asynccontextmanager
+    async def prepared(self, caller: Caller, order: Order) -> AsyncIterator[Prepared]:
+        """Fetch, decode and check both pictures, draw the seed, and hold their pixels' part of the budget.
+
+        Raises:
+            InpaintError: a picture cannot be fetched or used, or the request is invalid.
+            BusyError: the requests under way hold too many pixels.
+        """
+        with self._stages.labels("fetch").time():
+            files = await self._gather(caller, order)
+        with self.pixels.hold(await self._threads.pixels(pixels_to_decode, order, *files)):
+            with self._stages.labels("read").time():
+                prepared = await self._threads.pixels(prepare, order, *files)
+                del files  # the block may last for minutes
+                if loras := prepared.request.loras:  # a mistyped name is refused now, not when it is painted
+                    await asyncio.to_thread(require, loras, self._settings.loras)
+            yield replace(prepared, request=prepared.request.with_seed())
+
+    async def describe(self, caller: Caller, source: Source) -> dict[str, object]:
+        """Return a picture's format and size, and how it was painted if the file says so.
+
+        Raises:
+            InpaintError: the picture cannot be fetched or read.
+            BusyError: the requests under way hold too many pixels.
+        """
+        async with self._limiter.fetches(caller.key_id) if isinstance(source, Url) else nullcontext():
+            max_bytes = self._settings.fetch_max_bytes
+            data = await read_source(self._fetcher, self._threads, "image", source, max_bytes=max_bytes)
+        width, height = await self._threads.pixels(file_size, "image", data)
+        with self.pixels.hold(decoded_pixels(width, height, 0)):
+            return await self._threads.pixels(describe, data)
+
+    async def _gather(self, caller: Caller, order: Order) -> tuple[bytes, bytes | None]:
+        # One without URLs need not wait for the key's fetches from slow hosts.
+        async with self._limiter.fetches(caller.key_id) if order.has_urls else nullcontext():
+            max_bytes = self._settings.fetch_max_bytes
+            return await gather(self._fetcher, self._threads, order, max_bytes=max_bytes)
