@@ -560,6 +560,21 @@ def test_an_idempotency_key_may_be_any_bytes(value: str, metered: Served) -> Non
     assert len(connection_ids) == 1
 
 
+@ROUTES
+def test_an_idempotency_key_has_at_most_200_characters(
+    route: str, caller: httpx2.Client, unharmed: Unharmed
+) -> None:
+    """The description says so, and a proxy that shortens headers would make two keys the same."""
+    text = refusal(caller.post(route, json=body(), headers={"idempotency-key": "k" * 201}), 400)
+    assert text == "Idempotency-Key: must have at most 200 characters"
+
+
+def test_an_idempotency_key_of_200_characters_is_taken(metered: Served) -> None:
+    """The limit itself is allowed."""
+    with metered.calling(key=metered.key(balance=1)) as client:
+        assert client.post(V2, json=body(), headers={"idempotency-key": "k" * 200}).status_code == 200
+
+
 def test_thousands_of_idle_connections_keep_no_client_out(metered: Served) -> None:
     """Many open connections that send nothing do not block other clients."""
     idle = [socket.create_connection(("127.0.0.1", metered.port)) for _ in range(300)]
