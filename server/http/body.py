@@ -90,13 +90,19 @@ def _json(body: bytes) -> Fields:
         raise RequestError("body", f"has too many values: more than {_MAX_MARKS} commas or brackets")
     try:
         found = json.loads(body, parse_constant=_no_constant)
-    except (ValueError, RecursionError):
+    except ValueError:
         raise RequestError("body", "is not valid JSON") from None
+    except RecursionError:
+        raise _too_deep() from None
     if not isinstance(found, dict):
         raise RequestError("body", "must be a JSON object")
     if _is_deep(found):
-        raise RequestError("body", f"is nested deeper than {_MAX_DEPTH} lists or objects")
+        raise _too_deep()
     return found
+
+
+def _too_deep() -> RequestError:
+    return RequestError("body", f"is nested deeper than {_MAX_DEPTH} lists or objects")
 
 
 def _is_deep(found: Fields) -> bool:

@@ -139,6 +139,22 @@ def test_deeply_nested_json_is_400(served: Served, text: str) -> None:
     assert response.json()["error"].startswith("body:")
 
 
+@pytest.mark.parametrize("field", ["seed", "loras", "unknown"])
+@pytest.mark.parametrize("size", [0, 20_000])  # the larger body is parsed in a thread, whose stack is another
+def test_json_is_at_most_32_deep(served: Served, field: str, size: int) -> None:
+    """Code that calls itself over a caller's lists ended at Python's limit, with status 500."""
+    for depth, allowed in ((31, True), (32, False), (500, False), (960, False)):
+        for value in ("[" * depth + "]" * depth, '{"a":' * depth + "1" + "}" * depth):
+            text = f'{json.dumps(body())[:-1]}, "{field}": {value}, "pad": "{"x" * size}"}}'
+            response = served.client.post(V1, content=text, headers={"content-type": "application/json"})
+            assert response.status_code == (200 if allowed and field == "unknown" else 400)
+            assert (
+                response.json()["error"].startswith("body: is nested deeper than 32") == (not allowed)
+                if (response.status_code == 400)
+                else True
+            )
+
+
 @pytest.mark.parametrize("unit", ["[],", "{},", '"",', "1,"])
 def test_millions_of_tiny_values_cost_no_memory(unit: str) -> None:
     """60 MB of empty lists would be 1.3 GB once parsed, so they are counted first."""
