@@ -147,12 +147,11 @@ def test_json_is_at_most_32_deep(served: Served, field: str, size: int) -> None:
         for value in ("[" * depth + "]" * depth, '{"a":' * depth + "1" + "}" * depth):
             text = f'{json.dumps(body())[:-1]}, "{field}": {value}, "pad": "{"x" * size}"}}'
             response = served.client.post(V1, content=text, headers={"content-type": "application/json"})
-            assert response.status_code == (200 if allowed and field == "unknown" else 400)
-            assert (
-                response.json()["error"].startswith("body: is nested deeper than 32") == (not allowed)
-                if (response.status_code == 400)
-                else True
-            )
+            if allowed and field == "unknown":
+                assert response.status_code == 200
+                continue
+            assert response.status_code == 400
+            assert response.json()["error"].startswith("body: is nested deeper") == (not allowed)
 
 
 @pytest.mark.parametrize("unit", ["[],", "{},", '"",', "1,"])
