@@ -66,7 +66,7 @@ def test_all_keys_together_have_a_bounded_number_of_streams(
 def test_a_stream_ends_when_its_key_is_revoked(
     painting: tuple[Served, FakeEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An operator who revokes a key expects that nothing more is shown to whoever has it."""
+    """An operator who revokes a key expects that nothing more is shown to its holder."""
     monkeypatch.setattr(f"{STREAMS}._CHECK_S", 0.02)
     served, engine = painting
     token, other = served.key(), served.key()
