@@ -5,6 +5,7 @@ and for a client that does not read its answer.
 """
 
 import asyncio
+import time
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -17,6 +18,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from server.http.lingering import LingeringTransport
 
+_STALLED_S = 1.0  # a client that reads is paused for milliseconds
 _PROBES = ("/livez", "/readyz")
 _CLOSE = {"Connection": "close"}
 _FULL = JSONResponse(
@@ -44,19 +46,30 @@ class ConnectionLimits:
 
 @dataclass(slots=True, eq=False)
 class Connections:
-    """The connections of one server that have no request under way, idle for longest first."""
+    """The connections of one server that may be closed for others, those that wait for longest first."""
 
     limits: ConnectionLimits = ConnectionLimits()
-    idle: dict["GuardedProtocol", None] = field(default_factory=dict)
+    idle: dict["GuardedProtocol", None] = field(default_factory=dict)  # no request under way
+    unread: dict["GuardedProtocol", float] = field(
+        default_factory=dict
+    )  # the client does not read; since when
 
     def make_room(self, held: Collection[object], newest: "GuardedProtocol") -> bool:
-        """Drop the connection that is idle for longest if there are too many; return False if none is."""
+        """Drop one connection if there are too many: an idle one, else one whose client does not read.
+
+        Returns:
+            False if there are too many, and all of them are used.
+        """
         if len(held) <= self.limits.connections:
             return True
-        oldest = next((other for other in self.idle if other is not newest), None)
+        oldest = next((other for other in self.idle if other is not newest), None) or self._stalled()
         if oldest is not None:
             oldest.abort()
         return oldest is not None
+
+    def _stalled(self) -> "GuardedProtocol | None":
+        now = time.monotonic()
+        return next((one for one, since in self.unread.items() if now - since > _STALLED_S), None)
 
 
 class GuardedProtocol(H11Protocol):
@@ -84,7 +97,7 @@ class GuardedProtocol(H11Protocol):
         """Forget the connection."""
         self._stop_reading_timer()
         self._stop_writing_timer()
-        self._shared.idle.pop(self, None)
+        self._forget()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -100,11 +113,13 @@ class GuardedProtocol(H11Protocol):
     def pause_writing(self) -> None:
         """Give the client some time to read."""
         super().pause_writing()
+        self._shared.unread[self] = time.monotonic()
         self._await_reader()
 
     def resume_writing(self) -> None:
         """Start anew, since the client has read."""
         super().resume_writing()
+        self._shared.unread.pop(self, None)
         self._stop_writing_timer()
         if self.transport.is_closing():
             self._await_reader()
@@ -141,9 +156,13 @@ class GuardedProtocol(H11Protocol):
 
     def abort(self) -> None:
         """Close the connection immediately, whatever is left to read or to write."""
-        self._shared.idle.pop(self, None)
+        self._forget()
         self.connections.discard(self)
         self.transport.abort()
+
+    def _forget(self) -> None:
+        self._shared.idle.pop(self, None)
+        self._shared.unread.pop(self, None)
 
     def _is_unread(self) -> bool:
         return self.conn.their_state in (h11.SEND_BODY, h11.ERROR)

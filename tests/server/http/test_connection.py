@@ -178,6 +178,18 @@ def test_probes_get_through_when_every_connection_is_busy(serve: Serve) -> None:
     eventually(lambda: answer(requested(served, "/"))[0] == 200)
 
 
+def test_clients_that_do_not_read_give_way_too(serve: Serve) -> None:
+    """A file of the page, asked for a thousand times and never read, needs no key either."""
+    served = serve(limits=ConnectionLimits(connections=4))
+    _add_large(served)
+    with ExitStack() as stack:
+        for name in "abcd":
+            connection = requested(served, f"/large/{name}", receive_bytes=4096)
+            stack.enter_context(closing(connection)).recv(1)
+        eventually(lambda: answer(requested(served, "/"))[0] == 200)
+        assert held(served) <= 5
+
+
 # Clients that send on after their answer.
 
 REFUSED = {
