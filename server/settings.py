@@ -69,7 +69,7 @@ class Settings(BaseSettings):
     max_in_flight_per_key: int = Field(16, ge=1)
     max_uploads: int = Field(64, ge=1)  # bodies that are being read at the same time
     max_upload_bytes: Bytes = 500_000_000  # of all bodies in memory, from their first byte until their answer
-    # Of all requests in this process: their width × height × (2 + samples), about 3 bytes each.
+    # Of all requests in this process: width × height × (2 + samples, + 1 with alpha), about 3 bytes each.
     max_decoded_pixels: int = Field(400_000_000, ge=1)
     rate: str = "600/minute"  # per key, in the notation of the ``limits`` library
     rates_url: str = "async+memory://"  # or ``async+redis://…``

@@ -72,7 +72,9 @@ class Accounting:
                 "quality": order.quality,
                 "metadata": self._settings.metadata if order.metadata is None else order.metadata,
                 "steps": request.steps_to_run,
-                "pixels": decoded_pixels(*request.image.size, request.samples),
+                "pixels": decoded_pixels(
+                    *request.image.size, request.samples, alpha=request.image.has_transparency_data
+                ),
                 "token": secrets.token_urlsafe(24),  # gives access to this request's pictures only
             },
             seeds=request.seeds,

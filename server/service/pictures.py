@@ -11,7 +11,7 @@ from PIL import Image
 from inpaint.canvas.crop import extend
 from inpaint.canvas.mask import require_mask
 from inpaint.images import metadata
-from inpaint.images.codec import MAX_ENCODED_BYTES, Picture, decode, header_size, open_checked
+from inpaint.images.codec import MAX_ENCODED_BYTES, Picture, decode, header_size, mask_to_grey, open_checked
 from inpaint.request import InpaintRequest, InpaintResult, check_same_size
 from server.errors import TooLargeError
 from server.fetch.fetcher import Fetcher
@@ -74,12 +74,14 @@ def pixels_to_decode(order: Order, image: bytes, mask: bytes | None) -> int:
         TooLargeError: a file is larger than we decode.
     """
     left, top, right, bottom = order.extend or (0, 0, 0, 0)
-    width, height = file_size("image", image)
-    sizes = [(width + left + right, height + top + bottom)]
+    check_file_size("image", image)
+    opened = open_checked(image)
+    alpha = opened.has_transparency_data or opened.mode == "CMYK"
+    sizes = [(opened.width + left + right, opened.height + top + bottom)]
     if mask is not None:
         sizes.append(file_size("mask", mask))
     width, height = max(sizes, key=math.prod)
-    return decoded_pixels(width, height, int(str(order.settings.get("samples", 1))))
+    return decoded_pixels(width, height, int(str(order.settings.get("samples", 1))), alpha=alpha)
 
 
 def file_size(name: str, data: bytes, max_bytes: int = MAX_ENCODED_BYTES) -> tuple[int, int]:
@@ -127,7 +129,7 @@ def check_file_size(name: str, data: bytes, max_bytes: int = MAX_ENCODED_BYTES) 
 
 def _read_mask(data: bytes, order: Order) -> Image.Image:
     """Decode a mask, and refuse an empty one before the request is charged and queued."""
-    mask = decode(data, "mask").image
+    mask = mask_to_grey(decode(data, "mask").image)  # a quarter of the memory of one with colours and alpha
     if order.extend is None:  # an extended picture always has new pixels to paint
         require_mask(mask, soft=bool(order.settings.get("soft")))
     return mask

@@ -15,9 +15,16 @@ _RETRY_AFTER_S = 5.0
 _INPUTS = 2  # what the inputs of a request take, in pictures
 
 
-def decoded_pixels(width: int, height: int, samples: int) -> int:
-    """Return what a request takes of the budget, from the size of its picture; no more than any can take."""
-    return min(width * height, MAX_PIXELS) * (_INPUTS + samples)
+def decoded_pixels(width: int, height: int, samples: int, *, alpha: bool = False) -> int:
+    """Return what a request takes of the budget, from the size of its picture; no more than any can take.
+
+    Args:
+        width: in pixels.
+        height: in pixels.
+        samples: pictures that are painted.
+        alpha: whether the picture has a fourth channel, which is copied as often as the others.
+    """
+    return min(width * height, MAX_PIXELS) * (_INPUTS + alpha + samples)
 
 
 class PixelBudget:

@@ -1,5 +1,8 @@
 """The two pictures of a request: what is refused before any of their pixels is decoded."""
 
+import io
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -41,3 +44,20 @@ def test_a_turned_picture_is_compared_upright() -> None:
         pictures.prepare(PLAIN, turned, noise(48, 64, "PNG"))
     with pytest.raises(pytest.fail.Exception, match="pixels were decoded"):
         pictures.prepare(PLAIN, turned, noise(64, 48, "PNG"))
+
+
+def test_a_mask_is_kept_as_grey_only() -> None:
+    """With colours and alpha a mask of 25 megapixels takes 100 MB, as long as its request is under way."""
+    mask = file_of(Image.open(io.BytesIO(MASK)).convert("RGBA"))
+    prepared = pictures.prepare(PLAIN, PHOTO, mask)
+    assert prepared.request.mask.mode == "L"
+
+
+@pytest.mark.usefixtures("nothing_is_decoded")
+def test_the_pixels_of_a_request_are_known_undecoded() -> None:
+    """Room in memory is asked for before it is used; a mask that is larger than its picture counts."""
+    photo, large = noise(64, 48, "JPEG"), noise(128, 48, "PNG")
+    four = replace(PLAIN, settings={"prompt": "x", "samples": 4}, extend=(16, 0, 0, 2))
+    assert pictures.pixels_to_decode(PLAIN, photo, photo) == 64 * 48 * 3
+    assert pictures.pixels_to_decode(PLAIN, photo, large) == 128 * 48 * 3
+    assert pictures.pixels_to_decode(four, photo, None) == 80 * 50 * 6

@@ -46,6 +46,7 @@ def test_what_cannot_be_valid_takes_no_more_than_the_largest_request() -> None:
         (V1, {}, ONE),
         (V1, {"samples": 4}, 2 * ONE),
         (V2, {}, ONE),
+        (V1, {"image": b64(file_of(photo().convert("RGBA")))}, ONE + SIZE[0] * SIZE[1]),
         (V1, {"extend": [SIZE[0], 0, 0, 0], "mask": None}, 2 * ONE),
     ],
 )
