@@ -1,4 +1,4 @@
-"""Ten minutes of everything at once, on one server: ``python -m bench.storm``.
+"""Ten minutes of attacks and faults together, on one server: ``python -m bench.storm``.
 
 Good callers of v1 and v2 paint with the demo model. At the same time there are bombs in form fields and JSON,
 slow uploads, downloads that nobody reads, and 300 idle sockets. The server's disk is full for 20 seconds, its
@@ -42,7 +42,13 @@ CALLERS = 2  # of v1, and as many of v2
 FULL_S, REST_S = 20.0, 60.0
 LIVEZ_S, LIVEZ_MS, GROWN_MB = 0.1, 300.0, 50.0
 V1_STATUSES = {"200", "429", "503", "504"}
-SETTINGS = {"metering": "true", "price": "0.01", "rate": "1000000/minute", "max_in_flight_per_key": "1000"}
+SETTINGS = {
+    "metering": "true",
+    "price": "0.01",
+    "rate": "1000000/minute",
+    "max_in_flight_per_key": "1000",
+    "warm_up": "false",  # it would take a minute of the storm
+}
 
 
 @dataclass(slots=True)

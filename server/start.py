@@ -153,7 +153,7 @@ _OURS = ("inpaint.db*", "server.lock", "pictures", "profiles")  # what the serve
 
 
 def close_to_others(folder: Path) -> None:
-    """Take the data folder from the machine's other users, whoever made it: it holds prompts and tokens.
+    """Take the data folder from the machine's other users: it holds prompts and tokens.
 
     A folder with files of others in it, such as a home, stays as it is; only the server's own are closed.
     """

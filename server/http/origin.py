@@ -21,7 +21,7 @@ _HOST = re.compile(
     r"(?:\[(?P<six>[0-9a-f:.]+)\]|(?P<name>[a-z0-9_-]+(?:\.[a-z0-9_-]+)*))(?::(?P<port>\d{1,5}))?"
 )
 _PORTS = {"http": 80, "https": 443}
-# A request with one of these came through a proxy, so its sender may be anywhere, whoever the proxy is.
+# A request with one of these came through a proxy, so its sender may be anywhere.
 _FORWARDING = re.compile(
     r"x-forwarded-.+|forwarded|via|x-real-ip|x-(?:cluster-)?client-ip|true-client-ip|cf-.+|x-original-.+|x-envoy-.+"
 )
@@ -38,7 +38,7 @@ class OriginCheck:
         """Read the settings.
 
         Args:
-            origins: of the pages that may use the server, beside its own.
+            origins: of the pages that may use the server, in addition to its own.
             public_url: of the server for its clients; a page at it is its own.
             hosts: names of the server that its clients use.
         """

@@ -243,7 +243,7 @@ def archive(name: str = "a.png", content: bytes = PHOTO) -> bytes:
     return file.getvalue()
 
 
-JPEG = file_of(Image.effect_noise((256, 256), 80).convert("RGB"), "JPEG")
+JPEG = file_of(Image.effect_noise((48, 32), 80).convert("RGB"), "JPEG")
 GIF_BOMB = b"GIF89a\xff\xff\xff\xff\x80\0\0\0\0\0\xff\xff\xff,\0\0\0\0\xff\xff\xff\xff\0\x02\x02D\x01\0;"
 PACKED_MB = zlib.compress(bytes(10**6))
 BAD_PICTURES: dict[str, bytes] = {

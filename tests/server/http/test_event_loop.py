@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inpaint.errors import InpaintError
+from inpaint.errors import InpaintError, RequestError
 from server.dialects.segmind_checks import read_fields
 from server.dialects.segmind_request import InpaintBody
 from tests.support.server_process import ServerProcess, body, picture, program
@@ -95,6 +95,20 @@ def test_no_bomb_stops_the_loop_or_fills_the_memory(field: str, server: ServerPr
         if blocked > BLOCKED_MS or grown > GROWN_MB:
             found.append((name, route, blocked, round(grown)))
     assert not found
+
+
+@pytest.mark.parametrize("field", sorted(set(InpaintBody.model_fields) - {"image", "mask"}))
+@pytest.mark.parametrize("nested", [False, True])
+def test_long_text_is_refused_before_anything_looks_at_it(
+    field: str, nested: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a later version parses there takes bounded time."""
+    monkeypatch.setattr(InpaintBody, "model_validate", lambda _: pytest.fail("it was looked at"))
+    text: object = "x" * 10_001
+    with pytest.raises(RequestError) as refused:
+        read_fields({"prompt": "x", field: [{"name": text}] if nested else text})
+    assert refused.value.field == field
+    assert len(str(refused.value)) < 300
 
 
 JSON = st.recursive(

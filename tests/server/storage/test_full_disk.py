@@ -140,7 +140,7 @@ def mode_of(path: Path) -> int:
 
 
 def test_the_machines_other_users_read_nothing(tmp_path: Path) -> None:
-    """The database holds prompts, and tokens that open pictures; whoever made the folder."""
+    """The database holds prompts, and tokens that open pictures; also in a folder that was there before."""
     data = tmp_path / "data"
     data.mkdir(mode=0o755)
     (data / "pictures").mkdir(mode=0o755)
