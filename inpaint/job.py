@@ -114,7 +114,8 @@ class Job:
         with self._changed:
             for event in self._log.events:
                 listener(event)
-            self._listeners.append(listener)
+            if not self._log.ended:
+                self._listeners.append(listener)
 
     def watch(self, count: int) -> None:
         """Add ``count`` callers that want a preview with each step; a negative number removes them."""
@@ -181,3 +182,5 @@ class Job:
                 self._changed.notify_all()
                 for listener in self._listeners:
                     listener(event)
+                if event.final:  # they may hold this job: its pictures would wait for the garbage collector
+                    self._listeners.clear()

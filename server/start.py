@@ -19,6 +19,7 @@ from server.app import create_app
 from server.engines.client import EngineClient
 from server.fetch.fetcher import Policy
 from server.http.origin import is_loopback
+from server.malloc import return_freed_memory
 from server.observe.logs import configure
 from server.settings import Settings
 from server.storage.database import Database
@@ -56,6 +57,7 @@ def start(
         KeyboardInterrupt: Ctrl-C was pressed a second time.
     """
     os.umask(0o077)  # prompts, pictures and tokens are nobody else's on this machine
+    return_freed_memory()
     settings = read_settings(flags)
     locked = prepare(settings)
     refuse_open(settings, locked=locked)

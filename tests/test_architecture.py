@@ -18,8 +18,8 @@ ORDER = {
         "engine", "cli", "__main__",
     ),
     "server": (
-        "errors", "settings", "engines", "observe", "fetch", "storage", "service", "http", "dialects", "app",
-        "uvicorn_server", "start", "ray", "cli",
+        "errors", "malloc", "settings", "engines", "observe", "fetch", "storage", "service", "http",
+        "dialects", "app", "uvicorn_server", "start", "ray", "cli",
     ),
 }  # fmt: skip
 TORCHLESS = ("images", "canvas", "batching", "weights", "lora/spec.py", "lora/files.py", "cli", "errors.py")

@@ -72,6 +72,7 @@ class Child:
             try:
                 for message in self.link.messages():
                     loop.call_soon_threadsafe(on_message, message)
+                    del message  # else its pictures stay until the next one comes
             finally:
                 loop.call_soon_threadsafe(self.ended.set)
 

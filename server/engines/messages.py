@@ -67,13 +67,21 @@ class Link:
         self._outgoing.put(None)
 
     def _write(self) -> None:
-        while (item := self._outgoing.get()) is not None:
-            if isinstance(item, Message):
-                with suppress(OSError):
-                    for part in _parts(item):
-                        self._sock.sendall(part)
-            else:
-                item()
+        while self._write_next():
+            pass
+
+    def _write_next(self) -> bool:
+        """Send the next message; in a call of its own, which keeps none while it waits for another."""
+        item = self._outgoing.get()
+        if item is None:
+            return False
+        if isinstance(item, Message):
+            with suppress(OSError):
+                for part in _parts(item):
+                    self._sock.sendall(part)
+        else:
+            item()
+        return True
 
 
 def pack(message: Message) -> bytes:

@@ -105,6 +105,8 @@ class LoopTicket:
     def _append(self, event: Event, result: InpaintResult | None = None) -> None:
         if self._log.append(event, result):
             self.started = self.started or event.step > 0
+            if event.final:  # they hold this ticket: its pictures would wait for the garbage collector
+                self.on_cancel = self.on_watch = None
             # A new asyncio.Event for the next wait: no task is woken twice for one event, nor misses one.
             changed, self._changed = self._changed, asyncio.Event()
             changed.set()

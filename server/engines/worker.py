@@ -184,6 +184,7 @@ def _send_and_exit(link: Link, message: Message, status: int) -> None:
 def _read(link: Link, messages: "queue.SimpleQueue[Message]") -> None:
     for message in link.messages():
         messages.put(message)
+        del message  # else its pictures stay until the next one comes
     os._exit(0)  # the pool is gone or ends this worker: do not wait for the other threads
 
 

@@ -14,7 +14,7 @@ import structlog
 
 from server.engines.client import EngineClient
 from tests.support.http_server import serving
-from tests.support.served import FakeEngine, PictureHost, Serve, Served, handler, server_for
+from tests.support.served import FakeEngine, PictureHost, Serve, Served, eventually, handler, server_for
 
 
 @pytest.fixture(scope="session")
@@ -61,11 +61,22 @@ def shared(tmp_path_factory: pytest.TempPathFactory, picture_host: PictureHost) 
 
 @pytest.fixture
 def served(shared: Served) -> Served:
-    """The module's server, its engine as new."""
+    """The module's server, its engine as new.
+
+    What an earlier test did not wait for is painted first: else this test's engine gets its requests.
+    """
     engine = shared.engine
     assert isinstance(engine, FakeEngine)
     engine.held = False
     engine.failures.clear()
+    shared.do(engine.door.set)
+
+    def is_idle() -> bool:
+        for ticket in [ticket for ticket in engine.tickets if not ticket.finished]:
+            shared.do(engine.paint, ticket)
+        return not shared.running.queue._live
+
+    eventually(is_idle)
     engine.requests.clear()
     engine.tickets.clear()
     while not engine.submitted.empty():

@@ -226,7 +226,7 @@ def engine_of(served: Served) -> FakeEngine:
 
 def test_a_request_lives_in_s3_and_is_swept_there(serve: Serve, store: Store) -> None:
     """All files of a request are in S3 when it is painted and served, and gone after it expired."""
-    served = serve(blobs_url=URL, requests_ttl_s=0.0, pictures_ttl_s=0.0)
+    served = serve(blobs_url=URL, requests_ttl_s=0.001, pictures_ttl_s=0.001)
     request_id = submitted(served.client)
     answer = ended(served.client, request_id).json()
     assert answer["status"] == "COMPLETED"

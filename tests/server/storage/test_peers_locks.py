@@ -77,7 +77,7 @@ def test_the_only_server_of_a_file_always_gets_the_lock(tmp_path: Path) -> None:
 def test_one_of_three_servers_sweeps(fleet: Fleet) -> None:
     """While one sweeps the others do nothing, and it deletes the pictures of all of them."""
     with fleet.database.try_lock(_SWEEP_LOCK):  # held from the start, else each would sweep when it starts
-        servers = [fleet.start(name, requests_ttl_s=0.0, pictures_ttl_s=0.0) for name in "abc"]
+        servers = [fleet.start(name, requests_ttl_s=0.001, pictures_ttl_s=0.001) for name in "abc"]
         pictures = servers[0].settings.data.parent / "pictures"
         for served in servers:
             with served.calling(key=fleet.token) as client:
@@ -126,7 +126,7 @@ def start_all(url: str) -> None:
 def assert_current(url: str) -> None:
     """Assert that the tables are the ones that the code uses."""
     with Database(url) as database, database.read() as connection:
-        assert connection.scalars(text("SELECT version_num FROM alembic_version")).all() == ["0002"]
+        assert connection.scalars(text("SELECT version_num FROM alembic_version")).all() == ["0003"]
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
 
 
