@@ -237,8 +237,8 @@ class Served:
         self._thread.start()
         assert up.wait(PATIENCE_S)
         self.client = self.calling()
-        # FastAPI builds its routes at the first request, under a filter of warnings that all threads share: two
-        # servers of one test must not do so at the same time.
+        # FastAPI builds its routes at the first request, under a filter of warnings that all threads share:
+        # two servers of one test must not do so at the same time.
         self.client.get("/livez")
 
     async def _serve(self, listener: socket.socket) -> None:

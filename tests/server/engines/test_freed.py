@@ -16,7 +16,16 @@ from PIL import Image
 from inpaint import InpaintRequest, InpaintResult
 from inpaint.job import Event, Job
 from server.engines.messages import Link, Message
-from tests.support.served import FakeEngine, Served, body, eventually
+from tests.support.served import (
+    FakeEngine,
+    Served,
+    b64,
+    body,
+    eventually,
+    file_of,
+    photo,
+    white_box,
+)
 
 pytest_plugins = ["tests.support.served_fixtures"]
 
@@ -30,8 +39,12 @@ def uncollected() -> Iterator[None]:
     gc.enable()
 
 
+SIZE = (72, 40)  # of no other test's pictures
+ASKED = body(image=b64(file_of(photo(SIZE))), mask=b64(file_of(white_box(SIZE))))
+
+
 def pictures() -> int:
-    return sum(issubclass(type(found), Image.Image) for found in gc.get_objects())
+    return sum(issubclass(type(found), Image.Image) and found.size == SIZE for found in gc.get_objects())
 
 
 @pytest.mark.usefixtures("uncollected")
@@ -47,12 +60,12 @@ def test_a_request_that_was_answered_holds_no_picture(path: str, served: Served)
         while not engine.submitted.empty():
             engine.submitted.get()
 
-    assert served.client.post(path, json=body()).status_code == 200  # what is made once
+    assert served.client.post(path, json=ASKED).status_code == 200  # what is made once
     eventually(lambda: len(engine.tickets) == 1 and engine.tickets[0].finished)
     served.do(forget)
     eventually(lambda: pictures() == 0)
     for _ in range(3):
-        assert served.client.post(path, json=body()).status_code == 200
+        assert served.client.post(path, json=ASKED).status_code == 200
     eventually(lambda: len(engine.tickets) == 3 and all(ticket.finished for ticket in engine.tickets))
     served.do(forget)
     eventually(lambda: pictures() == 0)
