@@ -180,7 +180,7 @@ class Storm:
             while not self.load.stopped and not self.attackers.picture:
                 try:
                     answer = (await http.post(f"{self.server.url}/v2/sdxl-inpaint", json=asked)).json()
-                    status = await self.load._end_of(http, answer["request_id"])  # noqa: SLF001 - its own bench
+                    status = await self.load.end_of(http, answer["request_id"])
                     if status == "COMPLETED":
                         found = await http.get(f"{self.server.url}/v2/requests/{answer['request_id']}")
                         self.attackers.picture = found.json()["output"].removeprefix(self.server.url)

@@ -69,7 +69,7 @@ class Load:
             if request_id is None:
                 continue
             self.accepted[request_id] = time.monotonic()
-            status = await self._end_of(client, request_id)
+            status = await self.end_of(client, request_id)
             self.v2[status] += 1
             self.ended[request_id] = time.monotonic()
             self.answers.append((time.monotonic(), status == "COMPLETED"))
@@ -103,7 +103,8 @@ class Load:
                 continue
         return await client.post(self._url(serial + len(self.urls) - 1) + path, json=body, headers=headers)
 
-    async def _end_of(self, client: httpx2.AsyncClient, request_id: str) -> str:
+    async def end_of(self, client: httpx2.AsyncClient, request_id: str) -> str:
+        """Wait for a v2 request's end, through any server; return its status, LOST if it has none in time."""
         deadline = time.monotonic() + _PATIENCE_S
         for attempt in itertools.count():
             try:
