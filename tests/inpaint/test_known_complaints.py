@@ -193,18 +193,23 @@ def test_complaint_05_every_door_paints_the_same_picture(
 ) -> None:
     """Python, the command line, v1 as JSON and as a form, v2: one seed, one picture, and the mask counts."""
     expected = np.asarray(paint(demo, prompt="a red circle", **FEW))
-    assert np.array_equal(np.asarray(over_http(server, **FEW)), expected)
+    assert same(over_http(server, **FEW), expected)
     files = {"image": file_of(slope()), "mask": file_of(hole())}
     form = {name: str(value) for name, value in body(**FEW).items() if name not in files}
     answer = server.client.post(V1, data=form, files=files, timeout=SLOW_S)
-    assert np.array_equal(np.asarray(opened(answer.content)), expected)
-    assert np.array_equal(np.asarray(over_v2(server, **FEW)), expected)
+    assert same(opened(answer.content), expected)
+    assert same(over_v2(server, **FEW), expected)
     assert painted_by_cli.done.returncode == 0, painted_by_cli.done.stderr
     by_cli = (painted_by_cli.folder / "photo_inpainted.png").read_bytes()
-    assert np.array_equal(np.asarray(opened(by_cli)), expected)
+    assert same(opened(by_cli), expected)
     elsewhere = np.asarray(over_http(server, mask=hole(0, 30), **FEW))
     assert np.array_equal(elsewhere[:, 60:], np.asarray(slope())[:, 60:])
     assert not np.array_equal(elsewhere[:, :30], np.asarray(slope())[:, :30])
+
+
+def same(picture: Image.Image, expected: NDArray[np.uint8]) -> bool:
+    """Equal but for rounding, since another request may be in the same call of the model."""
+    return int(np.abs(np.asarray(picture, np.int16) - expected).max()) <= 1
 
 
 def over_v2(server: Served, **fields: Any) -> Image.Image:

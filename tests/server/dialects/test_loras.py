@@ -92,7 +92,7 @@ WRONG: dict[str, tuple[dict[str, object], str]] = {
     "too strong": ({"loras": "style:5"}, "loras: the scale of the LoRA style must be a number from -4 to 4"),
     "a number": ({"loras": 7}, "loras: must be a list"),
     "a broken tag": ({"prompt": "<lora:style:x>"}, "prompt: the scale of the LoRA style"),
-    "too many": ({"loras": [f"style{i}" for i in range(9)]}, "loras: must be at most 8 LoRAs, not 9"),
+    "too many": ({"loras": [f"style{i}" for i in range(9)]}, "loras: must be at most 8 LoRAs"),
 }
 
 
