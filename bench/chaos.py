@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 
+from bench.lib.books import PAID_ONCE, Books
 from bench.lib.clusters import Cluster
 from bench.lib.contenders import conditions, finish, parser
 from bench.lib.hosts import NETWORK, Host, hosts
@@ -127,15 +128,8 @@ async def run(story: Story, minutes: float, seed: int) -> None:
 def report(story: Story, database_url: str, key_id: str) -> dict[str, Any]:
     """Compare the accepted requests with their ends and their ledger entries."""
     load = story.load
-    with Database(database_url) as database:
-        ledger = Ledger(database)
-        drift = ledger.check()
-        kinds: dict[str, Counter[str]] = {}
-        for entry in ledger.entries(key_id):
-            if entry.request_id:
-                kinds.setdefault(entry.request_id, Counter())[entry.kind] += 1
-    paid_once = {"reserve": 1, "settle": 1}
-    wrong = [request_id for request_id in load.accepted if dict(kinds[request_id]) != paid_once]
+    books = Books.read(database_url, key_id)
+    wrong = [request_id for request_id in load.accepted if dict(books.kinds[request_id]) != PAID_ONCE]
     began = story.faults[0]["at"]
     failed = [at - began for at, good in load.answers if not good and at > began]
     held = [load.ended[r] - began for r, at in load.accepted.items() if at < began < load.ended.get(r, began)]
@@ -146,13 +140,13 @@ def report(story: Story, database_url: str, key_id: str) -> dict[str, Any]:
         "v2": dict(load.v2),
         "v2_asked_again": dict(load.refused),
         "v2_not_paid_once": len(wrong),
-        "ledger_drift": drift,
+        "ledger_drift": books.drift,
         "longest_without_a_picture_s": round(max(b - a for a, b in pairwise(good)), 1),
         "after_the_first_fault": {
             "last_failed_answer_s": round(max(failed, default=0.0), 1),
             "last_v2_that_it_met_s": round(max(held, default=0.0), 1),
         },
-        "holds": not drift
+        "holds": not books.drift
         and not wrong
         and set(load.v2) <= {"COMPLETED"}
         and set(load.v1) <= {"200", "503", "504"},

@@ -21,7 +21,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -31,6 +30,7 @@ from typing import Any
 import httpx2
 
 from bench.lib.attackers import Attackers
+from bench.lib.books import PAID_ONCE, Books
 from bench.lib.instant import ROOT, conditions
 from bench.lib.load import UNREACHABLE, Load
 from bench.soak import body, rss_mb
@@ -202,16 +202,11 @@ class Storm:
 def report(storm: Storm, seen: dict[str, Any], database_url: str, key_id: str) -> dict[str, Any]:
     """Compare the accepted requests with their ends and their ledger entries."""
     load = storm.load
-    with Database(database_url) as database:
-        ledger = Ledger(database)
-        drift = ledger.check()
-        kinds: dict[str, Counter[str]] = {}
-        for entry in ledger.entries(key_id):
-            if entry.request_id:
-                kinds.setdefault(entry.request_id, Counter())[entry.kind] += 1
-    paid_once = {"reserve": 1, "settle": 1}
-    wrong = [request_id for request_id in load.accepted if dict(kinds[request_id]) != paid_once]
-    unsettled = [r for r, found in kinds.items() if found["reserve"] != found["settle"] + found["refund"]]
+    books = Books.read(database_url, key_id)
+    wrong = [request_id for request_id in load.accepted if dict(books.kinds[request_id]) != PAID_ONCE]
+    unsettled = [
+        r for r, found in books.kinds.items() if found["reserve"] != found["settle"] + found["refund"]
+    ]
     before, after = seen["rss_mb"]
     return {
         "v1": dict(load.v1),
@@ -221,9 +216,9 @@ def report(storm: Storm, seen: dict[str, Any], database_url: str, key_id: str) -
         **seen,
         "v2_not_paid_once": len(wrong),
         "neither_settled_nor_refunded": len(unsettled),
-        "ledger_drift": drift,
+        "ledger_drift": books.drift,
         "holds": {
-            "v2": set(load.v2) == {"COMPLETED"} and not wrong and not unsettled and not drift,
+            "v2": set(load.v2) == {"COMPLETED"} and not wrong and not unsettled and not books.drift,
             "v1": {what for what in load.v1 if what[:3].isdecimal()} <= V1_STATUSES,
             "livez": seen["livez_ms"]["p99"] <= LIVEZ_MS,
             "memory": after - before <= GROWN_MB,

@@ -35,7 +35,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """How many connections are held, and how long each may wait."""
+    """Limits of connections: their number, and the time that each may wait."""
 
     connections: int = 1024
     head_s: float = 15.0  # from the connection, or the last answer, to a complete head

@@ -3,8 +3,8 @@
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionXLInpaintPipeline
 
+from bench.lib.stock import Stock
 from inpaint import InpaintRequest
 from inpaint.model.load import Model
 from inpaint.schedulers import make_scheduler
@@ -16,18 +16,7 @@ PROMPTS = {"prompt": "A man with black sun glasses", "negative_prompt": "bad qua
 
 def stock_pipeline(model: Model) -> Any:
     """Stock's pipeline on the very modules that our model holds."""
-    pipe = StableDiffusionXLInpaintPipeline(
-        vae=model.vae,
-        text_encoder=model.text_encoders[0],
-        text_encoder_2=model.text_encoders[1],
-        tokenizer=model.tokenizers[0],
-        tokenizer_2=model.tokenizers[1],
-        unet=model.unet,
-        scheduler=make_scheduler("Euler", model.scheduler_config),
-        add_watermarker=False,
-    )
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
+    return Stock(model).pipe
 
 
 def stock_picture(pipe: object, model: Model, request: InpaintRequest, seed: int) -> torch.Tensor:
