@@ -1,16 +1,18 @@
 """Every setting of the server: one class, read once from ``INPAINT_*`` and the flags of ``inpaint serve``."""
 
 import ipaddress
+import logging
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
 from platformdirs import user_data_path
-from pydantic import Field, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
-from inpaint.errors import shown
+from inpaint.errors import RequestError, shown
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Grace = Annotated[float, Field(ge=0, allow_inf_nan=False)]  # seconds, and none is allowed
@@ -169,3 +171,29 @@ def _is_web_url(url: str) -> bool:
         return False
     plain = not parts.query and not parts.fragment and not parts.username
     return parts.scheme in ("http", "https") and bool(parts.hostname) and plain and port != 0
+
+
+def read_settings(flags: Mapping[str, object]) -> Settings:
+    """Read the settings from flags and variables.
+
+    Args:
+        flags: settings by name; they take precedence over ``INPAINT_*`` variables.
+
+    Raises:
+        RequestError: names the first setting that is wrong.
+    """
+    try:
+        settings = Settings(**flags)  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]) if first["loc"] else "settings"
+        setting = f"--{name.replace('_', '-')}" if name in flags else f"INPAINT_{name.upper()}"
+        problem = str(first["msg"]).removeprefix("Value error, ").replace("Input should", "must", 1)
+        raise RequestError(setting, f"{problem[:1].lower()}{problem[1:]}") from None
+    except SettingsError as error:  # a variable that should be a list
+        name = str(error).split('"')[1].upper()
+        raise RequestError(f"INPAINT_{name}", 'must be a JSON list such as ["a", "b"] or [80, 443]') from None
+    if settings.log_level.upper() not in logging.getLevelNamesMapping():
+        levels = "DEBUG, INFO, WARNING or ERROR"
+        raise RequestError("--log-level", f"must be {levels}, not {settings.log_level!r}")
+    return settings

@@ -1,6 +1,5 @@
 """The start of ``inpaint serve``: read the settings, check them, greet the operator, and serve."""
 
-import logging
 import os
 import sys
 import threading
@@ -11,8 +10,6 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from filelock import FileLock, Timeout
-from pydantic import ValidationError
-from pydantic_settings import SettingsError
 
 from inpaint.errors import RequestError
 from server.app import create_app
@@ -21,7 +18,7 @@ from server.fetch.fetcher import Policy
 from server.http.origin import is_loopback
 from server.malloc import return_freed_memory
 from server.observe.logs import configure
-from server.settings import Settings
+from server.settings import Settings, read_settings
 from server.storage.database import Database
 from server.storage.keys import Keys
 from server.uvicorn_server import engine_client, listen, serve
@@ -71,32 +68,6 @@ def start(
             url = _url(_ANYWHERE.get(settings.host, settings.host), port)
             threading.Thread(target=_show, args=(url,), daemon=True).start()
         serve(app, listener)
-
-
-def read_settings(flags: Mapping[str, object]) -> Settings:
-    """Read the settings from flags and variables.
-
-    Args:
-        flags: settings by name; they take precedence over ``INPAINT_*`` variables.
-
-    Raises:
-        RequestError: names the first setting that is wrong.
-    """
-    try:
-        settings = Settings(**flags)  # type: ignore[arg-type]
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = str(first["loc"][0]) if first["loc"] else "settings"
-        setting = f"--{name.replace('_', '-')}" if name in flags else f"INPAINT_{name.upper()}"
-        problem = str(first["msg"]).removeprefix("Value error, ")
-        raise RequestError(setting, f"{problem[:1].lower()}{problem[1:]}") from None
-    except SettingsError as error:  # a variable that should be a list
-        name = str(error).split('"')[1].upper()
-        raise RequestError(f"INPAINT_{name}", 'must be a JSON list such as ["a", "b"] or [80, 443]') from None
-    if settings.log_level.upper() not in logging.getLevelNamesMapping():
-        levels = "DEBUG, INFO, WARNING or ERROR"
-        raise RequestError("--log-level", f"must be {levels}, not {settings.log_level!r}")
-    return settings
 
 
 @contextmanager

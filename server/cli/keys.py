@@ -15,7 +15,7 @@ import typer
 
 from inpaint.cli.lazy import not_installed
 from inpaint.cli.terminal import say
-from inpaint.errors import InpaintError, RequestError
+from inpaint.errors import InpaintError
 
 if TYPE_CHECKING:
     from server.storage.database import Database
@@ -153,22 +153,11 @@ def show(key_id: _Id, data: _Data = None, as_json: _Json = False) -> None:
 def _database(data: Path | None) -> "Iterator[Database]":
     """Open the server's database, with its tables up to date."""
     try:
-        from pydantic import ValidationError
-        from pydantic_settings import SettingsError
-
-        from server.settings import Settings
+        from server.settings import read_settings
         from server.storage.database import Database
     except ImportError as error:
         raise not_installed(error) from error
-    given: dict[str, Any] = {} if data is None else {"data": data}
-    try:
-        settings = Settings(**given)
-    except ValidationError as error:  # an INPAINT_ variable is wrong
-        first = error.errors()[0]
-        raise RequestError(f"INPAINT_{first['loc'][0]}".upper(), first["msg"]) from None
-    except SettingsError as error:  # one with several values is not JSON
-        name = str(error).split('"')[1].upper()
-        raise RequestError(f"INPAINT_{name}", 'must be a JSON list such as ["a", "b"] or [80, 443]') from None
+    settings = read_settings({} if data is None else {"data": data})
     with Database(settings.database) as database:
         database.migrate()
         yield database

@@ -16,8 +16,7 @@ from server.observe.logs import configure
 from server.ray.client import RayClient
 from server.ray.replica import EngineReplica, spec_fields
 from server.ray.scaling import by_backlog
-from server.settings import Settings
-from server.start import read_settings
+from server.settings import Settings, read_settings
 from server.uvicorn_server import spec_of
 
 NAME = "inpaint"

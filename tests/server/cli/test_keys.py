@@ -158,7 +158,7 @@ def test_a_variable_that_is_wrong_is_named(run: Run, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("INPAINT_PORT", "x")
     error = run("keys", "list").exception
     assert isinstance(error, RequestError)
-    assert str(error).startswith("INPAINT_PORT: Input should be a valid integer")
+    assert str(error).startswith("INPAINT_PORT: must be a valid integer")
     assert "\n" not in str(error)
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from inpaint.errors import RequestError
-from server.settings import Settings
-from server.start import greeting, read_settings, refuse_open
+from server.settings import Settings, read_settings
+from server.start import greeting, refuse_open
 
 WITHOUT_SENSE = [
     ("public_url", "not a url"),
@@ -45,6 +45,7 @@ def test_a_setting_without_sense_is_refused_at_the_start(
     with pytest.raises(RequestError) as refused:
         read_settings({})
     assert refused.value.field == f"INPAINT_{name.upper()}"
+    assert "must be " in refused.value.problem
     assert "\n" not in str(refused.value)
 
 

@@ -17,7 +17,7 @@ from server.engines.client import Terms
 from server.engines.pool import Pool
 from server.engines.worker import WorkerSpec
 from server.engines.worker_slot import Restarts
-from server.start import read_settings
+from server.settings import read_settings
 from tests.support.paths import STUB_WORKER
 
 pytest_plugins = ["tests.support.served_fixtures"]
