@@ -11,6 +11,12 @@ from PIL import Image
 from inpaint.errors import CancelledError, InpaintError
 from inpaint.request import InpaintRequest, InpaintResult
 
+# A signal that comes just before a thread falls asleep is noticed when it wakes, and Python does not wake it.
+_LOOK_FOR_SIGNALS_S = 0.5
+
+CANCELLED = "the job was cancelled"
+CLOSED = "the engine was closed before this was finished"
+
 State = Literal["queued", "encoding", "step", "done", "failed", "cancelled"]
 
 
@@ -140,7 +146,10 @@ class Job:
             InpaintError: the reason why the job failed.
         """
         with self._changed:
-            if not self._changed.wait_for(lambda: self.finished, timeout_s):
+            if timeout_s is None:
+                while not self._changed.wait_for(lambda: self.finished, _LOOK_FOR_SIGNALS_S):
+                    pass
+            elif not self._changed.wait_for(lambda: self.finished, timeout_s):
                 raise TimeoutError(f"not finished within {timeout_s:g} s; the job goes on")
         return self._log.result()
 

@@ -4,9 +4,12 @@ The module imports neither torch nor diffusers until a scheduler is made, so tha
 ``inpaint schedulers`` and the checks of a request stay instant.
 """
 
+import copy
 import inspect
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from inpaint.errors import RequestError, shown
@@ -92,12 +95,13 @@ def unet_calls(name: str, num_inference_steps: int, strength: float) -> int:
     return calls + (spec.extra_calls if num_inference_steps > 1 else 0)
 
 
-def make_scheduler(name: str, base_config: Mapping[str, Any]) -> Any:
+def make_scheduler(name: str, base_config: Mapping[str, Any], num_inference_steps: int | None = None) -> Any:
     """Make a diffusers scheduler for one row.
 
     Args:
         name: a public name in any letter case.
         base_config: the checkpoint's ``scheduler_config.json`` as a dict; missing keys are SDXL's.
+        num_inference_steps: the steps that are set on the CPU; none if None.
 
     Returns:
         A new diffusers ``SchedulerMixin``; rows cannot share one, because ``step`` keeps state on it.
@@ -105,10 +109,27 @@ def make_scheduler(name: str, base_config: Mapping[str, Any]) -> Any:
     Raises:
         RequestError: there is no such scheduler.
     """
-    import diffusers
+    config = {key: value for key, value in base_config.items() if key in _MODEL_KEYS}
+    # A copy takes 0.3 ms; for DPM2 Karras the constructor takes 170 ms, and to set 25 steps 5 ms.
+    return copy.deepcopy(
+        _prototype(canonical_name(name), json.dumps(config, sort_keys=True), num_inference_steps)
+    )
 
-    spec = SCHEDULERS[canonical_name(name)]
+
+@lru_cache(maxsize=64)
+def _prototype(name: str, model_config: str, num_inference_steps: int | None) -> Any:
+    """Return the scheduler of a canonical name that rows copy; ``model_config`` is JSON."""
+    import diffusers
+    import torch
+
+    if num_inference_steps is not None:
+        made = make_scheduler(name, json.loads(model_config))
+        with torch.inference_mode(False):  # where it is copied, the first caller's mode may have ended
+            made.set_timesteps(num_inference_steps, device="cpu")
+        return made
+    spec = SCHEDULERS[name]
     cls = getattr(diffusers, spec.class_name)
-    config = {**SDXL_SCHEDULE, **{k: v for k, v in base_config.items() if k in _MODEL_KEYS}, **spec.overrides}
+    config = {**SDXL_SCHEDULE, **json.loads(model_config), **spec.overrides}
     accepted = inspect.signature(cls.__init__).parameters
-    return cls(**{key: value for key, value in config.items() if key in accepted})
+    with torch.inference_mode(False):
+        return cls(**{key: value for key, value in config.items() if key in accepted})

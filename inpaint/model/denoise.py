@@ -124,8 +124,8 @@ def start_row(
         precise: compute the row in fp32.
     """
     generator = torch.Generator("cpu").manual_seed(seed)
-    sampler = make_scheduler(scheduler, model.scheduler_config)
-    timesteps, num_steps = _set_timesteps(sampler, num_inference_steps, strength)
+    sampler = make_scheduler(scheduler, model.scheduler_config, num_inference_steps)
+    timesteps, num_steps = _begin_at(sampler, num_inference_steps, strength)
     image_latents, noise, masked_latents = _draws(model, conditioning, generator, strength)
     return Row(
         conditioning=conditioning,
@@ -148,9 +148,8 @@ def start_row(
     )
 
 
-def _set_timesteps(sampler: Any, num_inference_steps: int, strength: float) -> tuple[torch.Tensor, int]:
+def _begin_at(sampler: Any, num_inference_steps: int, strength: float) -> tuple[torch.Tensor, int]:
     """Return the timesteps left at ``strength`` and the number of steps, as diffusers' ``get_timesteps``."""
-    sampler.set_timesteps(num_inference_steps, device="cpu")
     num_steps = min(int(num_inference_steps * strength), num_inference_steps)
     begin = (num_inference_steps - num_steps) * sampler.order
     if hasattr(sampler, "set_begin_index"):

@@ -11,8 +11,8 @@ from PIL import Image
 from inpaint.batching.batcher import QueuedWork
 from inpaint.canvas.crop import Canvas, paste
 from inpaint.canvas.mask import latent_mask, latent_soft_mask
-from inpaint.errors import PaintError
-from inpaint.job import Job
+from inpaint.errors import CancelledError, PaintError
+from inpaint.job import CANCELLED, CLOSED, Job
 from inpaint.lora.cache import LoraCache
 from inpaint.lora.spec import effective
 from inpaint.model.denoise import Conditioning, Row, start_row
@@ -83,16 +83,30 @@ class Stages:
         self._prompts = PromptEncoder(model)
         self._pictures = PictureEncoder(model)
         self._previewer: Previewer | None = None
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Have :meth:`begin` give up between two rows, because the engine closes."""
+        self._stopped = True
 
     def begin(self, task: RunningRequest) -> None:
-        """Encode a request's prompts and pictures and start its rows."""
+        """Encode a request's prompts and pictures and start its rows.
+
+        Raises:
+            CancelledError: the job was cancelled, or the engine closes.
+        """
         if self._previewer is None:  # not in __init__: the VAE belongs to the thread that encodes
             self._previewer = Previewer.fit(self.model)
         request, encoded = task.job.request, self._pictures.encoded
         conditioning = self._conditioning(request, task.canvas)
         task.fresh = self._pictures.encoded > encoded
         task.warnings = _warnings(request, conditioning)
-        task.rows = [self._start(request, conditioning, seed) for seed in task.job.seeds]
+        rows = []
+        for seed in task.job.seeds:
+            if self._stopped or task.job.cancelled:
+                raise CancelledError(CLOSED if self._stopped else CANCELLED)
+            rows.append(self._start(request, conditioning, seed))
+        task.rows = rows
 
     def begin_again(self, task: RunningRequest, sample: int) -> None:
         """Start a row again in fp32, because half precision gave NaN."""

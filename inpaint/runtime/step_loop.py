@@ -27,7 +27,7 @@ from inpaint.errors import (
     InpaintError,
     OutOfMemoryError,
 )
-from inpaint.job import Event, Job
+from inpaint.job import CANCELLED, CLOSED, Event, Job
 from inpaint.lora.cache import NO_LORAS, LoraSet
 from inpaint.memory import empty_cache
 from inpaint.model.denoise import Row, step
@@ -127,6 +127,7 @@ class StepLoop:
             self._accepting = False
             self._closing = True
             self._wake.notify_all()
+        self._stages.stop()
         self._thread.join()
         self._side.close()
 
@@ -167,7 +168,7 @@ class StepLoop:
         finally:  # also after a bug in this loop: no caller may wait for a thread that is gone
             with self._wake:
                 self._accepting = False
-            self._end_all(CancelledError("the engine was closed before this was finished"))
+            self._end_all(CancelledError(CLOSED))
             attempt(partial(self._use, NO_LORAS))  # another engine may use the model next
 
     def _wait_for_work(self) -> bool:
@@ -189,7 +190,7 @@ class StepLoop:
         """End requests that were cancelled or are late, between two steps."""
         cancelled, late = self._in_flight.cancelled_and_late()
         for task in cancelled:
-            self._end(task, CancelledError("the job was cancelled"))
+            self._end(task, CancelledError(CANCELLED))
         for task in late:
             self._end(task, DeadlineError("not finished by its deadline; allow more time or use fewer steps"))
 

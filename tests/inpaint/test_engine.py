@@ -102,6 +102,38 @@ def test_cancel_takes_effect_within_a_step(engine: Engine, request_for: Make) ->
         job.result()
 
 
+@pytest.mark.parametrize("end", ["cancel", "close"])
+def test_the_rows_of_many_samples_need_not_all_be_started(
+    model: Model, request_for: Make, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    """Ctrl-C while 64 samples begin takes effect at the next of them."""
+    started: list[int] = []
+    submitted, stopping = threading.Event(), threading.Event()
+    start, stop = Stages._start, Stages.stop
+
+    def first_of_many(stages: Stages, *args: Any, **settings: Any) -> Any:
+        started.append(args[2])
+        assert submitted.wait(WAIT_S)
+        if end == "cancel":
+            job.cancel()
+        else:
+            closing.start()
+            assert stopping.wait(WAIT_S)
+        return start(stages, *args, **settings)
+
+    monkeypatch.setattr(Stages, "_start", first_of_many)
+    monkeypatch.setattr(Stages, "stop", lambda stages: (stop(stages), stopping.set()))
+    with Engine(model) as engine:
+        closing = threading.Thread(target=engine.close)
+        job = engine.submit(request_for(samples=64))
+        submitted.set()
+        with pytest.raises(CancelledError, match=end):
+            job.result(WAIT_S)
+    if end == "close":
+        closing.join()
+    assert len(started) == 1
+
+
 def test_a_waiting_job_can_be_cancelled(model: Model, request_for: Make) -> None:
     """A request further back in the queue that is cancelled is not painted."""
     with Engine(model, max_rows=1) as engine:

@@ -3,7 +3,9 @@
 import inspect
 
 import diffusers
+import numpy as np
 import pytest
+import torch
 
 from inpaint import SCHEDULERS, RequestError
 from inpaint.schedulers import SDXL_SCHEDULE, canonical_name, make_scheduler, unet_calls
@@ -42,7 +44,18 @@ def test_an_unknown_name_is_answered_with_all_names() -> None:
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_every_call_makes_a_fresh_object(name: str) -> None:
     """Schedulers keep per-run state; two rows that share one would corrupt each other's pictures."""
-    assert make_scheduler(name, {}) is not make_scheduler(name, {})
+    first, second = make_scheduler(name, {}), make_scheduler(name, {})
+    kept = (list, dict, torch.Tensor, np.ndarray)
+    of_first = {id(value) for value in vars(first).values() if isinstance(value, kept)}
+    assert not of_first & {id(value) for value in vars(second).values()}
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_a_class_is_constructed_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The constructors of the DPM2 classes take 0.17 s; 64 samples of the default sampler took 11 s."""
+    make_scheduler(name, {})
+    monkeypatch.setattr(getattr(diffusers, SCHEDULERS[name].class_name), "__init__", None)
+    make_scheduler(name, {}).set_timesteps(4)
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)

@@ -5,6 +5,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,8 +31,9 @@ class EngineOptions:
     few_step_lora: Path | None
     loras: Path | None  # the folder of LoRA files
 
-    def load(self) -> "Engine":
-        """Load the engine, and print what was loaded on stderr."""
+    @contextmanager
+    def engine(self) -> Iterator["Engine"]:
+        """Load the engine, print what was loaded on stderr, and close it in the end, also after Ctrl-C."""
         # The libraries read these when they are imported; then no checkpoint can make them ask the hub.
         for switch in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "DIFFUSERS_DISABLE_REMOTE_CODE"):
             os.environ[switch] = "1"
@@ -40,10 +42,10 @@ class EngineOptions:
         if self.model == "demo":
             say(NOTICE)
         started = time.monotonic()
-        engine = Engine.load(**asdict(self))
-        model = engine.model
-        say(f"loaded {model.name} on {model.device} in {time.monotonic() - started:.1f} s")
-        return engine
+        with Engine.load(**asdict(self)) as engine:
+            model = engine.model
+            say(f"loaded {model.name} on {model.device} in {time.monotonic() - started:.1f} s")
+            yield engine
 
     def identity(self) -> str:
         """Return a digest that is equal for equal weights and precision on any device; open no weights.

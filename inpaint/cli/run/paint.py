@@ -97,7 +97,7 @@ class Painter:
         if isinstance(prepared, Skipped):
             return _UnderWay(task, prepared)
         if self._engine is None:
-            self._engine = self._stack.enter_context(self._engine_options.load())
+            self._engine = self._stack.enter_context(self._engine_options.engine())
         try:
             job = self._engine.submit(prepared.request)
         except InpaintError as error:
