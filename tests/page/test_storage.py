@@ -12,6 +12,20 @@ pytest_plugins = ["tests.support.browser", "tests.support.served_fixtures", "tes
 
 NO_LOCKS = "Object.defineProperty(Navigator.prototype, 'locks', { value: undefined });"
 
+# Every write of a draft waits until the test lets it go.
+HOLD_DRAFTS = """
+async () => {
+  const { Database } = await import(new URL("web/js/database.js", document.baseURI));
+  const put = Database.prototype.put;
+  window.held = [];
+  Database.prototype.put = async function (store, value) {
+    if (store === "drafts") await new Promise((go) => window.held.push(go));
+    await put.call(this, store, value);
+    window.written = (window.written ?? 0) + (store === "drafts");
+  };
+}
+"""
+
 
 def painted(desk: Desk, name: str, seed: int) -> None:
     """A picture of its own, and one result."""
@@ -62,6 +76,20 @@ def test_a_reload_loses_nothing(fake: Served, desk: Desk) -> None:
     expect(desk.get("picture-size")).to_have_text("160 × 128")
     assert desk.sees(150, 64, colour_of(8))
     assert desk.downloaded()[0] == "photo_inpainted_8.png"
+
+
+def test_a_draft_is_saved_when_its_last_change_is(fake: Served, desk: Desk) -> None:
+    """A write that ends after a later change does not count as that change's."""
+    desk.wait_saved()
+    desk.page.evaluate(HOLD_DRAFTS)
+    desk.stroke((50, 64), (78, 64))
+    desk.page.wait_for_function("() => window.held.length === 1")
+    desk.stroke((64, 64), (64, 90))
+    desk.page.evaluate("() => window.held[0]()")
+    desk.page.wait_for_function("() => window.written === 1 && window.held.length === 2")
+    assert desk.page.evaluate("() => document.body.dataset.draft") == "changed"
+    desk.page.evaluate("() => window.held[1]()")
+    desk.wait_saved()
 
 
 @pytest.mark.slow

@@ -9,6 +9,8 @@ const SAVE_AFTER_MS = 400;
 export class Drafts {
   /** @type {Promise<void>} one after the other, so that the last one written is the last one made */
   #writing = Promise.resolve();
+  /** Grows with each change, so that a write that ends after a later change does not count as all of it. */
+  #version = 0;
 
   /**
    * @param {import("./database.js").Database} database @param {string} workspace
@@ -42,7 +44,7 @@ export class Drafts {
   #watch(editor) {
     const afterwards = debounced(() => this.save(), SAVE_AFTER_MS);
     const later = () => {
-      document.body.dataset.draft = "changed";
+      this.#changed();
       afterwards();
     };
     editor.addEventListener("change", later);
@@ -52,7 +54,14 @@ export class Drafts {
     document.addEventListener("visibilitychange", () => document.visibilityState === "hidden" && this.save());
   }
 
+  /** @returns {number} the version that the draft has now */
+  #changed() {
+    document.body.dataset.draft = "changed";
+    return ++this.#version;
+  }
+
   save() {
+    const version = this.#changed();
     const { pictures, settings, painting } = this.parts;
     const draft = {
       workspace: this.workspace,
@@ -60,15 +69,15 @@ export class Drafts {
       settings: settings.toJSON(),
       order: painting.order,
     };
-    this.#writing = this.#writing.then(() => this.#write(draft));
+    this.#writing = this.#writing.then(() => this.#write(draft, version));
     return this.#writing;
   }
 
-  /** @param {object} draft */
-  async #write(draft) {
+  /** @param {object} draft @param {number} version */
+  async #write(draft, version) {
     try {
       await this.database.put("drafts", draft);
-      document.body.dataset.draft = "saved";
+      if (version === this.#version) document.body.dataset.draft = "saved";
     } catch {
       this.unsaved();
     }

@@ -36,14 +36,14 @@ export class Pictures {
    * @param {Blob} blob @param {string} name @throws {Error} with a sentence
    */
   async open(blob, name) {
-    await this.editor.replace({ blob, name });
     this.#sources.set(blob, { origin: { name, type: await typeOf(blob) }, result: null });
+    await this.editor.replace({ blob, name }); // its listeners look for the source
   }
 
   /** Make a result the working picture. @param {Blob} blob @param {Result} result */
   async keep(blob, result) {
-    await this.editor.replace({ blob, name: resultName(result.origin, result.seed) });
     this.#sources.set(blob, { origin: result.origin, result });
+    await this.editor.replace({ blob, name: resultName(result.origin, result.seed) });
   }
 
   /** @returns {Origin} of the working picture */
