@@ -13,8 +13,8 @@ from tests.support.paths import ROOT
 # Lowest first: a package imports only packages that stand before it. docs/architecture.md explains them.
 ORDER = {
     "inpaint": (
-        "_version", "errors", "files", "lru", "schedulers", "prompt_weights", "memory", "weights", "lora",
-        "request", "images", "canvas", "batching", "demo", "model", "fast", "job", "runtime",
+        "_version", "errors", "files", "lru", "cuda", "schedulers", "prompt_weights", "memory", "weights",
+        "lora", "request", "images", "canvas", "batching", "demo", "model", "fast", "job", "runtime",
         "engine", "cli", "__main__",
     ),
     "server": (

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from inpaint import cuda
 from inpaint.errors import DeviceError, InpaintError, OutOfMemoryError, PaintError
 
 _OUT_OF_MEMORY = "not enough memory for this picture even alone; try --memory fp8 or a smaller area ({})"
@@ -19,23 +20,24 @@ class DeviceStream:
     """A CUDA stream of one thread. On a CPU, where calls are synchronous, its methods do nothing."""
 
     def __init__(self, device: torch.device, *, urgent: bool) -> None:
-        on_gpu = device.type == "cuda"
-        # A smaller number is more urgent; 0 is the lowest priority that CUDA has.
-        stream: Any = torch.cuda.Stream  # untyped
-        self._stream = stream(device, priority=-1 if urgent else 0) if on_gpu else None
-        self._paced: torch.cuda.Event | None = None  # the end of the latest call
+        on_gpu = cuda.runtime.on(device)
+        self._stream = cuda.runtime.stream(device, priority=-1 if urgent else 0) if on_gpu else None
+        self._paced: Any = None  # the end of the latest call
 
     @contextmanager
     def active(self) -> Iterator[None]:
         """Launch the block's kernels on this stream."""
-        with torch.cuda.stream(self._stream):  # does nothing for None
+        if self._stream is None:
             yield
+        else:
+            with cuda.runtime.using(self._stream):
+                yield
 
-    def mark(self) -> "torch.cuda.Event | None":
-        """Return the present point in this stream, for :meth:`after` of another."""
-        return None if self._stream is None else self._stream.record_event()
+    def mark(self) -> Any:
+        """Return the present point in this stream, for :meth:`after` of another; None on a CPU."""
+        return None if self._stream is None else self._stream.record_event(cuda.runtime.event())
 
-    def after(self, mark: "torch.cuda.Event | None") -> None:
+    def after(self, mark: Any) -> None:
         """Have later kernels wait, on the GPU, for another stream's mark."""
         if self._stream is not None and mark is not None:
             self._stream.wait_event(mark)
@@ -44,8 +46,8 @@ class DeviceStream:
         """Keep the memory of another stream's tensors from being reused before this stream has read them."""
         if self._stream is not None:
             for tensor in tensors:
-                if tensor is not None and tensor.is_cuda:
-                    tensor.record_stream(self._stream)
+                if tensor is not None:
+                    cuda.runtime.keep(tensor, self._stream)
 
     def pace(self) -> None:
         """Wait for the call before the latest: the CPU stays one call ahead, and the GPU is never idle."""

@@ -1,0 +1,46 @@
+"""The calls of torch's CUDA runtime that order work on a GPU, behind one object.
+
+Streams, events and waits are what a CPU cannot show to be right. Other modules ask :data:`runtime` for them,
+so that tests can put a simulated device in its place and check the order of every operation.
+"""
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+
+
+class CudaRuntime:
+    """torch's streams and events. Streams and events are torch's own objects, or a simulation's."""
+
+    def on(self, device: torch.device) -> bool:
+        """Return whether work on ``device`` is asynchronous and has streams."""
+        return device.type == "cuda"
+
+    def stream(self, device: torch.device, *, priority: int) -> Any:
+        """Return a stream; a smaller number is more urgent, and 0 is the lowest priority that CUDA has.
+
+        torch has 32 streams a priority, which it hands out in turn: the 33rd is the first again.
+        """
+        return torch.cuda.Stream(device, priority=priority)  # type: ignore[no-untyped-call]
+
+    def event(self) -> Any:
+        """Return an event that knows its time."""
+        return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+
+    def using(self, stream: Any) -> AbstractContextManager[Any]:
+        """Return a context whose kernels are launched on ``stream``; it does nothing for None."""
+        return torch.cuda.stream(stream)
+
+    def keep(self, tensor: torch.Tensor, stream: Any) -> None:
+        """Keep a tensor's memory from being reused before ``stream`` has done what it was given so far."""
+        if tensor.is_cuda:
+            tensor.record_stream(stream)
+
+    def synchronize(self, device: torch.device) -> None:
+        """Wait for everything on ``device``, on every stream."""
+        if self.on(device):
+            torch.cuda.synchronize(device)
+
+
+runtime = CudaRuntime()  # replaced as a whole by tests
