@@ -36,7 +36,7 @@ from server.http.connection import ConnectionLimits
 from server.settings import Settings
 from server.uvicorn_server import DrainingServer, config_of, listen
 
-PATIENCE_S = 10.0  # for anything that takes milliseconds on an idle machine
+PATIENCE_S = 60.0  # for what takes milliseconds on an idle machine; nothing that works waits so long
 SIZE = (48, 32)
 T = TypeVar("T")
 

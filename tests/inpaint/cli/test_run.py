@@ -271,7 +271,7 @@ def test_ctrl_c_is_code_130_and_leaves_nothing_behind(
             while not child.stderr.readline().startswith("loaded"):
                 assert child.poll() is None, "the command ended before it painted"
             child.send_signal(signal.SIGINT)
-            _, err = child.communicate(timeout=30)
+            _, err = child.communicate(timeout=100)
         finally:
             child.kill()
     assert child.returncode == 130

@@ -273,7 +273,7 @@ def test_ctrl_c_ends_it_with_0(serve: Serve) -> None:
         assert child.stdout is not None
         seen = [line for line, _ in zip(child.stdout, range(20), strict=False) if "● ready" in line]
         child.send_signal(signal.SIGINT)
-        _, err = child.communicate(timeout=30)
+        _, err = child.communicate(timeout=100)
     assert len(seen) >= 2
     assert (child.returncode, err) == (0, "")
 

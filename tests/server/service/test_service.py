@@ -482,7 +482,7 @@ def test_a_sweep_that_fails_is_not_the_last(serve: Serve, monkeypatch: pytest.Mo
     served.parts.blobs.delete = bad
     served.parts.store.sweep = lambda *_, **__: ["0" * 32]
     for _ in range(3):
-        assert calls.acquire(timeout=10)
+        assert calls.acquire(timeout=100)
 
 
 # Real engines, on the tiny checkpoint.

@@ -161,7 +161,7 @@ def test_a_store_that_is_unreachable_is_one_sentence(blobs: Blobs, switch_off: C
         with pytest.raises(BusyError) as caught:
             call()
         assert str(caught.value) == UNREACHABLE
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 20
 
 
 @pytest.mark.slow
@@ -176,7 +176,7 @@ def test_a_store_that_hangs_is_unreachable(blobs: Blobs, monkeypatch: pytest.Mon
             began = time.monotonic()
             with pytest.raises(BusyError, match="does not answer"):
                 call()
-            assert time.monotonic() - began < 10
+            assert time.monotonic() - began < 20
 
 
 def test_a_store_that_refuses_is_one_sentence_with_its_reason(store: Store) -> None:

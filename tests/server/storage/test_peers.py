@@ -112,7 +112,7 @@ def test_a_cancel_reaches_the_server_that_has_the_request(fleet: Fleet, stands: 
         answer = b.delete(f"/v2/requests/{request_id}")
         assert (answer.status_code, answer.json()["status"]) == (200, "FAILED")
         assert answer.json()["error"] == "cancelled by the caller" or stands == "painting"
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 20
         assert fleet.kinds(request_id) == ["reserve", "refund"]
         eventually(lambda: list(first.running.queue._live) == before)
         assert [status_of(b, name) for name in before] == ["PROCESSING"] * len(before)
