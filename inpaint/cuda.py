@@ -37,6 +37,11 @@ class CudaRuntime:
         if tensor.is_cuda:
             tensor.record_stream(stream)
 
+    def upload(self, host: torch.Tensor, device: torch.device) -> torch.Tensor:
+        """Copy a host tensor to ``device`` without waiting for what the device was given before."""
+        # From pinned memory; torch reuses that only once the copy is done. A copy from other memory waits.
+        return host.pin_memory().to(device, non_blocking=True) if self.on(device) else host.to(device)
+
     def synchronize(self, device: torch.device) -> None:
         """Wait for everything on ``device``, on every stream."""
         if self.on(device):

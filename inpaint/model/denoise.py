@@ -16,9 +16,10 @@ from inpaint.batching.work import Bucket
 from inpaint.lora.cache import NO_LORAS, LoraSet
 from inpaint.model.load import Model
 from inpaint.model.prompt import PromptEmbeds
+from inpaint.model.samplers import make_sampler, take_step
 from inpaint.model.unet import Forward, UNetBatch, plain
 from inpaint.model.vae import Posterior, draw
-from inpaint.schedulers import SCHEDULERS, make_scheduler
+from inpaint.schedulers import noise_levels
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,7 +43,10 @@ class Row:
     scheduler: Any  # this row's own diffusers scheduler
     scheduler_name: str
     timesteps: torch.Tensor  # (calls,), on the CPU so that indexing with them never waits for the GPU
-    times: torch.Tensor  # (calls,), the same on the device in fp32, as the UNet takes them
+    levels: Sequence[
+        tuple[float, float]
+    ]  # (calls,), how much picture and how much noise a call's latents hold
+    times: torch.Tensor  # (calls,), the timesteps on the device in fp32, as the UNet takes them
     time_ids: torch.Tensor  # (1 or 2, 6 or 5), SDXL's size conditioning; the prompt's is the last
     num_steps: int
     guidance_scale: float
@@ -124,14 +128,16 @@ def start_row(
         precise: compute the row in fp32.
     """
     generator = torch.Generator("cpu").manual_seed(seed)
-    sampler = make_scheduler(scheduler, model.scheduler_config, num_inference_steps)
+    sampler = make_sampler(scheduler, model.scheduler_config, num_inference_steps)
     timesteps, num_steps = _begin_at(sampler, num_inference_steps, strength)
+    levels = noise_levels(scheduler, model.scheduler_config, num_inference_steps)[-len(timesteps) :]
     image_latents, noise, masked_latents = _draws(model, conditioning, generator, strength)
     return Row(
         conditioning=conditioning,
         scheduler=sampler,
         scheduler_name=scheduler,
         timesteps=timesteps,
+        levels=levels,
         # One dtype for all schedulers (theirs: int64, fp32, fp64), so that compiled code is not retraced;
         # copied once, since each copy to a GPU waits for it.
         times=timesteps.to(model.device, torch.float32),
@@ -140,7 +146,7 @@ def start_row(
         guidance_scale=guidance_scale,
         guidance_interval=guidance_interval,
         generator=generator,
-        latents=_initial_latents(sampler, image_latents, noise, timesteps, strength),
+        latents=_initial_latents(sampler, image_latents, noise, levels[0], strength),
         noise=noise,
         image_latents=image_latents,
         masked_latents=masked_latents if model.in_channels == 9 else None,
@@ -181,13 +187,18 @@ def _initial_latents(
     sampler: Any,
     image_latents: torch.Tensor | None,
     noise: torch.Tensor,
-    timesteps: torch.Tensor,
+    level: tuple[float, float],
     strength: float,
 ) -> torch.Tensor:
     """Return the first step's latents (1, 4, h, w): noise alone at strength 1, else the noised picture."""
     if image_latents is None or strength == 1.0:
         return noise * float(sampler.init_noise_sigma)
-    return torch.as_tensor(sampler.add_noise(image_latents, noise, timesteps[:1]))
+    return _noised(image_latents, noise, level)
+
+
+def _noised(picture: torch.Tensor, noise: torch.Tensor, level: tuple[float, float]) -> torch.Tensor:
+    """Return a picture's latents (1, 4, h, w) with noise, as the row's scheduler adds it."""
+    return level[0] * picture + level[1] * noise
 
 
 def step(model: Model, rows: Sequence[Row], forward: Forward | None = None) -> None:
@@ -246,7 +257,7 @@ def _stacked(hidden: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | N
     if all(h.shape[0] == longest for h in hidden):
         return torch.stack(hidden), None
     padded = [torch.nn.functional.pad(h, (0, 0, 0, longest - h.shape[0])) for h in hidden]
-    keep = torch.stack([torch.arange(longest) < h.shape[0] for h in hidden])
+    keep = torch.stack([torch.arange(longest, device=h.device) < h.shape[0] for h in hidden])
     return torch.stack(padded), keep
 
 
@@ -277,13 +288,11 @@ def _guided(rows: Sequence[Row], out: torch.Tensor) -> list[torch.Tensor]:
 
 def _advance(model: Model, row: Row, prediction: torch.Tensor) -> None:
     """Take the row's scheduler step with ``prediction`` (1, 4, h, w)."""
-    takes_generator = SCHEDULERS[row.scheduler_name].step_takes_generator
-    extra = {"generator": row.generator} if takes_generator else {}
     timestep = row.timesteps[row.position]
     row.estimate = _estimate(row, prediction) if row.watched else None
-    stepped = row.scheduler.step(prediction, timestep, row.latents, **extra, return_dict=False)[0]
+    stepped = take_step(row.scheduler_name, row.scheduler, prediction, timestep, row.latents, row.generator)
     row.position += 1
-    row.latents = _blend(model, row, stepped.float())
+    row.latents = _blend(model, row, stepped)
 
 
 def _estimate(row: Row, prediction: torch.Tensor) -> torch.Tensor:
@@ -312,8 +321,8 @@ def _blend(model: Model, row: Row, latents: torch.Tensor) -> torch.Tensor:
     if shared.soft_mask is not None:
         order = row.scheduler.order
         if row.position % order and not row.done:
-            # Between the two calls of a step the sample has a noise level of its own, which add_noise does
-            # not know: it would add the next step's noise to the original.
+            # Between the two calls of a step the sample has a noise level of its own, which ``levels``
+            # does not have: the original would get the next step's noise.
             return latents
         taken, of = (-(-calls // order) for calls in (row.position, len(row.timesteps)))
         mask = ((shared.soft_mask > 0) & (shared.soft_mask >= 1 - taken / of)).to(latents)
@@ -324,6 +333,5 @@ def _blend(model: Model, row: Row, latents: torch.Tensor) -> torch.Tensor:
     assert row.image_latents is not None
     original = row.image_latents
     if not row.done:
-        next_timestep = row.timesteps[row.position : row.position + 1]
-        original = row.scheduler.add_noise(original, row.noise, next_timestep)
+        original = _noised(original, row.noise, row.levels[row.position])
     return torch.as_tensor((1 - mask) * original + mask * latents)

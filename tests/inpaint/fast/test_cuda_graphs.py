@@ -208,15 +208,14 @@ def test_cuda_graphs_give_the_same_result(cuda_model: Model) -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
-def test_a_step_waits_for_the_gpu_once_at_most(
+def test_no_step_waits_for_the_gpu(
     cuda_model: Model, request_for: Callable[..., InpaintRequest], scheduler: str
 ) -> None:
-    """Each wait lets the GPU idle until its queue is filled again; the one is noise that a sampler draws."""
+    """Each wait lets the GPU idle until its queue is filled again. See ``nocard/test_meta_device.py``."""
     graphs = wrap(cuda_model, plain(cuda_model.unet))
     (row,) = rows_of(cuda_model, request_for(scheduler=scheduler, num_inference_steps=8, strength=1.0))
     for _ in range(CALLS + 1):
         step(cuda_model, [row], graphs)
-    calls = len(row.timesteps) - row.position
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("warn")
     try:
@@ -227,4 +226,4 @@ def test_a_step_waits_for_the_gpu_once_at_most(
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert graphs.held
-    assert len([wait for wait in waits if "synchroniz" in str(wait.message)]) <= calls
+    assert not [str(wait.message) for wait in waits if "synchroniz" in str(wait.message)]
