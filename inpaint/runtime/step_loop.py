@@ -226,7 +226,8 @@ class StepLoop:
         if error is not None:
             self._note(error)
             return error
-        self._count_step(rows, seconds)
+        self._counts["unet_calls"] += 1
+        self._counts["row_steps"] += len(rows)
         for task in dict.fromkeys(tasks):
             task.spend("denoise_s", seconds)
             self._report(task)
@@ -240,6 +241,9 @@ class StepLoop:
             self._profile.observe_switch(seconds)
 
     def _step(self, tasks: list[RunningRequest], rows: list[Row]) -> None:
+        began = self._stream.begin()
+        # Counted before the step: a row's next call may take another number of slots.
+        book = partial(self._count_step, len(rows), rows[0].bucket, sum(row.slots for row in rows))
         for task, row in zip(tasks, rows, strict=True):
             row.watched = task.job.wants_preview
         if self._faults is not None:
@@ -247,14 +251,13 @@ class StepLoop:
             self._faults.before_call(list(zip(prompts, rows, strict=True)))
         precise = rows[0].precise
         step(self._model, rows, self._recovery.in_fp32(self._lora_switch.uses) if precise else self._fast)
-        self._stream.pace()
+        self._stream.pace(began, book)
 
-    def _count_step(self, rows: list[Row], seconds: float) -> None:
-        self._counts["unet_calls"] += 1
-        self._counts["row_steps"] += len(rows)
-        calls, micros = self._step_us.get(str(len(rows)), (0, 0))
-        self._step_us[str(len(rows))] = (calls + 1, micros + round(seconds * 1e6))
-        self._profile.observe_step(rows[0].bucket, sum(row.slots for row in rows), seconds)
+    def _count_step(self, rows: int, bucket: Bucket, slots: int, seconds: float) -> None:
+        """Book the seconds of one UNet call, once they are known."""
+        calls, micros = self._step_us.get(str(rows), (0, 0))
+        self._step_us[str(rows)] = (calls + 1, micros + round(seconds * 1e6))
+        self._profile.observe_step(bucket, slots, seconds)
 
     def _report(self, task: RunningRequest) -> None:
         """Emit a step event if the request has taken a step since the last one."""

@@ -4,6 +4,7 @@ The step loop's stream is urgent; encoding and decoding have a stream of lower p
 gaps with them instead of delaying every running picture.
 """
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,7 +23,8 @@ class DeviceStream:
     def __init__(self, device: torch.device, *, urgent: bool) -> None:
         on_gpu = cuda.runtime.on(device)
         self._stream = cuda.runtime.stream(device, priority=-1 if urgent else 0) if on_gpu else None
-        self._paced: Any = None  # the end of the latest call
+        # The latest call's begin and end, and who wants to know its seconds.
+        self._paced: tuple[Any, Any, Callable[[float], None]] | None = None
 
     @contextmanager
     def active(self) -> Iterator[None]:
@@ -49,12 +51,26 @@ class DeviceStream:
                 if tensor is not None:
                     cuda.runtime.keep(tensor, self._stream)
 
-    def pace(self) -> None:
-        """Wait for the call before the latest: the CPU stays one call ahead, and the GPU is never idle."""
-        if self._stream is not None:
-            before, self._paced = self._paced, self.mark()
-            if before is not None:
-                before.synchronize()
+    def begin(self) -> Any:
+        """Return the begin of a call, for :meth:`pace`: a time on a CPU, else a point in this stream."""
+        return time.monotonic() if self._stream is None else self.mark()
+
+    def pace(self, began: Any, book: Callable[[float], None]) -> None:
+        """End a call, and wait for the one before: the CPU stays one call ahead, and the GPU is never idle.
+
+        Args:
+            began: from :meth:`begin`.
+            book: gets the call's own seconds once it has ended: on a GPU, when the next call is paced. It is
+                kept until then, so it must hold no tensors.
+        """
+        if self._stream is None:
+            book(time.monotonic() - began)
+            return
+        before, self._paced = self._paced, (began, self.mark(), book)
+        if before is not None:
+            begin, end, book_before = before
+            end.synchronize()
+            book_before(begin.elapsed_time(end) / 1000)
 
     def settle(self) -> None:
         """Wait for everything on this stream."""
