@@ -27,6 +27,10 @@ EYES_MASK = ROOT / "docs" / "images" / "portrait_eyes_mask.png"
 CPU = torch.device("cpu")
 
 torch.set_num_threads(1)
+if (
+    not torch.cuda.is_available()
+):  # on a machine with an NVIDIA GPU and a CPU build of torch: not an error here
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 
 # Files of many long tests that share little: any worker takes the next of them. Every other file stays with

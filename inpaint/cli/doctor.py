@@ -4,6 +4,7 @@ import platform
 from dataclasses import dataclass
 from importlib import metadata
 
+from inpaint.errors import DeviceError
 from inpaint.weights import listings, models_dir
 
 _LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "pillow")
@@ -33,10 +34,14 @@ def examine() -> list[Finding]:
 def _device() -> list[Finding]:
     import torch
 
+    from inpaint.drivers import driver_version
     from inpaint.memory import GIB, choose_plan, free_bytes
     from inpaint.model.load import pick_device, pick_dtype
 
-    device = pick_device()
+    try:
+        device = pick_device()
+    except DeviceError as error:
+        return [Finding("device", str(error).removeprefix("device: "), fine=False)]
     free = free_bytes(device)
     dtype = str(pick_dtype("auto", device)).removeprefix("torch.")
     if free is None:
@@ -47,6 +52,7 @@ def _device() -> list[Finding]:
     plan = choose_plan(free)
     return [
         Finding("device", f"{torch.cuda.get_device_name(device)}, {free / GIB:.1f} GiB free, {dtype}"),
+        Finding("driver", f"{driver_version() or 'unknown'}, CUDA {torch.version.cuda}"),
         Finding("memory plan", f"{plan.name} (for SDXL; force another with --memory)"),
     ]
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
+from inpaint.drivers import too_old, unused_gpu
 from inpaint.errors import DeviceError, ModelError, RequestError
 from inpaint.lora.fuse import fuse
 from inpaint.memory import MemoryPlan, choose_plan, free_bytes, place, recast
@@ -63,25 +64,31 @@ class Model:
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """Return the device called ``name``: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
+    """Return the device called ``name``: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``; a GPU has an index.
 
     Raises:
-        DeviceError: the device is not on this machine, or there is none of that name.
+        DeviceError: the device is not on this machine, there is none of that name, or torch cannot use it.
     """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cpu":
         return torch.device("cpu")
-    kind, _, index = name.partition(":")
-    if kind != "cuda" or (index and not index.isdecimal()):
+    kind, colon, index = name.partition(":")
+    if name != "auto" and (kind != "cuda" or (bool(colon) and not index.isdecimal())):
         raise DeviceError(f"device: must be auto, cpu, cuda or cuda:N, not {name!r}")
     if not torch.cuda.is_available():
+        if problem := unused_gpu():
+            raise DeviceError(f"device: {problem}")
+        if name == "auto":
+            return torch.device("cpu")
         raise DeviceError(f"device: {name} was asked for, but torch sees no CUDA GPU here; use --device cpu")
-    if int(index or 0) >= torch.cuda.device_count():
+    # Always with an index: torch.device("cuda") is unequal to the "cuda:0" of the tensors on it.
+    device = torch.device("cuda", int(index or 0))
+    if device.index >= torch.cuda.device_count():
         raise DeviceError(
             f"device: {name} was asked for, but this machine has {torch.cuda.device_count()} GPU(s)"
         )
-    return torch.device(name)
+    if problem := too_old(device):
+        raise DeviceError(f"device: {problem}")
+    return device
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:

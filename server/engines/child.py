@@ -1,12 +1,13 @@
 """A worker process as its pool sees it: start, messages, kill, exit status."""
 
 import asyncio
+import os
 import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
 from server.engines.messages import Link, Message
@@ -22,9 +23,12 @@ class Child:
     Args:
         program: arguments of the Python interpreter; the number of the socket is added.
         on_message: called on the event loop with each message of the child.
+        variables: added to this process's environment.
     """
 
-    def __init__(self, program: Sequence[str], on_message: Callable[[Message], None]) -> None:
+    def __init__(
+        self, program: Sequence[str], on_message: Callable[[Message], None], variables: Mapping[str, str]
+    ) -> None:
         ours, theirs = socket.socketpair()
         try:
             with theirs, _signals_blocked():
@@ -32,6 +36,7 @@ class Child:
                     # -P: do not import a json.py from the folder that the server was started in.
                     [sys.executable, "-P", *program, str(theirs.fileno())],
                     stdin=subprocess.DEVNULL,
+                    env={**os.environ, **variables},
                     pass_fds=[theirs.fileno()],
                 )
         except OSError:

@@ -24,7 +24,7 @@ class Pool:
     """Worker processes with an engine each; see :class:`server.engines.client.EngineClient`.
 
     Args:
-        spec: what each worker loads; on CUDA worker ``i`` gets device ``cuda:i``.
+        spec: what each worker loads; on CUDA worker ``i`` sees GPU ``i`` only.
         workers: number of processes.
         hang_s: seconds without progress after which a worker with work is killed.
         max_attempts: tries of a request whose worker dies under it.

@@ -9,6 +9,7 @@ request, which waits for it. The pool stays ready in the meantime.
 
 import asyncio
 import logging
+import os
 import signal
 from collections.abc import Sequence
 from contextlib import suppress
@@ -19,6 +20,7 @@ from inpaint.errors import DeviceError
 from server.engines.child import Child
 from server.engines.dispatch import Dispatcher
 from server.engines.forecast import Engines
+from server.engines.gpus import gpu_for
 from server.engines.messages import Message, error_from
 from server.engines.worker import WorkerSpec
 from server.engines.worker_slot import Restarts, WorkerSlot
@@ -30,7 +32,7 @@ class Supervisor:
     """The life cycle of a pool's worker processes.
 
     Args:
-        spec: what each worker loads; on CUDA worker ``i`` gets device ``cuda:i``.
+        spec: what each worker loads; on CUDA worker ``i`` sees GPU ``i`` only.
         slots: the workers, whose processes this starts and ends.
         dispatcher: gets the workers' messages about requests, and the requests of dead workers.
         hang_s: seconds without progress after which a worker with work is killed.
@@ -108,8 +110,10 @@ class Supervisor:
         slot.stalled_s = 0.0
         slot.started_at = asyncio.get_running_loop().time()
         slot.max_rows = self._spec.max_rows
-        child = slot.child = Child(self._program, lambda message: self._on_message(slot, message))
-        fields = {"spec": asdict(self._spec), "index": slot.index, "start": slot.starts}
+        variables, device = gpu_for(slot.index, self._spec.device, os.environ)
+        child = slot.child = Child(self._program, lambda message: self._on_message(slot, message), variables)
+        spec = asdict(replace(self._spec, device=device))
+        fields = {"spec": spec, "index": slot.index, "start": slot.starts}
         child.link.send(Message("load", fields=fields))
         await child.ended.wait()
         slot.ready = False

@@ -79,21 +79,18 @@ def load_engine(spec: WorkerSpec, index: int, start: int) -> Paints:
 
     Args:
         spec: what to load.
-        index: the worker's number, from 0; on CUDA its device.
+        index: the worker's number, from 0.
         start: the number of this process among the worker's, from 1.
 
     Raises:
         ModelError: the model is missing or damaged.
         DeviceError: the device is not there.
     """
-    import torch
-
     from inpaint.engine import Engine
 
-    on_cuda = spec.device == "cuda" or (spec.device == "auto" and torch.cuda.is_available())
     return Engine.load(
         spec.model,
-        device=f"cuda:{index}" if on_cuda else spec.device,
+        device=spec.device,  # the pool has made this worker's GPU the only visible one
         dtype=spec.dtype,
         memory=spec.memory,
         max_rows=spec.max_rows,

@@ -105,6 +105,13 @@ def test_every_variable_of_the_image_is_a_setting() -> None:
     assert {name for name in image().environment() if name.startswith("INPAINT_")} <= VARIABLES
 
 
+def test_what_compiles_code_in_the_image_is_told_its_limits() -> None:
+    """Else compiling is off where ldconfig's cache is missing, and takes 16 GB of memory where it is not."""
+    environment = image().environment()
+    assert environment["TRITON_LIBCUDA_PATH"].startswith("/usr/lib")
+    assert int(environment["TORCHINDUCTOR_COMPILE_THREADS"]) <= 4
+
+
 # The lock.
 
 
