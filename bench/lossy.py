@@ -106,7 +106,7 @@ def prepared(way: Way, device: torch.device) -> Model:
     """Load the demo model for one way; a separate one for each, since fp8 rewrites the modules."""
     model = load_model(demo_checkpoint().path, "demo", device, DTYPES[way.dtype])
     if way.fp8:
-        fp8.convert(model.unet)
+        fp8.convert(model.unet, by_row=fp8.by_row(model.device))
     return model
 
 

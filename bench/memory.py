@@ -51,6 +51,7 @@ def child(task: Task) -> None:
     from bench.lib.jobs import job
     from bench.lib.ours import Mode, engine_on, load
     from inpaint.errors import InpaintError
+    from inpaint.gpu_errors import explained
     from inpaint.model.load import pick_device
 
     device = pick_device(task.device)
@@ -59,22 +60,23 @@ def child(task: Task) -> None:
         torch.cuda.set_per_process_memory_fraction(min(1.0, task.cap_gb * _GB / total), device)
     figures: dict[str, Any] = {"plan": task.plan}
     try:
-        model = load(task.model, device, memory=task.plan)
-        side = task.side or model.native_size
-        requests = [
-            job(side, "DDIM", prompt=f"{i}", num_inference_steps=task.steps) for i in range(task.pictures)
-        ]
-        with engine_on(model, Mode(without=frozenset(task.without))) as ours:
-            started = time.perf_counter()
-            ours.engine.paint(requests[0])
-            synchronize(device)
-            figures["alone_s"] = round(time.perf_counter() - started, 3)
-            for pending in [ours.engine.submit(request) for request in requests[1:]]:
-                pending.result()
-            # Handled by a smaller batch or by tiles.
-            figures["out_of_memory"] = ours.engine.stats().out_of_memory
-        figures["painted"] = len(requests)
-    except (InpaintError, torch.OutOfMemoryError) as error:
+        with explained("{}"):
+            model = load(task.model, device, memory=task.plan)
+            side = task.side or model.native_size
+            requests = [
+                job(side, "DDIM", prompt=f"{i}", num_inference_steps=task.steps) for i in range(task.pictures)
+            ]
+            with engine_on(model, Mode(without=frozenset(task.without))) as ours:
+                started = time.perf_counter()
+                ours.engine.paint(requests[0])
+                synchronize(device)
+                figures["alone_s"] = round(time.perf_counter() - started, 3)
+                for pending in [ours.engine.submit(request) for request in requests[1:]]:
+                    pending.result()
+                # Handled by a smaller batch or by tiles.
+                figures["out_of_memory"] = ours.engine.stats().out_of_memory
+            figures["painted"] = len(requests)
+    except InpaintError as error:
         figures["failed"] = " ".join(str(error).split())[:200]
     if device.type == "cuda":
         figures["peak_allocated_gb"] = round(torch.cuda.max_memory_allocated(device) / _GB, 2)

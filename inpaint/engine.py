@@ -12,6 +12,7 @@ from inpaint.batching.work import work_of
 from inpaint.canvas.crop import cut
 from inpaint.demo import demo_checkpoint
 from inpaint.fast.optimizations import Fast, choose, ready
+from inpaint.gpu_errors import explained
 from inpaint.job import Job
 from inpaint.lora.files import require
 from inpaint.model.load import Model, load_model, pick_device, pick_dtype
@@ -22,6 +23,8 @@ from inpaint.runtime.step_loop import EngineStats, StepLoop
 from inpaint.weights import Checkpoint, config_folder, resolve
 
 __all__ = ["Engine", "EngineStats"]
+
+_UNFIT = "the model does not fit into this GPU's memory; try a smaller plan with --memory ({})"
 
 
 class Engine:
@@ -84,7 +87,8 @@ class Engine:
 
         Raises:
             ModelError: the model is missing, damaged or of an unknown kind.
-            DeviceError: the device is not available.
+            DeviceError: the device is not available, or it failed.
+            OutOfMemoryError: the model does not fit into its memory.
             RequestError: there is no such precision or optimization, or this device does not support it.
         """
         place = pick_device(device)
@@ -104,7 +108,7 @@ class Engine:
             return loaded, fast, survey(loaded, fast, identity, profiles, max_slots=2 * max_rows)
 
         # On a thread that ends: torch's thread pool would stay with the caller's, see ``side_thread``.
-        with ThreadPoolExecutor(1, "inpaint-load") as thread:
+        with ThreadPoolExecutor(1, "inpaint-load") as thread, explained(_UNFIT):
             loaded, fast, profile = thread.submit(load).result()
         return cls(loaded, max_rows=max_rows, fast=fast, profile=profile, faults=faults, loras=loras)
 

@@ -26,11 +26,13 @@ from typing import Any, Self
 import torch
 from torch import nn
 
+from inpaint.gpu_errors import explained, first_line
 from inpaint.memory import MemoryPlan
 
 _FLOAT8 = torch.float8_e4m3fn
 _LARGEST = torch.finfo(_FLOAT8).max  # 448
 _MULTIPLE = 16  # both sides of a weight must be multiples of it, for the kernels
+_TRIED, _TILE = 64, 256  # of the product that :func:`can` tries: its sides, its tokens
 _CAPABILITY = (8, 9)  # Ada, the first with fp8 units
 _EXACT = (".proj_in", ".proj_out", ".attn2.to_k", ".attn2.to_v")  # the last two also fused, as .attn2.to_kv
 
@@ -41,8 +43,10 @@ class Fp8Linear(nn.Module):
     weight: torch.Tensor  # (out, in), float8
     scale: torch.Tensor  # (1, out), fp32: weight × scale is the original weight
     bias: torch.Tensor | None  # (out,), bf16 as the kernel adds it
+    one: torch.Tensor | None  # (), fp32: the kernel's scale where it takes only one for each matrix
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, *, by_row: bool = True) -> None:
+        """Quantise ``weight`` (out, in); ``by_row``: the kernel takes a scale for each row and column."""
         super().__init__()
         self.out_features, self.in_features = weight.shape
         self._original = _Kept(weight.detach().cpu())
@@ -50,6 +54,7 @@ class Fp8Linear(nn.Module):
         self.register_buffer("weight", quantised)
         self.register_buffer("scale", scale.t())
         self.register_buffer("bias", None if bias is None else bias.detach().to(torch.bfloat16))
+        self.register_buffer("one", None if by_row else torch.ones((), device=weight.device))
 
     @property
     def original(self) -> torch.Tensor:
@@ -65,16 +70,13 @@ class Fp8Linear(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return (…, out) for (…, in). A token that is not finite becomes NaN; the other tokens do not."""
         tokens, scale = quantise(x.reshape(-1, self.in_features))
-        # bf16 for every model dtype: the one that every torch and GPU takes with scales per row.
-        out = torch._scaled_mm(  # noqa: SLF001 - torch has no public name for it
-            tokens,
-            self.weight.t(),
-            scale_a=scale,
-            scale_b=self.scale,
-            bias=self.bias,
-            out_dtype=torch.bfloat16,
-            use_fast_accum=True,
-        )
+        if self.one is None:
+            out = _product(tokens, self.weight, scale, self.scale, self.bias)
+        else:
+            # Scaled after the product, not by one scale for all tokens: that would make a picture depend on
+            # its neighbours in the batch. bf16 holds the unscaled sums, at most 448² × 10240 = 2e9.
+            out = _product(tokens, self.weight, self.one, self.one, None) * (scale * self.scale)
+            out = out if self.bias is None else out + self.bias
         return out.to(x.dtype).reshape(*x.shape[:-1], self.out_features)
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
@@ -103,6 +105,16 @@ class _Kept:
         return self
 
 
+def _product(
+    tokens: torch.Tensor, weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None
+) -> torch.Tensor:
+    """Return (n, out) in bf16 for float8 tokens (n, in) × ``a`` and a float8 weight (out, in) × ``b``."""
+    # bf16 for every model dtype: the one that every torch and GPU takes with scales per row.
+    return torch._scaled_mm(  # noqa: SLF001 - torch has no public name for it
+        tokens, weight.t(), scale_a=a, scale_b=b, bias=bias, out_dtype=torch.bfloat16, use_fast_accum=True
+    )
+
+
 def quantise(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Quantise each row of ``x`` to float8 with a scale, so that ``quantised * scale`` is about ``x``.
 
@@ -118,12 +130,13 @@ def quantise(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return (x.float() / scale).to(_FLOAT8).contiguous(), scale
 
 
-def convert(unet: nn.Module) -> int:
+def convert(unet: nn.Module, *, by_row: bool = True) -> int:
     """Replace the large matrices of a UNet's transformer blocks, one by one, so that none is held twice.
 
     Args:
         unet: on the device of its memory plan; its weights must not be wrapped or hooked (see :func:`can`).
             Matrices that other optimizations fuse (query, key and value) must be fused before.
+        by_row: see :func:`by_row`.
 
     Returns:
         The number of matrices replaced; 0 if none fits or all are converted already.
@@ -134,7 +147,8 @@ def convert(unet: nn.Module) -> int:
         owner = unet.get_submodule(parent)
         linear = getattr(owner, attribute)
         # By key, because ModuleList and Sequential have no attribute "0" to set.
-        owner._modules[attribute] = Fp8Linear(linear.weight.detach(), linear.bias)  # noqa: SLF001
+        made = Fp8Linear(linear.weight.detach(), linear.bias, by_row=by_row)
+        owner._modules[attribute] = made  # noqa: SLF001
     return len(chosen)
 
 
@@ -153,9 +167,33 @@ def can(device: torch.device, plan: MemoryPlan | None = None) -> str:
         return "fp8 products are untested on AMD's GPUs"
     if device.type == "cuda" and torch.cuda.get_device_capability(device) < _CAPABILITY:
         return "fp8 products need a GPU of the RTX 40 series, L4, H100 or later"
+    return _refused(device, by_row=True) and _refused(device, by_row=False)
+
+
+def by_row(device: torch.device) -> bool:
+    """Return whether the device's products take a scale for each row and column, or else one in all."""
+    return not _refused(device, by_row=True)
+
+
+def _refused(device: torch.device, *, by_row: bool) -> str:
+    """Return why the device takes no fp8 products with these scales, as :func:`can`; empty if it takes them.
+
+    Tried on the device itself: no table says which build has the kernel for which GPU. cuBLAS for the RTX 50
+    series, for example, has refused scales by row.
+
+    Raises:
+        DeviceError: the attempt broke the device.
+        OutOfMemoryError: there was no memory for the attempt.
+    """
+    weight = torch.eye(_TRIED, device=device)
     try:
-        # Tried on the device itself: no table says which build has the kernel for which GPU.
-        out = Fp8Linear(torch.eye(_MULTIPLE, device=device), None)(torch.eye(_MULTIPLE, device=device))
+        with explained("not enough memory for an fp8 product ({})"):
+            layer = Fp8Linear(weight, None, by_row=by_row)
+            # A kernel that reads beyond its input does so where the tokens are no multiple of its tile, 256.
+            for tokens in (_TILE, _TILE - 102):
+                x = torch.arange(tokens * _TRIED, device=device).reshape(tokens, _TRIED) % 97 - 48.0
+                if not bool(((layer(x) - x).abs() <= x.abs() / 8).all()):  # waits, so that a failure is seen
+                    return "its fp8 products are wrong"
     except (RuntimeError, ValueError) as error:
-        return f"this build of torch has no fp8 product for it ({str(error).splitlines()[0]})"
-    return "" if bool((out.diagonal() == 1).all()) else "its fp8 products are wrong"
+        return f"this build of torch has no fp8 product for it ({first_line(error)})"
+    return ""

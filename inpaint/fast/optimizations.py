@@ -168,7 +168,7 @@ def _convert(unet: Any, optimizations: Sequence[str]) -> None:
     if "qkv" in optimizations:
         fused_qkv.convert(unet)
     if "fp8" in optimizations:
-        fp8.convert(unet)
+        fp8.convert(unet, by_row=fp8.by_row(unet.device))
     if "channels-last" in optimizations:
         channels_last.convert(unet)
 

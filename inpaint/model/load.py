@@ -18,6 +18,7 @@ from safetensors import safe_open
 
 from inpaint.drivers import too_old, unused_gpu
 from inpaint.errors import DeviceError, ModelError, RequestError
+from inpaint.gpu_errors import translated
 from inpaint.lora.fuse import fuse
 from inpaint.memory import MemoryPlan, choose_plan, free_bytes, place, recast
 from inpaint.weights import check_fits
@@ -127,6 +128,7 @@ def load_model(
 
     Raises:
         ModelError: a part is missing, damaged, or not SDXL's.
+        OutOfMemoryError: it does not fit into main memory.
     """
     plan = choose_plan(free_bytes(device), memory)
     with _quiet(), _explained(path):
@@ -278,9 +280,11 @@ def _explained(path: Path) -> Iterator[None]:
     """Turn what the loaders raise on a broken checkpoint into one sentence."""
     try:
         yield
-    except (ModelError, torch.OutOfMemoryError):
+    except ModelError:
         raise
     except Exception as error:  # the loaders of three libraries raise anything, even a bare Exception
+        if about_device := translated(error, "not enough main memory to load the model ({})"):
+            raise about_device from None
         reason = " ".join(str(error).split())[:200]
         raise ModelError(
             f"the model in {path} is missing a part or damaged ({type(error).__name__}: {reason}); "

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from inpaint.errors import PaintError
+from inpaint.gpu_errors import is_out_of_memory
 from inpaint.memory import computing_in, empty_cache, tiled, visiting
 from inpaint.model.load import Model
 
@@ -88,8 +89,10 @@ def _encode(model: Model, pixels: torch.Tensor, dtype: torch.dtype) -> Posterior
     if len(pixels) > 1 and not model.plan.vae_tiled:
         try:
             return _encode_together(model, pixels, dtype)
-        except torch.OutOfMemoryError:
-            pass  # outside the except block, so that the failed attempt's tensors are free before the next
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        # Outside the except block, so that the failed attempt's tensors are free before the next.
         empty_cache(model.device)
     parts = [_encode_together(model, one, dtype) for one in _parts(pixels)]
     return Posterior(torch.cat([part.mean for part in parts]), torch.cat([part.std for part in parts]))
@@ -131,8 +134,9 @@ def pictures(model: Model, latents: torch.Tensor) -> list[NDArray[np.float32] | 
 def _pictures(model: Model, latents: torch.Tensor) -> list[NDArray[np.float32] | None]:
     try:
         return _to_cpu(decode(model, latents))
-    except torch.OutOfMemoryError:
-        pass  # see _encode
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
     empty_cache(model.device)
     if len(latents) > 1:
         return [picture for one in _parts(latents) for picture in _pictures(model, one)]

@@ -23,6 +23,7 @@ from inpaint.batching.cost_profile import MIN_SLOTS, Profile
 from inpaint.batching.cost_record import MadeFor
 from inpaint.batching.work import Bucket
 from inpaint.errors import OutOfMemoryError, OutputError, PaintError
+from inpaint.gpu_errors import is_out_of_memory
 from inpaint.memory import GIB, empty_cache
 from inpaint.model.denoise import Conditioning, Row, start_row, step
 from inpaint.model.load import Model
@@ -112,8 +113,10 @@ def measure(
             assert not bucket.precise, "precise rows are too rare to be measured for"
             _survey(model, forward, bucket, profile, stopwatch)
         return profile
-    except torch.OutOfMemoryError:
-        pass  # go on outside the except block, where the failed attempt's tensors are freed
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+    # Outside the except block, where the failed attempt's tensors are freed.
     empty_cache(model.device)
     raise OutOfMemoryError(
         f"not enough memory on {device_name(model.device)} for one picture with the memory plan "
@@ -205,8 +208,8 @@ def _climb(
     while slots <= max_slots:
         try:
             steps[slots] = step_s(slots)
-        except torch.OutOfMemoryError:
-            if not steps:
+        except RuntimeError as error:
+            if not steps or not is_out_of_memory(error):
                 raise
             return steps, slots // 2
         # A smaller call takes no longer than a larger one; if it seems to, something disturbed it.

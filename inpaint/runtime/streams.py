@@ -5,6 +5,7 @@ gaps with them instead of delaying every running picture.
 """
 
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,7 +13,8 @@ from typing import Any
 import torch
 
 from inpaint import cuda
-from inpaint.errors import DeviceError, InpaintError, OutOfMemoryError, PaintError
+from inpaint.errors import InpaintError, PaintError
+from inpaint.gpu_errors import first_line, translated
 
 _OUT_OF_MEMORY = "not enough memory for this picture even alone; try --memory fp8 or a smaller area ({})"
 
@@ -85,16 +87,12 @@ def attempt(work: Callable[[], None]) -> InpaintError | None:
         return None
     except InpaintError as known:
         return known
-    except torch.OutOfMemoryError as unfit:
-        return OutOfMemoryError(_OUT_OF_MEMORY.format(first_line(unfit)))
-    except torch.AcceleratorError as fatal:
-        return DeviceError(f"the GPU failed and this process must be restarted: {first_line(fatal)}")
-    except Exception as bug:  # noqa: BLE001 - a bug in one request must not end the others
-        error = PaintError(f"internal error, please report it: {type(bug).__name__}: {first_line(bug)}")
-        error.__cause__ = bug
-        return error
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's text; torch's further lines are no help to users."""
-    return (str(error).splitlines() or [""])[0]
+    except Exception as error:  # noqa: BLE001 - a bug in one request must not end the others
+        if about_device := translated(error, _OUT_OF_MEMORY):
+            return about_device
+        bug = PaintError(f"internal error, please report it: {type(error).__name__}: {first_line(error)}")
+        traceback.clear_frames(
+            error.__traceback__
+        )  # a log shows their lines; a job must not hold their tensors
+        bug.__cause__ = error
+        return bug

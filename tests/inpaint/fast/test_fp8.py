@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,8 +11,10 @@ from torch import nn
 
 from inpaint import Engine, InpaintRequest
 from inpaint.canvas.crop import cut
+from inpaint.errors import DeviceError, OutOfMemoryError
 from inpaint.fast import fp8
 from inpaint.fast.fp8 import Fp8Linear, convert, quantise
+from inpaint.fast.optimizations import ready
 from inpaint.job import Job
 from inpaint.memory import PLANS
 from inpaint.model.denoise import Row, step
@@ -19,6 +22,7 @@ from inpaint.model.load import Model, load_model
 from inpaint.runtime.stages import RunningRequest, Stages
 
 CPU = torch.device("cpu")
+SCALED_MM = torch._scaled_mm
 pytestmark = pytest.mark.skipif(bool(fp8.can(CPU)), reason=f"CPU: {fp8.can(CPU)}")
 
 
@@ -225,6 +229,102 @@ def test_a_build_without_the_kernel_is_found_by_asking(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(torch, "_scaled_mm", absent)
     assert fp8.can(CPU) == "this build of torch has no fp8 product for it (no kernel image)"
+
+
+def refusing_rows(tensor: torch.Tensor, *args: object, **kwargs: Any) -> torch.Tensor:
+    """torch's product on an RTX 50 of 2026: one scale for each matrix, or none."""
+    if kwargs["scale_a"].numel() > 1:
+        raise RuntimeError(
+            "CUDA error: CUBLAS_STATUS_NOT_SUPPORTED when calling `cublasLtMatmulAlgoGetHeuristic`"
+        )
+    return SCALED_MM(tensor, *args, **kwargs)
+
+
+def test_where_scales_by_row_are_refused_fp8_still_works(
+    checkpoint: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The README promises fp8 on newer GPUs, and the RTX 50 is the newest."""
+    monkeypatch.setattr(torch, "_scaled_mm", refusing_rows)
+    assert fp8.can(CPU) == ""
+    model = load_model(checkpoint(9), "tiny-9", CPU, torch.float32)
+    ready(model, ["fp8"])
+    layers = [m for m in model.unet.modules() if isinstance(m, Fp8Linear)]
+    assert layers
+    assert layers[0](torch.randn(2, 5, layers[0].in_features)).isfinite().all()
+
+
+def worst(out: torch.Tensor, expected: torch.Tensor) -> float:
+    """Return the relative error of the worst token."""
+    return ((out - expected).norm(dim=1) / expected.norm(dim=1)).max().item()
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_scaling_after_the_product_costs_no_precision(bias: bool) -> None:
+    """Cards without scales by row paint as well as the others."""
+    torch.manual_seed(0)
+    linear = nn.Linear(96, 160, bias=bias).requires_grad_(False)
+    x = torch.randn(50, 96) * torch.logspace(-4, 3, 50)[:, None]
+    by_row, after = (Fp8Linear(linear.weight, linear.bias, by_row=rows)(x) for rows in (True, False))
+    assert worst(after, linear(x)) < 1.1 * worst(by_row, linear(x)) < 0.1
+
+
+def test_one_scale_for_all_tokens_would_silence_the_quiet_ones() -> None:
+    """Or there would be a simpler way than to scale after the product."""
+    torch.manual_seed(0)
+    weight, x = torch.randn(160, 96), torch.randn(50, 96) * torch.logspace(-4, 3, 50)[:, None]
+    scale = x.abs().max() / 448
+    whole = (x / scale).to(torch.float8_e4m3fn).float() * scale @ weight.T
+    assert worst(whole, x @ weight.T) > 0.9
+    assert worst(Fp8Linear(weight, None, by_row=False)(x), x @ weight.T) < 0.1
+
+
+def test_neighbours_do_not_matter_where_scales_are_applied_after() -> None:
+    """A picture is the same in any batch, and a neighbour's NaN stays the neighbour's."""
+    layer = Fp8Linear(torch.randn(32, 48), torch.zeros(32), by_row=False)
+    x = torch.randn(3, 48)
+    alone = layer(x[:1])
+    x[1], x[2] = x[1] * 1e4, torch.nan
+    out = layer(x)
+    assert torch.equal(out[:1], alone)
+    assert out[2].isnan().all()
+    assert out[1].isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("error", "ours"),
+    [
+        (torch.AcceleratorError("CUDA error: an illegal memory access was encountered"), DeviceError),
+        (
+            RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasLtMatmul`"),
+            DeviceError,
+        ),
+        (torch.OutOfMemoryError("CUDA out of memory."), OutOfMemoryError),
+    ],
+)
+def test_an_attempt_that_breaks_the_gpu_is_not_a_missing_kernel(
+    error: RuntimeError, ours: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the engine would go on with a GPU that computes nothing any more, and blame the build."""
+
+    def breaks(*_: object, **__: object) -> torch.Tensor:
+        raise error
+
+    monkeypatch.setattr(torch, "_scaled_mm", breaks)
+    with pytest.raises(ours):
+        fp8.can(CPU)
+
+
+def test_the_attempt_has_tokens_that_fill_no_tile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel for Ada read beyond its input only where the tokens were no multiple of 256."""
+    tried: list[int] = []
+
+    def counted(tokens: torch.Tensor, *args: object, **kwargs: Any) -> torch.Tensor:
+        tried.append(len(tokens))
+        return SCALED_MM(tokens, *args, **kwargs)
+
+    monkeypatch.setattr(torch, "_scaled_mm", counted)
+    assert fp8.can(CPU) == ""
+    assert {count % 256 == 0 for count in tried} == {True, False}
 
 
 @pytest.mark.gpu
