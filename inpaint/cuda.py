@@ -42,6 +42,21 @@ class CudaRuntime:
         # From pinned memory; torch reuses that only once the copy is done. A copy from other memory waits.
         return host.pin_memory().to(device, non_blocking=True) if self.on(device) else host.to(device)
 
+    def download(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Copy a tensor to main memory and wait for that: through pinned memory, which is twice as fast."""
+        if not self.on(tensor.device):
+            return tensor.cpu()
+        host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        host.copy_(tensor, non_blocking=True)
+        copied = self.event()
+        copied.record()
+        copied.synchronize()
+        return host
+
+    def pinned(self, host: torch.Tensor, device: torch.device) -> torch.Tensor:
+        """Return a host tensor in memory from which :meth:`upload` to ``device`` does not copy it first."""
+        return host.pin_memory() if self.on(device) else host
+
     def synchronize(self, device: torch.device) -> None:
         """Wait for everything on ``device``, on every stream."""
         if self.on(device):

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
+from inpaint import cuda
 from inpaint.errors import RequestError
 
 GIB = 1024**3
@@ -71,8 +72,11 @@ def place(
 ) -> None:
     """Move a loaded model's parts to the devices that ``plan`` says."""
     for encoder in encoders:
-        encoder.to(device if plan.text_encoders_resident else "cpu")
-    vae.to(device if plan.vae_resident else "cpu")
+        _put(encoder, device, resident=plan.text_encoders_resident)
+    if cuda.runtime.on(device) and vae.dtype != torch.float32:
+        # NHWC, as tensor cores compute; here, since what is done to an offloaded module on a visit is lost.
+        vae.to(memory_format=torch.channels_last)
+    _put(vae, device, resident=plan.vae_resident)
     if plan.unet == "fp8":
         # Stored in 8 bit and cast back block by block: half the memory, slower steps.
         unet.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=dtype)
@@ -83,10 +87,40 @@ def place(
             offload_device=torch.device("cpu"),
             offload_type="block_level",
             num_blocks_per_group=1,
-            use_stream=device.type == "cuda",
+            use_stream=cuda.runtime.on(device),
         )
+        _call_once(unet, device, dtype)
     else:
         unet.to(device)
+
+
+def _put(module: Any, device: torch.device, *, resident: bool) -> None:
+    """Move a module to ``device``, or to pinned main memory, from which :func:`visiting` takes it."""
+    module.to(device if resident else "cpu")
+    if not resident:
+        for tensor in _tensors(module):
+            tensor.data = cuda.runtime.pinned(tensor.data, device)
+
+
+def _call_once(unet: Any, device: torch.device, dtype: torch.dtype) -> None:
+    """Make a UNet call whose result is thrown away, and wait for it.
+
+    In the first call of a streamed UNet, diffusers 0.42.1 does not wait for the copies of what belongs to no
+    block (conv_in, embeddings, conv_out), and may compute with half-copied weights. Later calls are ordered.
+    """
+    config = unet.config
+    ids = 6
+    pooled = config.projection_class_embeddings_input_dim - ids * config.addition_time_embed_dim
+    side = 2 ** (len(config.block_out_channels) - 1)  # the smallest that every block can halve
+
+    def zeros(*shape: int) -> torch.Tensor:
+        return torch.zeros(1, *shape, device=device, dtype=dtype)
+
+    with torch.inference_mode():
+        added = {"text_embeds": zeros(pooled), "time_ids": zeros(ids)}
+        hidden = zeros(1, config.cross_attention_dim)
+        unet(zeros(config.in_channels, side, side), zeros()[0], hidden, added_cond_kwargs=added)
+    cuda.runtime.synchronize(device)
 
 
 @contextmanager
@@ -120,16 +154,26 @@ def recast(part: torch.nn.Module, file: Path, dtype: torch.dtype) -> None:
 
 @contextmanager
 def visiting(module: Any, device: torch.device) -> Iterator[None]:
-    """Move an offloaded module to ``device`` inside the block."""
-    resting = module.device
-    if resting == device:
+    """Copy an offloaded module to ``device`` inside the block.
+
+    Nothing is copied back: afterwards it has the tensors that it had before, and what was written to those
+    inside the block is lost.
+    """
+    if module.device == device:
         yield
         return
-    module.to(device)
+    resting = [(tensor, tensor.data) for tensor in _tensors(module)]
     try:
+        for tensor, host in resting:
+            tensor.data = cuda.runtime.upload(host, device)
         yield
     finally:
-        module.to(resting)
+        for tensor, host in resting:
+            tensor.data = host
+
+
+def _tensors(module: Any) -> list[torch.Tensor]:
+    return [*module.parameters(), *module.buffers()]
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from inpaint import cuda
 from inpaint.errors import PaintError
 from inpaint.gpu_errors import is_out_of_memory
 from inpaint.memory import computing_in, empty_cache, tiled, visiting
@@ -46,7 +47,8 @@ class Posterior:
 def to_pixels(image: Image.Image, device: torch.device | None = None) -> torch.Tensor:
     """Return an RGB picture as a float tensor (1, 3, H, W) in -1 … 1, on ``device`` (the CPU if None)."""
     array = np.array(image)  # a copy: Pillow's own pixels are read-only, which torch warns about
-    return _scaled(torch.from_numpy(array).to(device or "cpu").permute(2, 0, 1)[None].contiguous())
+    pixels = cuda.runtime.upload(torch.from_numpy(array), device or torch.device("cpu"))
+    return _scaled(pixels.permute(2, 0, 1)[None].contiguous())
 
 
 def _scaled(pixels: torch.Tensor) -> torch.Tensor:
@@ -70,7 +72,7 @@ def encode(model: Model, pixels: torch.Tensor) -> Posterior:
     Raises:
         PaintError: the latents are not finite even when encoded in fp32.
     """
-    pixels = pixels.to(model.device)
+    pixels = cuda.runtime.upload(pixels, model.device) if pixels.device.type == "cpu" else pixels
     if pixels.dtype == torch.uint8:
         pixels = _scaled(pixels)
     posterior = _encode(model, pixels, model.vae.dtype)
@@ -85,8 +87,7 @@ def encode(model: Model, pixels: torch.Tensor) -> Posterior:
 
 
 def _encode(model: Model, pixels: torch.Tensor, dtype: torch.dtype) -> Posterior:
-    # A plan that decodes in tiles has no memory for two whole pictures, and encoding has no tiles.
-    if len(pixels) > 1 and not model.plan.vae_tiled:
+    if 1 < len(pixels) <= _together(model, dtype):
         try:
             return _encode_together(model, pixels, dtype)
         except RuntimeError as error:
@@ -96,6 +97,13 @@ def _encode(model: Model, pixels: torch.Tensor, dtype: torch.dtype) -> Posterior
         empty_cache(model.device)
     parts = [_encode_together(model, one, dtype) for one in _parts(pixels)]
     return Posterior(torch.cat([part.mean for part in parts]), torch.cat([part.std for part in parts]))
+
+
+def _together(model: Model, dtype: torch.dtype) -> int:
+    """Return how many pictures may share a VAE call in this dtype."""
+    # A plan that decodes in tiles has no memory for two whole pictures. In fp32 two take 6 GB of a GPU.
+    alone = model.plan.vae_tiled or (dtype == torch.float32 and cuda.runtime.on(model.device))
+    return 1 if alone else DECODED_TOGETHER
 
 
 def _encode_together(model: Model, pixels: torch.Tensor, dtype: torch.dtype) -> Posterior:
@@ -117,7 +125,7 @@ def draw(model: Model, posterior: Posterior, generator: torch.Generator) -> torc
     # Always drawn in fp32: torch's half-precision normals are other numbers, and a seed would paint another
     # picture on another device.
     noise = torch.randn(posterior.mean.shape, generator=generator, dtype=torch.float32)
-    sample = posterior.mean + posterior.std * noise.to(posterior.mean.device)
+    sample = posterior.mean + posterior.std * cuda.runtime.upload(noise, posterior.mean.device)
     return sample * float(model.vae.config.scaling_factor)
 
 
@@ -146,7 +154,7 @@ def _pictures(model: Model, latents: torch.Tensor) -> list[NDArray[np.float32] |
 def _to_cpu(pixels: torch.Tensor) -> list[NDArray[np.float32] | None]:
     good = torch.isfinite(pixels).flatten(1).all(1).tolist()
     # Floats, not bytes: the colour fit has a gain, and rounding before it would shift whole patches.
-    found = pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    found = cuda.runtime.download(pixels.permute(0, 2, 3, 1).contiguous()).numpy()
     return [picture if finite else None for picture, finite in zip(found, good, strict=True)]
 
 
@@ -176,8 +184,11 @@ def decode(model: Model, latents: torch.Tensor, *, smaller: bool = False) -> tor
 def _decode(model: Model, latents: torch.Tensor, dtype: torch.dtype, in_tiles: bool) -> torch.Tensor:
     z = _unscaled(model.vae.config, latents.to(model.device, torch.float32))
     with _vae_ready(model, dtype), tiled(model.vae) if in_tiles else nullcontext():
-        pixels: torch.Tensor = model.vae.decode(z.to(dtype), return_dict=False)[0].float()
-    return pixels
+        decoded: list[torch.Tensor] = [
+            model.vae.decode(part.to(dtype), return_dict=False)[0].float()
+            for part in _parts(z, _together(model, dtype))
+        ]
+        return decoded[0] if len(decoded) == 1 else torch.cat(decoded)
 
 
 @contextmanager

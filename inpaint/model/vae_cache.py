@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from inpaint import cuda
 from inpaint.images.codec import MASK_THRESHOLD
 from inpaint.lru import LruCache
 from inpaint.model.load import Model
@@ -59,7 +60,7 @@ class PictureEncoder:
         pixels = to_pixels(image, self._model.device)
         if hole is None:
             return [pixels]
-        return [pixels, pixels.masked_fill(torch.from_numpy(hole).to(pixels.device), 0.0)]
+        return [pixels, pixels.masked_fill(cuda.runtime.upload(torch.from_numpy(hole), pixels.device), 0.0)]
 
 
 def _digest(pixels: NDArray[np.uint8], hole: NDArray[np.bool_] | None) -> bytes:

@@ -1,6 +1,5 @@
 """Second attempts: failed UNet calls in halves, out-of-memory alone, and NaN of half precision in fp32."""
 
-import copy
 from collections.abc import Callable
 
 import torch
@@ -8,8 +7,9 @@ import torch
 from inpaint.batching.batcher import Batch
 from inpaint.errors import InpaintError, OutOfMemoryError
 from inpaint.lora.spec import LoraUse
-from inpaint.model.unet import Forward, plain
+from inpaint.model.unet import Forward
 from inpaint.runtime.in_flight import InFlight
+from inpaint.runtime.precise import in_fp32
 from inpaint.runtime.stages import RunningRequest, Stages
 
 
@@ -39,7 +39,7 @@ class Recovery:
         self._call = call
         self._end = end
         self._settle = settle
-        self._copy: tuple[tuple[LoraUse, ...], Forward] | None = None  # of the UNet in fp32, with these LoRAs
+        self._precise: tuple[tuple[LoraUse, ...], Forward] | None = None  # with these LoRAs
 
     def step(self, batch: Batch) -> None:
         """Advance rows together; if that fails, in halves, down to the row that fails alone.
@@ -70,9 +70,8 @@ class Recovery:
 
     def repaint(self, task: RunningRequest, sample: int) -> bool:
         """Start a row again in fp32 if half precision gave NaN; return False if that would change nothing."""
-        row, parameters = task.rows[sample], self._stages.model.unet.parameters()
-        in_half = {parameter.dtype for parameter in parameters} <= {torch.float16, torch.bfloat16}
-        if row.precise or not in_half or bool(torch.isfinite(row.latents).all()):
+        row, in_fp32 = task.rows[sample], self._stages.model.dtype == torch.float32
+        if row.precise or in_fp32 or bool(torch.isfinite(row.latents).all()):
             return False
         self._stages.begin_again(task, sample)
         task.decoding.discard(sample)
@@ -80,15 +79,7 @@ class Recovery:
         return True
 
     def in_fp32(self, uses: tuple[LoraUse, ...]) -> Forward:
-        """Return the forward pass of an fp32 copy of the UNet, made while its weights have these LoRAs."""
-        # A copy: compiled code and recorded calls hold on to where the UNet's own weights lie.
-        if self._copy is None or self._copy[0] != uses:
-            self._copy = None  # before the next is made: there is no room for two
-            self._copy = uses, plain(copy.deepcopy(self._stages.model.unet).float())
-        return self._copy[1]
-
-    def free_copy(self) -> None:
-        """Free the memory of the fp32 copy if no row in flight needs it."""
-        with self._in_flight.changed:
-            if not any(entry.work.bucket.precise for entry in self._in_flight.tasks):
-                self._copy = None
+        """Return the forward pass of the UNet in fp32, made while its weights have these LoRAs."""
+        if self._precise is None or self._precise[0] != uses:
+            self._precise = uses, in_fp32(self._stages.model.unet, self._stages.model.device)
+        return self._precise[1]

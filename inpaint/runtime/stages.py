@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from inpaint import cuda
 from inpaint.batching.batcher import QueuedWork
 from inpaint.canvas.crop import Canvas, paste
 from inpaint.canvas.mask import latent_mask, latent_soft_mask
@@ -133,7 +134,7 @@ class Stages:
         loras = self._library.load(effective(request.loras))
         prompt, negative = self._prompts.pair(request.prompt, request.negative_prompt, loras)
         image, masked_image = self._pictures.pair(canvas.image, canvas.mask)
-        mask = to_mask(latent_mask(canvas.mask, model.vae_factor)).to(model.device)
+        mask = cuda.runtime.upload(to_mask(latent_mask(canvas.mask, model.vae_factor)), model.device)
         soft = canvas.soft_mask
         return Conditioning(
             prompt=prompt,
@@ -143,7 +144,7 @@ class Stages:
             mask=mask,
             soft_mask=None
             if soft is None
-            else to_mask(latent_soft_mask(soft, model.vae_factor)).to(model.device),
+            else cuda.runtime.upload(to_mask(latent_soft_mask(soft, model.vae_factor)), model.device),
             loras=loras,
         )
 

@@ -300,7 +300,6 @@ class StepLoop:
     def _end(self, task: RunningRequest, error: InpaintError | None = None) -> None:
         """Forget a request and end its job, with its pictures if there is no error."""
         self._in_flight.remove(task)
-        self._recovery.free_copy()
         if error is None:
             task.job.finish(task.result(), task.steps[1])
         else:

@@ -5,7 +5,6 @@ gaps with them instead of delaying every running picture.
 """
 
 import time
-import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -91,8 +90,5 @@ def attempt(work: Callable[[], None]) -> InpaintError | None:
         if about_device := translated(error, _OUT_OF_MEMORY):
             return about_device
         bug = PaintError(f"internal error, please report it: {type(error).__name__}: {first_line(error)}")
-        traceback.clear_frames(
-            error.__traceback__
-        )  # a log shows their lines; a job must not hold their tensors
         bug.__cause__ = error
         return bug
