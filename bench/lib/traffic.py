@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from bench.lib.contenders import PORTRAIT
-from inpaint.canvas.crop import working_size
+from inpaint.canvas.sizes import best_size
 
 PATH = "/v1/sdxl-inpaint"
 LEAD_S = 0.05  # before the first request, for the tasks to start
@@ -39,7 +39,7 @@ class Kind:
     def size(self, native: int) -> tuple[int, int]:
         """Return (width, height) with about ``native``² pixels, at which nothing is resized."""
         width, height = self.aspect
-        return working_size(width * native, height * native, native)
+        return best_size(width * native, height * native, native)
 
     def body(self, native: int, serial: int) -> bytes:
         """Return a request as JSON. Each serial has its own picture and prompt, so caches do not help."""

@@ -19,15 +19,13 @@ from inpaint.canvas.blend import blend, fade, feather
 from inpaint.canvas.color import match_colors
 from inpaint.canvas.fill import continue_edges, fill_hole
 from inpaint.canvas.mask import SOFT_THRESHOLD, Box, require_mask
+from inpaint.canvas.sizes import Size, auto_size, best_size, widened
 from inpaint.errors import RequestError
 from inpaint.images.codec import mask_to_grey, to_rgb, upright
 from inpaint.request import InpaintRequest, check_size, upright_size
 
-Size = tuple[int, int]  # width, height
 Bytes2D = NDArray[np.uint8]
 
-STEP = 64  # working sides are multiples of it: 8 latent pixels, which the UNet halves three times
-_AREA_WEIGHT = 0.2  # how much a working area off native counts against a distorted shape
 _CONTEXT = 1.2  # the box's side to the mask's, at least: the context that the model sees around a large hole
 _MAX_BOX_ASPECT = 2  # SDXL paints strips badly; a strip's box is widened where the picture allows
 
@@ -83,7 +81,7 @@ def cut(request: InpaintRequest, native: int = 1024) -> Canvas:
     box, grow_px, feather_px = _measure(bounds, original.size, request, native)
     distance = _distance(np.asarray(mask.crop(box)))
     grown = distance <= grow_px
-    width, height = working_size(box[2] - box[0], box[3] - box[1], native)
+    width, height = _working_size(box, request, native)
     working_mask = _resize_max(grown.astype(np.uint8) * 255, (width, height))
     pixels = np.asarray(_resize(to_rgb(original.crop(box)), (width, height)))
     paste_mask, soft_mask = feather(distance, grow_px, feather_px), None
@@ -112,7 +110,7 @@ def working_size_of(request: InpaintRequest, native: int = 1024) -> Size:
     """
     _, bounds = require_mask(request.mask, soft=request.soft)
     box, _, _ = _measure(bounds, upright_size(request.image), request, native)
-    return working_size(box[2] - box[0], box[3] - box[1], native)
+    return _working_size(box, request, native)
 
 
 def paste(canvas: Canvas, painted: NDArray[np.float32]) -> Image.Image:
@@ -138,16 +136,10 @@ def paste(canvas: Canvas, painted: NDArray[np.float32]) -> Image.Image:
     return result
 
 
-def working_size(width: int, height: int, native: int = 1024) -> Size:
-    """Return the multiples of 64 closest to ``native``² pixels and the shape of ``width`` × ``height``.
-
-    A better shape is worth some area and the other way round; a square gives native × native.
-    """
-    sides = np.arange(STEP, max(4 * native, 16 * STEP) + 1, STEP)
-    w, h = sides[:, None].astype(np.float64), sides[None, :].astype(np.float64)
-    cost = np.abs(np.log(w / h * height / width)) + _AREA_WEIGHT * np.abs(np.log(w * h / native**2))
-    i, j = np.unravel_index(np.argmin(cost), cost.shape)
-    return int(sides[i]), int(sides[j])
+def _working_size(box: Box, request: InpaintRequest, native: int) -> Size:
+    """Return the size at which a box is painted."""
+    choose = best_size if request.area == "whole" else auto_size
+    return choose(box[2] - box[0], box[3] - box[1], native)
 
 
 def _measure(bounds: Box, picture: Size, request: InpaintRequest, native: int) -> tuple[Box, int, int]:
@@ -177,9 +169,7 @@ def _box_around(bounds: Box, margin: int, picture: Size, native: int) -> Box:
     w, h = least(right - left), least(bottom - top)
     w, h = max(w, h // _MAX_BOX_ASPECT), max(h, w // _MAX_BOX_ASPECT)
     w, h = min(w, full_w), min(h, full_h)
-    work_w, work_h = working_size(w, h, native)
-    w, h = max(w, round(h * work_w / work_h)), max(h, round(w * work_h / work_w))
-    w, h = min(w, full_w), min(h, full_h)
+    w, h = widened((w, h), picture, native)
     x0 = min(max((left + right - w) // 2, 0), full_w - w)
     y0 = min(max((top + bottom - h) // 2, 0), full_h - h)
     return x0, y0, x0 + w, y0 + h

@@ -24,7 +24,7 @@ from bench.lib.search import HIGHEST, LOWEST, Search, allowed_misses
 from bench.lib.servers import LOCK, OURS, environments, served
 from bench.lib.traffic import GAVE_UP, MIX, PATH, Kind, Outcome, Shot, client, mask_of, play, post, trace
 from bench.lock_baseline import Body, create_app, opened, png
-from inpaint.canvas.crop import working_size
+from inpaint.canvas.sizes import best_size
 from server.settings import Settings
 
 QUICK = MIX[0]
@@ -58,7 +58,7 @@ def test_a_trace_is_a_poisson_stream_of_the_mix() -> None:
 def test_both_contenders_paint_a_kind_at_the_size_it_is_sent(kind: Kind, native: int) -> None:
     """Stock paints a picture's own size; if ours resized it, they would not have the same work."""
     size = kind.size(native)
-    assert working_size(*size, native) == size
+    assert best_size(*size, native) == size
     assert all(side % 8 == 0 for side in mask_of(size).getbbox() or (1,))
 
 

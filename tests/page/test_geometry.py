@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from inpaint import InpaintRequest
-from inpaint.canvas.crop import _measure, cut, extend, working_size
+from inpaint.canvas.crop import _measure, cut, extend
+from inpaint.canvas.sizes import best_size, usual_sizes
 from inpaint.request import MAX_ASPECT, MAX_PIXELS, MAX_SIDE, MIN_SIDE
 from tests.support.editor_page import EditorPage, encoded, grey_picture
 
@@ -72,9 +73,10 @@ def test_working_sizes_are_python_s(editor: EditorPage) -> None:
         [*(int(n) for n in RANDOM.integers(1, 8192, 2)), int(RANDOM.choice([64, 512, 1024]))]
         for _ in range(150)
     ]
-    assert editor.run("a.map((c) => h.box.workingSize(...c))", cases) == [
-        list(working_size(*c)) for c in cases
-    ]
+    assert editor.run("a.map((c) => h.box.bestSize(...c))", cases) == [list(best_size(*c)) for c in cases]
+    natives = [64, 128, 320, 512, 768, 1000, 1024, 1536]
+    usual = [[list(size) for size in usual_sizes(native)] for native in natives]
+    assert editor.run("a.map(h.box.usualSizes)", natives) == usual
 
 
 @pytest.mark.slow

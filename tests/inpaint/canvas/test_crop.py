@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageOps
 from scipy.ndimage import distance_transform_edt
 
-from inpaint.canvas.crop import Canvas, cut, extend, paste, working_size
+from inpaint.canvas.crop import Canvas, cut, extend, paste
 from inpaint.canvas.mask import latent_mask, latent_soft_mask
 from inpaint.errors import RequestError
 from inpaint.images.codec import Picture, decode, encode
@@ -179,19 +179,6 @@ def test_box_and_sizes_hold_their_invariants(seed: int) -> None:
     distortion = (right - left) / (bottom - top) * canvas.size[1] / canvas.size[0]
     assert 1 / 1.5 < distortion < 1.5
     assert set(np.unique(np.asarray(canvas.mask))) <= {0, 255}
-
-
-def test_working_sizes_have_native_area_and_the_boxs_shape() -> None:
-    """The model paints best at its native area, and memory plans count on it."""
-    for w in range(100, 1700, 37):
-        width, height = working_size(w, 800)
-        assert 0.75 < width * height / 1024**2 < 1.3
-        assert abs(width / height / (w / 800) - 1) < 0.06
-    assert working_size(333, 333) == (1024, 1024)
-    assert working_size(512, 512, 512) == (512, 512)
-    assert working_size(1152, 896) == (1152, 896)
-    assert working_size(512, 8192) == (256, 4096)
-    assert working_size(100, 100, 64) == (64, 64)
 
 
 def test_a_tiny_mask_keeps_context_around_it() -> None:

@@ -1,15 +1,26 @@
 import { union } from "./rect.js";
 
 /** @typedef {import("./rect.js").Rect} Rect */
+/** @typedef {[number, number]} Size width, height */
 /**
  * The request's fields that the cut box depends on; `native` is the model's, from the server.
  * @typedef {{area: "auto"|"whole", padding: number, grow: number, feather: number, native: number, soft: boolean}}
  *   BoxSettings
  */
 
-// A port of `_measure` and `_box_around` in inpaint/canvas/crop.py, held to it by tests/page/test_geometry.py.
+// A port of `_measure` and `_box_around` in inpaint/canvas/crop.py, and of inpaint/canvas/sizes.py, held to
+// them by tests/page/test_geometry.py.
 const STEP = 64;
 const AREA_WEIGHT = 0.2;
+const USUAL = [
+  [1024, 1024],
+  [1152, 896],
+  [896, 1152],
+  [1344, 768],
+  [768, 1344],
+];
+const MAX_SQUEEZE = Math.log(1.1);
+const WIDENING_WEIGHT = 0.1;
 const CONTEXT = 1.2;
 const MAX_BOX_ASPECT = 2;
 
@@ -79,21 +90,58 @@ function boxAround(bounds, margin, fullWidth, fullHeight, native) {
   let [w, h] = [least(bounds.right - bounds.left), least(bounds.bottom - bounds.top)];
   [w, h] = [Math.max(w, Math.floor(h / MAX_BOX_ASPECT)), Math.max(h, Math.floor(w / MAX_BOX_ASPECT))];
   [w, h] = [Math.min(w, fullWidth), Math.min(h, fullHeight)];
-  const [workW, workH] = workingSize(w, h, native);
-  [w, h] = [Math.max(w, roundHalfEven((h * workW) / workH)), Math.max(h, roundHalfEven((w * workH) / workW))];
-  [w, h] = [Math.min(w, fullWidth), Math.min(h, fullHeight)];
+  [w, h] = widened([w, h], [fullWidth, fullHeight], native);
   const left = Math.min(Math.max(Math.floor((bounds.left + bounds.right - w) / 2), 0), fullWidth - w);
   const top = Math.min(Math.max(Math.floor((bounds.top + bounds.bottom - h) / 2), 0), fullHeight - h);
   return { left, top, right: left + w, bottom: top + h };
 }
 
 /**
- * Multiples of 64 with about native² pixels and about the shape of width × height.
- * @param {number} width @param {number} height @param {number} native @returns {[number, number]}
+ * The sizes of `area: "auto"`; none if the model is too small for them to be distinct.
+ * @param {number} native @returns {Size[]}
  */
-export function workingSize(width, height, native) {
+export function usualSizes(native) {
+  /** @param {number} side */
+  const scaled = (side) => roundHalfEven((side * native) / 1024 / STEP) * STEP;
+  const sizes = USUAL.map(([w, h]) => /** @type {Size} */ ([scaled(w), scaled(h)]));
+  return new Set(sizes.map(String)).size === sizes.length ? sizes : [];
+}
+
+/**
+ * A box widened, within the picture, to the shape of the size at which it will be painted.
+ * @param {Size} box @param {Size} picture @param {number} native @returns {Size}
+ */
+export function widened(box, picture, native) {
+  const sizes = usualSizes(native);
+  /** @param {Size} wide */
+  const squeezed = (wide) => Math.min(...sizes.map((size) => squeeze(wide, size)));
+  let best = box;
+  let least = Infinity;
+  for (const size of sizes) {
+    const wide = widenedTo(size, box, picture);
+    const cost = squeezed(wide) + WIDENING_WEIGHT * Math.log(wide[0] * wide[1]);
+    if (cost < least) [best, least] = [wide, cost];
+  }
+  return squeezed(best) <= MAX_SQUEEZE ? best : widenedTo(bestSize(...box, native), box, picture);
+}
+
+/** @param {Size} size @param {Size} box @param {Size} picture @returns {Size} */
+function widenedTo(size, [w, h], picture) {
+  const wide = Math.max(w, roundHalfEven((h * size[0]) / size[1]));
+  const high = Math.max(h, roundHalfEven((w * size[1]) / size[0]));
+  return [Math.min(wide, picture[0]), Math.min(high, picture[1])];
+}
+
+/** @param {Size} box @param {Size} size */
+const squeeze = (box, size) => Math.abs(Math.log((box[0] * size[1]) / (box[1] * size[0])));
+
+/**
+ * Multiples of 64 with about native² pixels and about the shape of width × height.
+ * @param {number} width @param {number} height @param {number} native @returns {Size}
+ */
+export function bestSize(width, height, native) {
   const largest = Math.max(4 * native, 16 * STEP);
-  /** @type {[number, number]} */
+  /** @type {Size} */
   let best = [STEP, STEP];
   let least = Infinity;
   for (let w = STEP; w <= largest; w += STEP) {
