@@ -13,7 +13,6 @@ import torch
 from inpaint.batching.work import Bucket
 from inpaint.errors import RequestError
 from inpaint.fast import (
-    attention,
     channels_last,
     compiled,
     cross_attention_cache,
@@ -37,11 +36,10 @@ class Optimization:
     kind: Kind
     does: str
     can: Callable[[Model], str]  # why a resident model cannot use it or gains nothing; empty if it can
-    rewrites: bool = True  # changes or relies on modules, which a memory plan's hooks forbid
 
     def why_not(self, model: Model) -> str:
         """Return why ``model`` does without it; empty if it can use it."""
-        if self.rewrites and model.plan.unet != "resident":
+        if model.plan.unet != "resident":
             return f"the memory plan {model.plan.name} moves or casts the UNet's modules as they are"
         return self.can(model)
 
@@ -50,7 +48,6 @@ OPTIMIZATIONS: tuple[Optimization, ...] = (
     Optimization("channels-last", "exact", "convolutions in NHWC", channels_last.can),
     Optimization("qkv", "exact", "queries, keys and values in one matrix product", fused_qkv.can),
     Optimization("text-kv", "exact", "the text's keys and values once a request", cross_attention_cache.can),
-    Optimization("attention", "exact", "cuDNN's attention first", attention.can, rewrites=False),
     Optimization("compile", "exact", "the UNet compiled, while the first pictures are painted", compiled.can),
     Optimization("graphs", "exact", "UNet calls recorded and replayed as one", cuda_graphs.can),
     Optimization("fp8", "lossy", "the large matrix products in 8 bit", lambda model: fp8.can(model.device)),
@@ -135,13 +132,10 @@ def ready(
         buckets: latent sizes to compile for; the native square if empty.
     """
     _convert(model.unet, optimizations)
-    preferred = attention.Preferred()
 
     def build(unet: Any) -> Forward:
         """Return the forward pass of a UNet or its copy, with what belongs inside compiled calls."""
         forward = plain(unet)
-        if "attention" in optimizations:
-            forward = attention.wrap(forward, preferred)
         return channels_last.wrap(forward) if "channels-last" in optimizations else forward
 
     forward = build(model.unet)
