@@ -68,7 +68,7 @@ NO_MEMORY = [error for error, ours in TOLD if ours is OutOfMemoryError]
 def test_every_kind_of_full_memory_is_tried_again_smaller(
     error: RuntimeError, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two pictures that do not fit together are encoded and decoded one by one, whatever it was that ran out."""
+    """Two pictures that do not fit together are encoded and decoded one by one, whatever ran out."""
     whole_encode, whole_decode = model.vae.encode, model.vae.decode
 
     def one_at_most(whole: Callable[..., object]) -> Callable[..., object]:
