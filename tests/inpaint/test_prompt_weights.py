@@ -62,12 +62,18 @@ BOMBS = {
 def test_the_time_is_linear(text: str) -> None:
     """Nested brackets once took 19 seconds of the thread that paints for everybody.
 
-    A machine without a load takes 10 ms; in quadratic time it would be seconds.
+    A machine without a load takes 10 ms; in quadratic time it would be seconds. The least of three, since a
+    garbage collection may fall into any of them.
     """
+    assert min(_seconds(text) for _ in range(3)) < 0.2
+
+
+def _seconds(text: str) -> float:
+    """The CPU time of a prompt's check."""
     started = time.thread_time()
     with suppress(RequestError):
         check_prompt("prompt", text)
-    assert time.thread_time() - started < 0.2
+    return time.thread_time() - started
 
 
 @pytest.mark.parametrize("pair", ["()", "[]"])

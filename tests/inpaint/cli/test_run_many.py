@@ -306,7 +306,7 @@ def command(checkpoint: Path) -> list[str]:
     return [sys.executable, "-m", "inpaint", "run", "pictures", *flags]
 
 
-MANY = 16  # so many that they are not all painted before the test ends the command, on a busy machine either
+MANY = 16  # enough that some are left when the test ends the command, on a busy machine too
 
 
 def start(checkpoint: Path) -> subprocess.Popen[str]:
