@@ -1,7 +1,7 @@
 """The seconds of a UNet call are booked on that call, though the CPU is one call ahead of the GPU.
 
 From them admission promises and refuses, and buckets share the GPU. The GPU here is a clock: a call takes it
-so many seconds, in the order of its stream, and the CPU's own part of a call is a millisecond.
+its seconds, in the order of the stream, and the CPU's own part of a call is a millisecond.
 """
 
 import random
