@@ -44,14 +44,19 @@ class CudaRuntime:
 
     def download(self, tensor: torch.Tensor) -> torch.Tensor:
         """Copy a tensor to main memory and wait for that: through pinned memory, which is twice as fast."""
+        host = self.start_download(tensor)
+        if self.on(tensor.device):
+            copied = self.event()
+            copied.record()
+            copied.synchronize()
+        return host
+
+    def start_download(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return a copy in main memory, complete once a later point of this stream is reached."""
         if not self.on(tensor.device):
             return tensor.cpu()
         host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-        host.copy_(tensor, non_blocking=True)
-        copied = self.event()
-        copied.record()
-        copied.synchronize()
-        return host
+        return host.copy_(tensor, non_blocking=True)
 
     def pinned(self, host: torch.Tensor, device: torch.device) -> torch.Tensor:
         """Return a host tensor in memory from which :meth:`upload` to ``device`` does not copy it first."""

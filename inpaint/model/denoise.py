@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from inpaint import cuda
 from inpaint.batching.work import Bucket
 from inpaint.lora.cache import NO_LORAS, LoraSet
 from inpaint.model.load import Model
@@ -139,8 +140,8 @@ def start_row(
         timesteps=timesteps,
         levels=levels,
         # One dtype for all schedulers (theirs: int64, fp32, fp64), so that compiled code is not retraced;
-        # copied once, since each copy to a GPU waits for it.
-        times=timesteps.to(model.device, torch.float32),
+        # copied once, not in each step.
+        times=cuda.runtime.upload(timesteps.float(), model.device),
         time_ids=_time_ids(model, conditioning, guided=guidance_scale > 1.0),
         num_steps=num_steps,
         guidance_scale=guidance_scale,
@@ -174,7 +175,8 @@ def _draws(
     if strength < 1.0 or model.in_channels == 4:
         image_latents = draw(model, conditioning.image, generator)
     size = (1, 4, *conditioning.mask.shape[-2:])
-    noise = torch.randn(size, generator=generator, dtype=torch.float32).to(model.device)
+    drawn = torch.randn(size, generator=generator, dtype=torch.float32)
+    noise = cuda.runtime.upload(drawn, model.device)
     # diffusers draws masked latents for 4 channels too and never uses them, but the draw moves the generator.
     masked_latents = draw(model, conditioning.masked_image or conditioning.image, generator)
     if image_latents is None and conditioning.soft_mask is not None:
@@ -270,7 +272,7 @@ def _time_ids(model: Model, conditioning: Conditioning, *, guided: bool) -> torc
     height, width = (side * model.vae_factor for side in conditioning.mask.shape[-2:])
     size: list[float] = [height, width, 0, 0]
     ids = [[*size, 2.5], [*size, 6.0]] if model.requires_aesthetics_score else [[*size, height, width]] * 2
-    return torch.tensor(ids if guided else ids[1:], dtype=torch.float32, device=model.device)
+    return cuda.runtime.upload(torch.tensor(ids if guided else ids[1:], dtype=torch.float32), model.device)
 
 
 def _guided(rows: Sequence[Row], out: torch.Tensor) -> list[torch.Tensor]:

@@ -1,7 +1,8 @@
 """The stages before and after the step loop: from requests to rows, and from finished rows to pictures."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ class RunningRequest:
     entries: dict[QueuedWork, int] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
     fresh: bool = True  # the VAE encoded its pictures; they did not come from the cache
+    # The latents as predicted so far, (1, 4, h, w) on the CPU, of samples that somebody watches.
+    estimates: dict[int, torch.Tensor] = field(default_factory=dict)
     decoding: set[int] = field(default_factory=set)  # samples that left the step loop
     images: dict[int, Image.Image] = field(default_factory=dict)  # by sample
     warnings: tuple[str, ...] = ()
@@ -43,6 +46,15 @@ class RunningRequest:
     def spend(self, stage: str, seconds: float) -> None:
         """Add seconds to one stage of ``timings``."""
         self.timings[stage] = self.timings.get(stage, 0.0) + seconds
+
+    def download_estimate(self, row: Row) -> Callable[[], None]:
+        """Start copying a row's estimate; return what puts it into ``estimates`` once its call has ended.
+
+        So previews never wait for a call: on a GPU they show the call before the latest.
+        """
+        assert row.estimate is not None, "only of a watched row that was stepped"
+        host, row.estimate = cuda.runtime.start_download(row.estimate), None
+        return partial(self.estimates.__setitem__, self.rows.index(row), host)
 
     def row(self, entry: QueuedWork, sample: int) -> Row:
         """Return the row of a sample of an entry in the batcher."""
@@ -161,8 +173,7 @@ class Stages:
     def preview(self, task: RunningRequest) -> Image.Image | None:
         """Make a small rough picture of the first watched sample, one pixel for each latent pixel."""
         assert self._previewer is not None, "fitted before the first row"
-        estimates = [row.estimate for row in task.rows if row.estimate is not None]
-        return self._previewer(estimates[0]) if estimates else None
+        return self._previewer(task.estimates[min(task.estimates)]) if task.estimates else None
 
 
 _NAN = "the model produced NaN instead of a picture; try another seed, or --dtype float32"

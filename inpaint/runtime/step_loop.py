@@ -246,12 +246,22 @@ class StepLoop:
         book = partial(self._count_step, len(rows), rows[0].bucket, sum(row.slots for row in rows))
         for task, row in zip(tasks, rows, strict=True):
             row.watched = task.job.wants_preview
+            if not row.watched:
+                task.estimates.clear()
         if self._faults is not None:
             prompts = [task.job.request.prompt for task in tasks]
             self._faults.before_call(list(zip(prompts, rows, strict=True)))
         precise = rows[0].precise
         step(self._model, rows, self._recovery.in_fp32(self._lora_switch.uses) if precise else self._fast)
-        self._stream.pace(began, book)
+        shown = [task.download_estimate(row) for task, row in zip(tasks, rows, strict=True) if row.watched]
+        self._stream.pace(began, partial(self._ended, book, shown))
+
+    @staticmethod
+    def _ended(book: Callable[[float], None], shown: list[Callable[[], None]], seconds: float) -> None:
+        """Use what a UNet call leaves once it has ended: its seconds, and estimates of watched rows."""
+        book(seconds)
+        for show in shown:
+            show()
 
     def _count_step(self, rows: int, bucket: Bucket, slots: int, seconds: float) -> None:
         """Book the seconds of one UNet call, once they are known."""

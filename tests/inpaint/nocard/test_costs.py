@@ -1,81 +1,25 @@
 """The seconds of a UNet call are booked on that call, though the CPU is one call ahead of the GPU.
 
-From them admission promises and refuses, and buckets share the GPU. The GPU here is a clock: a call takes it
-its seconds, in the order of the stream, and the CPU's own part of a call is a millisecond.
+From them admission promises and refuses, and buckets share the GPU.
 """
 
 import random
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
 
 import pytest
-import torch
 
 from inpaint import Engine, InpaintRequest, cuda
 from inpaint.batching.cost_profile import Profile
 from inpaint.batching.cost_record import MadeFor
 from inpaint.batching.work import Bucket
 from inpaint.model.load import Model
-from inpaint.model.unet import UNetBatch
 from inpaint.runtime import step_loop
 from inpaint.runtime.streams import DeviceStream
+from tests.inpaint.nocard.costs_clock import GPU, LAUNCH_S, TRUE_S, Clock, TimedUnet
 
-TRUE_S = {1: 0.018, 2: 0.030, 4: 0.055, 8: 0.105}  # slots → a call's seconds on the GPU
-LAUNCH_S = 0.001
 NATIVE = Bucket(16, 16)
 TOLERANCE = 0.05
-GPU = torch.device("cuda")
-
-
-class Clock(cuda.CudaRuntime):
-    """A GPU with one stream that keeps time, and the CPU's time."""
-
-    def __init__(self) -> None:
-        self.now = 0.0  # the CPU's
-        self.free = 0.0  # when the GPU will have done everything it was given
-
-    def launch(self, seconds: float) -> None:
-        """Give the GPU a call."""
-        self.now += LAUNCH_S
-        self.free = max(self.free, self.now) + seconds
-
-    def stream(self, device: torch.device, *, priority: int) -> Any:
-        """The one stream."""
-        return self
-
-    def event(self) -> Any:
-        """A point in it."""
-        return Point(self)
-
-    def using(self, stream: Any) -> Any:
-        """Everything is launched on the one stream."""
-        return torch.no_grad()
-
-    def record_event(self, point: "Point") -> "Point":
-        """The GPU reaches the point when it has done what it was given before, and not before now."""
-        point.at = self.free = max(self.free, self.now)
-        return point
-
-    def synchronize(self, device: torch.device | None = None) -> None:
-        """Wait for everything."""
-        self.now = max(self.now, self.free)
-
-
-class Point:
-    """An event of the clock's stream."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self.at = 0.0
-
-    def synchronize(self) -> None:
-        """Wait until the GPU is here."""
-        self._clock.now = max(self._clock.now, self.at)
-
-    def elapsed_time(self, end: "Point") -> float:
-        """Milliseconds, as CUDA has it."""
-        return 1000 * (end.at - self.at)
 
 
 class BooksTheWait(DeviceStream):
@@ -174,23 +118,6 @@ def test_the_cpu_stays_one_call_ahead(clock: Clock) -> None:
         clock.launch(TRUE_S[2])
         stream.pace(began, lambda seconds: None)
     assert clock.free == pytest.approx(LAUNCH_S + 50 * TRUE_S[2])
-
-
-class TimedUnet:
-    """A forward pass that takes the simulated GPU its seconds."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-
-    def __call__(self, batch: UNetBatch) -> torch.Tensor:
-        self._clock.launch(TRUE_S[len(batch.sample)])
-        return torch.zeros_like(batch.sample[:, :4])
-
-    def start(self) -> None:
-        """Nothing is compiled."""
-
-    def close(self) -> None:
-        """Nothing runs in the background."""
 
 
 @pytest.mark.parametrize(("stream", "within"), [(DeviceStream, True), (BooksTheWait, False)])

@@ -81,6 +81,16 @@ def test_no_step_waits_for_the_device(
     assert traffic.uploads == DRAWS.get(scheduler, 0)
 
 
+@pytest.mark.parametrize("in_channels", [9, 4])
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_a_row_begins_without_a_wait(scheduler: str, in_channels: int, metas: Callable[[int], Model]) -> None:
+    """Rows begin on the thread that encodes and decodes, for 64 samples one after the other."""
+    traffic, model = Traffic(), metas(in_channels)
+    with watched(traffic):
+        begin(model, scheduler, soft=True)
+    assert traffic.stalls() == {}
+
+
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 def test_a_step_launches_no_more_than_its_budget(scheduler: str, metas: Callable[[int], Model]) -> None:
     """At small sizes the launches for several rows take longer than the UNet call that hides them."""
