@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from inpaint import SCHEDULERS
+from inpaint.fast import cross_attention_cache
 from inpaint.model import denoise, samplers
 from inpaint.model.denoise import Row, start_row, step
 from inpaint.model.load import Model
@@ -101,9 +102,13 @@ def test_a_step_launches_no_more_than_its_budget(scheduler: str, metas: Callable
     assert traffic.host_ops <= host_ops * calls
 
 
-def test_rows_of_many_kinds_do_not_wait_together(metas: Callable[[int], Model]) -> None:
+@pytest.mark.parametrize("cached", [False, True])
+def test_rows_of_many_kinds_do_not_wait_together(cached: bool, model: Model) -> None:
     """Through the UNet itself: prompts of two lengths need a mask, which was made on the host and copied."""
-    model = metas(9)
+    model = on_meta(model, 9)
+    forward = plain(model.unet)
+    if cached:  # the text's keys and values, with room for it
+        forward = cross_attention_cache.wrap(model.unet, model.dtype, forward, slots=4 * len(SCHEDULERS))
     rows = [
         begin(model, name, soft=i % 2 == 0, tokens=(77 * (1 + i % 2), 77))
         for i, name in enumerate(SCHEDULERS)
@@ -111,7 +116,7 @@ def test_rows_of_many_kinds_do_not_wait_together(metas: Callable[[int], Model]) 
     traffic = Traffic()
     with watched(traffic):
         for _ in range(2):
-            step(model, rows, plain(model.unet))
+            step(model, rows, forward)
     assert traffic.stalls() == {}
 
 
