@@ -4,14 +4,21 @@ Streams, events and waits are what a CPU cannot show to be right. Other modules 
 so that tests can put a simulated device in its place and check the order of every operation.
 """
 
-from contextlib import AbstractContextManager
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 
 
 class CudaRuntime:
-    """torch's streams and events. Streams and events are torch's own objects, or a simulation's."""
+    """torch's streams, events and graphs; these are torch's own objects, or a simulation's."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._waits = 0  # threads that may wait for a whole device
+        self._recording = False  # a thread records a graph
 
     def on(self, device: torch.device) -> bool:
         """Return whether work on ``device`` is asynchronous and has streams."""
@@ -62,10 +69,76 @@ class CudaRuntime:
         """Return a host tensor in memory from which :meth:`upload` to ``device`` does not copy it first."""
         return host.pin_memory() if self.on(device) else host
 
+    def device(self, device: torch.device) -> AbstractContextManager[Any]:
+        """Return a context on ``device``; a new thread starts on the first CUDA device."""
+        return torch.cuda.device(device) if self.on(device) else nullcontext()
+
+    def current_stream(self, device: torch.device) -> Any:
+        """Return the stream that this thread launches on."""
+        return torch.cuda.current_stream(device)
+
+    def graph_pool(self) -> Any:
+        """Return a pool of working memory for graphs that never run at the same time."""
+        return torch.cuda.graph_pool_handle()
+
+    def graph(self) -> Any:
+        """Return an empty CUDA graph, to be filled by :meth:`capturing`."""
+        return torch.cuda.CUDAGraph()
+
+    @contextmanager
+    def capturing(self, graph: Any, *, pool: Any, stream: Any) -> Iterator[None]:
+        """Record into ``graph`` what the block launches, on ``stream``, without running it.
+
+        Unlike ``torch.cuda.graph`` it neither waits for the device nor returns every stream's cached memory
+        to the driver: the next decode would have to ask for it again. Nothing that waits for the whole device
+        may run in any thread meanwhile: CUDA fails that call and ends the recording, whatever the mode.
+        """
+        with torch.cuda.stream(stream):
+            # "thread_local", because other threads may allocate meanwhile (encodes, decodes).
+            graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+            try:
+                yield
+            finally:
+                graph.capture_end()
+
     def synchronize(self, device: torch.device) -> None:
         """Wait for everything on ``device``, on every stream."""
         if self.on(device):
-            torch.cuda.synchronize(device)
+            with self.waiting():
+                self._synchronize(device)
+
+    def _synchronize(self, device: torch.device) -> None:
+        torch.cuda.synchronize(device)
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Keep other threads from recording graphs inside the block, which may wait for a whole device.
+
+        CUDA fails such a wait while a graph is being recorded in any thread, and the recording with it.
+        Compilers wait when they time their kernels.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: not self._recording)
+            self._waits += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._waits -= 1
+
+    @contextmanager
+    def recording(self) -> Iterator[bool]:
+        """Yield whether a graph may be recorded inside the block, while no other thread records or waits."""
+        with self._changed:
+            free = not self._waits and not self._recording
+            self._recording = self._recording or free
+        try:
+            yield free
+        finally:
+            if free:
+                with self._changed:
+                    self._recording = False
+                    self._changed.notify_all()
 
 
 runtime = CudaRuntime()  # replaced as a whole by tests

@@ -2,20 +2,22 @@
 
 First its repeated blocks alone (seconds), then the whole UNet (minutes for SDXL). Shapes are compiled one by
 one, compared with the uncompiled UNet on random numbers, and then used. A call of another shape stays
-uncompiled: the caller's thread never compiles anything. If a compilation fails, one warning is logged and the
-pictures are painted as before.
+uncompiled: the caller's thread never compiles anything. If a compilation fails, one warning is logged, the
+pictures are painted as before, and it is tried once more later.
 """
 
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+import time
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from types import MappingProxyType
 from typing import Any
 
 import torch
 
+from inpaint import cuda
 from inpaint.batching.work import Bucket
 from inpaint.fast import torch_compile
 from inpaint.fast.shapes import SLOTS, Shape, example, native, pad, padded_slots, shape_of, usual
@@ -30,6 +32,8 @@ Build = Callable[[Any], Forward]  # a UNet → its forward pass
 
 _log = logging.getLogger(__name__)
 STAGES = ("regional", "whole")
+_ATTEMPTS = 2
+_AGAIN_AFTER_S = 120.0  # by then what filled the memory may be gone
 _TOLERANCE = {torch.float32: 1e-3}  # relative, of one call
 _TOLERANCE_16_BIT = 5e-2
 
@@ -95,19 +99,21 @@ class Compiled:
         self._model = model
         self._eager = forward
         self._build = build
-        self._shapes = tuple(shapes)
         self._isolate = isolate
-        self._stages = tuple(stages)
+        self._left = {
+            stage: list(shapes) for stage in stages
+        }  # to compile; only the compiling thread changes it
         self._backend = backend
         # Replaced, never changed, because two threads read it.
         self._forwards: Mapping[Shape, _Staged] = MappingProxyType({})
         self._failure = ""
-        self._version = 0
         self._ran = _Ran()
         self._stopping = threading.Event()
         self._settled = threading.Event()  # nothing is left to compile
         self._lock = threading.Lock()  # held while the forwards are replaced
         self._thread: threading.Thread | None = None
+        self._attempts = 0
+        self._again_at = inf  # by the monotonic clock: when to try once more what failed
 
     @property
     def state(self) -> str:
@@ -121,24 +127,24 @@ class Compiled:
         """Shapes that run compiled, and the stage of each: ``regional`` or ``whole``."""
         return {shape: staged.stage for shape, staged in self._forwards.items()}
 
-    @property
-    def version(self) -> int:
-        """A number that changes whenever other code is used for a shape."""
-        return self._version
+    def code(self, shape: Shape) -> Hashable:
+        """Return an identity of the code that calls of this shape run; it changes when other code is used."""
+        forwards = self._forwards
+        size = _ready_size(shape, forwards)
+        return None if size is None else (size, forwards[shape._replace(slots=size)])
 
     def start(self) -> None:
         """Begin to compile, once; the UNet's modules must not change any more."""
         if self._thread is None:
             torch_compile.keep_on_disk()
-            unet = self._model.unet
-            copies = {name: (shared_copy(unet), shared_copy(unet)) for name in self._stages}
-            reference = shared_copy(unet)
-            self._isolate(*(trial for trial, _ in copies.values()), reference)
-            # Not a daemon: one that is still in C++ when the interpreter ends crashes the process.
-            self._thread = threading.Thread(
-                target=self._run, args=(copies, reference), name="inpaint-compile"
-            )
-            self._thread.start()
+            self._begin()
+
+    def _begin(self) -> None:
+        self._attempts += 1
+        self._again_at = inf
+        # Not a daemon: one that is still in C++ when the interpreter ends crashes the process.
+        self._thread = threading.Thread(target=self._run, name="inpaint-compile")
+        self._thread.start()
 
     def wait(self, timeout_s: float | None = None) -> str:
         """Wait until nothing is left to compile, or ``timeout_s`` has passed; return the state."""
@@ -156,9 +162,11 @@ class Compiled:
 
     def __call__(self, batch: UNetBatch) -> torch.Tensor:
         """Return the noise prediction (n, 4, h, w), from compiled code if there is some for this shape."""
+        if time.monotonic() >= self._again_at and not self._stopping.is_set():
+            self._settled.clear()
+            self._begin()
         shape, forwards = shape_of(batch), self._forwards
-        sizes = [ready.slots for ready in forwards if ready._replace(slots=shape.slots) == shape]
-        size = padded_slots(shape.slots, sizes)
+        size = _ready_size(shape, forwards)
         if size is None:
             return self._eager(batch)
         padded = shape._replace(slots=size)
@@ -187,7 +195,6 @@ class Compiled:
         with self._lock:
             others = {other: used for other, used in self._forwards.items() if other != shape}
             self._forwards = MappingProxyType(others if staged is None else {**others, shape: staged})
-            self._version += 1
 
     def _fail(self, reason: str) -> None:
         """Log a warning, the first time; code that is compiled already stays in use."""
@@ -197,47 +204,64 @@ class Compiled:
 
     # From here on: the compiling thread.
 
-    def _run(self, copies: Mapping[str, tuple[Any, Any]], reference: Any) -> None:
+    def _run(self) -> None:
         try:
             try:
-                self._compile_all(copies, reference)
+                with cuda.runtime.waiting():  # kernels are timed
+                    self._compile_all()
             finally:
                 with self._lock:
                     self._settled.set()  # from here on close() interrupts nothing
         except _Stopped:
             self._settled.set()
 
-    def _compile_all(self, copies: Mapping[str, tuple[Any, Any]], reference: Any) -> None:
+    def _compile_all(self) -> None:
         try:
-            with _on(self._model.device), torch.inference_mode(), torch_compile.many_shapes():
-                torch_compile.protect_other_threads()
-                for stage, (trial, serving) in copies.items():
-                    self._compile(stage, trial, serving, self._build(reference))
+            with cuda.runtime.device(self._model.device):
+                unet = self._model.unet
+                stages = [stage for stage, shapes in self._left.items() if shapes]
+                copies = {name: (shared_copy(unet), shared_copy(unet)) for name in stages}
+                reference = shared_copy(unet)
+                self._isolate(*(trial for trial, _ in copies.values()), reference)
+                with torch.inference_mode(), torch_compile.many_shapes():
+                    torch_compile.protect_other_threads()
+                    for stage, (trial, serving) in copies.items():
+                        self._compile(stage, trial, serving, self._build(reference))
+        except _WrongCodeError as error:
+            self._left = {}  # the compiler would make the same code again
+            self._fail(_one_line(error))
         except Exception as error:  # noqa: BLE001 - a compiler may raise anything, and pictures can do without
             if not self._stopping.is_set():
                 self._fail(_one_line(error))
+        if not any(self._left.values()):
+            return
+        if self._attempts < _ATTEMPTS:
+            self._again_at = time.monotonic() + _AGAIN_AFTER_S
 
     def _compile(self, stage: str, trial: Any, serving: Any, eager: Forward) -> None:
         """Compile each shape with ``trial``, then let calls use that code through ``serving``."""
+        left = self._left[stage]
         if not torch_compile.parts(stage, trial):
+            left.clear()
             return
         torch_compile.compiling(torch_compile.parts(stage, trial), self._counted)
         torch_compile.compiled_only(torch_compile.parts(stage, serving))
         compiled, staged = self._build(trial), _Staged(stage, self._build(serving))
-        for shape in self._shapes:
+        for shape in tuple(left):
             if self._stopping.is_set():
                 return
             try:
                 self._try(compiled, eager, shape)
             except torch.OutOfMemoryError as error:
-                _log.info("calls of %d slots are not compiled: %s", shape.slots, _one_line(error))
+                _log.info("calls of %d slots are not compiled yet: %s", shape.slots, _one_line(error))
                 continue
             self._use(shape, staged)
+            left.remove(shape)
 
     def _try(self, compiled: Forward, eager: Forward, shape: Shape) -> None:
         """Compile one shape, and compare its result with the uncompiled one."""
         batch, tolerance = example(self._model, shape), _TOLERANCE.get(shape.dtype, _TOLERANCE_16_BIT)
-        compiled(batch)
+        self._make_code(compiled, batch)
         with self._model.weights_lock:  # no LoRA may be switched meanwhile: that would look like wrong code
             out, expected = compiled(batch).float(), eager(batch).float()
             error = float((out - expected).norm() / expected.norm())
@@ -245,6 +269,10 @@ class Compiled:
         # there is nothing to compare with.
         if not error <= tolerance and bool(expected.isfinite().all()):
             raise _WrongCodeError(f"compiled code is off by {error:.1e} at {shape.slots} slots")
+
+    def _make_code(self, compiled: Forward, batch: UNetBatch) -> None:
+        """Compile by a call whose result is thrown away: LoRAs may be switched in the middle of it."""
+        compiled(batch)
 
     def _counted(self, graph: torch.fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
         """Compile a graph and count its calls, because torch silently skips code that does not fit."""
@@ -267,9 +295,10 @@ class _WrongCodeError(Exception):
     """Compiled code gives another result than the UNet."""
 
 
-def _on(device: torch.device) -> AbstractContextManager[Any]:
-    """Return a context on the model's device; a new thread starts on the first CUDA device."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+def _ready_size(shape: Shape, forwards: Mapping[Shape, _Staged]) -> int | None:
+    """Return the number of slots, of those with compiled code, that a call of ``shape`` is padded to."""
+    sizes = [ready.slots for ready in forwards if ready._replace(slots=shape.slots) == shape]
+    return padded_slots(shape.slots, sizes)
 
 
 def _one_line(error: BaseException) -> str:

@@ -13,6 +13,8 @@ from typing import Any, Protocol
 
 import torch
 
+from inpaint import cuda
+from inpaint.fast.graph_recorder import CudaRecorder
 from inpaint.fast.shapes import SLOTS, Shape, pad, padded_slots, shape_of
 from inpaint.model.load import Model
 from inpaint.model.unet import Forward, UNetBatch
@@ -20,7 +22,7 @@ from inpaint.model.unet import Forward, UNetBatch
 _log = logging.getLogger(__name__)
 _AFTER = 3  # calls of one shape before it is recorded; recording costs as much as five calls
 _REMEMBERED = 64  # shapes whose calls are counted
-_WARM_UPS = 3  # calls before a recording, in which kernels are loaded and libraries take their workspace
+_REST = 200  # calls after a failed recording until the next attempt; doubled by each failure
 
 
 class Recording(Protocol):
@@ -56,7 +58,7 @@ def wrap(
     *,
     slots: Sequence[int] = SLOTS,
     max_graphs: int = 8,
-    version: Callable[[], Hashable] = lambda: None,
+    version: Callable[[Shape], Hashable] = lambda _: None,
     recorder: Recorder | None = None,
 ) -> "Graphs":
     """Return ``forward`` with its calls recorded and replayed.
@@ -66,7 +68,7 @@ def wrap(
         forward: must depend on nothing but the tensors of its batch and of the UNet, at their addresses.
         slots: sizes of the calls that are recorded; calls between are padded where that is worth it.
         max_graphs: recordings held at most; the least recently used is dropped. They share working memory.
-        version: changes when ``forward`` runs other code (``lambda: compiled.version``); calls are then
+        version: changes when ``forward`` runs other code for a shape (``compiled.code``); its calls are then
             recorded anew.
         recorder: the model's device records if None.
     """
@@ -89,7 +91,7 @@ class Graphs:
         recorder: Recorder,
         slots: Sequence[int],
         max_graphs: int,
-        version: Callable[[], Hashable],
+        version: Callable[[Shape], Hashable],
     ) -> None:
         self._forward = forward
         self._recorder = recorder
@@ -99,10 +101,12 @@ class Graphs:
         self._held: OrderedDict[Shape, _Held] = OrderedDict()  # least recently used first
         self._calls: OrderedDict[Shape, int] = OrderedDict()
         self._failure = ""
+        self._failures = 0  # since the last success
+        self._rest = 0  # calls until a recording may be attempted again
 
     @property
     def state(self) -> str:
-        """``recording``, or ``failed: …`` once recording has failed and stopped."""
+        """``recording``, or ``failed: …`` from a failed recording on until one succeeds."""
         return f"failed: {self._failure}" if self._failure else "recording"
 
     @property
@@ -127,25 +131,47 @@ class Graphs:
 
     def _holding(self, shape: Shape, batch: UNetBatch) -> _Held | None:
         """Return the recording of this shape, making it after enough calls; None until then."""
-        version = self._version()
+        version = self._version(shape)
         held = self._held.get(shape)
         if held is not None and held.version == version:
             self._held.move_to_end(shape)
             return held
         self._held.pop(shape, None)
-        if self._failure or not self._often(shape):
+        if not (self._often(shape) and self._rested()):
             return None
+        with cuda.runtime.recording() as free:
+            if free:
+                return self._attempt(shape, version, batch)
+        self._rest = 0  # another thread compiles; what failed before may succeed once it has finished
+        return None
+
+    def _attempt(self, shape: Shape, version: Hashable, batch: UNetBatch) -> _Held | None:
+        try:
+            return self._record(shape, version, batch)
+        except RuntimeError as error:  # also torch's out-of-memory and CUDA errors
+            self._fail((str(error).splitlines() or [""])[0])
+            return None
+
+    def _record(self, shape: Shape, version: Hashable, batch: UNetBatch) -> _Held:
         while len(self._held) >= self._max_graphs:
             self._held.popitem(last=False)
         inputs = _own(pad(batch, shape.slots))
-        try:
-            recording = self._recorder.record(lambda: self._forward(inputs))
-        except RuntimeError as error:  # also torch's out-of-memory and CUDA errors
-            self._failure = (str(error).splitlines() or [""])[0]
-            _log.warning("CUDA graphs are off, small pictures take longer: %s", self._failure)
-            return None
+        recording = self._recorder.record(lambda: self._forward(inputs))
         self._held[shape] = made = _Held(version, inputs, recording)
+        self._failure, self._failures = "", 0
         return made
+
+    def _fail(self, reason: str) -> None:
+        """Stop recording for a while: memory may be full, or another program may use the GPU."""
+        if not self._failures:
+            _log.warning("a CUDA graph was not recorded, small pictures take longer: %s", reason)
+        self._failure, self._rest = reason, _REST << self._failures
+        self._failures = min(self._failures + 1, 10)
+
+    def _rested(self) -> bool:
+        """Count a call of those that are let pass after a failure; return whether there were enough."""
+        self._rest = max(self._rest - 1, 0)
+        return self._rest == 0
 
     def _often(self, shape: Shape) -> bool:
         """Count a call of ``shape``, and return whether there have been enough to record it."""
@@ -170,40 +196,3 @@ def _own(batch: UNetBatch) -> UNetBatch:
 
 
 _TENSORS = tuple(field.name for field in fields(UNetBatch) if field.name != "prompts")
-
-
-class CudaRecorder:
-    """The recorder of one GPU; its recordings share their working memory."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._pool: Any = None
-
-    def record(self, run: Callable[[], torch.Tensor]) -> "CudaRecording":
-        """Warm ``run`` up on a stream of its own, then capture it."""
-        with torch.cuda.device(self._device):
-            # Shared, because replays run one after another on one stream, and inputs and outputs are copied.
-            self._pool = self._pool or torch.cuda.graph_pool_handle()
-            stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                for _ in range(_WARM_UPS):
-                    run()
-            torch.cuda.current_stream().wait_stream(stream)
-            graph = torch.cuda.CUDAGraph()
-            # "thread_local", because other threads may allocate meanwhile (encodes, decodes, compilation).
-            with torch.cuda.graph(graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"):
-                output = run()
-        return CudaRecording(graph, output)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class CudaRecording:
-    """A captured CUDA graph and the tensor of its result."""
-
-    graph: torch.cuda.CUDAGraph
-    output: torch.Tensor
-
-    def replay(self) -> None:
-        """Launch the graph on the current stream."""
-        self.graph.replay()

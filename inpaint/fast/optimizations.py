@@ -148,7 +148,7 @@ def ready(
         )
         forward = compilation
     if "graphs" in optimizations:
-        version = (lambda: compilation.version) if compilation is not None else (lambda: 0)
+        version = compilation.code if compilation is not None else _nothing
         forward = cuda_graphs.wrap(model, forward, version=version)
     if "text-kv" in optimizations:
         # Outermost: in the caller's thread it fills the buffers that compiled and recorded calls read.

@@ -126,7 +126,7 @@ def test_the_recording_not_used_for_longest_goes(model: Model, graphs: Graphs) -
 def test_another_way_through_the_unet_is_recorded_anew(model: Model, recorder: Repeater) -> None:
     """Once compiled code is ready, the uncompiled kernels must not be replayed forever."""
     version = 0
-    graphs = wrap(model, plain(model.unet), recorder=recorder, version=lambda: version)
+    graphs = wrap(model, plain(model.unet), recorder=recorder, version=lambda _: version)
     for _ in range(CALLS):
         graphs(batch_of(model, 2))
     version = 1
