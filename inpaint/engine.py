@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from inpaint import cuda
 from inpaint.batching.cost_profile import Profile
 from inpaint.batching.work import work_of
 from inpaint.canvas.crop import cut
@@ -97,6 +98,11 @@ class Engine:
         as_dtype = pick_dtype(dtype, place)
 
         def load() -> tuple[Model, Fast, Profile | None]:
+            made = load_all()
+            cuda.runtime.synchronize(place)  # the engine's streams do not wait for this thread's
+            return made
+
+        def load_all() -> tuple[Model, Fast, Profile | None]:
             loaded = load_model(
                 checkpoint.path, checkpoint.name, place, as_dtype, memory, configs, few_step_lora
             )

@@ -6,7 +6,7 @@ subtracted, so that the model is the same afterwards to the last bit.
 """
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -36,8 +36,12 @@ class HotMerge:
 
     @torch.inference_mode(False)
     @torch.no_grad()
-    def use(self, scaled: Scaled) -> None:
+    def use(self, scaled: Scaled, settle: Callable[[], None] = lambda: None) -> None:
         """Merge these LoRAs in place of the previous ones; an empty sequence restores the original weights.
+
+        Args:
+            scaled: the LoRAs.
+            settle: waits for the device.
 
         Raises:
             ModelError: they are too strong together; the UNet then has its original weights.
@@ -53,6 +57,8 @@ class HotMerge:
             except BaseException:
                 self._restore(list(self._before))
                 raise
+            finally:  # before the lock is free: a GPU writes long after the calls that told it to
+                settle()
 
     def _restore(self, modules: Iterable[Any]) -> None:
         for module in modules:

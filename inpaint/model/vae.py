@@ -194,6 +194,8 @@ def _decode(model: Model, latents: torch.Tensor, dtype: torch.dtype, in_tiles: b
 @contextmanager
 def _vae_ready(model: Model, dtype: torch.dtype) -> Iterator[None]:
     """Put the VAE on the device and in ``dtype`` for the length of the block, with gradients off."""
+    if dtype != model.vae.dtype or not _in_nhwc(model.vae):
+        _keep_weights(model)
     with visiting(model.vae, model.device), computing_in(model.vae, dtype):
         _use_channels_last(model.vae, dtype)
         with torch.inference_mode():
@@ -203,9 +205,23 @@ def _vae_ready(model: Model, dtype: torch.dtype) -> Iterator[None]:
 def _use_channels_last(vae: Any, dtype: torch.dtype) -> None:
     """Convert a 16-bit VAE to NHWC, as tensor cores compute: else each convolution transposes in and out."""
     # Not in fp32, where CUDA's kernels for NHWC are slow. Once is enough: moving and casting keep the layout.
-    if dtype == torch.float32 or vae.encoder.conv_in.weight.is_contiguous(memory_format=torch.channels_last):
-        return
-    vae.to(memory_format=torch.channels_last)
+    if dtype != torch.float32 and not _in_nhwc(vae):
+        vae.to(memory_format=torch.channels_last)
+
+
+def _in_nhwc(vae: Any) -> bool:
+    return bool(vae.encoder.conv_in.weight.is_contiguous(memory_format=torch.channels_last))
+
+
+def _keep_weights(model: Model) -> None:
+    """Keep the weights, which are about to be replaced, until this stream has read them.
+
+    The thread that loaded them allocated them on another stream, to which their memory goes back.
+    """
+    if cuda.runtime.on(model.device):
+        stream = cuda.runtime.current_stream(model.device)
+        for weight in model.vae.parameters():
+            cuda.runtime.keep(weight, stream)
 
 
 def _unscaled(config: Any, latents: torch.Tensor) -> torch.Tensor:

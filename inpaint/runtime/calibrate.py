@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from inpaint import cuda
 from inpaint.batching.cost_curve import knee
 from inpaint.batching.cost_profile import MIN_SLOTS, Profile
 from inpaint.batching.cost_record import MadeFor
@@ -73,8 +74,7 @@ class _Stopwatch:
         return self.clock() - started, result
 
     def _synchronise(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        cuda.runtime.synchronize(self.device)
 
 
 def measure(
@@ -152,7 +152,7 @@ def made_for(model: Model, optimizations: Iterable[str] = ()) -> MadeFor:
         dtype=str(model.dtype).removeprefix("torch."),
         optimizations=tuple(optimizations),
         plan=model.plan.name,
-        overlapped=model.device.type == "cuda",
+        overlapped=cuda.runtime.on(model.device),
     )
 
 

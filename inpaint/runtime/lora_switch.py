@@ -20,11 +20,8 @@ class LoraSwitch:
     def __init__(self, model: Model) -> None:
         """Start without LoRAs."""
         self.uses: tuple[LoraUse, ...] = ()
-        self._way = (
-            HotMerge(model.device, model.weights_lock)
-            if model.plan.unet == "resident"
-            else LoraHooks(model.device, model.dtype)
-        )
+        self._hooks = LoraHooks(model.device, model.dtype)
+        self._merge = HotMerge(model.device, model.weights_lock) if model.plan.unet == "resident" else None
 
     def use(self, loras: LoraSet, settle: Callable[[], None]) -> float | None:
         """Replace the LoRAs in the UNet by these; after an error there are none.
@@ -44,7 +41,10 @@ class LoraSwitch:
         settle()  # the call before must not be timed, and may still read matrices that are freed here
         started = time.monotonic()
         self.uses = ()
-        self._way.use(loras.unet)
-        settle()
+        if self._merge is not None:
+            self._merge.use(loras.unet, settle)
+        else:
+            self._hooks.use(loras.unet)
+            settle()
         self.uses = loras.uses
         return time.monotonic() - started

@@ -169,7 +169,8 @@ class StepLoop:
             with self._wake:
                 self._accepting = False
             self._end_all(CancelledError(CLOSED))
-            attempt(partial(self._use, NO_LORAS))  # another engine may use the model next
+            with self._stream.active():  # the stream that the switch waits for
+                attempt(partial(self._use, NO_LORAS))  # another engine may use the model next
 
     def _wait_for_work(self) -> bool:
         """Wait, then run the posted callbacks; return False when the engine closes."""
@@ -300,12 +301,12 @@ class StepLoop:
             self._end(task, error)
 
     def _note(self, error: InpaintError) -> None:
-        """Count an out-of-memory, remember a broken device, and free cached memory for the next attempt."""
-        self._counts["out_of_memory"] += isinstance(error, OutOfMemoryError)
-        if isinstance(error, DeviceError):
+        """Count an out-of-memory and free cached memory for the next attempt, or remember a broken device."""
+        if isinstance(error, OutOfMemoryError):
+            self._counts["out_of_memory"] += 1
+            empty_cache(self._model.device)  # of every stream, so after no other error
+        elif isinstance(error, DeviceError):
             self._broken = error
-        else:
-            empty_cache(self._model.device)
 
     def _end(self, task: RunningRequest, error: InpaintError | None = None) -> None:
         """Forget a request and end its job, with its pictures if there is no error."""

@@ -5,6 +5,7 @@ gaps with them instead of delaying every running picture.
 """
 
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +17,7 @@ from inpaint.errors import InpaintError, PaintError
 from inpaint.gpu_errors import first_line, translated
 
 _OUT_OF_MEMORY = "not enough memory for this picture even alone; try --memory fp8 or a smaller area ({})"
+_FRAMES = 20  # the innermost ones of a bug that are kept as text
 
 
 class DeviceStream:
@@ -85,10 +87,10 @@ def attempt(work: Callable[[], None]) -> InpaintError | None:
         work()
         return None
     except InpaintError as known:
-        return known
+        return known.with_traceback(None)  # whose frames hold tensors, for as long as the job is held
     except Exception as error:  # noqa: BLE001 - a bug in one request must not end the others
         if about_device := translated(error, _OUT_OF_MEMORY):
             return about_device
         bug = PaintError(f"internal error, please report it: {type(error).__name__}: {first_line(error)}")
-        bug.__cause__ = error
+        bug.add_note("".join(traceback.format_exception(error, limit=-_FRAMES)))  # text, for the same reason
         return bug

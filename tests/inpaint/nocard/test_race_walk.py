@@ -1,0 +1,116 @@
+"""The order of all that the engine does on a GPU, over random requests, and with each guard taken out."""
+
+import gc
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from inpaint.errors import CancelledError
+from inpaint.model import vae
+from inpaint.runtime import calibrate
+from inpaint.runtime.faults import Faults
+from inpaint.runtime.streams import DeviceStream
+from tests.inpaint.nocard.race_rules import Report
+from tests.inpaint.nocard.race_walk import FAULTS, Engines, Walk, engines
+from tests.inpaint.nocard.simulated_cuda import SimulatedCuda
+
+FEW = 16  # requests, enough for a guard that is missing to show
+
+
+@pytest.fixture
+def gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engines]:
+    """Engines on a simulated GPU that knows the order of everything."""
+    monkeypatch.setattr(calibrate, "_ROUNDS", 1)
+    with engines(tmp_path) as made:
+        yield made
+
+
+def walk(gpu: Engines, requests: int, *, sessions: int, seed: int = 0) -> Walk:
+    """Walk through several engines, one after the other, the first of which measures its costs."""
+    walked = Walk(seed)
+    for session in range(sessions):
+        profiles = gpu.folder / "profiles" if session == 0 else None
+        engine = gpu.load(profiles=profiles, faults=Faults.parse(FAULTS))
+        walked.run(engine, requests // sessions)
+    del engine
+    gc.collect()  # memory that nobody holds any more was freed, too
+    return walked
+
+
+def reports(gpu: Engines) -> str:
+    """Return what the checker found, the most frequent first."""
+    return "\n".join(f"{n} × {report}" for report, n in gpu.device.races.reports.most_common(20))
+
+
+def assert_varied(walked: Walk, gpu: Engines) -> None:
+    """Check that the walk came by all that it promises."""
+    assert not [error for error in walked.errors if not isinstance(error, CancelledError)]
+    assert walked.ended["CancelledError"] > 0
+    assert walked.ended["done"] > walked.ended.total() / 2
+    assert walked.stats["out_of_memory"] > 0
+    assert walked.stats["lora_switches"] > 0
+    assert gpu.device.recorded > 0
+    assert walked.repainted > 0
+    assert walked.compiled > 0
+
+
+def test_sixty_requests_keep_the_order_that_a_gpu_needs(gpu: Engines) -> None:
+    """A picture of half-copied weights, or of another request's memory, shows only now and then."""
+    walked = walk(gpu, 60, sessions=1)
+    assert not gpu.device.races.reports, reports(gpu)
+    assert_varied(walked, gpu)
+
+
+@pytest.mark.slow
+def test_five_hundred_requests_keep_the_order_that_a_gpu_needs(gpu: Engines) -> None:
+    """A server is not started again after sixty requests; engines follow each other in one process."""
+    walked = walk(gpu, 500, sessions=5, seed=1)
+    assert not gpu.device.races.reports, reports(gpu)
+    assert walked.ended.total() == 500
+    assert_varied(walked, gpu)
+
+
+def without_keep(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DeviceStream, "keep", lambda *_: None)
+
+
+def without_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DeviceStream, "after", lambda *_: None)
+
+
+def without_settled_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SimulatedCuda, "_synchronize", lambda *_: None)
+
+
+def without_kept_vae(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vae, "_keep_weights", lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("without", "rule", "what"),
+    [
+        (
+            without_keep,
+            "R3",
+            "memory goes back to stream 0 of priority 0 while stream 0 of priority -1 reads",
+        ),
+        (without_after, "R1", "stream 0 of priority 0 reads what stream 0 of priority -1 has not written"),
+        (without_settled_load, "R1", "reads what default has not written"),
+        (without_kept_vae, "R3", "memory goes back to default while stream 0 of priority 0 reads"),
+    ],
+)
+def test_a_guard_that_is_missing_is_reported(
+    gpu: Engines,
+    monkeypatch: pytest.MonkeyPatch,
+    without: Callable[[pytest.MonkeyPatch], None],
+    rule: str,
+    what: str,
+) -> None:
+    """Else the walks would prove nothing."""
+    without(monkeypatch)
+    walked = Walk(2)
+    walked.run(gpu.load(without=()), FEW)
+    gc.collect()
+    found: list[Report] = [*gpu.device.races.reports]
+    assert [report for report in found if report.rule == rule and what in report.what], reports(gpu)
