@@ -3,6 +3,7 @@
 A prompt without brackets and of at most 75 tokens gives exactly what diffusers' ``encode_prompt`` gives.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,62 +47,94 @@ class PromptEncoder:
         ``None`` and ``""`` differ if the checkpoint says so, by diffusers' ``force_zeros_for_empty_prompt``:
         then no negative prompt is all zeros, and an empty one is the encoded empty string.
         """
-        positive = self.encode(prompt, loras)
         if negative_prompt is None and self._model.force_zeros_for_empty_prompt:
+            (positive,) = self._encode([prompt], loras)
             zeros = torch.zeros_like
             return positive, PromptEmbeds(zeros(positive.hidden), zeros(positive.pooled))
-        return positive, self.encode(negative_prompt or "", loras)
+        positive, negative = self._encode([prompt, negative_prompt or ""], loras)
+        return positive, negative
 
     def encode(self, text: str, loras: LoraSet = NO_LORAS) -> PromptEmbeds:
         """Return one prompt's embeddings, from the cache if it was encoded lately with the same LoRAs."""
-        # LoRAs are part of the key even if they change no text encoder: ``cross_attention_cache`` knows keys
-        # and values by these objects, and with other LoRAs the UNet makes other keys and values.
-        key = (loras.uses, text)
-        embeds = self._cache.get(key)
-        if embeds is None:
-            embeds = self._encode(text, loras)
-            self._cache.put(key, embeds)
+        (embeds,) = self._encode([text], loras)
         return embeds
 
-    def _encode(self, text: str, loras: LoraSet) -> PromptEmbeds:
-        fragments = parse_weights(text)
+    def _encode(self, texts: Sequence[str], loras: LoraSet) -> list[PromptEmbeds]:
+        """Return the embeddings of each text; those not cached share one call of each encoder."""
+        # LoRAs are part of the key even if they change no text encoder: ``cross_attention_cache`` knows keys
+        # and values by these objects, and with other LoRAs the UNet makes other keys and values.
+        found = {text: self._cache.get((loras.uses, text)) for text in texts}
+        missing = [text for text, embeds in found.items() if embeds is None]
+        if missing:
+            for text, made in zip(missing, self._encode_together(missing, loras), strict=True):
+                found[text] = made
+                self._cache.put((loras.uses, text), made)
+        return [embeds for text in texts if (embeds := found[text]) is not None]
+
+    def _encode_together(self, texts: Sequence[str], loras: LoraSet) -> list[PromptEmbeds]:
+        fragments = [parse_weights(text) for text in texts]
+        tokens = [[_Tokens.of(tokenizer, each) for each in fragments] for tokenizer in self._model.tokenizers]
+        chunks = [max(len(side[i].ids) for side in tokens) for i in range(len(texts))]
         with self._hooks.using([*loras.text(0), *loras.text(1)]):
-            sides = [self._encode_side(side, fragments) for side in (0, 1)]
-            chunks = max(hidden.shape[0] for hidden, _, _ in sides)
-            wide = [self._padded(side, hidden, chunks) for side, (hidden, _, _) in enumerate(sides)]
-        _, pooled, dropped = sides[1]
-        return PromptEmbeds(torch.cat(wide, dim=-1).flatten(0, 1), pooled, dropped or sides[0][2])
+            sides = [self._encode_side(side, tokens[side], chunks) for side in (0, 1)]
+        return [
+            PromptEmbeds(
+                torch.cat([hidden for hidden, _ in parts], dim=-1).flatten(0, 1),
+                parts[1][1],
+                tokens[1][i].dropped or tokens[0][i].dropped,
+            )
+            for i, parts in enumerate(zip(*sides, strict=True))
+        ]
 
     def _encode_side(
-        self, side: int, fragments: list[tuple[str, float]]
-    ) -> tuple[torch.Tensor, torch.Tensor, str]:
-        """Return (chunks, 77, width), the first chunk's pooled (width,), and the text that did not fit."""
-        tokenizer = self._model.tokenizers[side]
+        self, side: int, texts: Sequence["_Tokens"], chunks: Sequence[int]
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Return (chunks, 77, width) and the first chunk's pooled (width,) of each text, from one call.
+
+        A text with fewer chunks than asked for gets empty ones: the two tokenizers may need unequal numbers.
+        """
+        lengths = [len(text.ids) for text in texts]
+        needs_empty = any(
+            text.weighted or n < wanted for text, n, wanted in zip(texts, lengths, chunks, strict=True)
+        )
+        empty = [_chunked(self._model.tokenizers[side], [], [])[0]] if needs_empty else []
+        all_hidden, all_pooled = self._run(side, torch.cat([*(text.ids for text in texts), *empty]))
+        found, first = [], 0
+        for text, n, wanted in zip(texts, lengths, chunks, strict=True):
+            hidden, none = all_hidden[first : first + n], all_hidden[-1:]
+            if text.weighted:
+                # A weight scales what the word adds to an empty prompt, as in ComfyUI. Scaling the embedding
+                # itself, as A1111 does, also scales its large constant part and oversaturates pictures.
+                hidden = none + (hidden - none) * text.scale.to(hidden)[..., None]
+            found.append((torch.cat([hidden, none.expand(wanted - n, -1, -1)]), all_pooled[first]))
+            first += n
+        return found
+
+    def _run(self, side: int, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return penultimate hidden states (chunks, 77, width), and each chunk's pooled (chunks, width)."""
+        encoder, model = self._model.text_encoders[side], self._model
+        with torch.inference_mode(), visiting(encoder, model.device):
+            out = encoder(ids.to(model.device), output_hidden_states=True)
+        return out.hidden_states[-2], out[0]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Tokens:
+    """One text as one tokenizer sees it."""
+
+    ids: torch.Tensor  # (chunks, 77)
+    scale: torch.Tensor  # (chunks, 77), the words' weights
+    weighted: bool  # a weight is not 1
+    dropped: str  # the end of the text that did not fit
+
+    @classmethod
+    def of(cls, tokenizer: Any, fragments: list[tuple[str, float]]) -> "_Tokens":
+        """Tokenize a text."""
         tokens, weights = _tokenize(tokenizer, fragments)
         limit = MAX_CHUNKS * CHUNK_TOKENS
         dropped = tokenizer.decode(tokens[limit:]).strip() if len(tokens) > limit else ""
         ids, scale = _chunked(tokenizer, tokens[:limit], weights[:limit])
-        hidden, pooled = self._run(side, ids)
-        if any(weight != 1.0 for weight in weights):
-            # A weight scales what the word adds to an empty prompt, as in ComfyUI. Scaling the embedding
-            # itself, as A1111 does, also scales its large constant part and oversaturates pictures.
-            empty, _ = self._run(side, _chunked(tokenizer, [], [])[0])
-            hidden = empty + (hidden - empty) * scale.to(hidden)[..., None]
-        return hidden, pooled, dropped
-
-    def _run(self, side: int, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the penultimate hidden states (chunks, 77, width) and the first chunk's pooled (width,)."""
-        encoder, model = self._model.text_encoders[side], self._model
-        with torch.inference_mode(), visiting(encoder, model.device):
-            out = encoder(ids.to(model.device), output_hidden_states=True)
-        return out.hidden_states[-2], out[0][0]
-
-    def _padded(self, side: int, hidden: torch.Tensor, chunks: int) -> torch.Tensor:
-        """Return ``hidden`` with empty chunks added: the two tokenizers may need unequal numbers."""
-        if hidden.shape[0] == chunks:
-            return hidden
-        empty, _ = self._run(side, _chunked(self._model.tokenizers[side], [], [])[0])
-        return torch.cat([hidden, empty.expand(chunks - hidden.shape[0], -1, -1)])
+        return cls(ids, scale, any(weight != 1.0 for weight in weights), dropped)
 
 
 def _tokenize(tokenizer: Any, fragments: list[tuple[str, float]]) -> tuple[list[int], list[float]]:

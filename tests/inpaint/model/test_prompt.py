@@ -16,6 +16,49 @@ def encoder(model: Model) -> PromptEncoder:
     return PromptEncoder(model)
 
 
+PAIRS = [
+    ("a red circle", "blurry"),
+    ("a red circle", None),
+    ("a red circle", "a red circle"),
+    ("word " * 100, ""),
+    ("(red:1.5) circle", "word " * 200),
+    ("short", "(blurry:0.3) " * 90),
+]
+
+
+@pytest.mark.parametrize(("prompt", "negative"), PAIRS, ids=range(len(PAIRS)))
+def test_a_prompt_and_its_negative_share_a_call_and_nothing_else(
+    prompt: str, negative: str | None, model: Model
+) -> None:
+    """A call of a text encoder is mostly launches of small kernels: two prompts in one take half the time."""
+    calls = []
+    handles = [e.register_forward_hook(lambda *_: calls.append(1)) for e in model.text_encoders]
+    try:
+        pair = PromptEncoder(model).pair(prompt, negative)
+        assert len(calls) == 2, "one of each encoder"
+    finally:
+        for handle in handles:
+            handle.remove()
+    texts = [prompt] if negative is None and model.force_zeros_for_empty_prompt else [prompt, negative or ""]
+    for both, text in zip(pair, texts, strict=False):
+        alone = PromptEncoder(model).encode(text)
+        torch.testing.assert_close(both.hidden, alone.hidden, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(both.pooled, alone.pooled, rtol=1e-5, atol=1e-5)
+        assert both.dropped == alone.dropped
+
+
+def test_of_a_pair_only_what_is_new_is_encoded(encoder: PromptEncoder, model: Model) -> None:
+    """The negative prompt is the same for hundreds of requests."""
+    _, negative = encoder.pair("a red circle", "blurry")
+    sizes: list[int] = []
+    handle = model.text_encoders[0].register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    try:
+        assert encoder.pair("a blue star", "blurry")[1] is negative
+    finally:
+        handle.remove()
+    assert sizes == [1]
+
+
 @pytest.mark.parametrize("text", ["a red circle", "", "Ünïcode ☃ 日本", "x" * 75])
 def test_a_plain_prompt_equals_diffusers(text: str, encoder: PromptEncoder, model: Model) -> None:
     """Without brackets nothing of ours is added to what diffusers does."""
