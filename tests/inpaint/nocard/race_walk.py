@@ -110,6 +110,7 @@ class Walk:
         for job in jobs[: len(jobs) // 2]:
             self._end(job)
         stats = engine.stats()
+        engine._fast.wait(WAIT_S)  # type: ignore[union-attr]
         self.compiled += len(engine._fast._compilation.ready)  # type: ignore[union-attr]
         engine.close()  # with some requests still running
         for job in jobs[len(jobs) // 2 :]:
@@ -147,9 +148,8 @@ class Engines:
         return Engine.load(str(self.folder / "model"), **settings)
 
 
-@contextmanager
-def engines(folder: Path) -> Iterator[Engines]:
-    """Make a checkpoint and LoRAs, and have engines use all that a GPU would but the compiler itself."""
+def write_models(folder: Path) -> Path:
+    """Write the checkpoint and LoRAs for it."""
     checkpoint = write_checkpoint(folder / "model")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(LAYERS, "unet", UNET_LAYERS)
@@ -157,6 +157,12 @@ def engines(folder: Path) -> Iterator[Engines]:
         write_lora(folder, "one", model, seed=1)
         write_lora(folder, "two", model, ["unet"], seed=2)
         write_lora(folder, "texts", model, ["text_encoder", "text_encoder_2"], seed=3)
+    return folder
+
+
+@contextmanager
+def engines(folder: Path) -> Iterator[Engines]:
+    """Have engines use all that a GPU would but the compiler itself."""
     with simulated_cuda() as device, pytest.MonkeyPatch.context() as patch:
         patch.setattr(inpaint.engine, "choose", lambda *_, **__: OPTIMIZATIONS)
         patch.setattr(merge, "_free_bytes", lambda _: 2**40)  # as on a GPU, with room for the originals

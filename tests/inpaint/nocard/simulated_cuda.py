@@ -32,7 +32,8 @@ class SimulatedEvent:
         self.clock: Clock = {}
         self._at_s = 0.0
 
-    def record(self, stream: "SimulatedStream") -> None:
+    def record(self, stream: "SimulatedStream | None" = None) -> None:
+        stream = stream or self._device.current
         self.clock, self._at_s = self._device.races.mark(stream.name), time.perf_counter()
 
     def synchronize(self) -> None:
@@ -117,6 +118,9 @@ class SimulatedCuda(cuda.CudaRuntime):
             self.refuse_while_captured(name, "waits for the whole device during a capture on")
         for name in list(self.races.clocks):
             self.races.synchronize(self.races.mark(name))
+
+    def upload(self, host: torch.Tensor, device: torch.device) -> torch.Tensor:
+        return host if self.holds(host) else super().upload(host, device)
 
     def device(self, device: torch.device) -> AbstractContextManager[Any]:
         return nullcontext()
@@ -217,6 +221,8 @@ class SimulatedCuda(cuda.CudaRuntime):
             self.races.operate(self.current.name, (), (), [result])
         elif all(memories[tensor.untyped_storage()._cdata].host for tensor in on_device):
             self.races.touched(inputs, operation.writes)
+        elif func._schema.name == "aten::copy_" and len(on_device) == 1:
+            self._copied(*args[:2], wait=not (kwargs.get("non_blocking") or args[2:] == (True,)))
         elif not operation.view:
             self._launched(operation, on_device)
         return result
@@ -227,6 +233,15 @@ class SimulatedCuda(cuda.CudaRuntime):
         reads = reads if operation.reads and not getattr(self._local, "careless", False) else []
         self.races.operate(stream, reads, operation.writes, operation.made)
         if operation.waits:
+            self.races.synchronize(self.races.mark(stream))
+
+    def _copied(self, target: torch.Tensor, source: torch.Tensor, *, wait: bool) -> None:
+        """Note a copy into memory that exists, between the CPU and the device."""
+        to_device, stream = self.holds(target), self.current.name
+        number = self.races.operate(stream, [] if to_device else [source], [target] if to_device else [])
+        if not wait:
+            self.races.copying(source if to_device else target, stream, number, to_host=not to_device)
+        elif not to_device:
             self.races.synchronize(self.races.mark(stream))
 
     def moved(
@@ -340,6 +355,7 @@ def _placed(
     device: SimulatedCuda, make: Callable[..., torch.Tensor], *, copied: bool
 ) -> Callable[..., torch.Tensor]:
     def making(*args: Any, **kwargs: Any) -> torch.Tensor:
+        kwargs.pop("pin_memory", None)  # which only a build for CUDA has
         result = make(*args, **kwargs)
         place = kwargs.get("device")
         if not isinstance(place, torch.device) or place.type != "cpu" or _quiet(device):
