@@ -50,6 +50,9 @@ class Simulated(CudaRuntime):
         self.pins.append(host)
         return host
 
+    def current_stream(self, device: torch.device) -> object:
+        return self
+
     def synchronize(self, device: torch.device) -> None:
         self.done.append("wait")
 
