@@ -49,6 +49,8 @@ class Engine:
         self._lora_folder = loras
         self.profile = profile or Profile(made_for(model), max_slots=2 * max_rows)
         self._fast = fast
+        # The model was loaded and rewritten on another stream, for which the loop's streams do not wait.
+        cuda.runtime.synchronize(model.device)
         self._loop = StepLoop(model, self.profile, fast, faults, loras)
         if fast is not None:
             fast.start()
@@ -98,11 +100,6 @@ class Engine:
         as_dtype = pick_dtype(dtype, place)
 
         def load() -> tuple[Model, Fast, Profile | None]:
-            made = load_all()
-            cuda.runtime.synchronize(place)  # the engine's streams do not wait for this thread's
-            return made
-
-        def load_all() -> tuple[Model, Fast, Profile | None]:
             loaded = load_model(
                 checkpoint.path, checkpoint.name, place, as_dtype, memory, configs, few_step_lora
             )

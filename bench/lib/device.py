@@ -10,13 +10,15 @@ from pathlib import Path
 
 import torch
 
+from inpaint import cuda
+
 MIB = 2**20
 
 
 def synchronize(device: torch.device | None) -> None:
     """Wait until the device has finished its queued work."""
-    if device is not None and device.type == "cuda":
-        torch.cuda.synchronize(device)
+    if device is not None:
+        cuda.runtime.synchronize(device)  # not while an engine records a graph
 
 
 def matmul_tflops(device: torch.device, dtype: torch.dtype, repeats: int = 13) -> float:

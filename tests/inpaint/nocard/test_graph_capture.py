@@ -2,8 +2,10 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
+from unittest.mock import create_autospec
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from inpaint.model.load import Model
 from inpaint.model.unet import Forward, UNetBatch
 from inpaint.runtime.streams import DeviceStream
 from tests.inpaint.nocard.simulated_cuda import STREAMS, SimulatedCuda, simulated_cuda
+from tests.support.paths import ROOT
 
 CPU = torch.device("cpu")
 CALLS = 3  # of one shape, the last of which is recorded
@@ -240,6 +243,29 @@ def test_a_failed_warm_up_keeps_its_inputs_until_it_is_done(
         graphs(batch_of())
     assert graphs.state == "failed: full"
     assert not gpu.races.reports
+
+
+def test_only_one_place_waits_for_a_whole_device() -> None:
+    """It keeps apart from recordings; a wait next to it would end one, and itself."""
+    calling = [
+        path.relative_to(ROOT).as_posix()
+        for folder in ("inpaint", "server", "bench", "tools")
+        for path in (ROOT / folder).rglob("*.py")
+        if "torch.cuda.synchronize(" in path.read_text("utf-8")
+    ]
+    assert calling == ["inpaint/cuda.py"]
+
+
+def test_a_recording_waits_for_nothing_and_empties_no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every stream would have to ask the driver for its memory again. torch's part cannot run on a CPU."""
+    graph = create_autospec(torch.cuda.CUDAGraph, instance=True)
+    monkeypatch.setattr(torch.cuda, "stream", lambda _: nullcontext())
+    for name in ("synchronize", "empty_cache"):
+        monkeypatch.setattr(torch.cuda, name, None)
+    with cuda.CudaRuntime().capturing(graph, pool=(0, 1), stream=None):
+        graph.capture_begin.assert_called_once_with(pool=(0, 1), capture_error_mode="thread_local")
+        graph.capture_end.assert_not_called()
+    graph.capture_end.assert_called_once_with()
 
 
 def capture(gpu: SimulatedCuda, run: Callable[[], Any], *, pool: Any = None, stream: Any = None) -> Any:
