@@ -35,7 +35,7 @@ class RunningRequest:
     entries: dict[QueuedWork, int] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
     fresh: bool = True  # the VAE encoded its pictures; they did not come from the cache
-    # The latents as predicted so far, (1, 4, h, w) on the CPU, of samples that a caller watches.
+    # The latents as predicted so far, (1, 4, h, w) on the CPU, of watched samples.
     estimates: dict[int, torch.Tensor] = field(default_factory=dict)
     decoding: set[int] = field(default_factory=set)  # samples that left the step loop
     images: dict[int, Image.Image] = field(default_factory=dict)  # by sample
