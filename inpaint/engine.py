@@ -19,6 +19,7 @@ from inpaint.lora.files import require
 from inpaint.model.load import Model, load_model, pick_device, pick_dtype
 from inpaint.request import InpaintRequest, InpaintResult
 from inpaint.runtime.calibrate import made_for, survey
+from inpaint.runtime.compiled_sizes import compiled_sizes, save_usage
 from inpaint.runtime.faults import Faults
 from inpaint.runtime.step_loop import EngineStats, StepLoop
 from inpaint.weights import Checkpoint, config_folder, resolve
@@ -44,8 +45,10 @@ class Engine:
         profile: Profile | None = None,
         faults: Faults | None = None,
         loras: Path | None = None,
+        profiles: Path | None = None,
     ) -> None:
         self.model = model
+        self._profiles = profiles
         self._lora_folder = loras
         self.profile = profile or Profile(made_for(model), max_slots=2 * max_rows)
         self._fast = fast
@@ -104,16 +107,25 @@ class Engine:
                 checkpoint.path, checkpoint.name, place, as_dtype, memory, configs, few_step_lora
             )
             optimizations = choose(loaded, frozenset(without), precision=precision)
-            fast = ready(loaded, optimizations, slots=2 * max_rows)
+            identity = made_for(loaded, optimizations)
+            buckets, often = compiled_sizes(loaded, identity, profiles)
+            fast = ready(loaded, optimizations, slots=2 * max_rows, buckets=buckets, often=often)
             if profiles is None:
                 return loaded, fast, None
-            identity = made_for(loaded, optimizations)
             return loaded, fast, survey(loaded, fast, identity, profiles, max_slots=2 * max_rows)
 
         # On a thread that ends: torch's thread pool would stay with the caller's, see ``side_thread``.
         with ThreadPoolExecutor(1, "inpaint-load") as thread, explained(_UNFIT):
             loaded, fast, profile = thread.submit(load).result()
-        return cls(loaded, max_rows=max_rows, fast=fast, profile=profile, faults=faults, loras=loras)
+        return cls(
+            loaded,
+            max_rows=max_rows,
+            fast=fast,
+            profile=profile,
+            faults=faults,
+            loras=loras,
+            profiles=profiles,
+        )
 
     @property
     def native_size(self) -> int:
@@ -148,6 +160,7 @@ class Engine:
         canvas = cut(request, self.model.native_size)
         work = work_of(request, canvas.size, self.model.vae_factor, key)
         self._loop.submit(job, canvas, work, deadline_s=deadline_s, promised=promised)
+        self.profile.usage.add(work.bucket)
         return job
 
     def paint(self, request: InpaintRequest) -> InpaintResult:
@@ -167,6 +180,8 @@ class Engine:
         self._loop.close()
         if self._fast is not None:
             self._fast.close()
+        if self._profiles is not None:
+            save_usage(self.profile, self._profiles)
 
     def stats(self) -> EngineStats:
         """Return the counters since the start, and the load now."""

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from inpaint.batching.cost_curve import Average, at, knee, plausible, power_of_two, settled
 from inpaint.batching.cost_record import MadeFor, Measured, Stage, count, from_row, to_row
+from inpaint.batching.usage import Usage
 from inpaint.batching.work import Bucket
 from inpaint.errors import OutputError
 from inpaint.files import write_atomically
@@ -33,6 +34,7 @@ class Profile:
     def __init__(self, made_for: MadeFor, *, max_slots: int = 16) -> None:
         self.made_for = made_for
         self.max_slots = max_slots
+        self.usage = Usage()  # of this machine's requests, over restarts
         self._lock = threading.Lock()
         self._table: dict[Bucket, Measured] = {}  # bare buckets, the one measured last at the end
         self._switch: Average | None = None
@@ -207,8 +209,13 @@ class Profile:
         """Return the profile as JSON values, which :meth:`from_json` reads."""
         with self._lock:
             buckets = [to_row(bucket, measured) for bucket, measured in self._table.items()]
-        made_for = asdict(self.made_for)
-        return {"format": _FORMAT, "made_for": made_for, "max_slots": self.max_slots, "buckets": buckets}
+        return {
+            "format": _FORMAT,
+            "made_for": asdict(self.made_for),
+            "max_slots": self.max_slots,
+            "buckets": buckets,
+            "requests": self.usage.to_rows(),
+        }
 
     @classmethod
     def from_json(cls, content: Any) -> Self:
@@ -225,6 +232,7 @@ class Profile:
             )
             profile = cls(made_for, max_slots=count(content["max_slots"]))
             profile._table = dict(map(from_row, content["buckets"]))
+            profile.usage = Usage.from_rows(content.get("requests", []))
         except (AttributeError, KeyError, OverflowError, TypeError) as error:
             raise ValueError(f"not a profile: {type(error).__name__} {error}") from error
         return profile

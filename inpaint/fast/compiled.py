@@ -1,9 +1,10 @@
 """The UNet compiled in a thread of its own, while the caller uses the uncompiled one.
 
-First its repeated blocks alone (seconds), then the whole UNet (minutes for SDXL). Shapes are compiled one by
-one, compared with the uncompiled UNet on random numbers, and then used. A call of another shape stays
-uncompiled: the caller's thread never compiles anything. If a compilation fails, one warning is logged, the
-pictures are painted as before, and it is tried once more later.
+First its repeated blocks alone (seconds), then the whole UNet (minutes for SDXL), in the order that
+:mod:`inpaint.fast.rounds` gives. Shapes are compiled one by one, compared with the uncompiled UNet on random
+numbers, and then used. A call of another shape stays uncompiled: the caller's thread never compiles anything.
+If a compilation fails, one warning is logged, the pictures are painted as before, and it is tried once more
+later.
 """
 
 import logging
@@ -20,7 +21,8 @@ import torch
 from inpaint import cuda
 from inpaint.batching.work import Bucket
 from inpaint.fast import torch_compile
-from inpaint.fast.shapes import SLOTS, Shape, example, native, pad, padded_slots, shape_of, usual
+from inpaint.fast.rounds import STAGES, Round, rounds_of
+from inpaint.fast.shapes import SLOTS, Shape, example, pad, padded_slots, shape_of
 from inpaint.fast.shared_copy import shared_copy
 from inpaint.fast.torch_compile import Backend, can, inductor
 from inpaint.model.load import Model
@@ -31,7 +33,8 @@ __all__ = ["Compiled", "can", "wrap"]
 Build = Callable[[Any], Forward]  # a UNet → its forward pass
 
 _log = logging.getLogger(__name__)
-STAGES = ("regional", "whole")
+_IDLE_S = 1.0  # without calls, after which the engine counts as idle
+_PATIENCE_S = 60.0  # a busy engine gets its larger calls compiled all the same, one a minute
 _ATTEMPTS = 2
 _AGAIN_AFTER_S = 120.0  # by then what filled the memory may be gone
 _TOLERANCE = {torch.float32: 1e-3}  # relative, of one call
@@ -44,11 +47,13 @@ def wrap(
     *,
     build: Build = plain,
     buckets: Sequence[Bucket] = (),
+    often: int = 1,
     slots: Sequence[int] = SLOTS,
     text_width: int | None = None,
     isolate: Callable[..., None] = lambda *_: None,
     stages: Sequence[str] = STAGES,
     backend: Backend = inductor,
+    also: Callable[[threading.Event], None] = lambda _: None,
 ) -> "Compiled":
     """Return ``forward``, replaced by compiled code for each shape once that is ready.
 
@@ -59,14 +64,17 @@ def wrap(
         forward: the uncompiled forward pass, whose result compiled code must have.
         build: makes a forward pass like ``forward`` of a copy of the UNet.
         buckets: latent sizes to compile for, in this order; the native square if empty.
+        often: how many of them are frequent, and compiled whole.
         slots: slots to compile for, in this order; calls between are padded where that is worth it.
         text_width: width of the calls' text embeddings; 0 under ``text-kv``, the model's own if None.
         isolate: makes copies of the UNet independent of what calls write, so that they can be compared.
-        stages: the stages to compile, of ``regional`` and ``whole``.
+        stages: the stages to compile, of ``STAGES``.
         backend: compiles a graph.
+        also: compiles something else in the same thread, before the rounds that wait until the engine is
+            idle; called with an event that ends it.
     """
-    shapes = [usual(model, bucket, n, text_width) for bucket in buckets or [native(model)] for n in slots]
-    return Compiled(model, forward, build, shapes, isolate, stages, backend)
+    rounds = rounds_of(model, buckets, often, slots, text_width, stages)
+    return Compiled(model, forward, build, rounds, isolate, backend, also)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,19 +99,20 @@ class Compiled:
         model: Model,
         forward: Forward,
         build: Build,
-        shapes: Sequence[Shape],
+        rounds: Sequence[Round],
         isolate: Callable[..., None],
-        stages: Sequence[str],
         backend: Backend,
+        also: Callable[[threading.Event], None],
     ) -> None:
         self._model = model
         self._eager = forward
         self._build = build
         self._isolate = isolate
-        self._left = {
-            stage: list(shapes) for stage in stages
-        }  # to compile; only the compiling thread changes it
+        # To compile; only the compiling thread changes it.
+        self._left = {each: list(each.shapes) for each in rounds}
         self._backend = backend
+        self._also = also
+        self._called_at = -inf  # by the monotonic clock
         # Replaced, never changed, because two threads read it.
         self._forwards: Mapping[Shape, _Staged] = MappingProxyType({})
         self._failure = ""
@@ -162,7 +171,8 @@ class Compiled:
 
     def __call__(self, batch: UNetBatch) -> torch.Tensor:
         """Return the noise prediction (n, 4, h, w), from compiled code if there is some for this shape."""
-        if time.monotonic() >= self._again_at and not self._stopping.is_set():
+        self._called_at = time.monotonic()
+        if self._called_at >= self._again_at and not self._stopping.is_set():
             self._settled.clear()
             self._begin()
         shape, forwards = shape_of(batch), self._forwards
@@ -207,8 +217,7 @@ class Compiled:
     def _run(self) -> None:
         try:
             try:
-                with cuda.runtime.waiting():  # kernels are timed
-                    self._compile_all()
+                self._compile_all()
             finally:
                 with self._lock:
                     self._settled.set()  # from here on close() interrupts nothing
@@ -219,14 +228,17 @@ class Compiled:
         try:
             with cuda.runtime.device(self._model.device):
                 unet = self._model.unet
-                stages = [stage for stage, shapes in self._left.items() if shapes]
-                copies = {name: (shared_copy(unet), shared_copy(unet)) for name in stages}
+                rounds = [each for each, shapes in self._left.items() if shapes]
+                copies = {each: (shared_copy(unet), shared_copy(unet)) for each in rounds}
                 reference = shared_copy(unet)
                 self._isolate(*(trial for trial, _ in copies.values()), reference)
                 with torch.inference_mode(), torch_compile.many_shapes():
                     torch_compile.protect_other_threads()
-                    for stage, (trial, serving) in copies.items():
-                        self._compile(stage, trial, serving, self._build(reference))
+                    for now in (each for each in rounds if not each.idle):
+                        self._compile(now, *copies[now], self._build(reference))
+                    self._compile_others()
+                    for later in (each for each in rounds if each.idle):
+                        self._compile(later, *copies[later], self._build(reference))
         except _WrongCodeError as error:
             self._left = {}  # the compiler would make the same code again
             self._fail(_one_line(error))
@@ -238,25 +250,42 @@ class Compiled:
         if self._attempts < _ATTEMPTS:
             self._again_at = time.monotonic() + _AGAIN_AFTER_S
 
-    def _compile(self, stage: str, trial: Any, serving: Any, eager: Forward) -> None:
-        """Compile each shape with ``trial``, then let calls use that code through ``serving``."""
-        left = self._left[stage]
-        if not torch_compile.parts(stage, trial):
+    def _compile_others(self) -> None:
+        """Compile what belongs to the model besides the UNet, once."""
+        also, self._also = self._also, lambda _: None
+        with cuda.runtime.waiting():  # kernels are timed
+            also(self._stopping)
+
+    def _compile(self, of: Round, trial: Any, serving: Any, eager: Forward) -> None:
+        """Compile each shape of a round with ``trial``, then let calls use that code through ``serving``."""
+        left = self._left[of]
+        if not torch_compile.parts(of.stage, trial):
             left.clear()
             return
-        torch_compile.compiling(torch_compile.parts(stage, trial), self._counted)
-        torch_compile.compiled_only(torch_compile.parts(stage, serving))
-        compiled, staged = self._build(trial), _Staged(stage, self._build(serving))
+        torch_compile.compiling(torch_compile.parts(of.stage, trial), self._counted)
+        torch_compile.compiled_only(torch_compile.parts(of.stage, serving))
+        compiled, staged = self._build(trial), _Staged(of.stage, self._build(serving))
         for shape in tuple(left):
+            if of.idle:
+                self._wait_until_idle()
             if self._stopping.is_set():
                 return
             try:
-                self._try(compiled, eager, shape)
+                with cuda.runtime.waiting():  # kernels are timed
+                    self._try(compiled, eager, shape)
             except torch.OutOfMemoryError as error:
                 _log.info("calls of %d slots are not compiled yet: %s", shape.slots, _one_line(error))
                 continue
-            self._use(shape, staged)
             left.remove(shape)
+            if STAGES.index(of.stage) >= STAGES.index(self.ready.get(shape, STAGES[0])):
+                self._use(shape, staged)
+
+    def _wait_until_idle(self) -> None:
+        """Wait until no call has come for a while: compiling takes the interpreter and memory from them."""
+        end = time.monotonic() + _PATIENCE_S
+        while time.monotonic() < min(self._called_at + _IDLE_S, end):
+            if self._stopping.wait(_IDLE_S / 10):
+                return
 
     def _try(self, compiled: Forward, eager: Forward, shape: Shape) -> None:
         """Compile one shape, and compare its result with the uncompiled one."""

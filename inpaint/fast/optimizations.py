@@ -21,7 +21,9 @@ from inpaint.fast import (
     fused_qkv,
 )
 from inpaint.fast.compiled import Compiled
-from inpaint.fast.shapes import SLOTS
+from inpaint.fast.compiled_parts import CompiledParts
+from inpaint.fast.shapes import SLOTS, native
+from inpaint.fast.splitting import in_parts
 from inpaint.model.load import Model
 from inpaint.model.unet import Forward, UNetBatch, plain
 
@@ -48,7 +50,9 @@ OPTIMIZATIONS: tuple[Optimization, ...] = (
     Optimization("channels-last", "exact", "convolutions in NHWC", channels_last.can),
     Optimization("qkv", "exact", "queries, keys and values in one matrix product", fused_qkv.can),
     Optimization("text-kv", "exact", "the text's keys and values once a request", cross_attention_cache.can),
-    Optimization("compile", "exact", "the UNet compiled, while the first pictures are painted", compiled.can),
+    Optimization(
+        "compile", "exact", "the model compiled, while the first pictures are painted", compiled.can
+    ),
     Optimization("graphs", "exact", "UNet calls recorded and replayed as one", cuda_graphs.can),
     Optimization("fp8", "lossy", "the large matrix products in 8 bit", lambda model: fp8.can(model.device)),
 )
@@ -88,10 +92,18 @@ def choose(
 class Fast:
     """The forward pass of a UNet with ``optimizations``, a :data:`Forward`; used by the model's thread."""
 
-    def __init__(self, optimizations: Sequence[str], forward: Forward, compilation: Compiled | None) -> None:
+    def __init__(
+        self,
+        optimizations: Sequence[str],
+        forward: Forward,
+        compilation: Compiled | None,
+        parts: CompiledParts | None,
+    ) -> None:
         self.optimizations = tuple(optimizations)
         self._forward = forward
         self._compilation = compilation
+        self._parts = parts
+        self._started = False
 
     def __call__(self, batch: UNetBatch) -> torch.Tensor:
         """Return the noise prediction (n, 4, h, w)."""
@@ -103,7 +115,12 @@ class Fast:
         return "eager" if self._compilation is None else self._compilation.state
 
     def start(self) -> None:
-        """Begin to compile in the background, if that is one of the optimizations."""
+        """Begin to compile in the background, if that is one of the optimizations; the model must be idle."""
+        if self._started:
+            return
+        self._started = True
+        if self._parts is not None:
+            self._parts.install()
         if self._compilation is not None:
             self._compilation.start()
 
@@ -112,13 +129,20 @@ class Fast:
         return "eager" if self._compilation is None else self._compilation.wait(timeout_s)
 
     def close(self) -> None:
-        """Stop compiling."""
+        """Stop compiling, and give the VAE and the text encoders their own code back."""
         if self._compilation is not None:
             self._compilation.close()
+        if self._parts is not None:
+            self._parts.uninstall()
 
 
 def ready(
-    model: Model, optimizations: Sequence[str], *, slots: int = 16, buckets: Sequence[Bucket] = ()
+    model: Model,
+    optimizations: Sequence[str],
+    *,
+    slots: int = 16,
+    buckets: Sequence[Bucket] = (),
+    often: int = 1,
 ) -> Fast:
     """Return the forward pass of a model's UNet with ``optimizations``, each of which it must be able to use.
 
@@ -129,7 +153,8 @@ def ready(
         model: the model; call this in its thread.
         optimizations: names, as from :func:`choose`.
         slots: slots of the largest UNet call that memory is reserved for; larger calls go without.
-        buckets: latent sizes to compile for; the native square if empty.
+        buckets: latent sizes to compile for, in this order; the native square if empty.
+        often: how many of them are frequent, and compiled whole.
     """
     _convert(model.unet, optimizations)
 
@@ -139,12 +164,20 @@ def ready(
         return channels_last.wrap(forward) if "channels-last" in optimizations else forward
 
     forward = build(model.unet)
-    compilation = None
+    compilation, parts = None, None
     if "compile" in optimizations:
+        parts = CompiledParts(model, buckets or [native(model)])
         width = 0 if "text-kv" in optimizations else None
         isolate = cross_attention_cache.isolate if "text-kv" in optimizations else _nothing
         compilation = compiled.wrap(
-            model, forward, build=build, buckets=buckets, text_width=width, isolate=isolate
+            model,
+            forward,
+            build=build,
+            buckets=buckets,
+            often=often,
+            text_width=width,
+            isolate=isolate,
+            also=parts.compile,
         )
         forward = compilation
     if "graphs" in optimizations:
@@ -154,7 +187,9 @@ def ready(
         # Outermost: in the caller's thread it fills the buffers that compiled and recorded calls read.
         sizes = SLOTS if {"compile", "graphs"} & set(optimizations) else ()
         forward = cross_attention_cache.wrap(model.unet, model.dtype, forward, slots=slots, sizes=sizes)
-    return Fast(optimizations, forward, compilation)
+    if {"compile", "graphs"} & set(optimizations):
+        forward = in_parts(forward, SLOTS)
+    return Fast(optimizations, forward, compilation, parts)
 
 
 def _convert(unet: Any, optimizations: Sequence[str]) -> None:

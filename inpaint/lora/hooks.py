@@ -63,6 +63,12 @@ class LoraHooks:
 _Part = tuple[float, torch.Tensor, torch.Tensor]  # scale, up (out, rank), down (rank, in · kh · kw)
 
 
+def adapted(module: Any) -> bool:
+    """Return whether a LoRA is in use on ``module`` or a module in it."""
+    hooks = (hook for part in module.modules() for hook in part._forward_hooks.values())  # noqa: SLF001
+    return any(isinstance(hook, _Adds) for hook in hooks)
+
+
 class _Adds:
     """A forward hook that adds the outputs of one layer's LoRAs."""
 

@@ -197,12 +197,12 @@ def _vae_ready(model: Model, dtype: torch.dtype) -> Iterator[None]:
     if dtype != model.vae.dtype or not _in_nhwc(model.vae):
         _keep_weights(model)
     with visiting(model.vae, model.device), computing_in(model.vae, dtype):
-        _use_channels_last(model.vae, dtype)
+        use_channels_last(model.vae, dtype)
         with torch.inference_mode():
             yield
 
 
-def _use_channels_last(vae: Any, dtype: torch.dtype) -> None:
+def use_channels_last(vae: Any, dtype: torch.dtype) -> None:
     """Convert a 16-bit VAE to NHWC, as tensor cores compute: else each convolution transposes in and out."""
     # Not in fp32, where CUDA's kernels for NHWC are slow. Once is enough: moving and casting keep the layout.
     if dtype != torch.float32 and not _in_nhwc(vae):

@@ -68,9 +68,8 @@ class Batch:
             report = stack.enter_context(Report(self.report, again=self.resume)) if self.report else None
             progress = stack.enter_context(progress_of(len(self.tasks)))
             results = Results(progress, report, alone=self.alone, as_json=self.as_json)
-            painter = Painter(
-                preparer, self.engine_options, progress, results, stack, with_metadata=self.with_metadata
-            )
+            options = self.engine_options.for_pictures(len(self.tasks))
+            painter = Painter(preparer, options, progress, results, stack, with_metadata=self.with_metadata)
             try:
                 for _ in painter.paint(self.tasks):
                     if self.fail_fast and results.failed_count:

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +30,10 @@ class EngineOptions:
     without: tuple[str, ...]
     few_step_lora: Path | None
     loras: Path | None  # the folder of LoRA files
+
+    def for_pictures(self, count: int) -> "EngineOptions":
+        """Return the options for this many pictures; one alone is painted before any code is compiled."""
+        return self if count > 1 else replace(self, without=(*self.without, "compile"))
 
     @contextmanager
     def engine(self) -> Iterator["Engine"]:

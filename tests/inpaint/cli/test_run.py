@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -88,6 +89,24 @@ def test_extend_needs_no_mask(inpaint: Run, checkpoint: Callable[[int], Path], p
     done = inpaint("run", "photo.png", "-p", "sky", "--extend", "0,64,32,0", "--model", checkpoint(9), *QUICK)
     assert done.code == 0, done.err
     assert pixels("photo_inpainted.png").shape == (192, 160, 3)
+
+
+def test_one_picture_is_painted_without_compiling(
+    paint: Run, photo: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be done before the code is ready, and share the interpreter with the compiler until then."""
+    loads: list[tuple[str, ...]] = []
+    load = Engine.load
+
+    def noted(**options: Any) -> Engine:
+        loads.append(options["without"])
+        return load(**options)
+
+    monkeypatch.setattr(Engine, "load", noted)
+    assert paint("--without", "qkv").code == 0
+    photo.save("second.png")
+    assert paint("second.png", "-o", "painted").code == 0
+    assert loads == [("qkv", "compile"), ()]
 
 
 def test_dry_run_checks_and_paints_nothing(paint: Run) -> None:
