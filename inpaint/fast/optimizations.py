@@ -24,6 +24,7 @@ from inpaint.fast.compiled import Compiled
 from inpaint.fast.compiled_parts import CompiledParts
 from inpaint.fast.shapes import SLOTS, native
 from inpaint.fast.splitting import in_parts
+from inpaint.fast.torch_compile import Backend, inductor
 from inpaint.model.load import Model
 from inpaint.model.unet import Forward, UNetBatch, plain
 
@@ -143,6 +144,8 @@ def ready(
     slots: int = 16,
     buckets: Sequence[Bucket] = (),
     often: int = 1,
+    sizes: Sequence[int] = SLOTS,
+    backend: Backend = inductor,
 ) -> Fast:
     """Return the forward pass of a model's UNet with ``optimizations``, each of which it must be able to use.
 
@@ -155,6 +158,8 @@ def ready(
         slots: slots of the largest UNet call that memory is reserved for; larger calls go without.
         buckets: latent sizes to compile for, in this order; the native square if empty.
         often: how many of them are frequent, and compiled whole.
+        sizes: numbers of slots to compile and to record, the most urgent first; 1 is among them.
+        backend: compiles a graph.
     """
     _convert(model.unet, optimizations)
 
@@ -166,7 +171,7 @@ def ready(
     forward = build(model.unet)
     compilation, parts = None, None
     if "compile" in optimizations:
-        parts = CompiledParts(model, buckets or [native(model)])
+        parts = CompiledParts(model, buckets or [native(model)], backend)
         width = 0 if "text-kv" in optimizations else None
         isolate = cross_attention_cache.isolate if "text-kv" in optimizations else _nothing
         compilation = compiled.wrap(
@@ -175,20 +180,22 @@ def ready(
             build=build,
             buckets=buckets,
             often=often,
+            slots=sizes,
             text_width=width,
             isolate=isolate,
+            backend=backend,
             also=parts.compile,
         )
         forward = compilation
     if "graphs" in optimizations:
         version = compilation.code if compilation is not None else _nothing
-        forward = cuda_graphs.wrap(model, forward, version=version)
+        forward = cuda_graphs.wrap(model, forward, slots=sizes, version=version)
     if "text-kv" in optimizations:
-        # Outermost: in the caller's thread it fills the buffers that compiled and recorded calls read.
-        sizes = SLOTS if {"compile", "graphs"} & set(optimizations) else ()
-        forward = cross_attention_cache.wrap(model.unet, model.dtype, forward, slots=slots, sizes=sizes)
+        # Outside those: in the caller's thread it fills the buffers that compiled and recorded calls read.
+        padded = sizes if {"compile", "graphs"} & set(optimizations) else ()
+        forward = cross_attention_cache.wrap(model.unet, model.dtype, forward, slots=slots, sizes=padded)
     if {"compile", "graphs"} & set(optimizations):
-        forward = in_parts(forward, SLOTS)
+        forward = in_parts(forward, sizes)
     return Fast(optimizations, forward, compilation, parts)
 
 
