@@ -25,6 +25,7 @@ from inpaint.fast.rounds import STAGES, Round, rounds_of
 from inpaint.fast.shapes import SLOTS, Shape, example, pad, padded_slots, shape_of
 from inpaint.fast.shared_copy import shared_copy
 from inpaint.fast.torch_compile import Backend, can, inductor
+from inpaint.gpu_errors import is_fatal, is_out_of_memory
 from inpaint.model.load import Model
 from inpaint.model.unet import Forward, UNetBatch, plain
 
@@ -187,9 +188,9 @@ class Compiled:
         try:
             with torch.inference_mode(), torch_compile.uncompiled_while_tracing():
                 out = staged.forward(pad(batch, shape.slots))[: batch.sample.shape[0]]
-        except (torch.OutOfMemoryError, torch.AcceleratorError):
-            raise
         except RuntimeError as error:
+            if is_out_of_memory(error) or is_fatal(error):
+                raise
             out = self._eager(batch)  # if this raises as well, the call is at fault, not the compiler
             self._drop(shape, f"compiled code failed ({_one_line(error)})")
         else:
@@ -273,7 +274,9 @@ class Compiled:
             try:
                 with cuda.runtime.waiting():  # kernels are timed
                     self._try(compiled, eager, shape)
-            except torch.OutOfMemoryError as error:
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
                 _log.info("calls of %d slots are not compiled yet: %s", shape.slots, _one_line(error))
                 continue
             left.remove(shape)
