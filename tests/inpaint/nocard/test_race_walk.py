@@ -58,6 +58,7 @@ def assert_varied(walked: Walk, gpu: Engines) -> None:
     assert gpu.device.recorded > 0
     assert walked.repainted > 0
     assert walked.compiled > 0
+    assert walked.parts == {"compiled"}
 
 
 def test_sixty_requests_keep_the_order_that_a_gpu_needs(gpu: Engines) -> None:
