@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from math import inf
 from pathlib import Path
 from types import TracebackType
@@ -12,7 +13,7 @@ from inpaint.batching.cost_profile import Profile
 from inpaint.batching.work import work_of
 from inpaint.canvas.crop import cut
 from inpaint.demo import demo_checkpoint
-from inpaint.fast.optimizations import Fast, choose, ready
+from inpaint.fast.optimizations import Fast, choose, convert_early, ready
 from inpaint.gpu_errors import explained
 from inpaint.job import Job
 from inpaint.lora.files import require
@@ -50,7 +51,7 @@ class Engine:
         self.model = model
         self._profiles = profiles
         self._lora_folder = loras
-        self.profile = profile or Profile(made_for(model), max_slots=2 * max_rows)
+        self.profile = profile or Profile(made_for(model), max_slots=min(2 * max_rows, model.plan.max_slots))
         self._fast = fast
         # The model was loaded and rewritten on another stream, for which the loop's streams do not wait.
         cuda.runtime.synchronize(model.device)
@@ -104,15 +105,23 @@ class Engine:
 
         def load() -> tuple[Model, Fast, Profile | None]:
             loaded = load_model(
-                checkpoint.path, checkpoint.name, place, as_dtype, memory, configs, few_step_lora
+                checkpoint.path,
+                checkpoint.name,
+                place,
+                as_dtype,
+                memory,
+                configs,
+                few_step_lora,
+                prepare=partial(convert_early, without=frozenset(without)),
             )
+            slots = min(2 * max_rows, loaded.plan.max_slots)
             optimizations = choose(loaded, frozenset(without), precision=precision)
             identity = made_for(loaded, optimizations)
             buckets, often = compiled_sizes(loaded, identity, profiles)
-            fast = ready(loaded, optimizations, slots=2 * max_rows, buckets=buckets, often=often)
+            fast = ready(loaded, optimizations, slots=slots, buckets=buckets, often=often)
             if profiles is None:
                 return loaded, fast, None
-            return loaded, fast, survey(loaded, fast, identity, profiles, max_slots=2 * max_rows)
+            return loaded, fast, survey(loaded, fast, identity, profiles, max_slots=slots)
 
         # On a thread that ends: torch's thread pool would stay with the caller's, see ``side_thread``.
         with ThreadPoolExecutor(1, "inpaint-load") as thread, explained(_UNFIT):

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +18,44 @@ _SLICE = 100  # tensors that are cast from one opening of a file
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """A placement of one model's parts; the thresholds are for SDXL in 16 bit (8 GiB resident)."""
+    """A placement of one model's parts, and the calls that there is memory for.
+
+    The thresholds are for SDXL in 16 bit at 1024². They are counted, not measured, by ``tools.memory_table``.
+    """
 
     name: str
     needs_gib: float  # with less free memory the next plan is chosen
+    fp32_vae_gib: float = 0.0  # needed in addition by a VAE in fp32
     text_encoders_resident: bool = True
     vae_resident: bool = True
     vae_tiled: bool = False
-    unet: str = "resident"  # or "fp8" (stored in 8 bit, computed in 16) or "streamed" (block by block)
+    unet: str = "resident"  # or "fp8" (stored in 8 bit, computed in 16) or "streamed" (layer by layer)
+    max_slots: int = 16  # in one UNet call
+    prepared_slots: int = 8  # in a compiled or recorded call, which takes memory of its own; 0: there is none
+
+    @property
+    def overlapped(self) -> bool:
+        """Whether there is memory to encode and decode while the UNet runs."""
+        return self.max_slots > 2
 
 
+_SMALL = MemoryPlan(
+    "tiled",
+    7.2,
+    fp32_vae_gib=1.3,
+    text_encoders_resident=False,
+    vae_resident=False,
+    vae_tiled=True,
+    max_slots=2,
+    prepared_slots=0,
+)
 PLANS: tuple[MemoryPlan, ...] = (
-    MemoryPlan("resident", 14),
-    MemoryPlan("offload-text", 9, text_encoders_resident=False),
-    MemoryPlan("fp8", 6, text_encoders_resident=False, vae_resident=False, vae_tiled=True, unet="fp8"),
-    MemoryPlan(
-        "streamed", 0, text_encoders_resident=False, vae_resident=False, vae_tiled=True, unet="streamed"
-    ),
+    MemoryPlan("resident", 16.0),
+    MemoryPlan("resident-8", 14.2, max_slots=8),
+    MemoryPlan("offload-text", 11.1, text_encoders_resident=False, max_slots=4, prepared_slots=2),
+    _SMALL,
+    replace(_SMALL, name="fp8", needs_gib=4.9, unet="fp8"),
+    replace(_SMALL, name="streamed", needs_gib=0, unet="streamed"),
 )
 
 
@@ -49,12 +70,13 @@ def empty_cache(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def choose_plan(free: int | None, name: str = "auto") -> MemoryPlan:
+def choose_plan(free: int | None, name: str = "auto", *, vae_in_fp32: bool = False) -> MemoryPlan:
     """Return the plan called ``name``, or for ``auto`` the first that fits.
 
     Args:
         free: free memory in bytes; everything fits if None.
         name: a plan's name, or ``auto``.
+        vae_in_fp32: the VAE overflows in 16 bit.
 
     Raises:
         RequestError: there is no such plan.
@@ -64,7 +86,11 @@ def choose_plan(free: int | None, name: str = "auto") -> MemoryPlan:
         if name not in by_name:
             raise RequestError("memory", f"must be auto or one of {', '.join(by_name)}, not {name!r}")
         return by_name[name]
-    return next(plan for plan in PLANS if free is None or free >= plan.needs_gib * GIB)
+    for plan in PLANS[:-1]:
+        needed = plan.needs_gib + (plan.fp32_vae_gib if vae_in_fp32 else 0)
+        if free is None or free >= needed * GIB:
+            return plan
+    return PLANS[-1]
 
 
 def place(
@@ -85,8 +111,8 @@ def place(
         unet.enable_group_offload(
             onload_device=device,
             offload_device=torch.device("cpu"),
-            offload_type="block_level",
-            num_blocks_per_group=1,
+            # By layers: of SDXL's blocks two and the middle one would be there at a time, 5 GiB of them.
+            offload_type="leaf_level",
             use_stream=cuda.runtime.on(device),
         )
         _call_once(unet, device, dtype)

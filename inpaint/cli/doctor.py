@@ -10,6 +10,9 @@ from inpaint.weights import listings, models_dir
 _LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "pillow")
 
 
+_SMALL_CARD = "this GPU is small: fp8 rounds the weights to 8 bit, streamed is exact and slow (--memory)"
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One line of the report."""
@@ -53,7 +56,12 @@ def _device() -> list[Finding]:
     return [
         Finding("device", f"{torch.cuda.get_device_name(device)}, {free / GIB:.1f} GiB free, {dtype}"),
         Finding("driver", f"{driver_version() or 'unknown'}, CUDA {torch.version.cuda}"),
-        Finding("memory plan", f"{plan.name} (for SDXL; force another with --memory)"),
+        Finding(
+            "memory plan",
+            f"{plan.name}, {plan.max_slots // 2} picture(s) in a step, for SDXL; counted, not measured, "
+            f"to need {plan.needs_gib:g} GiB",
+            advice="force another with --memory" if plan.unet == "resident" else _SMALL_CARD,
+        ),
     ]
 
 

@@ -7,7 +7,7 @@ loaded by local path; the hub is never asked.
 import json
 import logging
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,6 +113,7 @@ def load_model(
     memory: str = "auto",
     configs: Path | None = None,
     few_step_lora: Path | None = None,
+    prepare: Callable[[Model], None] = lambda model: None,
 ) -> Model:
     """Load a checkpoint and place it by its memory plan.
 
@@ -125,23 +126,25 @@ def load_model(
         configs: for a single file, a local diffusers folder with SDXL's configs and tokenizers.
         few_step_lora: a LoRA file, fused into the UNet and the text encoders; the samplers' timesteps are
             then spaced from the last one down ("trailing"), as such a LoRA is trained.
+        prepare: rewrites the model while it is in main memory: what is replaced on a GPU leaves gaps there.
 
     Raises:
         ModelError: a part is missing, damaged, or not SDXL's.
         OutOfMemoryError: it does not fit into main memory.
     """
-    plan = choose_plan(free_bytes(device), memory)
+    choose_plan(None, memory)  # a wrong name is refused before gigabytes are read
     with _quiet(), _explained(path):
         parts = _single_file(path, dtype, configs) if path.is_file() else _folder(path, dtype)
     unet, vae = parts["unet"], parts["vae"]
     _check_unet(path, unet)
+    in_fp32 = dtype != torch.float32 and vae.dtype == torch.float32
+    plan = choose_plan(free_bytes(device), memory, vae_in_fp32=in_fp32)
     scheduler = parts["scheduler"]
     encoders = (parts["text_encoder"], parts["text_encoder_2"])
     if few_step_lora is not None:
         fuse(unet, encoders, few_step_lora)
         scheduler = {**scheduler, "timestep_spacing": "trailing"}
-    place(plan, device, dtype, unet, vae, list(encoders))
-    return Model(
+    model = Model(
         name=name,
         unet=unet.eval().requires_grad_(False),
         vae=vae.eval().requires_grad_(False),
@@ -154,6 +157,9 @@ def load_model(
         dtype=dtype,
         plan=plan,
     )
+    prepare(model)
+    place(plan, device, dtype, unet, vae, list(encoders))
+    return model
 
 
 def _folder(path: Path, dtype: torch.dtype) -> dict[str, Any]:

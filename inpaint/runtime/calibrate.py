@@ -137,6 +137,7 @@ def survey(model: Model, forward: Forward, identity: MadeFor, folder: Path, *, m
             profile.save(path)
     except (OutOfMemoryError, PaintError, OutputError) as error:
         _log.warning("the costs of this model could not be measured or saved: %s", error)
+    empty_cache(model.device)  # of this thread's stream; no other stream may use it
     return profile or Profile(identity, max_slots=max_slots)
 
 
@@ -152,7 +153,7 @@ def made_for(model: Model, optimizations: Iterable[str] = ()) -> MadeFor:
         dtype=str(model.dtype).removeprefix("torch."),
         optimizations=tuple(optimizations),
         plan=model.plan.name,
-        overlapped=cuda.runtime.on(model.device),
+        overlapped=cuda.runtime.on(model.device) and model.plan.overlapped,
     )
 
 

@@ -113,7 +113,7 @@ class Stages:
         request, encoded = task.job.request, self._pictures.encoded
         conditioning = self._conditioning(request, task.canvas)
         task.fresh = self._pictures.encoded > encoded
-        task.warnings = _warnings(request, conditioning)
+        task.warnings = _warnings(request, conditioning, self.model)
         rows = []
         for seed in task.job.seeds:
             if self._stopped or task.job.cancelled:
@@ -176,10 +176,14 @@ class Stages:
         return self._previewer(task.estimates[min(task.estimates)]) if task.estimates else None
 
 
+_ROUNDED = (
+    "memory: the model's weights are rounded to 8 bit to fit into this GPU, which changes pictures a little; "
+    "--memory streamed paints the exact ones, more slowly"
+)
 _NAN = "the model produced NaN instead of a picture; try another seed, or --dtype float32"
 
 
-def _warnings(request: InpaintRequest, conditioning: Conditioning) -> tuple[str, ...]:
+def _warnings(request: InpaintRequest, conditioning: Conditioning, model: Model) -> tuple[str, ...]:
     limit = MAX_CHUNKS * CHUNK_TOKENS
     named = (("prompt", conditioning.prompt.dropped), ("negative_prompt", conditioning.negative.dropped))
     warnings = [
@@ -187,4 +191,6 @@ def _warnings(request: InpaintRequest, conditioning: Conditioning) -> tuple[str,
     ]
     if request.strength == 1.0:
         warnings.append("strength: SDXL's inpainting model paints noisy pictures at exactly 1; use 0.99")
+    if model.plan.unet == "fp8":
+        warnings.append(_ROUNDED)
     return tuple(warnings)

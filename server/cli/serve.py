@@ -19,7 +19,8 @@ def serve(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto",
     memory: Annotated[
-        str, typer.Option(help="Memory plan: auto, resident, offload-text, fp8 or streamed.")
+        str,
+        typer.Option(help="Memory plan: auto, resident, resident-8, offload-text, tiled, fp8 or streamed."),
     ] = "auto",
     precision: Annotated[
         str, typer.Option(help="exact, or fp8: faster on newer GPUs, with slightly different pictures.")

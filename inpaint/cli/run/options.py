@@ -167,7 +167,10 @@ Model = Annotated[
 ]
 Device = Annotated[str, _option("auto, cpu, cuda or cuda:N", panel=_MACHINE)]
 Dtype = Annotated[str, _option("auto, float32, float16 or bfloat16", panel=_MACHINE)]
-Memory = Annotated[str, _option("Memory plan: auto, resident, offload-text, fp8 or streamed", panel=_MACHINE)]
+Memory = Annotated[
+    str,
+    _option("Memory plan: auto, resident, resident-8, offload-text, tiled, fp8 or streamed", panel=_MACHINE),
+]
 Precision = Annotated[
     str,
     _option("exact, or fp8: faster on newer GPUs, with slightly different pictures", panel=_MACHINE),

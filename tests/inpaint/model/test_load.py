@@ -192,5 +192,7 @@ def test_an_unknown_dtype_or_plan_is_refused(folder: Path) -> None:
     """Both list what there is."""
     with pytest.raises(RequestError, match="auto or one of float32, float16, bfloat16"):
         pick_dtype("int8", CPU)
-    with pytest.raises(RequestError, match="auto or one of resident, offload-text, fp8, streamed"):
+    with pytest.raises(
+        RequestError, match="auto or one of resident, resident-8, offload-text, tiled, fp8, streamed"
+    ):
         load(folder, memory="tiny")

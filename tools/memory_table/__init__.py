@@ -1,0 +1,1 @@
+"""The memory that each phase of painting takes at SDXL's real size, counted without a GPU."""
