@@ -69,6 +69,11 @@ class CudaRuntime:
         """Return a host tensor in memory from which :meth:`upload` to ``device`` does not copy it first."""
         return host.pin_memory() if self.on(device) else host
 
+    def make_room(self, device: torch.device, size_bytes: int) -> None:
+        """Give torch's cached memory back to the driver if that has less than ``size_bytes`` free."""
+        if self.on(device) and torch.cuda.mem_get_info(device)[0] < size_bytes:
+            torch.cuda.empty_cache()
+
     def device(self, device: torch.device) -> AbstractContextManager[Any]:
         """Return a context on ``device``; a new thread starts on the first CUDA device."""
         return torch.cuda.device(device) if self.on(device) else nullcontext()

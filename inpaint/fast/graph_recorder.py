@@ -14,6 +14,7 @@ import torch
 from inpaint import cuda
 
 _WARM_UPS = 3  # calls before a recording, in which kernels are loaded and libraries take their workspace
+_ROOM_BYTES = 2 * 1024**3  # 8 slots of SDXL at 1024² take 1.2 GiB, counted
 
 
 class CudaRecorder:
@@ -42,6 +43,8 @@ class CudaRecorder:
         with cuda.runtime.using(self._stream):
             for _ in range(_WARM_UPS):
                 run()
+        # While a graph is captured torch cannot give back what other streams have cached; it would run out.
+        cuda.runtime.make_room(self._device, _ROOM_BYTES)
         graph = cuda.runtime.graph()
         with cuda.runtime.capturing(graph, pool=self._pool, stream=self._stream):
             output = run()

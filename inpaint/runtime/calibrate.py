@@ -120,7 +120,7 @@ def measure(
     empty_cache(model.device)
     raise OutOfMemoryError(
         f"not enough memory on {device_name(model.device)} for one picture with the memory plan "
-        f"{model.plan.name}; try --memory fp8 or --memory streamed"
+        f"{model.plan.name}; try --memory tiled or --memory streamed"
     )
 
 

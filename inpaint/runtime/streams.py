@@ -16,7 +16,7 @@ from inpaint import cuda
 from inpaint.errors import InpaintError, PaintError
 from inpaint.gpu_errors import first_line, translated
 
-_OUT_OF_MEMORY = "not enough memory for this picture even alone; try --memory fp8 or a smaller area ({})"
+_OUT_OF_MEMORY = "not enough memory for this picture even alone; try --memory tiled or a smaller area ({})"
 _FRAMES = 20  # the innermost ones of a bug that are kept as text
 
 

@@ -84,6 +84,9 @@ class SimulatedCuda(cuda.CudaRuntime):
 
     # What the product calls.
 
+    def make_room(self, device: torch.device, size_bytes: int) -> None:
+        """Do nothing: the simulated device is never full."""
+
     def on(self, device: torch.device) -> bool:
         return True
 

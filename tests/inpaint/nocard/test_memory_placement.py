@@ -1,7 +1,9 @@
 """What lies where under each memory plan, and what is copied when, on a CPU that calls itself a GPU."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from PIL import Image
 from inpaint import Engine, InpaintRequest, cuda
 from inpaint.batching.work import Bucket
 from inpaint.cuda import CudaRuntime
+from inpaint.fast.graph_recorder import CudaRecorder
 from inpaint.fast.optimizations import choose, ready
 from inpaint.fast.shapes import example, usual
 from inpaint.memory import PLANS, choose_plan, place
@@ -192,3 +195,28 @@ def test_nan_is_painted_again_in_fp32_under_every_plan(
         assert engine.paint(request_for(num_inference_steps=2)).images
         assert engine.stats().failures == 0
     assert torch.float32 in dtypes
+
+
+def test_room_is_made_between_the_warm_ups_and_the_capture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a graph is captured nothing cached can be given back, so on a full card recording failed."""
+    order: list[str] = []
+
+    class Noted(CudaRuntime):
+        def make_room(self, device: torch.device, size_bytes: int) -> None:
+            order.append("room")
+            assert size_bytes > 1.3 * 1024**3
+
+        def stream(self, device: torch.device, *, priority: int) -> Any:
+            return SimpleNamespace(wait_stream=lambda other: None)
+
+        current_stream = graph_pool = graph = lambda self, *_: SimpleNamespace(wait_stream=lambda other: None)
+        using = device = capturing = lambda self, *_, **__: nullcontext()
+
+    monkeypatch.setattr(cuda, "runtime", Noted())
+
+    def call() -> torch.Tensor:
+        order.append("call")
+        return torch.zeros(1)
+
+    CudaRecorder(GPU).record(call)
+    assert order == ["call", "call", "call", "room", "call"]

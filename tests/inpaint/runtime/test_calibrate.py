@@ -126,7 +126,7 @@ def test_memory_that_runs_out_is_the_cap(model: Model) -> None:
 
 def test_a_model_that_does_not_fit_at_all_is_an_error(model: Model) -> None:
     """The error names what to try; it is not a traceback of torch."""
-    with pytest.raises(OutOfMemoryError, match=r"plan resident; try --memory fp8"):
+    with pytest.raises(OutOfMemoryError, match=r"plan resident; try --memory tiled"):
         Gpu(of_much_use, fits=0).measured(model, buckets=[TINY])
 
 
