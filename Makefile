@@ -1,4 +1,4 @@
-# make demo | serve | test | test-all | check | fix | bench | clean: each installs what it needs into .venv first.
+# make demo | serve | test | test-all | check | fix | bench | gpu-check | clean: each installs what it needs into .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
 # Half as many test processes again as there are cores, since many tests wait for a server or a browser.
@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 UNUSED := /(transformers/models|diffusers/pipelines|torch/(testing|_inductor|distributed)|sympy|ray/(rllib|data|train|tune|llm)|cfnlint|scipy|fontTools|matplotlib|tests)/
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 
-.PHONY: demo serve test test-all test-programs check lint lint-page types fix bench bench-cluster install clean
+.PHONY: demo serve test test-all test-programs check lint lint-page types fix bench bench-cluster gpu-check install clean
 
 demo: $(PAINTING)
 	@$(BIN)/inpaint run docs/images/portrait.jpg --mask docs/images/portrait_patch_mask.png \
@@ -73,6 +73,12 @@ bench-cluster: $(TESTING)
 	$(BIN)/python -m bench.fleet --json bench/results/fleet-cpu.json
 	$(BIN)/python -m bench.cluster --json bench/results/cluster-cpu.json
 
+# The first half hour on a GPU, and what it showed; docs/cuda.md. DEVICE=cpu rehearses it.
+DEVICE ?= cuda
+
+gpu-check: $(TESTING)
+	$(BIN)/python -m tools.gpu_check --device $(DEVICE)
+
 install: $(TESTING)
 
 # The pins are constraints.txt's. pip, not a resolver with its own index settings, so that a CPU build of
@@ -90,7 +96,7 @@ $(SERVING): $(PAINTING)
 	@touch $(SERVING)
 
 $(TESTING): $(PAINTING)
-	@echo "Installing what the tests need, too: 0.8 GB, about two minutes"
+	@echo "Installing what the tests need, too: 1.5 GB, about two minutes"
 	@$(PIP) -e '.[server,telemetry,cluster,postgres,redis,s3,dev]'
 	@$(BIN)/python -m compileall -qq -j 0 -x '$(UNUSED)' .venv/lib || true
 	@touch $(TESTING)
