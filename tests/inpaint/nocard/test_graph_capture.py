@@ -125,14 +125,14 @@ def test_nothing_is_recorded_while_another_thread_compiles(
     assert graphs.state == "recording"
 
 
-def waits_meanwhile(net: nn.Module, wait: Callable[[], None]) -> Forward:
+def waits_meanwhile(net: nn.Module, wait: Callable[[], None], join_s: float) -> Forward:
     """Return a forward pass during whose captures another thread waits for the device."""
 
     def forward(batch: UNetBatch) -> torch.Tensor:
         out: torch.Tensor = net(batch.sample)
         thread = threading.Thread(target=wait, name="compile")
         thread.start()
-        thread.join(0.2)  # it is made to wait until the capture has ended
+        thread.join(join_s)
         return out
 
     return forward
@@ -141,8 +141,8 @@ def waits_meanwhile(net: nn.Module, wait: Callable[[], None]) -> Forward:
 def test_a_wait_for_the_device_waits_for_a_recording(
     gpu: SimulatedCuda, stream: DeviceStream, net: nn.Module, model: Model
 ) -> None:
-    """The load of a second engine in this process waits for the device, too."""
-    graphs = graphs_of(model, waits_meanwhile(net, lambda: cuda.runtime.synchronize(CPU)))
+    """The load of a second engine in this process waits for the device, too; here until the capture ended."""
+    graphs = graphs_of(model, waits_meanwhile(net, lambda: cuda.runtime.synchronize(CPU), 0.1))
     for _ in range(CALLS):
         graphs(batch_of())
     assert gpu.recorded == 1
@@ -161,7 +161,7 @@ def test_an_unguarded_wait_for_the_device_is_reported(
         except torch.AcceleratorError as error:
             refused.append(str(error))
 
-    graphs = graphs_of(model, waits_meanwhile(net, wait))
+    graphs = graphs_of(model, waits_meanwhile(net, wait, 60))
     for _ in range(CALLS):
         graphs(batch_of())
     assert rules(gpu) == {"G1"}

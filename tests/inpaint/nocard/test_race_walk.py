@@ -50,7 +50,9 @@ def reports(gpu: Engines) -> str:
 
 def assert_varied(walked: Walk, gpu: Engines) -> None:
     """Check that the walk came by all that it promises."""
-    assert not [error for error in walked.errors if not isinstance(error, CancelledError)]
+    # A second NaN may hit a row while it is painted again in fp32, which ends it.
+    usual = [error for error in walked.errors if isinstance(error, CancelledError) or "NaN" in str(error)]
+    assert walked.errors == usual
     assert walked.ended["CancelledError"] > 0
     assert walked.ended["done"] > walked.ended.total() / 2
     assert walked.stats["out_of_memory"] > 0
