@@ -76,7 +76,12 @@ class _Device:
 
 
 def play(
-    plan: MemoryPlan, phases: Phases, free_gib: float, *, max_slots: int = 16, converted: Trace | None = None
+    plan: MemoryPlan,
+    phases: Phases,
+    free_gib: float,
+    *,
+    converted: Trace | None = None,
+    room_gib: float = 2.0,
 ) -> Outcome:
     """Play load, survey, encodes and decodes next to full calls, recording, compiling and an fp32 repaint.
 
@@ -84,13 +89,14 @@ def play(
         plan: the memory plan.
         phases: the traces.
         free_gib: the device's free memory; torch gets ``SPARE_GIB`` less.
-        max_slots: most slots in one call.
         converted: how a resident UNet gets onto the device; converted before if None.
+        room_gib: with less free memory cached blocks are given back before a graph is captured.
     """
-    outcome, scene = Outcome(), _Scene(plan, phases, free_gib - SPARE_GIB, converted or phases.converted_unet)
+    outcome = Outcome()
+    scene = _Scene(plan, phases, free_gib - SPARE_GIB, converted or phases.converted_unet, room_gib)
     for name, phase in (
         ("load", scene.load),
-        ("calibrate", lambda: scene.calibrate(outcome, min(max_slots, plan.max_slots))),
+        ("calibrate", lambda: scene.calibrate(outcome)),
         ("encode next to a call", lambda: scene.encode_next_to(outcome.cap)),
         ("decode next to a call", lambda: scene.decode_next_to(outcome.cap)),
         ("record", scene.record),
@@ -112,8 +118,10 @@ def play(
 class _Scene:
     """One engine on a device."""
 
-    def __init__(self, plan: MemoryPlan, phases: Phases, limit_gib: float, converted: Trace) -> None:
-        self._plan, self._phases, self._converted = plan, phases, converted
+    def __init__(
+        self, plan: MemoryPlan, phases: Phases, limit_gib: float, converted: Trace, room_gib: float
+    ) -> None:
+        self._plan, self._phases, self._converted, self._room_gib = plan, phases, converted, room_gib
         self.device = _Device(limit_gib)
         alone = plan.vae_tiled or phases.vae_dtype == FULL
         self._together = 1 if alone else 2
@@ -131,13 +139,12 @@ class _Scene:
             device.keep(phases.text_kv(plan.max_slots), _LOAD)
         elif plan.unet == "fp8":
             device.keep(phases.stored_unet, _LOAD)
-        device.allocator.flush()
 
-    def calibrate(self, outcome: Outcome, max_slots: int) -> None:
+    def calibrate(self, outcome: Outcome) -> None:
         """Measure as ``runtime.calibrate`` does: the cap is the last size that fitted."""
         self._encode(_LOAD)
         self._decode(1, _LOAD)
-        for slots in (n for n in _SLOTS if n <= max_slots):
+        for slots in (n for n in _SLOTS if n <= self._plan.max_slots):
             try:
                 with self._call(slots, _LOAD):
                     pass
@@ -162,12 +169,14 @@ class _Scene:
         for slots in (n for n in (2, 1, 4, 8) if n <= self._plan.prepared_slots):
             call = self._phases.unet(slots)
             self.device.run(call, _CAPTURE)
-            self.device.allocator.flush()
-            self.device.allocator.capturing = True
+            allocator = self.device.allocator
+            if allocator.limit - allocator.reserved < self._room_gib * GIB:
+                allocator.flush()
+            allocator.capturing = True
             try:
                 self.device.run(call, _GRAPHS)
             finally:
-                self.device.allocator.capturing = False
+                allocator.capturing = False
 
     def compile_next_to(self, slots: int) -> None:
         """Compare compiled and plain code in the compile thread, while requests are painted."""

@@ -64,6 +64,12 @@ def test_a_plan_on_a_smaller_card_runs_out(free_gib: float, plan: MemoryPlan, ph
     assert not play(plan, phases, free_gib).fits
 
 
+def test_without_room_made_for_it_recording_runs_out(phases: Phases) -> None:
+    """A 12 GB card has what a graph needs only once cached blocks are given back."""
+    plan = choose_plan(None, "offload-text")
+    assert play(plan, phases, 11.3, room_gib=0).failed == "record"
+
+
 def test_a_unet_converted_on_the_device_takes_a_gib_more(phases: Phases) -> None:
     """The old matrices leave gaps; that is why the UNet is rewritten before it is moved."""
     plan = choose_plan(None)
