@@ -54,7 +54,7 @@ def _built(cls: Any, settings: Any) -> Any:
 
 
 @cache
-def unet(*, eight_bit: bool = False, whole: bool = False) -> tuple[Any, Any]:
+def unet(*, eight_bit: str = "", whole: bool = False) -> tuple[Any, Any]:
     """Return SDXL's UNet as ``fast.optimizations`` converts it, and its forward pass.
 
     Unless it is compiled as a whole, each stack of transformer blocks has one: those after it are alike.
@@ -64,7 +64,7 @@ def unet(*, eight_bit: bool = False, whole: bool = False) -> tuple[Any, Any]:
     made = _built(UNet2DConditionModel, {"in_channels": 9, **UNET, **depth})
     fused_qkv.convert(made)
     if eight_bit:
-        fp8.convert(made)
+        fp8.convert(made, by_row=eight_bit == "by row")
     return made, cross_attention_cache.wrap(made, HALF, channels_last.wrap(plain(made)), slots=16)
 
 
@@ -93,10 +93,15 @@ def up(lower: Lowering) -> dict[str, Any]:
     return lower(unet()[0].up_blocks[0].upsamplers[0], nhwc(SLOTS, 1280, 32, 32))
 
 
-def fp8_block(lower: Lowering) -> dict[str, Any]:
-    """A transformer block whose large matrices are in 8 bit."""
-    block = unet(eight_bit=True)[0].down_blocks[1].attentions[0].transformer_blocks[0]
+def fp8_block(lower: Lowering, scales: str = "by row") -> dict[str, Any]:
+    """A transformer block whose large matrices are in 8 bit, with a scale for each row."""
+    block = unet(eight_bit=scales)[0].down_blocks[1].attentions[0].transformer_blocks[0]
     return lower(block, half(SLOTS, 4096, 640), encoder_hidden_states=half(SLOTS, 77, 0))
+
+
+def fp8_block_one_scale(lower: Lowering) -> dict[str, Any]:
+    """The same with one scale for each matrix, as for cards that refuse one for each row."""
+    return fp8_block(lower, "by matrix")
 
 
 def vae_mid(lower: Lowering) -> dict[str, Any]:
@@ -147,6 +152,6 @@ def greedy(lower: Lowering) -> dict[str, Any]:
     return lower(product, *torch.empty(2, SIDE, SIDE, device=CUDA))
 
 
-_LISTED = (transformer, resnet, down, up, fp8_block, vae_mid, vae_up, whole_unet)
+_BLOCKS = (transformer, resnet, down, up, fp8_block, fp8_block_one_scale, vae_mid, vae_up)
 _WRONG = (fp32_product, transposed, greedy)
-PARTS: dict[str, Part] = {part.__name__: part for part in (*_LISTED, *_WRONG)}
+PARTS: dict[str, Part] = {part.__name__: part for part in (*_BLOCKS, whole_unet, *_WRONG)}
