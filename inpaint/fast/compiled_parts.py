@@ -20,6 +20,7 @@ from inpaint.fast import torch_compile
 from inpaint.fast.parts import Part, parts_of
 from inpaint.fast.shared_copy import shared_copy
 from inpaint.fast.torch_compile import Backend
+from inpaint.gpu_errors import is_fatal, is_out_of_memory
 from inpaint.lora.hooks import adapted
 from inpaint.model.load import Model
 from inpaint.model.vae import use_channels_last
@@ -126,9 +127,10 @@ class CompiledPart:
                 self._try(next(inputs))
             except StopIteration:
                 return
-            except torch.OutOfMemoryError as error:
-                _log.info("a call of %s is not compiled: %s", self.name, _line(error))
             except Exception as error:  # noqa: BLE001 - a compiler may raise anything, and pictures do without
+                if is_out_of_memory(error):
+                    _log.info("a call of %s is not compiled: %s", self.name, _line(error))
+                    continue
                 self._fail(f"{type(error).__name__}: {_line(error)}")
 
     def _try(self, x: torch.Tensor) -> None:
@@ -166,9 +168,9 @@ class CompiledPart:
             try:
                 with torch.inference_mode(), torch_compile.uncompiled_while_tracing():
                     return compiled(*map(_plain, args), **kwargs)
-            except (torch.OutOfMemoryError, torch.AcceleratorError):
-                raise
             except RuntimeError as error:
+                if is_out_of_memory(error) or is_fatal(error):
+                    raise
                 out = own(*args, **kwargs)  # if this raises as well, the call is at fault, not the compiler
                 self._fail(f"compiled code failed ({_line(error)})")
                 return out
