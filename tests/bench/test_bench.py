@@ -203,10 +203,10 @@ def test_memory_is_of_a_process_of_its_own(
     figures = last_line(capsys)
     assert figures["by_plan"]["fp8"]["painted"] == 2
     assert figures["plans_by_cap"] == {
-        "6": "streamed",
-        "8": "fp8",
+        "6": "fp8",
+        "8": "tiled",
         "12": "offload-text",
-        "16": "resident",
+        "16": "resident-8",
         "24": "resident",
     }
 
