@@ -266,6 +266,8 @@ def test_a_lost_karras_flag_is_caught(
     assert mean_distance(ALIGNED, paint(demo, ALIGNED, scheduler="DPM2 Karras", **PLAIN), expected) <= SAME
     lost = {**SCHEDULERS, "DPM2 Karras": replace(SCHEDULERS["DPM2 Karras"], overrides={})}
     monkeypatch.setattr(inpaint.schedulers, "SCHEDULERS", lost)
+    uncached = inpaint.schedulers._prototype.__wrapped__
+    monkeypatch.setattr(inpaint.schedulers, "_prototype", uncached)
     assert mean_distance(ALIGNED, paint(demo, ALIGNED, scheduler="DPM2 Karras", **PLAIN), expected) > 4 * SAME
 
 
