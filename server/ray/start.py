@@ -17,6 +17,7 @@ from server.ray.ingress import NAME, application, settings_of
 from server.settings import Settings
 from server.start import greeting, prepare, refuse_open
 
+_log = logging.getLogger(__name__)
 _LOCAL = "local"
 _CONNECT_S = 5.0
 
@@ -58,12 +59,31 @@ def _connect(address: str) -> None:
         if ":" in address:  # checked first: ray.init would try for minutes
             host, _, port = address.rpartition(":")
             socket.create_connection((host.strip("[]"), int(port)), _CONNECT_S).close()
-        ray.init(address=address, log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
+        _start_ray(address)
     except (OSError, ValueError) as error:
         hint = "start one with `ray start --head`, or pass --cluster local"
         raise RequestError("--cluster", f"there is no Ray cluster at {address}; {hint}") from error
     except Exception as error:  # Ray has no common class for errors at its start
         raise DeviceError(f"Ray did not start: {str(error).splitlines()[0]}") from error
+
+
+def _start_ray(address: str) -> None:
+    """Start or join Ray; once more if its own processes were too slow.
+
+    Ray gives them 30 seconds, which cannot be changed and is not enough on a host that starts everything else
+    at the same time. Those of the first attempt end with this process.
+    """
+    for attempt in (1, 2):
+        try:
+            ray.init(
+                address=address, log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR
+            )
+        except Exception as error:
+            if attempt == 2 or "timed out during startup" not in str(error):
+                raise
+            _log.warning("Ray did not start within its 30 seconds; it is tried once more")
+        else:
+            return
 
 
 def _deploy(settings: Settings) -> None:

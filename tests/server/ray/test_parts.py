@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,13 +11,14 @@ from ray import serve
 from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
 from ray.serve._private.common import DeploymentHandleSource, DeploymentID, ReplicaID
 
-from inpaint.errors import RequestError
+from inpaint.errors import DeviceError, RequestError
 from server.ray.ingress import _replicas, build, settings_of
 from server.ray.proxy import ProxyMiddleware
 from server.ray.replica import ExclusiveGate
 from server.ray.replica_stats import ReplicaStats
 from server.ray.router import LeastBacklogRouter
 from server.ray.scaling import TARGET_S, by_backlog
+from server.ray.start import _connect
 
 
 def reports(**backlogs: float) -> dict[str, dict[str, Any]]:
@@ -256,3 +258,28 @@ def test_min_workers_turns_autoscaling_on() -> None:
     assert (found.min_replicas, found.max_replicas) == (1, 4)
     assert found.policy.policy_function == "server.ray.scaling.by_backlog"
     assert _replicas(settings_of(settings)) == {"num_replicas": 4}
+
+
+@pytest.mark.parametrize(
+    ("failures", "starts", "said"),
+    [
+        (["The current node timed out during startup."], 2, None),
+        (["The current node timed out during startup."] * 2, 2, "Ray did not start: The current node timed"),
+        (["no shared memory"], 1, "Ray did not start: no shared memory"),
+    ],
+)
+def test_ray_gets_a_second_chance_where_it_was_too_slow(
+    failures: list[str], starts: int, said: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray's own 30 seconds are not enough on a host that is starting everything else."""
+    left, tried = list(failures), []
+
+    def init(**settings: Any) -> None:
+        tried.append(settings["address"])
+        if left:
+            raise Exception(left.pop(0))  # as Ray does
+
+    monkeypatch.setattr("ray.init", init)
+    with nullcontext() if said is None else pytest.raises(DeviceError, match=said):
+        _connect("local")
+    assert tried == ["local"] * starts
