@@ -34,6 +34,7 @@ __all__ = ["Compiled", "can", "wrap"]
 Build = Callable[[Any], Forward]  # a UNet → its forward pass
 
 _log = logging.getLogger(__name__)
+_INTERRUPTED_EVERY_S = 1.0
 _IDLE_S = 1.0  # without calls, after which the engine counts as idle
 _PATIENCE_S = 60.0  # a busy engine gets its larger calls compiled all the same, one a minute
 _ATTEMPTS = 2
@@ -164,11 +165,13 @@ class Compiled:
     def close(self, timeout_s: float = 10.0) -> None:
         """Stop compiling; wait at most ``timeout_s`` for what cannot be interrupted, such as g++."""
         self._stopping.set()
-        with self._lock:
-            if self._thread is not None and not self._settled.is_set():
-                torch_compile.interrupt(self._thread, _Stopped)
-        if self._thread is not None:
-            self._thread.join(timeout_s)
+        end = time.monotonic() + timeout_s
+        while self._thread is not None and self._thread.is_alive() and time.monotonic() < end:
+            with self._lock:
+                # Again and again: Python drops an exception that is raised while an object is finalised.
+                if not self._settled.is_set():
+                    torch_compile.interrupt(self._thread, _Stopped)
+            self._thread.join(min(_INTERRUPTED_EVERY_S, timeout_s))
 
     def __call__(self, batch: UNetBatch) -> torch.Tensor:
         """Return the noise prediction (n, 4, h, w), from compiled code if there is some for this shape."""

@@ -14,10 +14,9 @@ R5  The host does not rewrite, and does not read, the host side of a copy that h
 import sys
 import threading
 import weakref
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import partial
 from types import CodeType
 from typing import Any, NamedTuple
 
@@ -50,6 +49,13 @@ class Memory:
     host: bool = False  # memory of the CPU that a copy is reading or writing
 
 
+class Death(weakref.ref[Any]):
+    """A reference that notices a storage's death."""
+
+    key: int
+    memory: Memory
+
+
 class Races:
     """The state of every stream and storage of one device, and the reports about them."""
 
@@ -57,9 +63,32 @@ class Races:
         self.lock = threading.RLock()
         self.clocks: defaultdict[Stream, defaultdict[Stream, int]] = defaultdict(lambda: defaultdict(int))
         self.happened: defaultdict[Stream, int] = defaultdict(int)  # what the CPU has waited for
-        self.memories: dict[int, Memory] = {}
-        self.reports: Counter[Report] = Counter()
+        self._memories: dict[int, Memory] = {}
+        self._reports: Counter[Report] = Counter()
         self.operations = 0
+        # Python drops an exception, such as the one that ends a compilation, inside a finaliser. So that of a
+        # storage is a function in C, and what it means is found out before anything else happens.
+        self._dead: deque[Death] = deque()
+
+    @property
+    def memories(self) -> dict[int, Memory]:
+        """The storages that are alive, by their address."""
+        self._bury()
+        return self._memories
+
+    @property
+    def reports(self) -> Counter[Report]:
+        """The breaches so far."""
+        self._bury()
+        return self._reports
+
+    def _bury(self) -> None:
+        while self._dead:
+            with self.lock:
+                if self._dead:
+                    death = self._dead[0]
+                    self._freed(death.key, death.memory)
+                    self._dead.popleft()
 
     def report(self, rule: str, what: str, memory: str = "") -> None:
         """Note a breach of a rule."""
@@ -73,11 +102,13 @@ class Races:
 
     def mark(self, stream: Stream) -> Clock:
         """Return the present point of a stream."""
+        self._bury()
         with self.lock:
             return dict(self.clocks[stream])
 
     def wait(self, stream: Stream, clock: Clock) -> None:
         """Have later operations of ``stream`` happen after a point of another."""
+        self._bury()
         with self.lock:
             own = self.clocks[stream]
             for other, number in clock.items():
@@ -85,6 +116,7 @@ class Races:
 
     def synchronize(self, clock: Clock) -> None:
         """Have the CPU wait for a point."""
+        self._bury()
         with self.lock:
             for other, number in clock.items():
                 self.happened[other] = max(self.happened[other], number)
@@ -102,6 +134,7 @@ class Races:
         made: Iterable[torch.Tensor] = (),
     ) -> int:
         """Check and note one operation of ``stream``; return its number on that stream."""
+        self._bury()
         with self.lock:
             self.operations += 1
             clock = self.clocks[stream]
@@ -142,21 +175,21 @@ class Races:
             memory = self.memories.get(storage._cdata)
             if memory is None:
                 memory = self.memories[storage._cdata] = Memory(made, site(_NEAR), writer)
-                memory.dies = weakref.ref(storage, partial(self._freed, storage._cdata, memory))
+                memory.dies = death = Death(storage, self._dead.append)
+                death.key, death.memory = storage._cdata, memory
             memory.host = False
             return memory
 
-    def _freed(self, key: int, memory: Memory, _: Any) -> None:
+    def _freed(self, key: int, memory: Memory) -> None:
         memory.dies = None
-        with self.lock:
-            if self.memories.get(key) is memory:
-                del self.memories[key]
-            if memory.made is None or memory.host:
-                return
-            for reader, at in memory.readers.items():
-                if reader not in memory.kept and not self.before(memory.made, reader, at):
-                    what = f"memory goes back to {memory.made} while {reader} reads it"
-                    self.reports[Report("R3", what, getattr(memory, "at", ""), memory.site)] += 1
+        if self._memories.get(key) is memory:
+            del self._memories[key]
+        if memory.made is None or memory.host:
+            return
+        for reader, at in memory.readers.items():
+            if reader not in memory.kept and not self.before(memory.made, reader, at):
+                what = f"memory goes back to {memory.made} while {reader} reads it"
+                self._reports[Report("R3", what, getattr(memory, "at", ""), memory.site)] += 1
 
     def keep(self, tensor: torch.Tensor, stream: Stream) -> None:
         """Keep a tensor's memory until ``stream`` has done what it was given."""
