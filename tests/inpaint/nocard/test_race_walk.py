@@ -71,7 +71,7 @@ def test_sixty_requests_keep_the_order_that_a_gpu_needs(gpu: Engines) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_five_hundred_requests_keep_the_order_that_a_gpu_needs(gpu: Engines) -> None:
     """A server is not started again after sixty requests; engines follow each other in one process."""
     walked = walk(gpu, 500, sessions=5, seed=1)
