@@ -114,14 +114,8 @@ class Engine:
                 few_step_lora,
                 prepare=partial(convert_early, without=frozenset(without)),
             )
-            slots = min(2 * max_rows, loaded.plan.max_slots)
             optimizations = choose(loaded, frozenset(without), precision=precision)
-            identity = made_for(loaded, optimizations)
-            buckets, often = compiled_sizes(loaded, identity, profiles)
-            fast = ready(loaded, optimizations, slots=slots, buckets=buckets, often=often)
-            if profiles is None:
-                return loaded, fast, None
-            return loaded, fast, survey(loaded, fast, identity, profiles, max_slots=slots)
+            return loaded, *_prepared(loaded, optimizations, 2 * max_rows, profiles)
 
         # On a thread that ends: torch's thread pool would stay with the caller's, see ``side_thread``.
         with ThreadPoolExecutor(1, "inpaint-load") as thread, explained(_UNFIT):
@@ -203,3 +197,16 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _prepared(
+    model: Model, optimizations: tuple[str, ...], slots: int, profiles: Path | None
+) -> tuple[Fast, Profile | None]:
+    """Return the forward pass of a model's UNet, and its costs if there is a folder for them."""
+    slots = min(slots, model.plan.max_slots)
+    identity = made_for(model, optimizations)
+    buckets, often = compiled_sizes(model, identity, profiles)
+    fast = ready(model, optimizations, slots=slots, buckets=buckets, often=often)
+    if profiles is None:
+        return fast, None
+    return fast, survey(model, fast, identity, profiles, max_slots=slots)

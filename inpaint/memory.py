@@ -35,7 +35,7 @@ class MemoryPlan:
 
     @property
     def overlapped(self) -> bool:
-        """Whether there is memory to encode and decode while the UNet runs."""
+        """True if there is memory to encode and decode while the UNet runs."""
         return self.max_slots > 2
 
 

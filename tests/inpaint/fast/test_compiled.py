@@ -27,8 +27,13 @@ from inpaint.model.unet import Forward, UNetBatch, plain
 from inpaint.runtime.stages import RunningRequest, Stages
 from inpaint.schedulers import SCHEDULERS
 
+pytest_plugins = ["tests.support.compiler_fixtures"]
+
 # inductor imports what torch itself has deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+pytestmark = [
+    pytest.mark.usefixtures("fresh_compiler"),
+    pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning"),
+]
 
 WAIT_S = 240.0
 BLOCKS = 11  # of the tiny UNet, each a compiled graph of its own
@@ -42,17 +47,6 @@ def as_it_is(graph: torch.fx.GraphModule, inputs: list[Any]) -> Callable[..., An
 
 def slots(model: Model, n: int) -> UNetBatch:
     return example(model, usual(model, native(model), n))
-
-
-@pytest.fixture(autouse=True)
-def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No compiled code of another test, and none left on the machine."""
-    monkeypatch.setenv(torch_compile.CACHE_VARIABLE, str(tmp_path / "compiled"))
-    monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "1")
-    torch._dynamo.reset()
-    counters.clear()
-    yield
-    torch._dynamo.reset()
 
 
 @pytest.fixture

@@ -2,14 +2,13 @@
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch._dynamo.utils import counters
 
 from inpaint.batching.work import Bucket
 from inpaint.fast import torch_compile
@@ -23,8 +22,13 @@ from inpaint.model.prompt import PromptEncoder
 from inpaint.model.vae import decode, encode
 from tests.support.fast_rows import apart, own_model
 
+pytest_plugins = ["tests.support.compiler_fixtures"]
+
 # inductor imports what torch itself has deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+pytestmark = [
+    pytest.mark.usefixtures("fresh_compiler"),
+    pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning"),
+]
 
 SIZE = Bucket(8, 16)
 DECODER, TEXT = "the VAE's decoder", "text encoder 1"
@@ -47,17 +51,6 @@ class Counting:
             return tuple(self.change(out) for out in graph(*args))
 
         return run
-
-
-@pytest.fixture(autouse=True)
-def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No compiled code of another test, and none left on the machine."""
-    monkeypatch.setenv(torch_compile.CACHE_VARIABLE, str(tmp_path / "compiled"))
-    monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "1")
-    torch._dynamo.reset()
-    counters.clear()
-    yield
-    torch._dynamo.reset()
 
 
 @pytest.fixture

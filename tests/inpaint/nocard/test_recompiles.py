@@ -23,6 +23,9 @@ from inpaint.schedulers import SCHEDULERS
 from tests.support.fast_rows import mixed_rows, own_model
 from tests.support.lora_making import write_lora
 
+pytest_plugins = ["tests.support.compiler_fixtures"]
+pytestmark = pytest.mark.usefixtures("fresh_compiler")
+
 WAIT_S = 240.0
 SIZES = (Bucket(16, 16), Bucket(8, 16))  # the first is frequent
 SLOTS = (2, 1)  # larger calls are split; a server has four numbers, which take twice as long to trace
@@ -38,15 +41,6 @@ def as_it_is(graph: torch.fx.GraphModule, inputs: list[Any]) -> Callable[..., An
 def graphs() -> int:
     """How many graphs torch has traced."""
     return int(counters["stats"]["unique_graphs"])
-
-
-@pytest.fixture(autouse=True)
-def fresh() -> Iterator[None]:
-    """No compiled code of another test."""
-    torch._dynamo.reset()
-    counters.clear()
-    yield
-    torch._dynamo.reset()
 
 
 @pytest.fixture
