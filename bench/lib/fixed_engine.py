@@ -1,8 +1,8 @@
 """An engine whose UNet calls take a fixed time and which paints one colour, to test the code around it.
 
 Its model is ``fixed:SECONDS``, the seconds of a UNet call, or ``fixed:SECONDS:ROWS`` to override the
-settings' rows. Rows share calls as in the real engine; the prompts ``slow``, ``die`` and ``hang`` make it
-slow down, exit and hang.
+settings' rows. Rows share calls as in the real engine; the prompts ``slow``, ``slower``, ``die`` and ``hang``
+make it slow down, exit and hang.
 """
 
 import os
@@ -20,6 +20,8 @@ from inpaint.errors import CancelledError
 from inpaint.job import Event, Job
 from inpaint.request import InpaintRequest, InpaintResult
 from server.engines.worker import Paints, WorkerSpec
+
+_SLOWED = {"slow": 10, "slower": 50}  # prompt → how many times as long a step takes
 
 
 class Stats:
@@ -85,7 +87,7 @@ class FixedEngine:
         while "hang" in prompts:
             time.sleep(1)
         # On a clock, so that a busy machine does not make the steps longer.
-        due += self.step_s * (10 if "slow" in prompts else 1)
+        due += self.step_s * max((_SLOWED.get(prompt, 1) for prompt in prompts), default=1)
         time.sleep(max(0.0, due - time.monotonic()))
         self.calls += 1
         for job in list(self.running):

@@ -131,7 +131,8 @@ def test_steps_and_the_end_are_streamed(paid: Paid) -> None:
 
 def test_a_request_is_cancelled_on_an_engine_or_in_the_queue(paid: Paid) -> None:
     """By the HTTP process that has it, or through the other."""
-    ids = [posted(paid.client, num_inference_steps=100, prompt="slow") for _ in range(12)]
+    # So slow that none is done before it is cancelled, however long a busy machine takes to post them all.
+    ids = [posted(paid.client, num_inference_steps=100, prompt="slower") for _ in range(12)]
     with ThreadPoolExecutor(12) as pool:
         for answer in pool.map(lambda request_id: paid.client.delete(f"/v2/requests/{request_id}"), ids):
             assert answer.status_code < 300, answer.text
