@@ -168,9 +168,8 @@ class Compiled:
         end = time.monotonic() + timeout_s
         while self._thread is not None and self._thread.is_alive() and time.monotonic() < end:
             with self._lock:
-                # Again and again: Python drops an exception that is raised while an object is finalised.
                 if not self._settled.is_set():
-                    torch_compile.interrupt(self._thread, _Stopped)
+                    torch_compile.interrupt(self._thread)
             self._thread.join(min(_INTERRUPTED_EVERY_S, timeout_s))
 
     def __call__(self, batch: UNetBatch) -> torch.Tensor:
@@ -225,7 +224,7 @@ class Compiled:
             finally:
                 with self._lock:
                     self._settled.set()  # from here on close() interrupts nothing
-        except _Stopped:
+        except torch_compile.Interruption:
             self._settled.set()
 
     def _compile_all(self) -> None:
@@ -312,7 +311,7 @@ class Compiled:
     def _counted(self, graph: torch.fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
         """Compile a graph and count its calls, because torch silently skips code that does not fit."""
         if self._stopping.is_set():
-            raise _Stopped
+            raise torch_compile.Interruption
         compiled = self._backend(graph, inputs)
 
         def run(*args: Any) -> Any:
@@ -320,10 +319,6 @@ class Compiled:
             return compiled(*args)
 
         return run
-
-
-class _Stopped(BaseException):
-    """The interruption by close(); not an Exception, so that no handler for those catches it."""
 
 
 class _WrongCodeError(Exception):

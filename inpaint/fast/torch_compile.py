@@ -3,9 +3,11 @@
 import ctypes
 import logging
 import os
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -119,7 +121,30 @@ def protect_other_threads() -> None:
         setattr(shim, "_dummy_gm", staticmethod(lambda: empty))  # noqa: B010 - torch gives it no type
 
 
-def interrupt(thread: threading.Thread, error: type[BaseException]) -> None:
-    """Raise ``error`` in another thread when it next runs Python: torch has no way to end a compilation."""
+class Interruption(BaseException):
+    """The end of a compilation that is not wanted any more; no handler for ``Exception`` catches it."""
+
+
+def interrupt(thread: threading.Thread) -> None:
+    """Raise ``Interruption`` in another thread when it next runs Python: torch cannot end a compilation.
+
+    Python drops it if the thread is in a finaliser or a callback of the garbage collector just then, so this
+    is to be repeated until the thread has ended.
+    """
     if thread.ident is not None:
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(error))
+        _drop_silently()
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(
+            ctypes.c_ulong(thread.ident), ctypes.py_object(Interruption)
+        )
+
+
+@cache
+def _drop_silently() -> None:
+    """Keep Python from printing a traceback of each ``Interruption`` that it drops."""
+    report = sys.unraisablehook
+
+    def hook(unraisable: "sys.UnraisableHookArgs") -> None:
+        if unraisable.exc_type is not Interruption:
+            report(unraisable)
+
+    sys.unraisablehook = hook

@@ -255,7 +255,8 @@ def test_a_new_version_is_rolled_out_without_a_failed_request(paid: Paid) -> Non
 def test_no_caller_sets_the_proxys_deadline(paid: Paid) -> None:
     """Ray would answer 408 to a request with this header."""
     headers = {"x-request-timeout-seconds": "0.05"}
-    assert paid.client.post(V1, json=body(), headers=headers).status_code == 200
+    answer = paid.client.post(V1, json=body(), headers=headers)
+    assert answer.status_code == 200, answer.text
 
 
 def test_too_many_requests_get_a_retry_after(paid: Paid) -> None:
