@@ -44,22 +44,25 @@ class SchedulerSpec:
     step_takes_generator: bool = True  # written down here instead of inspected at run time
     order: int = 1  # UNet calls per step; the last step of an order-2 sampler takes one
     extra_calls: int = 0  # in addition to those, if there is more than one step
+    adds_noise: bool = False  # its step draws new noise between calls
 
 
 SCHEDULERS: Mapping[str, SchedulerSpec] = {
     "DDIM": SchedulerSpec("DDIMScheduler"),
     "DPM Multi": SchedulerSpec("DPMSolverMultistepScheduler"),
     "DPM Single": SchedulerSpec("DPMSolverSinglestepScheduler", {"lower_order_final": True}),
-    "Euler a": SchedulerSpec("EulerAncestralDiscreteScheduler"),
+    "Euler a": SchedulerSpec("EulerAncestralDiscreteScheduler", adds_noise=True),
     "Euler": SchedulerSpec("EulerDiscreteScheduler"),
     "Heun": SchedulerSpec("HeunDiscreteScheduler", step_takes_generator=False, order=2),
-    "DPM2 a Karras": SchedulerSpec("KDPM2AncestralDiscreteScheduler", {"use_karras_sigmas": True}, order=2),
+    "DPM2 a Karras": SchedulerSpec(
+        "KDPM2AncestralDiscreteScheduler", {"use_karras_sigmas": True}, order=2, adds_noise=True
+    ),
     "DPM2 Karras": SchedulerSpec(
         "KDPM2DiscreteScheduler", {"use_karras_sigmas": True}, step_takes_generator=False, order=2
     ),
     "LMS": SchedulerSpec("LMSDiscreteScheduler", step_takes_generator=False),
     "PNDM": SchedulerSpec("PNDMScheduler", step_takes_generator=False, extra_calls=1),
-    "DDPM": SchedulerSpec("DDPMScheduler"),
+    "DDPM": SchedulerSpec("DDPMScheduler", adds_noise=True),
     "UniPC": SchedulerSpec("UniPCMultistepScheduler", step_takes_generator=False),
 }
 
