@@ -11,6 +11,7 @@ from PIL import Image
 
 from inpaint.errors import RequestError, shown
 from inpaint.lora.spec import LoraUse, combine
+from inpaint.pace import PACES, CallPlan, Pace, call_plan
 from inpaint.prompt_weights import check_prompt
 from inpaint.schedulers import canonical_name
 
@@ -105,6 +106,8 @@ class InpaintRequest:
         soft: reads the mask's grey as strength, from 8 (barely changed) to 255 (repainted).
         guidance_interval: the fractions of the steps, 0 to 1 and rising, between which guidance is on. A
             step outside it costs half; the picture changes. Source: Kynkäänniemi et al., 2024.
+        pace: ``exact`` makes every UNet call that the scheduler asks for; ``near`` forecasts about half of
+            them, see :mod:`inpaint.pace`. The picture of a seed then differs a little from the exact one.
         loras: names and scales (-4 to 4) of LoRA files, 8 at most; they may be given in any notation of
             :mod:`inpaint.lora.spec`.
 
@@ -130,6 +133,7 @@ class InpaintRequest:
     color_match: bool = True
     soft: bool = False
     guidance_interval: tuple[float, float] = (0.0, 1.0)
+    pace: Pace = "exact"
     loras: tuple[LoraUse, ...] = ()
 
     def __post_init__(self) -> None:
@@ -147,6 +151,13 @@ class InpaintRequest:
     def steps_to_run(self) -> int:
         """The steps taken at this ``strength``: rounded down, as in diffusers."""
         return int(self.num_inference_steps * self.strength)
+
+    @property
+    def call_plan(self) -> CallPlan:
+        """The UNet calls of each sample: those that are made and those that are forecast."""
+        return call_plan(
+            self.scheduler, self.num_inference_steps, self.strength, self.pace, self.guidance_interval
+        )
 
     @property
     def seeds(self) -> list[int]:
@@ -215,7 +226,7 @@ def check_settings(settings: Mapping[str, object]) -> None:
 
 
 def _check_setting(name: str, value: object) -> None:
-    choices = {"area": AREAS, "fill": FILLS}
+    choices = {"area": AREAS, "fill": FILLS, "pace": PACES}
     if name in RANGES:
         RANGES[name].check(name, value)
     elif name in choices and value not in choices[name]:

@@ -13,9 +13,9 @@ from tests.support.paths import ROOT
 # Lowest first: a package imports only packages that stand before it. docs/architecture.md explains them.
 ORDER = {
     "inpaint": (
-        "_version", "errors", "files", "lru", "gpu_errors", "cuda", "drivers", "schedulers", "prompt_weights",
-        "memory", "weights", "lora", "request", "images", "canvas", "batching", "demo", "model", "fast",
-        "job", "runtime", "engine", "cli", "__main__",
+        "_version", "errors", "files", "lru", "gpu_errors", "cuda", "drivers", "schedulers", "pace",
+        "prompt_weights", "memory", "weights", "lora", "request", "images", "canvas", "batching",
+        "demo", "model", "fast", "job", "runtime", "engine", "cli", "__main__",
     ),
     "server": (
         "errors", "malloc", "settings", "engines", "observe", "fetch", "storage", "service", "http",

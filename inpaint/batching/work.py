@@ -10,7 +10,6 @@ from typing import NamedTuple, Protocol
 
 from inpaint.lora.spec import LoraUse, effective
 from inpaint.request import InpaintRequest
-from inpaint.schedulers import unet_calls
 
 
 class Bucket(NamedTuple):
@@ -37,7 +36,7 @@ class Work:
     """The facts about a request that decide when it is painted."""
 
     bucket: Bucket
-    calls: int  # UNet calls of each of its rows
+    calls: int  # UNet calls of each of its rows that are made; none that is forecast
     samples: int = 1  # rows
     slots: int = 2  # of a UNet call, for each row: with and without its prompt; 1 without guidance
     key: str = ""  # the caller's; keys share the device fairly
@@ -56,7 +55,7 @@ def work_of(request: InpaintRequest, size: tuple[int, int], vae_factor: int = 8,
     width, height = size
     return Work(
         bucket=Bucket(height // vae_factor, width // vae_factor, loras=effective(request.loras)),
-        calls=unet_calls(request.scheduler, request.num_inference_steps, request.strength),
+        calls=request.call_plan.made,
         samples=request.samples,
         slots=2 if request.guidance_scale > 1.0 else 1,
         key=key,

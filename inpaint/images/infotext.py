@@ -8,8 +8,10 @@ colon or newline. This module knows the names of a request's settings, and neith
 import json
 import re
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from inpaint.lora.spec import parse_loras, tags
+from inpaint.pace import call_plan
 from inpaint.request import RANGES
 from inpaint.schedulers import SCHEDULERS
 
@@ -76,7 +78,17 @@ def _pairs(settings: Mapping[str, object]) -> dict[str, object]:
         "Masked area padding": settings.get("padding") if settings.get("area") == "auto" else None,
         "Masked content": _CONTENT.get(str(settings.get("fill"))),
         "Soft inpainting enabled": True if settings.get("soft") else None,
+        "Pace": _pace(settings) if settings.get("pace") == "near" else None,
     }
+
+
+def _pace(settings: Mapping[str, object]) -> str:
+    """Return ``near`` and how many of the UNet's calls were made."""
+    fields = ("scheduler", "num_inference_steps", "strength", "pace")
+    given: dict[str, Any] = {name: settings[name] for name in fields}
+    interval: Any = settings.get("guidance_interval", (0.0, 1.0))
+    plan = call_plan(**given, guidance_interval=tuple(interval))
+    return f"near ({plan.made} of {plan.calls} UNet calls)"
 
 
 def _quoted(value: object) -> str:
@@ -170,5 +182,6 @@ _PARSERS: Mapping[str, tuple[str, Callable[[str, str], object]]] = {
     "area": ("Inpaint area", lambda _, text: _AREAS.get(text.casefold())),
     "padding": ("Masked area padding", _number),
     "fill": ("Masked content", lambda _, text: _FILLS.get(text.casefold())),
+    "pace": ("Pace", lambda _, text: "near" if text.startswith("near") else None),
     "soft": ("Soft inpainting enabled", lambda _, text: True if text == "True" else None),
 }

@@ -7,7 +7,7 @@ not depend on its neighbours, to within rounding.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from inpaint.model.prompt import PromptEmbeds
 from inpaint.model.samplers import make_sampler, take_step
 from inpaint.model.unet import Forward, UNetBatch, plain
 from inpaint.model.vae import Posterior, draw
+from inpaint.pace import CallPlan, call_plan
 from inpaint.schedulers import noise_levels
 
 
@@ -57,8 +58,11 @@ class Row:
     noise: torch.Tensor  # (1, 4, h, w), fp32, the initial noise
     image_latents: torch.Tensor | None  # (1, 4, h, w), for blending the original back
     masked_latents: torch.Tensor | None  # (1, 4, h, w), 9 channels only
+    plan: CallPlan
     precise: bool = False  # computed in fp32, not in the model's dtype
-    position: int = 0  # UNet calls done
+    position: int = 0  # predictions used, made or forecast
+    # The latest two predictions (1, 4, h, w) that the UNet made, by their timesteps; only for a forecast.
+    made: dict[float, torch.Tensor] = field(default_factory=dict)
     watched: bool = False  # the next step keeps an estimate
     estimate: torch.Tensor | None = None  # (1, 4, h, w), the finished latents as predicted so far
 
@@ -113,6 +117,7 @@ def start_row(
     guidance_scale: float,
     seed: int,
     guidance_interval: tuple[float, float] = (0.0, 1.0),
+    pace: str = "exact",
     precise: bool = False,
 ) -> Row:
     """Return a row ready for its first step.
@@ -126,6 +131,7 @@ def start_row(
         guidance_scale: of classifier-free guidance; none at 1 or below.
         seed: of the row's CPU generator, which the scheduler draws from as well.
         guidance_interval: the fractions of the steps between which guidance is on.
+        pace: one of ``PACES``: whether each prediction is made by the UNet.
         precise: compute the row in fp32.
     """
     generator = torch.Generator("cpu").manual_seed(seed)
@@ -151,6 +157,7 @@ def start_row(
         noise=noise,
         image_latents=image_latents,
         masked_latents=masked_latents if model.in_channels == 9 else None,
+        plan=call_plan(scheduler, num_inference_steps, strength, pace, guidance_interval),
         precise=precise,
     )
 
@@ -206,7 +213,8 @@ def _noised(picture: torch.Tensor, noise: torch.Tensor, level: tuple[float, floa
 def step(model: Model, rows: Sequence[Row], forward: Forward | None = None) -> None:
     """Advance every row by one UNet call: its next timestep, its guidance, its scheduler.
 
-    Rows must share a bucket and must not be done.
+    A row whose next prediction is to be forecast takes that step, too. Rows must share a bucket and must not
+    be done.
 
     Args:
         model: the call is on its device and in its dtype; precise rows are computed in fp32.
@@ -216,7 +224,11 @@ def step(model: Model, rows: Sequence[Row], forward: Forward | None = None) -> N
     with torch.inference_mode():
         out = (forward or plain(model.unet))(_batch(model, rows)).float()
         for row, prediction in zip(rows, _guided(rows, out), strict=True):
+            if row.plan.forecast:
+                _remember(row, prediction)
             _advance(model, row, prediction)
+            if row.position in row.plan.forecast:
+                _advance(model, row, _forecast(row))
 
 
 def _batch(model: Model, rows: Sequence[Row]) -> UNetBatch:
@@ -286,6 +298,23 @@ def _guided(rows: Sequence[Row], out: torch.Tensor) -> list[torch.Tensor]:
             predictions.append(out[slot : slot + 1])
         slot += 2 if row.guided else 1
     return predictions
+
+
+def _remember(row: Row, prediction: torch.Tensor) -> None:
+    """Keep a prediction for forecasts: one for each timestep, and of those the latest two."""
+    timestep = float(row.timesteps[row.position])
+    # Heun and PNDM call the UNet twice at one timestep; a line needs two.
+    row.made.pop(timestep, None)
+    row.made[timestep] = prediction
+    while len(row.made) > 2:
+        del row.made[next(iter(row.made))]
+
+
+def _forecast(row: Row) -> torch.Tensor:
+    """Return the prediction (1, 4, h, w) at the row's position, in a straight line through the latest two."""
+    (before, older), (last, latest) = row.made.items()
+    ahead = (float(row.timesteps[row.position]) - last) / (last - before)
+    return latest + ahead * (latest - older)
 
 
 def _advance(model: Model, row: Row, prediction: torch.Tensor) -> None:

@@ -137,6 +137,7 @@ class Stages:
             strength=request.strength,
             guidance_scale=request.guidance_scale,
             guidance_interval=request.guidance_interval,
+            pace=request.pace,
             seed=seed,
             precise=precise,
         )
@@ -191,6 +192,8 @@ def _warnings(request: InpaintRequest, conditioning: Conditioning, model: Model)
     ]
     if request.strength == 1.0:
         warnings.append("strength: SDXL's inpainting model paints noisy pictures at exactly 1; use 0.99")
+    if request.call_plan.reason:
+        warnings.append(f"pace: near changed nothing: {request.call_plan.reason}")
     if model.plan.unet == "fp8":
         warnings.append(_ROUNDED)
     return tuple(warnings)

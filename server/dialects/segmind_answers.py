@@ -11,6 +11,7 @@ from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from inpaint.pace import Pace
 from server.dialects.segmind_request import InpaintBody
 from server.service.caller import Caller
 from server.service.limits import RateState
@@ -88,6 +89,11 @@ class Finished(Status):
     seeds: Annotated[list[int], Field(description="The seed of each picture.")] = []
     prompt: str
     warnings: Annotated[list[str], Field(description="Such as: the prompt was cut.")] = []
+    pace: Pace = "exact"
+    unet_calls: Annotated[
+        list[int],
+        Field(description="Of each picture: UNet calls that are made, and that the scheduler asks for."),
+    ] = []
 
 
 class Credits(BaseModel):
@@ -144,6 +150,7 @@ class Answers:
             seeds=record.seeds,
             prompt=settings["prompt"],
             warnings=[text for output in record.outputs for text in _warnings(output)],
+            **_calls_of(record),
         )
 
     def _urls(self, request: Request, record: Record) -> dict[str, str]:
@@ -174,6 +181,11 @@ def _warnings(output: Mapping[str, Any]) -> list[str]:
     return found
 
 
+def _calls_of(record: Record) -> dict[str, Any]:
+    """Return the pace and the UNet calls of a request; nothing for one that an earlier version accepted."""
+    return {name: record.fields[name] for name in ("pace", "unet_calls") if name in record.fields}
+
+
 def response_of(answer: Status) -> JSONResponse:
     """Return an answer under status 422 if its request failed, as the hosted API does, else under 200."""
     status = 422 if answer.status == "FAILED" else 200
@@ -185,6 +197,7 @@ def picture_response(painted: Painted, rate: RateState, body: InpaintBody) -> Re
     record = painted.record
     width, height = painted.size
     facts = {"height": height, "width": width, "samples": len(painted.files), "seeds": record.seeds}
+    facts |= _calls_of(record)
     if painted.warnings:
         facts["warnings"] = [warning[:200] for warning in painted.warnings]  # headers have a limited size
     headers = {

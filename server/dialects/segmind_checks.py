@@ -6,6 +6,7 @@ from typing import get_args
 from pydantic import ValidationError
 
 from inpaint.errors import RequestError, shown
+from inpaint.pace import PACES
 from inpaint.prompt_weights import MAX_PROMPT
 from inpaint.request import AREAS, FILLS, MAX_SIDE
 from inpaint.schedulers import SCHEDULERS, canonical_name
@@ -16,6 +17,7 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "area": AREAS,
     "fill": FILLS,
     "output_format": get_args(Format),
+    "pace": PACES,
     "scheduler": tuple(SCHEDULERS),
 }
 _PICTURES = {"image", "mask"}  # in base64 as long as a body may be

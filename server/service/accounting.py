@@ -38,11 +38,16 @@ class Accounting:
         self.open: set[str] = set()  # ids of requests that a task is about to settle
 
     def price_micro(self, caller: Caller, request: InpaintRequest) -> int:
-        """Return the exact price in micro-credits: steps × megapixels × samples × the price per unit."""
+        """Return the exact price in micro-credits: steps × megapixels × samples × the price per unit.
+
+        Steps count by the share of their UNet calls that is made.
+        """
         if not self._settings.metering or not caller.key_id:
             return 0
         width, height = upright_size(request.image)
-        work = request.steps_to_run * width * height / 1e6 * request.samples
+        plan = request.call_plan
+        steps = request.steps_to_run * plan.made / plan.calls
+        work = steps * width * height / 1e6 * request.samples
         return math.ceil(work * self._settings.price * MICRO)
 
     async def remaining(self, caller: Caller) -> float:
@@ -72,6 +77,8 @@ class Accounting:
                 "quality": order.quality,
                 "metadata": self._settings.metadata if order.metadata is None else order.metadata,
                 "steps": request.steps_to_run,
+                "pace": request.pace,
+                "unet_calls": [request.call_plan.made, request.call_plan.calls],
                 "pixels": decoded_pixels(
                     *request.image.size, request.samples, alpha=request.image.has_transparency_data
                 ),

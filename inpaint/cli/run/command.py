@@ -26,6 +26,7 @@ def run(
     seed: options.Seed = DEFAULTS["seed"],
     samples: options.Samples = DEFAULTS["samples"],
     guidance_interval: options.GuidanceInterval = None,  # text; settings_from reads it and the next
+    pace: options.Pace = DEFAULTS["pace"],
     loras: options.Loras = None,
     area: options.Area = DEFAULTS["area"],
     padding: options.Padding = DEFAULTS["padding"],

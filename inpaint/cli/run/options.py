@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from inpaint.pace import PACES
 from inpaint.request import AREAS, FILLS, RANGES
 from inpaint.schedulers import SCHEDULERS
 
@@ -75,6 +76,13 @@ GuidanceInterval = Annotated[
         "Apply guidance only between these fractions of the steps, such as 0.2,0.8: faster, but the "
         "picture changes",
         metavar="A,B",
+    ),
+]
+Pace = Annotated[
+    str,
+    _option(
+        f"{' or '.join(PACES)}: near takes about half the time for nearly the same picture, by forecasting "
+        "every second UNet call"
     ),
 ]
 

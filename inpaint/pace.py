@@ -1,0 +1,78 @@
+"""Paces: which of the UNet calls that a sampler asks for are made, and which are forecast from earlier ones.
+
+At the pace ``near`` about every second prediction is continued in a straight line from the last two that the
+UNet made, so the picture takes about half the work and looks like the exact one of the same seed. Imports no
+torch: admission, prices and ``--help`` need it, too.
+Source: the idea of forecasting whole calls is Spectrum's (arXiv 2603.01623); a straight line does as well at
+these numbers of steps (``bench.near``).
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal, get_args
+
+from inpaint.schedulers import SCHEDULERS, canonical_name, unet_calls
+
+Pace = Literal["exact", "near"]
+PACES: tuple[str, ...] = get_args(Pace)
+
+_FIRST = 3  # calls that are always made: the layout of the picture is decided in them
+_FEWEST = 15  # below, a sampler's calls are too far apart to be continued in a straight line
+
+
+@dataclass(frozen=True, slots=True)
+class CallPlan:
+    """The predictions of one row, by their position: those that the UNet makes and those that are forecast.
+
+    Attributes:
+        calls: predictions that the sampler asks for.
+        forecast: positions of those that are forecast. The call before such a position is always made.
+        reason: why nothing is forecast although the pace is ``near``, as the end of a sentence; else empty.
+    """
+
+    calls: int
+    forecast: frozenset[int] = frozenset()
+    reason: str = ""
+
+    @property
+    def made(self) -> int:
+        """The number of UNet calls that are made."""
+        return self.calls - len(self.forecast)
+
+
+@lru_cache(maxsize=1024)
+def call_plan(
+    scheduler: str,
+    num_inference_steps: int,
+    strength: float,
+    pace: str = "exact",
+    guidance_interval: tuple[float, float] = (0.0, 1.0),
+) -> CallPlan:
+    """Return the plan of one row's calls, without loading a model.
+
+    Args:
+        scheduler: a public name in any letter case.
+        num_inference_steps: steps at strength 1.
+        strength: above 0, at most 1.
+        pace: one of ``PACES``.
+        guidance_interval: the fractions of the steps between which guidance is on. Predictions with and
+            without guidance are not continued from one another.
+
+    Raises:
+        RequestError: there is no such scheduler.
+    """
+    calls = unet_calls(scheduler, num_inference_steps, strength)
+    if pace == "exact":
+        return CallPlan(calls)
+    name = canonical_name(scheduler)
+    if SCHEDULERS[name].adds_noise:
+        return CallPlan(calls, reason=f"{name} adds noise in each step, which cannot be foreseen")
+    if calls < _FEWEST:
+        return CallPlan(calls, reason=f"so few calls ({calls}; {_FEWEST} are needed) are too far apart")
+    begin, end = guidance_interval
+    steps = int(num_inference_steps * strength)
+    guided = [begin <= (steps * position // calls) / steps < end for position in range(calls)]
+    # The second calls of order-2 samplers, and every second call of the others. The last one is made.
+    positions = range(_FIRST, calls - 1, 2)
+    alike = [p for p in positions if len(set(guided[p - _FIRST : p + 1])) == 1]
+    return CallPlan(calls, frozenset(alike))

@@ -1,0 +1,81 @@
+"""The plan of a row's calls: which are made, which are forecast, and what that does to work and prices."""
+
+from collections.abc import Callable
+
+import pytest
+
+from inpaint import SCHEDULERS, InpaintRequest, RequestError
+from inpaint.batching.work import work_of
+from inpaint.pace import call_plan
+from inpaint.schedulers import unet_calls
+
+Make = Callable[..., InpaintRequest]
+
+PLAIN = [name for name, spec in SCHEDULERS.items() if not spec.adds_noise]
+NOISY = [name for name, spec in SCHEDULERS.items() if spec.adds_noise]
+
+
+def test_the_default_request_is_painted_with_23_of_43_calls() -> None:
+    """The second call of each step but the first is forecast; 0.535 of the work."""
+    plan = call_plan("DPM2 Karras", 25, 0.9, "near")
+    assert (plan.made, plan.calls) == (23, 43)
+    assert plan.forecast == frozenset(range(3, 42, 2))
+
+
+def test_every_second_call_of_an_order_1_sampler_is_forecast() -> None:
+    """0.59 of the work, for 22 calls."""
+    assert (call_plan("DDIM", 25, 0.9, "near").made, call_plan("DDIM", 25, 0.9, "near").calls) == (13, 22)
+
+
+@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("steps", [8, 15, 25, 50, 150])
+def test_the_first_three_and_the_last_are_made(name: str, steps: int) -> None:
+    """The layout is decided in the first, and the last is what is seen; two in a row are never forecast."""
+    plan = call_plan(name, steps, 0.9, "near")
+    assert not plan.forecast & {0, 1, 2, plan.calls - 1}
+    assert not any(position + 1 in plan.forecast for position in plan.forecast)
+    assert plan.calls == unet_calls(name, steps, 0.9) == plan.made + len(plan.forecast)
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_exact_makes_every_call(name: str) -> None:
+    """The default of the API changes nothing."""
+    plan = call_plan(name, 25, 0.9)
+    assert (plan.forecast, plan.reason, plan.made) == (frozenset(), "", plan.calls)
+
+
+@pytest.mark.parametrize("name", NOISY)
+def test_a_sampler_that_adds_noise_has_every_call_made(name: str) -> None:
+    """What it draws cannot be foreseen: a forecast would be 30 dB off. The caller is told why."""
+    plan = call_plan(name, 25, 0.9, "near")
+    assert plan.made == plan.calls
+    assert name in plan.reason
+
+
+def test_few_calls_are_all_made() -> None:
+    """Between 14 calls there is too much change for a straight line."""
+    assert call_plan("Euler", 14, 1.0, "near").forecast == frozenset()
+    assert "14" in call_plan("Euler", 14, 1.0, "near").reason
+    assert call_plan("Euler", 15, 1.0, "near").forecast
+
+
+def test_no_forecast_spans_the_end_of_guidance() -> None:
+    """A prediction with guidance says nothing about one without."""
+    plan = call_plan("DDIM", 40, 1.0, "near", (0.0, 0.5))
+    assert not plan.forecast & {20, 21, 22}
+    assert plan.forecast & set(range(4, 20))
+    assert plan.forecast & set(range(23, 39))
+
+
+def test_admission_reckons_with_the_calls_that_are_made(request_for: Make) -> None:
+    """Otherwise a server would refuse requests that it could finish."""
+    default = {"scheduler": "DPM2 Karras", "num_inference_steps": 25, "strength": 0.9}
+    exact, near = request_for(**default), request_for(**default, pace="near")
+    assert work_of(near, (64, 64)).calls == 23
+    assert work_of(exact, (64, 64)).calls == 43
+
+
+def test_an_unknown_pace_is_refused(request_for: Make) -> None:
+    """In one sentence that names the field."""
+    with pytest.raises(RequestError, match="pace: must be one of exact, near, not 'fast'"):
+        request_for(pace="fast")
