@@ -6,7 +6,6 @@ method in ``do``; the answer is a line on stdout.
 """
 
 import json
-import logging
 import os
 import sys
 from typing import Any
@@ -20,13 +19,14 @@ from ray import serve
 from ray.serve.config import HTTPOptions
 
 from server.ray.ingress import NAME, application, settings_of
+from server.ray.start import start_ray
 
 
 class Program:
     def __init__(self, *, settings: dict[str, Any], loads: str, router: str, address: str | None) -> None:
         self._loads, self._router, self._settings = loads, router, settings
         options = {"address": address} if address else {"address": "local", "num_cpus": 4}
-        ray.init(**options, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        start_ray(**options, log_to_driver=False)
         http = HTTPOptions(host=settings.get("host", "127.0.0.1"), port=settings["port"])
         serve.start(proxy_location="EveryNode", http_options=http)
 

@@ -197,7 +197,8 @@ def picture_response(painted: Painted, rate: RateState, body: InpaintBody) -> Re
     record = painted.record
     width, height = painted.size
     facts = {"height": height, "width": width, "samples": len(painted.files), "seeds": record.seeds}
-    facts |= _calls_of(record)
+    if record.fields.get("pace") == "near":  # the hosted API's clients know the other facts alone
+        facts |= _calls_of(record)
     if painted.warnings:
         facts["warnings"] = [warning[:200] for warning in painted.warnings]  # headers have a limited size
     headers = {

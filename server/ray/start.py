@@ -6,6 +6,7 @@ import socket
 import sys
 import threading
 from collections.abc import Mapping
+from typing import Any
 
 import ray
 from ray import serve
@@ -59,7 +60,7 @@ def _connect(address: str) -> None:
         if ":" in address:  # checked first: ray.init would try for minutes
             host, _, port = address.rpartition(":")
             socket.create_connection((host.strip("[]"), int(port)), _CONNECT_S).close()
-        _start_ray(address)
+        start_ray(address=address, log_to_driver=False)
     except (OSError, ValueError) as error:
         hint = "start one with `ray start --head`, or pass --cluster local"
         raise RequestError("--cluster", f"there is no Ray cluster at {address}; {hint}") from error
@@ -67,7 +68,7 @@ def _connect(address: str) -> None:
         raise DeviceError(f"Ray did not start: {str(error).splitlines()[0]}") from error
 
 
-def _start_ray(address: str) -> None:
+def start_ray(**options: Any) -> None:
     """Start or join Ray; once more if its own processes were too slow.
 
     Ray gives them 30 seconds, which cannot be changed and is not enough on a host that starts everything else
@@ -75,9 +76,7 @@ def _start_ray(address: str) -> None:
     """
     for attempt in (1, 2):
         try:
-            ray.init(
-                address=address, log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR
-            )
+            ray.init(**options, include_dashboard=False, logging_level=logging.ERROR)
         except Exception as error:
             if attempt == 2 or "timed out during startup" not in str(error):
                 raise

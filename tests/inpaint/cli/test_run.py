@@ -137,6 +137,7 @@ BAD_FLAGS = {
     "--extend 1,2,3,x": "extend: must be four whole numbers",
     "--guidance-interval 0.5": "guidance_interval: must be two numbers A,B such as 0.2,0.8, not '0.5'",
     "--guidance-interval 0.8,0.2": "guidance_interval: must be two rising fractions",
+    "--pace fast": "pace: must be one of exact, near, not 'fast'",
     "--mask missing.png": "mask: ",
     "--mask small.png": "mask: must have the picture's size 128×128, but is 64×64",
     "--mask black.png": "mask: nothing to repaint",

@@ -77,6 +77,22 @@ def test_every_scheduler_has_a_name_that_leads_back_to_it() -> None:
         assert parsed[0]["scheduler"] == name
 
 
+def test_a_near_picture_says_so_and_is_painted_again_as_it_was() -> None:
+    """Else a picture's own settings would paint another one."""
+    settings = {
+        "prompt": "x",
+        "scheduler": "DDIM",
+        "num_inference_steps": 25,
+        "strength": 0.9,
+        "pace": "near",
+    }
+    text = infotext.write(settings, (8, 8), None, "1")
+    assert "Pace: near (13 of 22 UNet calls)" in text
+    parsed = infotext.read(text)
+    assert parsed is not None
+    assert parsed[0]["pace"] == "near"
+
+
 @pytest.mark.parametrize("order", ["utf-16-be", "utf-16-le"])
 def test_a_comment_is_read_in_either_byte_order(order: str) -> None:
     """Programs disagree on the order, because EXIF does not define it."""

@@ -378,6 +378,16 @@ def test_the_headers_hold_what_the_bytes_cannot(served: Served) -> None:
     assert "T" in headers["x-rate-limit-reset-at-utc"]
 
 
+def test_a_near_picture_says_so_and_costs_less(serve: Serve) -> None:
+    """A caller pays for the UNet calls that are made, and can tell a draft from the exact picture."""
+    served = serve(metering=True, price=1.0)
+    with served.calling(key=served.key(balance=1)) as client:
+        near, exact = (client.post(V1, json=body(pace=pace)).headers for pace in ("near", "exact"))
+    facts = json.loads(near["x-output-metadata"])
+    assert (facts["pace"], facts["unet_calls"]) == ("near", [23, 43])
+    assert float(near["x-cost"]) == pytest.approx(float(exact["x-cost"]) * 23 / 43, rel=1e-3)
+
+
 @pytest.mark.parametrize("given", ["", "a b", "x" * 65, "<script>", "é"])
 def test_a_harmful_request_id_is_replaced(served: Served, given: str) -> None:
     """The id is written to logs."""

@@ -99,7 +99,7 @@ def test_a_request_is_queued_painted_and_answered(served: Served) -> None:
     assert found.status_code == 200
     answer = found.json()
     keys = {"status", "request_id", "output", "images", "seed", "prompt", "metrics", "status_url"}
-    ours = {"seeds", "warnings"}  # beyond the hosted API
+    ours = {"seeds", "warnings", "pace", "unet_calls"}  # beyond the hosted API
     assert answer.keys() == keys | {"response_url"} | ours
     assert (answer["status"], answer["seed"], answer["prompt"]) == ("COMPLETED", 7, "Ümläut 🎈")
     assert answer["output"] == answer["images"][0]["url"]
@@ -116,6 +116,12 @@ def test_the_faintest_grey_that_counts_in_a_soft_mask_is_painted(served: Served)
     faint = b64(file_of(Image.new("L", SIZE, 8)))
     answer = ended(served.client, submitted(served.client, mask=faint, soft=True))
     assert answer.json()["status"] == "COMPLETED"
+
+
+def test_a_near_answer_says_how_many_calls_were_made(served: Served) -> None:
+    """The one place where a client can see what it got for less."""
+    answer = ended(served.client, submitted(served.client, pace="near", scheduler="DDIM")).json()
+    assert (answer["pace"], answer["unet_calls"]) == ("near", [13, 22])
 
 
 def test_metrics_hold_seconds_and_credits(served: Served) -> None:
