@@ -13,8 +13,8 @@ def prepare_environment() -> None:
     os.environ.setdefault(proxy.CALLBACK, proxy.PATH)
     # On a busy machine Ray's proxy takes longer to start than the 5 s that Ray gives it.
     os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
-    # At Ray's own 15 any other program on the host starves replicas, until their health checks fail. At 0 they
-    # would keep Ray's own processes from starting in time.
+    # At Ray's own 15 any other program on the host starves replicas, until their health checks fail. At 0
+    # they would keep Ray's own processes from starting in time.
     os.environ.setdefault("RAY_worker_niceness", "5")
     # Ray would stop a replica that hangs as gently as one that works: its GPU stayed taken for `deadline_s`.
     os.environ.setdefault("RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS", "1")
