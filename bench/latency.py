@@ -1,9 +1,10 @@
-"""Seconds from picture bytes to picture bytes: the stock pipeline, its best recipe, ours, ours in fp8.
+"""Seconds from picture bytes to picture bytes: the stock pipeline, its best recipe, ours, fp8, near.
 
 Contenders, each on its own copy of the weights because some rewrite theirs, interleaved round by round:
 
 - ``A`` the stock diffusers pipeline; ``B`` the same with its documentation's recipe (``--recipe``);
-- ``C`` our engine, every exact optimization on; ``D`` our engine with ``precision="fp8"``.
+- ``C`` our engine, every exact optimization on; ``D`` our engine with ``precision="fp8"``; ``E`` like C, with
+  requests at ``pace="near"``.
 
 A round is one job: JPEG and PNG in, JPEG out, guidance 7.5, strength 0.9, one sample, a new prompt each time,
 one wait for the device. Separate rounds then measure the stages, the peak memory, the synchronisations and
@@ -11,7 +12,7 @@ the operations, so that they do not slow a timed one. ``--optimizations`` also t
 without each optimization in turn, paired with C. Without a GPU all of it runs on the demo model, and the
 first line says so: such figures say nothing about SDXL.
 
-    python -m bench.latency [--device cuda] [--contenders A,B,C,D] [--recipe max-autotune] [--optimizations]
+    python -m bench.latency [--device cuda] [--contenders A,B,C,D,E] [--recipe max-autotune] [--optimizations]
         [--without OPTIMIZATION] [--rounds 10]
 """
 
@@ -47,7 +48,13 @@ from inpaint.fast.optimizations import NAMES, OPTIMIZATIONS
 from inpaint.model.load import Model, pick_device
 from inpaint.schedulers import SCHEDULERS
 
-WHAT: Mapping[str, str] = {"A": "stock", "B": "stock, recipe", "C": "ours, exact", "D": "ours, fp8"}
+WHAT: Mapping[str, str] = {
+    "A": "stock",
+    "B": "stock, recipe",
+    "C": "ours, exact",
+    "D": "ours, fp8",
+    "E": "ours, near",
+}
 _STAGE_ROUNDS = 3
 
 
@@ -102,7 +109,7 @@ def opened(plan: Plan, letter: str, without: frozenset[str] = frozenset()) -> It
         resident = held_bytes(plan.device) - before
         yield Contender(model, stock.paint_upload, stock.stages, lambda timeout_s: 0.0, (), resident)
         return
-    with engine_on(model, Mode("fp8" if letter == "D" else "exact", plan.without | without)) as ours:
+    with engine_on(model, Mode.of(letter, plan.without | without)) as ours:
         resident = held_bytes(plan.device) - before
         yield Contender(model, ours.paint_upload, ours.stages, ours.settle, ours.fast.optimizations, resident)
 
@@ -248,7 +255,7 @@ def measure_optimizations(plan: Plan) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parser(__doc__)
-    options.add_argument("--contenders", default="A,B,C,D", help="letters, see above (default A,B,C,D)")
+    options.add_argument("--contenders", default="A,B,C,D,E", help="letters, see above (default all)")
     options.add_argument(
         "--recipe", choices=RECIPES, help="of contender B (max-autotune on a GPU, else regional)"
     )

@@ -55,6 +55,7 @@ WAYS: Mapping[str, Way] = {
     "bfloat16": Way(dtype="bfloat16"),
     "fp8": Way(fp8=True),
     "fp8 in bfloat16": Way(dtype="bfloat16", fp8=True),
+    "near": Way(settings={"pace": "near"}),
     "guidance 0.2 to 0.8": Way(settings={"guidance_interval": (0.2, 0.8)}),
     "guidance 0 to 0.8": Way(settings={"guidance_interval": (0.0, 0.8)}),
     "guidance 0 to 0.5": Way(settings={"guidance_interval": (0.0, 0.5)}),

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,10 +23,16 @@ FULL_SIZE = "full-size"
 
 @dataclass(frozen=True, slots=True)
 class Mode:
-    """The mode of an engine: its precision and optimizations."""
+    """The mode of an engine and its requests: precision, optimizations, pace."""
 
     precision: str = "exact"
     without: frozenset[str] = frozenset()  # optimizations to leave out, by name
+    pace: str = "exact"
+
+    @classmethod
+    def of(cls, letter: str, without: frozenset[str] = frozenset()) -> "Mode":
+        """Return the mode of a contender: C exact, D in fp8, E near."""
+        return cls("fp8" if letter == "D" else "exact", without, "near" if letter == "E" else "exact")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +41,7 @@ class Ours:
 
     engine: Engine
     fast: Fast
+    mode: Mode
 
     def settle(self, timeout_s: float) -> float:
         """Wait while it compiles in the background; return the seconds waited."""
@@ -46,13 +53,17 @@ class Ours:
         """Paint from files to a JPEG, as our server does it."""
         picture = decode(upload.image)
         mask = decode(upload.mask, "mask").image
-        painted = self.engine.paint(InpaintRequest(picture.image, mask, **upload.settings)).images[0]
-        return encode(painted, picture)
+        request = self.request(InpaintRequest(picture.image, mask, **upload.settings))
+        return encode(self.engine.paint(request).images[0], picture)
+
+    def request(self, request: InpaintRequest) -> InpaintRequest:
+        """Return a request at the mode's pace."""
+        return replace(request, pace=self.mode.pace)
 
     def stages(self, request: InpaintRequest) -> dict[str, float]:
         """Return the milliseconds of each stage by the engine's own clocks, and of the time around them."""
         started = time.perf_counter()
-        timings = self.engine.paint(request).timings
+        timings = self.engine.paint(self.request(request)).timings
         total = time.perf_counter() - started
         named = {stage: 1000 * timings[f"{stage}_s"] for stage in ("encode", "denoise", "decode")}
         return {**named, "around": 1000 * total - sum(named.values())}
@@ -89,4 +100,4 @@ def engine_on(model: Model, mode: Mode | None = None, **options: Any) -> Iterato
     with ThreadPoolExecutor(1) as thread:  # as in Engine.load: torch's thread pool must end with it
         fast = thread.submit(ready, model, optimizations).result()
     with Engine(model, fast=fast, **options) as engine:
-        yield Ours(engine, fast)
+        yield Ours(engine, fast, mode)

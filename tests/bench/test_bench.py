@@ -110,7 +110,7 @@ def test_latency_ends_in_one_json_line(
             "--model",
             str(checkpoint(9)),
             "--contenders",
-            "A,B,C,D",
+            "A,B,C,D,E",
             "--optimizations",
             "--steps",
             "4",
@@ -118,7 +118,7 @@ def test_latency_ends_in_one_json_line(
     )
     figures = last_line(capsys)
     assert figures == json.loads(kept.read_text())
-    assert {"A", "B", "C"} <= figures["contenders"].keys() | figures["left_out"].keys()
+    assert {"A", "B", "C", "E"} <= figures["contenders"].keys() | figures["left_out"].keys()
     assert figures["contenders"]["C"]["over"]["A"]["median_paired"] > 0
     assert figures["contenders"]["C"]["from_A"]["levels"] <= 8  # both through JPEG
     assert figures["rates"]["tflop"] > 0

@@ -1,0 +1,31 @@
+"""The bench of pace near: it runs, and near pictures are as near as the documentation says."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bench import near
+
+
+@pytest.mark.slow
+def test_a_near_picture_is_nearly_the_exact_one(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Who saves half the work must get the same picture to the eye: another seed's is 19 dB away."""
+    kept = tmp_path / "near.json"
+    names = ["DPM2 Karras", "Euler a"]
+    near.main(
+        [
+            *("--device", "cpu", "--scenes", "4", "--rounds", "1", "--json", str(kept)),
+            *(f"--scheduler={name}" for name in names),
+        ]
+    )
+    figures = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert figures == json.loads(kept.read_text("utf-8"))
+    assert figures["demo"]["default"]["calls"] == [23, 43]
+    assert figures["demo"]["default"]["near_over_exact"]["median_paired"] > 0
+    found = figures["quality"]["DPM2 Karras"]
+    assert found["psnr_db"]["median"] > 44
+    assert found["psnr_db"]["worst"] > 33
+    assert found["slots"] == pytest.approx(23 / 43, abs=1e-3)
+    assert found["near"] == found["exact"], "the shares of right colours and shapes"
+    assert "adds noise" in figures["quality"]["Euler a"]["left_out"]
