@@ -15,7 +15,7 @@ def test_a_near_picture_is_nearly_the_exact_one(capsys: pytest.CaptureFixture[st
     names = ["DPM2 Karras", "Euler a"]
     near.main(
         [
-            *("--device", "cpu", "--scenes", "4", "--rounds", "1", "--json", str(kept)),
+            *("--device", "cpu", "--scenes", "8", "--rounds", "1", "--json", str(kept)),
             *(f"--scheduler={name}" for name in names),
         ]
     )
