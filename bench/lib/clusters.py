@@ -19,7 +19,7 @@ from bench.lib.hosts import Host
 PROGRAM = Path(__file__).parents[1] / "cluster_program.py"
 LEAST_BACKLOG = "server.ray.router.LeastBacklogRouter"
 _ENV = {"OMP_NUM_THREADS": "1", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
-PATIENCE_S = 100.0  # for anything that takes seconds on an idle machine
+PATIENCE_S = 250.0  # for anything that takes seconds on an idle machine
 FIXED = "bench.lib.fixed_engine:load"
 REAL = "server.engines.worker:load_engine"
 
