@@ -21,6 +21,10 @@ class UNetBatch:
     pooled: torch.Tensor  # (n, projection width)
     time_ids: torch.Tensor  # (n, 6 or 5)
     prompts: tuple[object, ...]  # one object per slot: equal tuples mean equal hidden, keep and pooled
+    # Of the deepest level, see ``deep_level``: its output (n, C, H, W), if the call skips it; or what takes
+    # its output from a call that computes it.
+    deep: torch.Tensor | None = None
+    take_deep: Callable[[torch.Tensor], None] | None = None
 
 
 Forward = Callable[[UNetBatch], torch.Tensor]  # the noise prediction (n, 4, h, w), in the UNet's dtype
