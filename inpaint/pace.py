@@ -7,6 +7,7 @@ Source: the idea of forecasting whole calls is Spectrum's (arXiv 2603.01623); a 
 these numbers of steps (``bench.near``).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, get_args
@@ -27,17 +28,26 @@ class CallPlan:
     Attributes:
         calls: predictions that the sampler asks for.
         forecast: positions of those that are forecast. The call before such a position is always made.
+        cached: positions of those that are made with the UNet's deepest level from a cache, by an engine that
+            has one (``inpaint.model.deep_level``).
         reason: why nothing is forecast although the pace is ``near``, as the end of a sentence; else empty.
     """
 
     calls: int
     forecast: frozenset[int] = frozenset()
+    cached: frozenset[int] = frozenset()
     reason: str = ""
 
     @property
     def made(self) -> int:
         """The number of UNet calls that are made."""
         return self.calls - len(self.forecast)
+
+    @property
+    def cached_calls(self) -> frozenset[int]:
+        """The cached ones, numbered among those that are made."""
+        made = [position for position in range(self.calls) if position not in self.forecast]
+        return frozenset(number for number, position in enumerate(made) if position in self.cached)
 
 
 @lru_cache(maxsize=1024)
@@ -65,14 +75,37 @@ def call_plan(
     if pace == "exact":
         return CallPlan(calls)
     name = canonical_name(scheduler)
-    if SCHEDULERS[name].adds_noise:
-        return CallPlan(calls, reason=f"{name} adds noise in each step, which cannot be foreseen")
     if calls < _FEWEST:
         return CallPlan(calls, reason=f"so few calls ({calls}; {_FEWEST} are needed) are too far apart")
     begin, end = guidance_interval
     steps = int(num_inference_steps * strength)
     guided = [begin <= (steps * position // calls) / steps < end for position in range(calls)]
+    if SCHEDULERS[name].adds_noise:
+        reason = f"{name} adds noise in each step, which cannot be foreseen"
+        return CallPlan(calls, cached=_cached(range(calls), guided, period=3), reason=reason)
     # The second calls of order-2 samplers, and every second call of the others. The last one is made.
     positions = range(_FIRST, calls - 1, 2)
-    alike = [p for p in positions if len(set(guided[p - _FIRST : p + 1])) == 1]
-    return CallPlan(calls, frozenset(alike))
+    forecast = frozenset(p for p in positions if _all_alike(guided[p - _FIRST : p + 1]))
+    made = [position for position in range(calls) if position not in forecast]
+    return CallPlan(calls, forecast, _cached(made, guided, period=2))
+
+
+def _cached(made: Sequence[int], guided: Sequence[bool], *, period: int) -> frozenset[int]:
+    """Return the positions of the calls that take the deepest level from the cache.
+
+    Of the calls that are made every ``period``-th computes the level, as do the first three and the last. So
+    do those where guidance has changed since the two calls whose levels are continued. Source of the periods:
+    trials on the demo model; with noise between the calls and a period of 3 pictures are 50 dB from exact
+    ones, and half of the calls that a forecast leaves cost 0.2 dB.
+    """
+    computed, cached = list(made[:_FIRST]), []
+    for number, position in enumerate(made[_FIRST:-1], _FIRST):
+        if (number - _FIRST + 1) % period and _all_alike(guided[computed[-2] : position + 1]):
+            cached.append(position)
+        else:
+            computed.append(position)
+    return frozenset(cached)
+
+
+def _all_alike(guided: Sequence[bool]) -> bool:
+    return len(set(guided)) == 1

@@ -67,6 +67,42 @@ def test_no_forecast_spans_the_end_of_guidance() -> None:
     assert plan.forecast & set(range(23, 39))
 
 
+@pytest.mark.parametrize(
+    ("name", "cached", "share"), [("DPM2 Karras", 10, 0.374), ("DDIM", 5, 0.433), ("Euler a", 12, 0.622)]
+)
+def test_the_deepest_level_is_cached_in_half_of_the_calls_or_two_thirds(
+    name: str, cached: int, share: float
+) -> None:
+    """On an engine with caches, what is left of the work of SDXL's UNet at 1024²: counted, not measured."""
+    plan = call_plan(name, 25, 0.9, "near")
+    assert len(plan.cached) == len(plan.cached_calls) == cached
+    work = plan.made - cached + 0.307 * cached
+    assert work / plan.calls == pytest.approx(share, abs=0.001)
+
+
+@pytest.mark.parametrize("interval", [(0.0, 1.0), (0.0, 0.5), (0.3, 0.7)])
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_two_computed_calls_alike_come_before_each_cached_one(
+    name: str, interval: tuple[float, float]
+) -> None:
+    """The level is continued from two values of as many slots; a plan without them would crash."""
+    plan = call_plan(name, 40, 0.9, "near", interval)
+    assert plan.cached
+    assert not plan.cached & ({0, 1, 2, plan.calls - 1} | plan.forecast)
+    steps = 36
+    begin, end = interval
+    guided = [begin <= (steps * position // plan.calls) / steps < end for position in range(plan.calls)]
+    for position in plan.cached:
+        computed = [p for p in range(position) if p not in plan.forecast | plan.cached]
+        assert {guided[p] for p in [*computed[-2:], position]} == {guided[position]}
+
+
+def test_few_calls_and_exact_ones_use_no_cache() -> None:
+    """Exact is exact, and far apart the level is no straight line either."""
+    assert call_plan("DPM2 Karras", 25, 0.9).cached == frozenset()
+    assert call_plan("Euler a", 12, 1.0, "near").cached == frozenset()
+
+
 def test_admission_reckons_with_the_calls_that_are_made(request_for: Make) -> None:
     """Otherwise a server would refuse requests that it could finish."""
     default = {"scheduler": "DPM2 Karras", "num_inference_steps": 25, "strength": 0.9}
