@@ -52,11 +52,11 @@ class Remembered:
         self.decode_s = cache(costs.decode_s)
         self.cap = cache(costs.cap)
         self.switch_s = costs.switch_s
-        self._alone_s = cache(lambda *facts: alone_s(Work(*facts), costs))
+        self._alone_s = cache(lambda work: alone_s(work, costs))
 
     def alone_s(self, work: Work) -> float:
         """Return the seconds that it takes on an idle device."""
-        return self._alone_s(work.bucket, work.calls, work.samples, work.slots)
+        return self._alone_s(replace(work, key="", expires_at=inf))
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from bench.lib.virtual import Device, Policy, Sent, Tally
 from inpaint.batching.admission import alone_s, demand_s
 from inpaint.batching.cost_profile import Profile
 from inpaint.batching.work import Bucket, Costs, Work
+from inpaint.pace import call_plan
 
 SLOWDOWN = 5.0  # times the seconds on an idle device: a request that takes no longer is good
 LOADS = (0.5, 0.75, 1.0, 1.2, 1.5)
@@ -43,10 +44,12 @@ class Modelled:
     def step_s(self, bucket: Bucket, slots: int) -> float:
         """Return the seconds of a UNet call.
 
-        A slot at 1024² has 6.23 TFLOP that grow with the area and 0.53 with its square; fp32 doubles both.
+        A slot at 1024² has 6.23 TFLOP that grow with the area and 0.53 with its square, or 1.67 and 0.41 if
+        the deepest level comes from a cache; fp32 doubles them.
         """
         area = bucket.latent_pixels / 128**2
-        return 0.010 + slots * (6.23 * area + 0.53 * area**2) * (1 + bucket.precise) / 300
+        linear, square = (1.67, 0.41) if bucket.cached else (6.23, 0.53)
+        return 0.010 + slots * (linear * area + square * area**2) * (1 + bucket.precise) / 300
 
     def encode_s(self, bucket: Bucket) -> float:
         """Return the seconds of two encodes of the VAE and of a pair of prompts."""
@@ -104,15 +107,18 @@ class Kind:
 
     share: float
     work: Work
+    sampler: tuple[str, int, float] = ("Euler", 25, 0.9)  # its name, steps and strength
 
 
 SQUARE, WIDE, SMALL = Bucket(128, 128), Bucket(104, 152), Bucket(64, 64)
 MIX = (
-    Kind(0.30, Work(SQUARE, 44)),  # the default: 25 steps of DPM2 Karras at strength 0.9, two calls each
-    Kind(0.20, Work(SQUARE, 18)),  # 20 steps of Euler
-    Kind(0.05, Work(SQUARE, 90)),  # 100 steps
-    Kind(0.05, Work(SQUARE, 18, samples=4)),
-    Kind(0.10, Work(SQUARE, 8, slots=1)),  # a few steps, no guidance
+    Kind(
+        0.30, Work(SQUARE, 44), ("DPM2 Karras", 25, 0.9)
+    ),  # the default: 25 steps of DPM2 Karras at strength 0.9, two calls each
+    Kind(0.20, Work(SQUARE, 18), ("Euler", 20, 0.9)),  # 20 steps of Euler
+    Kind(0.05, Work(SQUARE, 90), ("Euler", 100, 0.9)),  # 100 steps
+    Kind(0.05, Work(SQUARE, 18, samples=4), ("Euler", 20, 0.9)),
+    Kind(0.10, Work(SQUARE, 8, slots=1), ("Euler", 8, 1.0)),  # a few steps, no guidance
     Kind(0.20, Work(WIDE, 22)),
     Kind(0.10, Work(SMALL, 22)),
 )
@@ -125,6 +131,19 @@ CPU_MIX = (  # as ``bench.lib.traffic`` sends it
     Kind(0.15, Work(CPU_TALL, 22, slots=1)),
     Kind(0.10, Work(CPU_SQUARE, 54)),
 )
+
+
+PACES = ("exact", "near", "near with caches")
+
+
+def paced(mix: Sequence[Kind], pace: str) -> tuple[Kind, ...]:
+    """Return the same requests at one of ``PACES``; without caches, near calls are forecast only."""
+    kinds = []
+    for kind in mix:
+        plan = call_plan(*kind.sampler, pace.split()[0])
+        cached = plan.cached_calls if pace == "near with caches" else frozenset()
+        kinds.append(replace(kind, work=replace(kind.work, calls=plan.made, cached=cached)))
+    return tuple(kinds)
 
 
 def capacity(mix: Sequence[Kind], costs: Costs) -> float:
@@ -193,6 +212,38 @@ def compare(costs: Costs, mix: Sequence[Kind], count: int, seeds: int) -> list[d
     return rows
 
 
+def compare_paces(costs: Costs, count: int, seeds: int, load: float = 1.2) -> list[dict[str, Any]]:
+    """Simulate each pace at ``load`` times its own capacity and times the exact one's.
+
+    Requests in time a second are in units of those at the exact pace, as the mean over the seeds and the
+    least; of the requests that were accepted, the shares that were late or expired were promised in vain.
+    """
+    rows = []
+    exact_rate = load * capacity(paced(MIX, "exact"), costs)
+    exact_goodput = [0.0] * seeds
+    for pace in PACES:
+        mix = paced(MIX, pace)
+        rates = {"own": load * capacity(mix, costs), "exact's": exact_rate}
+        for whose, rate in rates.items():
+            runs = []
+            for seed in range(seeds):
+                requests = trace(mix, rate, count, seed, costs)
+                run = figures(requests, simulate(requests, costs, POLICIES[0]))
+                goodput = rate * run["attainment"]
+                if pace == "exact":
+                    exact_goodput[seed] = goodput
+                run["goodput"] = goodput / exact_goodput[seed]
+                run["in_vain"] = (run["late"] + run["expired"]) / (1 - run["refused"])
+                runs.append(run)
+            shown = ("goodput", "attainment", "refused", "in_vain", "busy", "rows_a_call")
+            mean = {name: round(sum(run[name] for run in runs) / seeds, 4) for name in shown}
+            least = round(min(run["goodput"] for run in runs), 4)
+            found = {"pace": pace, "load": load, "capacity_of": whose, "rate_per_s": round(rate, 4), **mean}
+            rows.append({**found, "least_goodput": least})
+            print(f"{pace:<17}{whose:>9}" + "".join(f"{value:>12.3f}" for value in [*mean.values(), least]))
+    return rows
+
+
 def _print_row(row: dict[str, Any]) -> None:
     shares = "".join(
         f"{row[name]:>11.3f}"
@@ -228,6 +279,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not chosen.profile:
         print(f"where the step loop encodes and decodes, as on a CPU:\n{heading}")
         result["rows_on_a_cpu"] = compare(OnCpu(), CPU_MIX, chosen.requests, chosen.seeds)
+    print("paces, at 1.2 × capacity; goodput in units of the exact pace's:")
+    print(
+        "pace             capacity     goodput  attainment     refused     in vain        busy    rows/call",
+        end="",
+    )
+    print("       least")
+    result["paces"] = compare_paces(costs, chosen.requests, chosen.seeds)
     if chosen.json:
         chosen.json.parent.mkdir(parents=True, exist_ok=True)
         chosen.json.write_text(json.dumps(result, indent=1) + "\n", "utf-8")

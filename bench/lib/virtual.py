@@ -8,11 +8,11 @@ production schedules them here.
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from typing import Literal
 
-from inpaint.batching.batcher import Batch, Batcher, QueuedWork
+from inpaint.batching.batcher import Batch, Batcher, QueuedWork, bucket_of
 from inpaint.batching.work import Costs, Work
 from inpaint.errors import BusyError
 
@@ -167,7 +167,7 @@ class Device:
         self.tally.stalls += not self._call and self.batcher.running > 0
         if self._call:
             slots = sum(entry.work.slots for entry, _ in self._call)
-            self._call_ends = self.now + self._costs.step_s(self._call[0][0].work.bucket, slots)
+            self._call_ends = self.now + self._costs.step_s(bucket_of(self._call), slots)
             self.tally.busy_s += self._call_ends - self.now
 
     def _do_job(self) -> None:
@@ -219,4 +219,4 @@ class Device:
 
 
 def _without_deadline(work: Work) -> Work:
-    return Work(work.bucket, work.calls, work.samples, work.slots, work.key)
+    return replace(work, expires_at=inf)

@@ -4,7 +4,7 @@ A forecast simulates the step loop from one finished row to the next. It cannot 
 they are accepted only if all accepted earlier are still in time.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -39,7 +39,11 @@ def alone_s(work: Work, costs: Costs) -> float:
 def demand_s(work: Work, costs: Costs) -> float:
     """Return the seconds of the step loop that the work takes from others while batches are full."""
     cap = max(costs.cap(work.bucket), 1)
-    steps_s = work.calls * work.samples * min(work.slots, cap) * costs.step_s(work.bucket, cap) / cap
+    call_s = costs.step_s(work.bucket, cap)
+    if work.cached:
+        share = work.cached_share(work.calls)
+        call_s = (1 - share) * call_s + share * costs.step_s(work.bucket._replace(cached=True), cap)
+    steps_s = work.calls * work.samples * min(work.slots, cap) * call_s / cap
     if costs.overlapped:
         return steps_s
     return steps_s + costs.encode_s(work.bucket) + work.samples * costs.decode_s(work.bucket)
@@ -149,6 +153,7 @@ class _Row:
     slots: int
     left: float  # UNet calls
     of: "_Request"
+    cached: float  # share of those that take the deepest level from a cache
 
 
 @dataclass(slots=True, eq=False)
@@ -176,13 +181,20 @@ class _Loop:
             calls = {bucket: _call(rows, max(cap(bucket), 1)) for bucket, rows in waiting.items()}
             for call in calls.values():
                 self._encode(call)
-            # Seconds from one call of a bucket to its next: the other buckets have their turns in between.
-            round_s = {b: step_s(b, sum(r.slots for r in call)) * len(calls) for b, call in calls.items()}
-            seconds = min(row.left * round_s[bucket] for bucket, call in calls.items() for row in call)
+            # Seconds from one call of a row to its next: the other buckets have their turns in between.
+            round_s = {
+                b: [between * len(calls) for between in _between_s(b, call, step_s)]
+                for b, call in calls.items()
+            }
+            seconds = min(
+                row.left * row_s
+                for b, call in calls.items()
+                for row, row_s in zip(call, round_s[b], strict=True)
+            )
             self.now += seconds
             for bucket, call in calls.items():
-                for row in call:
-                    row.left -= seconds / round_s[bucket]
+                for row, row_s in zip(call, round_s[bucket], strict=True):
+                    row.left -= seconds / row_s
                 for row in [row for row in call if row.left <= _NEARLY_NONE]:
                     waiting[bucket].remove(row)
                     self._decode(row)
@@ -195,7 +207,10 @@ class _Loop:
         for index, load in self.share:
             if load.left > 0:
                 request = _Request(index, load.work, load.work.samples, load.left < load.work.calls)
-                rows = [_Row(load.work.slots, float(load.left), request) for _ in range(load.work.samples)]
+                share = load.work.cached_share(load.left)
+                rows = [
+                    _Row(load.work.slots, float(load.left), request, share) for _ in range(load.work.samples)
+                ]
                 found.setdefault(load.work.bucket, []).extend(rows)
         return found
 
@@ -214,6 +229,31 @@ class _Loop:
         if request.rows_left == 0:
             aside_s = self.costs.encode_s(bucket) + request.work.samples * decode_s
             self.ends[request.index] = self.now + (aside_s if self.costs.overlapped else 0.0)
+
+
+def _between_s(bucket: Bucket, call: Sequence[_Row], step_s: Callable[[Bucket, int], float]) -> list[float]:
+    """Return the mean seconds from one call of each row to its next, if no other bucket has rows.
+
+    Calls of two kinds take turns. A row shares the full calls with all others, and waits for the cached ones
+    that it is not in. Rows that use their cache twice in a row wait for a full call of others in between.
+    """
+    full_s = step_s(bucket, sum(row.slots for row in call))
+    shares = {row.cached for row in call}
+    if shares == {0.0}:
+        return [full_s] * len(call)
+    cached_s = step_s(bucket._replace(cached=True), sum(row.slots for row in call if row.cached))
+    most, least = (_for_each_full(share) for share in (max(shares), min(shares)))
+    between = []
+    for row in call:
+        own = _for_each_full(row.cached)
+        waits_s = min(1.0, most - own) * cached_s + (max(0.0, own - 1) * full_s if least < own else 0.0)
+        between.append((1 - row.cached) * (full_s + waits_s) + row.cached * cached_s)
+    return between
+
+
+def _for_each_full(share: float) -> float:
+    """Return the cached calls for each full one, at most 2, as near plans have them."""
+    return min(share / (1 - share), 2.0) if share < 1 else 2.0
 
 
 def _call(rows: Sequence[_Row], cap: int) -> list[_Row]:

@@ -3,35 +3,25 @@
 A request is a :class:`QueuedWork`: *waiting* in its bucket's queue, *encoding* outside the step loop, then
 *running* step by step. Within a bucket the oldest rows run first, so that a new request takes no step away
 from one that has begun. The buckets take turns by deficit round-robin (Shreedhar and Varghese, 1995) in
-predicted seconds. Not thread-safe: the engine holds its own lock. The clock and the costs are the caller's,
-so that production, tests and ``bench/simulate.py`` make the same decisions.
+predicted seconds; :mod:`inpaint.batching.sharing` chooses the rows of a bucket's next call. Not thread-safe:
+the engine holds its own lock. The clock and the costs are the caller's, so that production, tests and
+``bench/simulate.py`` make the same decisions.
 """
 
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from math import inf
-from typing import Literal
 
 from inpaint.batching.admission import Load, backlog_s, demand_s, finish_s, refuse_late
 from inpaint.batching.fair_queue import FairQueue
+from inpaint.batching.sharing import Batch, QueuedWork, Sharing, bucket_of, ready_rows, slots_left
 from inpaint.batching.work import Bucket, Costs, Work
 from inpaint.errors import BusyError
 from inpaint.lora.spec import LoraUse
 
-
-@dataclass(slots=True, eq=False)
-class QueuedWork:
-    """A request in the batcher."""
-
-    work: Work
-    submitted_at: float  # on the batcher's clock
-    state: Literal["waiting", "encoding", "running"] = "waiting"
-    left: list[int] = field(init=False)  # UNet calls left, by sample
-
-    def __post_init__(self) -> None:
-        self.left = [self.work.calls] * self.work.samples
+__all__ = ["Batch", "Batcher", "QueuedWork", "bucket_of", "slots_left"]
 
 
 class _Limited:
@@ -50,9 +40,6 @@ class _Limited:
         """Return the most slots of one UNet call, at least 1."""
         cap = self._costs.cap(bucket)
         return max(min(cap, self.limits.get(bucket, cap)), 1)
-
-
-Batch = list[tuple[QueuedWork, int]]  # entries, each with the number of one of its samples
 
 
 class Batcher:
@@ -82,6 +69,7 @@ class Batcher:
         ] = {}  # in the order of turns: predicted seconds that each may still use
         self._current: Bucket | None = None  # the bucket that has received its quantum for this turn
         self._merged: tuple[LoraUse, ...] = ()  # the LoRAs of the last call
+        self._sharing = Sharing()
 
     def submit(self, work: Work) -> QueuedWork:
         """Queue work if there is room and time for it.
@@ -153,7 +141,9 @@ class Batcher:
 
         The bucket is charged for the call, even if it fails.
         """
-        batches = {bucket: batch for bucket in self._begun if (batch := self._batch_of(bucket))}
+        ready = {bucket: rows for bucket, begun in self._begun.items() if (rows := ready_rows(begun))}
+        choices = {b: self._sharing.choose(b, rows, self._costs.cap(b)) for b, rows in ready.items()}
+        batches = {bucket: choice.batch for bucket, choice in choices.items()}
         if not batches:
             self._turns.clear()
             return []
@@ -167,6 +157,7 @@ class Batcher:
         bucket = self._whose_turn(seconds, quantum)
         self._turns[bucket] -= seconds[bucket]
         self._merged = bucket.loras
+        self._sharing.made(bucket, choices)
         return batches[bucket]
 
     def stepped(self, batch: Batch) -> None:
@@ -229,24 +220,11 @@ class Batcher:
             for left, rows in Counter(entry.left).items()
         ]
 
-    def _batch_of(self, bucket: Bucket) -> Batch:
-        """Return the oldest rows of a bucket that fit into one call together; the first always does."""
-        batch: Batch = []
-        room = self._costs.cap(bucket)
-        for entry in self._begun[bucket]:
-            if entry.state != "running":
-                continue
-            for sample, left in enumerate(entry.left):
-                if left > 0 and (not batch or entry.work.slots <= room):
-                    batch.append((entry, sample))
-                    room -= entry.work.slots
-        return batch
-
     def _call_s(self, bucket: Bucket, batch: Batch) -> float:
         """Return the seconds of a call, with the switch of LoRAs that it needs."""
         slots = sum(entry.work.slots for entry, _ in batch)
         switch_s = 0.0 if bucket.loras == self._merged else self._costs.switch_s()
-        return max(self._costs.step_s(bucket, slots) + switch_s, _SHORTEST_S)
+        return max(self._costs.step_s(bucket_of(batch), slots) + switch_s, _SHORTEST_S)
 
     def _whose_turn(self, seconds: dict[Bucket, float], quantum: float) -> Bucket:
         """Return the first bucket with enough seconds for its call; each gets a quantum when its turn comes.
@@ -263,11 +241,6 @@ class Batcher:
                 return bucket
             self._turns[bucket] = self._turns.pop(bucket)  # to the end
             self._current = None
-
-
-def slots_left(entry: QueuedWork) -> int:
-    """Return the slots of a call that an entry's unfinished rows would take."""
-    return entry.work.slots * sum(left > 0 for left in entry.left)
 
 
 _TURN_PER_SWITCH = 10  # a turn in units of a LoRA switch: switches take a tenth of the time at most

@@ -18,6 +18,9 @@ from inpaint.files import write_atomically
 MIN_SLOTS = 4  # two guided rows: a short request must be able to share calls with a long one
 
 _FORMAT = 1
+# Seconds of a call that takes the UNet's deepest level from a cache, for each second of a full one, until it
+# was measured: counted FLOPs of SDXL at 1024², see ``deep_level``.
+_CACHED_SHARE = 0.31
 _UNKNOWN_S = 1e-9  # per latent pixel and slot, see Profile.known
 _MAX_FOLLOWED = 128  # buckets measured in service; SDXL's native area has fewer shapes
 
@@ -171,7 +174,9 @@ class Profile:
 
     def _step_s(self, bucket: Bucket, slots: int) -> float:
         """Scale the nearest surveyed bucket's curve to this bucket's measured point nearest to ``slots``."""
-        timed = [b for b, measured in self._table.items() if measured.steps]
+        if bucket.cached:
+            return self._cached_step_s(bucket, slots)
+        timed = [b for b, measured in self._table.items() if measured.steps and not b.cached]
         nearest = self._nearest(bucket, [b for b in timed if self._table[b].surveyed] or timed)
         if nearest is None:
             return _UNKNOWN_S * bucket.latent_pixels * slots
@@ -183,6 +188,16 @@ class Profile:
             return at(curve, slots) * bucket.latent_pixels / nearest.latent_pixels
         closest = min(own, key=lambda n: (abs(n - slots), n))
         return own[closest].seconds * at(curve, slots) / at(curve, closest)
+
+    def _cached_step_s(self, bucket: Bucket, slots: int) -> float:
+        """Scale a full call's seconds to the measured point of cached calls that is nearest."""
+        full_s = self._step_s(bucket._replace(cached=False), slots)
+        nearest = self._nearest(bucket, [b for b, m in self._table.items() if b.cached and m.steps])
+        if nearest is None:
+            return _CACHED_SHARE * full_s
+        steps = self._table[nearest].steps
+        closest = min(steps, key=lambda n: (abs(n - slots), n))
+        return full_s * steps[closest].seconds / self._step_s(nearest._replace(cached=False), closest)
 
     def _stage_s(self, stage: Stage, bucket: Bucket) -> float:
         nearest = self._nearest(bucket, [b for b, m in self._table.items() if stage in m.stages])

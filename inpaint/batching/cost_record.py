@@ -48,6 +48,7 @@ def to_row(bucket: Bucket, measured: Measured) -> dict[str, Any]:
         "h": bucket.h,
         "w": bucket.w,
         "precise": bucket.precise,
+        "cached": bucket.cached,
         "surveyed": {str(slots): seconds for slots, seconds in measured.surveyed.items()},
         "limit": measured.limit,
         "steps": {str(slots): average.seconds for slots, average in measured.steps.items()},
@@ -63,7 +64,11 @@ def from_row(row: Any) -> tuple[Bucket, Measured]:
     """
     if not isinstance(row["precise"], bool) or not set(row["stages"]) <= {"encode_s", "decode_s"}:
         raise ValueError("a bucket's row has unknown stages, or 'precise' is not true or false")
-    return Bucket(count(row["h"]), count(row["w"]), row["precise"]), Measured(
+    cached = row.get("cached", False)  # older files have none
+    if not isinstance(cached, bool):
+        raise ValueError("'cached' of a bucket's row is not true or false")
+    bucket = Bucket(count(row["h"]), count(row["w"]), row["precise"], cached=cached)
+    return bucket, Measured(
         {count(int(slots)): _seconds(seconds) for slots, seconds in row["surveyed"].items()},
         None if row["limit"] is None else count(row["limit"]),
         {count(int(slots)): settled(_seconds(seconds)) for slots, seconds in row["steps"].items()},

@@ -13,12 +13,15 @@ from inpaint.request import InpaintRequest
 
 
 class Bucket(NamedTuple):
-    """The properties that rows must have in common to share a UNet call: size, precision and LoRAs."""
+    """The properties that rows must have in common to share a UNet call: size, precision, LoRAs and kind."""
 
     h: int  # latent pixels
     w: int
     precise: bool = False  # computed in fp32, because half precision gave NaN
     loras: tuple[LoraUse, ...] = ()  # sorted by name, none of scale 0
+    # The deepest level of the UNet comes from the rows' caches. Rows change this from call to call, so they
+    # queue, and are encoded, decoded and limited, by the bucket without it.
+    cached: bool = False
 
     @property
     def latent_pixels(self) -> int:
@@ -41,6 +44,17 @@ class Work:
     slots: int = 2  # of a UNet call, for each row: with and without its prompt; 1 without guidance
     key: str = ""  # the caller's; keys share the device fairly
     expires_at: float = inf  # deadline in seconds of the batcher's clock
+    cached: frozenset[int] = frozenset()  # the numbers of its calls that take the deepest level from a cache
+
+    def is_cached(self, left: int) -> bool:
+        """Return whether the next call of a row with ``left`` calls left takes the level from its cache."""
+        return bool(self.cached) and self.calls - left in self.cached
+
+    def cached_share(self, left: int) -> float:
+        """Return the share of the last ``left`` calls that take the level from the cache."""
+        if not self.cached or not left:
+            return 0.0
+        return sum(number >= self.calls - left for number in self.cached) / left
 
 
 def work_of(request: InpaintRequest, size: tuple[int, int], vae_factor: int = 8, key: str = "") -> Work:

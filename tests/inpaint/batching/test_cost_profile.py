@@ -262,12 +262,34 @@ def test_any_thread_may_read_while_others_record() -> None:
     assert not errors
 
 
+def test_a_cached_call_is_counted_until_it_is_measured() -> None:
+    """Near requests get deadlines from the first one on; the share of the FLOPs serves until then."""
+    profile, cached = surveyed(), NATIVE._replace(cached=True)
+    for slots, seconds in CURVE.items():
+        assert profile.step_s(cached, slots) == pytest.approx(0.31 * seconds)
+    assert profile.cap(cached) == profile.cap(NATIVE)
+    for _ in range(40):
+        profile.observe_step(cached, 2, 0.02)
+    assert profile.step_s(cached, 2) == pytest.approx(0.02, rel=0.05)
+    assert profile.step_s(cached, 8) == pytest.approx(0.02 / 0.05 * 0.175, rel=0.05), "as full calls grow"
+    assert profile.step_s(QUARTER._replace(cached=True), 2) == pytest.approx(0.02 / 4, rel=0.05)
+    assert profile.step_s(NATIVE, 2) == 0.05, "full calls are measured apart"
+
+
+def test_a_file_from_before_there_were_cached_calls_is_read(taught: Profile) -> None:
+    """An update does not measure anew what is known."""
+    content = taught.to_json()
+    content["buckets"] = [row for row in content["buckets"] if not row.pop("cached")]
+    assert Profile.from_json(content).step_s(NATIVE, 2) == taught.step_s(NATIVE, 2)
+
+
 @pytest.fixture
 def taught() -> Profile:
     """A profile with everything in it."""
     profile = surveyed(limit=8)
     profile.observe_step(Bucket(64, 72, precise=True), 3, 0.04)
     profile.observe_decode(QUARTER, 0.02)
+    profile.observe_step(NATIVE._replace(cached=True), 2, 0.02)
     return profile
 
 
@@ -344,6 +366,7 @@ DAMAGE: dict[str, Callable[[Any], None]] = {
     "a height of 0": _with(0, "buckets", 0, "h"),
     "half a latent pixel": _with(1.5, "buckets", 0, "w"),
     "a text for precise": _with("no", "buckets", 0, "precise"),
+    "a text for cached": _with("no", "buckets", 0, "cached"),
     "negative seconds": _with(-1.0, "buckets", 0, "steps", "2"),
     "NaN seconds": _with(nan, "buckets", 0, "steps", "2"),
     "seconds past any float": _with(10**400, "buckets", 0, "surveyed", "2"),

@@ -21,6 +21,7 @@ from bench.simulate import (
     attainment,
     capacity,
     main,
+    paced,
     simulate,
     trace,
 )
@@ -100,6 +101,27 @@ def test_the_device_is_never_idle_while_there_is_work(seed: int, policy: str) ->
     assert steps["finished"] <= tally.row_steps <= steps["finished"] + steps["expired"]
 
 
+@cache
+def run_paced(pace: str, seed: int) -> tuple[float, float]:
+    """Requests in time a second, and the share of the accepted ones that were late, at 1.2 × capacity."""
+    mix = paced(MIX, pace)
+    rate = 1.2 * capacity(mix, COSTS)
+    requests = trace(mix, rate, 400, seed, COSTS)
+    tally = simulate(requests, COSTS, POLICY["admission"])
+    assert tally.stalls == 0
+    taken = [sent for sent in requests if sent.fate != "refused"]
+    return rate * attainment(requests), sum(not sent.good for sent in taken) / len(taken)
+
+
+@pytest.mark.parametrize(("pace", "times"), [("near", 1.5), ("near with caches", 2.0)])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_near_pictures_serve_far_more_requests_in_time(seed: int, pace: str, times: float) -> None:
+    """Under overload the calls that are saved become pictures, and no more requests are promised in vain."""
+    exact, near = run_paced("exact", seed), run_paced(pace, seed)
+    assert near[0] >= times * exact[0]
+    assert near[1] <= max(exact[1], 0.01)
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_queue_is_bounded_by_the_deadlines(seed: int) -> None:
     """Memory: what cannot be in time is not kept, so that no other bound is needed."""
@@ -135,7 +157,7 @@ def test_a_key_with_little_to_do_does_not_wait_for_one_with_much(seed: int) -> N
 
 def test_a_request_alone_takes_what_was_predicted() -> None:
     """The simulated device and the predictions mean the same by every stage."""
-    for kind in MIX:
+    for kind in (*MIX, *paced(MIX, "near with caches")):
         sent = Sent(0.0, kind.work)
         Device(COSTS, POLICY["admission"]).run([sent])
         predicted = alone_s(kind.work, COSTS)
@@ -165,6 +187,7 @@ def test_the_bench_ends_in_one_line_of_json(tmp_path: Path, capsys: pytest.Captu
     assert figures == json.loads(kept.read_text("utf-8"))
     assert {(row["load"], row["policy"]) for row in figures["rows"]} >= {(1.2, name) for name in POLICY}
     assert all(0 <= row["attainment"] <= 1 for row in figures["rows"])
+    assert {row["pace"] for row in figures["paces"]} == {"exact", "near", "near with caches"}
 
 
 def test_the_bench_takes_a_measured_profile(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
