@@ -51,7 +51,10 @@ class Engine:
         self.model = model
         self._profiles = profiles
         self._lora_folder = loras
-        self.profile = profile or Profile(made_for(model), max_slots=min(2 * max_rows, model.plan.max_slots))
+        if profile is None:
+            identity = made_for(model, () if fast is None else fast.optimizations)
+            profile = Profile(identity, max_slots=min(2 * max_rows, model.plan.max_slots))
+        self.profile = profile
         self._fast = fast
         # The model was loaded and rewritten on another stream, for which the loop's streams do not wait.
         cuda.runtime.synchronize(model.device)
@@ -161,7 +164,8 @@ class Engine:
         request = request.with_seed()
         job = Job(request, request.seeds)
         canvas = cut(request, self.model.native_size)
-        work = work_of(request, canvas.size, self.model.vae_factor, key)
+        deep_cache = self._fast is not None and self._fast.caches_deep_level
+        work = work_of(request, canvas.size, self.model.vae_factor, key, deep_cache=deep_cache)
         self._loop.submit(job, canvas, work, deadline_s=deadline_s, promised=promised)
         self.profile.usage.add(work.bucket)
         return job

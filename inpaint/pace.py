@@ -17,6 +17,7 @@ from inpaint.schedulers import SCHEDULERS, canonical_name, unet_calls
 Pace = Literal["exact", "near"]
 PACES: tuple[str, ...] = get_args(Pace)
 
+DEEP_LEVEL = "deep-level"  # the optimization by which an engine has the cache that a plan's calls need
 _FIRST = 3  # calls that are always made: the layout of the picture is decided in them
 _FEWEST = 15  # below, a sampler's calls are too far apart to be continued in a straight line
 
@@ -75,14 +76,16 @@ def call_plan(
     if pace == "exact":
         return CallPlan(calls)
     name = canonical_name(scheduler)
+    adds_noise = SCHEDULERS[name].adds_noise
+    noise = f"{name} adds noise in each step, which cannot be foreseen" if adds_noise else ""
     if calls < _FEWEST:
-        return CallPlan(calls, reason=f"so few calls ({calls}; {_FEWEST} are needed) are too far apart")
+        few = f"so few calls ({calls}; {_FEWEST} are needed) are too far apart"
+        return CallPlan(calls, reason=noise or few)
     begin, end = guidance_interval
     steps = int(num_inference_steps * strength)
     guided = [begin <= (steps * position // calls) / steps < end for position in range(calls)]
-    if SCHEDULERS[name].adds_noise:
-        reason = f"{name} adds noise in each step, which cannot be foreseen"
-        return CallPlan(calls, cached=_cached(range(calls), guided, period=3), reason=reason)
+    if noise:
+        return CallPlan(calls, cached=_cached(range(calls), guided, period=3), reason=noise)
     # The second calls of order-2 samplers, and every second call of the others. The last one is made.
     positions = range(_FIRST, calls - 1, 2)
     forecast = frozenset(p for p in positions if _all_alike(guided[p - _FIRST : p + 1]))

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from inpaint.batching.cost_curve import Average, plausible, settled
 from inpaint.batching.work import Bucket
+from inpaint.pace import DEEP_LEVEL
 
 Stage = Literal["encode_s", "decode_s"]
 
@@ -23,6 +24,11 @@ class MadeFor:
     optimizations: tuple[str, ...] = ()  # of ``inpaint.fast``, those in use
     plan: str = "resident"  # the memory plan's name
     overlapped: bool = True  # encoding and decoding have a thread of their own
+
+    @property
+    def deep_cache(self) -> bool:
+        """True if near requests are painted with the UNet's deepest level from a cache."""
+        return DEEP_LEVEL in self.optimizations
 
     @property
     def file_name(self) -> str:

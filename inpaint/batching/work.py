@@ -57,7 +57,14 @@ class Work:
         return sum(number >= self.calls - left for number in self.cached) / left
 
 
-def work_of(request: InpaintRequest, size: tuple[int, int], vae_factor: int = 8, key: str = "") -> Work:
+def work_of(
+    request: InpaintRequest,
+    size: tuple[int, int],
+    vae_factor: int = 8,
+    key: str = "",
+    *,
+    deep_cache: bool = False,
+) -> Work:
     """Return the work of a request.
 
     Args:
@@ -65,6 +72,7 @@ def work_of(request: InpaintRequest, size: tuple[int, int], vae_factor: int = 8,
         size: the working (width, height) of its canvas in pixels.
         vae_factor: the side of a latent pixel in pixels.
         key: the caller's.
+        deep_cache: the engine keeps the UNet's deepest level for calls at the pace ``near``.
     """
     width, height = size
     return Work(
@@ -73,6 +81,7 @@ def work_of(request: InpaintRequest, size: tuple[int, int], vae_factor: int = 8,
         samples=request.samples,
         slots=2 if request.guidance_scale > 1.0 else 1,
         key=key,
+        cached=request.call_plan.cached_calls if deep_cache else frozenset(),
     )
 
 

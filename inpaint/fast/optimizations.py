@@ -25,8 +25,10 @@ from inpaint.fast.compiled_parts import CompiledParts
 from inpaint.fast.shapes import SLOTS, native
 from inpaint.fast.splitting import in_parts
 from inpaint.fast.torch_compile import Backend, inductor
+from inpaint.model import deep_level
 from inpaint.model.load import Model
 from inpaint.model.unet import Forward, UNetBatch, plain
+from inpaint.pace import DEEP_LEVEL
 
 Kind = Literal["exact", "near", "lossy"]
 
@@ -57,6 +59,9 @@ OPTIMIZATIONS: tuple[Optimization, ...] = (
         "compile", "exact", "the model compiled, while the first pictures are painted", compiled.can
     ),
     Optimization("graphs", "exact", "UNet calls recorded and replayed as one", cuda_graphs.can),
+    Optimization(
+        DEEP_LEVEL, "near", "near pictures take the UNet's deepest level from a cache", deep_level.can
+    ),
     Optimization("fp8", "lossy", "the large matrix products in 8 bit", lambda model: fp8.can(model.device)),
 )
 NAMES = tuple(optimization.name for optimization in OPTIMIZATIONS)
@@ -107,6 +112,11 @@ class Fast:
         self._compilation = compilation
         self._parts = parts
         self._started = False
+
+    @property
+    def caches_deep_level(self) -> bool:
+        """True if calls can keep the UNet's deepest level, and take it from a cache."""
+        return DEEP_LEVEL in self.optimizations
 
     def __call__(self, batch: UNetBatch) -> torch.Tensor:
         """Return the noise prediction (n, 4, h, w)."""
@@ -171,6 +181,8 @@ def ready(
         return channels_last.wrap(forward) if "channels-last" in optimizations else forward
 
     forward = build(model.unet)
+    if DEEP_LEVEL in optimizations:
+        forward = deep_level.wrap(model.unet, forward, build)
     sizes = tuple(n for n in sizes if n <= model.plan.prepared_slots)
     compilation, parts = None, None
     if "compile" in optimizations:

@@ -23,6 +23,8 @@ _WORTHWHILE_CHANNELS = 1024  # of the level; in small UNets it has too little of
 def can(model: Model) -> str:
     """Return why calls of ``model`` cannot skip the level or gain little; empty if they gain."""
     unet = model.unet
+    if model.device.type == "cuda":
+        return "on a GPU calls are compiled and recorded, which those with a cache are not yet"
     if model.plan.unet != "resident":
         return f"the memory plan {model.plan.name} moves or casts the UNet's modules as they are"
     if not _has_level(unet):

@@ -7,7 +7,8 @@ not depend on its neighbours, to within rounding.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ import torch
 from inpaint import cuda
 from inpaint.batching.work import Bucket
 from inpaint.lora.cache import NO_LORAS, LoraSet
+from inpaint.model.deep_level import DeepCache
 from inpaint.model.load import Model
 from inpaint.model.prompt import PromptEmbeds
 from inpaint.model.samplers import make_sampler, take_step
@@ -63,6 +65,7 @@ class Row:
     position: int = 0  # predictions used, made or forecast
     # The latest two predictions (1, 4, h, w) that the UNet made, by their timesteps; only for a forecast.
     made: dict[float, torch.Tensor] = field(default_factory=dict)
+    deep: DeepCache = field(default_factory=DeepCache)  # for the positions in ``plan.cached``
     watched: bool = False  # the next step keeps an estimate
     estimate: torch.Tensor | None = None  # (1, 4, h, w), the finished latents as predicted so far
 
@@ -90,6 +93,11 @@ class Row:
         return [*texts, *own, shared.mask, shared.soft_mask]
 
     @property
+    def needs_deep(self) -> bool:
+        """True if a call from here on takes the deepest level from the cache."""
+        return max(self.plan.cached, default=-1) >= self.position
+
+    @property
     def guided(self) -> bool:
         """True if the row's next step takes two slots of a batch, with and without its prompt.
 
@@ -104,7 +112,8 @@ class Row:
     def bucket(self) -> Bucket:
         """The properties that rows must have in common to share a UNet call."""
         height, width = self.latents.shape[-2:]
-        return Bucket(height, width, self.precise, self.conditioning.loras.uses)
+        cached = self.position in self.plan.cached
+        return Bucket(height, width, self.precise, self.conditioning.loras.uses, cached)
 
 
 def start_row(
@@ -118,6 +127,7 @@ def start_row(
     seed: int,
     guidance_interval: tuple[float, float] = (0.0, 1.0),
     pace: str = "exact",
+    deep_cache: bool = False,
     precise: bool = False,
 ) -> Row:
     """Return a row ready for its first step.
@@ -132,8 +142,10 @@ def start_row(
         seed: of the row's CPU generator, which the scheduler draws from as well.
         guidance_interval: the fractions of the steps between which guidance is on.
         pace: one of ``PACES``: whether each prediction is made by the UNet.
-        precise: compute the row in fp32.
+        deep_cache: ``step`` gets a forward pass that keeps the deepest level and takes it from a cache.
+        precise: compute the row in fp32, with every level.
     """
+    plan = call_plan(scheduler, num_inference_steps, strength, pace, guidance_interval)
     generator = torch.Generator("cpu").manual_seed(seed)
     sampler = make_sampler(scheduler, model.scheduler_config, num_inference_steps)
     timesteps, num_steps = _begin_at(sampler, num_inference_steps, strength)
@@ -157,7 +169,7 @@ def start_row(
         noise=noise,
         image_latents=image_latents,
         masked_latents=masked_latents if model.in_channels == 9 else None,
-        plan=call_plan(scheduler, num_inference_steps, strength, pace, guidance_interval),
+        plan=plan if deep_cache and not precise else replace(plan, cached=frozenset()),
         precise=precise,
     )
 
@@ -229,6 +241,8 @@ def step(model: Model, rows: Sequence[Row], forward: Forward | None = None) -> N
             _advance(model, row, prediction)
             if row.position in row.plan.forecast:
                 _advance(model, row, _forecast(row))
+            if not row.needs_deep:
+                row.deep.clear()
 
 
 def _batch(model: Model, rows: Sequence[Row]) -> UNetBatch:
@@ -246,7 +260,24 @@ def _batch(model: Model, rows: Sequence[Row]) -> UNetBatch:
         pooled=torch.stack([embeds.pooled for embeds in prompts]).to(model.device, dtype),
         time_ids=torch.cat([row.time_ids[-len(_slots(row)) :] for row in rows]).to(dtype),
         prompts=tuple(prompts),
+        deep=_deep(rows) if rows[0].bucket.cached else None,
+        take_deep=partial(_keep_deep, rows) if any(row.needs_deep for row in rows) else None,
     )
+
+
+def _deep(rows: Sequence[Row]) -> torch.Tensor:
+    """Return the deepest level's outputs (n, C, H, W) from the rows' caches."""
+    return torch.cat([row.deep.at(float(row.timesteps[row.position]), row.slots) for row in rows])
+
+
+def _keep_deep(rows: Sequence[Row], deep: torch.Tensor) -> None:
+    """Keep each row's part of the deepest level's outputs (n, C, H, W), if a later call will take it."""
+    end = 0
+    for row in rows:
+        first, end = end, end + row.slots
+        if row.needs_deep:
+            # Copied: a part would hold the memory of the whole, also once its neighbours are done.
+            row.deep.keep(float(row.timesteps[row.position]), deep[first:end].clone())
 
 
 def _slots(row: Row) -> tuple[PromptEmbeds, ...]:

@@ -33,7 +33,9 @@ class InFlight:
         """Queue one row of a running request again, which is now computed in fp32."""
         with self.changed:
             bucket = task.rows[sample].bucket
-            entry = self.batcher.enter(replace(task.entry.work, bucket=bucket, samples=1))
+            # In fp32 every call computes all levels.
+            work = replace(task.entry.work, bucket=bucket, samples=1, cached=frozenset())
+            entry = self.batcher.enter(work)
             task.entries[entry] = sample
             self.tasks[entry] = task
 

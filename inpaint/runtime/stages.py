@@ -89,8 +89,16 @@ class RunningRequest:
 class Stages:
     """An encoder and decoder of requests: a model with its prompt cache, its LoRAs and its previewer."""
 
-    def __init__(self, model: Model, loras: Path | None = None) -> None:
+    def __init__(self, model: Model, loras: Path | None = None, *, deep_cache: bool = False) -> None:
+        """Start with empty caches.
+
+        Args:
+            model: encodes and decodes.
+            loras: the folder of LoRA files.
+            deep_cache: calls of ``model`` can take the UNet's deepest level from a cache.
+        """
         self.model = model
+        self._deep_cache = deep_cache
         rest = model.device if model.plan.unet == "resident" else torch.device("cpu")
         self._library = LoraCache(model.unet, model.text_encoders, rest, loras)
         self._prompts = PromptEncoder(model)
@@ -113,7 +121,7 @@ class Stages:
         request, encoded = task.job.request, self._pictures.encoded
         conditioning = self._conditioning(request, task.canvas)
         task.fresh = self._pictures.encoded > encoded
-        task.warnings = _warnings(request, conditioning, self.model)
+        task.warnings = _warnings(request, conditioning, self.model, deep_cache=self._deep_cache)
         rows = []
         for seed in task.job.seeds:
             if self._stopped or task.job.cancelled:
@@ -138,6 +146,7 @@ class Stages:
             guidance_scale=request.guidance_scale,
             guidance_interval=request.guidance_interval,
             pace=request.pace,
+            deep_cache=self._deep_cache,
             seed=seed,
             precise=precise,
         )
@@ -184,7 +193,9 @@ _ROUNDED = (
 _NAN = "the model produced NaN instead of a picture; try another seed, or --dtype float32"
 
 
-def _warnings(request: InpaintRequest, conditioning: Conditioning, model: Model) -> tuple[str, ...]:
+def _warnings(
+    request: InpaintRequest, conditioning: Conditioning, model: Model, *, deep_cache: bool
+) -> tuple[str, ...]:
     limit = MAX_CHUNKS * CHUNK_TOKENS
     named = (("prompt", conditioning.prompt.dropped), ("negative_prompt", conditioning.negative.dropped))
     warnings = [
@@ -192,7 +203,7 @@ def _warnings(request: InpaintRequest, conditioning: Conditioning, model: Model)
     ]
     if request.strength == 1.0:
         warnings.append("strength: SDXL's inpainting model paints noisy pictures at exactly 1; use 0.99")
-    if request.call_plan.reason:
+    if request.call_plan.reason and not (deep_cache and request.call_plan.cached):
         warnings.append(f"pace: near changed nothing: {request.call_plan.reason}")
     if model.plan.unet == "fp8":
         warnings.append(_ROUNDED)

@@ -27,12 +27,12 @@ from inpaint.errors import (
     InpaintError,
     OutOfMemoryError,
 )
+from inpaint.fast.optimizations import Fast
 from inpaint.job import CANCELLED, CLOSED, Event, Job
 from inpaint.lora.cache import NO_LORAS, LoraSet
 from inpaint.memory import empty_cache
 from inpaint.model.denoise import Row, step
 from inpaint.model.load import Model
-from inpaint.model.unet import Forward
 from inpaint.model.vae import DECODED_TOGETHER
 from inpaint.runtime.faults import Faults
 from inpaint.runtime.in_flight import InFlight
@@ -67,7 +67,7 @@ class StepLoop:
         self,
         model: Model,
         profile: Profile,
-        fast: Forward | None,
+        fast: Fast | None,
         faults: Faults | None,
         loras: Path | None,
     ) -> None:
@@ -86,7 +86,7 @@ class StepLoop:
         self._broken: DeviceError | None = None
         self._counts = dict.fromkeys(_COUNTED, 0)
         self._step_us: dict[str, tuple[int, int]] = {}
-        self._stages = Stages(model, loras)
+        self._stages = Stages(model, loras, deep_cache=fast is not None and fast.caches_deep_level)
         self._lora_switch = LoraSwitch(model)
         self._stream = DeviceStream(model.device, urgent=True)
         self._side = SideThread(self._stages, self._post, name, overlapped=profile.overlapped)

@@ -71,7 +71,8 @@ class Engines:
         Raises:
             RequestError: there is nothing to repaint.
         """
-        return work_of(request, working_size_of(request, self.native_size), self.vae_factor, key)
+        size = working_size_of(request, self.native_size)
+        return work_of(request, size, self.vae_factor, key, deep_cache=self.profile.made_for.deep_cache)
 
     def given_s(self, work: Work, terms: Terms) -> float:
         """Return the seconds from now within which ``terms`` want the work finished.
