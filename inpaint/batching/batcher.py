@@ -97,14 +97,19 @@ class Batcher:
 
         There are enough to fill the next call of each bucket, and one more row, so that a slot that becomes
         free is filled immediately. There are no more, because only waiting entries can be overtaken by those
-        of another key.
+        of another key. Of all buckets together no more entries with caches begin than there is memory for,
+        but in each bucket one may.
         """
         chosen = []
+        caching = sum(_caching(entry) for begun in self._begun.values() for entry in begun)
         for bucket, queue in list(self._queues.items()):
             begun = self._begun.setdefault(bucket, [])
             slots = sum(slots_left(entry) for entry in begun)
             while queue and slots < self._costs.cap(bucket) + queue.peek().work.slots:
+                if begun and _caching(queue.peek()) and caching >= _MOST_CACHING:
+                    break
                 entry = queue.pop()
+                caching += _caching(entry)
                 entry.state = "encoding"
                 begun.append(entry)
                 chosen.append(entry)
@@ -243,5 +248,11 @@ class Batcher:
             self._current = None
 
 
+def _caching(entry: QueuedWork) -> int:
+    """Return the slots of an entry's unfinished rows, if they take the deepest level from caches."""
+    return slots_left(entry) if entry.work.cached else 0
+
+
+_MOST_CACHING = 32  # slots; each takes 20 MiB at SDXL's size in 16 bit
 _TURN_PER_SWITCH = 10  # a turn in units of a LoRA switch: switches take a tenth of the time at most
 _SHORTEST_S = 1e-9  # with calls of no cost a bucket would keep its turn for ever

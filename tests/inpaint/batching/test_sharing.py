@@ -183,6 +183,19 @@ def test_a_forecast_of_mixed_kinds_comes_true(works: list[Work]) -> None:
     assert predicted / 1.15 <= loop.now <= predicted * 1.15
 
 
+def test_caches_of_many_sizes_do_not_fill_the_memory() -> None:
+    """Each slot of a row that has begun may hold 20 MiB; every size still has a row that runs."""
+    sizes = [Bucket(128, 64 + side) for side in range(40)]
+    loop = Loop(*(replace(NEAR, bucket=size) for size in sizes for _ in range(3)))
+    most = 0
+    while loop.step():
+        begun = [entry for entry in loop.entries if entry.state == "running" and any(entry.left)]
+        most = max(most, 2 * len(begun))
+    assert most <= 2 * 40 + 32
+    assert not any(left for entry in loop.entries for left in entry.left)
+    assert len(loop.batcher.to_begin()) == 0
+
+
 def test_what_is_left_is_forgotten_with_its_bucket() -> None:
     """Sets of LoRAs come and go for months."""
     loop = Loop(EXACT, NEAR)
