@@ -5,7 +5,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from server.dialects.segmind_answers import Problem
-from server.dialects.segmind_request import InpaintBody
+from server.dialects.segmind_request import InpaintBody, RefineBody
 
 _KEYS = {
     "key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
@@ -38,9 +38,10 @@ def describe(app: FastAPI) -> None:
 
 
 def _add_body(schema: dict[str, Any]) -> None:
-    """Add the model of request bodies, since the routes read bodies themselves."""
-    body = InpaintBody.model_json_schema(ref_template="#/components/schemas/{model}")
-    schema["components"]["schemas"]["InpaintBody"] = body
+    """Add the models of request bodies, since the routes read bodies themselves."""
+    for body in (InpaintBody, RefineBody):
+        described = body.model_json_schema(ref_template="#/components/schemas/{model}")
+        schema["components"]["schemas"][body.__name__] = described
 
 
 def _add_keys(schema: dict[str, Any]) -> None:

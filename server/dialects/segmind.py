@@ -12,10 +12,10 @@ from fastapi import Path, Query, Request, Response
 
 from inpaint.errors import RequestError
 from server.dialects.segmind_answers import Answers, Credits, Queued, Status, picture_response, response_of
-from server.dialects.segmind_checks import read_fields
+from server.dialects.segmind_checks import read_fields, read_refine_fields
 from server.dialects.segmind_request import InpaintBody
 from server.http.auth import Gate
-from server.http.body import Fields, fields_of
+from server.http.body import Fields, fields_of, optional_fields_of
 from server.service.caller import MODEL_SCOPE, Caller
 from server.service.durable_queue import DurableQueue
 from server.service.order import Format
@@ -77,6 +77,21 @@ class Segmind:
             with self.service.placed():
                 body = self._read(fields)
                 record = await self._once(caller, body, _idempotency_key(request), fields)
+        return self._answers.queued(request, record)
+
+    async def refine(self, request: Request, request_id: RequestId) -> Queued:
+        """Paint the pictures of a request at the pace `near` again, exactly, and return the new request."""
+        caller, parts = await self.gate.admit(request), self.service.parts
+        async with self.service.admitted(caller, MODEL_SCOPE) as admission:
+            fields = await optional_fields_of(request, parts, admission.upload)
+            with self.service.placed():
+                seed, key = read_refine_fields(fields).seed, _idempotency_key(request)
+                digest = digest_of({"refine": request_id, "seed": seed})
+                record = await self.queue.find(caller, key, digest) if key else None
+                if record is None:
+                    record = await self.queue.refine(
+                        caller, request_id, seed, idempotency_key=key, digest=digest
+                    )
         return self._answers.queued(request, record)
 
     async def status(self, request: Request, request_id: RequestId) -> Response:

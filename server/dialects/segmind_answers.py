@@ -94,6 +94,16 @@ class Finished(Status):
         list[int],
         Field(description="Of each picture: UNet calls that are made, and that the scheduler asks for."),
     ] = []
+    refines: Annotated[
+        str | None, Field(description="The request whose pictures this one paints again, exactly.")
+    ] = None
+    distance_db: Annotated[
+        list[float | None] | None,
+        Field(
+            description="Of each refined picture: how far it is from its draft, in decibels, inside the mask "
+            "(PSNR; 45 is hardly seen); null if the two are identical. Absent if the draft was gone."
+        ),
+    ] = None
 
 
 class Credits(BaseModel):
@@ -151,6 +161,7 @@ class Answers:
             prompt=settings["prompt"],
             warnings=[text for output in record.outputs for text in _warnings(output)],
             **_calls_of(record),
+            **_draft_of(record),
         )
 
     def _urls(self, request: Request, record: Record) -> dict[str, str]:
@@ -184,6 +195,15 @@ def _warnings(output: Mapping[str, Any]) -> list[str]:
 def _calls_of(record: Record) -> dict[str, Any]:
     """Return the pace and the UNet calls of a request; nothing for one that an earlier version accepted."""
     return {name: record.fields[name] for name in ("pace", "unet_calls") if name in record.fields}
+
+
+def _draft_of(record: Record) -> dict[str, Any]:
+    """Return the draft that a request refines, and the distances from it; nothing for any other request."""
+    refines: Any = record.fields.get("refines")
+    if refines is None:
+        return {}
+    measured = [output["distance_db"] for output in record.outputs if "distance_db" in output]
+    return {"refines": refines["request_id"], "distance_db": measured or None}
 
 
 def response_of(answer: Status) -> JSONResponse:

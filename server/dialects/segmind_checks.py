@@ -10,7 +10,7 @@ from inpaint.pace import PACES
 from inpaint.prompt_weights import MAX_PROMPT
 from inpaint.request import AREAS, FILLS, MAX_SIDE
 from inpaint.schedulers import SCHEDULERS, canonical_name
-from server.dialects.segmind_request import LIMITS, InpaintBody
+from server.dialects.segmind_request import LIMITS, InpaintBody, RefineBody
 from server.service.order import Format
 
 _CHOICES: Mapping[str, tuple[str, ...]] = {
@@ -39,6 +39,22 @@ def read_fields(fields: Mapping[str, object], *, lenient: bool = False) -> Inpai
         return InpaintBody.model_validate(_clamped(fields) if lenient else fields)
     except ValidationError as error:
         raise _sentence(error) from None
+
+
+def read_refine_fields(fields: Mapping[str, object]) -> RefineBody:
+    """Check the fields of a body that may be empty.
+
+    Raises:
+        RequestError: the seed is no whole number.
+    """
+    given = fields.get("seed")
+    if given in ("", b""):
+        return RefineBody()
+    try:
+        return RefineBody.model_validate({"seed": given})
+    except ValidationError:
+        problem = f"must be one of the seeds that the request was painted with, not {_shown(given)}"
+        raise RequestError("seed", problem) from None
 
 
 def _check_lengths(fields: Mapping[str, object]) -> None:

@@ -213,6 +213,17 @@ class InpaintBody(BaseModel):
         )
 
 
+class RefineBody(BaseModel):
+    """The pictures of a request that are painted again exactly."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    seed: Annotated[
+        int | None,
+        Field(ge=0, description="Paint the picture with this seed only, one of the answer's `seeds`."),
+    ] = None
+
+
 def _check_text(name: str, value: str | None) -> None:
     if value is None:
         return

@@ -28,6 +28,16 @@ _PAINT = {
         }
     ],
 }
+_REFINE = {
+    "requestBody": {
+        "required": False,
+        "content": {
+            kind: {"schema": {"$ref": "#/components/schemas/RefineBody"}}
+            for kind in ("application/json", "multipart/form-data")
+        },
+    },
+    "parameters": _PAINT["parameters"],
+}
 _PAINT_ERRORS = (400, 404, 406, 413, 422, 502)
 _REQUEST = "/v2/requests/{request_id}"
 
@@ -80,6 +90,15 @@ def _add_answers(router: APIRouter, segmind: Segmind) -> None:
             response_model=Finished,
             responses={422: {"model": Finished}, **problems(404)},
         )
+    router.add_api_route(
+        f"{_REQUEST}/refine",
+        segmind.refine,
+        methods=["POST"],
+        summary="Paint a request's pictures again, exactly",
+        response_model=Queued,
+        responses=problems(400, 404, 406, 413, 422),
+        openapi_extra=_REFINE,
+    )
     router.add_api_route(
         _REQUEST,
         segmind.cancel,

@@ -38,6 +38,19 @@ async def fields_of(request: Request, parts: Parts, upload: Upload) -> Fields:
     return await parse_fields(request, body, parts.threads)
 
 
+async def optional_fields_of(request: Request, parts: Parts, upload: Upload) -> Fields:
+    """Return the fields of a body as :func:`fields_of` does, and none if there is no body.
+
+    Raises:
+        InpaintError: as for :func:`fields_of`.
+    """
+    settings = parts.settings
+    body = await read_body(
+        request, upload, max_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s
+    )
+    return await parse_fields(request, body, parts.threads) if body else {}
+
+
 async def read_body(request: Request, upload: Upload, *, max_bytes: int, timeout_s: float) -> bytes:
     """Read the whole body, and stop as soon as it is too large.
 

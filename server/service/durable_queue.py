@@ -7,9 +7,11 @@ the requests that it is to paint, so that after a restart the next process conti
 import asyncio
 import io
 from collections import Counter
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 from PIL import Image
 
@@ -22,6 +24,7 @@ from server.service.heartbeat import Heartbeat
 from server.service.order import Order
 from server.service.orphans import keep_searching
 from server.service.pictures import write_inputs
+from server.service.refining import prepare_again
 from server.service.runner import LiveRequest, Runner
 from server.service.service import Painted, Service
 from server.service.stored_pictures import StoredPictures
@@ -31,6 +34,8 @@ from server.storage.requests import Record
 _POLL_S = 0.5  # between two looks at a request that this process does not paint, or at a place in the queue
 _CANCEL_S = 10.0  # for another server to receive a cancellation and carry it out
 ENDED = ("COMPLETED", "FAILED", "CANCELLED")
+
+Preparing = Callable[[], Coroutine[Any, Any, tuple[Record, Mapping[str, bytes]]]]
 
 
 class DurableQueue:
@@ -77,13 +82,43 @@ class DurableQueue:
         Raises:
             InpaintError: it cannot be painted or paid, or there is no room; nothing was written down.
         """
-        self._check_room(caller.key_id)
-        self._arriving[caller.key_id] += 1
+        prepare = partial(self._prepare, caller, order)
+        return await self._arrive(caller.key_id, prepare, idempotency_key, digest)
+
+    async def refine(
+        self,
+        caller: Caller,
+        request_id: str,
+        seed: int | None = None,
+        *,
+        idempotency_key: str | None = None,
+        digest: str = "",
+    ) -> Record:
+        """Charge and write down a request that paints the pictures of an earlier one again, exactly.
+
+        Args:
+            caller: who pays; the earlier request is this caller's.
+            request_id: of the earlier request, which was painted at the pace ``near``.
+            seed: of the one picture to repaint; None repaints all.
+            idempotency_key: as for :meth:`enqueue`.
+            digest: as for :meth:`enqueue`.
+
+        Raises:
+            InpaintError: there is nothing to refine, it cannot be paid, or there is no room.
+        """
+        prepare = partial(prepare_again, self._service, caller, await self.get(caller, request_id), seed)
+        return await self._arrive(caller.key_id, prepare, idempotency_key, digest)
+
+    async def _arrive(
+        self, key_id: str, prepare: Preparing, idempotency_key: str | None, digest: str
+    ) -> Record:
+        self._check_room(key_id)
+        self._arriving[key_id] += 1
         try:
-            record, inputs = await self._prepare(caller, order)
+            record, inputs = await prepare()
             return await self._accept(record, inputs, idempotency_key, digest)
         finally:
-            self._arriving[caller.key_id] -= 1
+            self._arriving[key_id] -= 1
             self._arriving += Counter()  # drops the zeros, else every key that ever called would stay here
 
     def _check_room(self, key_id: str) -> None:

@@ -1,11 +1,12 @@
 """The preparation of a request: its pictures are fetched, and decoded within the budget."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import replace
 
 from inpaint.lora.files import require
+from inpaint.request import InpaintRequest
 from server.fetch.fetcher import Fetcher
 from server.observe.metrics import Metrics
 from server.service.caller import Caller
@@ -18,6 +19,7 @@ from server.service.pictures import (
     gather,
     pixels_to_decode,
     prepare,
+    read_inputs,
     read_source,
 )
 from server.service.pixel_budget import PixelBudget, decoded_pixels
@@ -49,9 +51,27 @@ class Preparation:
             with self._stages.labels("read").time():
                 prepared = await self._threads.pixels(prepare, order, *files)
                 del files  # the block may last for minutes
-                if loras := prepared.request.loras:  # a mistyped name is refused now, not when it is painted
-                    await asyncio.to_thread(require, loras, self._settings.loras)
+                await self._check_loras(prepared.request)
             yield replace(prepared, request=prepared.request.with_seed())
+
+    @asynccontextmanager
+    async def again(
+        self, image: bytes, mask: bytes, settings: Mapping[str, object], pixels: int
+    ) -> AsyncIterator[Prepared]:
+        """Decode the stored files of an earlier request, and hold ``pixels`` of the budget.
+
+        Raises:
+            RequestError: a LoRA is no longer there.
+            BusyError: the requests under way hold too many pixels.
+        """
+        with self.pixels.hold(pixels):
+            prepared = await self._threads.pixels(read_inputs, image, mask, settings)
+            await self._check_loras(prepared.request)
+            yield prepared
+
+    async def _check_loras(self, request: InpaintRequest) -> None:
+        if loras := request.loras:  # a mistyped name is refused now, not when it is painted
+            await asyncio.to_thread(require, loras, self._settings.loras)
 
     async def describe(self, caller: Caller, source: Source) -> dict[str, object]:
         """Return a picture's format and size, and how it was painted if the file says so.

@@ -15,6 +15,7 @@ from server.engines.client import Terms, Ticket
 from server.errors import UnauthorizedError
 from server.service.accounting import pixels_of, settings_of
 from server.service.pictures import CONTENT_TYPES, IMAGE, MASK, Prepared, read_inputs
+from server.service.refining import distances
 from server.service.service import Service
 from server.storage.requests import Record
 
@@ -173,6 +174,7 @@ class Runner:
         """Write the painted pictures to the picture store, and end the request."""
         output_format = str(record.fields["output_format"])
         files = await self._service.write(record, prepared, result)
+        measured = await self._retry_while_busy(live, distances, self._parts, record, prepared, files)
         outputs: list[dict[str, object]] = []
         warnings = list(result.warnings)
         for number, data in enumerate(files):
@@ -186,6 +188,7 @@ class Runner:
                     "file_size": len(data),
                     "warnings": [] if number else warnings,  # those of the whole request
                 }
+                | ({"distance_db": measured[number]} if measured else {})
             )
         await self._retry_while_busy(
             live, self._service.accounting.finish, record, prepared.request, result, outputs

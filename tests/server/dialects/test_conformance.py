@@ -98,7 +98,7 @@ def ids(keyed: Served, token: str) -> list[str]:
     with keyed.calling(key=token) as client:
 
         def submit() -> str:
-            return str(client.post("/v2/sdxl-inpaint", json=body()).json()["request_id"])
+            return str(client.post("/v2/sdxl-inpaint", json=body(pace="near")).json()["request_id"])
 
         def ends(request_id: str) -> bool:
             found = client.get(f"/v2/requests/{request_id}/status").json()["status"]

@@ -1,0 +1,140 @@
+"""Refining: the pictures of a request at the pace ``near`` are painted again exactly, as a new request.
+
+The new request gets copies of the old one's files, so that each lives and expires for itself.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from PIL import Image
+
+from inpaint.canvas.difference import distance_db
+from inpaint.errors import RequestError
+from inpaint.pace import call_plan
+from inpaint.request import InpaintRequest
+from server.errors import NotFoundError
+from server.service.accounting import pixels_of, settings_of
+from server.service.caller import Caller
+from server.service.order import Order
+from server.service.pictures import IMAGE, MASK, Prepared
+from server.service.pixel_budget import decoded_pixels
+from server.service.service import Parts, Service
+from server.storage.requests import Record
+
+_EXPIRED = "the pictures of this request have expired; send it again with pace exact"
+
+
+async def prepare_again(
+    service: Service, caller: Caller, draft: Record, seed: int | None
+) -> tuple[Record, Mapping[str, bytes]]:
+    """Return the record and the files of the request that repaints a draft exactly.
+
+    Args:
+        service: of this process.
+        caller: who pays.
+        draft: a request of this caller.
+        seed: of the one picture to repaint; None repaints all.
+
+    Raises:
+        RequestError: the draft is not painted, is exact already, or has no picture with this seed.
+        NotFoundError: its pictures have expired.
+        BusyError: the requests under way hold too many pixels.
+    """
+    settings = exact_settings(draft, seed)
+    image, mask = [await _input(service.parts, draft, name) for name in (IMAGE, MASK)]
+    fields = draft.fields
+    order = Order(
+        image=image,
+        mask=mask,
+        settings=settings,
+        output_format=fields["output_format"],  # type: ignore[arg-type]
+        quality=int(str(fields["quality"])),
+        metadata=bool(fields.get("metadata")),
+    )
+    async with service.preparation.again(image, mask, settings, pixels_of(draft)) as prepared:
+        record = service.accounting.new_record(caller, "v2", prepared, order)
+        more = {"refines": _pictures(draft, record.seeds), "pixels": pixels_of(record) + _compared(prepared)}
+        return replace(record, fields=record.fields | more), {IMAGE: image, MASK: mask}
+
+
+def exact_settings(draft: Record, seed: int | None) -> dict[str, object]:
+    """Return the settings that repaint a draft, or its picture with this seed, exactly.
+
+    Raises:
+        RequestError: the draft is not painted, is exact already, or has no picture with this seed.
+    """
+    if draft.state in ("QUEUED", "PROCESSING"):
+        raise RequestError("request_id", "is not painted yet; refine it when its status is COMPLETED")
+    if draft.state != "COMPLETED" or not draft.outputs:
+        raise RequestError("request_id", "has no pictures to refine; send it again with pace exact")
+    settings = settings_of(draft)
+    _check_is_a_draft(settings)
+    seeds = draft.seeds
+    if seed is not None and seed not in seeds:
+        raise RequestError("seed", f"must be one of {', '.join(map(str, seeds))}, not {seed}")
+    if seed is None:
+        return settings | {"pace": "exact"}
+    return settings | {"pace": "exact", "seed": seed, "samples": 1}
+
+
+def _check_is_a_draft(settings: Mapping[str, Any]) -> None:
+    if settings.get("pace", "exact") == "exact":
+        raise RequestError("pace", "was exact already, so there is nothing to refine")
+    named = ("scheduler", "num_inference_steps", "strength", "pace")
+    plan = call_plan(*(settings[name] for name in named), tuple(settings["guidance_interval"]))
+    if plan.reason or plan.made == plan.calls:
+        why = plan.reason or "no call could be forecast"
+        raise RequestError("pace", f"was near, but the pictures are exact already: {why}")
+
+
+async def _input(parts: Parts, draft: Record, name: str) -> bytes:
+    try:
+        return await parts.threads.blobs(parts.blobs.get, draft.id, name)
+    except NotFoundError:
+        raise NotFoundError(_EXPIRED) from None
+
+
+def _pictures(draft: Record, seeds: Sequence[int]) -> dict[str, object]:
+    """Return where the draft's pictures with these seeds are in the picture store."""
+    names = [str(draft.outputs[draft.seeds.index(seed)]["file_name"]) for seed in seeds]
+    return {"request_id": draft.id, "files": names}
+
+
+def _compared(prepared: Prepared) -> int:
+    """Return what the comparison with the draft takes of the budget of pixels: two pictures."""
+    return decoded_pixels(*prepared.request.image.size, 0)
+
+
+async def distances(
+    parts: Parts, record: Record, prepared: Prepared, files: Sequence[bytes]
+) -> list[float | None]:
+    """Return the distance of each painted picture from its draft; an empty list if there is none to compare.
+
+    Args:
+        parts: of this process.
+        record: of the request that was painted.
+        prepared: the request as it was painted.
+        files: its pictures as they are delivered.
+
+    Raises:
+        BusyError: the picture store is unreachable.
+    """
+    refines = record.fields.get("refines")
+    if not isinstance(refines, dict):
+        return []
+    found = []
+    for name, data in zip(refines["files"], files, strict=True):
+        try:
+            draft = await parts.threads.blobs(parts.blobs.get, refines["request_id"], name)
+        except NotFoundError:  # it expired meanwhile
+            return []
+        found.append(await parts.threads.pixels(_distance, draft, data, prepared.request))
+    return found
+
+
+def _distance(draft: bytes, exact: bytes, request: InpaintRequest) -> float | None:
+    # Both files are our own; no limit for callers' files applies.
+    with Image.open(io.BytesIO(draft)) as before, Image.open(io.BytesIO(exact)) as after:
+        return distance_db(before, after, request.mask, soft=request.soft)
