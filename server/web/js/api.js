@@ -56,6 +56,18 @@ export class Api {
     return (await answer.json()).request_id;
   }
 
+  /**
+   * Queue the exact picture of a draft; sending it again with the same key is the same request.
+   * @param {string} id of the request that painted the draft @param {number} seed @param {string} idempotencyKey
+   * @returns {Promise<string>} the new request's id
+   */
+  async refine(id, seed, idempotencyKey) {
+    const headers = { "Idempotency-Key": idempotencyKey, "Content-Type": "application/json" };
+    const body = JSON.stringify({ seed });
+    const answer = await this.fetch(`v2/requests/${id}/refine`, { method: "POST", body, headers });
+    return (await answer.json()).request_id;
+  }
+
   /** @param {string} id */
   async cancel(id) {
     await this.fetch(`v2/requests/${id}`, { method: "DELETE" });

@@ -10,6 +10,7 @@ import { Painting } from "./painting.js";
 import { Panel } from "./panel.js";
 import { Pictures } from "./pictures.js";
 import { PRESETS } from "./presets.js";
+import { noteOf, Refining, whyDraft } from "./refining.js";
 import { Results } from "./results.js";
 import { Settings } from "./settings.js";
 import { StatusView } from "./status.js";
@@ -22,6 +23,8 @@ const EXAMPLE = { path: "web/example.jpg", name: "portrait.jpg", prompt: "a red 
 
 /** The parts of the page and their connections. */
 export class App {
+  #waiting = false; // the Paint button was pressed, and a draft is being painted exactly
+
   /**
    * @param {object} of
    * @param {import("./editor/editor.js").Editor} of.editor @param {import("./api.js").Api} of.api
@@ -37,6 +40,7 @@ export class App {
     this.pictures = new Pictures(editor);
     this.results = new Results(database, workspace);
     this.painting = new Painting(api);
+    this.refining = new Refining(api, this.results, (result, blob) => this.#try(() => this.#refined(result, blob)));
     this.notices = new Notices(byId("notices"));
     this.drafts = new Drafts(database, workspace, this, () => this.#unsaved());
     this.connection = new Connection(api, (error) => this.fail(error, () => this.connection.connect()));
@@ -65,6 +69,15 @@ export class App {
       this.notices.say("This browser keeps nothing for this page: a reload loses your work.", { lasting: true });
     }
     if (order) this.painting.resume(order);
+    await this.#try(() => this.#resumeKept());
+  }
+
+  /** Go on with the exact pictures of drafts that were kept, and take over one that came just before the reload. */
+  async #resumeKept() {
+    const kept = this.pictures.result;
+    const now = kept && this.results.all.find(({ id }) => id === kept.id);
+    if (now && kept.draft && !now.draft) await this.pictures.swap(now, await this.results.file(now));
+    this.refining.resume(now ?? null);
   }
 
   #listen() {
@@ -76,6 +89,7 @@ export class App {
     this.painting.addEventListener("painted", (event) => this.#painted(detailOf(event)));
     this.painting.addEventListener("failed", (event) => this.fail(detailOf(event), () => this.paint()));
     this.results.addEventListener("unsaved", () => this.#unsaved());
+    this.refining.addEventListener("failed", (event) => this.#stayedDraft(detailOf(event)));
   }
 
   // The picture
@@ -143,10 +157,12 @@ export class App {
   // Painting
 
   async paint() {
-    if (this.painting.running) return;
+    if (this.painting.running || this.#waiting) return;
     const missing = this.#missing();
+    if (missing) return missing();
+    await this.#untilExact();
     const { picture, extend } = this.editor;
-    if (missing || !picture) return missing?.();
+    if (!picture) return;
     this.notices.clear();
     this.film.select(null);
     const form = new FormData();
@@ -156,6 +172,18 @@ export class App {
     const sides = [extend.left, extend.top, extend.right, extend.bottom];
     if (sides.some((side) => side > 0)) form.set("extend", sides.join(","));
     await this.painting.paint(form, { settings: this.settings.toJSON().values, origin: this.pictures.origin });
+  }
+
+  /** Wait for the exact picture of a draft that was kept: what is painted next is painted on it. */
+  async #untilExact() {
+    if (!this.refining.running) return;
+    this.#waiting = true;
+    const impatient = new Promise((resolve) => {
+      const action = { label: "Do not wait", run: () => resolve(null) };
+      this.notices.say("First the kept draft is painted exactly.", { action, testid: "waiting-for-exact" });
+    });
+    await Promise.race([this.refining.settled(), impatient]);
+    this.#waiting = false;
   }
 
   /** @returns {?(() => void)} what says what is missing, and leads there */
@@ -197,7 +225,8 @@ export class App {
     this.film.select(first);
     const count = painted.blobs.length;
     this.status.say(count === 1 ? "One picture is painted." : `${count} pictures are painted.`);
-    const warnings = painted.answer.warnings.join(" ");
+    // That there are no drafts with these settings is said by the film.
+    const warnings = painted.answer.warnings.filter((/** @type {string} */ text) => !text.startsWith("pace:")).join(" ");
     if (warnings) this.notices.say(warnings, { lasting: true, testid: "warning" });
   }
 
@@ -222,7 +251,28 @@ export class App {
       await this.pictures.keep(await this.results.file(result), result);
       this.status.say("The result is the working picture now.");
       byId("host").focus();
+      this.#paintExactly(result);
     });
+  }
+
+  /** @param {Result} result */
+  #paintExactly(result) {
+    this.refining.begin(result);
+    this.film.tell(result);
+  }
+
+  /** The exact picture takes its draft's place. @param {Result} result @param {Blob} blob */
+  async #refined(result, blob) {
+    await this.pictures.swap(result, blob);
+    if (this.film.selected?.id === result.id) this.comparing.show(result);
+    this.film.tell(result);
+    this.status.say(noteOf(result));
+  }
+
+  /** @param {{result: Result, error: unknown}} detail */
+  #stayedDraft({ result, error }) {
+    const action = { label: "Try again", run: () => this.#paintExactly(result) };
+    this.notices.say(whyDraft(error), { level: "error", action, testid: "stays-draft" });
   }
 
   /** @param {Result} result */

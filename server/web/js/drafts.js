@@ -48,6 +48,7 @@ export class Drafts {
       afterwards();
     };
     editor.addEventListener("change", later);
+    editor.addEventListener("swap", later);
     this.parts.settings.addEventListener("change", later);
     this.parts.painting.addEventListener("order", () => this.save());
     // The page may be gone before the pause is over.

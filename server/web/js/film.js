@@ -1,5 +1,6 @@
 import { byId, h, set, show } from "./dom.js";
 import { icon } from "./icons.js";
+import { noteOf } from "./refining.js";
 
 /** @typedef {import("./results.js").Result} Result @typedef {import("./results.js").Results} Results */
 /**
@@ -27,6 +28,8 @@ const STEPS = { ArrowRight: 1, ArrowLeft: -1 };
 export class Film {
   /** @type {?Result} */
   selected = null;
+  /** The result that is spoken of while none is selected, by its id. @type {?string} */
+  #told = null;
   /** @type {HTMLUListElement} */
   #list = byId("results");
   /** Object URLs of thumbnails, by the result's id. @type {Map<string, string>} */
@@ -60,6 +63,12 @@ export class Film {
     this.#button(next)?.focus();
   }
 
+  /** Say what is known of a result while none is selected. @param {Result} result */
+  tell(result) {
+    this.#told = result.id;
+    this.#mark();
+  }
+
   /** @param {Result} result @returns {?HTMLElement} */
   #button(result) {
     return this.#list.querySelector(`[data-id="${result.id}"]`);
@@ -77,11 +86,15 @@ export class Film {
   #show() {
     const { all } = this.results;
     const chosen = this.selected;
-    if (chosen && !all.some(({ id }) => id === chosen.id)) this.select(null);
+    const now = all.find(({ id }) => id === chosen?.id);
+    if (now) this.selected = now;
+    else this.select(null);
+    const focused = document.activeElement?.closest(".result")?.getAttribute("data-id");
     const shown = /** @type {HTMLElement[]} */ ([...this.#list.children]);
     const known = new Map(shown.map((item) => [item.dataset.result ?? "", item]));
     const items = all.map((result, index) => {
-      const item = known.get(result.id) ?? this.#item(result);
+      const old = known.get(result.id);
+      const item = old?.dataset.path === result.path ? old : this.#newItem(result);
       item.classList.toggle("begins-batch", index > 0 && all[index - 1].batch !== result.batch);
       known.delete(result.id);
       return item;
@@ -90,20 +103,24 @@ export class Film {
     this.#list.replaceChildren(...items);
     show(byId("film"), all.length > 0);
     this.#mark();
+    /** @type {?HTMLElement} */ (focused && this.#list.querySelector(`[data-id="${focused}"]`))?.focus();
   }
 
   /** @param {Result} result */
-  #item(result) {
+  #newItem(result) {
+    this.#forget(result.id); // its draft's thumbnail
     const url = URL.createObjectURL(result.thumbnail);
     this.#urls.set(result.id, url);
-    const label = `Result, seed ${result.seed}, ${result.settings.prompt || "no prompt"}`;
+    const kind = result.draft ? "Draft" : "Result";
+    const label = `${kind}, seed ${result.seed}, ${result.settings.prompt || "no prompt"}`;
     const image = h("img", { src: url, alt: "", draggable: "false" });
     const attributes = { type: "button", class: "result", draggable: "true", title: label, "aria-label": label };
     const seed = h("span", { class: "seed" }, String(result.seed));
-    const button = h("button", { ...attributes, "data-id": result.id, "data-testid": "result" }, image, seed);
+    const marks = { "data-id": result.id, "data-testid": "result", "data-draft": result.draft };
+    const button = h("button", { ...attributes, ...marks }, image, seed);
     button.addEventListener("click", () => this.select(this.selected?.id === result.id ? null : result));
     button.addEventListener("dragstart", (event) => event.dataTransfer?.setData(DRAG_TYPE, result.id));
-    return h("li", { "data-result": result.id }, button);
+    return h("li", { "data-result": result.id, "data-path": result.path }, button);
   }
 
   /** @param {string} id of a result */
@@ -125,6 +142,13 @@ export class Film {
     // The text stays: the picture above must not jump with every choice.
     const title = this.selected ? `Seed ${this.selected.seed}` : "Choose a result to keep or compare it.";
     byId("result-title").textContent = title;
+    byId("result-note").textContent = this.#note();
+  }
+
+  #note() {
+    if (this.selected) return noteOf(this.selected);
+    const told = this.results.all.find(({ id }) => id === this.#told);
+    return told ? `Seed ${told.seed}: ${noteOf(told)}` : "";
   }
 
   /** @param {KeyboardEvent} event */

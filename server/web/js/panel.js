@@ -17,6 +17,7 @@ export class Panel {
   #seed = byId("seed");
   #samples = byId("samples");
   #lock = byId("lock-seed");
+  #drafts = byId("drafts");
   /** @type {Map<keyof import("./editor/rect.js").Rect, HTMLInputElement>} */
   #sides = new Map();
 
@@ -60,6 +61,7 @@ export class Panel {
       this.settings.lockSeed(this.#seed.value !== "" && Number(this.#seed.value) >= 0);
     });
     this.#lock.addEventListener("click", () => this.settings.lockSeed(!this.settings.seedLocked));
+    this.#drafts.addEventListener("change", () => (this.settings.drafts = this.#drafts.checked));
     this.#buildExtension();
   }
 
@@ -82,6 +84,8 @@ export class Panel {
     set(this.#prompt, "placeholder", placeholder);
     if (this.#prompt.value !== settings.get("prompt")) this.#prompt.value = settings.get("prompt");
     this.#samples.value = String(settings.get("samples"));
+    this.#drafts.checked = settings.drafts;
+    show(byId("drafts-field"), settings.canDraft);
     const seed = Number(settings.get("seed"));
     this.#seed.value = seed >= 0 ? String(seed) : "";
     set(this.#lock, "aria-pressed", String(settings.seedLocked));

@@ -46,6 +46,17 @@ export class Pictures {
     await this.editor.replace({ blob, name: resultName(result.origin, result.seed) });
   }
 
+  /**
+   * Put a result's exact picture in the place of its draft, wherever that is or was the working picture.
+   * @param {Result} result @param {Blob} blob
+   */
+  async swap(result, blob) {
+    /** @param {Blob} one */
+    const isDraft = (one) => this.#sources.get(one)?.result?.id === result.id;
+    this.#sources.set(blob, { origin: result.origin, result });
+    await this.editor.swap(isDraft, { blob, name: resultName(result.origin, result.seed) });
+  }
+
   /** @returns {Origin} of the working picture */
   get origin() {
     return this.#source.origin;

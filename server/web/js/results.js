@@ -15,6 +15,11 @@ import { newId } from "./workspace.js";
  * @property {Blob} thumbnail
  * @property {Record<string, unknown>} settings that it was painted with
  * @property {{name: string, type: string}} origin the file that it all began with
+ * @property {boolean} draft some of its steps were forecast
+ * @property {?string} [exactId] the request that is painting it exactly
+ * @property {boolean} [refused] the server would not paint it exactly
+ * @property {boolean} [wasDraft] the exact picture of a draft
+ * @property {?number} [distanceDb] of the draft from it; null: they are equal
  *
  * @typedef {object} Painted what a painting has brought
  * @property {any} answer the server's
@@ -51,6 +56,7 @@ export class Results extends EventTarget {
   /** @param {Painted} painted */
   async add({ answer, order, paths, blobs }) {
     const now = Date.now();
+    const [calls, all] = answer.unet_calls ?? [];
     const made = await Promise.all(
       blobs.map(async (blob, number) => ({
         ...(await thumbnailOf(blob)),
@@ -62,6 +68,7 @@ export class Results extends EventTarget {
         path: paths[number],
         settings: { ...order.settings, seed: answer.seeds[number] },
         origin: order.origin,
+        draft: calls < all,
       })),
     );
     for (const [number, result] of made.entries()) await this.#keep(result, blobs[number]);
@@ -78,6 +85,32 @@ export class Results extends EventTarget {
     const kept = await this.database.get("pictures", result.id);
     if (!kept) throw new Error("This browser no longer has the picture.");
     return kept.blob;
+  }
+
+  /**
+   * Put the exact picture in the place of a draft; one that was discarded stays away.
+   * @param {Result} result
+   * @param {{path: string, blob: Blob, distanceDb: ?number|undefined}} exact
+   * @returns {Promise<Result>} the same result, no longer a draft
+   */
+  async refine(result, { path, blob, distanceDb }) {
+    const settings = { ...result.settings, pace: "exact" };
+    const about = { path, settings, distanceDb, draft: false, exactId: null, wasDraft: true };
+    const exact = { ...result, ...(await thumbnailOf(blob)), ...about };
+    if (!this.all.includes(result)) return exact;
+    this.#unsaved.delete(result.id);
+    await this.#keep(exact, blob);
+    this.all = this.all.map((one) => (one === result ? exact : one));
+    this.#emit();
+    return exact;
+  }
+
+  /** Change what is known of a result. @param {Result} result @param {Partial<Result>} about */
+  async note(result, about) {
+    Object.assign(result, about);
+    if (!this.all.includes(result)) return;
+    if (!this.#unsaved.has(result.id)) await this.database.put("results", result).catch(() => {});
+    this.#emit();
   }
 
   /** @param {Result} result @returns {Promise<() => Promise<void>>} what brings it back */

@@ -8,6 +8,7 @@ const VARIATIONS = 4;
 const FIXED = { output_format: "png", metadata: true };
 /** Fields that the page fills in when it sends, or that are no setting of a painting. */
 const NOT_SETTINGS = new Set(["output_format", "quality", "base64", "metadata", "extend"]);
+const NEAR = "near"; // the pace of drafts
 
 /**
  * Every field of a request that a person may set, within what the server offers. Emits "change".
@@ -17,7 +18,7 @@ export class Settings extends EventTarget {
   /** @type {Map<string, FieldOffer>} */
   fields = new Map();
   /** @type {Record<string, any>} */
-  #values = { prompt: "", samples: VARIATIONS, seed: -1, ...PRESETS.replace.values };
+  #values = { prompt: "", samples: VARIATIONS, seed: -1, pace: NEAR, ...PRESETS.replace.values };
   /** @type {Intent} */
   intent = "replace";
   seedLocked = false;
@@ -36,7 +37,7 @@ export class Settings extends EventTarget {
 
   /** The fields shown under "Advanced", in the server's order. @returns {FieldOffer[]} */
   get advanced() {
-    const elsewhere = new Set(["prompt", "samples", "seed", ...NOT_SETTINGS]);
+    const elsewhere = new Set(["prompt", "samples", "seed", "pace", ...NOT_SETTINGS]);
     return [...this.fields.values()].filter((field) => !elsewhere.has(field.name));
   }
 
@@ -51,6 +52,20 @@ export class Settings extends EventTarget {
     this.#values[name] = field ? fitted(field, value) : value;
     this.#chosen.add(name);
     this.#emit();
+  }
+
+  /** True if this server can paint drafts. */
+  get canDraft() {
+    return this.fields.get("pace")?.choices.includes(NEAR) ?? false;
+  }
+
+  /** Whether drafts are painted: nearly the exact pictures, in about half the time. */
+  get drafts() {
+    return this.#values.pace === NEAR;
+  }
+
+  set drafts(on) {
+    this.set("pace", on ? NEAR : "exact");
   }
 
   /** @param {Intent} intent */
@@ -70,13 +85,14 @@ export class Settings extends EventTarget {
   }
 
   /**
-   * Take over what a picture was painted with; what this server does not have is left out.
+   * Take over what a picture was painted with; what this server does not have is left out, and so is the pace, which
+   * says how the person works.
    * @param {Record<string, any>} made
    */
   takeOver(made) {
     for (const [name, value] of Object.entries(made)) {
       const field = this.fields.get(name);
-      if (!field || NOT_SETTINGS.has(name)) continue;
+      if (!field || NOT_SETTINGS.has(name) || name === "pace") continue;
       this.#values[name] = fitted(field, value ?? field.default);
       this.#chosen.add(name);
     }

@@ -15,7 +15,7 @@ const MOST_BRUSH = 2000;
 /**
  * A picture and the mask that is painted on it. Lengths are pixels of the picture unless said otherwise.
  *
- * Events: "change" (mask, picture or extension), "tool" (tool or brush), "view" (zoom or place), "split" (the divider
+ * Events: "change" (mask, picture or extension), "swap" (a better file of the same picture), "tool" (tool or brush), "view" (zoom or place), "split" (the divider
  * was moved; `detail` is the share).
  */
 export class Editor extends EventTarget {
@@ -67,6 +67,23 @@ export class Editor extends EventTarget {
     this.#input.finish(true);
     doc.replace(picture);
     this.#core.newPicture();
+  }
+
+  /**
+   * Put a file in the place of others that show nearly the same, also where undo brings them back. Mask, view and
+   * history stay; it is no step. Emits "swap".
+   * @param {(blob: Blob) => boolean} isOld whether a file is to be replaced @param {PictureFile} file
+   */
+  async swap(isOld, file) {
+    const doc = this.#doc;
+    if (!doc?.history.entries.some(({ picture }) => isOld(picture.blob))) return;
+    const picture = await readPicture(file);
+    if (doc !== this.#doc) return; // another one was opened meanwhile
+    doc.history.swap(({ blob, width, height }) => {
+      return isOld(blob) && width === picture.width && height === picture.height;
+    }, picture);
+    this.#core.stage.fade();
+    this.#core.emit("swap");
   }
 
   /**

@@ -47,6 +47,14 @@ export class History {
     if (this.#held > this.budgetBytes) this.#drop();
   }
 
+  /**
+   * Put a picture in the place of others, in all steps at which they are shown; no step is added.
+   * @param {(picture: Picture) => boolean} isOld @param {Picture} picture of the same size
+   */
+  swap(isOld, picture) {
+    for (const entry of this.entries) if (isOld(entry.picture)) entry.picture = picture;
+  }
+
   /** The steps since the picture that is shown was opened. @returns {Op[]} */
   get steps() {
     const since = this.entries.slice(0, this.#at + 1);

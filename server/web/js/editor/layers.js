@@ -5,6 +5,7 @@ import { context2d } from "./canvas.js";
 /** @typedef {import("./view.js").View} View */
 
 const MOST_PREVIEW = 768; // px a side: the preview itself has about 128
+const FADE_MS = 400;
 const PIXELATED_FROM = 3; // CSS pixels a pixel: from here on single pixels are what one looks at
 
 /** The pictures, in pixels of the picture, under one transform: the caller's, a result over it, a preview. */
@@ -30,6 +31,16 @@ export class Layers {
     element.className = "editor-picture";
     this.element.replaceChildren(element, this.#result, this.#preview);
     this.ground.classList.toggle("is-transparent", doc.picture.clear !== null);
+  }
+
+  /** Show the document's picture where another one is, which fades away over it. @param {Document} doc */
+  fade(doc) {
+    const old = this.element.querySelector(".editor-picture");
+    this.show(doc);
+    if (!old || old === doc.picture.element || matchMedia("(prefers-reduced-motion: reduce)").matches) return;
+    old.className = "editor-fading";
+    doc.picture.element.after(old);
+    old.animate({ opacity: [1, 0] }, FADE_MS).onfinish = () => old.remove();
   }
 
   /** @param {View} view @param {number} width of the picture @param {number} height */

@@ -69,6 +69,13 @@ export class Stage {
     if (this.#frame === 0) this.#frame = requestAnimationFrame(() => this.#draw());
   }
 
+  /** Let the picture that is shown fade into the document's, in the same place. */
+  fade() {
+    const doc = this.doc();
+    if (doc) this.#layers.fade(doc);
+    this.redraw();
+  }
+
   /** @param {?ImageBitmap} bitmap */
   setResult(bitmap) {
     this.#layers.setResult(bitmap, this.doc());

@@ -1,0 +1,99 @@
+import { ApiError, picturePath } from "./api.js";
+import { follow } from "./stream.js";
+import { newId } from "./workspace.js";
+
+/** @typedef {import("./results.js").Result} Result */
+
+/**
+ * Drafts that were kept, painted again exactly: same seed, same settings, in their place. Nothing here takes a draft
+ * away before its exact picture is there. Emits "failed" (detail: result, error).
+ */
+export class Refining extends EventTarget {
+  /** By the result's id. @type {Map<string, Promise<void>>} */
+  #running = new Map();
+
+  /**
+   * @param {import("./api.js").Api} api @param {import("./results.js").Results} results
+   * @param {(result: Result, blob: Blob) => Promise<void>} place puts an exact picture where its draft is shown
+   */
+  constructor(api, results, place) {
+    super();
+    this.api = api;
+    this.results = results;
+    this.place = place;
+  }
+
+  get running() {
+    return this.#running.size > 0;
+  }
+
+  /** Wait until none is under way; a draft that could not be painted exactly is none. */
+  async settled() {
+    await Promise.all(this.#running.values());
+  }
+
+  /** Paint a draft exactly; nothing happens to a result that is none. @param {Result} result */
+  begin(result) {
+    if (!result.draft || this.#running.has(result.id)) return;
+    const work = this.#run(result).finally(() => this.#running.delete(result.id));
+    this.#running.set(result.id, work);
+  }
+
+  /** Go on with those that a reload interrupted, `kept` among them, the working picture. @param {?Result} kept */
+  resume(kept) {
+    for (const result of this.results.all) {
+      if (result.exactId || (result.id === kept?.id && !result.refused)) this.begin(result);
+    }
+  }
+
+  /** @param {Result} result */
+  async #run(result) {
+    try {
+      if (!result.exactId) {
+        const exactId = await this.api.refine(result.batch, result.seed, newId());
+        await this.results.note(result, { exactId, refused: false });
+      }
+      const id = /** @type {string} */ (result.exactId);
+      const { images, distance_db: distances } = await this.#answer(id);
+      const path = picturePath(id, 0, images[0].url);
+      const blob = await this.api.picture(path);
+      const exact = await this.results.refine(result, { path, blob, distanceDb: distances?.[0] });
+      await this.place(exact, blob);
+    } catch (error) {
+      await this.results.note(result, { exactId: null, refused: true });
+      this.dispatchEvent(new CustomEvent("failed", { detail: { result, error } }));
+    }
+  }
+
+  /** @param {string} id of the request @returns {Promise<any>} the server's answer, once it is painted */
+  async #answer(id) {
+    const { signal } = new AbortController(); // never aborted: the picture is wanted whatever is done meanwhile
+    for await (const { event, data } of follow(this.api, id, signal, () => {})) {
+      if (event === "done") return data;
+      if (event === "failed") throw new ApiError(data.error ?? "The picture was not painted.", 500);
+    }
+  }
+}
+
+const HARDLY_SEEN_DB = 45;
+const DETAIL_DB = 35;
+
+/** What is known of a result's exactness, in a sentence; "" for one that was exact from the start. @param {Result} result */
+export function noteOf({ draft, exactId, wasDraft, distanceDb, settings }) {
+  if (exactId) return "A draft; it is being painted exactly.";
+  if (draft) return "A draft, nearly exact. Keep paints it exactly.";
+  if (!wasDraft) return settings.pace === "near" ? "Exact: with these settings there are no drafts." : "";
+  if (distanceDb === undefined) return "Exact.";
+  if (distanceDb === null) return "Exact. Its draft was the same to the last bit.";
+  const seen = distanceDb >= DETAIL_DB ? "a small difference in fine detail" : "a difference that is seen";
+  const words = distanceDb >= HARDLY_SEEN_DB ? "a difference that is hardly seen" : seen;
+  return `Exact. Its draft was ${distanceDb.toFixed(1)} dB away, ${words}.`;
+}
+
+/** Why a draft stays one, in a sentence. @param {unknown} error */
+export function whyDraft(error) {
+  const gone = error instanceof ApiError && error.status === 404;
+  const { message } = /** @type {Error} */ (error);
+  const why = gone ? "the server no longer has what it was painted from." : message;
+  return `The kept picture stays a draft: ${why}`;
+}
