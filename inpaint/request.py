@@ -83,7 +83,7 @@ class InpaintRequest:
         negative_prompt: a description of what not to paint. None is not the empty text: where the model was
             trained so, its embedding is zeros.
         samples: the number of pictures to paint; a whole number from 1 to 64.
-        scheduler: the sampler, a name from ``SCHEDULERS`` in any letter case.
+        scheduler: the sampler, a name from ``SCHEDULERS`` in any letter case, or A1111's for it.
         num_inference_steps: denoising steps at strength 1, see ``steps_to_run``; a whole number from 1 to
             150.
         guidance_scale: how closely the picture follows the prompt (classifier-free guidance, see Ho and

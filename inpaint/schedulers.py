@@ -1,4 +1,4 @@
-"""The table of the twelve samplers, by their public names.
+"""The table of samplers, by their public names: first the twelve of the hosted API.
 
 The module imports neither torch nor diffusers until a scheduler is made, so that ``--help``,
 ``inpaint schedulers`` and the checks of a request stay instant.
@@ -45,37 +45,64 @@ class SchedulerSpec:
     order: int = 1  # UNet calls per step; the last step of an order-2 sampler takes one
     extra_calls: int = 0  # in addition to those, if there is more than one step
     adds_noise: bool = False  # its step draws new noise between calls
+    known_as: tuple[str, ...] = ()  # its names in other programs, A1111's first; the same if none
 
+
+_KARRAS: Mapping[str, object] = {"use_karras_sigmas": True}
+_SDE: Mapping[str, object] = {"algorithm_type": "sde-dpmsolver++"}
+_SINGLE: Mapping[str, object] = {"lower_order_final": True}
 
 SCHEDULERS: Mapping[str, SchedulerSpec] = {
     "DDIM": SchedulerSpec("DDIMScheduler"),
-    "DPM Multi": SchedulerSpec("DPMSolverMultistepScheduler"),
-    "DPM Single": SchedulerSpec("DPMSolverSinglestepScheduler", {"lower_order_final": True}),
-    "Euler a": SchedulerSpec("EulerAncestralDiscreteScheduler", adds_noise=True),
+    "DPM Multi": SchedulerSpec("DPMSolverMultistepScheduler", known_as=("DPM++ 2M",)),
+    "DPM Single": SchedulerSpec("DPMSolverSinglestepScheduler", _SINGLE, known_as=("DPM++ 2S",)),
+    "Euler a": SchedulerSpec(
+        "EulerAncestralDiscreteScheduler", adds_noise=True, known_as=("Euler a", "euler_ancestral")
+    ),
     "Euler": SchedulerSpec("EulerDiscreteScheduler"),
     "Heun": SchedulerSpec("HeunDiscreteScheduler", step_takes_generator=False, order=2),
-    "DPM2 a Karras": SchedulerSpec(
-        "KDPM2AncestralDiscreteScheduler", {"use_karras_sigmas": True}, order=2, adds_noise=True
-    ),
-    "DPM2 Karras": SchedulerSpec(
-        "KDPM2DiscreteScheduler", {"use_karras_sigmas": True}, step_takes_generator=False, order=2
-    ),
+    "DPM2 a Karras": SchedulerSpec("KDPM2AncestralDiscreteScheduler", _KARRAS, order=2, adds_noise=True),
+    "DPM2 Karras": SchedulerSpec("KDPM2DiscreteScheduler", _KARRAS, step_takes_generator=False, order=2),
     "LMS": SchedulerSpec("LMSDiscreteScheduler", step_takes_generator=False),
-    "PNDM": SchedulerSpec("PNDMScheduler", step_takes_generator=False, extra_calls=1),
+    "PNDM": SchedulerSpec("PNDMScheduler", step_takes_generator=False, extra_calls=1, known_as=("PLMS",)),
     "DDPM": SchedulerSpec("DDPMScheduler", adds_noise=True),
-    "UniPC": SchedulerSpec("UniPCMultistepScheduler", step_takes_generator=False),
+    "UniPC": SchedulerSpec(
+        "UniPCMultistepScheduler", step_takes_generator=False, known_as=("UniPC", "uni_pc")
+    ),
+    # Not in the hosted API.
+    "DPM Multi Karras": SchedulerSpec("DPMSolverMultistepScheduler", _KARRAS, known_as=("DPM++ 2M Karras",)),
+    "DPM Single Karras": SchedulerSpec(
+        "DPMSolverSinglestepScheduler", {**_SINGLE, **_KARRAS}, known_as=("DPM++ 2S Karras",)
+    ),
+    "DPM Multi SDE": SchedulerSpec(
+        "DPMSolverMultistepScheduler", _SDE, adds_noise=True, known_as=("DPM++ 2M SDE",)
+    ),
+    "DPM Multi SDE Karras": SchedulerSpec(
+        "DPMSolverMultistepScheduler",
+        {**_SDE, **_KARRAS},
+        adds_noise=True,
+        known_as=("DPM++ 2M SDE Karras",),
+    ),
 }
 
-_BY_FOLDED_NAME = {name.casefold(): name for name in SCHEDULERS}
+
+def _folded(name: str) -> str:
+    """Return what spellings of a name have in common: ``dpmpp_2m`` is ComfyUI's "DPM++ 2M"."""
+    return " ".join(name.casefold().replace("_", " ").replace("dpmpp", "dpm++").split())
+
+
+_BY_FOLDED_NAME = {
+    _folded(known): name for name, spec in SCHEDULERS.items() for known in (name, *spec.known_as)
+}
 
 
 def canonical_name(name: str) -> str:
-    """Return the table's spelling of ``name``, which may be in any letter case.
+    """Return the table's spelling of ``name``: in any letter case, or another program's name for it.
 
     Raises:
         RequestError: there is no such scheduler; the message lists the names.
     """
-    found = _BY_FOLDED_NAME.get(" ".join(name.split()).casefold())
+    found = _BY_FOLDED_NAME.get(_folded(name))
     if found is None:
         raise RequestError("scheduler", f"unknown name {shown(name)}; use one of {', '.join(SCHEDULERS)}")
     return found

@@ -54,11 +54,13 @@ def schedulers(
     """List the schedulers by the names that --scheduler takes."""
     width = max(map(len, SCHEDULERS))
     for name, spec in SCHEDULERS.items():
+        also = [known for known in spec.known_as if known != name]
         if as_json:
-            typer.echo(json.dumps({"name": name, "class": spec.class_name, "calls_per_step": spec.order}))
+            facts = {"class": spec.class_name, "calls_per_step": spec.order, "also": also}
+            typer.echo(json.dumps({"name": name, **facts}))
         else:
-            twice = "  (two model calls a step)" if spec.order == 2 else ""
-            typer.echo(f"{name:<{width}}  {spec.class_name}{twice}")
+            notes = [f"also {known}" for known in also] + ["two model calls a step"] * (spec.order == 2)
+            typer.echo(f"{name:<{width}}  {spec.class_name}" + (f"  ({', '.join(notes)})" if notes else ""))
 
 
 @app.command()

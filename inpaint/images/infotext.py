@@ -21,18 +21,10 @@ _FEWEST_PAIRS = 3  # upstream: a last line with fewer belongs to the prompt
 # Tried once per comma, so that reading any text takes time linear in its length.
 _PAIR = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"(?=,|$)|[^,]*)')
 
-# Our scheduler → (A1111's sampler, its schedule type), for those that A1111 knows by another name.
-_RENAMED: Mapping[str, tuple[str, str | None]] = {
-    "DPM Multi": ("DPM++ 2M", None),
-    "DPM Single": ("DPM++ 2S", None),
-    "DPM2 a Karras": ("DPM2 a", "Karras"),
-    "DPM2 Karras": ("DPM2", "Karras"),
-    "PNDM": ("PLMS", None),
-}
-SAMPLERS: Mapping[str, tuple[str, str | None]] = {
-    name: _RENAMED.get(name, (name, None)) for name in SCHEDULERS
-}
-_OURS = {sampler.casefold(): name for name, (sampler, _) in SAMPLERS.items()}
+_KARRAS = " karras"
+# The name that A1111 had for each of ours before 1.9; since then " Karras" at its end is a schedule type.
+_THEIRS = {name: (*spec.known_as, name)[0] for name, spec in SCHEDULERS.items()}
+_OURS = {theirs.casefold(): name for name, theirs in _THEIRS.items()}
 _CONTENT = {"telea": "fill", "blur": "fill", "noise": "latent noise", "neutral": "latent nothing"}
 _FILLS = {"original": "original", "fill": "blur", "latent noise": "noise", "latent nothing": "neutral"}
 _AREAS = {"only masked": "auto", "whole picture": "whole"}
@@ -63,8 +55,7 @@ def _tags(loras: object) -> str:
 
 
 def _pairs(settings: Mapping[str, object]) -> dict[str, object]:
-    scheduler = str(settings.get("scheduler"))
-    sampler, schedule = SAMPLERS.get(scheduler, (scheduler, None))
+    sampler, schedule = _sampler_pair(str(settings.get("scheduler")))
     feather = settings.get("feather")
     return {
         "Steps": settings.get("num_inference_steps"),
@@ -91,6 +82,15 @@ def _pace(settings: Mapping[str, object]) -> str:
     return f"near ({plan.made} of {plan.calls} UNet calls)"
 
 
+def _sampler_pair(scheduler: str) -> tuple[str, str | None]:
+    """Return A1111's sampler and schedule type."""
+    theirs = _THEIRS.get(scheduler, scheduler)
+    if theirs.casefold().endswith(_KARRAS):
+        return theirs[: -len(_KARRAS)], "Karras"
+    # Of these A1111 takes the Karras form where no type is given.
+    return theirs, "Uniform" if theirs.casefold() + _KARRAS in _OURS else None
+
+
 def _quoted(value: object) -> str:
     text = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
     return json.dumps(text, ensure_ascii=False) if re.search(r'[,\n:"]', text) else text
@@ -109,6 +109,8 @@ def read(text: str) -> tuple[dict[str, object], str | None] | None:
     settings: dict[str, object] = {"prompt": prompt}
     if negative:
         settings["negative_prompt"] = negative
+    if pairs.get("Schedule type", "").casefold() in ("karras", "automatic"):
+        pairs["Sampler"] = pairs.get("Sampler", "") + _KARRAS
     for name, (key, parse) in _PARSERS.items():
         if key in pairs and (value := parse(name, pairs[key])) is not None:
             settings[name] = value
@@ -169,7 +171,10 @@ def _blur(name: str, text: str) -> object:
 
 
 def _sampler(_: str, text: str) -> object:
-    return _OURS.get(text.casefold().removesuffix(" karras"))
+    """Return our name for A1111's, or that of the nearest one: with other spacing, if we lack its own."""
+    plain = text.casefold().removesuffix(_KARRAS).removesuffix(_KARRAS)
+    spellings = (text.casefold(), plain + _KARRAS, plain)
+    return next((_OURS[spelling] for spelling in spellings if spelling in _OURS), None)
 
 
 _PARSERS: Mapping[str, tuple[str, Callable[[str, str], object]]] = {

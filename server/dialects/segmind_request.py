@@ -86,7 +86,10 @@ class InpaintBody(BaseModel):
     )
     scheduler: Annotated[
         str,
-        Field(json_schema_extra={"enum": list(SCHEDULERS)}, description="The sampler, in any letter case."),
+        Field(
+            json_schema_extra={"enum": list(SCHEDULERS)},
+            description="The sampler, in any letter case; A1111's and ComfyUI's names are taken, too.",
+        ),
     ] = _default.scheduler
     num_inference_steps: Annotated[
         int, _number("num_inference_steps", "Denoising steps, of which the fraction `strength` is run.")

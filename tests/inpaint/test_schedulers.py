@@ -8,15 +8,15 @@ import pytest
 import torch
 
 from inpaint import SCHEDULERS, RequestError
-from inpaint.schedulers import SDXL_SCHEDULE, canonical_name, make_scheduler, unet_calls
+from inpaint.schedulers import SDXL_SCHEDULE, _folded, canonical_name, make_scheduler, unet_calls
 
 
 def test_the_twelve_names_of_the_hosted_api() -> None:
-    """A client's request names one of these; losing one breaks it."""
-    assert set(SCHEDULERS) >= {
+    """A client's request names one of these; losing one breaks it. They come first, as it documents them."""
+    assert [*SCHEDULERS][:12] == [
         "DDIM", "DPM Multi", "DPM Single", "Euler a", "Euler", "Heun",
         "DPM2 a Karras", "DPM2 Karras", "LMS", "PNDM", "DDPM", "UniPC",
-    }  # fmt: skip
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
@@ -32,6 +32,32 @@ def test_the_row_describes_its_class(name: str) -> None:
 def test_a_name_matches_in_any_letter_case(name: str) -> None:
     """Public clients write "euler A" and "dpm2 karras"."""
     assert canonical_name(name.upper()) == canonical_name(f"  {name.lower()} ") == name
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("DPM++ 2M", "DPM Multi"),
+        ("DPM++ 2M Karras", "DPM Multi Karras"),
+        ("dpm++ 2m sde karras", "DPM Multi SDE Karras"),
+        ("dpmpp_2m", "DPM Multi"),
+        ("dpmpp_2m_sde", "DPM Multi SDE"),
+        ("euler_ancestral", "Euler a"),
+        ("uni_pc", "UniPC"),
+        ("PLMS", "PNDM"),
+    ],
+)
+def test_other_programs_names_are_taken(theirs: str, ours: str) -> None:
+    """Who comes from A1111 or ComfyUI writes the sampler's name as it stands there."""
+    assert canonical_name(theirs) == ours
+
+
+def test_no_two_samplers_answer_to_one_name() -> None:
+    """The later of two would silently take the earlier one's requests."""
+    known = [
+        folded for name, spec in SCHEDULERS.items() for folded in {_folded(n) for n in (name, *spec.known_as)}
+    ]
+    assert len(known) == len(set(known))
 
 
 def test_an_unknown_name_is_answered_with_all_names() -> None:

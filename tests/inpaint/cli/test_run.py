@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from inpaint import Engine, InpaintRequest
+from inpaint import SCHEDULERS, Engine, InpaintRequest
 from inpaint.canvas.crop import cut
 from tests.conftest import EYES_MASK, PORTRAIT
 from tests.support.cli_runs import QUICK, Run
@@ -315,8 +315,10 @@ def test_no_mask_says_what_to_give(inpaint: Run, photo: Image.Image) -> None:
 
 def test_schedulers_info_and_doctor(inpaint: Run) -> None:
     """The three commands that only look."""
-    assert inpaint("schedulers").out.splitlines()[0].startswith("DDIM")
-    assert len(inpaint("schedulers", "--json").answers) == 12
+    listed = inpaint("schedulers").out
+    assert listed.startswith("DDIM")
+    assert "also DPM++ 2M Karras" in listed
+    assert len(inpaint("schedulers", "--json").answers) == len(SCHEDULERS)
     (facts,) = inpaint("info", PORTRAIT, "--json").answers
     assert (facts["format"], facts["width"], facts["height"]) == ("JPEG", 512, 512)
     assert "format" in inpaint("info", PORTRAIT).out

@@ -62,8 +62,8 @@ def test_another_programs_text_becomes_a_valid_request() -> None:
     assert found.model == "a, b"
     assert found.settings == {
         "prompt": "a girl\nin a garden", "negative_prompt": "ugly,\nblurry", "loras": (("style", 0.6),),
-        "num_inference_steps": 150, "scheduler": "DPM Multi", "guidance_scale": 50.0, "seed": 965400086,
-        "feather": 10, "area": "whole",
+        "num_inference_steps": 150, "scheduler": "DPM Multi Karras", "guidance_scale": 50.0,
+        "seed": 965400086, "feather": 10, "area": "whole",
     }  # fmt: skip
     assert found.settings_hash is None
 
@@ -91,6 +91,40 @@ def test_a_near_picture_says_so_and_is_painted_again_as_it_was() -> None:
     parsed = infotext.read(text)
     assert parsed is not None
     assert parsed[0]["pace"] == "near"
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("DPM++ 2M Karras", "DPM Multi Karras"),
+        ("DPM++ 2M, Schedule type: Karras", "DPM Multi Karras"),
+        ("DPM++ 2M, Schedule type: Automatic", "DPM Multi Karras"),
+        ("DPM++ 2M, Schedule type: Uniform", "DPM Multi"),
+        ("DPM++ 2M", "DPM Multi"),
+        ("DPM++ 2M SDE, Schedule type: Karras", "DPM Multi SDE Karras"),
+        ("DPM2 Karras, Schedule type: Karras", "DPM2 Karras"),
+        ("DPM2, Schedule type: Automatic", "DPM2 Karras"),
+        ("Euler, Schedule type: Automatic", "Euler"),
+        ("Euler Karras", "Euler"),
+        ("Restart", None),
+    ],
+)
+def test_a_sampler_and_its_schedule_type_are_one_name(theirs: str, ours: str | None) -> None:
+    """Before 1.9 A1111 wrote one name, and later two; a picture of either is painted again alike."""
+    parsed = infotext.read(f"x\nSteps: 20, Sampler: {theirs}, CFG scale: 7, Seed: 1")
+    assert parsed is not None
+    assert parsed[0].get("scheduler") == ours
+
+
+def test_what_is_evenly_spaced_here_is_so_there() -> None:
+    """A1111 takes Karras spacing for DPM++ where a picture names no schedule type."""
+    written = {
+        name: upstream(infotext.write({"scheduler": name, "num_inference_steps": 9}, (8, 8), None, "1"))
+        for name in ("DPM Multi", "DPM Multi Karras", "Euler")
+    }
+    assert {name: found.get("Schedule type") for name, found in written.items()} == {
+        "DPM Multi": "Uniform", "DPM Multi Karras": "Karras", "Euler": None,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("order", ["utf-16-be", "utf-16-le"])

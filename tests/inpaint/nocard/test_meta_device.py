@@ -18,7 +18,13 @@ from inpaint.schedulers import make_scheduler
 from tests.inpaint.nocard.meta_device import META, Traffic, conditioning, on_meta, watched
 
 # Samplers that draw noise → draws in the nine steps of ``begin``; each is one copy that does not wait.
-DRAWS: Mapping[str, int] = {"Euler a": 9, "DPM2 a Karras": 8, "DDPM": 9}
+DRAWS: Mapping[str, int] = {
+    "Euler a": 9,
+    "DPM2 a Karras": 8,
+    "DDPM": 9,
+    "DPM Multi SDE": 9,
+    "DPM Multi SDE Karras": 9,
+}
 
 # What one call of one row asks for outside of the UNet, guided and with 9 channels, on average: operations on
 # the device, each a launch of some microseconds, and on small tensors of the host. Counted, not measured.
@@ -36,6 +42,10 @@ BUDGET: Mapping[str, tuple[int, int]] = {
     "PNDM": (24, 27),
     "DDPM": (23, 60),
     "UniPC": (19, 24),
+    "DPM Multi Karras": (24, 57),
+    "DPM Single Karras": (22, 49),
+    "DPM Multi SDE": (27, 66),
+    "DPM Multi SDE Karras": (27, 66),
 }
 
 

@@ -177,7 +177,7 @@ def test_the_older_names_of_both_pictures_work(served: Served) -> None:
 
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_every_documented_scheduler_works_in_any_letter_case(served: Served, name: str) -> None:
-    """All twelve names work in upper and lower case."""
+    """Every name works in upper and lower case."""
     for spelling in (name, name.upper(), name.lower()):
         assert painted_with(served, scheduler=spelling).scheduler == name
 
