@@ -1,12 +1,13 @@
 import { byId, h, set, show } from "./dom.js";
 import { controlFor } from "./fields.js";
 import { icon } from "./icons.js";
-import { INTENTS, PRESETS } from "./presets.js";
+import { INTENTS, PRESETS, SPEEDS } from "./presets.js";
 
 /** @typedef {import("./settings.js").Settings} Settings @typedef {import("./editor/editor.js").Editor} Editor */
 
 /** @type {(keyof import("./editor/rect.js").Rect)[]} */
 const SIDES = ["left", "top", "right", "bottom"];
+const CUSTOM = "custom"; // shown where sampler and steps are those of no speed
 
 /** The panel at the right: intent, prompt, seed and every other setting. */
 export class Panel {
@@ -16,6 +17,7 @@ export class Panel {
   #prompt = byId("prompt");
   #seed = byId("seed");
   #samples = byId("samples");
+  #speed = byId("speed");
   #lock = byId("lock-seed");
   #drafts = byId("drafts");
   /** @type {Map<keyof import("./editor/rect.js").Rect, HTMLInputElement>} */
@@ -56,6 +58,11 @@ export class Panel {
     }
     this.#prompt.addEventListener("input", () => this.settings.set("prompt", this.#prompt.value));
     this.#samples.addEventListener("change", () => this.settings.set("samples", this.#samples.value));
+    for (const [value, { label, hint }] of Object.entries(SPEEDS)) {
+      this.#speed.append(h("option", { value, title: hint }, label));
+    }
+    this.#speed.append(h("option", { value: CUSTOM, hidden: true }, "Custom"));
+    this.#speed.addEventListener("change", () => (this.settings.speed = this.#speed.value));
     this.#seed.addEventListener("change", () => {
       this.settings.set("seed", this.#seed.value === "" ? -1 : this.#seed.value);
       this.settings.lockSeed(this.#seed.value !== "" && Number(this.#seed.value) >= 0);
@@ -86,6 +93,8 @@ export class Panel {
     this.#samples.value = String(settings.get("samples"));
     this.#drafts.checked = settings.drafts;
     show(byId("drafts-field"), settings.canDraft);
+    this.#speed.value = settings.speed ?? CUSTOM;
+    set(this.#speed, "title", settings.speed ? SPEEDS[settings.speed].hint : "As set under Advanced.");
     const seed = Number(settings.get("seed"));
     this.#seed.value = seed >= 0 ? String(seed) : "";
     set(this.#lock, "aria-pressed", String(settings.seedLocked));

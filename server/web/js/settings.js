@@ -1,7 +1,7 @@
-import { INTENTS, PRESETS } from "./presets.js";
+import { INTENTS, PRESETS, SPEEDS } from "./presets.js";
 
 /** @typedef {import("./api.js").Offer} Offer @typedef {import("./api.js").FieldOffer} FieldOffer */
-/** @typedef {import("./presets.js").Intent} Intent */
+/** @typedef {import("./presets.js").Intent} Intent @typedef {import("./presets.js").Speed} Speed */
 
 const VARIATIONS = 4;
 /** Fields that the page sets: results stay lossless until they are downloaded, and carry their settings. */
@@ -9,6 +9,7 @@ const FIXED = { output_format: "png", metadata: true };
 /** Fields that the page fills in when it sends, or that are no setting of a painting. */
 const NOT_SETTINGS = new Set(["output_format", "quality", "base64", "metadata", "extend"]);
 const NEAR = "near"; // the pace of drafts
+const OF_SPEED = Object.values(SPEEDS).flatMap(({ values }) => Object.keys(values));
 
 /**
  * Every field of a request that a person may set, within what the server offers. Emits "change".
@@ -76,6 +77,26 @@ export class Settings extends EventTarget {
       this.#chosen.add(name);
     }
     this.#emit();
+  }
+
+  /** The speed whose fields these are, or null after a person has set them otherwise. @returns {?Speed} */
+  get speed() {
+    const speeds = /** @type {Speed[]} */ (Object.keys(SPEEDS));
+    return speeds.find((speed) => OF_SPEED.every((name) => this.#values[name] === this.#atSpeed(speed, name))) ?? null;
+  }
+
+  set speed(speed) {
+    for (const name of OF_SPEED) {
+      this.#values[name] = this.#atSpeed(speed ?? "normal", name);
+      this.#chosen.add(name);
+      if (speed === "normal") this.#chosen.delete(name);
+    }
+    this.#emit();
+  }
+
+  /** @param {Speed} speed @param {string} name of a field */
+  #atSpeed(speed, name) {
+    return SPEEDS[speed].values[name] ?? this.fields.get(name)?.default;
   }
 
   /** @param {boolean} locked */
