@@ -61,7 +61,7 @@ fix: $(TESTING)
 	$(BIN)/ruff check --fix .
 
 # On a CPU with the demo model: about an hour. Each takes --help, and --device cuda where there is a GPU.
-BENCHES := latency throughput near large serving simulate coldstart memory lossy seams overhead server_overhead rejections soak storm
+BENCHES := latency throughput near large serving simulate coldstart memory lossy samplers seams overhead server_overhead rejections soak storm
 
 bench: $(TESTING)
 	@for name in $(BENCHES); do echo "bench.$$name"; $(BIN)/python -m bench.$$name \
