@@ -18,6 +18,7 @@ Pace = Literal["exact", "near"]
 PACES: tuple[str, ...] = get_args(Pace)
 
 DEEP_LEVEL = "deep-level"  # the optimization by which an engine has the cache that a plan's calls need
+UNCHANGED = "pace: near changed nothing: "  # how the warning to the caller begins
 _FIRST = 3  # calls that are always made: the layout of the picture is decided in them
 _FEWEST = 15  # below, a sampler's calls are too far apart to be continued in a straight line
 
@@ -90,7 +91,8 @@ def call_plan(
     positions = range(_FIRST, calls - 1, 2)
     forecast = frozenset(p for p in positions if _all_alike(guided[p - _FIRST : p + 1]))
     made = [position for position in range(calls) if position not in forecast]
-    return CallPlan(calls, forecast, _cached(made, guided, period=2))
+    reason = "" if forecast else "guidance changes between all calls that could be forecast"
+    return CallPlan(calls, forecast, _cached(made, guided, period=2), reason)
 
 
 def _cached(made: Sequence[int], guided: Sequence[bool], *, period: int) -> frozenset[int]:

@@ -22,6 +22,7 @@ from inpaint.model.load import Model
 from inpaint.model.prompt import CHUNK_TOKENS, MAX_CHUNKS, PromptEncoder
 from inpaint.model.vae import Previewer, pictures, to_mask
 from inpaint.model.vae_cache import PictureEncoder
+from inpaint.pace import UNCHANGED
 from inpaint.request import InpaintRequest, InpaintResult
 
 
@@ -204,7 +205,7 @@ def _warnings(
     if request.strength == 1.0:
         warnings.append("strength: SDXL's inpainting model paints noisy pictures at exactly 1; use 0.99")
     if request.call_plan.reason and not (deep_cache and request.call_plan.cached):
-        warnings.append(f"pace: near changed nothing: {request.call_plan.reason}")
+        warnings.append(UNCHANGED + request.call_plan.reason)
     if model.plan.unet == "fp8":
         warnings.append(_ROUNDED)
     return tuple(warnings)

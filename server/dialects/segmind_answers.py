@@ -2,7 +2,6 @@
 
 import base64
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
@@ -13,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from inpaint.pace import Pace
 from server.dialects.segmind_request import InpaintBody
+from server.service.accounting import warnings_of
 from server.service.caller import Caller
 from server.service.limits import RateState
 from server.service.order import Format
@@ -159,7 +159,7 @@ class Answers:
             seed=record.seeds[0],
             seeds=record.seeds,
             prompt=settings["prompt"],
-            warnings=[text for output in record.outputs for text in _warnings(output)],
+            warnings=[text for output in record.outputs for text in warnings_of(output)],
             **_calls_of(record),
             **_draft_of(record),
         )
@@ -185,11 +185,6 @@ class Answers:
             queue_time=started - record.created_at if started else None,
             total_time=ended - record.created_at if ended else None,
         )
-
-
-def _warnings(output: Mapping[str, Any]) -> list[str]:
-    found: list[str] = output.get("warnings", [])  # absent in records of earlier versions
-    return found
 
 
 def _calls_of(record: Record) -> dict[str, Any]:

@@ -3,9 +3,10 @@
 import asyncio
 import math
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from inpaint.errors import CancelledError, InpaintError, RequestError
 from inpaint.request import MAX_SIDE, InpaintRequest, InpaintResult, upright_size
@@ -193,3 +194,9 @@ def settings_of(record: Record) -> dict[str, object]:
     if not isinstance(settings, dict):
         raise RequestError("request", "its stored settings are damaged; send it again")
     return settings
+
+
+def warnings_of(output: Mapping[str, Any]) -> list[str]:
+    """Return the warnings that came with one of a record's outputs."""
+    found: list[str] = output.get("warnings", [])  # absent in records of earlier versions
+    return found

@@ -6,16 +6,15 @@ The new request gets copies of the old one's files, so that each lives and expir
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from PIL import Image
 
 from inpaint.canvas.difference import distance_db
 from inpaint.errors import RequestError
-from inpaint.pace import call_plan
+from inpaint.pace import UNCHANGED
 from inpaint.request import InpaintRequest
 from server.errors import NotFoundError
-from server.service.accounting import pixels_of, settings_of
+from server.service.accounting import pixels_of, settings_of, warnings_of
 from server.service.caller import Caller
 from server.service.order import Order
 from server.service.pictures import IMAGE, MASK, Prepared
@@ -69,9 +68,8 @@ def exact_settings(draft: Record, seed: int | None) -> dict[str, object]:
         raise RequestError("request_id", "is not painted yet; refine it when its status is COMPLETED")
     if draft.state != "COMPLETED" or not draft.outputs:
         raise RequestError("request_id", "has no pictures to refine; send it again with pace exact")
-    settings = settings_of(draft)
-    _check_is_a_draft(settings)
-    seeds = draft.seeds
+    _check_is_a_draft(draft)
+    settings, seeds = settings_of(draft), draft.seeds
     if seed is not None and seed not in seeds:
         raise RequestError("seed", f"must be one of {', '.join(map(str, seeds))}, not {seed}")
     if seed is None:
@@ -79,14 +77,14 @@ def exact_settings(draft: Record, seed: int | None) -> dict[str, object]:
     return settings | {"pace": "exact", "seed": seed, "samples": 1}
 
 
-def _check_is_a_draft(settings: Mapping[str, Any]) -> None:
-    if settings.get("pace", "exact") == "exact":
+def _check_is_a_draft(draft: Record) -> None:
+    if settings_of(draft).get("pace", "exact") == "exact":
         raise RequestError("pace", "was exact already, so there is nothing to refine")
-    named = ("scheduler", "num_inference_steps", "strength", "pace")
-    plan = call_plan(*(settings[name] for name in named), tuple(settings["guidance_interval"]))
-    if plan.reason or plan.made == plan.calls:
-        why = plan.reason or "no call could be forecast"
-        raise RequestError("pace", f"was near, but the pictures are exact already: {why}")
+    # Not from the plan of its calls: that does not say whether the engine has caches for them.
+    for warning in [text for output in draft.outputs for text in warnings_of(output)]:
+        if warning.startswith(UNCHANGED):
+            why = warning.removeprefix(UNCHANGED)
+            raise RequestError("pace", f"was near, but the pictures are exact already: {why}")
 
 
 async def _input(parts: Parts, draft: Record, name: str) -> bytes:

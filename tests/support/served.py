@@ -27,6 +27,7 @@ from PIL import Image
 from inpaint.canvas.mask import require_mask
 from inpaint.errors import BusyError, CancelledError, ClosedError, InpaintError
 from inpaint.job import Event
+from inpaint.pace import UNCHANGED
 from inpaint.request import InpaintRequest, InpaintResult
 from server.app import create_app
 from server.engines.client import ANY_TIME, EngineClient, Health, Terms
@@ -193,7 +194,9 @@ def _result(ticket: LoopTicket) -> InpaintResult:
     image = request.image.convert("RGB")
     painted = [Image.composite(Image.new("RGB", image.size, colour_of(s)), image, hard) for s in ticket.seeds]
     timings = {"queue_s": 0.1, "encode_s": 0.25, "denoise_s": 1.0, "decode_s": 0.5}
-    return InpaintResult(painted, ticket.seeds, box, timings=timings)
+    reason = request.call_plan.reason
+    warnings = (UNCHANGED + reason,) if reason else ()
+    return InpaintResult(painted, ticket.seeds, box, warnings, timings)
 
 
 def colour_of(seed: int) -> tuple[int, int, int]:

@@ -15,7 +15,7 @@ import { newId } from "./workspace.js";
  * @property {Blob} thumbnail
  * @property {Record<string, unknown>} settings that it was painted with
  * @property {{name: string, type: string}} origin the file that it all began with
- * @property {boolean} draft some of its steps were forecast
+ * @property {boolean} draft it was painted nearly exactly
  * @property {?string} [exactId] the request that is painting it exactly
  * @property {boolean} [refused] the server would not paint it exactly
  * @property {boolean} [wasDraft] the exact picture of a draft
@@ -56,7 +56,8 @@ export class Results extends EventTarget {
   /** @param {Painted} painted */
   async add({ answer, order, paths, blobs }) {
     const now = Date.now();
-    const [calls, all] = answer.unet_calls ?? [];
+    // The server says so where the settings allow no draft.
+    const exact = answer.warnings.some((/** @type {string} */ text) => text.startsWith("pace:"));
     const made = await Promise.all(
       blobs.map(async (blob, number) => ({
         ...(await thumbnailOf(blob)),
@@ -68,7 +69,7 @@ export class Results extends EventTarget {
         path: paths[number],
         settings: { ...order.settings, seed: answer.seeds[number] },
         origin: order.origin,
-        draft: calls < all,
+        draft: answer.pace === "near" && !exact,
       })),
     );
     for (const [number, result] of made.entries()) await this.#keep(result, blobs[number]);
