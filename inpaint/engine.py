@@ -23,7 +23,7 @@ from inpaint.runtime.calibrate import made_for, survey
 from inpaint.runtime.compiled_sizes import compiled_sizes, save_usage
 from inpaint.runtime.faults import Faults
 from inpaint.runtime.step_loop import EngineStats, StepLoop
-from inpaint.weights import Checkpoint, config_folder, resolve
+from inpaint.weights import Checkpoint, config_folder, resolve, unet_parameters
 
 __all__ = ["Engine", "EngineStats"]
 
@@ -83,7 +83,8 @@ class Engine:
         Args:
             model: ``demo``, a name from ``inpaint models list``, or a path.
             device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-            dtype: ``auto`` (fp16 on CUDA, fp32 on a CPU), ``float32``, ``float16`` or ``bfloat16``.
+            dtype: ``float32``, ``float16``, ``bfloat16``, or ``auto``: fp16 on CUDA; on a CPU bf16 for
+                SDXL if the CPU multiplies in it, else fp32.
             memory: ``auto`` (chosen by the free memory) or a plan's name, see ``inpaint.memory.PLANS``.
             precision: ``exact``, or ``fp8``, which is faster and changes the pictures a little.
             without: names of optimizations (``inpaint.fast``) to leave out.
@@ -104,7 +105,7 @@ class Engine:
         place = pick_device(device)
         checkpoint: Checkpoint = demo_checkpoint() if model == "demo" else resolve(model)
         configs = config_folder() if checkpoint.kind == "file" else None
-        as_dtype = pick_dtype(dtype, place)
+        as_dtype = pick_dtype(dtype, place, unet_parameters(checkpoint))
 
         def load() -> tuple[Model, Fast, Profile | None]:
             loaded = load_model(

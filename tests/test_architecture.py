@@ -13,7 +13,7 @@ from tests.support.paths import ROOT
 # Lowest first: a package imports only packages that stand before it. docs/architecture.md explains them.
 ORDER = {
     "inpaint": (
-        "_version", "errors", "files", "lru", "gpu_errors", "cuda", "drivers", "schedulers", "pace",
+        "_version", "errors", "files", "lru", "gpu_errors", "cuda", "drivers", "cpu", "schedulers", "pace",
         "prompt_weights", "memory", "weights", "lora", "request", "images", "canvas", "batching",
         "demo", "model", "fast", "job", "runtime", "engine", "cli", "__main__",
     ),

@@ -37,6 +37,7 @@ def examine() -> list[Finding]:
 def _device() -> list[Finding]:
     import torch
 
+    from inpaint.cpu import FULL_SIZE
     from inpaint.drivers import driver_version
     from inpaint.memory import GIB, choose_plan, free_bytes
     from inpaint.model.load import pick_device, pick_dtype
@@ -46,12 +47,9 @@ def _device() -> list[Finding]:
     except DeviceError as error:
         return [Finding("device", str(error).removeprefix("device: "), fine=False)]
     free = free_bytes(device)
-    dtype = str(pick_dtype("auto", device)).removeprefix("torch.")
+    dtype = str(pick_dtype("auto", device, FULL_SIZE)).removeprefix("torch.")
     if free is None:
-        advice = "on a CPU, SDXL takes minutes per picture; the demo model takes seconds"
-        return [
-            Finding("device", f"cpu, {torch.get_num_threads()} threads, {dtype}; no CUDA GPU", advice=advice)
-        ]
+        return _cpu(dtype)
     plan = choose_plan(free)
     return [
         Finding("device", f"{torch.cuda.get_device_name(device)}, {free / GIB:.1f} GiB free, {dtype}"),
@@ -61,6 +59,28 @@ def _device() -> list[Finding]:
             f"{plan.name}, {plan.max_slots // 2} picture(s) in a step, for SDXL; counted, not measured, "
             f"to need {plan.needs_gib:g} GiB",
             advice="force another with --memory" if plan.unet == "resident" else _SMALL_CARD,
+        ),
+    ]
+
+
+def _cpu(dtype: str) -> list[Finding]:
+    """Return the findings about the CPU; ``dtype`` is SDXL's on it."""
+    import torch
+
+    from inpaint.cpu import bf16_units, cores
+
+    unit = bf16_units()
+    why = (
+        f"this CPU multiplies in it ({unit})" if unit else "this CPU has no units for bf16 (AVX512-BF16, AMX)"
+    )
+    threads = min(torch.get_num_threads(), cores())
+    advice = "on a CPU, SDXL takes minutes per picture; the demo model takes seconds"
+    return [
+        Finding("device", f"cpu, {threads} threads; no CUDA GPU", advice=advice),
+        Finding(
+            "dtype",
+            f"{dtype} for SDXL: {why}; float32 for the demo model",
+            advice="force another with --dtype",
         ),
     ]
 

@@ -1,17 +1,20 @@
-"""Convolutions in NHWC, the layout that tensor cores compute in, which saves two transpositions each."""
+"""Convolutions in NHWC, the layout in which 16-bit units compute, which saves two transpositions each."""
 
 from dataclasses import replace
 from typing import Any
 
 import torch
 
+from inpaint.cpu import bf16_units
 from inpaint.model.load import Model
 from inpaint.model.unet import Forward, UNetBatch
 
 
 def can(model: Model) -> str:
     """Return why ``model`` gains nothing from it; empty if it gains."""
-    return "" if model.device.type == "cuda" else "NHWC pays on a GPU's tensor cores only"
+    if model.device.type == "cuda" or (model.dtype == torch.bfloat16 and bf16_units()):
+        return ""
+    return "NHWC pays on a GPU's tensor cores, and in bf16 on a CPU that multiplies in it"
 
 
 def convert(unet: Any) -> None:

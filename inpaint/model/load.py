@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
+from inpaint.cpu import FULL_SIZE, bf16_units
 from inpaint.drivers import too_old, unused_gpu
 from inpaint.errors import DeviceError, ModelError, RequestError
 from inpaint.gpu_errors import translated
@@ -59,6 +60,11 @@ class Model:
         return int(2 ** (len(self.vae.config.block_out_channels) - 1))
 
     @property
+    def is_large(self) -> bool:
+        """True for SDXL's own size, false for the demo model's."""
+        return bool(sum(parameter.numel() for parameter in self.unet.parameters()) >= FULL_SIZE)
+
+    @property
     def native_size(self) -> int:
         """Side of the square that the UNet was trained on, in pixels."""
         return int(self.unet.config.sample_size) * self.vae_factor
@@ -92,14 +98,24 @@ def pick_device(name: str = "auto") -> torch.device:
     return device
 
 
-def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Return the dtype called ``name``; ``auto`` is fp16 on CUDA, as SDXL's files are, and fp32 on a CPU.
+def pick_dtype(name: str, device: torch.device, parameters: int = 0) -> torch.dtype:
+    """Return the dtype called ``name``; ``auto`` is what suits the device.
+
+    That is fp16 on CUDA, as SDXL's files are. On a CPU it is bf16 for a large model if the CPU multiplies in
+    it, which takes a third of the time and half the memory; else fp32.
+
+    Args:
+        name: ``auto`` or one of :data:`DTYPES`.
+        device: the device that it is for.
+        parameters: of the model's UNet, as :func:`inpaint.weights.unet_parameters` counts them.
 
     Raises:
         RequestError: there is no such dtype.
     """
     if name == "auto":
-        return torch.float16 if device.type == "cuda" else torch.float32
+        if device.type == "cuda":
+            return torch.float16
+        return torch.bfloat16 if parameters >= FULL_SIZE and bf16_units() else torch.float32
     if name not in DTYPES:
         raise RequestError("dtype", f"must be auto or one of {', '.join(DTYPES)}, not {name!r}")
     return DTYPES[name]

@@ -22,6 +22,7 @@ from inpaint.weights.store import (
     listings,
     models_dir,
     resolve,
+    unet_parameters,
     unknown,
 )
 from inpaint.weights.verify import Progress, verify, verify_bundled
@@ -54,6 +55,7 @@ __all__ = [
     "remove_model",
     "resolve",
     "sha256sums",
+    "unet_parameters",
     "unknown",
     "verify",
     "verify_bundled",

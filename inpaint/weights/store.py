@@ -1,5 +1,6 @@
 """The models folder: its content, and the checkpoints that names and paths stand for."""
 
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,8 +10,9 @@ from typing import Literal
 from inpaint.errors import ModelError
 from inpaint.weights.detect import check_single_file
 from inpaint.weights.install import BUILT_IN, imported_entry
+from inpaint.weights.key_names import PREFIXES, UNET
 from inpaint.weights.lock import Entry, load_lock
-from inpaint.weights.safety import check_folder
+from inpaint.weights.safety import check_folder, check_safetensors
 from inpaint.weights.verify import find_files, not_installed, read_stamp, verify, walk
 
 State = Literal["installed", "unverified", "partial", "not installed"]
@@ -75,6 +77,25 @@ def resolve(name_or_path: str | Path, root: Path | None = None, *, whole: bool =
         check_single_file(path, whole=whole)
         return Checkpoint(path.stem, path, "file")
     raise ModelError(f"{path}: there is no such file or folder")
+
+
+def unet_parameters(checkpoint: Checkpoint) -> int:
+    """Count the parameters of a checkpoint's UNet, by the headers of its files.
+
+    Raises:
+        ModelError: a file is truncated, or no safetensors file.
+    """
+    if checkpoint.kind == "file":
+        return _counted(checkpoint.path, PREFIXES[UNET])
+    folder = checkpoint.path / "unet"
+    files = list(folder.glob("*.fp16*.safetensors")) or list(folder.glob("*.safetensors"))
+    return sum(_counted(file, ("",)) for file in files)
+
+
+def _counted(path: Path, prefixes: tuple[str, ...]) -> int:
+    header = check_safetensors(path)
+    names = [name for name in header if name != "__metadata__" and name.startswith(prefixes)]
+    return sum(math.prod(header[name]["shape"]) for name in names)
 
 
 def _looks_like_path(text: str) -> bool:

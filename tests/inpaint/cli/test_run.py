@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from inpaint import SCHEDULERS, Engine, InpaintRequest
+from inpaint import SCHEDULERS, Engine, InpaintRequest, cpu
 from inpaint.canvas.crop import cut
+from inpaint.model import load
 from tests.conftest import EYES_MASK, PORTRAIT
 from tests.support.cli_runs import QUICK, Run
 
@@ -327,6 +329,23 @@ def test_schedulers_info_and_doctor(inpaint: Run) -> None:
     assert doctor.code == 0
     assert "torch" in doctor.out
     assert set(inpaint("doctor", "--json").answers[0]) >= {"python", "libraries", "device", "models folder"}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU computes in fp16")
+@pytest.mark.parametrize(
+    ("units", "says"),
+    [
+        ("AMX", "bfloat16 for SDXL: this CPU multiplies in it (AMX)"),
+        ("", "float32 for SDXL: this CPU has no"),
+    ],
+)
+def test_doctor_says_which_dtype_a_cpu_takes_and_why(
+    units: str, says: str, inpaint: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same model on two machines takes 3 times as long on one of them; this is why."""
+    for module in (cpu, load):
+        monkeypatch.setattr(module, "bf16_units", lambda: units)
+    assert says in inpaint("doctor").out
 
 
 def test_the_hosted_apis_example_runs_on_a_real_photograph(

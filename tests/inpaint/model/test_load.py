@@ -12,8 +12,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from inpaint import Engine, InpaintRequest, RequestError
+from inpaint.cpu import FULL_SIZE
 from inpaint.errors import DeviceError, ModelError
+from inpaint.fast import channels_last
+from inpaint.model import load as loading
 from inpaint.model.load import Model, load_model, pick_device, pick_dtype
+from inpaint.weights import Checkpoint, unet_parameters
 from tests.support.single_file import write_single_file
 
 CPU = torch.device("cpu")
@@ -186,6 +190,55 @@ def test_cuda_without_cuda_says_so(name: str) -> None:
     """And what to use instead."""
     with pytest.raises(DeviceError, match="no CUDA GPU here; use --device cpu"):
         pick_device(name)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "parameters", "units", "expected"),
+    [
+        ("auto", FULL_SIZE, "AMX", torch.bfloat16),
+        ("auto", FULL_SIZE, "", torch.float32),
+        ("auto", FULL_SIZE - 1, "AMX", torch.float32),
+        ("float32", FULL_SIZE, "AMX", torch.float32),
+        ("bfloat16", 0, "", torch.bfloat16),
+    ],
+)
+def test_a_cpu_computes_large_models_in_bf16_if_it_multiplies_in_it(
+    dtype: str, parameters: int, units: str, expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A third of the time and half the memory where it can; the demo's pictures, and --dtype, stay."""
+    monkeypatch.setattr(loading, "bf16_units", lambda: units)
+    assert pick_dtype(dtype, CPU, parameters) == expected
+    if dtype == "auto":
+        assert pick_dtype("auto", torch.device("cuda", 0), parameters) == torch.float16
+
+
+def test_an_engine_picks_the_dtype_by_the_size_of_the_checkpoint(
+    folder: Path, request_for: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole way of a full-size model on such a CPU, with a small one that passes for large."""
+    for module in (loading, channels_last):
+        monkeypatch.setattr(module, "bf16_units", lambda: "AMX")
+    pictures = []
+    for full_size, dtype in ((FULL_SIZE, torch.float32), (unet_parameters(_of(folder)), torch.bfloat16)):
+        monkeypatch.setattr(loading, "FULL_SIZE", full_size)
+        with Engine.load(folder, device="cpu") as engine:
+            assert engine.model.dtype == dtype
+            assert ("channels-last" in engine._fast.optimizations) == (dtype == torch.bfloat16)
+            pictures.append(np.asarray(engine.paint(request_for()).images[0], dtype=int))
+    assert 0 < np.abs(pictures[0] - pictures[1]).mean() < 2
+
+
+def test_a_checkpoint_is_measured_without_loading_it(folder: Path, tmp_path: Path) -> None:
+    """Its size decides the dtype that it is loaded in; a folder may hold its weights twice, in fp16 too."""
+    expected = sum(parameter.numel() for parameter in load(folder).unet.parameters())
+    single = write_single_file(folder, tmp_path / "single.safetensors")
+    shutil.copy(folder / UNET, (folder / UNET).with_name("diffusion_pytorch_model.fp16.safetensors"))
+    assert unet_parameters(_of(folder)) == expected
+    assert unet_parameters(Checkpoint("test", single, "file")) == expected
+
+
+def _of(folder: Path) -> Checkpoint:
+    return Checkpoint("test", folder, "folder")
 
 
 def test_an_unknown_dtype_or_plan_is_refused(folder: Path) -> None:
