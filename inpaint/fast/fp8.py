@@ -153,7 +153,7 @@ def convert(unet: nn.Module, *, by_row: bool = True) -> int:
 
 
 def _fits(name: str, module: nn.Module) -> bool:
-    if type(module) is not nn.Linear or ".attentions." not in f".{name}":
+    if not isinstance(module, nn.Linear) or ".attentions." not in f".{name}":
         return False
     sides = (module.in_features, module.out_features)
     return not any(part in name for part in _EXACT) and all(side % _MULTIPLE == 0 for side in sides)

@@ -19,6 +19,7 @@ from inpaint.fast import (
     cuda_graphs,
     fp8,
     fused_qkv,
+    onednn,
 )
 from inpaint.fast.compiled import Compiled
 from inpaint.fast.compiled_parts import CompiledParts
@@ -55,6 +56,7 @@ OPTIMIZATIONS: tuple[Optimization, ...] = (
     Optimization("channels-last", "exact", "convolutions in NHWC", channels_last.can),
     Optimization("qkv", "exact", "queries, keys and values in one matrix product", fused_qkv.can),
     Optimization("text-kv", "exact", "the text's keys and values once a request", cross_attention_cache.can),
+    Optimization("onednn", "exact", "fp32 products by oneDNN on AMD's CPUs", onednn.can),
     Optimization(
         "compile", "exact", "the model compiled, while the first pictures are painted", compiled.can
     ),
@@ -229,6 +231,8 @@ def _convert(unet: Any, optimizations: Sequence[str]) -> None:
         fused_qkv.convert(unet)
     if "fp8" in optimizations:
         fp8.convert(unet, by_row=fp8.by_row(unet.device))
+    if "onednn" in optimizations:
+        onednn.convert(unet)
     if "channels-last" in optimizations:
         channels_last.convert(unet)
 
