@@ -7,6 +7,8 @@ from typing import Any
 
 # One thread a worker: xdist runs as many workers as there are cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# For the few tests with two: by default each keeps its core for 10 ms while it waits for the other.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 # Imported before any test runs the command line, which switches the hub off for what it imports later.
 import huggingface_hub  # noqa: F401

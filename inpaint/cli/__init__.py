@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from inpaint.cli.terminal import printable
+from inpaint.cpu import prepare_threads
 from inpaint.errors import DeviceError, InpaintError, ModelError, OutOfMemoryError, RequestError
 
 SOME_FAILED = 3
@@ -30,6 +31,7 @@ def exit_code(error: InpaintError) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code; ``arguments`` are the process's own when None."""
+    prepare_threads()  # before anything imports torch
     from inpaint.cli.app import app
 
     # Python looks through torch's million objects once more before it ends: more than a second for nothing.

@@ -34,6 +34,7 @@ from inpaint.memory import empty_cache
 from inpaint.model.denoise import Row, step
 from inpaint.model.load import Model
 from inpaint.model.vae import DECODED_TOGETHER
+from inpaint.runtime.cpu_threads import CpuThreads
 from inpaint.runtime.faults import Faults
 from inpaint.runtime.in_flight import InFlight
 from inpaint.runtime.lora_switch import LoraSwitch
@@ -87,6 +88,7 @@ class StepLoop:
         self._counts = dict.fromkeys(_COUNTED, 0)
         self._step_us: dict[str, tuple[int, int]] = {}
         self._stages = Stages(model, loras, deep_cache=fast is not None and fast.caches_deep_level)
+        self._threads = CpuThreads(model)
         self._lora_switch = LoraSwitch(model)
         self._stream = DeviceStream(model.device, urgent=True)
         self._side = SideThread(self._stages, self._post, name, overlapped=profile.overlapped)
@@ -155,6 +157,7 @@ class StepLoop:
 
     def _run(self) -> None:
         try:
+            self._threads.begin()
             with self._stream.active():
                 while self._wait_for_work():
                     self._drop()
@@ -166,6 +169,7 @@ class StepLoop:
                     if self._broken is not None:
                         self._end_all(self._broken)
         finally:  # also after a bug in this loop: no caller may wait for a thread that is gone
+            self._threads.end()
             with self._wake:
                 self._accepting = False
             self._end_all(CancelledError(CLOSED))
@@ -253,7 +257,9 @@ class StepLoop:
             prompts = [task.job.request.prompt for task in tasks]
             self._faults.before_call(list(zip(prompts, rows, strict=True)))
         precise = rows[0].precise
-        step(self._model, rows, self._recovery.in_fp32(self._lora_switch.uses) if precise else self._fast)
+        forward = self._recovery.in_fp32(self._lora_switch.uses) if precise else self._fast
+        with self._threads.watched():
+            step(self._model, rows, forward)
         shown = [task.download_estimate(row) for task, row in zip(tasks, rows, strict=True) if row.watched]
         self._stream.pace(began, partial(self._ended, book, shown))
 

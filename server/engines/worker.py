@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from inpaint.batching.cost_profile import Profile
+from inpaint.cpu import prepare_threads
 from inpaint.errors import ClosedError, DeviceError, InpaintError
 from inpaint.job import Event, Job
 from inpaint.request import InpaintRequest
@@ -192,6 +193,7 @@ def run(fd: int, load: Load = load_engine) -> None:
         fd: file descriptor of the socket to the pool.
         load: loads the engine.
     """
+    prepare_threads()
     link = Link(socket.socket(fileno=fd))
     messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(link, messages), name="inpaint-messages", daemon=True).start()

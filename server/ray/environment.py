@@ -1,15 +1,17 @@
-"""The environment variables that Ray reads, set before Ray is imported."""
+"""The environment variables that Ray and torch read, set before either is imported."""
 
 import os
 from pathlib import Path
 
+from inpaint.cpu import prepare_threads
 from server.ray import proxy
 
 _TOKEN = Path("~/.ray/auth_token")
 
 
 def prepare_environment() -> None:
-    """Set Ray's variables, except those that are set already."""
+    """Set Ray's and torch's variables, except those that are set already."""
+    prepare_threads()
     os.environ.setdefault(proxy.CALLBACK, proxy.PATH)
     # On a busy machine Ray's proxy takes longer to start than the 5 s that Ray gives it.
     os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")

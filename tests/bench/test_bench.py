@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench import coldstart, full_size, latency, memory, plots, throughput
+from bench import coldstart, dtypes, full_size, latency, memory, plots, threads, throughput
 from bench.lib import device
 from bench.lib.contenders import Timing, interleave, open_each
 from bench.lib.jobs import Upload, job, mixed
@@ -250,6 +250,25 @@ def test_the_parts_of_a_job_are_timed(model: Model, capsys: pytest.CaptureFixtur
     assert figures.keys() == {"prompts", "encode", "decode", "step 1", "step 2"}
     ratio = figures["step 2"]["tflop"] / figures["step 1"]["tflop"]
     assert ratio == pytest.approx(2, rel=0.05)
+
+
+def test_both_dtypes_of_a_cpu_are_timed(model: Model, capsys: pytest.CaptureFixture[str]) -> None:
+    """The promise of bf16 on a CPU is a ratio, which needs both, each as the engine would compute it."""
+    quick = ["--side", str(NATIVE_SIZE), "--turns", "1", "--rounds", "1"]
+    dtypes.main(quick, lambda: parts_on_meta(model))
+    figures = last_line(capsys)
+    assert figures["ms"].keys() == {"float32", "bfloat16"}
+    assert all({"qkv", "text-kv"} <= set(names) for names in figures["optimizations"].values())
+    assert figures["bf16_over_fp32"]["of_medians"] > 0
+
+
+@pytest.mark.slow
+def test_threads_are_timed_on_an_idle_and_on_a_busy_cpu(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each contender gets its own variables, and the busy loops end with the bench."""
+    threads.main(["--contenders", "ours,one", "--busy", "1", "--rounds", "1", "--warmups", "0"])
+    figures = last_line(capsys)["figures"]
+    assert figures.keys() == {"one picture", "four mixed"}
+    assert all(found["busy_ms"]["median"] > 0 for found in figures["four mixed"].values())
 
 
 @pytest.mark.parametrize("value", [0.0, float("nan"), float("inf")])
