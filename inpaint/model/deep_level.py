@@ -49,6 +49,7 @@ def wrap(unet: Any, forward: Forward, build: Callable[[Any], Forward] = plain) -
 
     def through(batch: UNetBatch) -> torch.Tensor:
         if batch.deep is not None:
+            assert batch.take_deep is None, "a call computes the level, or it does not"
             cached.value = batch.deep
             try:
                 return skip_forward(batch)

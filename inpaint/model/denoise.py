@@ -249,6 +249,7 @@ def _batch(model: Model, rows: Sequence[Row]) -> UNetBatch:
     """Return the UNet's inputs. A guided row takes two slots, the negative prompt first; others take one."""
     dtype = torch.float32 if rows[0].precise else model.dtype
     prompts = [embeds for row in rows for embeds in _slots(row)]
+    cached, keeps = rows[0].bucket.cached, any(row.needs_deep for row in rows)
     hidden, keep = _stacked([embeds.hidden for embeds in prompts])
     return UNetBatch(
         sample=torch.cat([_unet_input(row) for row in rows for _ in _slots(row)]).to(model.device, dtype),
@@ -260,8 +261,8 @@ def _batch(model: Model, rows: Sequence[Row]) -> UNetBatch:
         pooled=torch.stack([embeds.pooled for embeds in prompts]).to(model.device, dtype),
         time_ids=torch.cat([row.time_ids[-len(_slots(row)) :] for row in rows]).to(dtype),
         prompts=tuple(prompts),
-        deep=_deep(rows) if rows[0].bucket.cached else None,
-        take_deep=partial(_keep_deep, rows) if any(row.needs_deep for row in rows) else None,
+        deep=_deep(rows) if cached else None,
+        take_deep=partial(_keep_deep, rows) if keeps and not cached else None,
     )
 
 
