@@ -31,6 +31,7 @@ class MemoryPlan:
     vae_tiled: bool = False
     unet: str = "resident"  # or "fp8" (stored in 8 bit, computed in 16) or "streamed" (layer by layer)
     max_slots: int = 16  # in one UNet call
+    deep_caches: bool = False  # of the UNet's deepest level, for near pictures
     prepared_slots: int = 8  # in a compiled or recorded call, which takes memory of its own; 0: there is none
 
     @property
@@ -50,7 +51,7 @@ _SMALL = MemoryPlan(
     prepared_slots=0,
 )
 PLANS: tuple[MemoryPlan, ...] = (
-    MemoryPlan("resident", 16.0),
+    MemoryPlan("resident", 17.2, deep_caches=True),
     MemoryPlan("resident-8", 14.2, max_slots=8),
     MemoryPlan("offload-text", 11.1, text_encoders_resident=False, max_slots=4, prepared_slots=2),
     _SMALL,

@@ -27,6 +27,7 @@ def wrap(forward: Forward) -> Forward:
 
     def through(batch: UNetBatch) -> torch.Tensor:
         sample = batch.sample.contiguous(memory_format=torch.channels_last)
-        return forward(replace(batch, sample=sample)).contiguous()
+        deep = None if batch.deep is None else batch.deep.contiguous(memory_format=torch.channels_last)
+        return forward(replace(batch, sample=sample, deep=deep)).contiguous()
 
     return through

@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from types import MappingProxyType
 from typing import Any
@@ -54,6 +54,7 @@ def wrap(
     text_width: int | None = None,
     isolate: Callable[..., None] = lambda *_: None,
     stages: Sequence[str] = STAGES,
+    levels: Sequence[str] = (),
     backend: Backend = inductor,
     also: Callable[[threading.Event], None] = lambda _: None,
 ) -> "Compiled":
@@ -71,11 +72,12 @@ def wrap(
         text_width: width of the calls' text embeddings; 0 under ``text-kv``, the model's own if None.
         isolate: makes copies of the UNet independent of what calls write, so that they can be compared.
         stages: the stages to compile, of ``STAGES``.
+        levels: the kinds of calls that keep the deepest level or bring it, of ``LEVELS``.
         backend: compiles a graph.
         also: compiles something else in the same thread, before the rounds that wait until the engine is
             idle; called with an event that ends it.
     """
-    rounds = rounds_of(model, buckets, often, slots, text_width, stages)
+    rounds = rounds_of(model, buckets, often, slots, text_width, stages, levels)
     return Compiled(model, forward, build, rounds, isolate, backend, also)
 
 
@@ -297,7 +299,7 @@ class Compiled:
         batch, tolerance = example(self._model, shape), _TOLERANCE.get(shape.dtype, _TOLERANCE_16_BIT)
         self._make_code(compiled, batch)
         with self._model.weights_lock:  # no LoRA may be switched meanwhile: that would look like wrong code
-            out, expected = compiled(batch).float(), eager(batch).float()
+            out, expected = _results(compiled, batch), _results(eager, batch)
             error = float((out - expected).norm() / expected.norm())
         # "not <=", so that NaN counts as an error. Random numbers may overflow 16 bit in some model: then
         # there is nothing to compare with.
@@ -329,6 +331,14 @@ def _ready_size(shape: Shape, forwards: Mapping[Shape, _Staged]) -> int | None:
     """Return the number of slots, of those with compiled code, that a call of ``shape`` is padded to."""
     sizes = [ready.slots for ready in forwards if ready._replace(slots=shape.slots) == shape]
     return padded_slots(shape.slots, sizes)
+
+
+def _results(forward: Forward, batch: UNetBatch) -> torch.Tensor:
+    """Return all that a call computes as one vector: the prediction, and the deepest level if it keeps it."""
+    found: list[torch.Tensor] = []
+    take = None if batch.take_deep is None else found.append
+    out = forward(replace(batch, take_deep=take))
+    return torch.cat([tensor.float().flatten() for tensor in (out, *found)])
 
 
 def _one_line(error: BaseException) -> str:

@@ -80,6 +80,15 @@ class _Held:
     version: Hashable
     inputs: UNetBatch  # at the addresses that the recording reads
     recording: Recording
+    shapes: Sequence[torch.Size]  # of the results that one tensor holds
+
+    def results(self) -> list[torch.Tensor]:
+        """Return the prediction, and the deepest level if the call keeps it, in the recording's memory."""
+        found, end = [], 0
+        for shape in self.shapes:
+            first, end = end, end + shape.numel()
+            found.append(self.recording.output[first:end].view(shape))
+        return found
 
 
 class Graphs:
@@ -126,8 +135,11 @@ class Graphs:
                 return self._forward(batch)
             _copy(pad(batch, size), held.inputs)
             held.recording.replay()
+            prediction, *level = held.results()
+            if batch.take_deep is not None:
+                batch.take_deep(level[0][: shape.slots])
             # Cloned, because the next replay of any recording writes into this memory.
-            return held.recording.output[: shape.slots].clone()
+            return prediction[: shape.slots].clone()
 
     def _holding(self, shape: Shape, batch: UNetBatch) -> _Held | None:
         """Return the recording of this shape, making it after enough calls; None until then."""
@@ -155,9 +167,14 @@ class Graphs:
     def _record(self, shape: Shape, version: Hashable, batch: UNetBatch) -> _Held:
         while len(self._held) >= self._max_graphs:
             self._held.popitem(last=False)
-        inputs = _own(pad(batch, shape.slots))
-        recording = self._recorder.record(lambda: self._forward(inputs))
-        self._held[shape] = made = _Held(version, inputs, recording)
+        level = _Level()
+        inputs = _own(pad(batch, shape.slots), level)
+
+        def run() -> torch.Tensor:
+            return level.joined(self._forward(inputs))
+
+        recording = self._recorder.record(run)
+        self._held[shape] = made = _Held(version, inputs, recording, level.shapes)
         self._failure, self._failures = "", 0
         return made
 
@@ -188,11 +205,32 @@ def _copy(source: UNetBatch, target: UNetBatch) -> None:
             getattr(target, name).copy_(tensor)
 
 
-def _own(batch: UNetBatch) -> UNetBatch:
-    """Return a copy of ``batch`` in memory of its own."""
+class _Level:
+    """The deepest level of a call that is recorded, if the call keeps it: a recording has one result."""
+
+    def __init__(self) -> None:
+        self.shapes: tuple[torch.Size, ...] = ()
+        self._found: list[torch.Tensor] = []
+
+    def take(self, output: torch.Tensor) -> None:
+        """Hold the level until the call returns."""
+        self._found = [output]
+
+    def joined(self, prediction: torch.Tensor) -> torch.Tensor:
+        """Return the prediction with the level behind it, both flat; hold nothing."""
+        results = [prediction, *self._found]
+        self._found = []
+        self.shapes = tuple(result.shape for result in results)
+        flat = [result.flatten() for result in results]
+        return flat[0] if len(flat) == 1 else torch.cat(flat)
+
+
+def _own(batch: UNetBatch, level: _Level) -> UNetBatch:
+    """Return a copy of ``batch`` in memory of its own; a level that it keeps goes to ``level``."""
     copies = {name: getattr(batch, name) for name in _TENSORS}
     own: dict[str, Any] = {name: None if t is None else t.clone() for name, t in copies.items()}
-    return UNetBatch(**own, prompts=batch.prompts)
+    take = None if batch.take_deep is None else level.take
+    return UNetBatch(**own, prompts=batch.prompts, take_deep=take)
 
 
-_TENSORS = tuple(field.name for field in fields(UNetBatch) if field.name != "prompts")
+_TENSORS = tuple(field.name for field in fields(UNetBatch) if field.name not in ("prompts", "take_deep"))

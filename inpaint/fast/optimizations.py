@@ -23,7 +23,7 @@ from inpaint.fast import (
 )
 from inpaint.fast.compiled import Compiled
 from inpaint.fast.compiled_parts import CompiledParts
-from inpaint.fast.shapes import SLOTS, native
+from inpaint.fast.shapes import LEVELS, SLOTS, native
 from inpaint.fast.splitting import in_parts
 from inpaint.fast.torch_compile import Backend, inductor
 from inpaint.model import deep_level
@@ -176,15 +176,14 @@ def ready(
         backend: compiles a graph.
     """
     _convert(model.unet, optimizations)
+    near = DEEP_LEVEL in optimizations
 
     def build(unet: Any) -> Forward:
         """Return the forward pass of a UNet or its copy, with what belongs inside compiled calls."""
-        forward = plain(unet)
-        return channels_last.wrap(forward) if "channels-last" in optimizations else forward
+        build = _in_nhwc if "channels-last" in optimizations else plain
+        return deep_level.wrap(unet, build(unet), build) if near else build(unet)
 
     forward = build(model.unet)
-    if DEEP_LEVEL in optimizations:
-        forward = deep_level.wrap(model.unet, forward, build)
     sizes = tuple(n for n in sizes if n <= model.plan.prepared_slots)
     compilation, parts = None, None
     if "compile" in optimizations:
@@ -200,6 +199,7 @@ def ready(
             slots=sizes,
             text_width=width,
             isolate=isolate,
+            levels=LEVELS if near else (),
             backend=backend,
             also=parts.compile,
         )
@@ -235,6 +235,10 @@ def _convert(unet: Any, optimizations: Sequence[str]) -> None:
         onednn.convert(unet)
     if "channels-last" in optimizations:
         channels_last.convert(unet)
+
+
+def _in_nhwc(unet: Any) -> Forward:
+    return channels_last.wrap(plain(unet))
 
 
 def _nothing(*_: Any) -> None:

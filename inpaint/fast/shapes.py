@@ -1,11 +1,12 @@
 """The shapes that UNet calls are compiled or recorded for: padding up to them, and example batches."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 
 from inpaint.batching.work import Bucket
+from inpaint.model.deep_level import value_shape
 from inpaint.model.load import Model
 from inpaint.model.prompt import CHUNK_TOKENS
 from inpaint.model.unet import UNetBatch
@@ -25,16 +26,22 @@ class Shape(NamedTuple):
     text_width: int
     masked: bool
     dtype: torch.dtype
+    level: str = ""  # the deepest level's output is KEPT, or comes CACHED; else it stays inside the call
+
+
+KEPT, CACHED = LEVELS = ("kept", "cached")
 
 
 def shape_of(batch: UNetBatch) -> Shape:
     """Return the shape of a batch."""
     slots, tokens, text_width = batch.hidden.shape
     _, channels, h, w = batch.sample.shape
-    return Shape(slots, channels, h, w, tokens, text_width, batch.keep is not None, batch.sample.dtype)
+    level = CACHED if batch.deep is not None else KEPT if batch.take_deep is not None else ""
+    masked, dtype = batch.keep is not None, batch.sample.dtype
+    return Shape(slots, channels, h, w, tokens, text_width, masked, dtype, level)
 
 
-def usual(model: Model, bucket: Bucket, slots: int, text_width: int | None = None) -> Shape:
+def usual(model: Model, bucket: Bucket, slots: int, text_width: int | None = None, level: str = "") -> Shape:
     """Return the shape of a call of ``slots`` slots with prompts of one chunk.
 
     Args:
@@ -42,10 +49,19 @@ def usual(model: Model, bucket: Bucket, slots: int, text_width: int | None = Non
         bucket: the latent size.
         slots: the number of slots.
         text_width: width of the call's text embeddings; 0 under ``text-kv``, the model's own if None.
+        level: one of ``LEVELS``, or empty.
     """
     width = int(model.unet.config.cross_attention_dim) if text_width is None else text_width
     return Shape(
-        slots, model.in_channels, bucket.h, bucket.w, CHUNK_TOKENS + 2, width, masked=False, dtype=model.dtype
+        slots,
+        model.in_channels,
+        bucket.h,
+        bucket.w,
+        CHUNK_TOKENS + 2,
+        width,
+        masked=False,
+        dtype=model.dtype,
+        level=level,
     )
 
 
@@ -75,7 +91,14 @@ def pad(batch: UNetBatch, slots: int) -> UNetBatch:
         pooled=_pad(batch.pooled, slots),
         time_ids=_pad(batch.time_ids, slots),
         prompts=(*batch.prompts, *batch.prompts[-1:] * (slots - len(batch.prompts))),
+        deep=None if batch.deep is None else _pad(batch.deep, slots),
+        take_deep=None if batch.take_deep is None else _unpadded(batch.take_deep, batch.sample.shape[0]),
     )
+
+
+def _unpadded(take: Callable[[torch.Tensor], None], slots: int) -> Callable[[torch.Tensor], None]:
+    """Return ``take`` for a tensor of at least ``slots`` slots, of which it gets the first."""
+    return lambda deep: take(deep[:slots])
 
 
 def _pad(tensor: torch.Tensor, slots: int) -> torch.Tensor:
@@ -106,7 +129,13 @@ def example(model: Model, shape: Shape) -> UNetBatch:
             pooled=normal(n, pooled_width),
             time_ids=normal(n, ids).abs() * 512,
             prompts=tuple(object() for _ in range(n)),
+            deep=normal(n, *value_shape(model.unet, shape.h, shape.w)) if shape.level == CACHED else None,
+            take_deep=_forget if shape.level == KEPT else None,
         )
+
+
+def _forget(_: torch.Tensor) -> None:
+    """Keep nothing of an example."""
 
 
 def _added_widths(model: Model) -> tuple[int, int]:

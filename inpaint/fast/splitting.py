@@ -1,6 +1,6 @@
 """Calls of many slots as several calls of fewer, for which there is compiled code."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -34,12 +34,22 @@ def in_parts(forward: Forward, sizes: Sequence[int]) -> Forward:
         if len(parts) == 1:
             return forward(batch)
         ends = [sum(parts[: i + 1]) for i in range(len(parts))]
-        return torch.cat([forward(_part(batch, end - n, end)) for n, end in zip(parts, ends, strict=True)])
+        found: list[
+            torch.Tensor
+        ] = []  # of the deepest level, copied: the next part may be the same recording
+        take = None if batch.take_deep is None else lambda deep: found.append(deep.clone())
+        calls = [_part(batch, end - n, end, take) for n, end in zip(parts, ends, strict=True)]
+        out = torch.cat([forward(call) for call in calls])
+        if batch.take_deep is not None:
+            batch.take_deep(torch.cat(found))
+        return out
 
     return through
 
 
-def _part(batch: UNetBatch, first: int, end: int) -> UNetBatch:
+def _part(
+    batch: UNetBatch, first: int, end: int, take_deep: Callable[[torch.Tensor], None] | None
+) -> UNetBatch:
     return UNetBatch(
         sample=batch.sample[first:end],
         timesteps=batch.timesteps[first:end],
@@ -48,4 +58,6 @@ def _part(batch: UNetBatch, first: int, end: int) -> UNetBatch:
         pooled=batch.pooled[first:end],
         time_ids=batch.time_ids[first:end],
         prompts=batch.prompts[first:end],
+        deep=None if batch.deep is None else batch.deep[first:end],
+        take_deep=take_deep,
     )

@@ -23,10 +23,10 @@ _WORTHWHILE_CHANNELS = 1024  # of the level; in small UNets it has too little of
 def can(model: Model) -> str:
     """Return why calls of ``model`` cannot skip the level or gain little; empty if they gain."""
     unet = model.unet
-    if model.device.type == "cuda":
-        return "on a GPU calls are compiled and recorded, which those with a cache are not yet"
     if model.plan.unet != "resident":
         return f"the memory plan {model.plan.name} moves or casts the UNet's modules as they are"
+    if model.device.type == "cuda" and not model.plan.deep_caches:
+        return f"the memory plan {model.plan.name} has no memory for the caches"
     if not _has_level(unet):
         return "the UNet has a single resolution"
     if int(unet.config.block_out_channels[-1]) < _WORTHWHILE_CHANNELS:
@@ -196,5 +196,6 @@ def _skipping(unet: Any) -> tuple[Any, _SkippedUp]:
 
 def _copied(unet: Any) -> Any:
     copied = copy.copy(unet)
+    copied.__dict__.pop("forward", None)  # compiled code of the UNet itself, which would run that
     copied._modules = dict(unet._modules)  # noqa: SLF001 - there is no public way to replace a child in a copy
     return copied

@@ -13,7 +13,8 @@ from inpaint.memory import GIB, PLANS, choose_plan
 
 BY_FREE_GIB = {
     80: "resident",
-    16: "resident",
+    17.3: "resident",
+    17.1: "resident-8",
     15.3: "resident-8",
     14: "offload-text",
     11.3: "offload-text",

@@ -14,6 +14,9 @@ from tools.memory_table.trace import Trace, of_sizes
 SPARE_GIB = 0.3  # of the free memory, for what is not torch's: kernels that CUDA loads later
 # Assumed, not counted: cuBLAS's and cuDNN's workspaces of one stream.
 WORKSPACE = of_sizes([32 << 20, 32 << 20])
+LEVEL = 10 << 20  # the deepest level's output in one slot, of which a row keeps two
+_CACHING = 32  # slots with caches, see ``Batcher``
+_RECORDINGS = 8  # at most; in the worst case all keep the level or bring it, in calls of 8 slots
 _LOAD, _LOOP, _SIDE = "load and compile", "loop", "side"  # the streams
 _CAPTURE, _GRAPHS = "capture", "graphs"
 _SLOTS = (1, 2, 4, 8, 16)
@@ -97,6 +100,7 @@ def play(
     for name, phase in (
         ("load", scene.load),
         ("calibrate", lambda: scene.calibrate(outcome)),
+        ("keep levels", scene.keep_levels),
         ("encode next to a call", lambda: scene.encode_next_to(outcome.cap)),
         ("decode next to a call", lambda: scene.decode_next_to(outcome.cap)),
         ("record", scene.record),
@@ -156,6 +160,11 @@ class _Scene:
             outcome.cap = slots
         self.device.allocator.flush()
 
+    def keep_levels(self) -> None:
+        """Keep the deepest level of all rows that may have a cache."""
+        if self._plan.deep_caches:
+            self.device.keep(of_sizes([LEVEL] * 2 * _CACHING), _LOOP)
+
     def encode_next_to(self, slots: int) -> None:
         with self._beginning(self._call(slots)):
             self._encode(_SIDE)
@@ -177,6 +186,9 @@ class _Scene:
                 self.device.run(call, _GRAPHS)
             finally:
                 allocator.capturing = False
+        if self._plan.deep_caches:
+            slots = self._plan.prepared_slots
+            self.device.keep(of_sizes([slots * LEVEL] * _RECORDINGS), _GRAPHS)
 
     def compile_next_to(self, slots: int) -> None:
         """Compare compiled and plain code in the compile thread, while requests are painted."""
@@ -211,7 +223,13 @@ class _Scene:
     def _call(self, slots: int, stream: str = _LOOP, dtype: torch.dtype = HALF) -> Iterator[None]:
         during, call = self.device.during, self._phases.unet(slots, dtype)
         weights = self._moved() if dtype == HALF else of_sizes([])
-        with during(WORKSPACE, stream), during(weights, "copies"), during(call, stream):
+        level = of_sizes([slots * LEVEL] if self._plan.deep_caches else [])  # brought from the rows' caches
+        with (
+            during(WORKSPACE, stream),
+            during(weights, "copies"),
+            during(level, stream),
+            during(call, stream),
+        ):
             yield
 
     def _moved(self) -> Trace:

@@ -4,6 +4,7 @@ import logging
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from inpaint.canvas.crop import cut
 from inpaint.fast.cuda_graphs import Graphs, can, wrap
 from inpaint.fast.shapes import example, native, usual
 from inpaint.job import Job
+from inpaint.model import deep_level
 from inpaint.model.denoise import step
 from inpaint.model.load import Model, load_model
 from inpaint.model.unet import UNetBatch, plain
@@ -110,6 +112,33 @@ def test_masked_and_longer_prompts_have_recordings_of_their_own(model: Model, gr
         assert_same(graphs, model, replace(masked, keep=keep & (torch.arange(80) < 70)))
         assert_same(graphs, model, batch_of(model, 2))
     assert sorted(shape.tokens for shape in graphs.held) == [77, 80]
+
+
+def _copied(taken: list[torch.Tensor], deep: torch.Tensor) -> None:
+    taken.append(deep.clone())
+
+
+def test_calls_of_near_pictures_have_recordings_of_their_own(model: Model, recorder: Repeater) -> None:
+    """A replay leaves the deepest level where it was recorded; each row must get that of its own call."""
+    eager = deep_level.wrap(model.unet, plain(model.unet))
+    graphs = wrap(model, eager, recorder=recorder)
+    for _ in range(CALLS + 2):
+        for slots in (4, 3):
+            batch, taken = batch_of(model, slots), list[torch.Tensor]()
+            with torch.inference_mode():
+                keeping = replace(batch, take_deep=partial(_copied, taken))
+                expected, out = eager(keeping), graphs(keeping)
+                torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-5)
+                torch.testing.assert_close(*taken, rtol=1e-4, atol=1e-5)
+                cached = replace(batch, deep=taken[0] + torch.randn(()))
+                torch.testing.assert_close(graphs(cached), eager(cached), rtol=1e-4, atol=1e-5)
+            assert_same(graphs, model, batch)
+    assert sorted((shape.slots, shape.level) for shape in graphs.held) == [
+        (4, ""),
+        (4, "cached"),
+        (4, "kept"),
+    ]
+    assert recorder.recorded == 3
 
 
 def test_the_recording_not_used_for_longest_goes(model: Model, graphs: Graphs) -> None:

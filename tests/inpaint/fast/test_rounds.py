@@ -1,6 +1,7 @@
 """The order in which shapes are compiled, and calls that are split to fit them."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,9 @@ import torch
 from inpaint.batching.work import Bucket
 from inpaint.fast import cross_attention_cache
 from inpaint.fast.rounds import STAGES, rounds_of
-from inpaint.fast.shapes import SLOTS
+from inpaint.fast.shapes import LEVELS, SLOTS
 from inpaint.fast.splitting import in_parts, split
+from inpaint.model import deep_level
 from inpaint.model.load import Model
 from inpaint.model.unet import UNetBatch, plain
 from tests.support.fast_rows import apart, own_model, random_batch
@@ -59,6 +61,30 @@ def test_every_shape_is_compiled_in_the_end(model: Model) -> None:
         shapes = {each[1:4] for each in planned(model, 1, stages)}
         assert len(shapes) == 3 * 4
     assert {each[1:3] for each in planned(model, 3, STAGES[1:])} == {(16, 8), (16, 16), (8, 16)}
+
+
+def test_near_calls_have_their_blocks_compiled_for_every_size(model: Model) -> None:
+    """After the exact ones of two slots, and long before larger calls; a shape each that keeps or brings."""
+    rounds = rounds_of(model, (TALL, SQUARE), 1, SLOTS, None, STAGES, LEVELS)
+    near = [(each, shape) for each in rounds for shape in each.shapes if shape.level]
+    assert {each.stage for each, _ in near} == {"regional"}
+    assert {(shape.level, shape.h, shape.w, shape.slots) for _, shape in near} == {
+        (level, size.h, size.w, n) for level in LEVELS for size in (TALL, SQUARE) for n in SLOTS
+    }
+    assert [each.idle for each, shape in near if shape.slots == 2] == [False] * 4
+
+
+@torch.inference_mode()
+def test_a_split_near_call_keeps_and_brings_each_slots_level(model: Model) -> None:
+    """A full server's near calls of nine slots run as eight and one, perhaps in the same recording."""
+    batch, eager = random_batch(model, "abcdefghi"), deep_level.wrap(model.unet, plain(model.unet))
+    whole: list[torch.Tensor] = []
+    parts: list[torch.Tensor] = []
+    split_up = in_parts(eager, SLOTS)
+    expected = eager(replace(batch, take_deep=whole.append))
+    assert apart(split_up(replace(batch, take_deep=parts.append)), expected) < 1e-5
+    assert apart(parts, whole) < 1e-5
+    assert apart(split_up(replace(batch, deep=whole[0])), expected) < 1e-5
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from inpaint.fast import channels_last, cross_attention_cache, fp8, fused_qkv
+from inpaint.memory import PLANS
 from inpaint.model import deep_level
 from inpaint.model.deep_level import DeepCache
 from inpaint.model.load import Model
@@ -135,6 +136,8 @@ def test_it_pays_on_full_size_models_only(model: Model, sdxl: Any) -> None:
     full = replace(model, unet=sdxl)
     assert deep_level.can(full) == ""
     assert "too little" in deep_level.can(model)
+    small = next(plan for plan in PLANS if plan.name == "resident-8")
+    assert "resident-8" in deep_level.can(replace(full, plan=small, device=torch.device("cuda", 0)))
     assert "streamed" in deep_level.can(
         replace(full, plan=replace(full.plan, name="streamed", unet="streamed"))
     )

@@ -10,7 +10,7 @@ import torch
 
 from inpaint import SCHEDULERS
 from inpaint.fast import cross_attention_cache
-from inpaint.model import denoise, samplers
+from inpaint.model import deep_level, denoise, samplers
 from inpaint.model.denoise import Row, start_row, step
 from inpaint.model.load import Model
 from inpaint.model.unet import UNetBatch, plain
@@ -127,6 +127,23 @@ def test_rows_of_many_kinds_do_not_wait_together(cached: bool, model: Model) -> 
     with watched(traffic):
         for _ in range(2):
             step(model, rows, forward)
+    assert traffic.stalls() == {}
+
+
+def test_no_call_with_a_cache_waits(model: Model) -> None:
+    """Near rows continue the deepest level in a line through their caches, all of it on the device."""
+    model = on_meta(model, 9)
+    forward = deep_level.wrap(model.unet, plain(model.unet))
+    rows = [
+        begin(model, "Euler a", num_inference_steps=18, pace="near", deep_cache=True, seed=seed)
+        for seed in range(2)
+    ]
+    traffic, cached = Traffic(), 0
+    with watched(traffic):
+        for _ in range(7):
+            cached += rows[0].bucket.cached
+            step(model, rows, forward)
+    assert cached == 3
     assert traffic.stalls() == {}
 
 

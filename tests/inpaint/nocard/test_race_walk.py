@@ -2,16 +2,18 @@
 
 import gc
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+import inpaint.engine
 from inpaint.errors import CancelledError
 from inpaint.runtime import calibrate
 from inpaint.runtime.faults import Faults
 from inpaint.runtime.streams import DeviceStream
 from tests.inpaint.nocard.race_rules import Report
-from tests.inpaint.nocard.race_walk import FAULTS, Engines, Walk, engines, write_models
+from tests.inpaint.nocard.race_walk import FAULTS, WAIT_S, Engines, Walk, engines, write_models
 from tests.inpaint.nocard.simulated_cuda import SimulatedCuda
 
 FEW = 8  # requests, enough for a guard that is missing to show
@@ -61,6 +63,21 @@ def assert_varied(walked: Walk, gpu: Engines) -> None:
     assert walked.repainted > 0
     assert walked.compiled > 0
     assert walked.parts == {"compiled"}
+
+
+def test_near_pictures_keep_the_order_of_their_caches(gpu: Engines, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Levels are kept from replays, whose memory the next replay writes, and read many calls later."""
+    names = ("channels-last", "qkv", "text-kv", "graphs", "deep-level")
+    monkeypatch.setattr(inpaint.engine, "choose", lambda *_, **__: names)
+    how = {"scheduler": "Euler a", "num_inference_steps": 15, "strength": 1.0, "loras": "", "samples": 1}
+    with gpu.load() as engine:
+        requests = [replace(Walk(seed).request(), pace="near", **how) for seed in range(3)]
+        assert all(request.call_plan.cached for request in requests)
+        jobs = [engine.submit(request) for request in requests]
+        assert all(job.result(WAIT_S).images for job in jobs)
+        assert engine._fast is not None
+    assert gpu.device.recorded >= 2
+    assert not gpu.device.races.reports, reports(gpu)
 
 
 def test_sixty_requests_keep_the_order_that_a_gpu_needs(gpu: Engines) -> None:

@@ -54,7 +54,8 @@ def settled(own: Model, tmp_path: Path) -> Iterator[tuple[Engine, Fast]]:
     """An engine with everything compiled that is listed, and two LoRAs in its folder."""
     write_lora(tmp_path, "one", own, seed=1)
     write_lora(tmp_path, "two", own, ["unet"], seed=2)
-    fast = ready(own, ("qkv", "text-kv", "compile"), buckets=SIZES, often=1, sizes=SLOTS, backend=as_it_is)
+    names = ("qkv", "text-kv", "compile", "deep-level")
+    fast = ready(own, names, buckets=SIZES, often=1, sizes=SLOTS, backend=as_it_is)
     assert fast._parts is not None
     fast._parts._buckets = SIZES[:1]  # to save time: each size of the VAE is traced alike
     with Engine(own, fast=fast, loras=tmp_path) as engine:
@@ -79,7 +80,8 @@ def uncompiled(settled: tuple[Engine, Fast]) -> list[tuple[int, ...]]:
 
 def listed() -> int:
     """The number of graphs that are meant to be made."""
-    unet = len(SIZES) * WIDTHS + len(SLOTS) + (len(SLOTS) - 1) * (len(SIZES) - 1) * WIDTHS
+    blocks = len(SIZES) * len(SLOTS) * WIDTHS  # of near calls, too
+    unet = blocks + len(SLOTS)  # and the whole UNet for the first size
     vae = 2 + 2  # one picture or two, decoded and encoded
     text = 2 * 2  # each encoder, one prompt or two
     return unet + vae + text
@@ -95,6 +97,10 @@ def requests(request_for: Make) -> list[InpaintRequest]:
     found += [request_for(samples=n, guidance_scale=g, **size) for n, g, size in (
         (8, 7.5, {}), (2, 7.5, wide), (3, 1.0, {}), (1, 1.0, wide), (5, 1.0, wide),
     )]  # fmt: skip
+    found += [
+        request_for(pace="near", num_inference_steps=17, strength=1.0, samples=n, scheduler=name, **size)
+        for n, name, size in ((1, "Euler a", {}), (3, "DPM2 Karras", wide), (5, "Euler a", wide))
+    ]
     found += [request_for(loras="one:0.8"), request_for(loras="two,one:0.5", **wide)]
     found += [request_for(negative_prompt=text) for text in ("", "blurry, low quality")]
     found += [request_for(soft=True, mask=hole((128, 128), 120)), request_for(fill="noise", area="whole")]
