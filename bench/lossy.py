@@ -27,11 +27,13 @@ from inpaint.canvas.crop import cut
 from inpaint.demo import demo_checkpoint
 from inpaint.fast import fp8
 from inpaint.job import Job
+from inpaint.model import deep_level
 from inpaint.model.denoise import Row, step
 from inpaint.model.load import DTYPES, Model, load_model, pick_device
+from inpaint.model.unet import plain
 from inpaint.model.vae import decode
 from inpaint.runtime.stages import RunningRequest, Stages
-from tools.train_demo.judge import unseen
+from tools.train_demo.judge import Verdict, unseen
 from tools.train_demo.paint import FIRST_SEED, requests_for, share, verdicts
 from tools.train_demo.scenes import Scene
 
@@ -48,6 +50,7 @@ class Way:
     tiled: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)  # of the requests
     shift: int = 0  # of the seeds
+    cached: bool = False  # the UNet's deepest level comes from a cache where the pace allows it
 
 
 WAYS: Mapping[str, Way] = {
@@ -56,6 +59,7 @@ WAYS: Mapping[str, Way] = {
     "fp8": Way(fp8=True),
     "fp8 in bfloat16": Way(dtype="bfloat16", fp8=True),
     "near": Way(settings={"pace": "near"}),
+    "near with caches": Way(settings={"pace": "near"}, cached=True),
     "guidance 0.2 to 0.8": Way(settings={"guidance_interval": (0.2, 0.8)}),
     "guidance 0 to 0.8": Way(settings={"guidance_interval": (0.0, 0.8)}),
     "guidance 0 to 0.5": Way(settings={"guidance_interval": (0.0, 0.5)}),
@@ -80,22 +84,23 @@ def paint(model: Model, way: Way, scenes: Sequence[Scene], scheduler: str) -> Pa
     """Paint every scene in one way, on the model that :func:`prepared` made for it."""
     requests = requests_for(scenes, scheduler=scheduler, **way.settings)
     requests = [replace(request, seed=FIRST_SEED + way.shift + i) for i, request in enumerate(requests)]
+    forward = deep_level.wrap(model.unet, plain(model.unet)) if way.cached else plain(model.unet)
     latents: list[torch.Tensor] = []
     slots = 0
     for start in range(0, len(requests), TOGETHER):
-        rows = start_rows(model, requests[start : start + TOGETHER])
+        rows = start_rows(model, requests[start : start + TOGETHER], cached=way.cached)
         while waiting := [row for row in rows if not row.done]:
             slots += sum(2 if row.guided else 1 for row in waiting)
-            step(model, waiting)
+            step(model, waiting, forward)
         latents += [row.latents for row in rows]
     with torch.inference_mode():
         pixels = [decode(model, one, smaller=way.tiled)[0].permute(1, 2, 0).cpu().numpy() for one in latents]
     return Painted([one.cpu() for one in latents], pixels, slots)
 
 
-def start_rows(model: Model, requests: Sequence[InpaintRequest]) -> list[Row]:
+def start_rows(model: Model, requests: Sequence[InpaintRequest], *, cached: bool = False) -> list[Row]:
     """Return the first row of each request, encoded as the engine does it."""
-    stages, rows = Stages(model), []
+    stages, rows = Stages(model, deep_cache=cached), []
     for request in requests:
         task = RunningRequest(Job(request, [request.seed]), cut(request, model.native_size))
         stages.begin(task)
@@ -113,12 +118,17 @@ def prepared(way: Way, device: torch.device) -> Model:
 
 def adherence(scenes: Sequence[Scene], painted: Painted) -> dict[str, float]:
     """Return the shares of right colours and shapes, after the paste."""
+    found = judged(scenes, painted)
+    return {what: round(share(found, f"{what}_right"), 3) for what in ("colour", "shape")}
+
+
+def judged(scenes: Sequence[Scene], painted: Painted) -> list[Verdict]:
+    """Judge each picture, after the paste."""
     pictures = [
         Image.composite(Image.fromarray((pixels * 255).round().astype(np.uint8)), scene.clean, scene.mask)
         for scene, pixels in zip(scenes, painted.pixels, strict=True)
     ]
-    found = verdicts(scenes, pictures)
-    return {what: round(share(found, f"{what}_right"), 3) for what in ("colour", "shape")}
+    return verdicts(scenes, pictures)
 
 
 def distances(scenes: Sequence[Scene], painted: Painted, exact: Painted) -> dict[str, Any]:

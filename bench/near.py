@@ -1,8 +1,9 @@
 """What ``pace="near"`` saves and what it costs: time paired with exact, and distance to the exact pictures.
 
-- *time*: the API's default request and the reference job of the other benches, on the demo model, exact and
-  near in turn; with ``--real`` the same on random weights of SDXL's shapes, which takes minutes a picture on
-  a CPU. With the ratio of seconds comes that of the UNet calls, which it should equal.
+- *time*: the API's default request and the reference job of the other benches, in turn exact, near, and near
+  with the UNet's deepest level from a cache, on the demo model; with ``--real`` the same on random weights of
+  SDXL's shapes, which takes minutes a picture on a CPU. With each ratio of seconds comes the ratio of the
+  UNet's operations, counted, which it should equal where the UNet is nearly all of the work.
 - *quality*: for each sampler, PSNR inside the mask between the near and the exact picture of a seed, and the
   shares of right colours and shapes of both, on the demo model's unseen scenes. Another seed's picture is
   19 dB away.
@@ -11,90 +12,148 @@
         [--skip time|quality] [--device cpu] [--json FILE]
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 
 from bench.full_size import build_model
 from bench.lib.contenders import conditions, finish, interleave, parser, row
+from bench.lib.deep_calls import measure as time_calls
+from bench.lib.device import counted_tflop
 from bench.lib.jobs import job
-from bench.lib.ours import engine_on, load
-from bench.lossy import EXACT, Way, adherence, distances, paint, prepared
-from inpaint import SCHEDULERS, InpaintRequest
+from bench.lib.ours import load
+from bench.lossy import EXACT, Way, adherence, distances, judged, paint, prepared
+from inpaint import SCHEDULERS, Engine, InpaintRequest
+from inpaint.batching.work import Bucket
+from inpaint.fast.optimizations import Fast, choose, ready
+from inpaint.fast.shapes import CACHED, example, usual
+from inpaint.model import deep_level
 from inpaint.model.load import Model, pick_device, pick_dtype
-from inpaint.pace import call_plan
+from inpaint.model.unet import plain
+from inpaint.pace import DEEP_LEVEL, call_plan
 from inpaint.request import DEFAULTS
-from tools.train_demo.judge import unseen
+from tools.train_demo.judge import Verdict, unseen
 
-NEAR = Way(settings={"pace": "near"})
+WAYS: Mapping[str, Way] = {
+    "near": Way(settings={"pace": "near"}),
+    "near, cached": Way(settings={"pace": "near"}, cached=True),
+}
 # The hosted API's own default, and the job that performance targets are stated for.
 JOBS: Mapping[str, str] = {"default": str(DEFAULTS["scheduler"]), "reference": "DDIM"}
 
 
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """A pace, on an engine with or without the cache."""
+
+    pace: str
+    cached: bool = False
+
+
+CONTENDERS: Mapping[str, Contender] = {
+    "exact": Contender("exact"),
+    "near": Contender("near"),
+    "near, cached": Contender("near", cached=True),
+}
+
+
 def time_jobs(model: Model, side: int, rounds: int) -> dict[str, Any]:
-    """Time each job exact and near in turn."""
-    figures = {}
-    with engine_on(model) as ours:
-        ours.settle(600)
+    """Time each job at each pace in turn, with two engines: the cache is an optimization of an engine."""
+    chosen = [name for name in choose(model) if name != DEEP_LEVEL]
+    fast = ready(model, [*chosen, DEEP_LEVEL])
+    share = level_share(model, side)
+    with Engine(model, fast=fast) as engine, Engine(model, fast=Fast(chosen, fast, None, None)) as uncached:
+        fast.wait(600)
+        figures: dict[str, Any] = {"cached_call_share": round(share, 4)}
         for name, scheduler in JOBS.items():
-            requests = {
-                pace: replace(job(side, scheduler), pace=pace)  # type: ignore[arg-type]
-                for pace in ("exact", "near")
-            }
-            plan = requests["near"].call_plan
+            request = job(side, scheduler)
 
-            def painted(request: InpaintRequest, i: int) -> None:
-                ours.engine.paint(replace(request, prompt=f"{request.prompt}, {i}"))
+            def paints(contender: Contender, request: InpaintRequest = request) -> Callable[[int], object]:
+                used = engine if contender.cached else uncached
+                paced = replace(request, pace=contender.pace)  # type: ignore[arg-type]
+                return lambda i: used.paint(replace(paced, prompt=f"{paced.prompt}, {i}"))
 
-            paints = {
-                pace: lambda i, request=request: painted(request, i) for pace, request in requests.items()
-            }
             timings = interleave(
-                paints,
+                {letter: paints(contender) for letter, contender in CONTENDERS.items()},
                 lambda i, place: 10 * i + place,
-                warmups=min(rounds, 2),
+                warmups=min(rounds - 1, 2),
                 rounds=rounds,
                 device=model.device,
             )
+            plan = replace(request, pace="near").call_plan
+            work = {"near": plan.made, "near, cached": plan.made - len(plan.cached) * (1 - share)}
             row(f"{name}, exact", timings["exact"])
-            share = plan.made / plan.calls
-            row(f"{name}, near", timings["near"], timings["exact"], f"{share:.3f} of the UNet calls")
+            for letter, calls in work.items():
+                note = f"{calls / plan.calls:.3f} of the UNet's work"
+                row(f"{name}, {letter}", timings[letter], timings["exact"], note)
             figures[name] = {
                 "scheduler": scheduler,
                 "calls": [plan.made, plan.calls],
-                "share_of_calls": round(share, 4),
-                "ms": {pace: timing.to_json() for pace, timing in timings.items()},
-                "near_over_exact": timings["near"].over(timings["exact"]),
+                "work": {letter: round(calls / plan.calls, 4) for letter, calls in work.items()},
+                "ms": {letter: timing.to_json() for letter, timing in timings.items()},
+                "over_exact": {letter: timings[letter].over(timings["exact"]) for letter in work},
             }
     return figures
+
+
+def level_share(model: Model, side: int) -> float:
+    """Return the operations of a call that takes the deepest level from a cache, for each of a full one."""
+    forward = deep_level.wrap(model.unet, plain(model.unet))
+    latent = Bucket(side // model.vae_factor, side // model.vae_factor)
+    full, cached = (example(model, usual(model, latent, 1, level=level)) for level in ("", CACHED))
+    with torch.inference_mode():
+        counted = [counted_tflop(partial(forward, batch), model.device) for batch in (full, cached)]
+    return counted[1] / counted[0]
 
 
 def quality(device: torch.device, number: int, names: Sequence[str]) -> dict[str, Any]:
     """Compare near pictures with the exact ones of the same seeds, for each sampler."""
     scenes, model, figures = unseen(number, start=100), prepared(EXACT, device), {}
     for name in names:
-        plan = call_plan(name, int(DEFAULTS["num_inference_steps"]), float(DEFAULTS["strength"]), "near")
-        if plan.made == plan.calls:
-            figures[name] = {"left_out": plan.reason}
-            print(f"  {name:<18} every call is made: {plan.reason}", flush=True)
-            continue
         exact = paint(model, EXACT, scenes, name)
-        near = paint(model, NEAR, scenes, name)
-        shares = {"exact": adherence(scenes, exact), "near": adherence(scenes, near)}
-        figures[name] = distances(scenes, near, exact) | {"calls": [plan.made, plan.calls]} | shares
-        decibels = figures[name]["psnr_db"]
-        print(
-            f"  {name:<18} {decibels['median']:5.1f} dB (worst {decibels['worst']:5.1f}), "
-            f"{plan.made} of {plan.calls} calls, "
-            + ", ".join(
-                f"{what} {shares['near'][what]:.1%} (exact {shares['exact'][what]:.1%})"
-                for what in ("colour", "shape")
-            ),
-            flush=True,
-        )
+        found: dict[str, Any] = {"exact": adherence(scenes, exact)}
+        for way, settings in WAYS.items():
+            plan = call_plan(name, int(DEFAULTS["num_inference_steps"]), float(DEFAULTS["strength"]), "near")
+            if plan.made == plan.calls and not settings.cached:
+                found[way] = {"left_out": plan.reason}
+                continue
+            near = paint(model, settings, scenes, name)
+            found[way] = distances(scenes, near, exact) | adherence(scenes, near)
+            found[way]["unlike_verdicts"] = _unlike(judged(scenes, near), judged(scenes, exact))
+            found[way]["calls"] = [plan.made, plan.calls, len(plan.cached) if settings.cached else 0]
+            print(_line(f"{name}, {way}", found[way], found["exact"]), flush=True)
+        figures[name] = found
     return figures
+
+
+def _unlike(some: Sequence[Verdict], others: Sequence[Verdict]) -> int:
+    """Return the number of scenes whose colour or shape is right in one of the two only."""
+    pairs = [[(one.colour_right, one.shape_right) for one in found] for found in (some, others)]
+    return sum(one != other for one, other in zip(*pairs, strict=True))
+
+
+def _line(name: str, found: Mapping[str, Any], exact: Mapping[str, float]) -> str:
+    made, calls, cached = found["calls"]
+    decibels = found["psnr_db"]
+    shares = [f"{what} {found[what]:.1%} (exact {exact[what]:.1%})" for what in ("colour", "shape")]
+    return (
+        f"  {name:<34} {decibels['median']:5.1f} dB (worst {decibels['worst']:5.1f}), "
+        f"{made} of {calls} calls, {cached} of them cached, {', '.join(shares)}, "
+        f"{found['unlike_verdicts']} unlike verdicts"
+    )
+
+
+def _time_real(device: torch.device, side: int, rounds: int) -> dict[str, Any]:
+    """Time SDXL's shapes with random weights: single calls, then pictures."""
+    dtype = torch.bfloat16 if device.type == "cpu" else pick_dtype("auto", device)
+    model = build_model(device, dtype)
+    print(f"SDXL's shapes, random weights, {dtype}, {side}²: milliseconds a picture", flush=True)
+    about = {"side": side, "dtype": str(dtype).removeprefix("torch.")}
+    calls = time_calls(model.unet, side) if device.type == "cpu" else None
+    return about | {"one_call": calls} | time_jobs(model, side, rounds)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -117,14 +176,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             torch.set_num_threads(chosen.threads)
         figures: dict[str, Any] = {"threads": torch.get_num_threads()}
         if "time" not in chosen.skip:
-            model = load("demo", device)
             print("demo: milliseconds a picture, median (range)")
-            figures["demo"] = time_jobs(model, model.native_size, chosen.rounds)
+            figures["demo"] = time_jobs(load("demo", device), 128, chosen.rounds)
         if chosen.real:
-            dtype = torch.bfloat16 if device.type == "cpu" else pick_dtype("auto", device)
-            print(f"SDXL's shapes, random weights, {dtype}, {chosen.side}²: milliseconds a picture")
-            real = time_jobs(build_model(device, dtype), chosen.side, chosen.real_rounds)
-            figures["real_shapes"] = real | {"side": chosen.side, "dtype": str(dtype)}
+            figures["real_shapes"] = _time_real(device, chosen.side, chosen.real_rounds)
         if "quality" not in chosen.skip:
             print(f"{chosen.scenes} scenes, near against exact, inside the mask")
             figures["quality"] = quality(device, chosen.scenes, chosen.scheduler or [*SCHEDULERS])

@@ -22,10 +22,15 @@ def test_a_near_picture_is_nearly_the_exact_one(capsys: pytest.CaptureFixture[st
     figures = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert figures == json.loads(kept.read_text("utf-8"))
     assert figures["demo"]["default"]["calls"] == [23, 43]
-    assert figures["demo"]["default"]["near_over_exact"]["median_paired"] > 0
+    assert figures["demo"]["default"]["work"]["near"] == pytest.approx(23 / 43, abs=1e-4)
+    assert figures["demo"]["default"]["work"]["near, cached"] < 0.5 < figures["demo"]["cached_call_share"]
+    assert figures["demo"]["default"]["over_exact"]["near, cached"]["median_paired"] > 0
     found = figures["quality"]["DPM2 Karras"]
-    assert found["psnr_db"]["median"] > 44
-    assert found["psnr_db"]["worst"] > 33
-    assert found["slots"] == pytest.approx(23 / 43, abs=1e-3)
-    assert found["near"] == found["exact"], "the shares of right colours and shapes"
-    assert "adds noise" in figures["quality"]["Euler a"]["left_out"]
+    for way, cached in (("near", 0), ("near, cached", 10)):
+        assert found[way]["psnr_db"]["median"] > 44
+        assert found[way]["psnr_db"]["worst"] > 33
+        assert found[way]["calls"] == [23, 43, cached]
+        assert found[way]["unlike_verdicts"] == 0
+    noisy = figures["quality"]["Euler a"]
+    assert "adds noise" in noisy["near"]["left_out"]
+    assert noisy["near, cached"]["psnr_db"]["worst"] > 33
