@@ -62,6 +62,21 @@ def throughput(axes: Any, figures: Figures) -> None:
     axes.legend()
 
 
+def near(axes: Any, figures: Figures) -> None:
+    """Draw two bars for each sampler, near and with the cache: the median distance; the worst as a dot."""
+    samplers = list(figures["quality"])
+    for offset, way in ((-0.2, "near"), (0.2, "near, cached")):
+        found = [(i + offset, figures["quality"][name][way]) for i, name in enumerate(samplers)]
+        drawn = [(place, one["psnr_db"]) for place, one in found if "psnr_db" in one]
+        places = [place for place, _ in drawn]
+        axes.bar(places, [decibels["median"] for _, decibels in drawn], width=0.4, label=way)
+        axes.plot(places, [decibels["worst"] for _, decibels in drawn], "k.", markersize=4)
+    axes.axhline(19, linestyle=":", color="grey", label="another seed")
+    axes.set_xticks(range(len(samplers)), samplers, rotation=45, ha="right")
+    axes.set_ylabel("dB to the exact picture: median, worst")
+    axes.legend()
+
+
 def coldstart(axes: Any, figures: Figures) -> None:
     """Draw a stacked bar for each contender: imported, loaded, first picture; one piece for the CLI."""
     for contender, found in figures["contenders"].items():
@@ -150,6 +165,7 @@ CHARTS: Mapping[str, Callable[[Any, Figures], None]] = {
         latency,
         overhead,
         throughput,
+        near,
         coldstart,
         memory,
         full_size,

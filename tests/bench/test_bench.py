@@ -306,6 +306,14 @@ def test_charts_are_drawn_of_what_is_there(tmp_path: Path, capsys: pytest.Captur
         "coldstart": {
             "lanes": {"cli": {"median": {"written_s": 3.0}}, "cold": {"median": {"loaded_s": 2.0}}}
         },
+        "near": {
+            "quality": {
+                "DDIM": {
+                    way: {"psnr_db": {"median": 48.0, "worst": 39.0}} for way in ("near", "near, cached")
+                },
+                "Euler a": {"near": {"left_out": "noise"}, "near, cached": {"left_out": "noise"}},
+            }
+        },
         "memory": {"caps": {"8": {"plan": "fp8", "peak_reserved_gb": 6.0}}},
         "full_size": {"parts": {"step 1": {"ms": ms}}},
         "serving": {"curve": [{"lane": "ours", "rate": 1.0, "goodput_per_s": {"lock": 0.9}}]},
