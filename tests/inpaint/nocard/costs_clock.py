@@ -97,9 +97,3 @@ class TimedUnet:
         assert self.gate.wait(60)
         self._clock.launch(TRUE_S[len(batch.sample)])
         return torch.zeros_like(batch.sample[:, :4])
-
-    def start(self) -> None:
-        """Nothing is compiled."""
-
-    def close(self) -> None:
-        """Nothing runs in the background."""

@@ -13,6 +13,7 @@ from inpaint import Engine, InpaintRequest, cuda
 from inpaint.batching.cost_profile import Profile
 from inpaint.batching.cost_record import MadeFor
 from inpaint.batching.work import Bucket
+from inpaint.fast.optimizations import Fast
 from inpaint.model.load import Model
 from inpaint.runtime import step_loop
 from inpaint.runtime.streams import DeviceStream
@@ -131,8 +132,8 @@ def test_the_step_loop_learns_the_devices_costs(
 ) -> None:
     """Through the engine: jobs of one and of two samples; the last call of each has its own slots too."""
     monkeypatch.setattr(step_loop, "DeviceStream", lambda device, urgent: stream(GPU, urgent=urgent))
-    profile, fast = surveyed(), TimedUnet(clock)
-    with Engine(model, fast=fast, profile=profile) as engine:  # type: ignore[arg-type]
+    profile, fast = surveyed(), Fast((), TimedUnet(clock), None, None)
+    with Engine(model, fast=fast, profile=profile) as engine:
         for job in range(16):
             engine.paint(request_for(samples=1 + job % 2, num_inference_steps=4, strength=1.0))
             clock.synchronize()

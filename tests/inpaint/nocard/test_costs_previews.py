@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from inpaint import Engine, InpaintRequest, cuda
+from inpaint.fast.optimizations import Fast
 from inpaint.job import Event, Job
 from inpaint.model.load import Model
 from inpaint.runtime import step_loop
@@ -22,12 +23,12 @@ STEPS = 6
 def watch(model: Model, clock: Clock, request: InpaintRequest) -> list[Image.Image | None]:
     """The previews of a request's steps."""
     seen: list[Event] = []
-    fast = TimedUnet(clock)
-    fast.gate.clear()
-    with Engine(model, fast=fast) as engine:  # type: ignore[arg-type]
+    unet = TimedUnet(clock)
+    unet.gate.clear()
+    with Engine(model, fast=Fast((), unet, None, None)) as engine:
         job = engine.submit(request)
         job.listen(seen.append)
-        fast.gate.set()
+        unet.gate.set()
         job.result(60)
     return [event.preview for event in seen if event.state == "step"]
 
