@@ -68,9 +68,12 @@ def assert_varied(walked: Walk, gpu: Engines) -> None:
 def test_near_pictures_keep_the_order_of_their_caches(gpu: Engines, monkeypatch: pytest.MonkeyPatch) -> None:
     """Levels are kept from replays, whose memory the next replay writes, and read many calls later."""
     names = ("channels-last", "qkv", "text-kv", "graphs", "deep-level")
-    monkeypatch.setattr(inpaint.engine, "choose", lambda *_, **__: names)
     how = {"scheduler": "Euler a", "num_inference_steps": 15, "strength": 1.0, "loras": "", "samples": 1}
-    with gpu.load() as engine:
+    # Undone here: after the fixture, which has replaced the same function, it would bring that one back.
+    with monkeypatch.context() as patch:
+        patch.setattr(inpaint.engine, "choose", lambda *_, **__: names)
+        engine = gpu.load()
+    with engine:
         requests = [replace(Walk(seed).request(), pace="near", **how) for seed in range(3)]
         assert all(request.call_plan.cached for request in requests)
         jobs = [engine.submit(request) for request in requests]
