@@ -17,11 +17,9 @@ from torch import nn
 from inpaint.model.load import Model
 from inpaint.model.unet import Forward, UNetBatch, plain
 
-_WORTHWHILE_CHANNELS = 1024  # of the level; in small UNets it has too little of the work
-
 
 def can(model: Model) -> str:
-    """Return why calls of ``model`` cannot skip the level or gain little; empty if they gain."""
+    """Return why calls of ``model`` cannot skip the level; empty if they can."""
     unet = model.unet
     if model.plan.unet != "resident":
         return f"the memory plan {model.plan.name} moves or casts the UNet's modules as they are"
@@ -29,8 +27,6 @@ def can(model: Model) -> str:
         return f"the memory plan {model.plan.name} has no memory for the caches"
     if not _has_level(unet):
         return "the UNet has a single resolution"
-    if int(unet.config.block_out_channels[-1]) < _WORTHWHILE_CHANNELS:
-        return "the deepest level has too little of this UNet's work"
     return ""
 
 

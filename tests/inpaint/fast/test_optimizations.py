@@ -89,9 +89,9 @@ def test_half_precision_keeps_its_precision(checkpoint: Checkpoint) -> None:
 def test_a_cpu_goes_without_the_optimizations_of_a_gpu(checkpoint: Checkpoint) -> None:
     """What brings nothing here is not done, and says why."""
     model = own_model("tiny", checkpoint)
-    assert choose(model) == ("qkv", "text-kv")
+    assert choose(model) == ("qkv", "text-kv", "deep-level")
     reasons = {optimization.name: optimization.why_not(model) for optimization in OPTIMIZATIONS}
-    assert [name for name, reason in reasons.items() if not reason] == ["qkv", "text-kv", "fp8"]
+    assert [name for name, reason in reasons.items() if not reason] == ["qkv", "text-kv", "deep-level", "fp8"]
 
 
 def test_torch_keeps_its_own_order_of_attention_kernels(checkpoint: Checkpoint) -> None:
@@ -107,7 +107,7 @@ def test_torch_keeps_its_own_order_of_attention_kernels(checkpoint: Checkpoint) 
 
 def test_an_optimization_is_left_out_by_name(model: Model) -> None:
     """An operator who suspects one of them starts the server without it."""
-    assert choose(model, frozenset({"qkv"})) == ("text-kv",)
+    assert choose(model, frozenset({"qkv"})) == ("text-kv", "deep-level")
     assert choose(model, frozenset(NAMES)) == ()
 
 
@@ -182,7 +182,11 @@ def test_without_compiling_there_is_nothing_to_wait_for(checkpoint: Checkpoint) 
     model = own_model("tiny", checkpoint)
     fast = ready(model, choose(model))
     fast.start()
-    assert (fast.state, fast.wait(), fast.optimizations) == ("eager", "eager", ("qkv", "text-kv"))
+    assert (fast.state, fast.wait(), fast.optimizations) == (
+        "eager",
+        "eager",
+        ("qkv", "text-kv", "deep-level"),
+    )
     fast.close()
 
 
@@ -232,4 +236,4 @@ def test_a_plan_that_hooks_the_modules_keeps_them(plan: object, model: Model) ->
 @pytest.mark.parametrize("plan", [plan for plan in PLANS if plan.unet == "resident"], ids=lambda p: p.name)
 def test_offloaded_encoders_keep_the_optimizations(plan: object, model: Model) -> None:
     """A plan that only moves the text encoders leaves the UNet as quick as ever."""
-    assert choose(replace(model, plan=plan)) == ("qkv", "text-kv")
+    assert choose(replace(model, plan=plan)) == ("qkv", "text-kv", "deep-level")

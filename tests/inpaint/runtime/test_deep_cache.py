@@ -10,7 +10,7 @@ import torch
 
 from inpaint import Engine, InpaintRequest
 from inpaint.errors import CancelledError
-from inpaint.fast.optimizations import choose, ready
+from inpaint.fast.optimizations import ready
 from inpaint.model.load import Model
 from inpaint.model.vae import decode
 from inpaint.pace import DEEP_LEVEL
@@ -31,7 +31,7 @@ NEAR = {"num_inference_steps": 18, "strength": 0.9, "pace": "near"}
 
 @pytest.fixture
 def engine(model: Model) -> Iterator[Engine]:
-    """An engine with caches, which it has by itself for full-size models only."""
+    """An engine with caches, as a loaded one has them."""
     with Engine(model, fast=ready(model, (DEEP_LEVEL,))) as engine:
         yield engine
 
@@ -204,8 +204,3 @@ def test_the_callers_are_told_the_truth(engine: Engine, request_for: Make) -> No
     """With a cache ``near`` changes pictures of samplers that add noise, too."""
     assert not engine.paint(request_for(scheduler="Euler a", **NEAR)).warnings
     assert "near changed nothing" in str(engine.paint(request_for(scheduler="Euler a", pace="near")).warnings)
-
-
-def test_small_models_do_without(model: Model) -> None:
-    """The demo's deepest level is a small share of its work."""
-    assert DEEP_LEVEL not in choose(model)
