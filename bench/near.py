@@ -10,11 +10,15 @@
 
     python -m bench.near [--scenes 96] [--scheduler NAME …] [--rounds 7] [--threads 2] [--real] [--side 512]
         [--skip time|quality] [--device cpu] [--json FILE]
+
+A part that is skipped keeps what FILE has of it.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -146,6 +150,14 @@ def _line(name: str, found: Mapping[str, Any], exact: Mapping[str, float]) -> st
     )
 
 
+def _kept(file: Path | None) -> dict[str, Any]:
+    """Return the parts that an earlier run left in the file; those that this run measures replace them."""
+    if file is None or not file.exists():
+        return {}
+    found = json.loads(file.read_text("utf-8"))
+    return {part: found[part] for part in ("demo", "real_shapes", "quality") if part in found}
+
+
 def _time_real(device: torch.device, side: int, rounds: int) -> dict[str, Any]:
     """Time SDXL's shapes with random weights: single calls, then pictures."""
     dtype = torch.bfloat16 if device.type == "cpu" else pick_dtype("auto", device)
@@ -174,7 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         device = pick_device(chosen.device)
         if chosen.threads:
             torch.set_num_threads(chosen.threads)
-        figures: dict[str, Any] = {"threads": torch.get_num_threads()}
+        figures = _kept(chosen.json) | {"threads": torch.get_num_threads()}
         if "time" not in chosen.skip:
             print("demo: milliseconds a picture, median (range)")
             figures["demo"] = time_jobs(load("demo", device), 128, chosen.rounds)

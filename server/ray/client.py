@@ -100,10 +100,15 @@ class RayClient:
         ticket = RayTicket(request, work)
         task = asyncio.create_task(self._paint(ticket))
         self._tickets[ticket] = task
-        task.add_done_callback(lambda _: self._tickets.pop(ticket, None))
+        task.add_done_callback(lambda _: self._forget(ticket))
         ticket.on_cancel = lambda: _cancel(task)
         ticket.on_watch = lambda change: self._watch(ticket, change)
         return ticket
+
+    def _forget(self, ticket: RayTicket) -> None:
+        self._tickets.pop(ticket, None)
+        # A task that is cancelled before its first step is never entered, so it could not say so itself.
+        ticket.fail(CancelledError("the request was cancelled"))  # unless it has ended otherwise
 
     def health(self) -> Health:
         """Return the sums over all replicas that have reported.
@@ -151,8 +156,6 @@ class RayClient:
         try:
             while not ticket.finished:
                 await self._try(ticket)
-        except asyncio.CancelledError:
-            ticket.fail(CancelledError("the request was cancelled"))  # unless it has ended otherwise
         except (BusyError, DeadlineError, PaintError) as error:
             ticket.fail(error)
         except Exception as error:  # noqa: BLE001 - a bug of ours or of Ray's must not leave a caller waiting

@@ -54,6 +54,8 @@ class Runner:
         """Start the task that paints a QUEUED request when its turn comes."""
         live = self.live[record.id] = LiveRequest(record)
         live.task = self.spawn(self._run(live))
+        # Not in the task: one that is cancelled before its first step is never entered.
+        live.task.add_done_callback(lambda _: self._end(live))
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Start a task that :meth:`stop` cancels; an exception in it is logged as a bug."""
@@ -94,8 +96,6 @@ class Runner:
                         await self._paint(record, live)
         except InpaintError as error:
             log.info("request failed", request=live.record.id, error=type(error).__name__)
-        finally:
-            self._end(live)
 
     async def _until_ready(self, live: LiveRequest) -> ExitStack:
         """Wait for an engine and for memory; the caller exits what is returned when the request has ended."""

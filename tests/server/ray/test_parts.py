@@ -11,11 +11,12 @@ from ray import serve
 from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
 from ray.serve._private.common import DeploymentHandleSource, DeploymentID, ReplicaID
 
-from inpaint.errors import DeviceError, RequestError
+from inpaint.errors import CancelledError, DeviceError, RequestError
+from server.ray.client import RayClient
 from server.ray.ingress import _replicas, build, settings_of
 from server.ray.proxy import ProxyMiddleware
 from server.ray.replica import ExclusiveGate
-from server.ray.replica_stats import ReplicaStats
+from server.ray.replica_stats import ReplicaStats, replica_stats_of
 from server.ray.router import LeastBacklogRouter
 from server.ray.scaling import TARGET_S, by_backlog
 from server.ray.start import _connect
@@ -182,6 +183,24 @@ def test_a_suspect_cancelled_while_it_waits_blocks_no_other() -> None:
         return log
 
     assert asyncio.run(enter_all())[:2] == ["a in", "b in"]
+
+
+def test_a_request_that_is_cancelled_before_its_task_has_run_ends(request_for: Any) -> None:
+    """asyncio never enters a task that is cancelled before its first step: its caller waited for ever."""
+
+    async def cancelled() -> None:
+        handle: Any = SimpleNamespace(deployment_name="cancelled")
+        client = RayClient(handle, hang_s=1.0, max_attempts=2)
+        client._described = True
+        replica_stats_of("cancelled").update(reports(a=0.0))
+        ticket = await client.submit(request_for())
+        ticket.cancel()
+        async with asyncio.timeout(60):
+            with pytest.raises(CancelledError):
+                await ticket.result()
+        assert client.health().waiting == 0
+
+    asyncio.run(cancelled())
 
 
 def test_the_proxys_408_becomes_504() -> None:
