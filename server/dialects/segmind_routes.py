@@ -1,5 +1,7 @@
 """The routes of the hosted API: paths, methods and what OpenAPI says about them."""
 
+from typing import Any
+
 from fastapi import APIRouter, Response
 from sse_starlette import EventSourceResponse
 
@@ -10,34 +12,25 @@ from server.dialects.segmind_events import Events
 from server.service.pictures import CONTENT_TYPES
 
 _IMAGES = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in CONTENT_TYPES.values()}
-_PAINT = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            kind: {"schema": {"$ref": "#/components/schemas/InpaintBody"}}
-            for kind in ("application/json", "multipart/form-data")
-        },
-    },
-    "parameters": [
-        {
-            "name": "Idempotency-Key",
-            "in": "header",
-            "required": False,
-            "schema": {"type": "string", "maxLength": MAX_IDEMPOTENCY_KEY},
-            "description": "Requests with the same key and body are painted and charged once.",
-        }
-    ],
+_IDEMPOTENCY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string", "maxLength": MAX_IDEMPOTENCY_KEY},
+    "description": "Requests with the same key and body are painted and charged once.",
 }
-_REFINE = {
-    "requestBody": {
-        "required": False,
-        "content": {
-            kind: {"schema": {"$ref": "#/components/schemas/RefineBody"}}
-            for kind in ("application/json", "multipart/form-data")
-        },
-    },
-    "parameters": _PAINT["parameters"],
-}
+
+
+def _taking(model: str, *, required: bool) -> dict[str, Any]:
+    """Describe a route that takes the body called ``model``, which it reads itself."""
+    content = {"schema": {"$ref": f"#/components/schemas/{model}"}}
+    kinds = ("application/json", "multipart/form-data")
+    body = {"required": required, "content": dict.fromkeys(kinds, content)}
+    return {"requestBody": body, "parameters": [_IDEMPOTENCY]}
+
+
+_PAINT = _taking("InpaintBody", required=True)
+_REFINE = _taking("RefineBody", required=False)
 _PAINT_ERRORS = (400, 404, 406, 413, 422, 502)
 _REQUEST = "/v2/requests/{request_id}"
 

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from inpaint.batching.admission import alone_s, demand_s
 from inpaint.batching.batcher import Batch, Batcher, QueuedWork, bucket_of
-from inpaint.batching.work import Bucket, Costs, Work
+from inpaint.batching.work import Bucket, Work
 from inpaint.pace import call_plan
+from tests.inpaint.batching.test_admission import Simple as WithoutCaches
 from tests.support.examples import examples
 
 LARGE, SMALL = Bucket(128, 128), Bucket(64, 64)
@@ -19,22 +20,11 @@ NOISY = Work(LARGE, 22, cached=call_plan("Euler a", 25, 0.9, "near").cached_call
 EXACT = Work(LARGE, 43)
 
 
-class Simple(Costs):
+class Simple(WithoutCaches):
     """Costs: 1 s a slot, 0.25 s with caches; no more than encoding and decoding need; 4 slots a call."""
 
-    overlapped = True
-
     def step_s(self, bucket: Bucket, slots: int) -> float:
-        return slots * (0.25 if bucket.cached else 1.0) * bucket.latent_pixels / LARGE.latent_pixels
-
-    def encode_s(self, bucket: Bucket) -> float:
-        return 10.0
-
-    def decode_s(self, bucket: Bucket) -> float:
-        return 20.0
-
-    def cap(self, bucket: Bucket) -> int:
-        return 4
+        return super().step_s(bucket, slots) * (0.25 if bucket.cached else 1.0)
 
 
 COSTS = Simple()
