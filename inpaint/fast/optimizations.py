@@ -204,16 +204,28 @@ def ready(
             also=parts.compile,
         )
         forward = compilation
+    forward = _around_calls(model, optimizations, forward, compilation, slots, sizes)
+    return Fast(optimizations, forward, compilation, parts)
+
+
+def _around_calls(
+    model: Model,
+    optimizations: Sequence[str],
+    forward: Forward,
+    compilation: Compiled | None,
+    slots: int,
+    sizes: Sequence[int],
+) -> Forward:
+    """Return ``forward`` with what belongs outside compiled calls."""
+    prepared = bool({"compile", "graphs"} & set(optimizations))
     if "graphs" in optimizations:
         version = compilation.code if compilation is not None else _nothing
         forward = cuda_graphs.wrap(model, forward, slots=sizes, version=version)
     if "text-kv" in optimizations:
         # Outside those: in the caller's thread it fills the buffers that compiled and recorded calls read.
-        padded = sizes if {"compile", "graphs"} & set(optimizations) else ()
+        padded = sizes if prepared else ()
         forward = cross_attention_cache.wrap(model.unet, model.dtype, forward, slots=slots, sizes=padded)
-    if {"compile", "graphs"} & set(optimizations):
-        forward = in_parts(forward, sizes)
-    return Fast(optimizations, forward, compilation, parts)
+    return in_parts(forward, sizes) if prepared else forward
 
 
 def convert_early(model: Model, without: frozenset[str] = frozenset()) -> None:
