@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 UNUSED := /(transformers/models|diffusers/pipelines|torch/(testing|_inductor|distributed)|sympy|ray/(rllib|data|train|tune|llm)|cfnlint|scipy|fontTools|matplotlib|tests)/
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 
-.PHONY: demo serve test test-all test-programs check lint lint-page types fix bench bench-cluster gpu-check install clean
+.PHONY: demo serve test test-all test-programs check lint lint-page types fix bench bench-cluster gpu-check files-table install clean
 
 demo: $(PAINTING)
 	@$(BIN)/inpaint run docs/images/portrait.jpg --mask docs/images/portrait_patch_mask.png \
@@ -72,6 +72,17 @@ bench: $(TESTING)
 bench-cluster: $(TESTING)
 	$(BIN)/python -m bench.fleet --json bench/results/fleet-cpu.json
 	$(BIN)/python -m bench.cluster --json bench/results/cluster-cpu.json
+
+# Files of other tools, read by ours and by those tools, which are installed apart; the tables of docs/files.md.
+FOREIGN := build/foreign
+
+files-table: $(FOREIGN)/.ready
+	$(FOREIGN)/bin/python -m tools.files
+
+$(FOREIGN)/.ready: tools/files/requirements.txt constraints.txt pyproject.toml
+	$(PYTHON) -m venv $(FOREIGN)
+	$(FOREIGN)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e . -r $<
+	@touch $@
 
 # The first half hour on a GPU, and what it showed; docs/cuda.md. DEVICE=cpu rehearses it.
 DEVICE ?= cuda
