@@ -162,6 +162,7 @@ def _time_real(device: torch.device, side: int, rounds: int) -> dict[str, Any]:
     """Time SDXL's shapes with random weights: single calls, then pictures."""
     dtype = torch.bfloat16 if device.type == "cpu" else pick_dtype("auto", device)
     model = build_model(device, dtype)
+    model.unet.register_to_config(sample_size=side // model.vae_factor)  # the box is painted at this side
     print(f"SDXL's shapes, random weights, {dtype}, {side}²: milliseconds a picture", flush=True)
     about = {"side": side, "dtype": str(dtype).removeprefix("torch.")}
     calls = time_calls(model.unet, side) if device.type == "cpu" else None

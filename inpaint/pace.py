@@ -80,7 +80,7 @@ def call_plan(
     adds_noise = SCHEDULERS[name].adds_noise
     noise = f"{name} adds noise in each step, which cannot be foreseen" if adds_noise else ""
     if calls < _FEWEST:
-        few = f"so few calls ({calls}; {_FEWEST} are needed) are too far apart"
+        few = f"{calls} calls of the model are too few, it takes {_FEWEST}"
         return CallPlan(calls, reason=noise or few)
     begin, end = guidance_interval
     steps = int(num_inference_steps * strength)
