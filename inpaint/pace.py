@@ -20,6 +20,10 @@ PACES: tuple[str, ...] = get_args(Pace)
 DEEP_LEVEL = "deep-level"  # the optimization by which an engine has the cache that a plan's calls need
 UNCHANGED = "pace: near changed nothing: "  # how the warning to the caller begins
 _FIRST = 3  # calls that are always made: the layout of the picture is decided in them
+# Its steps come in pairs, of which the second corrects the first by the difference of two predictions. What a
+# forecast adds to that difference is felt until later: 22 dB in the worst of 24 scenes from 3 calls on, 37
+# from 6 on.
+_PAIRED, _FIRST_PAIRED = "DPMSolverSinglestepScheduler", 6
 _FEWEST = 15  # below, a sampler's calls are too far apart to be continued in a straight line
 
 
@@ -88,7 +92,8 @@ def call_plan(
     if noise:
         return CallPlan(calls, cached=_cached(range(calls), guided, period=3), reason=noise)
     # The second calls of order-2 samplers, and every second call of the others. The last one is made.
-    positions = range(_FIRST, calls - 1, 2)
+    first = _FIRST_PAIRED if SCHEDULERS[name].class_name == _PAIRED else _FIRST
+    positions = range(first, calls - 1, 2)
     forecast = frozenset(p for p in positions if _all_alike(guided[p - _FIRST : p + 1]))
     made = [position for position in range(calls) if position not in forecast]
     reason = "" if forecast else "guidance changes between all calls that could be forecast"

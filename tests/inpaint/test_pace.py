@@ -27,6 +27,14 @@ def test_every_second_call_of_an_order_1_sampler_is_forecast() -> None:
     assert (call_plan("DDIM", 25, 0.9, "near").made, call_plan("DDIM", 25, 0.9, "near").calls) == (13, 22)
 
 
+@pytest.mark.parametrize("name", ["DPM Single", "DPM Single Karras"])
+def test_where_steps_come_in_pairs_forecasts_begin_later_and_at_the_first_of_one(name: str) -> None:
+    """A forecast of the second would go into the difference by which a pair is corrected."""
+    plan = call_plan(name, 25, 0.9, "near")
+    assert plan.forecast == frozenset(range(6, 21, 2))
+    assert (plan.made, plan.calls) == (14, 22)
+
+
 @pytest.mark.parametrize("name", PLAIN)
 @pytest.mark.parametrize("steps", [8, 15, 25, 50, 150])
 def test_the_first_three_and_the_last_are_made(name: str, steps: int) -> None:
