@@ -79,7 +79,8 @@ class InpaintRequest:
         mask: white (luminance 128 to 255) is repainted, black stays; see ``soft`` for grey. It has the size
             of the picture after both are turned upright.
         prompt: a description of what to paint inside the mask. ``(word:1.3)`` gives a word more weight. Tags
-            such as ``<lora:style:0.8>`` are taken out and added to ``loras``. 600 tokens are read at most.
+            such as ``<lora:style:0.8>`` are taken out and added to ``loras``. ``BREAK`` begins the next chunk
+            of 75 tokens; 8 chunks are read at most.
         negative_prompt: a description of what not to paint. None is not the empty text: where the model was
             trained so, its embedding is zeros.
         samples: the number of pictures to paint; a whole number from 1 to 64.

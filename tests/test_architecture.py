@@ -14,8 +14,8 @@ from tests.support.paths import ROOT
 ORDER = {
     "inpaint": (
         "_version", "errors", "files", "lru", "gpu_errors", "cuda", "drivers", "cpu", "schedulers", "pace",
-        "prompt_weights", "memory", "weights", "lora", "request", "images", "canvas", "batching",
-        "demo", "model", "fast", "job", "runtime", "engine", "cli", "__main__",
+        "prompt_weights", "prompt_warnings", "memory", "weights", "lora", "request", "images", "canvas",
+        "batching", "demo", "model", "fast", "job", "runtime", "engine", "cli", "__main__",
     ),
     "server": (
         "errors", "malloc", "settings", "engines", "observe", "fetch", "storage", "service", "http",

@@ -1,4 +1,4 @@
-"""Text to embeddings: weights such as ``(word:1.3)``, prompts longer than 75 tokens, a cache.
+"""Text to embeddings: weights such as ``(word:1.3)``, chunks of 75 tokens, ``BREAK``, a cache.
 
 A prompt without brackets and of at most 75 tokens gives exactly what diffusers' ``encode_prompt`` gives.
 """
@@ -15,11 +15,12 @@ from inpaint.lora.spec import LoraUse
 from inpaint.lru import LruCache
 from inpaint.memory import visiting
 from inpaint.model.load import Model
-from inpaint.prompt_weights import parse_weights
+from inpaint.prompt_weights import Fragment, parse_prompt
 
 CHUNK_TOKENS = 75  # CLIP's 77 less the start and the end
 MAX_CHUNKS = 8
 _CACHED_PROMPTS = 64
+_Chunk = list[tuple[int, float]]  # at most 75 tokens and their weights
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,8 +73,8 @@ class PromptEncoder:
         return [embeds for text in texts if (embeds := found[text]) is not None]
 
     def _encode_together(self, texts: Sequence[str], loras: LoraSet) -> list[PromptEmbeds]:
-        fragments = [parse_weights(text) for text in texts]
-        tokens = [[_Tokens.of(tokenizer, each) for each in fragments] for tokenizer in self._model.tokenizers]
+        sections = [parse_prompt(text).sections for text in texts]
+        tokens = [[_Tokens.of(tokenizer, each) for each in sections] for tokenizer in self._model.tokenizers]
         chunks = [max(len(side[i].ids) for side in tokens) for i in range(len(texts))]
         with self._hooks.using([*loras.text(0), *loras.text(1)]):
             sides = [self._encode_side(side, tokens[side], chunks) for side in (0, 1)]
@@ -97,7 +98,7 @@ class PromptEncoder:
         needs_empty = any(
             text.weighted or n < wanted for text, n, wanted in zip(texts, lengths, chunks, strict=True)
         )
-        empty = [_chunked(self._model.tokenizers[side], [], [])[0]] if needs_empty else []
+        empty = [_padded(self._model.tokenizers[side], [[]])[0]] if needs_empty else []
         all_hidden, all_pooled = self._run(side, torch.cat([*(text.ids for text in texts), *empty]))
         found, first = [], 0
         for text, n, wanted in zip(texts, lengths, chunks, strict=True):
@@ -128,31 +129,44 @@ class _Tokens:
     dropped: str  # the end of the text that did not fit
 
     @classmethod
-    def of(cls, tokenizer: Any, fragments: list[tuple[str, float]]) -> "_Tokens":
-        """Tokenize a text."""
-        tokens, weights = _tokenize(tokenizer, fragments)
-        limit = MAX_CHUNKS * CHUNK_TOKENS
-        dropped = tokenizer.decode(tokens[limit:]).strip() if len(tokens) > limit else ""
-        ids, scale = _chunked(tokenizer, tokens[:limit], weights[:limit])
-        return cls(ids, scale, any(weight != 1.0 for weight in weights), dropped)
+    def of(cls, tokenizer: Any, sections: list[list[Fragment]]) -> "_Tokens":
+        """Tokenize the fragments of a text between its ``BREAK``s."""
+        chunks = _chunks(tokenizer, sections)
+        kept, rest = chunks[:MAX_CHUNKS], chunks[MAX_CHUNKS:]
+        dropped = tokenizer.decode([token for chunk in rest for token, _ in chunk]).strip() if rest else ""
+        ids, scale = _padded(tokenizer, kept)
+        return cls(ids, scale, any(weight != 1.0 for chunk in kept for _, weight in chunk), dropped)
 
 
-def _tokenize(tokenizer: Any, fragments: list[tuple[str, float]]) -> tuple[list[int], list[float]]:
-    tokens: list[int] = []
-    weights: list[float] = []
+def _chunks(tokenizer: Any, sections: list[list[Fragment]]) -> list[_Chunk]:
+    """Return a text's chunks of at most 75 tokens, at least one.
+
+    ``BREAK`` ends a chunk, even an empty one; after the last ``BREAK`` there need be nothing. Source:
+    ``tokenize_line`` in ``modules/sd_hijack_clip.py`` of AUTOMATIC1111/stable-diffusion-webui.
+    """
+    chunks: list[_Chunk] = []
+    for section in sections:
+        tokens = _tokenize(tokenizer, section)
+        starts = range(0, max(len(tokens), 1), CHUNK_TOKENS)
+        chunks += [tokens[start : start + CHUNK_TOKENS] for start in starts]
+    return chunks[:-1] if len(chunks) > 1 and not chunks[-1] else chunks
+
+
+def _tokenize(tokenizer: Any, fragments: list[Fragment]) -> _Chunk:
+    tokens: _Chunk = []
     for text, weight in fragments:
         ids = tokenizer(text, add_special_tokens=False, truncation=False, verbose=False).input_ids
-        tokens += ids
-        weights += [weight] * len(ids)
-    return tokens, weights
+        tokens += [(token, weight) for token in ids]
+    return tokens
 
 
-def _chunked(tokenizer: Any, tokens: list[int], weights: list[float]) -> tuple[torch.Tensor, torch.Tensor]:
+def _padded(tokenizer: Any, chunks: list[_Chunk]) -> tuple[torch.Tensor, torch.Tensor]:
     """Return token ids (chunks, 77), each chunk with start, end and padding, and the tokens' weights."""
     ids, scale = [], []
-    for start in range(0, max(len(tokens), 1), CHUNK_TOKENS):
-        chunk = tokens[start : start + CHUNK_TOKENS]
-        padding = [tokenizer.pad_token_id] * (CHUNK_TOKENS - len(chunk))
-        ids.append([tokenizer.bos_token_id, *chunk, tokenizer.eos_token_id, *padding])
-        scale.append([1.0, *weights[start : start + CHUNK_TOKENS], 1.0, *[1.0] * len(padding)])
+    for chunk in chunks:
+        missing = CHUNK_TOKENS - len(chunk)
+        tokens, weights = [token for token, _ in chunk], [weight for _, weight in chunk]
+        padding = [tokenizer.pad_token_id] * missing
+        ids.append([tokenizer.bos_token_id, *tokens, tokenizer.eos_token_id, *padding])
+        scale.append([1.0, *weights, 1.0, *[1.0] * missing])
     return torch.tensor(ids), torch.tensor(scale)

@@ -23,6 +23,7 @@ from inpaint.model.prompt import CHUNK_TOKENS, MAX_CHUNKS, PromptEncoder
 from inpaint.model.vae import Previewer, pictures, to_mask
 from inpaint.model.vae_cache import PictureEncoder
 from inpaint.pace import UNCHANGED
+from inpaint.prompt_warnings import prompt_warnings
 from inpaint.request import InpaintRequest, InpaintResult
 
 
@@ -200,8 +201,13 @@ def _warnings(
     limit = MAX_CHUNKS * CHUNK_TOKENS
     named = (("prompt", conditioning.prompt.dropped), ("negative_prompt", conditioning.negative.dropped))
     warnings = [
-        f"{name}: only {limit} tokens fit; this end was ignored: {text!r}" for name, text in named if text
+        *prompt_warnings("prompt", request.prompt),
+        *prompt_warnings("negative_prompt", request.negative_prompt),
     ]
+    for name, text in named:
+        if text:
+            end = f"this end was ignored: {text!r}"
+            warnings.append(f"{name}: only {limit} tokens fit, in {MAX_CHUNKS} chunks; {end}")
     if request.strength == 1.0:
         warnings.append("strength: SDXL's inpainting model paints noisy pictures at exactly 1; use 0.99")
     if request.call_plan.reason and not (deep_cache and request.call_plan.cached):

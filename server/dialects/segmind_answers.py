@@ -2,6 +2,7 @@
 
 import base64
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
@@ -19,6 +20,8 @@ from server.service.order import Format
 from server.service.service import Painted, Service
 from server.storage.ledger import MICRO
 from server.storage.requests import Record
+
+_WARNINGS_BYTES = 2_000
 
 
 class Success(BaseModel):
@@ -207,6 +210,17 @@ def response_of(answer: Status) -> JSONResponse:
     return JSONResponse(answer.model_dump(mode="json", exclude_none=True), status)
 
 
+def _in_a_header(warnings: Sequence[str]) -> list[str]:
+    """Return the first warnings, as many as fit: proxies refuse an answer whose headers exceed 4 kB."""
+    kept: list[str] = []
+    room = _WARNINGS_BYTES
+    for warning in warnings:
+        room -= len(json.dumps(warning[:200]))
+        if room >= 0:
+            kept.append(warning[:200])
+    return kept
+
+
 def picture_response(painted: Painted, rate: RateState, body: InpaintBody) -> Response:
     """Return the first picture's bytes, or JSON with all pictures if ``base64`` was set."""
     record = painted.record
@@ -215,7 +229,7 @@ def picture_response(painted: Painted, rate: RateState, body: InpaintBody) -> Re
     if record.fields.get("pace") == "near":  # the hosted API's clients know the other facts alone
         facts |= _calls_of(record)
     if painted.warnings:
-        facts["warnings"] = [warning[:200] for warning in painted.warnings]  # headers have a limited size
+        facts["warnings"] = _in_a_header(painted.warnings)
     headers = {
         "x-remaining-credits": f"{painted.remaining:.6f}",
         "x-generation-time": f"{painted.seconds:.3f}",

@@ -183,10 +183,9 @@ class InpaintBody(BaseModel):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        for name in ("prompt", "negative_prompt"):
-            _check_text(name, getattr(self, name))
         loras = [lora.model_dump() for lora in self.loras]
-        check_settings({"guidance_interval": self.guidance_interval, "prompt": self.prompt, "loras": loras})
+        checked = ("guidance_interval", "prompt", "negative_prompt")
+        check_settings({name: getattr(self, name) for name in checked} | {"loras": loras})
         if self.mask is None and not any(self.extend):
             raise RequestError("mask", "is required")
         if self.num_inference_steps * self.strength < 1:
@@ -225,10 +224,3 @@ class RefineBody(BaseModel):
         int | None,
         Field(ge=0, description="Paint the picture with this seed only, one of the answer's `seeds`."),
     ] = None
-
-
-def _check_text(name: str, value: str | None) -> None:
-    if value is None:
-        return
-    if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
-        raise RequestError(name, "contains characters that are not text (zero bytes or lone surrogates)")

@@ -1,6 +1,7 @@
 """Prompts: the notation, long texts, weights, the cache; diffusers' encode_prompt is the oracle."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -126,3 +127,67 @@ def test_a_prompt_seen_lately_is_not_encoded_again(encoder: PromptEncoder, model
         assert encoder.encode("a red circle") is not first, "the cache must not grow without bound"
     finally:
         handle.remove()
+
+
+def layout(tokenizer: Any, sections: list[str]) -> list[list[int]]:
+    """Lay chunks out as A1111's ``tokenize_line`` does, token by token; ``sections`` are split at BREAK."""
+    chunks: list[list[int]] = []
+    chunk: list[int] = []
+
+    def next_chunk() -> None:
+        padding = [tokenizer.pad_token_id] * (CHUNK_TOKENS - len(chunk))
+        chunks.append([tokenizer.bos_token_id, *chunk, tokenizer.eos_token_id, *padding])
+        chunk.clear()
+
+    for i, section in enumerate(sections):
+        if i:
+            next_chunk()
+        for token in tokenizer(section, add_special_tokens=False).input_ids:
+            if len(chunk) == CHUNK_TOKENS:
+                next_chunk()
+            chunk.append(token)
+    if chunk or not chunks:
+        next_chunk()
+    return chunks
+
+
+@pytest.mark.parametrize(
+    ("text", "sections"),
+    [
+        ("a red circle", ["a red circle"]),
+        ("", [""]),
+        ("red BREAK circle", ["red", "circle"]),
+        ("red,BREAK,circle", ["red,", ",circle"]),
+        ("BREAK", ["", ""]),
+        ("red BREAK", ["red", ""]),
+        ("BREAK red", ["", "red"]),
+        ("red BREAK BREAK circle", ["red", "", "circle"]),
+        ("x" * 75 + " BREAK red", ["x" * 75, "red"]),
+        ("x" * 76 + " BREAK red", ["x" * 76, "red"]),
+        ("x" * 74 + " BREAK " + "y" * 80, ["x" * 74, "y" * 80]),
+        ("(red:1.2) BREAK [circle]", ["red", "circle"]),
+        ("(red BREAK circle:1.2)", ["red", "circle"]),
+        ("red break BREAKFAST", ["red break BREAKFAST"]),
+    ],
+)
+def test_break_lays_chunks_out_as_a1111_does(
+    text: str, sections: list[str], encoder: PromptEncoder, model: Model
+) -> None:
+    """A prompt that someone brings has each of its words in the same chunk, next to the same words."""
+    seen: list[torch.Tensor] = []
+    handles = [e.register_forward_pre_hook(lambda _, args: seen.append(args[0])) for e in model.text_encoders]
+    try:
+        chunks = len(encoder.encode(text).hidden) // 77
+    finally:
+        for handle in handles:
+            handle.remove()
+    for ids, tokenizer in zip(seen, model.tokenizers, strict=True):
+        assert ids[:chunks].tolist() == layout(tokenizer, sections)
+
+
+def test_of_many_breaks_the_first_chunks_are_read(encoder: PromptEncoder) -> None:
+    """Each costs as much as 75 words, so their number has the same limit."""
+    embeds = encoder.encode("BREAK ".join(f"w{i} " for i in range(MAX_CHUNKS + 2)))
+    assert len(embeds.hidden) == 77 * MAX_CHUNKS
+    assert embeds.dropped.replace(" ", "") == f"w{MAX_CHUNKS}w{MAX_CHUNKS + 1}"
+    assert encoder.encode("BREAK " * 1_600).hidden.shape[0] == 77 * MAX_CHUNKS
