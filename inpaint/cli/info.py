@@ -39,6 +39,8 @@ def lines(facts: dict[str, object]) -> list[str]:
     if isinstance(made, dict):
         rows |= {"made by": _maker(made), **made["settings"]}
         rows |= {name: made[name] for name in ("box", "warnings") if made[name]}
+        if made["left_out"]:
+            rows["left out"] = "\n".join(each["problem"] for each in made["left_out"])
     width = max(map(len, rows)) + 1
     return [
         f"{name:<{width}} " + _shown(value).replace("\n", "\n" + " " * (width + 1))
@@ -47,7 +49,7 @@ def lines(facts: dict[str, object]) -> list[str]:
 
 
 def _maker(made: dict[str, object]) -> str:
-    tool = f"inpaint {made['version']}" if made["version"] else "another program"
+    tool = f"inpaint {made['version']}" if made["version"] else str(made["tool"] or "another program")
     return f"{tool}, model {made['model']}" if made["model"] else tool
 
 

@@ -10,9 +10,9 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from inpaint.images.foreign_metadata.found import Found, as_number
 from inpaint.lora.spec import parse_loras, tags
 from inpaint.pace import call_plan
-from inpaint.request import RANGES
 from inpaint.schedulers import SCHEDULERS
 
 MAX_CHARACTERS = 200_000
@@ -24,7 +24,7 @@ _PAIR = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"(?=,|$)|[^,]*)')
 _KARRAS = " karras"
 # The name that A1111 had for each of ours before 1.9; since then " Karras" at its end is a schedule type.
 _THEIRS = {name: (*spec.known_as, name)[0] for name, spec in SCHEDULERS.items()}
-_OURS = {theirs.casefold(): name for name, theirs in _THEIRS.items()}
+_KNOWN = {theirs.casefold() for theirs in _THEIRS.values()}
 _CONTENT = {"telea": "fill", "blur": "fill", "noise": "latent noise", "neutral": "latent nothing"}
 _FILLS = {"original": "original", "fill": "blur", "latent noise": "noise", "latent nothing": "neutral"}
 _AREAS = {"only masked": "auto", "whole picture": "whole"}
@@ -88,7 +88,7 @@ def _sampler_pair(scheduler: str) -> tuple[str, str | None]:
     if theirs.casefold().endswith(_KARRAS):
         return theirs[: -len(_KARRAS)], "Karras"
     # Of these A1111 takes the Karras form where no type is given.
-    return theirs, "Uniform" if theirs.casefold() + _KARRAS in _OURS else None
+    return theirs, "Uniform" if theirs.casefold() + _KARRAS in _KNOWN else None
 
 
 def _quoted(value: object) -> str:
@@ -96,25 +96,26 @@ def _quoted(value: object) -> str:
     return json.dumps(text, ensure_ascii=False) if re.search(r'[,\n:"]', text) else text
 
 
-def read(text: str) -> tuple[dict[str, object], str | None] | None:
-    """Read a text of this format: settings and the model's name; None if it is some other text.
-
-    Numbers outside ``RANGES`` are moved to the nearer end. Unknown keys and values are left out.
-    """
-    *lines, last = text[:MAX_CHARACTERS].strip().split("\n")
+def read(text: str) -> Found | None:
+    """Read a text of this format; None if it is some other text."""
+    *lines, last = text[:MAX_CHARACTERS].strip(" \t\r\n\0\ufeff").split("\n")
     pairs = _parse_pairs(last)
     if len(pairs) < _FEWEST_PAIRS or "Steps" not in pairs:
         return None
     prompt, negative = _parse_prompts(lines)
-    settings: dict[str, object] = {"prompt": prompt}
+    values: dict[str, object] = {"prompt": prompt}
     if negative:
-        settings["negative_prompt"] = negative
-    if pairs.get("Schedule type", "").casefold() in ("karras", "automatic"):
-        pairs["Sampler"] = pairs.get("Sampler", "") + _KARRAS
+        values["negative_prompt"] = negative
     for name, (key, parse) in _PARSERS.items():
-        if key in pairs and (value := parse(name, pairs[key])) is not None:
-            settings[name] = value
-    return settings, pairs.get("Model") or None
+        if key in pairs and (value := parse(pairs[key])) is not None:
+            values[name] = value
+    return Found(
+        values,
+        sampler=pairs.get("Sampler"),
+        # Fooocus, and nodes that save ComfyUI's pictures in this format, call it "Scheduler".
+        schedule=pairs.get("Schedule type") or pairs.get("Scheduler"),
+        model=pairs.get("Model"),
+    )
 
 
 def _parse_prompts(lines: list[str]) -> tuple[str, str]:
@@ -151,42 +152,21 @@ def _unquoted(value: str) -> str:
         return value
 
 
-def _number(name: str, text: str) -> object:
-    """Return the number, moved into the field's range; None if ``text`` is no number."""
-    limits = RANGES[name]
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    if value != value:
-        return None
-    if limits.above and value <= limits.low:
-        return None
-    return limits.kind(min(max(value, limits.low), limits.high))
+def _feather(blur: str) -> object:
+    pixels = as_number(blur)
+    return blur if pixels is None else round(pixels * _BLUR)
 
 
-def _blur(name: str, text: str) -> object:
-    value = _number(name, text)
-    return _number(name, str(round(value * _BLUR))) if isinstance(value, int) else None
-
-
-def _sampler(_: str, text: str) -> object:
-    """Return our name for A1111's, or that of the nearest one: with other spacing, if we lack its own."""
-    plain = text.casefold().removesuffix(_KARRAS).removesuffix(_KARRAS)
-    spellings = (text.casefold(), plain + _KARRAS, plain)
-    return next((_OURS[spelling] for spelling in spellings if spelling in _OURS), None)
-
-
-_PARSERS: Mapping[str, tuple[str, Callable[[str, str], object]]] = {
-    "num_inference_steps": ("Steps", _number),
-    "scheduler": ("Sampler", _sampler),
-    "guidance_scale": ("CFG scale", _number),
-    "seed": ("Seed", _number),
-    "strength": ("Denoising strength", _number),
-    "feather": ("Mask blur", _blur),
-    "area": ("Inpaint area", lambda _, text: _AREAS.get(text.casefold())),
-    "padding": ("Masked area padding", _number),
-    "fill": ("Masked content", lambda _, text: _FILLS.get(text.casefold())),
-    "pace": ("Pace", lambda _, text: "near" if text.startswith("near") else None),
-    "soft": ("Soft inpainting enabled", lambda _, text: True if text == "True" else None),
+# Numbers stay text here; ``settings_of`` reads all programs' numbers alike.
+_PARSERS: Mapping[str, tuple[str, Callable[[str], object]]] = {
+    "num_inference_steps": ("Steps", str),
+    "guidance_scale": ("CFG scale", str),
+    "seed": ("Seed", str),
+    "strength": ("Denoising strength", str),
+    "feather": ("Mask blur", _feather),
+    "area": ("Inpaint area", lambda text: _AREAS.get(text.casefold())),
+    "padding": ("Masked area padding", str),
+    "fill": ("Masked content", lambda text: _FILLS.get(text.casefold())),
+    "pace": ("Pace", lambda text: "near" if text.startswith("near") else None),
+    "soft": ("Soft inpainting enabled", lambda text: True if text == "True" else None),
 }

@@ -7,49 +7,31 @@ programs read. A PNG has both as text chunks (``inpaint``, ``parameters``); JPEG
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import PurePath
 from typing import Any
 
 from PIL import Image
 
 from inpaint._version import __version__
-from inpaint.errors import InpaintError, RequestError
+from inpaint.errors import InpaintError
 from inpaint.images import infotext
 from inpaint.images.codec import MAX_JPEG_EXIF_BYTES, Picture, encode, open_checked
 from inpaint.images.exif import Comments, comments, with_comments
-from inpaint.lora.spec import combine, without_tags
-from inpaint.request import DEFAULTS, RANGES, SETTINGS, InpaintRequest, InpaintResult, check_settings
+from inpaint.images.foreign_metadata import comfyui, flat
+from inpaint.images.foreign_metadata.exif_texts import exif_texts
+from inpaint.images.foreign_metadata.found import json_object
+from inpaint.images.made import SOFTWARE, Made, clean, from_found, from_own
+from inpaint.lora.spec import combine
+from inpaint.request import DEFAULTS, RANGES, SETTINGS, InpaintRequest, InpaintResult
 from inpaint.schedulers import canonical_name
 
 FORMAT = 1
-SOFTWARE = "sdxl-inpaint"
 PNG_JSON, PNG_TEXT = "inpaint", "parameters"
 
 _MAX_BYTES = 250_000_000  # of a PNG of the largest picture that we paint; reading decodes no pixels
 _UNSET = object()  # equals no value
-_MAX_WARNINGS, _MAX_NAME = 20, 500
-_NO_TEXT = re.compile("[\0\ud800-\udfff]")  # characters that neither files nor JSON over HTTP can hold
-
-
-@dataclass(frozen=True, slots=True)
-class Made:
-    """The generation parameters of one picture.
-
-    ``settings`` are fields of ``InpaintRequest`` and make a valid one: all but the pictures and ``samples``,
-    with the seed of this one sample, so that they paint it again. ``box`` is (left, top, right, bottom) in
-    pixels. Read from another program's text, ``settings`` are those that it holds, and ``box``,
-    ``settings_hash`` and ``version`` are None.
-    """
-
-    settings: Mapping[str, Any]
-    model: str | None = None
-    box: tuple[int, int, int, int] | None = None
-    settings_hash: str | None = None
-    warnings: tuple[str, ...] = ()
-    version: str | None = None
 
 
 def made_by(
@@ -123,10 +105,8 @@ def write(
     own = _without_ours(like.exif)
     if made is None:
         return encode(image, replace(like, exif=own), format, quality)
-    settings = {name: _clean(value) for name, value in made.settings.items()}
-    text = infotext.write(
-        settings, image.size, made.model and _clean(made.model), made.version or __version__
-    )
+    settings = {name: clean(value) for name, value in made.settings.items()}
+    text = infotext.write(settings, image.size, made.model and clean(made.model), made.version or __version__)
     own_json = _to_json(_as_dict(replace(made, settings=settings)))
     name = (format or like.format).upper()
     if name == "PNG":
@@ -154,7 +134,7 @@ def _without_ours(exif: bytes | None) -> bytes | None:
     found = comments(exif)
     keep = Comments(
         None if found.user and infotext.read(found.user) else found.user,
-        None if found.xp and _from_json(found.xp) else found.xp,
+        None if found.xp and _own(found.xp) else found.xp,
     )
     return exif if keep == found else with_comments(exif, keep)
 
@@ -176,95 +156,36 @@ def _to_json(value: object, *, sort_keys: bool = False) -> str:
     return json.dumps(value, ensure_ascii=False, sort_keys=sort_keys, separators=(",", ":"), default=asdict)
 
 
-def _clean(value: Any) -> Any:
-    return _NO_TEXT.sub("�", value) if isinstance(value, str) else value
-
-
 def read(data: bytes) -> Made | None:
     """Read the generation parameters from a picture file's bytes; None if it holds none or is no picture.
 
-    Never raises. Values are checked as a request's fields are, since the file may be a stranger's; wrong
-    ones are left out.
+    Our own, A1111's text and what its relatives make of it, InvokeAI's, ComfyUI's, Fooocus', SwarmUI's or
+    NovelAI's. Never raises. Values are checked as a request's fields are, since the file may be a stranger's;
+    ``left_out`` says which were wrong.
     """
     try:
         opened = open_checked(data, max_bytes=_MAX_BYTES)
     except InpaintError:
         return None
+    texts = _texts(opened)
+    own = _own(texts.get(PNG_JSON))
+    if own is not None:
+        return from_own(own)
+    found = infotext.read(texts.get(PNG_TEXT, "")) or flat.read(texts) or comfyui.read(texts)
+    return from_found(found) if found else None
+
+
+def _texts(opened: Image.Image) -> dict[str, str]:
+    """Return the texts of a file by the names that they have in a PNG."""
     if opened.format == "PNG":
-        texts = (opened.info.get(PNG_JSON), opened.info.get(PNG_TEXT))
-    else:
-        found = comments(opened.info.get("exif"))
-        texts = (found.xp, found.user)
-    own_json, text = (str(each) if each else "" for each in texts)
-    return _from_json(own_json) or _from_text(text)
+        return {str(name): text for name, text in opened.info.items() if isinstance(text, str)}
+    exif = opened.info.get("exif")
+    found = comments(exif)
+    named = {PNG_JSON: found.xp, PNG_TEXT: found.user}
+    return exif_texts(exif) | {name: text for name, text in named.items() if text}
 
 
-def _from_json(text: str) -> Made | None:
-    if len(text) > infotext.MAX_CHARACTERS:
-        return None
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(value, dict) or value.get("software") != SOFTWARE:
-        return None
-    settings, warnings = value.get("settings"), value.get("warnings")
-    return Made(
-        settings=_valid(settings if isinstance(settings, dict) else {}),
-        model=_name(value.get("model")),
-        box=_box(value.get("box")),
-        settings_hash=_digest(value.get("settings_hash")),
-        warnings=_texts(warnings if isinstance(warnings, list) else []),
-        version=_name(value.get("version")),
-    )
-
-
-def _from_text(text: str) -> Made | None:
-    found = infotext.read(text)
-    return Made(_valid(found[0]), _name(found[1])) if found else None
-
-
-def _valid(settings: Mapping[str, object]) -> dict[str, Any]:
-    """Return the settings that a request takes, in its own types: lists become tuples again."""
-    good = {name: _clean(settings[name]) for name in SETTINGS if name in settings and name != "samples"}
-    if isinstance(prompt := good.get("prompt"), str) and not _fits({"prompt": prompt}):
-        good["prompt"] = without_tags(prompt)  # of another program, whose tags can say more than ours
-    good = {name: value for name, value in good.items() if _fits({name: value})}
-    coupled = ("strength", "num_inference_steps")
-    # Too few steps for the strength would be refused.
-    if not _fits({name: good.get(name, DEFAULTS[name]) for name in coupled}):
-        good = {name: value for name, value in good.items() if name not in coupled}
-    blank = Image.new("L", (16, 16))
-    try:
-        request = InpaintRequest(image=blank, mask=blank, **{"prompt": "", **good})
-    except (InpaintError, TypeError, ValueError):
-        return {}
-    names = {*good, "loras"} if request.loras else good  # the prompt may have named LoRAs
-    return {name: getattr(request, name) for name in names}
-
-
-def _fits(settings: Mapping[str, object]) -> bool:
-    try:
-        check_settings(settings)
-    except (RequestError, OverflowError, TypeError, ValueError):
-        return False
-    return True
-
-
-def _name(value: object) -> str | None:
-    return _clean(value)[:_MAX_NAME] if isinstance(value, str) and value else None
-
-
-def _box(value: object) -> tuple[int, int, int, int] | None:
-    if not (isinstance(value, list) and len(value) == 4 and all(type(side) is int for side in value)):
-        return None
-    left, top, right, bottom = value
-    return (left, top, right, bottom) if 0 <= left < right <= 8192 and 0 <= top < bottom <= 8192 else None
-
-
-def _digest(value: object) -> str | None:
-    return value if isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) else None
-
-
-def _texts(values: list[object]) -> tuple[str, ...]:
-    return tuple(_clean(v)[:_MAX_NAME] for v in values[:_MAX_WARNINGS] if isinstance(v, str))
+def _own(text: str | None) -> dict[str, Any] | None:
+    """Return our own JSON; None if ``text`` is something else."""
+    value = json_object(text)
+    return value if value is not None and value.get("software") == SOFTWARE else None

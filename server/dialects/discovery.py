@@ -88,6 +88,10 @@ class PictureFacts(BaseModel):
         Field(description="The settings it was painted with; null if its metadata holds none."),
     ] = None
     model: Annotated[str | None, Field(description="The model that painted it; null if unknown.")] = None
+    left_out: Annotated[
+        list[str],
+        Field(description="What the file says that was not taken over as it is, a sentence each."),
+    ] = []
 
 
 @dataclass(frozen=True, slots=True)

@@ -169,8 +169,11 @@ def describe(data: bytes) -> dict[str, object]:
     picture = decode(data, "image")
     width, height = picture.image.size
     made = metadata.read(data)
-    provenance = {} if made is None else {"settings": dict(made.settings), "model": made.model}
-    return {"format": picture.format.lower(), "width": width, "height": height, **provenance}
+    facts: dict[str, object] = {"format": picture.format.lower(), "width": width, "height": height}
+    if made is not None:
+        left_out = [each.problem for each in made.left_out]
+        facts |= {"settings": dict(made.settings), "model": made.model, "left_out": left_out}
+    return facts
 
 
 def convert(data: bytes, output_format: str) -> bytes:

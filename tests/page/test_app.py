@@ -10,7 +10,8 @@ from playwright.sync_api import expect
 from safetensors.numpy import save_file
 
 from inpaint.images.codec import decode
-from inpaint.images.metadata import Made, write
+from inpaint.images.made import Made
+from inpaint.images.metadata import write
 from inpaint.request import InpaintResult
 from inpaint.schedulers import unet_calls
 from server.dialects.discovery import field_offers

@@ -11,7 +11,8 @@ from PIL.PngImagePlugin import PngInfo
 from inpaint import InpaintRequest
 from inpaint.images.codec import Picture
 from inpaint.images.exif import EXIF_IFD, USER_COMMENT
-from inpaint.images.metadata import Made, made_by
+from inpaint.images.made import Made
+from inpaint.images.metadata import made_by
 from inpaint.request import InpaintResult
 
 HARD = 'a "fat, round" cat: 猫 🐈\nand its shadow, \\ {x: 1}, Steps: 3'

@@ -71,8 +71,9 @@ def run(
     from inpaint.cli.run.masks import MaskChoice
     from inpaint.cli.run.outputs import Output
     from inpaint.cli.run.resume import made_of
-    from inpaint.cli.run.settings import model_from, settings_from
+    from inpaint.cli.run.settings import left_out_of, model_from, settings_from
     from inpaint.cli.run.tasks import TaskSettings, margins
+    from inpaint.cli.terminal import say
 
     alone = jobs is None and names_one(images or [])
     made = made_of(source) if source else None
@@ -83,6 +84,9 @@ def run(
         output=Output(output, several=not alone),
     )
     name = model_from(context, made, source)
+    if made is not None and source is not None:
+        for sentence in left_out_of(context, made, task_settings.request, source):
+            say(f"warning: {sentence}")
     work = Batch(
         tasks=_tasks(images or [], jobs, task_settings, recursive=recursive, by_null=by_null),
         engine_options=EngineOptions(

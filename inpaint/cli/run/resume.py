@@ -14,6 +14,7 @@ from inpaint.cli.run.inputs import Found
 from inpaint.cli.run.outputs import Output
 from inpaint.errors import RequestError
 from inpaint.images import metadata
+from inpaint.images.made import Made
 from inpaint.request import seeds_from
 
 _MAX_READ = 250_000_000  # bytes; the metadata of a PNG comes before its pixels
@@ -94,7 +95,7 @@ def sha256_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def made_of(path: Path) -> metadata.Made:
+def made_of(path: Path) -> Made:
     """Return how a painted picture was made, from its metadata.
 
     Raises:

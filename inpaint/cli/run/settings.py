@@ -1,12 +1,13 @@
 """The fields of a request, from the options of ``inpaint run`` and from a picture that was painted before."""
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import typer
 
 from inpaint.errors import ModelError, RequestError
-from inpaint.images.metadata import Made
+from inpaint.images.made import Made
 from inpaint.lora.spec import parse_loras
 from inpaint.request import DEFAULTS, SETTINGS
 from inpaint.weights import BUILT_IN, find_entry, models_dir
@@ -24,6 +25,18 @@ def settings_from(context: typer.Context, made: Made | None) -> dict[str, Any]:
     if made is not None:
         settings |= {name: value for name, value in made.settings.items() if not is_typed(context, name)}
     return settings
+
+
+def left_out_of(
+    context: typer.Context, made: Made, settings: Mapping[str, Any], source: Path
+) -> Iterator[str]:
+    """Yield a sentence for each setting that could not be taken over, with what is used instead."""
+    for each in made.left_out:
+        value = settings.get(each.field)
+        if is_typed(context, each.field):
+            continue
+        instead = "" if value in (None, ()) else f"; painting with {'a new one' if value == -1 else value}"
+        yield f"{source}: {each.problem}{instead}"
 
 
 def model_from(context: typer.Context, made: Made | None, source: Path | None) -> str:

@@ -85,7 +85,7 @@ export class Api {
 
   /**
    * What a picture says about itself.
-   * @param {Blob} blob @returns {Promise<{settings: ?Record<string, any>, model: ?string}>}
+   * @param {Blob} blob @returns {Promise<{settings: ?Record<string, any>, model: ?string, left_out: string[]}>}
    */
   async info(blob) {
     const form = new FormData();

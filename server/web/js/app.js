@@ -117,7 +117,8 @@ export class App {
     const settings = made?.settings;
     if (!settings || this.editor.picture?.blob !== blob) return;
     const about = settings.prompt ? `: “${settings.prompt}”` : "";
-    this.notices.say(`This picture says how it was painted${about}.`, {
+    const leftOut = made.left_out.length ? ` Not as it says: ${made.left_out.join("; ")}.` : "";
+    this.notices.say(`This picture says how it was painted${about}.${leftOut}`, {
       action: { label: "Use its settings", run: () => this.settings.takeOver(settings) },
       lasting: true,
       testid: "settings-found",

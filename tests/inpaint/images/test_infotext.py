@@ -11,6 +11,7 @@ from PIL import Image
 
 from inpaint.images import infotext
 from inpaint.images.exif import EXIF_IFD, USER_COMMENT
+from inpaint.images.foreign_metadata.found import settings_of
 from inpaint.images.metadata import read, write
 from inpaint.schedulers import SCHEDULERS
 from tests.support.examples import examples
@@ -32,6 +33,13 @@ def upstream(text: str) -> dict[str, str]:
         texts[into] += ("\n" if texts[into] else "") + line
     values = {key: json.loads(v) if v[:1] == v[-1:] == '"' else v for key, v in pair.findall(last)}
     return texts | values
+
+
+def settings_in(text: str) -> dict[str, object]:
+    """Read a text."""
+    found = infotext.read(text)
+    assert found is not None
+    return settings_of(found)[0]
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -66,15 +74,14 @@ def test_another_programs_text_becomes_a_valid_request() -> None:
         "seed": 965400086, "feather": 10, "area": "whole",
     }  # fmt: skip
     assert found.settings_hash is None
+    assert [each.field for each in found.left_out] == ["num_inference_steps", "guidance_scale", "strength"]
 
 
 def test_every_scheduler_has_a_name_that_leads_back_to_it() -> None:
     """A1111's name where it has another, else ours; two schedulers may not share one."""
     for name in SCHEDULERS:
         text = infotext.write({"prompt": "x", "scheduler": name, "num_inference_steps": 9}, (8, 8), None, "1")
-        parsed = infotext.read(text)
-        assert parsed is not None
-        assert parsed[0]["scheduler"] == name
+        assert settings_in(text)["scheduler"] == name
 
 
 def test_a_near_picture_says_so_and_is_painted_again_as_it_was() -> None:
@@ -88,9 +95,7 @@ def test_a_near_picture_says_so_and_is_painted_again_as_it_was() -> None:
     }
     text = infotext.write(settings, (8, 8), None, "1")
     assert "Pace: near (13 of 22 UNet calls)" in text
-    parsed = infotext.read(text)
-    assert parsed is not None
-    assert parsed[0]["pace"] == "near"
+    assert settings_in(text)["pace"] == "near"
 
 
 @pytest.mark.parametrize(
@@ -111,9 +116,8 @@ def test_a_near_picture_says_so_and_is_painted_again_as_it_was() -> None:
 )
 def test_a_sampler_and_its_schedule_type_are_one_name(theirs: str, ours: str | None) -> None:
     """Before 1.9 A1111 wrote one name, and later two; a picture of either is painted again alike."""
-    parsed = infotext.read(f"x\nSteps: 20, Sampler: {theirs}, CFG scale: 7, Seed: 1")
-    assert parsed is not None
-    assert parsed[0].get("scheduler") == ours
+    text = f"x\nSteps: 20, Sampler: {theirs}, CFG scale: 7, Seed: 1"
+    assert settings_in(text).get("scheduler") == ours
 
 
 def test_what_is_evenly_spaced_here_is_so_there() -> None:
@@ -145,7 +149,7 @@ def test_no_text_makes_parsing_fail(text: str) -> None:
     found = infotext.read(
         text + "\nSteps: 20, Sampler: Euler, Seed: 3, CFG scale: 4" if len(text) % 2 else text
     )
-    assert found is None or isinstance(found[0]["prompt"], str)
+    assert found is None or isinstance(found.values["prompt"], str)
 
 
 @pytest.mark.parametrize(

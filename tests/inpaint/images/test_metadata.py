@@ -17,7 +17,8 @@ from inpaint import InpaintRequest
 from inpaint.images import infotext
 from inpaint.images.codec import MAX_JPEG_EXIF_BYTES, decode
 from inpaint.images.exif import EXIF_IFD, USER_COMMENT, XP_COMMENT
-from inpaint.images.metadata import Made, made_by, read, settings_hash, write
+from inpaint.images.made import Made
+from inpaint.images.metadata import made_by, read, settings_hash, write
 from inpaint.request import RANGES, SETTINGS, InpaintResult
 from inpaint.schedulers import SCHEDULERS
 from tests.support.examples import examples

@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from inpaint.images.codec import decode
-from inpaint.images.metadata import Made, write
+from inpaint.images.made import Made
+from inpaint.images.metadata import write
 from inpaint.schedulers import SCHEDULERS
 from server.dialects.segmind_request import LIMITS, InpaintBody
 from tests.support.served import (
@@ -95,6 +97,7 @@ def test_a_picture_says_what_it_is(served: Served, kind: str) -> None:
     exif[0x0112] = 6
     data = file_of(photo(), kind, exif=exif)
     said = {"format": kind.lower(), "width": SIZE[1], "height": SIZE[0], "settings": None, "model": None}
+    said["left_out"] = []
     assert served.client.post(INFO, json={"image": b64(data)}).json() == said
     assert served.client.post(INFO, files={"image": data}).json() == said
 
@@ -107,6 +110,20 @@ def test_a_painted_picture_gives_its_settings_back(served: Served, kind: str) ->
     data = write(plain.image, plain, Made(settings, model="demo"), kind)
     said = served.client.post(INFO, json={"image": b64(data)}).json()
     assert (said["settings"], said["model"]) == (settings, "demo")
+
+
+def test_a_picture_of_another_program_says_what_is_left_out(served: Served) -> None:
+    """The page takes its settings over, and says what it does not."""
+    texts = PngInfo()
+    texts.add_text(
+        "parameters", "a cat\nSteps: 20, Sampler: Restart, CFG scale: 7, Seed: 18446744073709551615"
+    )
+    said = served.client.post(INFO, json={"image": b64(file_of(photo(), "PNG", pnginfo=texts))}).json()
+    assert said["settings"] == {"prompt": "a cat", "num_inference_steps": 20, "guidance_scale": 7.0}
+    assert said["left_out"] == [
+        "its seed 18446744073709551615 is outside -1 to 999999999999999",
+        "its sampler 'Restart' is not one of ours",
+    ]
 
 
 def test_a_picture_by_url_is_fetched_as_safely_as_any(served: Served, picture_host: PictureHost) -> None:

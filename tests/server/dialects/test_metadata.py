@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from inpaint.images.metadata import Made, read
+from inpaint.images.made import Made
+from inpaint.images.metadata import read
 from tests.support.served import Serve, Served, body, eventually
 
 pytest_plugins = ["tests.support.served_fixtures"]
