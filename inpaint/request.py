@@ -300,9 +300,17 @@ def check_size(name: str, size: tuple[int, int]) -> None:
 
 
 def orientation(image: Image.Image) -> int:
-    """Return the picture's EXIF orientation, 1 to 8; 1 if it has none or its EXIF is broken."""
+    """Return the picture's EXIF orientation, 1 to 8; 1 if it has none or its EXIF is broken.
+
+    Only EXIF counts, as in browsers; Pillow's ``getexif`` would look into XMP as well. A TIFF is turned by
+    Pillow itself, which gives its size upright from the start.
+    """
     try:
-        value = image.getexif().get(EXIF_ORIENTATION, 1)
+        if image.format == "PNG" and "exif" not in image.info:
+            image.load()  # it may be behind the pixels
+        tags = Image.Exif()
+        tags.load(image.info.get("exif") or b"")
+        value = tags.get(EXIF_ORIENTATION, 1)
     except (OSError, ValueError, SyntaxError, KeyError, TypeError, OverflowError, struct.error):
         return 1
     return value if isinstance(value, int) else 1

@@ -14,7 +14,8 @@ from bench.lib.jobs import Upload
 from inpaint import Engine, InpaintRequest
 from inpaint.demo import demo_checkpoint
 from inpaint.fast.optimizations import Fast, choose, ready
-from inpaint.images.codec import decode, encode
+from inpaint.images.codec import decode
+from inpaint.images.encoding import encode
 from inpaint.model.load import Model, load_model, pick_dtype
 from inpaint.weights import config_folder, resolve
 

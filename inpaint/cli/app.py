@@ -65,7 +65,7 @@ def schedulers(
 
 @app.command()
 def info(
-    picture: Annotated[Path, typer.Argument(metavar="PICTURE", help="A PNG, JPEG or WebP file.")],
+    picture: Annotated[Path, typer.Argument(metavar="PICTURE", help="A PNG, JPEG, WebP, TIFF or AVIF file.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Show a picture's size, format and profile, and the settings it was painted with."""

@@ -1,40 +1,47 @@
-"""Decoding of pictures under limits, turning them upright, and encoding in the caller's format.
+"""Decoding of pictures under limits, turning them upright, and the forms in which models and masks see them.
 
 Every picture that arrives as bytes or as a file passes through ``decode``. This module knows files
 and pixel formats, and neither canvases nor models.
 
 Decoded pictures have one of five modes: ``L``, ``LA``, ``RGB``, ``RGBA`` (8 bits) or ``I;16`` (16-bit grey).
-Pillow itself reads colour PNGs of 16 bits a channel as 8 bits; 16-bit grey is kept.
+Pillow itself reads colours of 16 bits a channel as 8 bits; 16-bit grey is kept.
 """
 
 import io
 import math
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
-from PIL.PngImagePlugin import PngInfo
 
 from inpaint.errors import RequestError
-from inpaint.images.bombs import is_decode_bomb
-from inpaint.images.exif import BROKEN, to_bytes
+from inpaint.images import heif, jpeg, png, tiff, webp
+from inpaint.images.container import BombError, Colour, Container, UnreadableError
+from inpaint.images.embedded import iptc_of, xmp_of
+from inpaint.images.exif import BROKEN, descriptive, to_bytes
+from inpaint.images.formats import READ, read_format, refusal
 from inpaint.request import EXIF_ORIENTATION, MAX_PIXELS, check_size, orientation, upright_size
 
-FORMATS = ("PNG", "JPEG", "WEBP")
 MODES = ("L", "LA", "RGB", "RGBA", "I;16")
 MAX_ENCODED_BYTES = 20_000_000
 MASK_THRESHOLD = 128  # luminance from which a mask repaints; diffusers binarises at 0.5 too
 
-MAX_JPEG_EXIF_BYTES = 65_533  # one APP1 marker
+_INSPECT: Mapping[str, Callable[[bytes], Container]] = {
+    "PNG": png.inspect,
+    "JPEG": jpeg.inspect,
+    "WEBP": webp.inspect,
+    "TIFF": tiff.inspect,
+    "AVIF": heif.inspect_avif,
+    "HEIF": heif.inspect,
+}
 _TRANSPARENT = {"1": "LA", "L": "LA", "RGB": "RGBA", "P": "RGBA", "PA": "RGBA"}
 _OPAQUE = {"1": "L", "P": "RGB", "PA": "RGB", "La": "LA", "RGBa": "RGBA"}
 _SIXTEEN_BIT = ("I", "I;16B", "I;16L", "I;16N")
-_ORIENTED_INFO = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")  # where getexif looks
-_PNG_METADATA = (b"eXIf", b"iTXt", b"zTXt", b"tEXt")  # chunks in which an orientation may be
+_ORIENTED_INFO = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")  # where other readers look
 _STRIP = 256  # rows
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -50,9 +57,19 @@ _DAMAGED = (
     *BROKEN,
     NotImplementedError,
     EOFError,
+    RuntimeError,  # libavif's and libheif's
     AssertionError,  # a PNG whose palette is missing; with python -O an AttributeError
 )
 _BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+_FAR_TOO_MUCH = (
+    "has far too many chunks or scans, or parts far larger than the picture; "
+    "save it again with any image editor"
+)
+_CONVERTED = {
+    "CMYK": "is CMYK and becomes RGB, as close as its profile allows; no pixel keeps its four numbers",
+    "LAB": "is Lab and becomes RGB; no pixel keeps its numbers",
+    "YCbCr": "is YCbCr and becomes RGB; no pixel keeps its numbers",
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,7 +77,10 @@ class Picture:
     """A decoded picture and the metadata of its file.
 
     ``image`` is upright, in one of ``MODES``, with empty ``info``. ``exif`` holds no orientation and
-    no thumbnail (which would still show what was painted over). ``dpi`` is (x, y), dots per inch.
+    no thumbnail (which would still show what was painted over), and nor do ``xmp`` and ``iptc``. ``dpi`` is
+    (x, y), dots per inch. ``colour`` are PNG chunks that say which colours the numbers of the pixels are.
+    ``lossless`` is true of a WebP that keeps its pixels exactly. ``notes`` say what is not painted or kept;
+    each is the end of a sentence about the file.
     """
 
     image: Image.Image
@@ -68,6 +88,11 @@ class Picture:
     icc_profile: bytes | None = None
     exif: bytes | None = None
     dpi: tuple[float, float] | None = None
+    xmp: bytes | None = None
+    iptc: bytes | None = None
+    colour: Colour = ()
+    lossless: bool = False
+    notes: tuple[str, ...] = ()
 
 
 def decode(
@@ -77,7 +102,7 @@ def decode(
     path: Path | None = None,
     max_bytes: int = MAX_ENCODED_BYTES,
 ) -> Picture:
-    """Decode the first frame of a PNG, JPEG or WebP file.
+    """Decode the first frame or page of a PNG, JPEG, WebP, TIFF, AVIF or, with the extra ``heic``, HEIC file.
 
     Args:
         data: the file's bytes, or its path.
@@ -92,10 +117,9 @@ def decode(
         path = data
         data = read_file(path, field)
     try:
-        opened = open_checked(data, field, max_bytes=max_bytes)
+        container, opened = _open(data, field, max_bytes)
         with _in_one_sentence(field):
-            opened.load()  # only this finds a file that was cut off; verify() does not
-            return _picture(opened, field)
+            return _picture(container, opened, field)
     except RequestError as error:
         if path is None:
             raise
@@ -113,17 +137,38 @@ def open_checked(data: bytes, field: str = "image", *, max_bytes: int = MAX_ENCO
     Raises:
         RequestError: it is no picture, damaged or too large.
     """
+    return _open(data, field, max_bytes)[1]
+
+
+def _open(data: bytes, field: str, max_bytes: int) -> tuple[Container, Image.Image]:
     if not data:
-        raise RequestError(field, "is empty; give a PNG, JPEG or WebP picture")
+        raise RequestError(field, f"is empty; give a {READ} picture")
     if len(data) > max_bytes:
         raise RequestError(field, f"must be a file of at most {max_bytes // 10**6} MB")
-    if is_decode_bomb(data):
-        raise RequestError(field, "has far too many chunks or scans; save it again with any image editor")
+    name = read_format(data)
+    if name is None:
+        raise RequestError(field, refusal(data))
+    try:
+        container = _INSPECT[name](data)
+    except UnreadableError as error:
+        raise RequestError(field, str(error)) from None
+    except BombError:
+        raise RequestError(field, _FAR_TOO_MUCH) from None
+    if container.size is not None and math.prod(container.size) > MAX_PIXELS:  # a part may be small
+        check_size(field, container.size)
+    if name == "HEIF":
+        _register_heic()
     with _in_one_sentence(field):
-        # Pillow would try every format it knows; a 1 kB AVIF then takes 560 MB before any check.
-        opened = Image.open(io.BytesIO(data), formats=FORMATS)
+        # Pillow would try every format that it knows.
+        opened = Image.open(io.BytesIO(container.data), formats=(name,))
     check_size(field, opened.size)
-    return opened
+    return container, opened
+
+
+def _register_heic() -> None:
+    import pillow_heif  # of the extra heic
+
+    pillow_heif.register_heif_opener(thumbnails=False)
 
 
 def header_size(
@@ -138,7 +183,7 @@ def header_size(
     """
     opened = open_checked(data, field, max_bytes=max_bytes)
     if opened.format == "PNG" and "exif" not in opened.info:  # Pillow would decode it to look behind
-        return None if any(kind in data for kind in _PNG_METADATA) else opened.size
+        return None if b"eXIf" in data else opened.size
     return upright_size(opened)
 
 
@@ -148,7 +193,11 @@ def _in_one_sentence(field: str) -> Iterator[None]:
     try:
         yield
     except UnidentifiedImageError:
-        raise RequestError(field, "is not a PNG, JPEG or WebP picture") from None
+        raise RequestError(
+            field,
+            "cannot be decoded: the file is damaged or cut off, or a picture of an unusual kind; "
+            "send the whole file again, or save it as an 8-bit PNG",
+        ) from None
     except _BOMB:
         raise RequestError(field, f"must have at most {MAX_PIXELS // 10**6} megapixels") from None
     except _DAMAGED as error:
@@ -181,15 +230,50 @@ def read_file(path: Path, field: str = "image") -> bytes:
         raise RequestError(field, f"{path} cannot be read: {error}") from error
 
 
-def _picture(opened: Image.Image, field: str) -> Picture:
-    dpi = _dpi(opened.info.get("dpi"))
+def _picture(container: Container, opened: Image.Image, field: str) -> Picture:
+    dpi, xmp, iptc = _dpi(opened.info.get("dpi")), xmp_of(opened), iptc_of(opened)
+    opened.info.pop("xmp", None)  # else Pillow turns a TIFF by what its XMP says
+    opened.load()  # only this finds a file that was cut off; verify() does not
+    xmp = xmp or xmp_of(opened)  # PNG's may be behind its pixels
+    mode = opened.mode
     image = upright(opened, field)
-    exif = _exif_without_orientation(opened)
-    icc = image.info.get("icc_profile") or None
+    if opened.format == "TIFF":
+        image = _of_tiff(image, opened, container, field)
+    exif = exif_of(opened)
+    icc = container.icc_profile or image.info.get("icc_profile") or None
     image.info = {}  # everything worth keeping is in the Picture; the rest must not leak into outputs
-    # A phone's JPEG with a depth map or a burst opens as MPO even though only FORMATS were allowed.
+    # A phone's JPEG with a depth map or a burst opens as MPO even though only JPEG was allowed.
     name = "JPEG" if opened.format == "MPO" else str(opened.format)
-    return Picture(image, name, icc, exif, dpi)
+    converted = (_CONVERTED[mode],) if mode in _CONVERTED else ()
+    return Picture(
+        image,
+        name,
+        icc,
+        exif,
+        dpi,
+        xmp,
+        iptc,
+        container.colour,
+        container.lossless,
+        container.notes + converted,
+    )
+
+
+def _of_tiff(image: Image.Image, opened: Image.Image, container: Container, field: str) -> Image.Image:
+    """Return a TIFF's picture with its grey as every viewer shows it.
+
+    Raises:
+        RequestError: its grey has numbers that do not fit into 16 bits.
+    """
+    if opened.mode == "I":
+        levels = np.asarray(opened)
+        if levels.min() < 0 or levels.max() > 65_535:
+            raise RequestError(
+                field, "has grey of more than 16 bits, or below 0; save it with 16 bits, from 0 to 65535"
+            )
+    if image.mode == "I;16" and tiff.is_white_zero(container.data):
+        return _keeping_info(Image.fromarray(65_535 - np.asarray(image)), image)
+    return image
 
 
 def _dpi(value: object) -> tuple[float, float] | None:
@@ -200,9 +284,12 @@ def _dpi(value: object) -> tuple[float, float] | None:
     return (x, y) if plausible else None
 
 
-def _exif_without_orientation(image: Image.Image) -> bytes | None:
+def exif_of(opened: Image.Image) -> bytes | None:
+    """Return an opened file's EXIF without its orientation; None if it has none, or none that can be read."""
     try:
-        exif = image.getexif()
+        exif = opened.getexif()
+        if hasattr(opened, "tag_v2"):
+            exif = descriptive(exif)  # a TIFF's tags also say where its pixels are
         exif.pop(EXIF_ORIENTATION, None)
         return to_bytes(exif) if len(exif) else None
     except _DAMAGED:  # maker notes of broken cameras: the pixels matter more than their EXIF
@@ -276,14 +363,15 @@ def to_rgb(image: Image.Image) -> Image.Image:
     laid over white: that is how browsers and JPEG show it, and the colour under alpha 0 is arbitrary.
     """
     if image.mode == "I;16":
-        image = _eight_bit(image)
+        image = eight_bit(image)
     if image.mode in ("LA", "RGBA"):
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), rgba).convert("RGB")
     return image.convert("RGB")
 
 
-def _eight_bit(image: Image.Image) -> Image.Image:
+def eight_bit(image: Image.Image) -> Image.Image:
+    """Scale 16-bit grey (`I;16`) to 8 bits: 65535 becomes 255."""
     return Image.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8))
 
 
@@ -303,7 +391,7 @@ def mask_to_grey(mask: Image.Image) -> Image.Image:
 
 def _strip_to_grey(strip: Image.Image) -> Image.Image:
     if strip.mode == "I;16":
-        return _eight_bit(strip)
+        return eight_bit(strip)
     if strip.mode in ("LA", "RGBA"):
         rgba = strip.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", strip.size, "black"), rgba).convert("L")
@@ -313,69 +401,3 @@ def _strip_to_grey(strip: Image.Image) -> Image.Image:
 def mask_to_l(mask: Image.Image, threshold: int = MASK_THRESHOLD) -> Image.Image:
     """Return a mask (``L``) of 255 where the luminance of ``mask`` is ``threshold`` or more, else 0."""
     return mask_to_grey(mask).point([0] * threshold + [255] * (256 - threshold))
-
-
-def encode(
-    image: Image.Image,
-    like: Picture,
-    format: str | None = None,  # noqa: A002 — the name that Pillow uses too
-    quality: int = 95,
-    text: Mapping[str, str] | None = None,
-) -> bytes:
-    """Encode ``image`` as a file with the ICC profile, EXIF and dpi of ``like``.
-
-    PNG is lossless; WebP and JPEG are written at ``quality``, JPEG without chroma subsampling. JPEG has
-    no alpha (laid over white), and only PNG has 16-bit grey (others get 8 bits).
-
-    Args:
-        image: the picture, in any mode that ``upright`` takes.
-        like: the picture whose metadata and, unless ``format`` is given, format the file gets.
-        format: one of ``FORMATS`` in any letter case, ``jpg`` included; None for the one of ``like``.
-        quality: 1 to 100, of JPEG and WebP.
-        text: keyword → text of PNG's text chunks; the other formats have none.
-
-    Raises:
-        RequestError: ``format`` or ``quality`` is unknown.
-    """
-    name = (format or like.format).upper().replace("JPG", "JPEG")
-    if name not in FORMATS:
-        raise RequestError("format", f"must be one of {', '.join(FORMATS)}, not {format!r}")
-    if not 1 <= quality <= 100:
-        raise RequestError("quality", f"must be a whole number from 1 to 100, not {quality!r}")
-    image = _for_format(upright(image), name)
-    options: dict[str, object] = {"icc_profile": _icc_for(image.mode, name, like.icc_profile)}
-    if like.exif and (name != "JPEG" or len(like.exif) <= MAX_JPEG_EXIF_BYTES):
-        options["exif"] = like.exif
-    if like.dpi and name != "WEBP":
-        options["dpi"] = like.dpi
-    if name == "PNG" and text:
-        options["pnginfo"] = _chunks(text)
-    if name == "JPEG":
-        options |= {"quality": quality, "subsampling": 0}
-    if name == "WEBP":
-        options |= {"quality": quality, "exact": True}  # keep the colour under transparency
-    file = io.BytesIO()
-    image.save(file, name, **options)
-    return file.getvalue()
-
-
-def _chunks(text: Mapping[str, str]) -> PngInfo:
-    chunks = PngInfo()
-    for keyword, value in text.items():
-        chunks.add_text(keyword, value)
-    return chunks
-
-
-def _for_format(image: Image.Image, name: str) -> Image.Image:
-    if name == "JPEG" and image.mode in ("LA", "RGBA"):
-        flat = to_rgb(image)
-        return flat.convert("L") if image.mode == "LA" else flat
-    if name != "PNG" and image.mode == "I;16":
-        return _eight_bit(image)
-    return image
-
-
-def _icc_for(mode: str, name: str, icc: bytes | None) -> bytes:
-    """Return the profile if it describes the channels that are written, else none (``b""``)."""
-    space = b"GRAY" if mode in ("L", "LA", "I;16") and name != "WEBP" else b"RGB "  # WebP is always colour
-    return icc if icc and icc[16:20] == space else b""

@@ -1,8 +1,8 @@
 """Generation parameters in picture files: written with a painted picture, read back from it.
 
 They are written twice: as our own JSON, exact, and as A1111's ``parameters`` text (``infotext``), which other
-programs read. A PNG has both as text chunks (``inpaint``, ``parameters``); JPEG and WebP have them in EXIF
-(``exif``). The caller's own EXIF, ICC, alpha and resolution stay; so do EXIF comments of other programs.
+programs read. A PNG has both as text chunks (``inpaint``, ``parameters``); the other formats have them in
+EXIF (``exif``). The caller's own EXIF, ICC, alpha and resolution stay; so do EXIF comments of other programs.
 """
 
 import hashlib
@@ -17,7 +17,8 @@ from PIL import Image
 from inpaint._version import __version__
 from inpaint.errors import InpaintError
 from inpaint.images import infotext
-from inpaint.images.codec import MAX_JPEG_EXIF_BYTES, Picture, encode, open_checked
+from inpaint.images.codec import Picture, exif_of, open_checked
+from inpaint.images.encoding import MAX_JPEG_EXIF_BYTES, encode, name_of
 from inpaint.images.exif import Comments, comments, with_comments
 from inpaint.images.foreign_metadata import comfyui, flat
 from inpaint.images.foreign_metadata.exif_texts import exif_texts
@@ -97,7 +98,7 @@ def write(
         like: the picture whose metadata and, unless ``format`` is given, format the file gets.
         made: its parameters; None writes none, and leaves out those of an earlier painting too.
         format: as in ``codec.encode``.
-        quality: 1 to 100, of JPEG and WebP.
+        quality: 1 to 100, of JPEG, WebP and AVIF.
 
     Raises:
         RequestError: ``format`` or ``quality`` is unknown.
@@ -108,12 +109,12 @@ def write(
     settings = {name: clean(value) for name, value in made.settings.items()}
     text = infotext.write(settings, image.size, made.model and clean(made.model), made.version or __version__)
     own_json = _to_json(_as_dict(replace(made, settings=settings)))
-    name = (format or like.format).upper()
+    name = name_of(format, like)
     if name == "PNG":
         return encode(
             image, replace(like, exif=own), format, quality, text={PNG_TEXT: text, PNG_JSON: own_json}
         )
-    limit = None if name == "WEBP" else MAX_JPEG_EXIF_BYTES
+    limit = MAX_JPEG_EXIF_BYTES if name == "JPEG" else None
     return encode(image, replace(like, exif=_exif_with(own, text, own_json, limit)), format, quality)
 
 
@@ -179,7 +180,7 @@ def _texts(opened: Image.Image) -> dict[str, str]:
     """Return the texts of a file by the names that they have in a PNG."""
     if opened.format == "PNG":
         return {str(name): text for name, text in opened.info.items() if isinstance(text, str)}
-    exif = opened.info.get("exif")
+    exif = opened.info.get("exif") or exif_of(opened)
     found = comments(exif)
     named = {PNG_JSON: found.xp, PNG_TEXT: found.user}
     return exif_texts(exif) | {name: text for name, text in named.items() if text}

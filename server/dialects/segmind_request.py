@@ -7,6 +7,7 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from inpaint.errors import RequestError
+from inpaint.images.formats import READ
 from inpaint.lora.spec import MAX_LORAS, MAX_SCALE, parse_loras
 from inpaint.pace import Pace
 from inpaint.request import DEFAULTS, MAX_SIDE, RANGES, Area, Fill, Range, check_settings
@@ -31,7 +32,7 @@ _PICTURE = "an http(s) URL, a data: URI or base64; in a form also a file"
 _PIXELS = "pixels at a working size of 1024"
 
 Side = Annotated[int, Field(ge=0, le=MAX_SIDE)]
-Picture = Annotated[str | bytes, Field(description=f"A PNG, JPEG or WebP: {_PICTURE}.")]
+Picture = Annotated[str | bytes, Field(description=f"A {READ} picture: {_PICTURE}.")]
 
 
 def _number(name: str, description: str) -> Any:

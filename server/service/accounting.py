@@ -84,6 +84,7 @@ class Accounting:
                     *request.image.size, request.samples, alpha=request.image.has_transparency_data
                 ),
                 "token": secrets.token_urlsafe(24),  # gives access to this request's pictures only
+                "notes": [f"image: it {note}" for note in prepared.like.notes],
             },
             seeds=request.seeds,
             cost_micro=self.price_micro(caller, request),
@@ -194,6 +195,12 @@ def settings_of(record: Record) -> dict[str, object]:
     if not isinstance(settings, dict):
         raise RequestError("request", "its stored settings are damaged; send it again")
     return settings
+
+
+def notes_of(record: Record) -> tuple[str, ...]:
+    """Return what of a record's picture is not painted or kept."""
+    notes: Any = record.fields.get("notes", [])  # absent in records of earlier versions
+    return tuple(notes)
 
 
 def warnings_of(output: Mapping[str, Any]) -> list[str]:

@@ -12,6 +12,7 @@ from inpaint.canvas.crop import extend
 from inpaint.canvas.mask import require_mask
 from inpaint.images import metadata
 from inpaint.images.codec import MAX_ENCODED_BYTES, Picture, decode, header_size, mask_to_grey, open_checked
+from inpaint.images.png import with_colour
 from inpaint.request import InpaintRequest, InpaintResult, check_same_size
 from server.errors import TooLargeError
 from server.fetch.fetcher import Fetcher
@@ -117,8 +118,9 @@ def prepare(order: Order, image: bytes, mask: bytes | None) -> Prepared:
         like = replace(like, image=wider)
     assert white is not None, "an order has a mask or extends"
     request = InpaintRequest(image=like.image, mask=white, **order.settings)  # type: ignore[arg-type]
-    # The file's EXIF holds where and when it was taken, which the hosted API does not return either.
-    return Prepared(request, replace(like, exif=None))
+    # The file's EXIF, XMP and IPTC hold where and when it was taken, and by whom; the hosted API does not
+    # return them either. Its WebP has the quality that was asked for.
+    return Prepared(request, replace(like, exif=None, xmp=None, iptc=None, lossless=False))
 
 
 def check_file_size(name: str, data: bytes, max_bytes: int = MAX_ENCODED_BYTES) -> None:
@@ -202,4 +204,4 @@ def _png(image: Image.Image, like: Picture | None = None) -> bytes:
     image.save(
         file, "PNG", compress_level=1, icc_profile=(like.icc_profile if like else None) or b"", **options
     )
-    return file.getvalue()
+    return with_colour(file.getvalue(), like.colour) if like else file.getvalue()

@@ -13,7 +13,7 @@ from inpaint.errors import BusyError, CancelledError, InpaintError, PaintError
 from inpaint.request import InpaintResult
 from server.engines.client import Terms, Ticket
 from server.errors import UnauthorizedError
-from server.service.accounting import pixels_of, settings_of
+from server.service.accounting import notes_of, pixels_of, settings_of
 from server.service.pictures import CONTENT_TYPES, IMAGE, MASK, Prepared, read_inputs
 from server.service.refining import distances
 from server.service.service import Service
@@ -176,7 +176,7 @@ class Runner:
         files = await self._service.write(record, prepared, result)
         measured = await self._retry_while_busy(live, distances, self._parts, record, prepared, files)
         outputs: list[dict[str, object]] = []
-        warnings = list(result.warnings)
+        warnings = [*notes_of(record), *result.warnings]
         for number, data in enumerate(files):
             name = f"{number}.{output_format}"
             put = partial(self._parts.blobs.put, record.id, name, data)

@@ -20,7 +20,7 @@ from inpaint.request import InpaintResult
 from server.engines.client import EngineClient, Terms
 from server.fetch.fetcher import Fetcher
 from server.observe.metrics import Metrics
-from server.service.accounting import Accounting
+from server.service.accounting import Accounting, notes_of
 from server.service.caller import Caller
 from server.service.limits import Limiter, RateState
 from server.service.order import Order
@@ -202,7 +202,7 @@ class Service:
             record=record,
             seconds=time.monotonic() - started,
             remaining=await self.accounting.remaining(caller),
-            warnings=result.warnings,
+            warnings=(*notes_of(record), *result.warnings),
         )
 
     def _terms(self, caller: Caller) -> Terms:

@@ -54,12 +54,18 @@ def tiff(exif: bytes) -> dict[int, tuple[int, bytes]]:
     return found
 
 
+def exif_in(data: bytes) -> bytes:
+    """Return a file's EXIF block; a TIFF is one itself."""
+    image = Image.open(io.BytesIO(data))
+    return data if image.format == "TIFF" else image.info["exif"]
+
+
 def a1111_text(data: bytes) -> str:
     """Where A1111 looks: PNG's ``parameters``, or EXIF's user comment as piexif decodes it."""
     image = Image.open(io.BytesIO(data))
     if image.format == "PNG":
         return str(image.info["parameters"])
-    kind, value = tiff(image.info["exif"])[USER_COMMENT]
+    kind, value = tiff(exif_in(data))[USER_COMMENT]
     assert kind == 7, "piexif gives numbers instead of bytes for another type"
     assert value[:8] == b"UNICODE\0"
     return value[8:].decode("utf-16-be")

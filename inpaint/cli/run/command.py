@@ -61,9 +61,9 @@ def run(
 
     For example: inpaint run photo.jpg --mask mask.png -p 'a red door'
 
-    Pixels away from the mask stay as they are, bit for bit in PNG.
+    Pixels away from the mask stay as they are, bit for bit in PNG, TIFF and lossless WebP.
 
-    Every picture keeps its size, format, colour profile and EXIF.
+    Every picture keeps its size, format, colour profile, EXIF, XMP and IPTC; AVIF and HEIC become PNG.
     """
     from inpaint.cli.run.batch import Batch
     from inpaint.cli.run.engine_options import EngineOptions
@@ -132,4 +132,6 @@ def _tasks(
     inputs = Inputs.named_by(images, recursive=recursive, by_null=by_null, excluded=excluded)
     if inputs.left_out:
         say(f"skipped {inputs.left_out} of the files found, as masks or earlier results")
+    if line := inputs.others_line():
+        say(line)
     return tasks_of(inputs.found, task_settings)

@@ -4,14 +4,16 @@ import glob
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path, PurePath
 
 from inpaint.errors import RequestError
+from inpaint.images.formats import ENDINGS, HEIC_ENDINGS, INSTALL_HEIC, OTHER_ENDINGS, READ, reads_heic
 
-FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+FORMATS = ENDINGS  # of pictures, masks and results; HEIC is only read
 STDIN = "-"
 _NO_INPUT = re.compile(r"(?P<stem>.+)(_mask|_inpainted(_\d+)?)", re.DOTALL)
 
@@ -26,10 +28,15 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """The pictures found, in the order of the command line; ``left_out`` counts masks and earlier results."""
+    """The pictures found, in the order of the command line.
+
+    ``left_out`` counts masks and earlier results; ``others`` are the endings, in lower case, of pictures of
+    formats that are not read, one for each file in a folder or a glob.
+    """
 
     found: tuple[Found, ...]
     left_out: int
+    others: tuple[str, ...] = ()
 
     @classmethod
     def named_by(
@@ -57,7 +64,20 @@ class Inputs:
                 found.setdefault(one.path, one)
         stems = {(one.path.parent, one.path.stem) for one in found.values()}
         kept = tuple(one for one in found.values() if not _belongs_to(one.path, stems))
-        return cls(kept, search.left_out + len(found) - len(kept))
+        return cls(kept, search.left_out + len(found) - len(kept), tuple(search.others))
+
+    def others_line(self) -> str:
+        """Return a line on the pictures of formats that are not read; the empty text if there are none."""
+        return f"left out {_counted(self.others)}" if self.others else ""
+
+
+def _counted(endings: Sequence[str]) -> str:
+    """Return how many pictures have which ending: 3 pictures of other formats (1 .bmp, 2 .gif)."""
+    counts = Counter(endings)
+    kinds = ", ".join(f"{count} {ending}" for ending, count in sorted(counts.items()))
+    noun = "picture of another format" if len(endings) == 1 else "pictures of other formats"
+    hint = f"; HEIC is read after: {INSTALL_HEIC}" if any(each in counts for each in HEIC_ENDINGS) else ""
+    return f"{len(endings)} {noun} ({kinds}){hint}"
 
 
 def names_one(arguments: Sequence[str]) -> bool:
@@ -101,6 +121,7 @@ class _Search:
     recursive: bool
     excluded: Sequence[Path]
     left_out: int = 0
+    others: list[str] = field(default_factory=list)
 
     def below(self, argument: _Argument) -> list[Found]:
         if argument.is_pattern:
@@ -111,11 +132,13 @@ class _Search:
             nothing = f"no picture matches {argument.text!r}"
         elif is_folder(root := Path(argument.text)):
             found = list(self._pictures(root, self._listed(root)))
-            nothing = f"the folder {root} holds no PNG, JPEG or WebP picture"
+            nothing = f"the folder {root} holds no {READ} picture"
         else:
             return [Found(root)]
         if not found:
             others = " but masks and earlier results" if self.left_out else ""
+            if self.others:
+                others += f"; it has {_counted(self.others)}"
             raise RequestError("image", nothing + others)
         return found
 
@@ -135,11 +158,18 @@ class _Search:
 
     def _pictures(self, root: Path, paths: Iterable[Path]) -> Iterator[Found]:
         inside = root.resolve().parts
+        endings = (*ENDINGS, *(HEIC_ENDINGS if reads_heic() else ()))
         excluded = [
             f for f in self.excluded if f.parts[: len(inside)] == inside and len(f.parts) > len(inside)
         ]
         for path in paths:
-            if path.suffix.lower() not in FORMATS or path.is_dir():
+            ending = path.suffix.lower()
+            if ending not in endings:
+                self.others += (
+                    [ending] if ending in (*OTHER_ENDINGS, *HEIC_ENDINGS) and path.is_file() else []
+                )
+                continue
+            if path.is_dir():
                 continue
             folder = path.parent.resolve()
             if _NO_INPUT.fullmatch(path.stem) or any(folder.is_relative_to(other) for other in excluded):

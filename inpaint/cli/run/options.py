@@ -30,8 +30,8 @@ Images = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="IMAGE",
-        help="Pictures to repaint: PNG, JPEG or WebP files, folders, quoted globs such as 'photos/*.jpg', or "
-        "- to read paths from stdin, one per line.",
+        help="Pictures to repaint: PNG, JPEG, WebP, TIFF or AVIF files, folders, quoted globs such as "
+        "'photos/*.jpg', or - to read paths from stdin, one per line.",
         show_default=False,
     ),
 ]

@@ -65,6 +65,11 @@ class Output:
         return self.folder or fixed_part(self.template, lambda part: "{" in part)
 
     @property
+    def names_formats(self) -> bool:
+        """True if the user chose the format of the results; else it is the picture's, or PNG."""
+        return self.template is not None and self.folder is None
+
+    @property
     def holds_seed(self) -> bool:
         """True if the name of a result depends on its seed."""
         return self.template is not None and "{seed}" in self.template
@@ -93,7 +98,7 @@ class Output:
 
     def _path(self, picture: Found, seed: str, n: int, samples: int) -> Path:
         image = picture.path
-        ending = image.suffix if image.suffix.lower() in FORMATS else ".png"
+        ending = image.suffix if FORMATS.get(image.suffix.lower(), "AVIF") != "AVIF" else ".png"
         number = f"_{n}" if samples > 1 else ""
         if self.template is None:
             return image.with_name(f"{image.stem}_inpainted{number}{ending}")

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -121,6 +121,7 @@ class Painter:
                 raise one.prepared
             assert one.job is not None
             result = one.job.result()
+            result = replace(result, warnings=(*one.prepared.notes, *result.warnings))
             digests = self._write(one.prepared, result)
         except InpaintError as error:
             self._results.failed(one.task, error)

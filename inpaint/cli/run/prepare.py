@@ -18,6 +18,12 @@ from inpaint.lora.spec import combine
 from inpaint.request import InpaintRequest, check_settings, drawn_seed, seeds_from
 from inpaint.weights.verify import sha256_of
 
+# Formats whose results are PNG unless the user names another, and why.
+_BECOMES_PNG = {
+    "AVIF": "AVIF would change pixels outside the mask; for AVIF all the same, use -o NAME.avif",
+    "HEIF": "HEIC is only read",
+}
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prepared:
@@ -30,6 +36,7 @@ class Prepared:
     outputs: tuple[Path, ...]
     kept: tuple[Path, ...]  # outputs that exist already and stay
     settings_hash: str
+    notes: tuple[str, ...] = ()  # what of the picture is not painted or kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +88,8 @@ class Preparer:
         picture = decode(data, path=task.picture.path)
         image, white = _masked(task, picture.image, mask, mask_data)
         request = InpaintRequest(image=image, mask=white, **{**settings, "seed": seeds[0]})
-        return Prepared(task, picture, request, source, outputs, existing.kept, digest)
+        notes = _notes(task, picture, outputs)
+        return Prepared(task, picture, request, source, outputs, existing.kept, digest, notes)
 
     def _hash(self, task: Task, data: bytes, mask_data: bytes | None) -> str:
         task_settings = task.settings
@@ -114,6 +122,15 @@ class Preparer:
             seed=settings["seed"],
             samples=settings["samples"],
         )
+
+
+def _notes(task: Task, picture: Picture, outputs: tuple[Path, ...]) -> tuple[str, ...]:
+    """Return sentences on what of the picture is not painted or kept, and why its format changes."""
+    notes = tuple(f"image: it {note}" for note in picture.notes)
+    chosen = task.settings.output.names_formats or outputs[0].suffix.lower() != ".png"
+    if chosen or picture.format not in _BECOMES_PNG:
+        return notes
+    return (*notes, f"image: it becomes PNG, because {_BECOMES_PNG[picture.format]}")
 
 
 def _mask_of(task: Task) -> Path | None:

@@ -12,7 +12,8 @@ from scipy.ndimage import distance_transform_edt
 from inpaint.canvas.crop import Canvas, cut, extend, paste
 from inpaint.canvas.mask import latent_mask, latent_soft_mask
 from inpaint.errors import RequestError
-from inpaint.images.codec import Picture, decode, encode
+from inpaint.images.codec import Picture, decode
+from inpaint.images.encoding import encode
 from inpaint.request import EXIF_ORIENTATION, InpaintRequest
 
 MODES = ("RGB", "RGBA", "L", "LA", "P", "1", "I;16")

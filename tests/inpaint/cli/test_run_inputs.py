@@ -122,8 +122,8 @@ def test_a_picture_named_twice_is_painted_once(plan: Run) -> None:
 
 NOTHING = {
     "*.jpg": "no picture matches '*.jpg'",
-    "empty": "the folder empty holds no PNG, JPEG or WebP picture",
-    "only": "the folder only holds no PNG, JPEG or WebP picture but masks and earlier results",
+    "empty": "the folder empty holds no PNG, JPEG, WebP, TIFF or AVIF picture",
+    "only": "the folder only holds no PNG, JPEG, WebP, TIFF or AVIF picture but masks and earlier results",
     "": "name a picture, a folder or --jobs FILE",
 }
 
@@ -229,7 +229,8 @@ ODD = {
     "--mask masks/{seed}.png": "mask: may hold {stem}, {parent}, not {seed}",
     "-o out.png": "output: several pictures would be written to one file; give a folder, or put {stem} into "
     "the name",
-    "-o {stem}.gif": "output: must end with .png, .jpg, .jpeg, .webp, or be a folder, not 'a.gif'",
+    "-o {stem}.gif": "output: must end with .png, .jpg, .jpeg, .webp, .tif, .tiff, .avif, or be a folder, "
+    "not 'a.gif'",
 }
 
 
@@ -294,3 +295,55 @@ def test_a_name_that_is_too_long_is_found_out_before_painting(plan: Run) -> None
     assert done.code == 1, "its result's name would be too long"
     assert "give --mask PICTURE" in plan(f"{'y' * 250}.png").err
     assert "error: image: " in plan("z" * 5000, "--mask", "mask.png").err
+
+
+def test_pictures_of_other_formats_in_a_folder_are_counted(
+    plan: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A phone's folder: they were skipped without a word, and the exit code said that all was well."""
+    monkeypatch.setattr("inpaint.images.formats.find_spec", lambda _: None)  # as without the extra heic
+    make("p/a.png", "mask.png")
+    for name in (
+        "IMG_0001.HEIC",
+        "b.gif",
+        "c.GIF",
+        "d.psd",
+        "e.cr2",
+        "notes.txt",
+        "f.mp4",
+        ".g.gif",
+        "Thumbs.db",
+    ):
+        Path("p", name).write_bytes(b"x")
+    line = "left out 5 pictures of other formats (1 .cr2, 2 .gif, 1 .heic, 1 .psd); HEIC is read after: "
+    for argument in ("p", "p/*"):
+        done = plan(argument, "--mask", "mask.png", "--overwrite")
+        assert taken(done) == ["p/a.png"]
+        assert line + "pip install 'sdxl-inpaint[heic]'" in done.err
+    Path("p/a.png").unlink()
+    assert "it has 5 pictures of other formats" in plan("p", "--mask", "mask.png").err
+    Path("q").mkdir()
+    Path("q/a.gif").write_bytes(b"x")
+    make("q/b.png")
+    assert "left out 1 picture of another format (1 .gif)" in plan("q", "--mask", "mask.png").err
+    assert "left out" not in plan("q/b.png", "--mask", "mask.png").err
+
+
+def test_where_results_of_each_format_go(plan: Run) -> None:
+    """TIFF stays TIFF; AVIF becomes PNG, which changes no pixel, unless the user names an AVIF."""
+    make("p/a.tif", "p/b.TIFF", "p/c.avif", "mask.png")
+    assert results(plan("p", "--mask", "mask.png")) == [
+        "p/a_inpainted.tif",
+        "p/b_inpainted.TIFF",
+        "p/c_inpainted.png",
+    ]
+    assert results(plan("p/c.avif", "--mask", "mask.png", "-o", "out/")) == ["out/c.png"]
+    assert results(plan("p/c.avif", "--mask", "mask.png", "-o", "c.avif")) == ["c.avif"]
+
+
+def test_masks_are_found_in_every_format(plan: Run) -> None:
+    """An editor exports masks as TIFF; a site gives AVIF."""
+    make("a.png", "b.png")
+    Image.new("L", (64, 64), WHITE).save("a_mask.tif")
+    Image.new("L", (64, 64), WHITE).save("b_mask.avif")
+    assert masks(plan("a.png", "b.png")) == ["a_mask.tif", "b_mask.avif"]

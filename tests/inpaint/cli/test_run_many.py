@@ -80,7 +80,7 @@ def test_a_batch_of_20_with_a_broken_file_and_a_missing_mask(
     assert [line["image"] for line in lines()] == list(map(str, paths)), "in the order of the inputs"
     failed = {line["image"]: line["error"] for line in lines() if line["state"] == "failed"}
     assert list(failed) == [str(broken), str(paths[11])]
-    assert "is not a PNG, JPEG or WebP picture" in failed[str(broken)]
+    assert "is not a picture in a format that is read" in failed[str(broken)]
     assert "put 11_mask.png next to the picture" in failed[str(paths[11])]
     before = results()
     assert len(before) == 18

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from inpaint.errors import RequestError
-from inpaint.images.bombs import is_decode_bomb
+from inpaint.images import jpeg, png
 from inpaint.images.codec import decode
 
 Make = Callable[[], bytes]
@@ -64,10 +64,6 @@ DECODE_BOMBS: dict[str, Make] = {
     "a million private chunks": lambda: png_with(chunk(b"prVt") * 1_000_000),
     "a million empty pieces of pixels": lambda: png_with(chunk(b"IDAT") * 1_000_000),
     "a hundred thousand texts": lambda: png_with(chunk(b"tEXt", b"key\0text") * 100_000),
-    "profiles of 1 MB in 1 kB": lambda: png_with(
-        chunk(b"iCCP", b"x\0\0" + zlib.compress(bytes(10**6))) * 2000
-    ),
-    "texts of 1 MB in 1 kB": lambda: png_with(chunk(b"zTXt", b"x\0\0" + zlib.compress(bytes(10**6))) * 60),
     "a million comments": lambda: jpeg_with(segment(0xFE) * 1_000_000),
     "padding": lambda: jpeg_with(b"\xff" * 15_000_000),
     "rubbish": lambda: jpeg_with(b"\xff\xe5\0\2" + bytes(15_000_000)),
@@ -98,6 +94,10 @@ GOOD: dict[str, Make] = {
     "film behind": lambda: saved("JPEG") + bytes(np.random.default_rng(1).integers(0, 256, 10**7, np.uint8)),
     "png": lambda: saved("PNG", 1024),
     "png in small pieces": lambda: png_with(chunk(b"tEXt", b"key\0text") * 1000),
+    "profiles of 1 MB in 1 kB": lambda: png_with(
+        chunk(b"iCCP", b"x\0\0" + zlib.compress(bytes(10**6))) * 2000
+    ),
+    "texts of 1 MB in 1 kB": lambda: png_with(chunk(b"zTXt", b"x\0\0" + zlib.compress(bytes(10**6))) * 2000),
     "webp": lambda: saved("WEBP", lossless=True),
 }
 
@@ -113,4 +113,5 @@ def test_good_files_are_far_from_the_limits(make: Make) -> None:
 )
 def test_what_cannot_be_followed_is_left_to_pillow(data: bytes) -> None:
     """Pillow's error describes a file that was cut off better than this check could."""
-    assert not is_decode_bomb(data)
+    inspect = png.inspect if data.startswith(png.SIGNATURE) else jpeg.inspect
+    assert inspect(data).data == data

@@ -17,7 +17,7 @@ from inpaint.schedulers import SCHEDULERS
 from tests.support.examples import examples
 from tests.support.metadata_samples import BLANK, HARD, a1111_text, chunks, file_of, made, plain
 
-FORMATS = ("PNG", "JPEG", "WEBP")
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "AVIF")
 
 
 def upstream(text: str) -> dict[str, str]:

@@ -15,16 +15,27 @@ from PIL import ExifTags, Image, ImageCms
 
 from inpaint import InpaintRequest
 from inpaint.images import infotext
-from inpaint.images.codec import MAX_JPEG_EXIF_BYTES, decode
+from inpaint.images.codec import decode
+from inpaint.images.encoding import MAX_JPEG_EXIF_BYTES
 from inpaint.images.exif import EXIF_IFD, USER_COMMENT, XP_COMMENT
 from inpaint.images.made import Made
 from inpaint.images.metadata import made_by, read, settings_hash, write
 from inpaint.request import RANGES, SETTINGS, InpaintResult
 from inpaint.schedulers import SCHEDULERS
 from tests.support.examples import examples
-from tests.support.metadata_samples import BLANK, a1111_text, camera_exif, chunks, file_of, made, plain, tiff
+from tests.support.metadata_samples import (
+    BLANK,
+    a1111_text,
+    camera_exif,
+    chunks,
+    exif_in,
+    file_of,
+    made,
+    plain,
+    tiff,
+)
 
-FORMATS = ("PNG", "JPEG", "WEBP")
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "AVIF")
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
@@ -108,9 +119,9 @@ def test_the_callers_exif_icc_alpha_and_dpi_stay(name: str) -> None:
     assert 0x0112 not in tags, "it is upright now"
     assert tags.get_ifd(ExifTags.IFD.GPSInfo)[2] == (48.0, 51.0, 29.5)
     assert tags.get_ifd(EXIF_IFD)[0xA434] == "Nokton 50mm"
-    assert tiff(image.info["exif"])[0x927C] == (7, b"MAKER\0\x01\x02 any bytes at all \xff\xfe")
+    assert tiff(exif_in(data))[0x927C] == (7, b"MAKER\0\x01\x02 any bytes at all \xff\xfe")
     assert image.info["icc_profile"] == SRGB
-    if name != "WEBP":  # WebP has no field for it
+    if name not in ("WEBP", "AVIF"):  # they have no field for it
         assert image.info["dpi"] == pytest.approx((300, 300), abs=0.1)
     if name != "JPEG":
         assert np.array_equal(np.asarray(image)[..., 3], np.asarray(rgba)[..., 3])
@@ -140,7 +151,7 @@ def test_switched_off_leaves_nothing(name: str) -> None:
         image = Image.open(io.BytesIO(data))
         assert "parameters" not in image.info
         assert "inpaint" not in image.info
-        found = tiff(image.info["exif"])
+        found = tiff(exif_in(data))
         assert {USER_COMMENT, XP_COMMENT}.isdisjoint(found)
         assert 0x010F in found
         for encoding in ("utf-8", "utf-16-le", "utf-16-be"):

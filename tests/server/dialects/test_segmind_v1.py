@@ -529,7 +529,7 @@ def test_a_file_in_another_format_is_named(served: Served) -> None:
     """The error must not call it bad base64, since it was sent as a file."""
     files = {"image": ("photo.gif", file_of(photo(), "GIF")), "mask": ("mask.png", MASK)}
     text = problem(served.client.post(V1, data={"prompt": "x"}, files=files), 400)
-    assert text == "image: is not a PNG, JPEG or WebP picture"
+    assert text == "image: is a GIF picture; save it as PNG, JPEG, WebP, TIFF or AVIF"
 
 
 FAILURES = [

@@ -27,6 +27,7 @@ from tests.inpaint.images.test_bombs import DECODE_BOMBS, chunk
 from tests.support.hostile_urls import HOSTILE, HOSTS, LITERALS, SYNTAX
 from tests.support.hostile_urls import answer as resolver
 from tests.support.loopback import Canary, Switchboard, fetcher, public
+from tests.support.odd_pictures import tiff_of
 from tests.support.served import (
     MASK,
     PHOTO,
@@ -249,6 +250,7 @@ def archive(name: str = "a.png", content: bytes = PHOTO) -> bytes:
 JPEG = file_of(Image.effect_noise((48, 32), 80).convert("RGB"), "JPEG")
 GIF_BOMB = b"GIF89a\xff\xff\xff\xff\x80\0\0\0\0\0\xff\xff\xff,\0\0\0\0\xff\xff\xff\xff\0\x02\x02D\x01\0;"
 PACKED_MB = zlib.compress(bytes(10**6))
+TEXTS = b"".join(chunk(b"zTXt", b"%d\0\0" % i + PACKED_MB) for i in range(500))
 BAD_PICTURES: dict[str, bytes] = {
     "png of 20000×20000": png(20_000, 20_000, rows=zlib.compress(b"\0")),
     "png of 20000×20000, all there": png(20_000, 20_000),
@@ -263,13 +265,13 @@ BAD_PICTURES: dict[str, bytes] = {
     "png cut to 60 %": PHOTO[: len(PHOTO) * 6 // 10],
     "png with a bad checksum": PHOTO[:-20] + bytes([PHOTO[-20] ^ 1]) + PHOTO[-19:],
     "png without pixels": PHOTO[:33] + chunk(b"IEND", b""),
-    "png with 500 MB of text": png(16, 16, *[chunk(b"zTXt", b"%d\0\0" % i + PACKED_MB) for i in range(500)]),
     "1 pixel": file_of(photo((1, 1))),
     "1×5000": file_of(photo((1, 5000))),
     "5000×1": file_of(photo((5000, 1))),
     "1:17": file_of(photo((16 * 17, 16))),
     "16×8193": file_of(photo((16, 8193))),
-    "tiff": file_of(photo(), "TIFF"),
+    "tiff cut to 60 %": file_of(photo(), "TIFF")[: len(file_of(photo(), "TIFF")) * 6 // 10],
+    "tiff of 20000×20000": tiff_of({256: (4, 1, 20_000), 257: (4, 1, 20_000), 273: (4, 1, 8)}),
     "bmp": file_of(photo(), "BMP"),
     "ico": file_of(photo((32, 32)), "ICO"),
     "ppm": file_of(photo(), "PPM"),
@@ -318,6 +320,9 @@ def odd_pictures() -> dict[str, bytes]:
         "16 bit": file_of(Image.fromarray(grey)),
         "1 bit": file_of(white_box().convert("1")),
         "palette": file_of(photo().quantize(8)),
+        "tiff": file_of(photo(), "TIFF"),
+        "avif": file_of(photo(), "AVIF"),
+        "500 MB of text": PHOTO[:33] + TEXTS + PHOTO[33:],
         "palette with a clear colour": file_of(photo().quantize(8), transparency=0),
         "grey and alpha": file_of(white_box().convert("LA")),
         "cmyk": file_of(photo().convert("CMYK"), "JPEG"),
