@@ -6,13 +6,19 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
+from urllib.parse import unquote_to_bytes
 
 from inpaint.errors import RequestError
+from inpaint.images.formats import known_refusal
 
 Format = Literal["jpeg", "png", "webp"]
 
 _MAX_URL_CHARACTERS = 8192
 _SCHEME = re.compile(r"\s*([a-zA-Z][a-zA-Z0-9+.-]*):")
+_QUOTES = ("'", '"')
+_NO_PICTURE = "must be an http(s) URL, a data: URI or base64 of a picture"
+_MAX_HEAD = 1024  # bytes of a data: URI before its comma
+_MAX_ESCAPES = 300_000  # %XX in a data: URI that is not base64
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +66,10 @@ def source(name: str, value: object) -> Source:
     if isinstance(value, bytes):
         return value
     if not isinstance(value, str) or not value.strip():
-        raise RequestError(name, "must be an http(s) URL, a data: URI or base64 of a picture")
+        raise RequestError(name, _NO_PICTURE)
+    value = value.strip()
+    if len(value) > 1 and value[0] == value[-1] and value[0] in _QUOTES:  # JSON within JSON
+        value = value[1:-1]
     scheme = _SCHEME.match(value[:64])
     if scheme is None:
         return value.encode("ascii", "replace")
@@ -70,27 +79,61 @@ def source(name: str, value: object) -> Source:
         return Url(value)
     if scheme[1].lower() == "data":
         return value.encode("ascii", "replace")
-    raise RequestError(name, "must be an http(s) URL, a data: URI or base64 of a picture")
-
-
-_DATA_URI = re.compile(rb"\s*data:image/[a-z0-9.+-]+;(?:[a-z0-9=.+-]+;)*base64,", re.IGNORECASE)
+    raise RequestError(name, _NO_PICTURE)
 
 
 def decode_source(name: str, data: bytes) -> bytes:
     """Return a file's bytes, from the bytes themselves or from base64 with or without ``data:``.
 
+    The label of a data: URI is not looked at: browsers write ``application/octet-stream``, or none, for a
+    file whose ending they do not know. What the bytes are is found when they are decoded.
+
     Raises:
-        RequestError: a data: URI that is not a base64 picture, or text that is not base64.
+        RequestError: a data: URI without a comma, or text that is not base64.
     """
     if not data.isascii():  # a file, though perhaps not a picture
         return data
-    if data.lstrip()[:5].lower() == b"data:":
-        head = _DATA_URI.match(data[:256])
-        if head is None:
-            raise RequestError(name, "must be a data: URI of a picture in base64")
-        data = data[head.end() :]
-    packed = data.translate(None, b" \t\r\n").rstrip(b"=")
+    packed = data.lstrip()
+    if packed[:5].lower() == b"data:":
+        head, comma, packed = packed.partition(b",")
+        if not comma or len(head) > _MAX_HEAD:
+            raise RequestError(name, "must be a data: URI such as data:image/png;base64,… with a picture")
+        if not head.rstrip().lower().endswith(b";base64"):
+            return _unescaped(name, packed)
+    elif packed[:7].lower() == b"base64,":
+        packed = packed[7:]
     try:
-        return base64.b64decode(packed + b"=" * (-len(packed) % 4), validate=True)
+        return _from_base64(packed)
     except (binascii.Error, ValueError):
+        if known_refusal(data):  # text that is a file, such as an SVG drawing; the decoder names it
+            return data
         raise RequestError(name, "is neither a picture's URL nor valid base64") from None
+
+
+def _from_base64(packed: bytes) -> bytes:
+    """Decode base64 of either alphabet, with white space, without padding, or escaped as in URLs."""
+    if b"%" in packed:  # not unquote_to_bytes, which makes an object of each of 10 million escapes
+        for escaped, plain in _ESCAPED:
+            packed = packed.replace(escaped, plain).replace(escaped.lower(), plain)
+    packed = packed.translate(_URL_ALPHABET, b" \t\r\n").rstrip(b"=")
+    return base64.b64decode(packed + b"=" * (-len(packed) % 4), validate=True)
+
+
+def _unescaped(name: str, text: bytes) -> bytes:
+    """Return what a data: URI without base64 stands for: bytes, some of them as ``%XX``."""
+    if text.count(b"%") > _MAX_ESCAPES:
+        raise RequestError(name, "must be a data: URI in base64")
+    return unquote_to_bytes(text)
+
+
+_URL_ALPHABET = bytes.maketrans(b"-_", b"+/")
+_ESCAPED = (
+    (b"%2B", b"+"),
+    (b"%2F", b"/"),
+    (b"%3D", b"="),
+    (b"%2D", b"-"),
+    (b"%5F", b"_"),
+    (b"%0D", b""),
+    (b"%0A", b""),
+    (b"%20", b""),
+)
