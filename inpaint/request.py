@@ -58,6 +58,7 @@ RANGES: Mapping[str, Range] = {
     "samples": Range(int, 1, 64),
     "num_inference_steps": Range(int, 1, 150),
     "guidance_scale": Range(float, 0, 50),
+    "guidance_rescale": Range(float, 0, 1),
     "seed": Range(int, -1, 999_999_999_999_999),
     "strength": Range(float, 0, 1, above=True),
     "padding": Range(int, 0, 1024),
@@ -107,6 +108,10 @@ class InpaintRequest:
         soft: reads the mask's grey as strength, from 8 (barely changed) to 255 (repainted).
         guidance_interval: the fractions of the steps, 0 to 1 and rising, between which guidance is on. A
             step outside it costs half; the picture changes. Source: Kynkäänniemi et al., 2024.
+        guidance_rescale: how far guidance is kept from raising the contrast: 0 not at all, 1 to the standard
+            deviation of the prediction with the prompt; about 0.7 suits models with zero terminal SNR. A
+            number from 0 to 1. Source: Lin et al., "Common Diffusion Noise Schedules and Sample Steps are
+            Flawed", 2024.
         pace: ``exact`` makes every UNet call that the scheduler asks for; ``near`` forecasts about half of
             them, see :mod:`inpaint.pace`. The picture of a seed then differs a little from the exact one.
         loras: names and scales (-4 to 4) of LoRA files, 8 at most; they may be given in any notation of
@@ -134,6 +139,7 @@ class InpaintRequest:
     color_match: bool = True
     soft: bool = False
     guidance_interval: tuple[float, float] = (0.0, 1.0)
+    guidance_rescale: float = 0.0
     pace: Pace = "exact"
     loras: tuple[LoraUse, ...] = ()
 

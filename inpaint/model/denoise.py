@@ -55,6 +55,7 @@ class Row:
     num_steps: int
     guidance_scale: float
     guidance_interval: tuple[float, float]  # the fractions of num_steps between which guidance is on
+    guidance_rescale: float  # 0 to 1, see ``_guided``
     generator: torch.Generator
     latents: torch.Tensor  # (1, 4, h, w), fp32
     noise: torch.Tensor  # (1, 4, h, w), fp32, the initial noise
@@ -126,6 +127,7 @@ def start_row(
     guidance_scale: float,
     seed: int,
     guidance_interval: tuple[float, float] = (0.0, 1.0),
+    guidance_rescale: float = 0.0,
     pace: str = "exact",
     deep_cache: bool = False,
     precise: bool = False,
@@ -141,6 +143,7 @@ def start_row(
         guidance_scale: of classifier-free guidance; none at 1 or below.
         seed: of the row's CPU generator, which the scheduler draws from as well.
         guidance_interval: the fractions of the steps between which guidance is on.
+        guidance_rescale: how far a guided prediction is scaled back to the prompt's own deviation, 0 to 1.
         pace: one of ``PACES``: whether each prediction is made by the UNet.
         deep_cache: ``step`` gets a forward pass that keeps the deepest level and takes it from a cache.
         precise: compute the row in fp32, with every level.
@@ -164,6 +167,7 @@ def start_row(
         num_steps=num_steps,
         guidance_scale=guidance_scale,
         guidance_interval=guidance_interval,
+        guidance_rescale=guidance_rescale,
         generator=generator,
         latents=_initial_latents(sampler, image_latents, noise, levels[0], strength),
         noise=noise,
@@ -325,11 +329,24 @@ def _guided(rows: Sequence[Row], out: torch.Tensor) -> list[torch.Tensor]:
     for row in rows:
         if row.guided:
             negative, positive = out[slot : slot + 1], out[slot + 1 : slot + 2]
-            predictions.append(negative + row.guidance_scale * (positive - negative))
+            guided = negative + row.guidance_scale * (positive - negative)
+            predictions.append(_rescaled(guided, positive, row.guidance_rescale))
         else:
             predictions.append(out[slot : slot + 1])
         slot += 2 if row.guided else 1
     return predictions
+
+
+def _rescaled(guided: torch.Tensor, positive: torch.Tensor, factor: float) -> torch.Tensor:
+    """Scale a guided prediction (1, 4, h, w) towards the standard deviation of the one with the prompt.
+
+    Guidance raises the contrast, which zero terminal SNR shows as burnt colours. Source: Lin et al., "Common
+    Diffusion Noise Schedules and Sample Steps are Flawed", 2024, section 3.4; diffusers'
+    ``rescale_noise_cfg``.
+    """
+    if factor == 0:
+        return guided
+    return guided * (factor * positive.std() / guided.std() + 1 - factor)
 
 
 def _remember(row: Row, prediction: torch.Tensor) -> None:

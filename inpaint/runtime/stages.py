@@ -147,6 +147,7 @@ class Stages:
             strength=request.strength,
             guidance_scale=request.guidance_scale,
             guidance_interval=request.guidance_interval,
+            guidance_rescale=request.guidance_rescale,
             pace=request.pace,
             deep_cache=self._deep_cache,
             seed=seed,

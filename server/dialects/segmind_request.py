@@ -24,7 +24,7 @@ LIMITS: Mapping[str, Range] = {
     "seed": Range(int, -1, MAX_SEED),
     "strength": Range(float, 0, 0.99),
     "quality": Range(int, 1, 100),
-    **{name: RANGES[name] for name in ("padding", "grow", "feather")},
+    **{name: RANGES[name] for name in ("padding", "grow", "feather", "guidance_rescale")},
 }
 # The hosted API documents the same defaults as the engine has; one that differs must be written out here.
 _default = SimpleNamespace(**DEFAULTS)
@@ -134,6 +134,14 @@ class InpaintBody(BaseModel):
             "narrower interval is faster and changes the picture."
         ),
     ] = _default.guidance_interval
+    guidance_rescale: Annotated[
+        float,
+        _number(
+            "guidance_rescale",
+            "How far guidance is kept from raising the contrast; about 0.7 suits models with zero terminal "
+            "SNR.",
+        ),
+    ] = _default.guidance_rescale
     pace: Annotated[
         Pace,
         Field(

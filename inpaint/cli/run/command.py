@@ -22,6 +22,7 @@ def run(
     scheduler: options.Scheduler = DEFAULTS["scheduler"],
     num_inference_steps: options.Steps = DEFAULTS["num_inference_steps"],
     guidance_scale: options.GuidanceScale = DEFAULTS["guidance_scale"],
+    guidance_rescale: options.GuidanceRescale = DEFAULTS["guidance_rescale"],
     strength: options.Strength = DEFAULTS["strength"],
     seed: options.Seed = DEFAULTS["seed"],
     samples: options.Samples = DEFAULTS["samples"],

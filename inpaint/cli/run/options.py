@@ -67,6 +67,14 @@ NegativePrompt = Annotated[str | None, _option("What not to paint")]
 Scheduler = Annotated[str, _option(f"One of: {', '.join(SCHEDULERS)}")]
 Steps = Annotated[int, _option("Number of denoising steps", "--steps", field="num_inference_steps")]
 GuidanceScale = Annotated[float, _option("How closely to follow the prompt", field="guidance_scale")]
+GuidanceRescale = Annotated[
+    float,
+    _option(
+        "Pull the contrast of guided pictures back to that of the prompt's own, about 0.7 for a model with "
+        "zero terminal SNR",
+        field="guidance_rescale",
+    ),
+]
 Strength = Annotated[float, _option("How much to change what is under the mask", field="strength")]
 Seed = Annotated[int, _option("The same seed gives the same picture; -1 draws a random one", field="seed")]
 Samples = Annotated[int, _option("Number of variations; their seeds count up", field="samples")]
