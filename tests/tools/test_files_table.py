@@ -4,5 +4,5 @@ from tools.files.__main__ import PAGE, page
 
 
 def test_the_page_is_made_of_the_kept_rows() -> None:
-    """Whoever changes the rows writes the page: ``python -m tools.files --page-only``."""
+    """After a change of the rows: ``python -m tools.files --page-only``."""
     assert PAGE.read_text("utf-8") == page()
