@@ -5,7 +5,7 @@ the next start only. Running requests may share a batch by their LoRAs' names an
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,11 @@ import torch
 from inpaint.errors import ModelError
 from inpaint.lora.files import LoraFile, checked, find_lora
 from inpaint.lora.hooks import Scaled
-from inpaint.lora.match import Change, LayerIndex, MatchedLora
+from inpaint.lora.match import LayerIndex, MatchedLora
+from inpaint.lora.peft import sidecar
 from inpaint.lora.spec import LoraUse
 from inpaint.lru import LruCache
+from inpaint.weights.verify import sha256_of
 
 CACHED_BYTES = 1024**3  # SDXL's layers at rank 32: 0.2 GB in 16 bit
 
@@ -34,6 +36,12 @@ class LoraSet:
         pairs = zip(self.uses, self.loras, strict=True)
         return [(use.scale, lora.unet) for use, lora in pairs if lora.unet]
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is not used of the files, in sentences that name the LoRA."""
+        pairs = zip(self.uses, self.loras, strict=True)
+        return tuple(f"{use.name}: {text}" for use, lora in pairs for text in lora.warnings)
+
     def text(self, side: int) -> Scaled:
         """Return the scales and changes for text encoder 0 or 1."""
         pairs = zip(self.uses, self.loras, strict=True)
@@ -46,7 +54,7 @@ NO_LORAS = LoraSet((), ())
 @dataclass(frozen=True, slots=True, eq=False)
 class _Held:
     lora: MatchedLora
-    stamp: tuple[int, int]  # the file's size and time when it was read
+    stamp: tuple[int, ...]  # the sizes and times of its files when they were read
     size_bytes: int
 
 
@@ -69,12 +77,13 @@ class LoraCache:
             encoders: both text encoders.
             rest: the device that keeps the UNet's matrices; the text encoders' stay on the CPU.
             folder: the folder of LoRA files; ``files.loras_dir()`` if None.
-            max_bytes: the most that the matrices of all LoRAs held may take.
+            max_bytes: the most that the tensors of all LoRAs held may take; a larger one stays on the CPU.
         """
         self._modules = (unet, encoders)
         self._index: LayerIndex | None = None
         self._rest = rest
         self._folder = folder
+        self._max_bytes = max_bytes
         # A LoRA larger than the limit is held alone: reading it for each request would take seconds.
         self._held: LruCache[str, _Held] = LruCache(max_bytes, lambda held: min(held.size_bytes, max_bytes))
         self._digests: dict[str, str] = {}  # name → sha256 when it was first used; never forgotten
@@ -99,8 +108,9 @@ class LoraCache:
             self._held.put(name, held)
         return held.lora
 
-    def _read(self, file: LoraFile, stamp: tuple[int, int]) -> _Held:
-        if self._digests.setdefault(file.name, file.sha256) != file.sha256:
+    def _read(self, file: LoraFile, stamp: tuple[int, ...]) -> _Held:
+        digest = file.sha256 + _config_digest(file)
+        if self._digests.setdefault(file.name, digest) != digest:
             raise ModelError(
                 f"the LoRA {file.name} was replaced since this program first used it; restart the program to "
                 "use the new file"
@@ -110,14 +120,24 @@ class LoraCache:
         matched = self._index.fit(file.path)
         if _stamp(file) != stamp:
             raise ModelError(f"the LoRA {file.name} changed while it was being read; try again")
-        lora = MatchedLora([change.to(self._rest) for change in matched.unet], matched.text)
-        parts: list[Change] = [*lora.unet, *lora.text[0], *lora.text[1]]
-        return _Held(lora, stamp, sum(change.size_bytes for change in parts))
+        parts = [*matched.unet, *matched.text[0], *matched.text[1]]
+        size = sum(change.size_bytes for change in parts)
+        # Whole differences are as large as the model, and a device has no room for two of it.
+        rest = self._rest if size <= self._max_bytes else torch.device("cpu")
+        lora = replace(matched, unet=[change.to(rest) for change in matched.unet])
+        return _Held(lora, stamp, size)
 
 
-def _stamp(file: LoraFile) -> tuple[int, int]:
+def _stamp(file: LoraFile) -> tuple[int, ...]:
+    config = sidecar(file.path)
     try:
-        found = file.path.stat()
+        found = [path.stat() for path in (file.path, *([] if config is None else [config]))]
     except OSError as error:
         raise ModelError(f"{file.path.name} cannot be read ({error.strerror})") from None
-    return found.st_size, found.st_mtime_ns
+    return tuple(number for stat in found for number in (stat.st_size, stat.st_mtime_ns))
+
+
+def _config_digest(file: LoraFile) -> str:
+    """Return the sha256 of PEFT's configuration next to a LoRA, which says its scale; "" if there is none."""
+    config = sidecar(file.path)
+    return "" if config is None else sha256_of(config)

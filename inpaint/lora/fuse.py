@@ -3,6 +3,7 @@
 A merged LoRA costs nothing in a step and needs no peft.
 """
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +14,10 @@ import torch
 from torch import nn
 
 from inpaint.errors import ModelError, RequestError
-from inpaint.lora.match import Change, LayerIndex
+from inpaint.lora.changes import Change, by_slot, summed
+from inpaint.lora.match import LayerIndex
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,27 +38,30 @@ def fuse(unet: Any, encoders: Sequence[Any], file: Path, scale: float = 1.0) -> 
         scale: how strongly the LoRA counts; 1 is the strength that it was trained at.
 
     Raises:
-        ModelError: the file is missing or damaged, is no LoRA for this model, or is of a kind that cannot be
-            merged this way.
+        ModelError: the file is missing or damaged, or is no LoRA for this model.
         RequestError: the scale is not a number.
     """
     if not math.isfinite(scale):
         raise RequestError("lora_scale", f"must be a number such as 1 or 0.7, not {scale!r}")
     matched = LayerIndex.of(unet, encoders).fit(file)
-    text = [change for changes in matched.text for change in changes]
-    for change in (*matched.unet, *text):
+    for warning in matched.warnings:
+        _log.warning("%s: %s", file.name, warning)
+    text = [*matched.text[0], *matched.text[1]]
+    for (module, name), parts in by_slot([(scale, [*matched.unet, *text])]).items():
         # Replaced, not written to: a loaded weight may be a page of its file.
-        change.layer.module.weight = _merged(file, change, scale)
-    return Fused(len(matched.unet), len(text))
+        setattr(module, name, _merged(file, getattr(module, name).detach(), parts))
+    return Fused(_layers(matched.unet), _layers(text))
 
 
-def _merged(file: Path, change: Change, scale: float) -> nn.Parameter:
-    weight: torch.Tensor = change.layer.module.weight
-    # In fp32 on the weight's device: in 16 bit, a small change to a large weight would be rounded away twice.
-    up, down = (matrix.to(weight.device, torch.float32) for matrix in (change.up, change.down))
-    merged = weight.detach().float() + scale * change.factor * (up @ down).reshape(weight.shape)
-    if not merged.to(weight.dtype).isfinite().all():
+def _layers(changes: Sequence[Change]) -> int:
+    return len({change.layer.module for change in changes})
+
+
+@torch.no_grad()
+def _merged(file: Path, weight: torch.Tensor, parts: Sequence[tuple[float, Change]]) -> nn.Parameter:
+    merged = summed(weight, parts).to(weight.dtype)
+    if not merged.isfinite().all():
         raise ModelError(
             f"{file.name} is too strong: a weight leaves the range of {weight.dtype}; lower its scale"
         )
-    return nn.Parameter(merged.to(weight.dtype), requires_grad=False)
+    return nn.Parameter(merged, requires_grad=False)

@@ -19,16 +19,21 @@ _ENDS = {
     "time_embedding.linear_2": "time_embed.2",
     "add_embedding.linear_1": "label_emb.0.0",
     "add_embedding.linear_2": "label_emb.0.2",
+    "conv_norm_out": "out.0",
     "conv_out": "out.2",
 }
 _RESNET = {
+    "norm1": "in_layers.0",
     "conv1": "in_layers.2",
     "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
     "conv2": "out_layers.3",
     "conv_shortcut": "skip_connection",
 }
 # diffusers' names for projections that were joined into one matrix (``Attention.fuse_projections``).
 _JOINED = {"to_qkv": ("to_q", "to_k", "to_v"), "to_kv": ("to_k", "to_v")}
+
+_KINDS = (nn.Linear, nn.Conv2d, nn.GroupNorm, nn.LayerNorm)
 
 
 @runtime_checkable
@@ -45,11 +50,19 @@ class Rewritable(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layer:
-    """A layer of the model: a module, or some rows of one that several layers were joined into."""
+    """A tensor of a layer of the model, or some rows of one that several layers were joined into."""
 
-    module: Any  # nn.Linear, nn.Conv2d or a Rewritable
-    rows: slice  # of the module's weight
-    shape: tuple[int, ...]  # of these rows: (out, in) or (out, in, kh, kw)
+    module: Any  # nn.Linear, nn.Conv2d, a norm layer or a Rewritable
+    rows: slice  # of the tensor
+    shape: tuple[int, ...]  # of these rows: (out, in), (out, in, kh, kw), or (out,) of a bias or a norm layer
+    tensor: str = "weight"  # or "bias"
+
+    @property
+    def bias(self) -> "Layer | None":
+        """The same layer's bias; None if it has none."""
+        if getattr(self.module, "bias", None) is None:
+            return None
+        return Layer(self.module, self.rows, self.shape[:1], "bias")
 
 
 def unet_layers(unet: Any) -> Layers:
@@ -80,7 +93,7 @@ def _layers(root: Any) -> Iterator[tuple[str, Layer]]:
     for name, module in root.named_modules():
         if isinstance(module, Rewritable):
             shape = tuple(module.original.shape)
-        elif isinstance(module, nn.Linear | nn.Conv2d):
+        elif isinstance(module, _KINDS) and getattr(module, "weight", None) is not None:
             shape = tuple(module.weight.shape)
         else:
             continue

@@ -1,20 +1,19 @@
 """Merging of LoRAs into a UNet's weights, and switching them between two calls.
 
-W = W0 + Σ scale · (alpha / rank) · up · down. Weights are written in place, since compiled code and CUDA
-graphs keep their addresses. W0 is kept for as long as a layer is changed, and copied back; nothing is
-subtracted, so that the model is the same afterwards to the last bit.
+W = W0 + Σ scale · ΔW. Weights are written in place, since compiled code and CUDA graphs keep their addresses.
+W0 is kept for as long as a layer is changed, and copied back; nothing is subtracted, so that the model is the
+same afterwards to the last bit.
 """
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable
 
 import torch
 
 from inpaint.errors import ModelError
+from inpaint.lora.changes import Slot, by_slot, summed
 from inpaint.lora.hooks import Scaled
 from inpaint.lora.layers import Rewritable
-from inpaint.lora.match import Change
 from inpaint.memory import free_bytes
 
 _RESERVE_BYTES = 2 * 1024**3  # left free on the device for the next calls
@@ -32,7 +31,7 @@ class HotMerge:
         """
         self._device = device
         self._lock = lock
-        self._before: dict[Any, torch.Tensor] = {}  # by module: its weight without any LoRA
+        self._before: dict[Slot, torch.Tensor] = {}  # weights and biases without any LoRA
 
     @torch.inference_mode(False)
     @torch.no_grad()
@@ -46,13 +45,13 @@ class HotMerge:
         Raises:
             ModelError: they are too strong together; the UNet then has its original weights.
         """
-        parts = _by_module(scaled)
+        parts = by_slot(scaled)
         with self._lock:
             try:
-                self._restore([module for module in self._before if module not in parts])
+                self._restore([slot for slot in self._before if slot not in parts])
                 self._keep(parts)
-                for module, added in parts.items():
-                    _write(module, _sum(self._before[module].to(self._device), added))
+                for slot, added in parts.items():
+                    _write(slot, summed(self._before[slot].to(self._device), added))
                 _check(parts)
             except BaseException:
                 self._restore(list(self._before))
@@ -60,27 +59,28 @@ class HotMerge:
             finally:  # before the lock is free: a GPU writes long after the calls that told it to
                 settle()
 
-    def _restore(self, modules: Iterable[Any]) -> None:
-        for module in modules:
-            _write(module, self._before[module].to(self._device))
-        for module in modules:
-            del self._before[module]
+    def _restore(self, slots: Iterable[Slot]) -> None:
+        for slot in slots:
+            _write(slot, self._before[slot].to(self._device))
+        for slot in slots:
+            del self._before[slot]
 
-    def _keep(self, modules: Iterable[Any]) -> None:
-        """Save the weights that are about to be changed, on the device while it has room, else on the CPU."""
+    def _keep(self, slots: Iterable[Slot]) -> None:
+        """Save the tensors that are about to be changed, on the device while it has room, else on the CPU."""
         free = _free_bytes(self._device)
-        for module in modules:
-            if module in self._before:
+        for slot in slots:
+            if slot in self._before:
                 continue
-            if isinstance(module, Rewritable):
-                self._before[module] = module.original
+            module, name = slot
+            if _rewritable(slot):
+                self._before[slot] = module.original
             elif free is None:
-                _own(module, self._before)
+                self._before[slot] = _owned(slot)
             else:
-                weight = module.weight.data
-                free -= weight.nbytes
+                tensor = getattr(module, name).data
+                free -= tensor.nbytes
                 kept_on = self._device if free > _RESERVE_BYTES else torch.device("cpu")
-                self._before[module] = weight.to(kept_on, copy=True)
+                self._before[slot] = tensor.to(kept_on, copy=True)
 
 
 def _free_bytes(device: torch.device) -> int | None:
@@ -91,46 +91,31 @@ def _free_bytes(device: torch.device) -> int | None:
     return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
-_Part = tuple[float, Change]  # a scale, and the change at a scale of 1
+def _rewritable(slot: Slot) -> bool:
+    return slot[1] == "weight" and isinstance(slot[0], Rewritable)
 
 
-def _by_module(scaled: Scaled) -> dict[Any, list[_Part]]:
-    parts: dict[Any, list[_Part]] = {}
-    for scale, changes in scaled:
-        for change in changes:
-            parts.setdefault(change.layer.module, []).append((scale, change))
-    return parts
+def _owned(slot: Slot) -> torch.Tensor:
+    """Give a tensor on a CPU memory of its own, since it may be a page of its file; return the page."""
+    tensor = getattr(*slot)
+    before: torch.Tensor = tensor.data
+    tensor.data = before.clone()
+    return before
 
 
-def _own(module: Any, before: dict[Any, torch.Tensor]) -> None:
-    """Give a weight on a CPU memory of its own, since a loaded one may be a page of its file."""
-    before[module] = module.weight.data
-    module.weight.data = module.weight.data.clone()
-
-
-def _sum(weight: torch.Tensor, parts: Sequence[_Part]) -> torch.Tensor:
-    """Return W0 plus all changes in fp32; in 16 bit each addition would be rounded."""
-    total = weight.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
-    rows = total.view(len(total), -1)
-    for scale, change in parts:
-        up, down = (matrix.to(weight.device, torch.float32) for matrix in (change.up, change.down))
-        rows[change.layer.rows].addmm_(up, down, alpha=scale * change.factor)
-    return total
-
-
-def _write(module: Any, weight: torch.Tensor) -> None:
-    if isinstance(module, Rewritable):
-        module.rewrite(weight)
+def _write(slot: Slot, weight: torch.Tensor) -> None:
+    if _rewritable(slot):
+        slot[0].rewrite(weight)
     else:
-        module.weight.data.copy_(weight)
+        getattr(*slot).data.copy_(weight)
 
 
-def _check(modules: Iterable[Any]) -> None:
+def _check(slots: Iterable[Slot]) -> None:
     """Raise a ``ModelError`` if a weight is not finite: it would paint NaN, and the request would be blamed.
 
     All layers are checked with one synchronisation of the device.
     """
-    finite = [module.weight.isfinite().all() for module in modules if not isinstance(module, Rewritable)]
+    finite = [getattr(*slot).isfinite().all() for slot in slots if not _rewritable(slot)]
     if finite and not bool(torch.stack(finite).all()):
         raise ModelError(
             "the LoRAs are too strong: at these scales a weight leaves the range of the model's dtype; lower "

@@ -213,6 +213,7 @@ def _warnings(
         warnings.append("strength: SDXL's inpainting model paints noisy pictures at exactly 1; use 0.99")
     if request.call_plan.reason and not (deep_cache and request.call_plan.cached):
         warnings.append(UNCHANGED + request.call_plan.reason)
+    warnings += conditioning.loras.warnings
     if model.plan.unet == "fp8":
         warnings.append(_ROUNDED)
     return tuple(warnings)

@@ -13,9 +13,9 @@ import torch
 from inpaint.batching.work import Bucket
 from inpaint.fast import torch_compile
 from inpaint.fast.compiled_parts import CompiledParts, own_copy
+from inpaint.lora.changes import LowRank
 from inpaint.lora.hooks import LoraHooks
 from inpaint.lora.layers import text_layers
-from inpaint.lora.match import Change
 from inpaint.memory import PLANS
 from inpaint.model.load import Model
 from inpaint.model.prompt import PromptEncoder
@@ -131,7 +131,7 @@ def test_a_lora_on_a_text_encoder_is_not_lost(own: Model) -> None:
     plain = PromptEncoder(own).encode("a red circle").hidden
     layer = next(iter(text_layers(own.text_encoders[0]).values()))
     up, down = normal(layer.module.weight.shape[0], 2), normal(2, layer.module.weight.shape[1])
-    with LoraHooks(own.device, own.dtype).using([(1.0, [Change(layer, up, down, 1.0)])]):
+    with LoraHooks(own.device, own.dtype).using([(1.0, [LowRank(layer, up, down, 1.0)])]):
         changed = PromptEncoder(own).encode("a red circle").hidden
     assert not torch.allclose(changed, plain)
     assert torch.allclose(PromptEncoder(own).encode("a red circle").hidden, plain, atol=1e-5)

@@ -16,7 +16,7 @@ from inpaint.errors import ModelError, RequestError
 from inpaint.lora.fuse import Fused, fuse
 from inpaint.lora.layers import original_name as ours_in_original_code
 from inpaint.lora.layers import plain, unet_layers
-from inpaint.lora.parse import bare
+from inpaint.lora.names import bare
 from inpaint.model.load import Model
 from tests.support.single_file import _unet_name as original_name
 from tools.full_size.make import UNET
@@ -81,6 +81,17 @@ def kohya(name: str) -> tuple[str, str, str]:
     return f"{name}.lora_down.weight", f"{name}.lora_up.weight", f"{name}.alpha"
 
 
+def dotted(name: str) -> tuple[str, str, str]:
+    """Return the keys of down, up and alpha, as PEFT calls them."""
+    return f"{name}.lora_A.weight", f"{name}.lora_B.weight", f"{name}.alpha"
+
+
+def adapter(layer: str, name: str) -> tuple[str, str, str]:
+    """Return the keys of a PEFT adapter of that name."""
+    layer, name = f"base_model.model.{layer}", f".{name}" if name else ""
+    return f"{layer}.lora_A{name}.weight", f"{layer}.lora_B{name}.weight", f"{layer}.alpha"
+
+
 def original(unet: Any, name: str) -> str:
     """Return a layer's name in the original code, by the tables of the single-file tests."""
     return original_name(f"{name}.weight", dict(unet.named_parameters()), 1).removesuffix(".weight")
@@ -88,11 +99,10 @@ def original(unet: Any, name: str) -> str:
 
 SPELLINGS: dict[str, Callable[[Any, str], tuple[str, str, str]]] = {
     "peft": lambda _, n: (f"unet.{n}.lora_A.weight", f"unet.{n}.lora_B.weight", f"unet.{n}.alpha"),
-    "peft adapter": lambda _, n: (
-        f"base_model.model.{n}.lora_A.default.weight",
-        f"base_model.model.{n}.lora_B.default.weight",
-        f"base_model.model.{n}.alpha",
-    ),
+    "peft adapter": lambda _, n: adapter(n, "default"),
+    "peft adapter of another name": lambda _, n: adapter(n, "default_0"),
+    "peft adapter with spaces": lambda _, n: adapter(n, "my style (1)"),
+    "peft without a name": lambda _, n: adapter(n, ""),
     "diffusers": lambda _, n: (
         f"unet.{n}.lora.down.weight",
         f"unet.{n}.lora.up.weight",
@@ -100,6 +110,14 @@ SPELLINGS: dict[str, Callable[[Any, str], tuple[str, str, str]]] = {
     ),
     "kohya": lambda _, n: kohya("lora_unet_" + n.replace(".", "_")),
     "kohya, original names": lambda unet, n: kohya("lora_unet_" + original(unet, n).replace(".", "_")),
+    "ComfyUI": lambda unet, n: kohya("diffusion_model." + original(unet, n)),
+    "ComfyUI, lora_A": lambda unet, n: dotted("diffusion_model." + original(unet, n)),
+    "ComfyUI, as in checkpoints": lambda unet, n: kohya("model.diffusion_model." + original(unet, n)),
+    "ComfyUI, diffusers' names": lambda _, n: kohya("diffusion_model." + n),
+    "LyCORIS' wrapper": lambda _, n: kohya("lycoris_" + n.replace(".", "_")),
+    "OMI": lambda unet, n: kohya("unet." + original(unet, n)),
+    "original names alone": lambda unet, n: dotted(original(unet, n)),
+    "diffusers' names alone": lambda _, n: dotted(n),
 }
 
 
@@ -234,11 +252,16 @@ def test_a_half_precision_unet_keeps_its_dtype(unet: Any, encoders: Encoders, sa
     assert not after.requires_grad
 
 
-TEXT_SPELLINGS = {  # {0}: the layer; {n}: 1 or 2; {_n}: nothing or _2; how down and up are called
+# {0}: the layer; {n}: 1 or 2; {_n}: nothing or _2; {c}: l or g; how down and up are called
+TEXT_SPELLINGS = {
     "peft": ("text_encoder{_n}.text_model.{0}.{x}.weight", "lora_A", "lora_B"),
     "diffusers": ("text_encoder{_n}.text_model.{0}.lora_linear_layer.{x}.weight", "down", "up"),
     "without text_model": ("text_encoder{_n}.{0}.lora.{x}.weight", "down", "up"),
     "kohya": ("lora_te{n}_text_model_{0}.lora_{x}.weight", "down", "up"),
+    "ComfyUI": ("text_encoders.clip_{c}.transformer.text_model.{0}.lora_{x}.weight", "down", "up"),
+    "ComfyUI, lora_A": ("text_encoders.clip_{c}.transformer.text_model.{0}.lora_{x}.weight", "A", "B"),
+    "OMI": ("clip_{c}.text_model.{0}.lora_{x}.weight", "down", "up"),
+    "peft adapter": ("text_encoder{_n}.base_model.model.text_model.{0}.lora_{x}.default_0.weight", "A", "B"),
 }
 TEXT_CHOSEN = ("layers.0.self_attn.q_proj", "layers.0.self_attn.out_proj", "layers.2.mlp.fc1")
 
@@ -256,7 +279,7 @@ def test_the_text_encoders_part_changes_both(
             spelt = f"encoder.{layer}".replace(".", "_" if spelling == "kohya" else ".")
             down, up = matrices(encoder, name, 10 * n + i)
             for x, matrix in ((down_name, down), (up_name, up)):
-                tensors[key.format(spelt, n=n, _n="" if n == 1 else "_2", x=x)] = matrix
+                tensors[key.format(spelt, n=n, _n="" if n == 1 else "_2", c=" lg"[n], x=x)] = matrix
             expected.append((n - 1, name, encoder.get_submodule(name).weight + 0.5 * up @ down))
     assert fuse(unet, encoders, save(tensors), scale=0.5) == Fused(layers=0, text_layers=6)
     for side, name, weight in expected:
@@ -294,21 +317,59 @@ WRONG: dict[str, tuple[Change, str]] = {
         r"the file has \(32, 8\) times \(4, 32\)",
     ),
     "a kernel for a matrix": (lambda t: t.update({A: torch.ones(4, 32, 3, 3)}), "not a LoRA for this model"),
-    "no rank": (lambda t: t.update({A: torch.ones(0, 32), B: torch.ones(32, 0)}), "not a LoRA for this"),
     "one number": (lambda t: t.update({A: torch.ones(())}), "not a LoRA for this model"),
     "an unknown layer": (
         lambda t: t.update({"unet.mid.x.lora_A.weight": t[A]}),
         "the model has no layer mid.x",
     ),
-    "half of a pair": (lambda t: t.pop(B), "lacks one of the two matrices"),
-    "an alpha alone": (lambda t: t.update({"unet.conv_out.alpha": torch.ones(())}), "lacks one of the two"),
+    "half of a pair": (lambda t: t.pop(B), r"lacks lora_up \(or lora_B\)"),
+    "an alpha alone": (
+        lambda t: t.update({"unet.conv_out.alpha": torch.ones(())}),
+        "conv_out lacks its matrices",
+    ),
     "NaN": (lambda t: t[A].fill_(float("nan")), "NaN or infinite values"),
-    "LoHa": (lambda t: t.update({f"unet.{LAYER}.hada_w1_a": t[A]}), "LoHa, LoKr, DoRA and the like"),
-    "DoRA": (lambda t: t.update({f"unet.{LAYER}.dora_scale": t[A]}), "cannot be merged"),
-    "a Tucker core": (lambda t: t.update({f"unet.{LAYER}.lora_mid.weight": t[A]}), "is not a plain LoRA"),
+    "two formats": (
+        lambda t: t.update({f"unet.{LAYER}.hada_w1_a": t[A]}),
+        "has tensors of LoRA and of LoHa",
+    ),
+    "half of a LoHa": (
+        lambda t: t.update(
+            {f"unet.conv_out.hada_w1_{x}": torch.ones(4, size) for x, size in (("a", 4), ("b", 288))}
+        ),
+        "conv_out lacks hada_w2_a",
+    ),
+    "another model's DoRA": (
+        lambda t: t.update({f"unet.{LAYER}.dora_scale": torch.ones(320, 1)}),
+        "not a LoRA for this model: .*attn1",
+    ),
+    "another model's Tucker core": (
+        lambda t: t.update({f"unet.{LAYER}.lora_mid.weight": torch.ones(8, 8, 3, 3)}),
+        "not a LoRA for this model: .*attn1",
+    ),
+    "an alpha that is NaN": (
+        lambda t: t.update({f"unet.{LAYER}.alpha": torch.tensor(float("nan"))}),
+        r"NaN or infinite values \(alpha\)",
+    ),
+    "an infinite alpha": (
+        lambda t: t.update({f"unet.{LAYER}.alpha": torch.tensor(float("inf"))}),
+        r"NaN or infinite values \(alpha\)",
+    ),
+    "an alpha of four numbers": (
+        lambda t: t.update({f"unet.{LAYER}.alpha": torch.ones(4)}),
+        "alpha holds 4 numbers instead of one",
+    ),
+    "an alpha of no number": (
+        lambda t: t.update({f"unet.{LAYER}.alpha": torch.ones(0)}),
+        "alpha holds 0 numbers instead of one",
+    ),
+    "whole numbers": (lambda t: t.update({A: t[A].to(torch.int8)}), "stored in a packed form .* int8"),
+    "an unknown format": (
+        lambda t: t.update({"unet.conv_out.vera_lambda_b": t[A]}),
+        "vera_lambda_b.*, of an unknown format",
+    ),
     "nothing": (
         lambda t: t.clear() or t.update({"x.weight": torch.ones(())}),
-        "is not a plain LoRA: it has x",
+        "holds no LoRA, and nothing else",
     ),
     "an unknown text layer": (
         lambda t: t.update({"lora_te2_x.lora_up.weight": t[B]}),
@@ -338,16 +399,6 @@ def test_what_does_not_fit_is_refused_and_nothing_is_changed(
         fuse(unet, encoders, save(tensors))
     before = dict(model.unet.named_parameters())
     assert all(torch.equal(after, before[name]) for name, after in unet.named_parameters())
-
-
-@pytest.mark.parametrize("flag", ["unet.use_rslora", "unet.use_dora"])
-def test_a_header_that_asks_for_another_merge_is_believed(
-    flag: str, unet: Any, encoders: Encoders, save: Save
-) -> None:
-    """The matrices alone do not show that rsLoRA or DoRA is meant."""
-    down, up = matrices(unet, LAYER)
-    with pytest.raises(ModelError, match="cannot be merged"):
-        fuse(unet, encoders, save({A: down, B: up}, {"lora_adapter_metadata": json.dumps({flag: True})}))
 
 
 @pytest.mark.parametrize("content", [b"", b"no safetensors file", None])

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from inpaint import Engine, InpaintRequest, RequestError
 from inpaint.errors import ModelError
@@ -17,7 +18,7 @@ from inpaint.model.load import Model, load_model
 from inpaint.model.vae import decode
 from tests.inpaint.runtime.test_batch_independence import latents_of
 from tests.support.fast_rows import apart, own_model
-from tests.support.lora_making import LAYERS, merged_by_hand, write_lora
+from tests.support.lora_making import LAYERS, fused, merged_by_hand, write_formats, write_lora
 from tests.support.stock import PLAIN, PROMPTS, stock_picture, stock_pipeline
 
 Checkpoint = Callable[[int], Path]
@@ -198,6 +199,56 @@ def test_a_lora_in_8_bit_is_not_rounded_away(
     assert torch.cosine_similarity(moved.flatten(), expected.flatten(), dim=0) > 0.5
 
 
+def test_every_format_counts_in_all_parts_of_a_model(
+    engine: Engine, model: Model, folder: Path, request_for: Make
+) -> None:
+    """Weights, biases and norm layers of the UNet are merged; text encoders compute next to theirs."""
+    file = write_formats(folder, "formats", model)
+    base, styled = request_for(), request_for(loras="formats:0.7")
+    before, got = (latents_of(engine, request)[0] for request in (base, styled))
+    assert torch.equal(latents_of(engine, base)[0], before)
+    with Engine(fused(model, file, 0.7)) as plain:
+        assert apart(got, latents_of(plain, base)[0]) < TOLERANCE
+    assert apart(before, got) > 0.05, "and they change it"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "optimizations", [("qkv",), ("qkv", "text-kv"), ("channels-last",), ("qkv", "fp8")], ids="+".join
+)
+def test_optimizations_paint_every_format(
+    optimizations: tuple[str, ...], own: Model, model: Model, folder: Path, request_for: Make
+) -> None:
+    """DoRA and OFT read the weight, which may be rows of a joined one, or kept in 8 bit."""
+    file = write_formats(folder, "formats", model)
+    with Engine(own, fast=ready(own, optimizations), loras=folder) as engine:
+        before = latents_of(engine, request_for())[0]
+        got = latents_of(engine, request_for(loras="formats"))[0]
+        assert torch.equal(latents_of(engine, request_for())[0], before)
+    with Engine(fused(model, file)) as plain:
+        expected = latents_of(plain, request_for())[0]
+    assert apart(got, expected) < (0.2 if "fp8" in optimizations else TOLERANCE)
+    assert apart(got, expected) < 0.5 * apart(before, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("memory", ["offload-text", "fp8", "streamed"])
+def test_smaller_memory_plans_have_every_format_too(
+    memory: str, checkpoint: Checkpoint, model: Model, folder: Path, request_for: Make
+) -> None:
+    """Their weights are in another place or dtype when a formula reads them."""
+    file = write_formats(folder, "formats", model)
+    small = load_model(checkpoint(9), "tiny", torch.device("cpu"), torch.float32, memory)
+    with Engine(small, loras=folder) as engine:
+        before = latents_of(engine, request_for())[0]
+        got = latents_of(engine, request_for(loras="formats"))[0]
+        assert torch.equal(latents_of(engine, request_for())[0], before)
+    with Engine(fused(model, file)) as plain:
+        expected = latents_of(plain, request_for())[0]
+    assert apart(got, expected) < (0.3 if memory == "fp8" else TOLERANCE)
+    assert apart(got, expected) < 0.5 * apart(before, expected)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("memory", ["offload-text", "fp8", "streamed"])
 def test_smaller_memory_plans_have_loras_too(
@@ -243,6 +294,19 @@ def test_an_unknown_name_is_refused_at_the_door(engine: Engine, request_for: Mak
     with pytest.raises(RequestError, match="there is no LoRA 'stile'; there are one, texts, two"):
         engine.submit(request_for(loras="stile:0"))
     assert engine.stats().waiting == 0
+
+
+def test_what_a_lora_leaves_out_is_said_in_the_answer(
+    engine: Engine, folder: Path, model: Model, request_for: Make
+) -> None:
+    """A trained word that is missing shows in the picture; the person must know why."""
+    file = write_lora(folder, "riders", model, ["unet"], seed=4)
+    tensors = load_file(file)
+    save_file(tensors | {f"bundle_emb.word.clip_{x}": torch.ones(2, 8) for x in "lg"}, file)
+    result = engine.paint(request_for(loras="riders,two"))
+    said = f"riders: 2 of {len(tensors) + 2} tensors are not used (bundle_emb.word.clip_g, bundle_emb.word."
+    assert any(warning.startswith(said) for warning in result.warnings)
+    assert not any(warning.startswith("two") for warning in result.warnings)
 
 
 def test_a_lora_for_another_model_fails_its_own_request(
