@@ -9,10 +9,14 @@ _ONLY_SDXL = "only LoRAs of SDXL, and of what was tuned from it, work here"
 
 # Pattern of a tensor's name → what a file without any LoRA's tensor is; the first that matches is reported.
 _OTHERS = tuple(
-    (re.compile(pattern), what)
+    (re.compile(pattern, re.IGNORECASE), what)
     for pattern, what in (
         (r"(control_model|controlnet_\w+|input_hint_block)\..*", "is a ControlNet, which is not used here"),
         (r"(ip_adapter|image_proj)\..*", "is an IP-Adapter, which is not used here"),
+        (
+            r".*\.(oft_r|boft_[rps]|ia3_l|vera_lambda_[bd]|hra_u|c3a_kernel|fourierft_spectrum)\b.*",
+            "holds an adapter of PEFT in a format that is not read here, such as its own OFT or IA3",
+        ),
         (
             r"(model\.diffusion_model|conditioner|cond_stage_model)\..*|(double|joint)_blocks\..*",
             "is a checkpoint, not a LoRA; `inpaint models import` takes those of SDXL",

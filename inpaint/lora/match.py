@@ -93,8 +93,8 @@ class _Matching:
             more = f" and {len(unknown) - _NAMED} more" if len(unknown) > _NAMED else ""
             yield f"{len(unknown)} of {len(self._tensors.keys)} tensors are not used ({named}{more})"
         if self._homeless:
-            some = f"{self._homeless[0][:60]}, …" if len(self._homeless) > 1 else self._homeless[0][:60]
-            yield f"{len(self._homeless)} biases are not used, of layers that have none here ({some})"
+            more = f" and {len(self._homeless) - 1} more" if len(self._homeless) > 1 else ""
+            yield f"biases are not used: their layers have none here ({self._homeless[0][:60]}{more})"
 
     def _find(self, part: str, name: str) -> Layer | None:
         return self._layers[part].get(plain(name) if part == "unet" else plain_text(name))

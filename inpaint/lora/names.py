@@ -55,7 +55,10 @@ def place_of(key: str) -> Place | None:
     """Return what a key names; None if it is none of a LoRA's."""
     if found := _PAIR.fullmatch(key):
         role = "down" if found["down"] else "up"
-        role += "_bias" if found["kind"] == "bias" else ""
+        if found["kind"] == "bias":
+            if role == "down":  # no tool writes it
+                return None
+            role = "up_bias"
     elif found := _MAGNITUDE.fullmatch(key):
         role = "magnitude"
     elif found := _LYCORIS.fullmatch(key) or _OTHER.fullmatch(key):

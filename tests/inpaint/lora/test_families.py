@@ -79,6 +79,9 @@ OTHERS: dict[str, tuple[Shapes, str]] = {
     "a VAE": ({"encoder.conv_in.weight": (4,), "decoder.conv_in.weight": (4,)}, "is a VAE"),
     "a UNet": ({"down_blocks.0.resnets.0.conv1.weight": (4,)}, "is a UNet"),
     "a text encoder": ({"text_model.final_layer_norm.weight": (4,)}, "is a text encoder"),
+    "PEFT's OFT": ({"base_model.model.x.oft_R.weight": (4, 6)}, "holds an adapter of PEFT in a format"),
+    "PEFT's IA3": ({"base_model.model.x.ia3_l": (8, 1)}, "holds an adapter of PEFT in a format"),
+    "PEFT's VeRA": ({"base_model.model.x.vera_lambda_b": (8,)}, "holds an adapter of PEFT in a format"),
     "an upscaler": ({"model.0.weight": (4,)}, "holds no LoRA, and nothing else that is known here"),
     "nothing": ({}, "holds no LoRA"),
 }

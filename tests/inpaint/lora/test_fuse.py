@@ -363,6 +363,10 @@ WRONG: dict[str, tuple[Change, str]] = {
         "alpha holds 0 numbers instead of one",
     ),
     "whole numbers": (lambda t: t.update({A: t[A].to(torch.int8)}), "stored in a packed form .* int8"),
+    "a bias of the other matrix": (
+        lambda t: t.update({"unet.conv_out.lora_A.bias": torch.ones(4)}),
+        "lora_A.bias', of an unknown format",
+    ),
     "an unknown format": (
         lambda t: t.update({"unet.conv_out.vera_lambda_b": t[A]}),
         "vera_lambda_b.*, of an unknown format",

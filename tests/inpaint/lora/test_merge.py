@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from inpaint.batching.work import Bucket
+from inpaint.errors import ModelError
 from inpaint.fast import compiled
 from inpaint.fast.fp8 import Fp8Linear
 from inpaint.fast.optimizations import ready
@@ -239,3 +240,26 @@ def test_a_lora_larger_than_the_limit_is_still_read_only_once(
         first, again = (library.load([LoraUse(name)]).loras[0] for _ in range(2))
         assert again is first
         assert list(library._held._values) == [name]
+
+
+def test_a_lora_larger_than_the_limit_stays_off_the_device(own: Model, model: Model, tmp_path: Path) -> None:
+    """Whole differences are as large as the model, for which the memory plan has counted the device."""
+    write_lora(tmp_path, "lora0", model)
+    device = torch.device("meta")
+    for max_bytes, expected in ((2**30, device), (1000, CPU)):
+        library = LoraCache(own.unet, own.text_encoders, device, tmp_path, max_bytes=max_bytes)
+        (lora,) = library.load([LoraUse("lora0")]).loras
+        assert {change.up.device for change in lora.unet} == {expected}
+
+
+def test_a_replaced_configuration_is_a_replaced_lora(own: Model, model: Model, tmp_path: Path) -> None:
+    """It says how strong the LoRA is; requests that share a batch must mean the same."""
+    write_lora(tmp_path, "adapter_model", model, ["unet"])
+    config = tmp_path / "adapter_config.json"
+    library = LoraCache(own.unet, own.text_encoders, CPU, tmp_path)
+    config.write_text('{"lora_alpha": 4, "r": 4}')
+    first = library.load([LoraUse("adapter_model")]).loras[0]
+    assert library.load([LoraUse("adapter_model", 0.5)]).loras[0] is first
+    config.write_text('{"lora_alpha": 64, "r": 4}')
+    with pytest.raises(ModelError, match="adapter_model was replaced since this program first used it"):
+        library.load([LoraUse("adapter_model")])

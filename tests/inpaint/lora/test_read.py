@@ -135,7 +135,7 @@ def test_a_file_of_rank_0_alone_is_no_lora(tmp_path: Path) -> None:
 def test_a_bias_without_a_place_is_said(tmp_path: Path) -> None:
     """The weights of the layer are used all the same."""
     matched = fitted(tmp_path, lora() | {f"unet.{NO_BIAS}.diff_b": torch.ones(12)})
-    assert matched.warnings == (f"1 biases are not used, of layers that have none here ({NO_BIAS[:60]})",)
+    assert matched.warnings == (f"biases are not used: their layers have none here ({NO_BIAS[:60]})",)
     assert close(delta(matched), PRODUCT)
 
 
