@@ -73,6 +73,7 @@ class Engine:
         precision: str = "exact",
         without: Iterable[str] = (),
         few_step_lora: Path | None = None,
+        predicts: str | None = None,
         loras: Path | None = None,
         max_rows: int = 8,
         profiles: Path | None = None,
@@ -90,6 +91,8 @@ class Engine:
             without: names of optimizations (``inpaint.fast``) to leave out.
             few_step_lora: a ``.safetensors`` LoRA for painting in 4 to 8 steps (SDXL-Lightning, Hyper-SD).
                 It is merged permanently; samplers then space their steps as it was trained. Use guidance 1.
+            predicts: what the UNet predicts, ``epsilon``, ``v`` or ``v-zsnr`` (v with zero terminal SNR), for
+                a checkpoint that does not say so or says it wrongly; None: as the checkpoint says.
             loras: the folder of LoRA files; ``inpaint.lora.files.loras_dir()`` if None.
             max_rows: most samples in one UNet call; fewer are used where measurements show no gain from more.
             profiles: a folder of measured costs. If it has none of this model on this device, they are
@@ -100,10 +103,11 @@ class Engine:
             ModelError: the model is missing, damaged or of an unknown kind.
             DeviceError: the device is not available, or it failed.
             OutOfMemoryError: the model does not fit into its memory.
-            RequestError: there is no such precision or optimization, or this device does not support it.
+            RequestError: there is no such precision, prediction or optimization, or this device does not
+                support it.
         """
         place = pick_device(device)
-        checkpoint: Checkpoint = demo_checkpoint() if model == "demo" else resolve(model)
+        checkpoint: Checkpoint = demo_checkpoint() if model == "demo" else resolve(model, predicts=predicts)
         configs = config_folder() if checkpoint.kind == "file" else None
         as_dtype = pick_dtype(dtype, place, unet_parameters(checkpoint))
 
@@ -117,6 +121,7 @@ class Engine:
                 configs,
                 few_step_lora,
                 prepare=partial(convert_early, without=frozenset(without)),
+                predicts=predicts,
             )
             optimizations = choose(loaded, frozenset(without), precision=precision)
             return loaded, *_prepared(loaded, optimizations, 2 * max_rows, profiles)

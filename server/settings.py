@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from inpaint.errors import RequestError, shown
+from inpaint.weights.prediction import Prediction
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Grace = Annotated[float, Field(ge=0, allow_inf_nan=False)]  # seconds, and none is allowed
@@ -42,6 +43,7 @@ class Settings(BaseSettings):
     precision: str = "exact"  # or "fp8"
     without: tuple[str, ...] = ()  # optimizations of ``inpaint.fast`` to leave out
     few_step_lora: Path | None = None  # a LoRA that paints in 4 to 8 steps
+    predicts: Prediction | None = None  # what the model predicts, if it does not say so itself
     loras: Path | None = None  # folder of the LoRAs that requests may name; default: in the models folder
     warm_up: bool = True  # at the first start, measure how long pictures take; kept in ``data``
     max_rows: int = Field(8, ge=1)

@@ -170,6 +170,7 @@ def spec_of(settings: Settings) -> WorkerSpec:
         precision=settings.precision,
         without=settings.without,
         few_step_lora=None if lora is None else str(lora),
+        predicts=settings.predicts,
         loras=None if settings.loras is None else str(settings.loras),
         profiles=str(settings.data / "profiles") if settings.warm_up else None,
     )
@@ -182,7 +183,7 @@ def engine_client(settings: Settings) -> EngineClient:
         ModelError: the model does not exist; this is checked before a process is started for it.
     """
     if settings.model != "demo":
-        resolve(settings.model)
+        resolve(settings.model, predicts=settings.predicts)
     spec = spec_of(settings)
     if settings.workers == 0:
         return InProcessClient(spec)

@@ -32,6 +32,17 @@ def _new_name(default: str) -> typer.models.OptionInfo:
     )
 
 
+_Predicts = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WHAT",
+        help="What the model predicts: epsilon, v, or v-zsnr (v with zero terminal SNR); kept with the new "
+        "model. By default, as the files say.",
+        show_default=False,
+    ),
+]
+
+
 class _Vae(Enum):
     """The model that a merged model has its VAE from."""
 
@@ -103,17 +114,20 @@ def import_(
             "model's name.",
         ),
     ] = None,
+    predicts: _Predicts = None,
 ) -> None:
     """Copy an SDXL checkpoint into the models folder. Only safetensors weights are accepted."""
     root = weights.models_dir()
     name = name or weights.name_for(path)
     with _progress_bar("copying") as progress:
         if parts_from is None:
-            folder = weights.import_model(path, name, root, progress)
+            folder = weights.import_model(path, name, root, progress, predicts=predicts)
         else:
             donor = _checkpoint(parts_from, root).path
-            folder = weights.import_completed(path, donor, name, root, progress)
+            folder = weights.import_completed(path, donor, name, root, progress, predicts=predicts)
     say(f"{name} is imported into {folder}; paint with --model {name}")
+    for note in weights.notes(folder):
+        say(note)
     _say_needs_configs(name, root)
 
 
@@ -129,6 +143,7 @@ def merge(
     vae: Annotated[
         _Vae, typer.Option(help="Whose VAE to use; INPAINT's is known to work in fp16.")
     ] = _Vae.inpaint,
+    predicts: _Predicts = None,
 ) -> None:
     """Merge a style into an inpainting model: INPAINT + alpha · (STYLE − BASE), saved as a new model.
 
@@ -137,11 +152,19 @@ def merge(
     """
     root = weights.models_dir()
     asked = ((inpaint, True), (style, False), (base, False))
-    own, styled, based = (_checkpoint(model, root, whole=whole) for model, whole in asked)
+    own, styled, based = (_checkpoint(model, root, whole=whole, predicts=predicts) for model, whole in asked)
     name = name or f"{weights.name_for(Path(style))[:50]}-inpainting"
     with _progress_bar("merging") as progress:
         merged = weights.merge_models(
-            own, styled, based, name, root, alpha=alpha, vae=vae.value, progress=progress
+            own,
+            styled,
+            based,
+            name,
+            root,
+            alpha=alpha,
+            vae=vae.value,
+            predicts=predicts,
+            progress=progress,
         )
     for component in merged.kept:
         say(f"{style} has no {component}, so that of {inpaint} is kept")
@@ -176,9 +199,13 @@ def _entry(name: str, root: Path) -> weights.Entry:
     return entry
 
 
-def _checkpoint(model: str, root: Path, *, whole: bool = True) -> weights.Checkpoint:
+def _checkpoint(
+    model: str, root: Path, *, whole: bool = True, predicts: str | None = None
+) -> weights.Checkpoint:
     """Return the checkpoint that a name or a path stands for."""
-    return demo_checkpoint() if model == "demo" else weights.resolve(model, root, whole=whole)
+    if model == "demo":
+        return demo_checkpoint()
+    return weights.resolve(model, root, whole=whole, predicts=predicts)
 
 
 def _say_needs_configs(name: str, root: Path) -> None:

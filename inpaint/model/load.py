@@ -6,6 +6,7 @@ loaded by local path; the hub is never asked.
 
 import json
 import logging
+import math
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,12 +24,17 @@ from inpaint.gpu_errors import translated
 from inpaint.lora.fuse import fuse
 from inpaint.memory import MemoryPlan, choose_plan, free_bytes, place, recast
 from inpaint.weights import check_fits
+from inpaint.weights.prediction import check_prediction, settings_of_file, settings_of_folder
+from inpaint.weights.safety import find_weights, pick_variant, variant_of
 
 DTYPES: Mapping[str, torch.dtype] = {
     "float32": torch.float32,
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
 }
+
+
+_SDXL_SIDE = 128  # the UNet's sample_size where its configuration does not say
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,8 +72,10 @@ class Model:
 
     @property
     def native_size(self) -> int:
-        """Side of the square that the UNet was trained on, in pixels."""
-        return int(self.unet.config.sample_size) * self.vae_factor
+        """Side of the square of the area that the UNet was trained on, in pixels."""
+        size = self.unet.config.sample_size or _SDXL_SIDE
+        side = size if isinstance(size, int) else round(math.sqrt(size[0] * size[1]))
+        return side * self.vae_factor
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -130,6 +138,7 @@ def load_model(
     configs: Path | None = None,
     few_step_lora: Path | None = None,
     prepare: Callable[[Model], None] = lambda model: None,
+    predicts: str | None = None,
 ) -> Model:
     """Load a checkpoint and place it by its memory plan.
 
@@ -143,14 +152,20 @@ def load_model(
         few_step_lora: a LoRA file, fused into the UNet and the text encoders; the samplers' timesteps are
             then spaced from the last one down ("trailing"), as such a LoRA is trained.
         prepare: rewrites the model while it is in main memory: what is replaced on a GPU leaves gaps there.
+        predicts: what the UNet predicts, ``epsilon``, ``v`` or ``v-zsnr``; None: as the checkpoint says.
 
     Raises:
         ModelError: a part is missing, damaged, or not SDXL's.
+        RequestError: there is no such plan, or no such prediction.
         OutOfMemoryError: it does not fit into main memory.
     """
     choose_plan(None, memory)  # a wrong name is refused before gigabytes are read
+    check_prediction(predicts)
     with _quiet(), _explained(path):
-        parts = _single_file(path, dtype, configs) if path.is_file() else _folder(path, dtype)
+        if path.is_file():
+            parts = _single_file(path, dtype, configs, predicts)
+        else:
+            parts = _folder(path, dtype, predicts)
     unet, vae = parts["unet"], parts["vae"]
     _check_unet(path, unet)
     in_fp32 = dtype != torch.float32 and vae.dtype == torch.float32
@@ -178,14 +193,14 @@ def load_model(
     return model
 
 
-def _folder(path: Path, dtype: torch.dtype) -> dict[str, Any]:
+def _folder(path: Path, dtype: torch.dtype, predicts: str | None) -> dict[str, Any]:
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
     upcast = _read_json(path / "vae" / "config.json").get("force_upcast", True)
     return {
         "index": _read_json(path / "model_index.json"),
-        "scheduler": _read_json(path / "scheduler" / "scheduler_config.json"),
+        "scheduler": settings_of_folder(path, predicts),
         "unet": _large_part(UNet2DConditionModel, path / "unet", dtype),
         "vae": _part(AutoencoderKL, path / "vae", torch.float32 if upcast else dtype),
         "text_encoder": _part(CLIPTextModel, path / "text_encoder", dtype),
@@ -195,12 +210,11 @@ def _folder(path: Path, dtype: torch.dtype) -> dict[str, Any]:
 
 
 def _part(cls: Any, folder: Path, dtype: torch.dtype) -> Any:
-    """Load one component, from the fp16 variant of its files if there is one."""
-    variant = "fp16" if any(folder.glob("*.fp16*.safetensors*")) else None
+    """Load one component; from its files in fp16, if there are some."""
     part, info = cls.from_pretrained(
         folder,
         dtype=dtype,
-        variant=variant,
+        variant=pick_variant(find_weights(folder.parent, folder.name)) or None,
         use_safetensors=True,
         local_files_only=True,
         output_loading_info=True,
@@ -212,7 +226,8 @@ def _part(cls: Any, folder: Path, dtype: torch.dtype) -> Any:
 
 def _large_part(cls: Any, folder: Path, dtype: torch.dtype) -> Any:
     """Load the UNet, without holding its file twice while it is cast."""
-    files = sorted(folder.glob("*.fp16.safetensors")) or sorted(folder.glob("*.safetensors"))
+    found = find_weights(folder.parent, folder.name)
+    files = [file for file in found if variant_of(file) == pick_variant(found)]
     if len(files) != 1:  # in shards: each is small
         return _part(cls, folder, dtype)
     with safe_open(files[0], framework="pt") as pages:
@@ -232,7 +247,9 @@ def _tokenizers(folder: Path) -> dict[str, Any]:
     }
 
 
-def _single_file(path: Path, dtype: torch.dtype, configs: Path | None) -> dict[str, Any]:
+def _single_file(
+    path: Path, dtype: torch.dtype, configs: Path | None, predicts: str | None
+) -> dict[str, Any]:
     from diffusers import AutoencoderKL, StableDiffusionXLInpaintPipeline, UNet2DConditionModel
 
     if configs is None:
@@ -261,10 +278,14 @@ def _single_file(path: Path, dtype: torch.dtype, configs: Path | None) -> dict[s
             pipe.text_encoder,
             pipe.text_encoder_2,
         ):  # the loader does not report what is missing here
-            assert not any(parameter.is_meta for parameter in encoder.parameters())
+            if any(parameter.is_meta for parameter in encoder.parameters()):
+                _refuse_encoders(path, pipe.text_encoder, pipe.text_encoder_2)
     return {
         "index": _read_json(configs / "model_index.json"),
-        "scheduler": _read_json(configs / "scheduler" / "scheduler_config.json"),
+        "scheduler": {
+            **_read_json(configs / "scheduler" / "scheduler_config.json"),
+            **settings_of_file(path, told=predicts),
+        },
         **{part: getattr(pipe, part) for part in _PARTS},
     }
 
@@ -277,6 +298,17 @@ def _missing_named(path: Path, configs: Path) -> Iterator[None]:
     except Exception:
         check_fits(path, configs)
         raise
+
+
+def _refuse_encoders(path: Path, first: Any, second: Any) -> None:
+    """Say why text encoders were not filled: diffusers' loader knows them apart by their widths."""
+    widths = first.config.hidden_size, second.config.hidden_size
+    if widths[0] == widths[1]:
+        raise ModelError(
+            f"{path.name}: both of its text encoders are {widths[0]} wide, so they cannot be told apart in a "
+            "single file; bring the model's diffusers folder"
+        )
+    raise ModelError(f"{path.name}: one of its text encoders lacks weights")
 
 
 _PARTS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")

@@ -8,12 +8,14 @@ from inpaint.weights.check_shapes import check_fits
 from inpaint.weights.complete import import_completed
 from inpaint.weights.detect import check_single_file
 from inpaint.weights.fetch import fetch
+from inpaint.weights.header import check_safetensors
 from inpaint.weights.import_model import import_model, name_for
 from inpaint.weights.install import BUILT_IN
 from inpaint.weights.lock import Entry, Lock, LockedFile, Source, load_lock, parse_lock, sha256sums
 from inpaint.weights.merge import Merged, merge_models
+from inpaint.weights.notes import notes
 from inpaint.weights.remove import remove_model
-from inpaint.weights.safety import check_folder, check_safetensors
+from inpaint.weights.safety import check_folder
 from inpaint.weights.store import (
     Checkpoint,
     Listing,
@@ -51,6 +53,7 @@ __all__ = [
     "merge_models",
     "models_dir",
     "name_for",
+    "notes",
     "parse_lock",
     "remove_model",
     "resolve",

@@ -7,8 +7,8 @@ inside functions.
 from pathlib import Path
 from typing import Any
 
+from inpaint.weights.header import read_json, refuse
 from inpaint.weights.key_names import FIRST, PREFIX_IN_FOLDERS, SECOND, UNET, VAE, Piece, pieces_of_file
-from inpaint.weights.safety import read_json, refuse
 from inpaint.weights.tensors import read_layout
 
 

@@ -6,16 +6,24 @@ from pathlib import Path
 
 from inpaint.weights.check_shapes import check_fits
 from inpaint.weights.detect import check_single_file
-from inpaint.weights.import_model import choose
+from inpaint.weights.header import read_json, refuse
+from inpaint.weights.import_model import choose, written
 from inpaint.weights.install import Chunk, Content, check_name, install, text
 from inpaint.weights.key_names import UNET, VAE, Piece, name_in_folder, pieces_of_file
-from inpaint.weights.safety import WEIGHT_STEMS, read_json, refuse
+from inpaint.weights.prediction import SCHEDULER_FILE, settings_of_file, settings_of_folder
+from inpaint.weights.safety import WEIGHT_STEMS
 from inpaint.weights.tensors import header_of, read_layout
 from inpaint.weights.verify import Progress
 
 
 def import_completed(
-    path: Path, parts_from: Path, name: str, root: Path, progress: Progress | None = None
+    path: Path,
+    parts_from: Path,
+    name: str,
+    root: Path,
+    progress: Progress | None = None,
+    *,
+    predicts: str | None = None,
 ) -> Path:
     """Write a single file's components, and all others from the folder ``parts_from``, to ``root/name``.
 
@@ -25,6 +33,7 @@ def import_completed(
         name: the new model's name: lower-case letters, digits and ``. _ -``.
         root: the models folder; made when missing.
         progress: called with the file's path, bytes written and bytes in all.
+        predicts: what the UNet predicts, one of ``PREDICTIONS``; None: as the file says, else noise.
 
     Returns:
         The new model's folder.
@@ -36,15 +45,15 @@ def import_completed(
     check_name(name, root)
     if path.is_dir():
         refuse(path, "it is a folder; --parts-from completes a single .safetensors file")
-    check_single_file(path, whole=False)
+    check_single_file(path, whole=False, predicts=predicts)
     if not parts_from.is_dir():
         refuse(parts_from, "it is a single file; --parts-from needs a diffusers folder")
-    contents = _contents(path, parts_from)
+    contents = _contents(path, parts_from, predicts)
     check_fits(path, parts_from)
     return install(contents, name, root, progress)
 
 
-def _contents(path: Path, donor: Path) -> dict[str, Content]:
+def _contents(path: Path, donor: Path, predicts: str | None) -> dict[str, Content]:
     pieces = [piece for pieces in pieces_of_file(read_layout(path)).values() for piece in pieces]
     contents = choose(donor)
     for component, stem in WEIGHT_STEMS.items():
@@ -57,6 +66,9 @@ def _contents(path: Path, donor: Path) -> dict[str, Content]:
     contents["unet/config.json"] = config(donor, UNET, in_channels=channels)
     if any(piece.component == VAE for piece in pieces):  # SDXL's original VAE overflows in 16 bit
         contents["vae/config.json"] = config(donor, VAE, force_upcast=True)
+    # The UNet is the file's, so what it predicts is too, whatever the donor's predicts.
+    settings = settings_of_file(path, told=predicts) or settings_of_file(path, told="epsilon")
+    contents |= written(f"scheduler/{SCHEDULER_FILE}", {**settings_of_folder(donor), **settings})
     return contents
 
 

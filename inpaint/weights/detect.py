@@ -8,13 +8,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from inpaint.weights.key_names import FIRST, PREFIXES, SECOND, UNET, VAE
-from inpaint.weights.safety import check_in_channels, check_safetensors, refuse
+from inpaint.weights.header import check_safetensors, refuse
+from inpaint.weights.key_names import FIRST, PREFIXES, SECOND, UNET, UNET_PREFIXES, VAE
+from inpaint.weights.prediction import settings_of_file
+from inpaint.weights.safety import check_in_channels
 
-_UNET_INPUT = "model.diffusion_model.input_blocks.0.0.weight"
-_SDXL_ONLY = "model.diffusion_model.label_emb.0.0.weight"  # sizes and crops, which SD 1 and 2 do not know
+_UNET_INPUT = "input_blocks.0.0.weight"
+_SDXL_ONLY = "label_emb.0.0.weight"  # sizes and crops, which SD 1 and 2 do not know
 _REFINER = "conditioner.embedders.0.model."
-_NOT_SDXL = (_REFINER, "cond_stage_model.")  # text encoders of others, one of which has label_emb as well
+# Text encoders of others, one of which has label_emb as well; and a ControlNet, which has half a UNet.
+_NOT_SDXL = (_REFINER, "cond_stage_model.", "input_hint_block.")
 _WORDS: Mapping[str, str] = {
     UNET: "UNet",
     VAE: "VAE",
@@ -38,8 +41,16 @@ _OTHERS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (rf"{re.escape(_REFINER)}.*", f"it is SDXL's refiner, which cannot begin a picture; {_ONLY_SDXL}"),
         (r"cond_stage_model\.model\..*", f"it is a Stable Diffusion 2 checkpoint; {_ONLY_SDXL}"),
         (r"cond_stage_model\..*", f"it is a Stable Diffusion 1 checkpoint; {_ONLY_SDXL}"),
-        (r"(model\.diffusion_model\.)?joint_blocks\..*", f"it is a Stable Diffusion 3 model; {_ONLY_SDXL}"),
-        (r"(model\.diffusion_model\.)?double_blocks\..*", f"it is a Flux model; {_ONLY_SDXL}"),
+        (
+            r"((model\.)?diffusion_model\.)?joint_blocks\..*",
+            f"it is a Stable Diffusion 3 model; {_ONLY_SDXL}",
+        ),
+        (r"((model\.)?diffusion_model\.)?double_blocks\..*", f"it is a Flux model; {_ONLY_SDXL}"),
+        (
+            r"unet\.(down_blocks|conv_in)\..*",
+            "it holds the parts of a diffusers folder in one file, which no program reads; bring that "
+            "folder, or the model's single file in the original layout",
+        ),
         (r"(ip_adapter|image_proj)\..*", "it is an IP-Adapter, which is not used here"),
         (r"clip_[lg]|emb_params", "it is a textual inversion (an embedding), which is not used here"),
         (
@@ -56,41 +67,62 @@ _OTHERS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 _QUANTISED = re.compile(
     r".*(scaled_fp8|\.scale_weight|\.weight_scale|\.absmax|\.quant_state\..*|\.comfy_quant)"
 )
-_ODD_NOISE = ("v_pred", "edm_mean", "edm_std", "edm_vpred.sigma_max")  # tensors that only mark the file
+_EDM = ("edm_mean", "edm_std", "edm_vpred.sigma_max")  # tensors that only mark the file
+_GUIDANCE_INPUT = "time_embed.cond_proj.weight"
 
 
-def check_single_file(path: Path, *, whole: bool = True) -> None:
+def check_single_file(path: Path, *, whole: bool = True, predicts: str | None = None) -> None:
     """Check that a file is an SDXL checkpoint in a single file, with 4 or 9 input channels.
 
     Args:
         path: the file.
         whole: whether the file must hold the text encoders and the VAE too, and not only the UNet.
+        predicts: what the caller says that its UNet predicts, see ``prediction``.
 
     Raises:
         ModelError: it is unsafe, or of another kind, which the message names.
     """
     header = check_safetensors(path)
-    if _SDXL_ONLY not in header or any(name.startswith(_NOT_SDXL) for name in header):
+    prefix = _unet_prefix(header)
+    if prefix is None or any(name.startswith(_NOT_SDXL) for name in header):
         refuse(path, _what_else(header))
-    shape = header.get(_UNET_INPUT, {}).get("shape")
+    shape = header.get(prefix + _UNET_INPUT, {}).get("shape")
     if not isinstance(shape, list) or len(shape) != 4:
-        refuse(path, f"it is damaged: it has no {_UNET_INPUT} of a convolution's shape")
+        refuse(path, f"it is damaged: it has no {prefix}{_UNET_INPUT} of a convolution's shape")
     check_in_channels(path, shape[1])
-    if any(_QUANTISED.fullmatch(name) for name in header):
-        refuse(path, "its weights are packed (quantised with scales); bring the fp16 file of the same model")
-    if _predicts_otherwise(header):
+    _check_served(path, header, prefix)
+    settings_of_file(path, header, predicts)
+    missing = [_WORDS[component] for component in PREFIXES if not _has(header, component)]
+    if whole and prefix != UNET_PREFIXES[0]:
         refuse(
             path,
-            "it does not predict noise (but v or EDM's target), and no configuration in a single file says "
-            "so to the samplers; use the model's diffusers folder",
+            "its UNet is named as ComfyUI names one without the rest; import it with --parts-from "
+            "sdxl-inpainting, which takes what is missing from that model",
         )
-    missing = [_WORDS[component] for component in PREFIXES if not _has(header, component)]
     if whole and missing:
         refuse(
             path,
             f"there is no {' and no '.join(missing)} in it; import it with --parts-from sdxl-inpainting, "
             "which takes what is missing from that model",
         )
+
+
+def _check_served(path: Path, header: Mapping[str, Any], prefix: str) -> None:
+    """Check that nothing in the file needs a sampler or an input that does not exist here."""
+    if any(_QUANTISED.fullmatch(name) for name in header):
+        refuse(path, "its weights are packed (quantised with scales); bring the fp16 file of the same model")
+    if any(name in header for name in _EDM):
+        refuse(path, "it is an EDM model, as Playground v2.5 and CosXL are, which no sampler here can paint")
+    if prefix + _GUIDANCE_INPUT in header:
+        refuse(
+            path,
+            "its UNet takes the guidance scale as an input, as distilled LCM models do, and nothing here "
+            "gives it; use the model that it was distilled from, with --few-step-lora",
+        )
+
+
+def _unet_prefix(header: Mapping[str, Any]) -> str | None:
+    return next((prefix for prefix in UNET_PREFIXES if prefix + _SDXL_ONLY in header), None)
 
 
 def _has(header: Mapping[str, Any], component: str) -> bool:
@@ -101,14 +133,6 @@ def _what_else(header: Mapping[str, Any]) -> str:
     for pattern, what in _OTHERS:
         if any(pattern.fullmatch(name) for name in header):
             return what
-    if _UNET_INPUT in header:
+    if any(prefix + _UNET_INPUT in header for prefix in UNET_PREFIXES):
         return f"it is the UNet of Stable Diffusion 1 or 2; {_ONLY_SDXL}"
     return "it is not an SDXL checkpoint, and of no kind that is known here"
-
-
-def _predicts_otherwise(header: Mapping[str, Any]) -> bool:
-    metadata = header.get("__metadata__")
-    entries = metadata if isinstance(metadata, dict) else {}
-    # The ModelSpec calls it predict_key, kohya prediction_type.
-    spec = {entries.get("modelspec.predict_key"), entries.get("modelspec.prediction_type")}
-    return any(name in header for name in _ODD_NOISE) or bool(spec & {"v", "v_prediction"})

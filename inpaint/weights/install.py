@@ -16,10 +16,10 @@ from inpaint.weights.detect import check_single_file
 from inpaint.weights.download import disk_errors
 from inpaint.weights.fetch import free_bytes, only_one, sync_folder
 from inpaint.weights.lock import Entry, LockedFile, is_name, load_lock
+from inpaint.weights.prediction import SINGLE_FILE
 from inpaint.weights.safety import check_folder
 from inpaint.weights.verify import Progress, find_files, read_stamp, write_stamp
 
-SINGLE_FILE = "model.safetensors"  # the name of every single-file checkpoint in the store
 BUILT_IN = ("demo",)  # names that need no file in the store
 STAGING = ".import"  # .NAME.import next to NAME, so that the last step is a rename
 _CHUNK_BYTES = 1 << 20

@@ -12,8 +12,11 @@ from dataclasses import dataclass
 from inpaint.weights.tensors import Stored
 
 UNET, VAE, FIRST, SECOND = "unet", "vae", "text_encoder", "text_encoder_2"
+# Of whole checkpoints; of ComfyUI's UNets alone; of a UNet that was cut out.
+UNET_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "")
+_BARE_UNET = ("input_blocks.", "middle_block.", "output_blocks.", "out.", "time_embed.", "label_emb.")
 PREFIXES: Mapping[str, tuple[str, ...]] = {
-    UNET: ("model.diffusion_model.",),
+    UNET: (*UNET_PREFIXES[:2], *_BARE_UNET),
     VAE: ("first_stage_model.", "vae."),
     FIRST: ("conditioner.embedders.0.transformer.text_model.",),
     SECOND: ("conditioner.embedders.1.model.",),
@@ -117,7 +120,7 @@ def name_in_folder(piece: Piece) -> str:
 
 # Numbers of at most three digits, since a stranger's file may hold any number.
 _LEVEL = re.compile(r"(?:first_stage_model|vae)\.decoder\.up\.(\d{1,3})\..*")
-_DOWNSAMPLER = re.compile(r"model\.diffusion_model\.input_blocks\.(\d{1,3})\.0\.op\.weight")
+_DOWNSAMPLER = re.compile(r"(?:(?:model\.)?diffusion_model\.)?input_blocks\.(\d{1,3})\.0\.op\.weight")
 _STAGE = re.compile(r"(input|output)_blocks\.(\d{1,3})\.(\d{1,3})\.(.+)")
 _MIDDLE = re.compile(r"middle_block\.(\d{1,3})\.(.+)")
 _VAE_LEVEL = re.compile(r"(down|up)\.(\d{1,3})\.(?:block\.(\d{1,3})|(?:down|up)sample)\.(.+)")
@@ -134,7 +137,7 @@ def _split(name: str) -> tuple[str, str]:
     for component, prefixes in PREFIXES.items():
         for prefix in prefixes:
             if name.startswith(prefix):
-                return component, name.removeprefix(prefix)
+                return component, name if prefix in _BARE_UNET else name.removeprefix(prefix)
     return "", name
 
 

@@ -16,10 +16,19 @@ from typing import TYPE_CHECKING
 
 from inpaint.errors import ModelError, RequestError
 from inpaint.weights.complete import config
-from inpaint.weights.import_model import choose
-from inpaint.weights.install import SINGLE_FILE, Chunk, Content, check_name, copy_of, install
+from inpaint.weights.import_model import choose, written
+from inpaint.weights.install import Chunk, Content, check_name, copy_of, install
 from inpaint.weights.key_names import VAE, Piece
-from inpaint.weights.merge_plan import MERGED, MergePlan, VaeOf, merge_plan_for, pieces_in, weight_files
+from inpaint.weights.merge_plan import (
+    MERGED,
+    MergePlan,
+    VaeOf,
+    merge_plan_for,
+    pieces_in,
+    settings_of,
+    weight_files,
+)
+from inpaint.weights.prediction import SCHEDULER_FILE, SINGLE_FILE
 from inpaint.weights.store import Checkpoint
 from inpaint.weights.tensors import FLOATS, bytes_of, header_of, read_layout
 from inpaint.weights.verify import Progress
@@ -47,6 +56,7 @@ def merge_models(
     *,
     alpha: float = 1.0,
     vae: VaeOf = "inpaint",
+    predicts: str | None = None,
     progress: Progress | None = None,
 ) -> Merged:
     """Write inpaint + alpha · (style − base) to ``root/name``, in the layout and the dtypes of ``inpaint``.
@@ -62,6 +72,7 @@ def merge_models(
         root: the models folder.
         alpha: how much of the style is added; 1 is all of it.
         vae: the model whose VAE the result gets; VAEs are never mixed.
+        predicts: what all three predict, one of ``PREDICTIONS``; None: as they say themselves.
         progress: called with the file's path, bytes written and bytes in all.
 
     Raises:
@@ -72,8 +83,10 @@ def merge_models(
     if not math.isfinite(alpha) or alpha == 0:
         raise RequestError("alpha", f"must be a number such as 1 or 0.7, not {alpha!r}")
     check_name(name, root)
-    contents = choose(inpaint.path)
-    plan = merge_plan_for(inpaint, style, base, alpha=alpha, vae=vae)
+    contents = choose(inpaint.path, predicts)
+    if inpaint.kind == "file":  # the marks in its metadata are not kept
+        contents |= written(SCHEDULER_FILE, settings_of(inpaint, predicts))
+    plan = merge_plan_for(inpaint, style, base, alpha=alpha, vae=vae, predicts=predicts)
     for file in weight_files(inpaint):
         component = file.parent.name if inpaint.kind == "folder" else ""
         if not component or component in plan.changed:

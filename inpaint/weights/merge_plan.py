@@ -8,7 +8,8 @@ from typing import Literal
 from inpaint.errors import ModelError
 from inpaint.weights.import_model import needed
 from inpaint.weights.key_names import FIRST, SECOND, UNET, VAE, Piece, pieces_of_component, pieces_of_file
-from inpaint.weights.safety import IN_CHANNELS, read_json
+from inpaint.weights.prediction import settings_of_file, settings_of_folder
+from inpaint.weights.safety import IN_CHANNELS
 from inpaint.weights.store import Checkpoint
 from inpaint.weights.tensors import FLOATS, read_layout
 
@@ -39,7 +40,13 @@ class MergePlan:
 
 
 def merge_plan_for(
-    inpaint: Checkpoint, style: Checkpoint, base: Checkpoint, *, alpha: float, vae: VaeOf
+    inpaint: Checkpoint,
+    style: Checkpoint,
+    base: Checkpoint,
+    *,
+    alpha: float,
+    vae: VaeOf,
+    predicts: str | None = None,
 ) -> MergePlan:
     """Check that three models can be merged, and return the plan.
 
@@ -49,6 +56,7 @@ def merge_plan_for(
         base: the model that ``style`` was tuned from.
         alpha: how much of the style is added; 1 is all of it.
         vae: the model whose VAE the result gets.
+        predicts: what all three predict, if the caller says so, see ``prediction``.
 
     Raises:
         ModelError: they do not go together; the message names the tensor.
@@ -57,7 +65,8 @@ def merge_plan_for(
         raise ModelError(f"{style.name} is both the style and the base, so nothing would change")
     own, styled, based = _pieces(inpaint), _pieces(style), _pieces(base)
     _check_channels((inpaint, own), (style, styled), (base, based))
-    _check_prediction(inpaint, style, base)
+    if predicts is None:
+        _check_prediction(inpaint, style, base)
     merged = frozenset(part for part in MERGED if any(component == part for component, _ in styled))
     plan = MergePlan(inpaint, style, base, styled, based, merged, vae, alpha)
     for piece in own.values():
@@ -111,17 +120,25 @@ def _check_channels(*three: tuple[Checkpoint, Pieces]) -> None:
         )
 
 
+def settings_of(checkpoint: Checkpoint, predicts: str | None = None) -> Mapping[str, object]:
+    """Return what a checkpoint tells the samplers: a folder's configuration, or a file's changes to SDXL's.
+
+    Raises:
+        ModelError: no sampler here can paint with it, or it contradicts itself.
+    """
+    if checkpoint.kind == "folder":
+        return settings_of_folder(checkpoint.path, predicts)
+    return settings_of_file(checkpoint.path, told=predicts)
+
+
 def _check_prediction(*three: Checkpoint) -> None:
-    """Check that all predict the same; single files that do not predict noise were refused when resolved."""
-    kinds = []
-    for checkpoint in three:
-        path = checkpoint.path / "scheduler" / "scheduler_config.json"
-        kinds.append(
-            read_json(path).get("prediction_type", "epsilon") if checkpoint.kind == "folder" else "epsilon"
-        )
+    kinds = [str(settings_of(checkpoint).get("prediction_type", "epsilon")) for checkpoint in three]
     if len(set(kinds)) > 1:
         pairs = ", ".join(f"{c.name} {kind}" for c, kind in zip(three, kinds, strict=True))
-        raise ModelError(f"these models predict different things and cannot be merged: {pairs}")
+        raise ModelError(
+            f"these models predict different things and cannot be merged: {pairs}; if one is marked wrongly "
+            "or not at all, say what all three predict with --predicts"
+        )
 
 
 def _check_fits(piece: Piece, inpaint: Checkpoint, other: Checkpoint, pieces: Pieces) -> None:

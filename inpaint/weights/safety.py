@@ -1,25 +1,31 @@
-"""Safety checks of a user's checkpoint before it is opened: safetensors only, known classes only, no code.
+"""Safety checks of a user's model folder before it is opened: safetensors only, known classes only, no code.
 
 This module reads headers and JSON; it loads no weights and executes nothing.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any, NoReturn
+from typing import Any
 
-from inpaint.errors import ModelError
+from inpaint.errors import shown
+from inpaint.weights.header import check_safetensors, read_json, refuse
 from inpaint.weights.lock import CODE_SUFFIXES
+from inpaint.weights.prediction import check_scheduler, settings_of_folder
 from inpaint.weights.verify import walk
 
-MAX_HEADER_BYTES = 10_000_000  # SDXL's is 0.4 MB; more is an attempt to exhaust the JSON parser
 IN_CHANNELS = (4, 9)  # SDXL base and its fine-tunes; inpainting
 
+# Pipelines whose UNet, VAE and text encoders are SDXL's, whatever they use besides.
 PIPELINES = frozenset(
-    {"StableDiffusionXLInpaintPipeline", "StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline"}
-)
-# The accepted (library, class) of each component. Of schedulers, every one of diffusers is accepted.
+    f"StableDiffusionXL{kind}Pipeline"
+    for kind in (
+        "", "Inpaint", "Img2Img", "Adapter", "ControlNet", "ControlNetInpaint", "ControlNetImg2Img",
+        "ControlNetUnion", "ControlNetUnionInpaint", "ControlNetUnionImg2Img", "PAG", "PAGInpaint",
+        "PAGImg2Img", "ControlNetPAG", "ControlNetPAGImg2Img",
+    )
+)  # fmt: skip
+# The accepted (library, class) of each component. The class of the scheduler is checked in ``prediction``.
 COMPONENTS: Mapping[str, frozenset[tuple[str, str]]] = {
     "unet": frozenset({("diffusers", "UNet2DConditionModel")}),
     "vae": frozenset({("diffusers", "AutoencoderKL")}),
@@ -28,52 +34,35 @@ COMPONENTS: Mapping[str, frozenset[tuple[str, str]]] = {
     "tokenizer": frozenset({("transformers", "CLIPTokenizer"), ("transformers", "CLIPTokenizerFast")}),
     "tokenizer_2": frozenset({("transformers", "CLIPTokenizer"), ("transformers", "CLIPTokenizerFast")}),
 }
+# Components that are neither loaded nor copied: painting needs none of them.
+LEFT_OUT = frozenset({"image_encoder", "feature_extractor", "controlnet", "adapter", "safety_checker"})
 WEIGHT_STEMS: Mapping[str, str] = {
     "unet": "diffusion_pytorch_model",
     "vae": "diffusion_pytorch_model",
     "text_encoder": "model",
     "text_encoder_2": "model",
 }
+_NO_COMPONENT = "pag_applied_layers"  # the only other list that diffusers writes into an index
+_LIBRARY_CLASS = re.compile(r"[A-Z][A-Za-z0-9_]*", re.ASCII)
+_LIBRARIES = frozenset({"diffusers", "transformers", "controlnet", "stable_diffusion"})  # of what is left out
 _SCHEDULER = re.compile(r"[A-Z][A-Za-z0-9]*Scheduler", re.ASCII)
-# torch.save's zip, and bare pickles of protocol 2 to 5. A safetensors header of 0x380 bytes also starts with
-# 80 03, so the length decides as well: a pickle's first eight bytes, read as one, are above 10^16.
-_PICKLE_MAGIC = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+# Keys of the UNet's configuration for inputs that it does not get here, which would change the picture
+# silently.
+_OTHER_INPUTS: Mapping[str, str] = {
+    "time_cond_proj_dim": "takes the guidance scale as an input, as distilled LCM models do, and nothing "
+    "here gives it; use the model that it was distilled from, with --few-step-lora",
+    "encoder_hid_dim_type": "takes pictures as prompts (IP-Adapter), and nothing here gives it any",
+    "class_embed_type": "takes a class as an input, which SDXL does not",
+}
 
 
-def check_safetensors(path: Path) -> Mapping[str, Any]:
-    """Read the header of a ``.safetensors`` file: tensor name → dtype, shape, data_offsets.
-
-    Raises:
-        ModelError: it is no safetensors file (for example a renamed pickle), or it is truncated.
-    """
-    if path.suffix.lower() != ".safetensors":
-        refuse(path, f"{path.suffix or 'a file without a suffix'} is not accepted, only .safetensors is")
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            start = file.read(8)
-            length = int.from_bytes(start, "little")
-            if start.startswith(_PICKLE_MAGIC) and length > MAX_HEADER_BYTES:
-                refuse(path, "it is a pickle under a safetensors name; pickles run code when opened")
-            if len(start) < 8 or not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
-                refuse(path, "it is not a safetensors file, or it is truncated")
-            header = json.loads(file.read(length))
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"{path}: its safetensors header is not valid JSON") from error
-    except OSError as error:
-        raise ModelError(f"{path}: cannot be read ({error.strerror})") from error
-    if not isinstance(header, dict):
-        refuse(path, "its safetensors header is not a JSON object")
-    _check_length(path, header, size - 8 - length)
-    return header
-
-
-def check_folder(folder: Path, *, allow_pickles: bool = True) -> None:
-    """Check that a folder is a diffusers SDXL model that may be opened.
+def check_folder(folder: Path, *, allow_pickles: bool = True, predicts: str | None = None) -> None:
+    """Check that a folder is a diffusers SDXL model that may be opened and can be painted with.
 
     Args:
         folder: the folder with model_index.json.
         allow_pickles: whether pickles may lie next to safetensors weights. They are never opened.
+        predicts: what the caller says that its UNet predicts, see ``prediction``.
 
     Raises:
         ModelError: a file or class is refused; the message names the first.
@@ -90,43 +79,71 @@ def check_folder(folder: Path, *, allow_pickles: bool = True) -> None:
         if component in WEIGHT_STEMS:
             for weights in find_weights(folder, component):
                 check_safetensors(weights)
+    settings_of_folder(folder, predicts)
 
 
 def check_index(folder: Path) -> tuple[str, ...]:
     """Read the components that ``model_index.json`` names, and check their classes.
+
+    Returns:
+        The components that are used; those of ``LEFT_OUT`` are not among them.
 
     Raises:
         ModelError: there is no such file, a class is unknown, or SDXL's components are incomplete.
     """
     path = folder / "model_index.json"
     if not path.is_file():
-        refuse(folder, "there is no model_index.json, so it is not a diffusers model folder")
+        refuse(folder, _no_index(folder))
     index = read_json(path)
     pipeline = index.get("_class_name")
     if not isinstance(pipeline, str) or pipeline not in PIPELINES:
-        refuse(path, f"_class_name {pipeline!r} is none of {', '.join(sorted(PIPELINES))}")
-    components = {name: pair for name, pair in index.items() if isinstance(pair, list)}
-    present = {name: pair for name, pair in components.items() if any(part is not None for part in pair)}
+        refuse(path, f"_class_name {shown(pipeline)} is not a pipeline of SDXL that is known here")
+    present = _present(index)
     for name, pair in present.items():
         if not _is_known(name, pair):
             refuse(path, f"{name} is of the unknown class {'.'.join(map(str, pair))}")
     if missing := {*COMPONENTS, "scheduler"} - set(present):
         refuse(path, f"the component {min(missing)} is missing")
-    return tuple(sorted(present))
+    check_scheduler(path, {}, present["scheduler"][1])
+    return tuple(sorted(set(present) - LEFT_OUT))
+
+
+def left_out(folder: Path) -> tuple[str, ...]:
+    """Return the components of a checked folder that are neither loaded nor copied."""
+    return tuple(sorted(LEFT_OUT & set(_present(read_json(folder / "model_index.json")))))
 
 
 def find_weights(folder: Path, component: str) -> tuple[Path, ...]:
-    """List the safetensors files of ``component``: fp16 and full, whole and sharded.
+    """List the safetensors files of ``component``: in full, fp16 or bf16, whole and sharded.
 
     Raises:
         ModelError: there are none.
     """
     stem = WEIGHT_STEMS[component]
-    pattern = re.compile(rf"{stem}(\.fp16)?(-\d{{5}}-of-\d{{5}})?(\.fp16)?\.safetensors", re.ASCII)
-    found = [path for path in sorted((folder / component).glob("*")) if pattern.fullmatch(path.name)]
+    pattern = re.compile(
+        rf"{stem}(\.(fp16|bf16))?(-\d{{5}}-of-\d{{5}})?(\.(fp16|bf16))?\.safetensors", re.ASCII
+    )
+    files = sorted((folder / component).glob("*"))
+    found = [path for path in files if pattern.fullmatch(path.name)]
+    if not found and (others := [path.name for path in files if path.suffix == ".safetensors"]):
+        refuse(
+            folder / component,
+            f"there is no {stem}.safetensors; {others[0]} has a name that is not read here",
+        )
     if not found:
         refuse(folder / component, f"there is no {stem}.safetensors; pickled weights are not accepted")
     return tuple(found)
+
+
+def variant_of(file: Path) -> str:
+    """Return the variant of a weight file: ``fp16``, ``bf16``, or "" for the file in full precision."""
+    return next((variant for variant in ("fp16", "bf16") if f".{variant}" in file.name), "")
+
+
+def pick_variant(files: tuple[Path, ...]) -> str:
+    """Return the variant of a component to load: ``fp16``, which is half as large, else "", else ``bf16``."""
+    variants = {variant_of(file) for file in files}
+    return next(variant for variant in ("fp16", "", "bf16") if variant in variants)
 
 
 def check_in_channels(path: Path, in_channels: object) -> None:
@@ -135,40 +152,18 @@ def check_in_channels(path: Path, in_channels: object) -> None:
         refuse(path, f"its UNet has {in_channels} input channels; 9 (inpainting) or 4 (SDXL base) would do")
 
 
-def read_json(path: Path) -> Mapping[str, Any]:
-    """Read a JSON object from a model's folder.
-
-    Raises:
-        ModelError: it cannot be read or is no object.
-    """
-    try:
-        document = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise ModelError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"{path}: is not valid JSON") from error
-    if not isinstance(document, dict):
-        refuse(path, "is not a JSON object")
-    return document
+def _no_index(folder: Path) -> str:
+    """Return why a folder without model_index.json is no model, with the folder to name if it is near."""
+    for found in sorted(folder.glob("snapshots/*/model_index.json")):  # of a Hugging Face cache
+        return f"it is a cache of several versions of a model; name one, such as {found.parent}"
+    return "there is no model_index.json, so it is not a diffusers model folder"
 
 
-def refuse(path: Path, why: str) -> NoReturn:
-    """Raise the ModelError that says why ``path`` is not accepted."""
-    raise ModelError(f"{path}: {why}")
-
-
-def _check_length(path: Path, header: Mapping[str, Any], data_bytes: int) -> None:
-    """Check that the last tensor ends where the file ends; this finds a truncated file without reading it."""
-    end = 0
-    for name, tensor in header.items():
-        if name == "__metadata__":
-            continue
-        offsets = tensor.get("data_offsets") if isinstance(tensor, dict) else None
-        if not isinstance(offsets, list) or len(offsets) != 2 or not all(type(o) is int for o in offsets):
-            refuse(path, f"its safetensors header describes {name!r} wrongly")
-        end = max(end, offsets[1])
-    if end != data_bytes:
-        refuse(path, f"it holds {data_bytes} bytes of tensors where its header says {end}: truncated?")
+def _present(index: Mapping[str, Any]) -> dict[str, list[Any]]:
+    components = {
+        name: pair for name, pair in index.items() if isinstance(pair, list) and name != _NO_COMPONENT
+    }
+    return {name: pair for name, pair in components.items() if any(part is not None for part in pair)}
 
 
 def _is_known(name: str, pair: list[Any]) -> bool:
@@ -176,14 +171,28 @@ def _is_known(name: str, pair: list[Any]) -> bool:
         return False
     if name == "scheduler":
         return pair[0] == "diffusers" and _SCHEDULER.fullmatch(pair[1]) is not None
+    if name in LEFT_OUT:
+        return pair[0] in _LIBRARIES and _LIBRARY_CLASS.fullmatch(pair[1]) is not None
     return (pair[0], pair[1]) in COMPONENTS.get(name, frozenset())
 
 
 def _check_config(folder: Path, component: str) -> None:
-    """Check a component's configuration: it asks for no custom code, and the UNet's channels are right."""
+    """Check a component's configuration: it asks for no custom code, and its UNet is one of SDXL's kind."""
     for path in sorted((folder / component).glob("*config.json")):
         if "auto_map" in read_json(path):
             refuse(path, "auto_map asks for code of its own, which is not run")
     if component == "unet":
         path = folder / "unet" / "config.json"
-        check_in_channels(path, read_json(path).get("in_channels"))
+        config = read_json(path)
+        check_in_channels(path, config.get("in_channels"))
+        for key, what in _OTHER_INPUTS.items():
+            if config.get(key) is not None:
+                refuse(path, f"{key}: its UNet {what}")
+        check_sample_size(path, config.get("sample_size"))
+
+
+def check_sample_size(path: Path, sample_size: object) -> None:
+    """Raise a ``ModelError`` naming ``path`` unless a UNet's size is one or two whole numbers, or absent."""
+    sides = sample_size if isinstance(sample_size, list) and len(sample_size) == 2 else [sample_size]
+    if sample_size is not None and not all(type(side) is int and 1 <= side <= 1024 for side in sides):
+        refuse(path, f"sample_size must be a whole number or a height and a width, not {shown(sample_size)}")

@@ -9,10 +9,11 @@ from typing import Literal
 
 from inpaint.errors import ModelError
 from inpaint.weights.detect import check_single_file
+from inpaint.weights.header import check_safetensors
 from inpaint.weights.install import BUILT_IN, imported_entry
 from inpaint.weights.key_names import PREFIXES, UNET
 from inpaint.weights.lock import Entry, load_lock
-from inpaint.weights.safety import check_folder, check_safetensors
+from inpaint.weights.safety import check_folder, find_weights, pick_variant, variant_of
 from inpaint.weights.verify import find_files, not_installed, read_stamp, verify, walk
 
 State = Literal["installed", "unverified", "partial", "not installed"]
@@ -46,7 +47,9 @@ def models_dir() -> Path:
     return Path(platformdirs.user_data_dir("inpaint", appauthor=False)) / "models"
 
 
-def resolve(name_or_path: str | Path, root: Path | None = None, *, whole: bool = True) -> Checkpoint:
+def resolve(
+    name_or_path: str | Path, root: Path | None = None, *, whole: bool = True, predicts: str | None = None
+) -> Checkpoint:
     """Find the checkpoint of a name or path, and check it as cheaply as is safe.
 
     A name wins over a file of the same name in the working folder; write ``./name`` for the file. The name
@@ -56,6 +59,8 @@ def resolve(name_or_path: str | Path, root: Path | None = None, *, whole: bool =
         name_or_path: a name of the lock, an imported name, a diffusers folder or a ``.safetensors`` file.
         root: the models folder; ``models_dir()`` if None.
         whole: whether a single file must hold the text encoders and the VAE too, and not only the UNet.
+        predicts: what the caller says that its UNet predicts, one of ``PREDICTIONS``; None: as it says
+            itself.
 
     Raises:
         ModelError: it is not installed, damaged, unsafe or unknown; the message says what to run instead.
@@ -66,15 +71,15 @@ def resolve(name_or_path: str | Path, root: Path | None = None, *, whole: bool =
         if entry is not None:
             folder = root / entry.target
             verify(entry, folder)
-            return _in_store(entry, folder)
+            return _in_store(entry, folder, predicts)
         if not _looks_like_path(name_or_path):
             raise unknown(name_or_path, root)
     path = Path(name_or_path).expanduser()
     if path.is_dir():
-        check_folder(path)
+        check_folder(path, predicts=predicts)
         return Checkpoint(path.resolve().name, path, "folder")
     if path.is_file():
-        check_single_file(path, whole=whole)
+        check_single_file(path, whole=whole, predicts=predicts)
         return Checkpoint(path.stem, path, "file")
     raise ModelError(f"{path}: there is no such file or folder")
 
@@ -87,9 +92,9 @@ def unet_parameters(checkpoint: Checkpoint) -> int:
     """
     if checkpoint.kind == "file":
         return _counted(checkpoint.path, PREFIXES[UNET])
-    folder = checkpoint.path / "unet"
-    files = list(folder.glob("*.fp16*.safetensors")) or list(folder.glob("*.safetensors"))
-    return sum(_counted(file, ("",)) for file in files)
+    files = find_weights(checkpoint.path, "unet")
+    variant = pick_variant(files)
+    return sum(_counted(file, ("",)) for file in files if variant_of(file) == variant)
 
 
 def _counted(path: Path, prefixes: tuple[str, ...]) -> int:
@@ -172,7 +177,7 @@ def _is_stamped(entry: Entry, folder: Path) -> bool:
     return stamp is not None and all(stamp.vouches_for(file, found[file.path]) for file in entry.files)
 
 
-def _in_store(entry: Entry, folder: Path) -> Checkpoint:
+def _in_store(entry: Entry, folder: Path, predicts: str | None) -> Checkpoint:
     """Return a verified folder as a checkpoint; refuse one that holds no model, such as a LoRA or a VAE."""
     paths = [file.path for file in entry.files]
     weights = [path for path in paths if path.endswith(".safetensors")]
@@ -180,5 +185,5 @@ def _in_store(entry: Entry, folder: Path) -> Checkpoint:
         raise ModelError(f"{entry.name} holds no weights, so it cannot paint; try sdxl-inpainting")
     if "model_index.json" in paths:
         return Checkpoint(entry.name, folder, "folder")
-    check_single_file(folder / weights[0])
+    check_single_file(folder / weights[0], predicts=predicts)
     return Checkpoint(entry.name, folder / weights[0], "file")

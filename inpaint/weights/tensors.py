@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inpaint.errors import ModelError
-from inpaint.weights.safety import check_safetensors, refuse
+from inpaint.weights.header import check_safetensors, refuse
 
 if TYPE_CHECKING:
     import torch

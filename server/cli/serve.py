@@ -25,6 +25,15 @@ def serve(
     precision: Annotated[
         str, typer.Option(help="exact, or fp8: faster on newer GPUs, with slightly different pictures.")
     ] = "exact",
+    predicts: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WHAT",
+            help="What the model predicts: epsilon, v, or v-zsnr (v with zero terminal SNR). By default, as "
+            "the model says itself.",
+            show_default=False,
+        ),
+    ] = None,
     loras: Annotated[
         Path | None,
         typer.Option(

@@ -44,6 +44,7 @@ class WorkerSpec:
     precision: str = "exact"
     without: Sequence[str] = ()
     few_step_lora: str | None = None
+    predicts: str | None = None
     loras: str | None = None  # a folder
     profiles: str | None = None  # a folder
     faults: str = ""
@@ -98,6 +99,7 @@ def load_engine(spec: WorkerSpec, index: int, start: int) -> Paints:
         precision=spec.precision,
         without=spec.without,
         few_step_lora=None if spec.few_step_lora is None else Path(spec.few_step_lora),
+        predicts=spec.predicts,
         loras=None if spec.loras is None else Path(spec.loras),
         profiles=None if spec.profiles is None else Path(spec.profiles),
         faults=Faults.parse(spec.faults, start=start) if spec.faults else None,

@@ -39,7 +39,7 @@ def start(flags: Mapping[str, object], address: str) -> None:
     locked = prepare(settings)
     refuse_open(settings, locked=locked)
     if settings.model != "demo":
-        resolve(settings.model)
+        resolve(settings.model, predicts=settings.predicts)
     _connect(address)
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -25,9 +25,11 @@ WEIGHTS = {
 }
 
 
-def safetensors(tensors: Mapping[str, list[int]] | None = None) -> bytes:
-    """A well-formed file of byte tensors with these shapes."""
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+def safetensors(
+    tensors: Mapping[str, list[int]] | None = None, metadata: Mapping[str, str] | None = None
+) -> bytes:
+    """A well-formed file of byte tensors with these shapes, and with this metadata in addition."""
+    header: dict[str, object] = {"__metadata__": {"format": "pt", **(metadata or {})}}
     end = 0
     for name, shape in (tensors or {"w": [4]}).items():
         size = 1

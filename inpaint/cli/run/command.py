@@ -56,6 +56,7 @@ def run(
     precision: options.Precision = "exact",
     without: options.Without = None,
     few_step_lora: options.FewStepLora = None,
+    predicts: options.Predicts = None,
     lora_folder: options.LoraFolder = None,
 ) -> None:
     """Repaint the white part of a mask in one or more pictures.
@@ -91,7 +92,7 @@ def run(
     work = Batch(
         tasks=_tasks(images or [], jobs, task_settings, recursive=recursive, by_null=by_null),
         engine_options=EngineOptions(
-            name, device, dtype, memory, precision, tuple(without or ()), few_step_lora, lora_folder
+            name, device, dtype, memory, precision, tuple(without or ()), few_step_lora, lora_folder, predicts
         ),
         report=report,
         alone=alone,

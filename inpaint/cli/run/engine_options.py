@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from inpaint.cli.terminal import say
 from inpaint.demo import NOTICE, demo_entry
 from inpaint.weights import find_entry, models_dir
+from inpaint.weights.prediction import describe
 
 if TYPE_CHECKING:
     from inpaint.engine import Engine
@@ -30,6 +31,7 @@ class EngineOptions:
     without: tuple[str, ...]
     few_step_lora: Path | None
     loras: Path | None  # the folder of LoRA files
+    predicts: str | None = None  # what the model predicts, if it does not say so itself
 
     def for_pictures(self, count: int) -> "EngineOptions":
         """Return the options for this many pictures; one alone is painted before any code is compiled."""
@@ -48,7 +50,9 @@ class EngineOptions:
         started = time.monotonic()
         with Engine.load(**asdict(self)) as engine:
             model = engine.model
-            say(f"loaded {model.name} on {model.device} in {time.monotonic() - started:.1f} s")
+            predicts = describe(model.scheduler_config)
+            told = f"; {predicts}" if predicts else ""
+            say(f"loaded {model.name} on {model.device} in {time.monotonic() - started:.1f} s{told}")
             yield engine
 
     def identity(self) -> str:
@@ -62,6 +66,8 @@ class EngineOptions:
         else:
             files = list(_stamps(Path(self.model).expanduser()))
         parts = [files, self.precision, list(_stamps(self.few_step_lora)) if self.few_step_lora else []]
+        if self.predicts is not None:
+            parts.append(self.predicts)
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

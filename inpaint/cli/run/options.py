@@ -207,6 +207,15 @@ FewStepLora = Annotated[
         metavar="FILE",
     ),
 ]
+Predicts = Annotated[
+    str | None,
+    _option(
+        "What the model predicts: epsilon, v, or v-zsnr (v with zero terminal SNR). By default, as the model "
+        "says itself",
+        panel=_MACHINE,
+        metavar="WHAT",
+    ),
+]
 LoraFolder = Annotated[
     Path | None,
     typer.Option(

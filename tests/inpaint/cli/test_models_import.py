@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
@@ -242,3 +243,47 @@ def test_only_models_are_removed(command: str, root: Path, inpaint: Run, tmp_pat
         code, _, err = inpaint("models", command, name)
         assert (code, words in err, len(err.splitlines())) == (4, True, 1), err
     assert [path.name for path in root.iterdir()] == ["photos"]
+
+
+def test_what_a_model_predicts_is_said_once(
+    root: Path, configs: Path, inpaint: Run, paint: Callable[[str], np.ndarray], tmp_path: Path
+) -> None:
+    """The import of an unmarked file is told, and run needs no flag; or run is told, without an import."""
+    path = write_single_file(demo_checkpoint().path, tmp_path / "x.safetensors")
+    code, _, err = inpaint("models", "import", path, "--predicts", "v-zsnr")
+    assert code == 0, err
+    assert "it predicts v (velocity), with zero terminal SNR\n" in err
+    stored = json.loads((root / "x" / "scheduler_config.json").read_text())
+    assert stored == {
+        "prediction_type": "v_prediction",
+        "rescale_betas_zero_snr": True,
+        "timestep_spacing": "trailing",
+    }
+    as_v = paint("x")
+    assert np.abs(as_v - paint("demo")).mean() > 5
+    request = (tmp_path / "photo.png", "--mask", tmp_path / "mask.png", "-p", "a red circle", "--model", path)
+    quick = ("--steps", 8, "--scheduler", "DDIM", "--seed", 5, "-o", tmp_path / "told.png")
+    code, _, err = inpaint("run", *request, *quick, "--predicts", "v-zsnr")
+    assert code == 0, err
+    assert "; it predicts v (velocity), with zero terminal SNR\n" in err
+    with Image.open(tmp_path / "told.png") as picture:
+        assert (np.asarray(picture, dtype=int) == as_v).all()
+    code, _, err = inpaint("run", *request, *quick, "--predicts", "velocity", "--overwrite")
+    assert code != 0
+    assert "must be one of epsilon, v, v-zsnr, not 'velocity'" in err
+
+
+def test_a_file_marked_for_zero_snr_alone_names_both_ways_out(
+    root: Path, configs: Path, inpaint: Run, tmp_path: Path
+) -> None:
+    """Neither is guessed: the two paint different pictures."""
+    tensors = {**original_tensors(demo_checkpoint().path), "ztsnr": torch.zeros(0)}
+    save_file(tensors, tmp_path / "x.safetensors")
+    code, _, err = inpaint("models", "import", tmp_path / "x.safetensors")
+    assert (code, len(err.splitlines())) == (4, 1), err
+    assert "say --predicts v, or --predicts epsilon to paint it without zero terminal SNR" in err
+    for told in ("v", "epsilon"):
+        code, _, err = inpaint(
+            "models", "import", tmp_path / "x.safetensors", "--name", told, "--predicts", told
+        )
+        assert code == 0, err

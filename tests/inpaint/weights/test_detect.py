@@ -11,13 +11,15 @@ from safetensors.torch import save_file
 from inpaint import Engine, InpaintRequest
 from inpaint.errors import ModelError
 from inpaint.model.load import load_model
-from inpaint.weights import check_single_file, import_model, resolve
+from inpaint.weights import import_model, resolve
 from tests.support.checkpoint_files import safetensors, sdxl_tensors
 from tests.support.single_file import original_tensors, with_leftovers
 
 Make = Callable[..., InpaintRequest]
 UNET = {name: shape for name, shape in sdxl_tensors(4).items() if name.startswith("model.")}
 SD_UNET = {"model.diffusion_model.input_blocks.0.0.weight": [2, 4, 3, 3]}
+COMFY = {name.removeprefix("model."): shape for name, shape in UNET.items()}
+BARE = {name.removeprefix("model.diffusion_model."): shape for name, shape in UNET.items()}
 FIRST = "conditioner.embedders.0.transformer.text_model.final_layer_norm.weight"
 LORA = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q.lora_down.weight"
 
@@ -70,11 +72,37 @@ OTHERS: dict[str, tuple[dict[str, list[int]], str]] = {
         {**sdxl_tensors(4), "scaled_fp8": [2]},
         "its weights are packed .* bring the fp16 file",
     ),
-    "v-prediction": (
-        {**sdxl_tensors(4), "v_pred": [0]},
-        "it does not predict noise .* use the model's diffusers folder",
+    "EDM": ({**sdxl_tensors(4), "edm_mean": [4]}, "it is an EDM model, as Playground v2.5 and CosXL are"),
+    "LCM": (
+        {**sdxl_tensors(4), "model.diffusion_model.time_embed.cond_proj.weight": [2, 2]},
+        "its UNet takes the guidance scale as an input, .* with --few-step-lora",
     ),
-    "EDM": ({**sdxl_tensors(4), "edm_mean": [4]}, "it does not predict noise"),
+    "diffusers' parts in one file": (
+        {"unet.conv_in.weight": [4], "vae.decoder.conv_in.weight": [4], "text_encoder.text_model.x": [4]},
+        "it holds the parts of a diffusers folder in one file, .* bring that folder",
+    ),
+    "ComfyUI's UNet": (
+        COMFY,
+        "its UNet is named as ComfyUI names one without the rest; import it with --parts-from",
+    ),
+    "a bare UNet": (
+        BARE,
+        "its UNet is named as ComfyUI names one without .* with --parts-from sdxl-inpainting",
+    ),
+    "ComfyUI's UNet of SD 1.5": (
+        {"diffusion_model.input_blocks.0.0.weight": [2, 4, 3, 3]},
+        "it is the UNet of Stable",
+    ),
+    "a bare UNet of SD 1.5": (
+        {"input_blocks.0.0.weight": [2, 4, 3, 3]},
+        "it is the UNet of Stable Diffusion 1 or 2",
+    ),
+    "ComfyUI's UNet of SD 3": ({"diffusion_model.joint_blocks.0.x": [4]}, "it is a Stable Diffusion 3 model"),
+    "ComfyUI's UNet of Flux": ({"diffusion_model.double_blocks.0.x": [4]}, "it is a Flux model"),
+    "an SDXL ControlNet": (
+        {**BARE, "input_hint_block.0.weight": [4]},
+        "it is a ControlNet, which is not used here",
+    ),
     "a UNet alone": (
         UNET,
         "there is no VAE and no first text encoder and no second text encoder in it; import it with "
@@ -103,18 +131,6 @@ def test_a_file_that_is_no_checkpoint_is_named_for_what_it_is(
             attempt()
         assert "\n" not in str(caught.value)
     assert not (tmp_path / "models").exists()
-
-
-@pytest.mark.parametrize("key", ["modelspec.prediction_type", "modelspec.predict_key"])
-def test_v_prediction_is_detected_by_the_files_metadata(key: str, tmp_path: Path) -> None:
-    """If it were sampled as if it predicted noise, it would paint grey mud without an error."""
-    path = tmp_path / "x.safetensors"
-    tensors = {name: torch.zeros(shape) for name, shape in sdxl_tensors(4).items()}
-    save_file(tensors, path, {key: "v"})
-    with pytest.raises(ModelError, match="does not predict noise"):
-        check_single_file(path)
-    save_file(tensors, path, {key: "epsilon"})
-    check_single_file(path)
 
 
 GOOD: dict[str, Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]] = {

@@ -7,6 +7,7 @@ import pytest
 from inpaint.errors import RequestError
 from server.settings import Settings, read_settings
 from server.start import greeting, refuse_open
+from server.uvicorn_server import spec_of
 
 WITHOUT_SENSE = [
     ("public_url", "not a url"),
@@ -89,3 +90,11 @@ def test_a_public_url_needs_a_key_or_no_auth(url: str) -> None:
 def test_the_greeting_says_who_is_let_in(settings: dict[str, object], locked: bool, says: str) -> None:
     """An operator must not believe that only this machine is answered when a proxy's clients are."""
     assert says in greeting(Settings(data=Path(), **settings), 8000, locked=locked)
+
+
+def test_the_engines_are_told_what_the_model_predicts() -> None:
+    """An operator of an unmarked v-prediction model says it once, by flag or variable."""
+    assert spec_of(read_settings({"predicts": "v"})).predicts == "v"
+    assert spec_of(read_settings({})).predicts is None
+    with pytest.raises(RequestError, match="--predicts: must be 'epsilon', 'v' or 'v-zsnr'"):
+        read_settings({"predicts": "velocity"})
