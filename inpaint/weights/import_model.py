@@ -15,7 +15,7 @@ from inpaint.weights.detect import check_single_file
 from inpaint.weights.header import read_json, refuse
 from inpaint.weights.install import Content, check_name, copy_of, install, text
 from inpaint.weights.lock import CODE_SUFFIXES
-from inpaint.weights.prediction import SCHEDULER_FILE, SINGLE_FILE, settings_of_file, told_settings
+from inpaint.weights.prediction import SCHEDULER_FILE, SINGLE_FILE, kept, settings_of_file, settings_of_folder
 from inpaint.weights.safety import WEIGHT_STEMS, check_folder, check_index, find_weights, variant_of
 from inpaint.weights.store import config_folder
 from inpaint.weights.verify import Progress, walk
@@ -97,7 +97,7 @@ def choose(path: Path, predicts: str | None = None) -> dict[str, Content]:
         check_single_file(path, predicts=predicts)
         contents = {SINGLE_FILE: copy_of(path)}
         if predicts is not None or path.with_name(SCHEDULER_FILE).is_file():
-            contents |= written(SCHEDULER_FILE, settings_of_file(path, told=predicts))
+            contents |= written(SCHEDULER_FILE, kept(settings_of_file(path, told=predicts)))
         return contents
     if not path.is_dir():
         refuse(path, "there is no such file or folder")
@@ -107,7 +107,7 @@ def choose(path: Path, predicts: str | None = None) -> dict[str, Content]:
     check_folder(path, allow_pickles=False, predicts=predicts)
     contents = {file.relative_to(path).as_posix(): copy_of(file) for file in needed(path)}
     if predicts is not None:
-        contents |= written(f"scheduler/{SCHEDULER_FILE}", told_settings(path, predicts))
+        contents |= written(f"scheduler/{SCHEDULER_FILE}", kept(settings_of_folder(path, predicts)))
     return contents
 
 
@@ -129,9 +129,9 @@ def needed(folder: Path) -> Iterator[Path]:
     # Half the bytes for the same pictures on a GPU, but only if every component has them.
     half = all("fp16" in found for found in variants.values())
     for name in components:
-        for kept in ("config.json", "scheduler_config.json", *_TOKENIZER_FILES):
-            if (folder / name / kept).is_file():
-                yield folder / name / kept
+        for small in ("config.json", "scheduler_config.json", *_TOKENIZER_FILES):
+            if (folder / name / small).is_file():
+                yield folder / name / small
         if name not in weights:
             continue
         order = ("fp16",) if half else ("", "fp16", "bf16")

@@ -28,7 +28,7 @@ from inpaint.weights.merge_plan import (
     settings_of,
     weight_files,
 )
-from inpaint.weights.prediction import SCHEDULER_FILE, SINGLE_FILE
+from inpaint.weights.prediction import SCHEDULER_FILE, SINGLE_FILE, kept
 from inpaint.weights.store import Checkpoint
 from inpaint.weights.tensors import FLOATS, bytes_of, header_of, read_layout
 from inpaint.weights.verify import Progress
@@ -85,7 +85,7 @@ def merge_models(
     check_name(name, root)
     contents = choose(inpaint.path, predicts)
     if inpaint.kind == "file":  # the marks in its metadata are not kept
-        contents |= written(SCHEDULER_FILE, settings_of(inpaint, predicts))
+        contents |= written(SCHEDULER_FILE, kept(settings_of(inpaint, predicts)))
     plan = merge_plan_for(inpaint, style, base, alpha=alpha, vae=vae, predicts=predicts)
     for file in weight_files(inpaint):
         component = file.parent.name if inpaint.kind == "folder" else ""

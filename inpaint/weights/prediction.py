@@ -20,7 +20,7 @@ PREDICTIONS: tuple[str, ...] = get_args(Prediction)
 SINGLE_FILE = "model.safetensors"  # the name of every single-file checkpoint in the store
 SCHEDULER_FILE = "scheduler_config.json"  # next to it, what its import was told
 
-_KEPT = "_inpaint_predicts"  # in a folder's configuration: its import was told, so its marks do not count
+_KEPT = "_inpaint_import"  # in a configuration that an import wrote: the marks of the weights do not count
 _V = frozenset({"v", "v_prediction", "v-prediction", "v_pred", "vpred", "velocity"})
 _EPSILON = frozenset({"epsilon", "eps", "noise"})
 _TYPE_KEYS = ("modelspec.prediction_type", "modelspec.predict_key", "prediction_type")
@@ -68,11 +68,10 @@ def settings_of_file(
     """
     check_prediction(told)
     header = check_safetensors(path) if header is None else header
-    kept = path.with_name(SCHEDULER_FILE)
-    if path.name == SINGLE_FILE and kept.is_file():
-        config = read_json(kept)
-        check_scheduler(kept, config)
-        return {**config, **(_SETTINGS[told] if told else {})}
+    own = path.with_name(SCHEDULER_FILE)
+    if path.name == SINGLE_FILE and own.is_file() and _KEPT in (config := read_json(own)):
+        check_scheduler(own, config)
+        return {**_without_mark(config), **(_SETTINGS[told] if told else {})}
     if told == "v" and _zero_snr_marks(header):
         told = "v-zsnr"
     marked = told or _marked(path, header)
@@ -97,7 +96,7 @@ def settings_of_folder(folder: Path, told: str | None = None) -> Mapping[str, An
     if told is not None:
         return {**config, **_SETTINGS[told]}
     if _KEPT in config:
-        return {key: value for key, value in config.items() if key != _KEPT}
+        return _without_mark(config)
     unet = next(iter(sorted((folder / "unet").glob("*.safetensors"))), None)
     marked = None if unet is None else _marked(unet, check_safetensors(unet))
     given = config.get("prediction_type")
@@ -108,9 +107,13 @@ def settings_of_folder(folder: Path, told: str | None = None) -> Mapping[str, An
     return {**config, **_SETTINGS[marked]}
 
 
-def told_settings(folder: Path, told: str) -> Mapping[str, Any]:
-    """Return the scheduler_config.json of a folder whose import was told what it predicts."""
-    return {**settings_of_folder(folder, told), _KEPT: told}
+def kept(settings: Mapping[str, object]) -> Mapping[str, object]:
+    """Return the scheduler_config.json of a new model, which says more than the marks of its weights."""
+    return {**settings, _KEPT: True} if settings else {}
+
+
+def _without_mark(config: Mapping[str, object]) -> dict[str, object]:
+    return {key: value for key, value in config.items() if key != _KEPT}
 
 
 # Samplers of one kind: the checkpoint of one can be painted with every other.

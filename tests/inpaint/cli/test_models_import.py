@@ -258,6 +258,7 @@ def test_what_a_model_predicts_is_said_once(
         "prediction_type": "v_prediction",
         "rescale_betas_zero_snr": True,
         "timestep_spacing": "trailing",
+        "_inpaint_import": True,
     }
     as_v = paint("x")
     assert np.abs(as_v - paint("demo")).mean() > 5

@@ -151,6 +151,13 @@ def test_a_folder_says_it_too_and_is_overruled(
     assert settings_of_folder(target) == expected
 
 
+def test_a_configuration_from_elsewhere_does_not_speak_for_a_single_file(tmp_path: Path) -> None:
+    """Only an import writes one that counts; a downloaded one may belong to another file."""
+    path = write_marked(tmp_path / "model.safetensors", ("v_pred",))
+    (tmp_path / "scheduler_config.json").write_text('{"prediction_type": "epsilon"}')
+    assert settings_of_file(path) == V
+
+
 def test_a_folder_that_contradicts_itself_is_refused(tmp_path: Path) -> None:
     """A conversion that lost the marks of its single file is better named than painted."""
     folder = write_folder(tmp_path / "given")
