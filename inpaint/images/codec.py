@@ -280,7 +280,9 @@ def _dpi(value: object) -> tuple[float, float] | None:
     if not (isinstance(value, tuple) and len(value) == 2):
         return None
     x, y = float(value[0]), float(value[1])
-    plausible = math.isfinite(x) and math.isfinite(y) and min(x, y) >= 1 and max(x, y) <= 65_535
+    plausible = (
+        math.isfinite(x) and math.isfinite(y) and min(x, y) >= 2 and max(x, y) <= 65_535
+    )  # Pillow says 1 for a TIFF without it
     return (x, y) if plausible else None
 
 

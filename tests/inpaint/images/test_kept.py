@@ -209,6 +209,7 @@ def test_a_tiffs_tags_are_kept_where_they_describe_the_picture() -> None:
     found.load(picture.exif)
     assert set(found) == {315, 306, 0x8825}
     assert picture.dpi == (300, 300)
+    assert decode(file_of(photo(), "TIFF")).dpi is None, "and no resolution is made up"
     again = decode(encode(picture.image, picture))
     assert again.exif == picture.exif
     assert again.dpi == (300, 300)
