@@ -28,6 +28,7 @@ from inpaint.canvas.mask import require_mask
 from inpaint.errors import BusyError, CancelledError, ClosedError, InpaintError
 from inpaint.job import Event
 from inpaint.pace import UNCHANGED
+from inpaint.prompt_warnings import prompt_warnings
 from inpaint.request import InpaintRequest, InpaintResult
 from server.app import create_app
 from server.engines.client import ANY_TIME, EngineClient, Health, Terms
@@ -195,8 +196,9 @@ def _result(ticket: LoopTicket) -> InpaintResult:
     painted = [Image.composite(Image.new("RGB", image.size, colour_of(s)), image, hard) for s in ticket.seeds]
     timings = {"queue_s": 0.1, "encode_s": 0.25, "denoise_s": 1.0, "decode_s": 0.5}
     reason = request.call_plan.reason
-    warnings = (UNCHANGED + reason,) if reason else ()
-    return InpaintResult(painted, ticket.seeds, box, warnings, timings)
+    warnings = [UNCHANGED + reason] if reason else []
+    warnings += prompt_warnings("prompt", request.prompt)
+    return InpaintResult(painted, ticket.seeds, box, tuple(warnings), timings)
 
 
 def colour_of(seed: int) -> tuple[int, int, int]:

@@ -49,20 +49,23 @@ def _sample(path: Path, sample: Sample) -> Row:
     assert found is not None, sample.kind
     assert found.settings == sample.says, sample.kind
     problems = "; ".join(each.problem for each in found.left_out)
-    theirs = {name: reader(path) for name, reader in _READERS.items()}
-    unlike = {
-        name: sum(not _same(fields.get(each), found.settings.get(each)) for each in FIELDS)
-        for name, fields in theirs.items()
-        if fields
-    }
-    worst = max(unlike.values(), default=None)
+    # A field that we could not take over is not compared: that is said in "read".
+    ours = {name: found.settings[name] for name in FIELDS if name in found.settings}
+    alike = {name: _alike(reader(path), ours) for name, reader in _READERS.items()}
+    alike = {name: fields for name, fields in alike.items() if fields}
+    wrong = max((fields.count(False) / len(fields) for fields in alike.values()), default=None)
     return Row(
         sample.kind,
         "by hand, after its source",
         f"in part: {problems}" if problems else "yes",
-        None if worst is None else worst / len(FIELDS),
-        ", ".join(f"{name}: {len(FIELDS) - n} of {len(FIELDS)} fields alike" for name, n in unlike.items()),
+        wrong,
+        ", ".join(f"{name} ({len(fields)} fields)" for name, fields in alike.items()),
     )
+
+
+def _alike(theirs: Fields, ours: Fields) -> list[bool]:
+    """Return for each field that another reader finds whether it is as ours."""
+    return [_same(theirs[name], value) for name, value in ours.items() if theirs.get(name) not in (None, "")]
 
 
 def _own(path: Path, format_: str) -> Row:
@@ -87,7 +90,7 @@ def _own(path: Path, format_: str) -> Row:
         f"sdxl-inpaint {__version__}",
         f"yes: {back} of {len(made)}",
         max(1 - n / len(made) for n in alike.values()),
-        ", ".join(f"{name}: {n} of {len(made)} pictures alike" for name, n in alike.items()),
+        ", ".join(f"{name} ({n} of {len(made)} pictures alike)" for name, n in alike.items()),
     )
 
 
@@ -126,14 +129,16 @@ def _sd_prompt_reader(path: Path) -> Fields:
         found = ImageDataReader(path)
     except Exception:  # noqa: BLE001 — as above
         return {}
-    if not found.tool:
+    if not found.tool or found.positive.startswith("{"):  # it takes JSON that it does not know for a prompt
         return {}
+    # Of several samplers it gives all values, as "(12345, 0)".
+    numbers = {name: str(value).strip("()").partition(",")[0] for name, value in found.parameter.items()}
     return {
         "prompt": found.positive,
         "negative_prompt": found.negative,
-        "seed": found.parameter.get("seed"),
-        "num_inference_steps": found.parameter.get("steps"),
-        "guidance_scale": found.parameter.get("cfg"),
+        "seed": numbers.get("seed"),
+        "num_inference_steps": numbers.get("steps"),
+        "guidance_scale": numbers.get("cfg"),
     }
 
 

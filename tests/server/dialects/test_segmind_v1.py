@@ -268,11 +268,31 @@ def test_a_missing_field_is_named(served: Served, name: str) -> None:
     assert problem(served.client.post(V1, json=body() | {name: None}), 400) == f"{name}: is required"
 
 
-def test_a_lone_surrogate_is_no_text(served: Served) -> None:
+@pytest.mark.parametrize("field", ["prompt", "negative_prompt"])
+@pytest.mark.parametrize("bad", ["\\ud800", "a \\udcf6", "\\u0000"])
+def test_what_is_no_text_is_refused(served: Served, field: str, bad: str) -> None:
     """JSON can contain it, but neither a tokenizer nor a database can store it."""
-    fields = json.dumps(body()).replace("a red circle", "\\ud800")
+    fields = json.dumps(body(**{field: "HERE"})).replace("HERE", bad)
     response = served.client.post(V1, content=fields, headers={"content-type": "application/json"})
-    assert problem(response, 400).startswith("prompt:")
+    assert problem(response, 400).startswith(f"{field}: contains characters that are not text")
+
+
+@pytest.mark.parametrize("field", ["prompt", "negative_prompt"])
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "(" * 4990 + "red" + ")" * 4990,
+        "([" * 2490 + "red" + "])" * 2490,
+        "(a red circle:" + "9" * 60 + ")",
+        "(a red circle:-" + "9" * 400 + ")",
+        "((a red circle:90):90)",
+    ],
+)
+def test_an_absurd_prompt_is_refused_before_it_reaches_an_engine(
+    served: Served, field: str, prompt: str
+) -> None:
+    """Such a prompt once stopped the engine for everybody, or was answered as a fault of the server."""
+    assert refused(served, **{field: prompt}).startswith(f"{field}: ")
 
 
 @pytest.mark.parametrize(
@@ -376,6 +396,20 @@ def test_the_headers_hold_what_the_bytes_cannot(served: Served) -> None:
     assert float(headers["x-cost"]) == 0
     assert int(headers["x-rate-limit-remaining"]) > 0
     assert "T" in headers["x-rate-limit-reset-at-utc"]
+
+
+def test_warnings_are_in_a_header_that_proxies_take(served: Served) -> None:
+    """A proxy with room for 4 kB of headers answers 502 where there are more."""
+    said = served.client.post(V1, json=body(prompt="(red:9) AND blue")).headers["x-output-metadata"]
+    assert [text.partition(";")[0] for text in json.loads(said)["warnings"]] == [
+        "prompt: the weight of 'red' is 9",
+        "prompt: 'AND' is read as a word",
+    ]
+    face = chr(0x1F600) * 40  # twelve characters of JSON each
+    worst = f"({face}:9) AND {{{face}|}} __a__ embedding:b <c:{face}> [a|b] [a:1] （{face}:1） ( <lora:{face}"
+    said = served.client.post(V1, json=body(prompt=worst)).headers["x-output-metadata"]
+    assert 2 <= len(json.loads(said)["warnings"]) < 10
+    assert len(said) < 2_500
 
 
 def test_a_near_picture_says_so_and_costs_less(serve: Serve) -> None:
