@@ -56,7 +56,7 @@ class Painted:
 
     def pasted(self, **settings: Any) -> tuple[Image.Image, Canvas]:
         """Paste it into the caller's picture, as a request with these settings would."""
-        canvas = cut(replace(self.request, **settings), self.native)
+        (canvas,) = cut(replace(self.request, **settings), self.native).canvases
         return paste(canvas, self.pixels), canvas
 
 

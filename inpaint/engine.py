@@ -169,11 +169,13 @@ class Engine:
         require(request.loras, self._lora_folder)
         request = request.with_seed()
         job = Job(request, request.seeds)
-        canvas = cut(request, self.model.native_size)
+        parts = cut(request, self.model.native_size)
         deep_cache = self._fast is not None and self._fast.caches_deep_level
-        work = work_of(request, canvas.size, self.model.vae_factor, key, deep_cache=deep_cache)
-        self._loop.submit(job, canvas, work, deadline_s=deadline_s, promised=promised)
-        self.profile.usage.add(work.bucket)
+        sizes = [canvas.size for canvas in parts.canvases]
+        work = work_of(request, sizes, self.model.vae_factor, key, deep_cache=deep_cache)
+        self._loop.submit(job, parts, work, deadline_s=deadline_s, promised=promised)
+        for box in work.boxes:
+            self.profile.usage.add(box.bucket)
         return job
 
     def paint(self, request: InpaintRequest) -> InpaintResult:

@@ -17,11 +17,17 @@ from inpaint.schedulers import canonical_name
 
 Area = Literal["auto", "whole"]
 Fill = Literal["original", "telea", "blur", "neutral", "noise"]
+MaskChannel = Literal["luminance", "alpha"]
 AREAS: tuple[str, ...] = get_args(Area)
 FILLS: tuple[str, ...] = get_args(Fill)
+MASK_CHANNELS: tuple[str, ...] = get_args(MaskChannel)
 
 EXIF_ORIENTATION = 0x0112
 MIN_SIDE, MAX_SIDE, MAX_PIXELS, MAX_ASPECT = 16, 8192, 25_000_000, 16
+_SAME_SHAPE, _FEW_PIXELS = (
+    0.05,
+    8,
+)  # by which a mask that is resized may have another shape: a part, or pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +83,9 @@ class InpaintRequest:
     Attributes:
         image: the picture, in any PIL mode. It is turned upright by its EXIF orientation. Its sides are 16 to
             8192 pixels, its area is at most 25 megapixels, and its shape at most 16:1.
-        mask: white (luminance 128 to 255) is repainted, black stays; see ``soft`` for grey. It has the size
-            of the picture after both are turned upright.
+        mask: white (luminance 128 to 255) is repainted, black stays; see ``soft`` for grey, and
+            ``mask_channel``, ``invert_mask`` and ``resize_mask`` for masks of other programs. It has the size
+            of the picture after both are turned upright. A photograph in its place is refused.
         prompt: a description of what to paint inside the mask. ``(word:1.3)`` gives a word more weight. Tags
             such as ``<lora:style:0.8>`` are taken out and added to ``loras``. ``BREAK`` begins the next chunk
             of 75 tokens; 8 chunks are read at most.
@@ -95,7 +102,8 @@ class InpaintRequest:
             it, and -1 draws one. A whole number from -1 to 999999999999999.
         strength: how much of the content under the mask is replaced, as the fraction of the steps that is
             taken; a number above 0, at most 1.
-        area: ``auto`` paints the box around the mask at the model's native size; ``whole`` scales the whole
+        area: ``auto`` paints the box around the mask at the model's native size, and parts of a mask that are
+            far apart in up to 8 boxes, each of which costs as much as one; ``whole`` scales the whole
             picture to about that size, and loses detail in a large one.
         padding: context around the mask in the box of ``auto``, in units; a whole number from 0 to 1024.
         grow: widens the mask on all sides, in units; a whole number from 0 to 256.
@@ -106,6 +114,11 @@ class InpaintRequest:
             surroundings, blurred), ``neutral`` (grey) or ``noise`` (their pixels, shuffled).
         color_match: fits the colours of the painted part to the picture around it.
         soft: reads the mask's grey as strength, from 8 (barely changed) to 255 (repainted).
+        mask_channel: what the mask repaints: ``luminance`` what is white in it, ``alpha`` what is transparent
+            in it, as in masks for OpenAI's API.
+        invert_mask: repaints what the mask would keep, and keeps what it would repaint.
+        resize_mask: takes a mask of the picture's shape in another size, and resizes it; thin strokes
+            survive.
         guidance_interval: the fractions of the steps, 0 to 1 and rising, between which guidance is on. A
             step outside it costs half; the picture changes. Source: Kynkäänniemi et al., 2024.
         guidance_rescale: how far guidance is kept from raising the contrast: 0 not at all, 1 to the standard
@@ -138,6 +151,9 @@ class InpaintRequest:
     fill: Fill = "original"
     color_match: bool = True
     soft: bool = False
+    mask_channel: MaskChannel = "luminance"
+    invert_mask: bool = False
+    resize_mask: bool = False
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     guidance_rescale: float = 0.0
     pace: Pace = "exact"
@@ -152,7 +168,7 @@ class InpaintRequest:
         prompt, loras = combine(self.prompt, self.loras)
         object.__setattr__(self, "prompt", prompt)
         object.__setattr__(self, "loras", loras)
-        _check_pictures(self.image, self.mask)
+        _check_pictures(self.image, self.mask, resize=self.resize_mask)
 
     @property
     def steps_to_run(self) -> int:
@@ -195,9 +211,12 @@ class InpaintResult:
     Attributes:
         images: one for each sample, in the size of the request's upright picture.
         seeds: one for each sample.
-        box: the (left, top, right, bottom) part that was painted, in pixels of the upright picture.
+        box: the (left, top, right, bottom) part around the whole mask, in pixels of the upright picture; no
+            pixel outside it has changed.
         warnings: sentences for the caller, such as that a prompt was cut.
         timings: seconds by stage: ``queue_s``, ``encode_s``, ``denoise_s``, ``decode_s``.
+        boxes: the parts that were painted, like ``box``, if they were several, the one with the largest part
+            of the mask first; else empty.
     """
 
     images: list[Image.Image]
@@ -205,6 +224,7 @@ class InpaintResult:
     box: tuple[int, int, int, int]
     warnings: tuple[str, ...] = ()
     timings: Mapping[str, float] = field(default_factory=dict)
+    boxes: tuple[tuple[int, int, int, int], ...] = ()
 
 
 # All fields except the two pictures, in the order of the class.
@@ -212,6 +232,11 @@ SETTINGS: tuple[str, ...] = tuple(f.name for f in fields(InpaintRequest) if f.na
 
 # The only table of defaults: the command line, the HTTP API and the pictures' metadata use it.
 DEFAULTS: Mapping[str, Any] = {f.name: f.default for f in fields(InpaintRequest) if f.default is not MISSING}
+
+# The fields that say how a mask is read, with their values for one that was read already.
+MASK_WAS_READ: Mapping[str, Any] = {
+    name: DEFAULTS[name] for name in ("mask_channel", "invert_mask", "resize_mask")
+}
 
 
 def check_settings(settings: Mapping[str, object]) -> None:
@@ -232,13 +257,16 @@ def check_settings(settings: Mapping[str, object]) -> None:
         )
 
 
+_BOOLEANS = ("color_match", "soft", "invert_mask", "resize_mask")
+
+
 def _check_setting(name: str, value: object) -> None:
-    choices = {"area": AREAS, "fill": FILLS, "pace": PACES}
+    choices = {"area": AREAS, "fill": FILLS, "mask_channel": MASK_CHANNELS, "pace": PACES}
     if name in RANGES:
         RANGES[name].check(name, value)
     elif name in choices and value not in choices[name]:
         raise RequestError(name, f"must be one of {', '.join(choices[name])}, not {shown(value)}")
-    elif name in ("color_match", "soft") and not isinstance(value, bool):
+    elif name in _BOOLEANS and not isinstance(value, bool):
         raise RequestError(name, f"must be true or false, not {shown(value)}")
     elif name == "scheduler":
         canonical_name(str(value))
@@ -267,25 +295,34 @@ def _check_text(name: str, value: object) -> None:
     check_prompt(name, value)
 
 
-def _check_pictures(image: object, mask: object) -> None:
+def _check_pictures(image: object, mask: object, *, resize: bool) -> None:
     for name, picture in (("image", image), ("mask", mask)):
         if not isinstance(picture, Image.Image):
             raise RequestError(name, f"must be a PIL picture, not {type(picture).__name__}")
         check_size(name, picture.size)
     assert isinstance(image, Image.Image)
     assert isinstance(mask, Image.Image)
-    check_same_size(upright_size(image), upright_size(mask))
+    check_same_size(upright_size(image), upright_size(mask), resize=resize)
 
 
-def check_same_size(image: tuple[int, int], mask: tuple[int, int]) -> None:
-    """Check that a mask has its picture's (width, height), both upright.
+def check_same_size(image: tuple[int, int], mask: tuple[int, int], *, resize: bool = False) -> None:
+    """Check that a mask has its picture's (width, height), both upright; with ``resize``, only its shape.
 
     Raises:
         RequestError: it has not.
     """
-    if image != mask:
-        (iw, ih), (mw, mh) = image, mask
-        raise RequestError("mask", f"must have the picture's size {iw}×{ih}, but is {mw}×{mh}")
+    if image == mask:
+        return
+    (iw, ih), (mw, mh) = image, mask
+    few = max(abs(iw - mw), abs(ih - mh)) <= _FEW_PIXELS
+    alike = few or abs(iw * mh - ih * mw) <= _SAME_SHAPE * ih * mw
+    if not resize:
+        hint = "; with resize_mask (--resize-mask) it is resized" if alike else ""
+        raise RequestError("mask", f"must have the picture's size {iw}×{ih}, but is {mw}×{mh}{hint}")
+    if not alike:
+        raise RequestError(
+            "mask", f"must have the shape of the picture, which is {iw}×{ih}, to be resized, but is {mw}×{mh}"
+        )
 
 
 def check_size(name: str, size: tuple[int, int]) -> None:

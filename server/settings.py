@@ -97,7 +97,7 @@ class Settings(BaseSettings):
     metering: bool = False
     price: float = Field(
         0.001, ge=0, allow_inf_nan=False
-    )  # credits for one step of one megapixel of one sample
+    )  # credits for one step of one megapixel of one sample in one box
 
     log_level: str = "INFO"
     telemetry: bool = False  # send OpenTelemetry traces to OTEL_EXPORTER_OTLP_ENDPOINT

@@ -38,6 +38,11 @@ def alone_s(work: Work, costs: Costs) -> float:
 
 def demand_s(work: Work, costs: Costs) -> float:
     """Return the seconds of the step loop that the work takes from others while batches are full."""
+    return sum(_demand_s(box, costs) for box in work.boxes)
+
+
+def _demand_s(work: Work, costs: Costs) -> float:
+    """Return the seconds of one box."""
     cap = max(costs.cap(work.bucket), 1)
     call_s = costs.step_s(work.bucket, cap)
     if work.cached:
@@ -152,8 +157,15 @@ def _shares(loads: Sequence[Load], costs: Costs, devices: int) -> list[_Share]:
 class _Row:
     slots: int
     left: float  # UNet calls
-    of: "_Request"
+    of: "_Box"
     cached: float  # share of those that take the deepest level from a cache
+
+
+@dataclass(slots=True, eq=False)
+class _Box:
+    of: "_Request"
+    bucket: Bucket
+    encoded: bool
 
 
 @dataclass(slots=True, eq=False)
@@ -161,7 +173,6 @@ class _Request:
     index: int
     work: Work
     rows_left: int
-    encoded: bool
 
 
 @dataclass(slots=True, eq=False)
@@ -206,28 +217,30 @@ class _Loop:
         found: dict[Bucket, list[_Row]] = {}
         for index, load in self.share:
             if load.left > 0:
-                request = _Request(index, load.work, load.work.samples, load.left < load.work.calls)
+                request = _Request(index, load.work, load.work.rows)
                 share = load.work.cached_share(load.left)
-                rows = [
-                    _Row(load.work.slots, float(load.left), request, share) for _ in range(load.work.samples)
-                ]
-                found.setdefault(load.work.bucket, []).extend(rows)
+                for work in load.work.boxes:
+                    box = _Box(request, work.bucket, load.left < work.calls)
+                    rows = [_Row(work.slots, float(load.left), box, share) for _ in range(work.samples)]
+                    found.setdefault(work.bucket, []).extend(rows)
         return found
 
     def _encode(self, call: Sequence[_Row]) -> None:
         for row in call:
             if not row.of.encoded and not self.costs.overlapped:
-                self.now += self.costs.encode_s(row.of.work.bucket)
+                self.now += self.costs.encode_s(row.of.bucket)
             row.of.encoded = True
 
     def _decode(self, row: _Row) -> None:
-        request, bucket = row.of, row.of.work.bucket
+        request = row.of.of
         request.rows_left -= 1
-        decode_s = self.costs.decode_s(bucket)
         if not self.costs.overlapped:
-            self.now += decode_s
+            self.now += self.costs.decode_s(row.of.bucket)
         if request.rows_left == 0:
-            aside_s = self.costs.encode_s(bucket) + request.work.samples * decode_s
+            aside_s = sum(
+                self.costs.encode_s(box.bucket) + box.samples * self.costs.decode_s(box.bucket)
+                for box in request.work.boxes
+            )
             self.ends[request.index] = self.now + (aside_s if self.costs.overlapped else 0.0)
 
 

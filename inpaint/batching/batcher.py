@@ -1,11 +1,11 @@
 """The batcher: admission, the queues, and the rows of each UNet call. Imports no torch.
 
-A request is a :class:`QueuedWork`: *waiting* in its bucket's queue, *encoding* outside the step loop, then
-*running* step by step. Within a bucket the oldest rows run first, so that a new request takes no step away
-from one that has begun. The buckets take turns by deficit round-robin (Shreedhar and Varghese, 1995) in
-predicted seconds; :mod:`inpaint.batching.sharing` chooses the rows of a bucket's next call. Not thread-safe:
-the engine holds its own lock. The clock and the costs are the caller's, so that production, tests and
-``bench/simulate.py`` make the same decisions.
+A box of a request is a :class:`QueuedWork`: *waiting* in its bucket's queue, *encoding* outside the step
+loop, then *running* step by step. Within a bucket the oldest rows run first, so that a new request takes no
+step away from one that has begun. The buckets take turns by deficit round-robin (Shreedhar and Varghese,
+1995) in predicted seconds; :mod:`inpaint.batching.sharing` chooses the rows of a bucket's next call. Not
+thread-safe: the engine holds its own lock. The clock and the costs are the caller's, so that production,
+tests and ``bench/simulate.py`` make the same decisions.
 """
 
 import time
@@ -72,7 +72,16 @@ class Batcher:
         self._sharing = Sharing()
 
     def submit(self, work: Work) -> QueuedWork:
-        """Queue work if there is room and time for it.
+        """Queue work of one box if there is room and time for it.
+
+        Raises:
+            BusyError: as :meth:`check`.
+        """
+        self.check(work)
+        return self.enter(work)
+
+    def check(self, work: Work) -> None:
+        """Check that there is room and time for work.
 
         Raises:
             BusyError: there is no room, or it would be late, or would make accepted requests late.
@@ -83,10 +92,10 @@ class Batcher:
         if work.expires_at < inf:
             ahead, behind = self._around(work)
             refuse_late(work, self._clock(), ahead, behind, self._costs)
-        return self.enter(work)
 
     def enter(self, work: Work) -> QueuedWork:
-        """Queue work without a check: it was accepted elsewhere, or is a part that must be painted again."""
+        """Queue work of one box without a check: it was accepted, or is a part that must be painted again."""
+        assert not work.others, "each box has an entry of its own"
         entry = QueuedWork(work, self._clock())
         queue = self._queues.setdefault(work.bucket, FairQueue())
         queue.push(entry, work, demand_s(work, self._costs))
@@ -208,12 +217,11 @@ class Batcher:
 
     def _around(self, work: Work) -> tuple[list[Load], list[Load]]:
         """Return the loads ahead of ``work``, other buckets included, and those behind it."""
-        own = self._queues.get(work.bucket, FairQueue[QueuedWork]())
-        ahead = own.ahead(work)
-        behind = [Load.waiting(entry.work) for entry in own if entry not in ahead]
-        elsewhere = [
-            entry for bucket, queue in self._queues.items() if bucket != work.bucket for entry in queue
-        ]
+        own = dict.fromkeys(box.bucket for box in work.boxes)
+        queues = [self._queues[bucket] for bucket in own if bucket in self._queues]
+        ahead = [entry for queue in queues for entry in queue.ahead(work)]
+        behind = [Load.waiting(entry.work) for queue in queues for entry in queue if entry not in ahead]
+        elsewhere = [entry for bucket, queue in self._queues.items() if bucket not in own for entry in queue]
         return [*self._loads(), *(Load.waiting(entry.work) for entry in [*ahead, *elsewhere])], behind
 
     def _loads(self) -> list[Load]:

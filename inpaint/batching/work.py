@@ -4,7 +4,8 @@ The batcher decides by these alone, so that production, unit tests and a simulat
 Imports no torch.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from math import inf
 from typing import NamedTuple, Protocol
 
@@ -40,11 +41,25 @@ class Work:
 
     bucket: Bucket
     calls: int  # UNet calls of each of its rows that are made; none that is forecast
-    samples: int = 1  # rows
+    samples: int = 1  # rows of each box
     slots: int = 2  # of a UNet call, for each row: with and without its prompt; 1 without guidance
     key: str = ""  # the caller's; keys share the device fairly
     expires_at: float = inf  # deadline in seconds of the batcher's clock
     cached: frozenset[int] = frozenset()  # the numbers of its calls that take the deepest level from a cache
+    # The buckets of further boxes, if the mask has islands far apart: each box has as many rows as the first.
+    others: tuple[Bucket, ...] = ()
+
+    @property
+    def boxes(self) -> list["Work"]:
+        """The work of each box, which is begun, encoded and decoded for itself."""
+        if not self.others:
+            return [self]
+        return [replace(self, bucket=bucket, others=()) for bucket in (self.bucket, *self.others)]
+
+    @property
+    def rows(self) -> int:
+        """The rows of all boxes."""
+        return self.samples * (1 + len(self.others))
 
     def is_cached(self, left: int) -> bool:
         """Return whether the next call of a row with ``left`` calls left takes the level from its cache."""
@@ -59,7 +74,7 @@ class Work:
 
 def work_of(
     request: InpaintRequest,
-    size: tuple[int, int],
+    sizes: Sequence[tuple[int, int]],
     vae_factor: int = 8,
     key: str = "",
     *,
@@ -69,19 +84,23 @@ def work_of(
 
     Args:
         request: what to paint.
-        size: the working (width, height) of its canvas in pixels.
+        sizes: the working (width, height) of each of its boxes in pixels.
         vae_factor: the side of a latent pixel in pixels.
         key: the caller's.
         deep_cache: the engine keeps the UNet's deepest level for calls at the pace ``near``.
     """
-    width, height = size
+    loras = effective(request.loras)
+    first, *others = (
+        Bucket(height // vae_factor, width // vae_factor, loras=loras) for width, height in sizes
+    )
     return Work(
-        bucket=Bucket(height // vae_factor, width // vae_factor, loras=effective(request.loras)),
+        bucket=first,
         calls=request.call_plan.made,
         samples=request.samples,
         slots=2 if request.guidance_scale > 1.0 else 1,
         key=key,
         cached=request.call_plan.cached_calls if deep_cache else frozenset(),
+        others=tuple(others),
     )
 
 

@@ -1,13 +1,15 @@
-"""The geometry of one request: the box cut out of the picture, its working size, its masks, pasting back.
+"""The geometry of one request: the boxes cut out of the picture, working sizes, masks, pasting back.
 
 Lengths are *picture pixels* unless a name says *working*. ``padding``, ``grow`` and ``feather`` of a
 request are in units of 1/1024 of the box's side, so that one setting fits a thumbnail and a poster. The
 box in turn depends on them; the unit is therefore measured on a first box around the bare mask.
 
-Pixels further than ``Canvas.reach_px`` from the mask stay exactly the caller's own.
+A mask with islands far apart has several boxes, see :mod:`inpaint.canvas.islands`. Pixels further than
+``Canvas.reach_px`` from the mask stay exactly the caller's own.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import cv2
@@ -17,22 +19,25 @@ from PIL import Image
 
 from inpaint.canvas.blend import blend, fade, feather
 from inpaint.canvas.color import match_colors
+from inpaint.canvas.doubts import doubts
 from inpaint.canvas.fill import continue_edges, fill_hole
-from inpaint.canvas.mask import SOFT_THRESHOLD, Box, require_mask
+from inpaint.canvas.islands import Island, separate
+from inpaint.canvas.mask import SOFT_THRESHOLD, Box, fitted, require_mask, resize_brightest, strength_of
 from inpaint.canvas.sizes import Size, auto_size, best_size, widened
 from inpaint.errors import RequestError
 from inpaint.images.codec import mask_to_grey, to_rgb, upright
-from inpaint.request import InpaintRequest, check_size, upright_size
+from inpaint.request import InpaintRequest, check_same_size, check_size, upright_size
 
 Bytes2D = NDArray[np.uint8]
 
 _CONTEXT = 1.2  # the box's side to the mask's, at least: the context that the model sees around a large hole
 _MAX_BOX_ASPECT = 2  # SDXL paints strips badly; a strip's box is widened where the picture allows
+_NEAR = 16  # a part of native: pixels no further apart are never in two boxes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Canvas:
-    """The pictures and masks of one request, cut to the part that is painted.
+    """The pictures and masks of one box of a request.
 
     ``original`` is the upright picture in the caller's mode; ``box`` is the part of it that is painted.
     ``image`` (RGB, filled) and ``mask`` (``L``, 0 or 255, grown) have the working size.
@@ -63,8 +68,21 @@ class Canvas:
         return self.grow_px + self.feather_px
 
 
-def cut(request: InpaintRequest, native: int = 1024) -> Canvas:
-    """Cut a request's picture and mask to the part that is painted.
+@dataclass(frozen=True, slots=True, eq=False)
+class Cut:
+    """The boxes of one request.
+
+    ``box`` is the one around the whole mask; ``canvases`` are the boxes that are painted, the one with the
+    largest part of the mask first. They do not overlap. ``warnings`` are sentences about the mask.
+    """
+
+    box: Box
+    canvases: tuple[Canvas, ...]
+    warnings: tuple[str, ...] = ()
+
+
+def cut(request: InpaintRequest, native: int = 1024) -> Cut:
+    """Cut a request's picture and mask to the boxes that are painted.
 
     A soft request's mask is everything that its grey repaints in at least one step of 30.
 
@@ -76,19 +94,81 @@ def cut(request: InpaintRequest, native: int = 1024) -> Canvas:
         RequestError: there is nothing to repaint, or a picture cannot be read.
     """
     original = upright(request.image)
-    grey = mask_to_grey(request.mask)
-    mask, bounds = require_mask(grey, soft=request.soft)
+    grey, mask, bounds = _mask_of(request, original.size)
+    islands = _islands(mask, bounds, request, native)
+    box, _, _ = _measure(bounds, original.size, request, native)
+    return Cut(
+        box=box,
+        canvases=tuple(_canvas(request, original, grey, mask, each.bounds, native) for each in islands),
+        warnings=(*doubts(grey, soft=request.soft), *_about_specks(islands)),
+    )
+
+
+def working_sizes_of(request: InpaintRequest, native: int = 1024) -> tuple[Size, ...]:
+    """Return the working size of each box that :func:`cut` would give; they decide what the request costs.
+
+    Raises:
+        RequestError: there is nothing to repaint, or a picture cannot be read.
+    """
+    picture = upright_size(request.image)
+    _, mask, bounds = _mask_of(request, picture)
+    islands = _islands(mask, bounds, request, native)
+    boxes = [_measure(island.bounds, picture, request, native)[0] for island in islands]
+    return tuple(_working_size(box, request, native) for box in boxes)
+
+
+def _mask_of(request: InpaintRequest, picture: Size) -> tuple[Image.Image, Image.Image, Box]:
+    """Return the strength per pixel, the pixels that are repainted, and their bounding box."""
+    grey = fitted(strength_of(request), picture)
+    return grey, *require_mask(grey, soft=request.soft, given=request.mask)
+
+
+def _islands(mask: Image.Image, bounds: Box, request: InpaintRequest, native: int) -> list[Island]:
+    """Return the parts of a mask that are painted in boxes of their own, the largest first."""
+    pixels = np.asarray(mask)
+    if request.area == "whole":
+        return [Island(bounds, int(np.count_nonzero(pixels)))]
+
+    def box_of(part: Box) -> Box:
+        return _measure(part, mask.size, request, native)[0]
+
+    return separate(pixels, box_of, max(1, native // _NEAR))
+
+
+def _about_specks(islands: list[Island]) -> tuple[str, ...]:
+    """Return a warning if islands are so small that they were perhaps not meant."""
+    specks = [island for island in islands if island.is_speck]
+    if not specks:
+        return ()
+    (left, top, _, _), pixels = specks[0].bounds, specks[0].pixels
+    where = f"of {pixels} pixel{'s' * (pixels > 1)} at ({left}, {top})"
+    what = f"a stray speck {where}" if len(specks) == 1 else f"{len(specks)} stray specks, the first {where}"
+    return (
+        f"mask: has {what}, far from the rest; a speck is painted in a box of its own and costs as much as "
+        "the rest, so erase it if it was not meant",
+    )
+
+
+def _canvas(
+    request: InpaintRequest,
+    original: Image.Image,
+    grey: Image.Image,
+    mask: Image.Image,
+    bounds: Box,
+    native: int,
+) -> Canvas:
+    """Cut the box around the part of a mask that lies within ``bounds``."""
     box, grow_px, feather_px = _measure(bounds, original.size, request, native)
     distance = _distance(np.asarray(mask.crop(box)))
     grown = distance <= grow_px
     width, height = _working_size(box, request, native)
-    working_mask = _resize_max(grown.astype(np.uint8) * 255, (width, height))
+    working_mask = resize_brightest(grown.astype(np.uint8) * 255, (width, height))
     pixels = np.asarray(_resize(to_rgb(original.crop(box)), (width, height)))
     paste_mask, soft_mask = feather(distance, grow_px, feather_px), None
     if request.soft:
         strength = _nearest_grey(grey.crop(box))
         paste_mask = fade(paste_mask, strength)
-        soft_mask = Image.fromarray(_resize_max(np.where(grown, strength, np.uint8(0)), (width, height)))
+        soft_mask = Image.fromarray(resize_brightest(np.where(grown, strength, np.uint8(0)), (width, height)))
     return Canvas(
         original=original,
         box=box,
@@ -102,22 +182,29 @@ def cut(request: InpaintRequest, native: int = 1024) -> Canvas:
     )
 
 
-def working_size_of(request: InpaintRequest, native: int = 1024) -> Size:
-    """Return the working size that :func:`cut` would give; it decides what the request costs.
-
-    Raises:
-        RequestError: there is nothing to repaint, or a picture cannot be read.
-    """
-    _, bounds = require_mask(request.mask, soft=request.soft)
-    box, _, _ = _measure(bounds, upright_size(request.image), request, native)
-    return _working_size(box, request, native)
-
-
 def paste(canvas: Canvas, painted: NDArray[np.float32]) -> Image.Image:
     """Paste ``painted`` into a copy of the caller's picture, which keeps its size and mode.
 
     Args:
-        canvas: the request's canvas.
+        canvas: the only box of the request.
+        painted: (H, W, 3) at the working size, finite, 0..1.
+    """
+    return assembled(canvas.original, [(canvas.box, patch(canvas, painted))])
+
+
+def assembled(original: Image.Image, patches: Iterable[tuple[Box, Image.Image]]) -> Image.Image:
+    """Return a copy of the caller's picture with finished patches in their boxes."""
+    result = original.copy()
+    for box, finished in patches:
+        result.paste(finished, box)
+    return result
+
+
+def patch(canvas: Canvas, painted: NDArray[np.float32]) -> Image.Image:
+    """Return a box's part of the caller's picture, in its mode, with ``painted`` blended into it.
+
+    Args:
+        canvas: the box.
         painted: (H, W, 3) at the working size, finite, 0..1.
     """
     assert painted.dtype == np.float32, painted.dtype
@@ -126,14 +213,12 @@ def paste(canvas: Canvas, painted: NDArray[np.float32]) -> Image.Image:
     if canvas.color_match:
         painted = match_colors(painted, np.asarray(canvas.image), np.asarray(canvas.mask))
     left, top, right, bottom = canvas.box
-    patch = blend(
+    blended = blend(
         np.asarray(canvas.original.crop(canvas.box)),
         _resize_floats(painted, (right - left, bottom - top)),
         np.asarray(canvas.paste_mask),
     )
-    result = canvas.original.copy()
-    result.paste(Image.fromarray(patch), canvas.box)
-    return result
+    return Image.fromarray(blended)
 
 
 def _working_size(box: Box, request: InpaintRequest, native: int) -> Size:
@@ -204,22 +289,6 @@ def _resize_floats(pixels: NDArray[np.float32], size: Size) -> NDArray[np.float3
     return np.dstack([np.asarray(channel) for channel in channels])
 
 
-def _resize_max(mask: Bytes2D, size: Size) -> Bytes2D:
-    """Resize to the brightest of the pixels that each new one covers: the thinnest stroke survives."""
-    resized = mask
-    for axis, side in ((0, size[1]), (1, size[0])):
-        length = resized.shape[axis]
-        if length == side:
-            continue
-        i = np.arange(side)
-        start, end = i * length // side, -(-(i + 1) * length // side)
-        # reduceat takes [start, end) pairs but no end behind the last element; hence the row of zeros.
-        padded = np.pad(resized, [(0, 1) if a == axis else (0, 0) for a in (0, 1)])
-        resized = np.maximum.reduceat(padded, np.column_stack([start, end]).ravel(), axis)
-        resized = resized.take(range(0, 2 * side, 2), axis)
-    return resized
-
-
 def extend(
     image: Image.Image, mask: Image.Image | None, left: int, top: int, right: int, bottom: int
 ) -> tuple[Image.Image, Image.Image]:
@@ -249,9 +318,7 @@ def extend(
     width, height = image.width + left + right, image.height + top + bottom
     check_size("extend", (width, height))
     inside = Image.new("L", image.size) if mask is None else mask_to_grey(mask)
-    if inside.size != image.size:
-        (iw, ih), (mw, mh) = image.size, inside.size
-        raise RequestError("mask", f"must have the picture's size {iw}×{ih}, but is {mw}×{mh}")
+    check_same_size(image.size, inside.size)
     bigger_mask = Image.new("L", (width, height), 255)
     bigger_mask.paste(inside, (left, top))
     bigger = Image.fromarray(continue_edges(np.asarray(image), amounts))

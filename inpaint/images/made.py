@@ -15,6 +15,7 @@ from inpaint.request import DEFAULTS, SETTINGS, InpaintRequest, check_settings
 
 SOFTWARE = "sdxl-inpaint"
 _MAX_WARNINGS, _MAX_NAME = 20, 500
+_MAX_BOXES = 1000  # more than any version has painted
 _COUPLED = ("strength", "num_inference_steps")  # too few steps for the strength would be refused
 
 
@@ -24,9 +25,10 @@ class Made:
 
     ``settings`` are fields of ``InpaintRequest`` and make a valid one: all but the pictures and ``samples``,
     with the seed of this one sample, so that they paint it again. ``box`` is (left, top, right, bottom) in
-    pixels. Read from another program's metadata, ``settings`` are those that it holds, ``box``,
-    ``settings_hash`` and ``version`` are None, and ``tool`` is the program, if that is known. ``left_out``
-    says which settings of the file could not be taken over as they are.
+    pixels; ``boxes`` is the number of boxes in it that were painted for themselves. Read from another
+    program's metadata, ``settings`` are those that it holds, ``box``, ``settings_hash`` and ``version`` are
+    None, and ``tool`` is the program, if that is known. ``left_out`` says which settings of the file could
+    not be taken over as they are.
     """
 
     settings: Mapping[str, Any]
@@ -35,6 +37,7 @@ class Made:
     settings_hash: str | None = None
     warnings: tuple[str, ...] = ()
     version: str | None = None
+    boxes: int = 1
     tool: str | None = None
     left_out: tuple[LeftOut, ...] = ()
 
@@ -50,6 +53,7 @@ def from_own(value: Mapping[str, Any]) -> Made:
         settings_hash=_digest(value.get("settings_hash")),
         warnings=_texts(warnings if isinstance(warnings, list) else []),
         version=_name(value.get("version")),
+        boxes=_count(value.get("boxes")),
         left_out=tuple(left_out),
     )
 
@@ -105,6 +109,10 @@ def _box(value: object) -> tuple[int, int, int, int] | None:
         return None
     left, top, right, bottom = value
     return (left, top, right, bottom) if 0 <= left < right <= 8192 and 0 <= top < bottom <= 8192 else None
+
+
+def _count(value: object) -> int:
+    return value if type(value) is int and 1 <= value <= _MAX_BOXES else 1
 
 
 def _digest(value: object) -> str | None:

@@ -41,10 +41,8 @@ def made_by(
     """Return the parameters of each picture of ``result``; of a model's path only the file name is kept."""
     settings = {name: getattr(request, name) for name in SETTINGS if name != "samples"}
     name = PurePath(model).name or model
-    return [
-        Made(settings | {"seed": seed}, name, result.box, settings_hash, result.warnings, __version__)
-        for seed in result.seeds
-    ]
+    how = (name, result.box, settings_hash, result.warnings, __version__, max(1, len(result.boxes)))
+    return [Made(settings | {"seed": seed}, *how) for seed in result.seeds]
 
 
 def settings_hash(settings: Mapping[str, object], model: str, files: Iterable[bytes]) -> str:
@@ -148,6 +146,7 @@ def _as_dict(made: Made) -> dict[str, object]:
         "model": made.model,
         "settings": dict(made.settings),
         "box": made.box,
+        **({"boxes": made.boxes} if made.boxes > 1 else {}),
         "settings_hash": made.settings_hash,
         "warnings": list(made.warnings),
     }

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from inpaint.batching.batcher import Batch, Batcher, QueuedWork
 from inpaint.batching.work import Bucket, Costs, Work
-from inpaint.canvas.crop import Canvas
+from inpaint.canvas.crop import Cut
 from inpaint.job import Event, Job
 from inpaint.runtime.stages import RunningRequest
 
@@ -16,27 +16,33 @@ class InFlight:
     def __init__(self, costs: Costs) -> None:
         self.changed = threading.Condition()  # its lock guards the batcher and the table
         self.batcher = Batcher(costs)
-        self.tasks: dict[QueuedWork, RunningRequest] = {}  # several entries where a row is painted again
+        self.tasks: dict[
+            QueuedWork, RunningRequest
+        ] = {}  # an entry for each box, and for each row that is painted again
 
-    def add(self, job: Job, canvas: Canvas, work: Work, *, promised: bool) -> None:
-        """Queue a job; with ``promised``, without asking whether there is time for it.
+    def add(self, job: Job, cut: Cut, work: Work, *, promised: bool) -> None:
+        """Queue a job, each box for itself; with ``promised``, without asking whether there is time for it.
 
         Raises:
             BusyError: it could not be finished by its deadline.
         """
         with self.changed:
-            entry = self.batcher.enter(work) if promised else self.batcher.submit(work)
+            if not promised:
+                self.batcher.check(work)
+            entries = [self.batcher.enter(box) for box in work.boxes]
             job.emit(Event("queued", steps=job.request.steps_to_run))
-            self.tasks[entry] = RunningRequest(job, canvas, {entry: 0})
+            first_rows = range(0, work.rows, work.samples)
+            task = RunningRequest(job, cut, dict(zip(entries, first_rows, strict=True)))
+            self.tasks |= dict.fromkeys(entries, task)
 
-    def add_precise(self, task: RunningRequest, sample: int) -> None:
+    def add_precise(self, task: RunningRequest, number: int) -> None:
         """Queue one row of a running request again, which is now computed in fp32."""
         with self.changed:
-            bucket = task.rows[sample].bucket
+            bucket = task.row(number).bucket
             # In fp32 every call computes all levels.
             work = replace(task.entry.work, bucket=bucket, samples=1, cached=frozenset())
             entry = self.batcher.enter(work)
-            task.entries[entry] = sample
+            task.entries[entry] = number
             self.tasks[entry] = task
 
     def remove(self, task: RunningRequest) -> None:
@@ -53,17 +59,16 @@ class InFlight:
             late = {self.tasks[entry] for entry in self.batcher.expired()}
         return cancelled, late - cancelled
 
-    def to_encode(self) -> list[RunningRequest]:
-        """Take waiting requests off the queue, as many as the next UNet calls have room for."""
+    def to_encode(self) -> list[QueuedWork]:
+        """Take waiting boxes off the queue, as many as the next UNet calls have room for."""
         with self.changed:
-            tasks = []
+            waiting = []
             for entry in self.batcher.to_begin():
-                task = self.tasks[entry]
-                if task.rows:  # a row that is painted again is encoded already
+                if entry.work.bucket.precise:  # a row that is painted again is encoded already
                     self.batcher.begun(entry)
                 else:
-                    tasks.append(task)
-            return tasks
+                    waiting.append(entry)
+            return waiting
 
     def next_batch(self) -> Batch:
         """Return the rows of the next UNet call; empty if none can run."""
@@ -71,14 +76,14 @@ class InFlight:
             return self.batcher.next_batch()
 
     def to_decode(self) -> list[list[tuple[RunningRequest, int]]]:
-        """Return the samples that were finished since the last call, grouped by bucket."""
+        """Return the rows that were finished since the last call, by their numbers, grouped by bucket."""
         done: dict[Bucket, list[tuple[RunningRequest, int]]] = {}
         with self.changed:
             for task in dict.fromkeys(self.tasks.values()):
-                for sample, row in enumerate(task.rows):
-                    if row.done and sample not in task.decoding:
-                        task.decoding.add(sample)
-                        done.setdefault(row.bucket, []).append((task, sample))
+                for number, row in task.numbered():
+                    if row.done and number not in task.decoding:
+                        task.decoding.add(number)
+                        done.setdefault(row.bucket, []).append((task, number))
         return list(done.values())
 
     def limit(self, fits: Batch) -> None:

@@ -68,14 +68,14 @@ class Recovery:
             if rows:
                 self.step(rows)
 
-    def repaint(self, task: RunningRequest, sample: int) -> bool:
+    def repaint(self, task: RunningRequest, number: int) -> bool:
         """Start a row again in fp32 if half precision gave NaN; return False if that would change nothing."""
-        row, in_fp32 = task.rows[sample], self._stages.model.dtype == torch.float32
+        row, in_fp32 = task.row(number), self._stages.model.dtype == torch.float32
         if row.precise or in_fp32 or bool(torch.isfinite(row.latents).all()):
             return False
-        self._stages.begin_again(task, sample)
-        task.decoding.discard(sample)
-        self._in_flight.add_precise(task, sample)
+        self._stages.begin_again(task, number)
+        task.decoding.discard(number)
+        self._in_flight.add_precise(task, number)
         return True
 
     def in_fp32(self, uses: tuple[LoraUse, ...]) -> Forward:

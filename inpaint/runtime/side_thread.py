@@ -23,6 +23,7 @@ from inpaint.runtime.streams import DeviceStream, attempt
 _PASTERS = 2
 
 Painted = Callable[[RunningRequest, int, InpaintError | None], None]
+Encoded = Callable[[float | None, InpaintError | None], None]
 Post = Callable[[Callable[[], None]], None]  # has the loop's thread call something
 
 
@@ -45,19 +46,26 @@ class SideThread:
         self._turns: deque[Callable[[], None]] = deque()
         self._pasters = ThreadPoolExecutor(_PASTERS, f"{name}-paste")
 
-    def encode(self, task: RunningRequest, done: Callable[[InpaintError | None], None]) -> None:
-        """Encode a request and start its rows; then call ``done`` in the loop's thread."""
+    def encode(self, task: RunningRequest, box: int, done: Encoded) -> None:
+        """Encode a box of a request and start its rows; then call ``done`` in the loop's thread.
+
+        Args:
+            task: the request.
+            box: the number of the box.
+            done: called with the seconds that this took, or None if the pictures were encoded before.
+        """
 
         def work() -> None:
             started = time.monotonic()
+            fresh: list[bool] = []
             with self._stream.active():
-                error = attempt(partial(self._stages.begin, task))
+                error = attempt(lambda: fresh.append(self._stages.begin(task, box)))
                 error = attempt(self._stream.settle) or error
             seconds = time.monotonic() - started
 
             def report() -> None:
                 task.spend("encode_s", seconds)
-                done(error)
+                done(seconds if any(fresh) else None, error)
 
             self._post(report)
 
@@ -67,12 +75,12 @@ class SideThread:
         """Decode finished rows of one bucket, ``DECODED_TOGETHER`` at most, and paste each.
 
         Args:
-            rows: requests and the numbers of their samples.
+            rows: requests and the numbers of their rows.
             mark: a point in the step loop's stream after which the latents are complete.
             done: called for each row, in the loop's thread.
         """
         assert len(rows) <= DECODED_TOGETHER
-        finished = [task.rows[sample] for task, sample in rows]
+        finished = [task.row(number) for task, number in rows]
 
         def work() -> None:
             started = time.monotonic()
@@ -82,11 +90,11 @@ class SideThread:
                 self._stream.keep(row.latents for row in finished)
                 error = attempt(lambda: pixels.extend(self._stages.decode(finished)))
             seconds = time.monotonic() - started
-            for i, (task, sample) in enumerate(rows):
+            for i, (task, number) in enumerate(rows):
                 if error is not None or isinstance(pixels[i], InpaintError):
-                    self._post(partial(done, task, sample, error or pixels[i]))
+                    self._post(partial(done, task, number, error or pixels[i]))
                 else:
-                    self._submit(self._pasters, partial(self._paste, task, sample, pixels[i], seconds, done))
+                    self._submit(self._pasters, partial(self._paste, task, number, pixels[i], seconds, done))
 
         self._on_device(work)
 
@@ -109,18 +117,18 @@ class SideThread:
     def _paste(
         self,
         task: RunningRequest,
-        sample: int,
+        number: int,
         pixels: Any,
         seconds: float,
         done: Painted,
     ) -> None:
         started = time.monotonic()
-        error = attempt(partial(self._stages.finish, task, sample, pixels))
+        error = attempt(partial(self._stages.finish, task, number, pixels))
         seconds += time.monotonic() - started
 
         def report() -> None:
             task.spend("decode_s", seconds)
-            done(task, sample, error)
+            done(task, number, error)
 
         self._post(report)
 

@@ -1,6 +1,6 @@
 """The stages before and after the step loop: from requests to rows, and from finished rows to pictures."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -11,8 +11,9 @@ from PIL import Image
 
 from inpaint import cuda
 from inpaint.batching.batcher import QueuedWork
-from inpaint.canvas.crop import Canvas, paste
+from inpaint.canvas.crop import Canvas, Cut, assembled, patch
 from inpaint.canvas.mask import latent_mask, latent_soft_mask
+from inpaint.canvas.mosaic import Mosaic
 from inpaint.errors import CancelledError, PaintError
 from inpaint.job import CANCELLED, CLOSED, Job
 from inpaint.lora.cache import LoraCache
@@ -29,21 +30,26 @@ from inpaint.request import InpaintRequest, InpaintResult
 
 @dataclass(slots=True, eq=False)
 class RunningRequest:
-    """A job with its canvas, its rows, and its finished pictures."""
+    """A job with its boxes, its rows, and its finished pictures.
+
+    Rows are numbered: those of the first box, one for each sample, then those of the next.
+    """
 
     job: Job
-    canvas: Canvas
+    cut: Cut
     # The entries in the batcher → the number of each entry's first row.
     entries: dict[QueuedWork, int] = field(default_factory=dict)
-    rows: list[Row] = field(default_factory=list)
-    fresh: bool = True  # the VAE encoded its pictures; they did not come from the cache
-    # The latents as predicted so far, (1, 4, h, w) on the CPU, of watched samples.
+    begun: dict[int, list[Row]] = field(default_factory=dict)  # by box, once it is encoded
+    # The latents as predicted so far, (1, 4, h, w) on the CPU, of watched rows, by number.
     estimates: dict[int, torch.Tensor] = field(default_factory=dict)
-    decoding: set[int] = field(default_factory=set)  # samples that left the step loop
+    decoding: set[int] = field(default_factory=set)  # rows that left the step loop
+    patches: dict[int, Image.Image] = field(default_factory=dict)  # finished boxes, by row
     images: dict[int, Image.Image] = field(default_factory=dict)  # by sample
+    done: set[int] = field(default_factory=set)  # rows whose patches the loop knows of
     warnings: tuple[str, ...] = ()
     reported: tuple[int, int] = (0, 0)  # ``steps`` at the last event
     timings: dict[str, float] = field(default_factory=dict)  # seconds by stage
+    mosaic: Mosaic | None = None  # of the previews of several boxes
 
     def spend(self, stage: str, seconds: float) -> None:
         """Add seconds to one stage of ``timings``."""
@@ -56,35 +62,82 @@ class RunningRequest:
         """
         assert row.estimate is not None, "only of a watched row that was stepped"
         host, row.estimate = cuda.runtime.start_download(row.estimate), None
-        return partial(self.estimates.__setitem__, self.rows.index(row), host)
+        number = next(number for number, other in self.numbered() if other is row)
+        return partial(self.estimates.__setitem__, number, host)
 
-    def row(self, entry: QueuedWork, sample: int) -> Row:
+    @property
+    def samples(self) -> int:
+        """The number of pictures."""
+        return len(self.job.seeds)
+
+    @property
+    def rows(self) -> list[Row]:
+        """The rows of all boxes that are encoded."""
+        return [row for _, row in self.numbered()]
+
+    def numbered(self) -> Iterator[tuple[int, Row]]:
+        """Yield the rows of all boxes that are encoded, with their numbers."""
+        for box in range(len(self.cut.canvases)):
+            yield from enumerate(self.begun.get(box, ()), box * self.samples)
+
+    def row(self, number: int) -> Row:
+        """Return a row by its number; its box must be encoded."""
+        box, sample = divmod(number, self.samples)
+        return self.begun[box][sample]
+
+    def row_of(self, entry: QueuedWork, sample: int) -> Row:
         """Return the row of a sample of an entry in the batcher."""
-        return self.rows[self.entries[entry] + sample]
+        return self.row(self.entries[entry] + sample)
+
+    def box(self, entry: QueuedWork) -> int:
+        """Return the number of the box of an entry in the batcher."""
+        return self.entries[entry] // self.samples
 
     @property
     def entry(self) -> QueuedWork:
-        """The first entry; the others are rows that are painted again in fp32."""
+        """The first entry; the others are further boxes, and rows that are painted again in fp32."""
         return next(iter(self.entries))
 
     @property
     def steps(self) -> tuple[int, int]:
-        """The (taken, total) steps, averaged over the rows."""
-        return sum(row.step for row in self.rows) // len(self.rows), self.rows[0].num_steps
+        """The (taken, total) steps, averaged over the rows of all boxes."""
+        taken = sum(row.step for row in self.rows)
+        return taken // (self.samples * len(self.cut.canvases)), self.job.request.steps_to_run
+
+    def pasted(self, number: int) -> bool:
+        """Note that a row's patch is there; return True if it was the last of its sample."""
+        self.done.add(number)
+        return self.done.issuperset(self._rows_of(number % self.samples))
 
     @property
     def complete(self) -> bool:
         """True once every sample has its picture."""
-        return len(self.images) == len(self.rows)
+        return len(self.done) == self.samples * len(self.cut.canvases)
+
+    def paste(self, number: int, finished: Image.Image) -> None:
+        """Keep a row's patch, and make the picture of its sample if it was the last."""
+        self.patches[number] = finished
+        sample = number % self.samples
+        rows = self._rows_of(sample)
+        # Two threads paste: the later of the last two sees both. If each does, they make the same picture.
+        if all(row in self.patches for row in rows):
+            boxes = [canvas.box for canvas in self.cut.canvases]
+            pairs = zip(boxes, [self.patches[row] for row in rows], strict=True)
+            self.images[sample] = assembled(self.cut.canvases[0].original, pairs)
+
+    def _rows_of(self, sample: int) -> range:
+        return range(sample, self.samples * len(self.cut.canvases), self.samples)
 
     def result(self) -> InpaintResult:
         """Return the job's result; only once it is complete."""
+        boxes = tuple(canvas.box for canvas in self.cut.canvases)
         return InpaintResult(
-            images=[self.images[i] for i in range(len(self.rows))],
+            images=[self.images[i] for i in range(self.samples)],
             seeds=self.job.seeds,
-            box=self.canvas.box,
+            box=self.cut.box,
             warnings=self.warnings,
             timings=dict(self.timings),
+            boxes=boxes if len(boxes) > 1 else (),
         )
 
 
@@ -112,8 +165,11 @@ class Stages:
         """Have :meth:`begin` give up between two rows, because the engine closes."""
         self._stopped = True
 
-    def begin(self, task: RunningRequest) -> None:
-        """Encode a request's prompts and pictures and start its rows.
+    def begin(self, task: RunningRequest, box: int = 0) -> bool:
+        """Encode a request's prompts and the pictures of one box, and start its rows.
+
+        Returns:
+            True if the VAE encoded the pictures, so that they did not come from the cache.
 
         Raises:
             CancelledError: the job was cancelled, or the engine closes.
@@ -121,20 +177,24 @@ class Stages:
         if self._previewer is None:  # not in __init__: the VAE belongs to the thread that encodes
             self._previewer = Previewer.fit(self.model)
         request, encoded = task.job.request, self._pictures.encoded
-        conditioning = self._conditioning(request, task.canvas)
-        task.fresh = self._pictures.encoded > encoded
-        task.warnings = _warnings(request, conditioning, self.model, deep_cache=self._deep_cache)
+        conditioning = self._conditioning(request, task.cut.canvases[box])
+        fresh = self._pictures.encoded > encoded
+        about_request = _warnings(request, conditioning, self.model, deep_cache=self._deep_cache)
+        task.warnings = (*task.cut.warnings, *about_request)
         rows = []
         for seed in task.job.seeds:
             if self._stopped or task.job.cancelled:
                 raise CancelledError(CLOSED if self._stopped else CANCELLED)
+            # Each box has the seed itself, so that it is painted as it would be alone.
             rows.append(self._start(request, conditioning, seed))
-        task.rows = rows
+        task.begun[box] = rows
+        return fresh
 
-    def begin_again(self, task: RunningRequest, sample: int) -> None:
+    def begin_again(self, task: RunningRequest, number: int) -> None:
         """Start a row again in fp32, because half precision gave NaN."""
-        conditioning, seed = task.rows[sample].conditioning, task.job.seeds[sample]
-        task.rows[sample] = self._start(task.job.request, conditioning, seed, precise=True)
+        box, sample = divmod(number, task.samples)
+        conditioning, seed = task.begun[box][sample].conditioning, task.job.seeds[sample]
+        task.begun[box][sample] = self._start(task.job.request, conditioning, seed, precise=True)
 
     def _start(
         self, request: InpaintRequest, conditioning: Conditioning, seed: int, *, precise: bool = False
@@ -179,14 +239,29 @@ class Stages:
         return [PaintError(_NAN) if picture is None else picture for picture in found]
 
     @staticmethod
-    def finish(task: RunningRequest, sample: int, painted: Any) -> None:
-        """Paste a decoded picture (H, W, 3) into the caller's picture."""
-        task.images[sample] = paste(task.canvas, painted)
+    def finish(task: RunningRequest, number: int, painted: Any) -> None:
+        """Paste a row's decoded picture (H, W, 3) into the caller's picture."""
+        task.paste(number, patch(task.cut.canvases[number // task.samples], painted))
 
     def preview(self, task: RunningRequest) -> Image.Image | None:
-        """Make a small rough picture of the first watched sample, one pixel for each latent pixel."""
+        """Make a small rough picture of the first watched sample, one pixel for each latent pixel.
+
+        Of several boxes it is the part around the whole mask, with the boxes in their places.
+        """
         assert self._previewer is not None, "fitted before the first row"
-        return self._previewer(task.estimates[min(task.estimates)]) if task.estimates else None
+        if not task.estimates:
+            return None
+        sample = min(number % task.samples for number in task.estimates)
+        shown = {
+            number // task.samples: self._previewer(estimate)
+            for number, estimate in sorted(task.estimates.items())
+            if number % task.samples == sample
+        }
+        if len(task.cut.canvases) == 1:
+            return shown[0]
+        if task.mosaic is None:
+            task.mosaic = Mosaic(task.cut)
+        return task.mosaic.with_previews(shown)
 
 
 _ROUNDED = (

@@ -15,10 +15,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from inpaint.batching.batcher import Batch
+from inpaint.batching.batcher import Batch, QueuedWork
 from inpaint.batching.cost_profile import Profile
 from inpaint.batching.work import Bucket, Work
-from inpaint.canvas.crop import Canvas
+from inpaint.canvas.crop import Cut
 from inpaint.errors import (
     CancelledError,
     ClosedError,
@@ -98,7 +98,7 @@ class StepLoop:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    def submit(self, job: Job, canvas: Canvas, work: Work, *, deadline_s: float, promised: bool) -> None:
+    def submit(self, job: Job, cut: Cut, work: Work, *, deadline_s: float, promised: bool) -> None:
         """Queue a job; see ``Engine.submit``.
 
         Raises:
@@ -112,7 +112,7 @@ class StepLoop:
             if not self._accepting:
                 raise ClosedError("the engine is closing and takes no more requests")
             work = replace(work, expires_at=time.monotonic() + deadline_s)
-            self._in_flight.add(job, canvas, work, promised=promised)
+            self._in_flight.add(job, cut, work, promised=promised)
             self._busy += 1
             self._fresh = True
             self._wake.notify_all()
@@ -200,25 +200,30 @@ class StepLoop:
             self._end(task, DeadlineError("not finished by its deadline; allow more time or use fewer steps"))
 
     def _begin(self) -> None:
-        """Have waiting requests encoded, as many as the next UNet calls have room for."""
-        for task in self._in_flight.to_encode():
-            task.spend("queue_s", time.monotonic() - task.entry.submitted_at)
-            task.job.emit(Event("encoding", steps=task.job.request.steps_to_run))
-            self._side.encode(task, partial(self._encoded, task))
+        """Have waiting boxes encoded, as many as the next UNet calls have room for."""
+        for entry in self._in_flight.to_encode():
+            task = self._in_flight.tasks[entry]
+            if "queue_s" not in task.timings:  # the first box
+                task.spend("queue_s", time.monotonic() - entry.submitted_at)
+                task.job.emit(Event("encoding", steps=task.job.request.steps_to_run))
+            self._side.encode(task, task.box(entry), partial(self._encoded, task, entry))
 
-    def _encoded(self, task: RunningRequest, error: InpaintError | None) -> None:
+    def _encoded(
+        self, task: RunningRequest, entry: QueuedWork, seconds: float | None, error: InpaintError | None
+    ) -> None:
         if error is not None:
             self._fail(task, error)
-        elif task.entry in self._in_flight.tasks:
-            if task.fresh:
-                self._profile.observe_encode(task.entry.work.bucket, task.timings["encode_s"])
-            self._stream.keep(tensor for row in task.rows for tensor in row.tensors())
+        elif entry in self._in_flight.tasks:
+            if seconds is not None:
+                self._profile.observe_encode(entry.work.bucket, seconds)
+            rows = task.begun[task.box(entry)]
+            self._stream.keep(tensor for row in rows for tensor in row.tensors())
             with self._wake:
-                self._in_flight.batcher.begun(task.entry)
+                self._in_flight.batcher.begun(entry)
 
     def _call(self, batch: Batch) -> InpaintError | None:
         """Advance rows by one UNet call; return what went wrong."""
-        rows = [self._in_flight.tasks[entry].row(entry, sample) for entry, sample in batch]
+        rows = [self._in_flight.tasks[entry].row_of(entry, sample) for entry, sample in batch]
         tasks = [self._in_flight.tasks[entry] for entry, _ in batch]
         before = [row.position for row in rows]
         error = attempt(partial(self._use, rows[0].conditioning.loras))
@@ -291,14 +296,15 @@ class StepLoop:
             for i in range(0, len(rows), DECODED_TOGETHER):
                 self._side.decode(rows[i : i + DECODED_TOGETHER], self._stream.mark(), self._painted)
 
-    def _painted(self, task: RunningRequest, sample: int, error: InpaintError | None) -> None:
+    def _painted(self, task: RunningRequest, number: int, error: InpaintError | None) -> None:
         present = task.entry in self._in_flight.tasks
-        if error is not None and present and self._recovery.repaint(task, sample):
+        if error is not None and present and self._recovery.repaint(task, number):
             return
-        self._counts["images"] += error is None
         if error is not None:
             self._fail(task, error)
-        elif present and task.complete:
+            return
+        self._counts["images"] += task.pasted(number)
+        if present and task.complete:
             self._end(task)
 
     def _fail(self, task: RunningRequest, error: InpaintError) -> None:

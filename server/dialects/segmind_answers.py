@@ -97,6 +97,13 @@ class Finished(Status):
         list[int],
         Field(description="Of each picture: UNet calls that are made, and that the scheduler asks for."),
     ] = []
+    boxes: Annotated[
+        int,
+        Field(
+            description="Boxes that are painted for each picture, each at the price of one: several if parts "
+            "of the mask are far apart."
+        ),
+    ] = 1
     refines: Annotated[
         str | None, Field(description="The request whose pictures this one paints again, exactly.")
     ] = None
@@ -191,8 +198,9 @@ class Answers:
 
 
 def _calls_of(record: Record) -> dict[str, Any]:
-    """Return the pace and the UNet calls of a request; nothing for one that an earlier version accepted."""
-    return {name: record.fields[name] for name in ("pace", "unet_calls") if name in record.fields}
+    """Return the pace, the UNet calls and the boxes of a request; an earlier version wrote down none."""
+    names = ("pace", "unet_calls", "boxes")
+    return {name: record.fields[name] for name in names if name in record.fields}
 
 
 def _draft_of(record: Record) -> dict[str, Any]:
@@ -226,7 +234,8 @@ def picture_response(painted: Painted, rate: RateState, body: InpaintBody) -> Re
     record = painted.record
     width, height = painted.size
     facts = {"height": height, "width": width, "samples": len(painted.files), "seeds": record.seeds}
-    if record.fields.get("pace") == "near":  # the hosted API's clients know the other facts alone
+    # The hosted API's clients know the other facts alone.
+    if record.fields.get("pace") == "near" or record.fields.get("boxes", 1) != 1:
         facts |= _calls_of(record)
     if painted.warnings:
         facts["warnings"] = _in_a_header(painted.warnings)

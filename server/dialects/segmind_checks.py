@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from inpaint.errors import RequestError, shown
 from inpaint.pace import PACES
 from inpaint.prompt_weights import MAX_PROMPT
-from inpaint.request import AREAS, FILLS, MAX_SIDE
+from inpaint.request import AREAS, FILLS, MASK_CHANNELS, MAX_SIDE
 from inpaint.schedulers import SCHEDULERS, canonical_name
 from server.dialects.segmind_request import LIMITS, InpaintBody, RefineBody
 from server.service.order import Format
@@ -16,12 +16,13 @@ from server.service.order import Format
 _CHOICES: Mapping[str, tuple[str, ...]] = {
     "area": AREAS,
     "fill": FILLS,
+    "mask_channel": MASK_CHANNELS,
     "output_format": get_args(Format),
     "pace": PACES,
     "scheduler": tuple(SCHEDULERS),
 }
 _PICTURES = {"image", "mask"}  # in base64 as long as a body may be
-_BOOLEANS = ("base64", "color_match", "soft", "metadata")
+_BOOLEANS = ("base64", "color_match", "soft", "invert_mask", "resize_mask", "metadata")
 
 
 def read_fields(fields: Mapping[str, object], *, lenient: bool = False) -> InpaintBody:

@@ -10,7 +10,7 @@ from inpaint.errors import RequestError
 from inpaint.images.formats import READ
 from inpaint.lora.spec import MAX_LORAS, MAX_SCALE, parse_loras
 from inpaint.pace import Pace
-from inpaint.request import DEFAULTS, MAX_SIDE, RANGES, Area, Fill, Range, check_settings
+from inpaint.request import DEFAULTS, MAX_SIDE, RANGES, Area, Fill, MaskChannel, Range, check_settings
 from inpaint.schedulers import SCHEDULERS, canonical_name
 from server.service.order import Format, Order, source
 
@@ -114,7 +114,10 @@ class InpaintBody(BaseModel):
     quality: Annotated[int, _number("quality", "Quality of JPEG and WebP files.")] = 95
     area: Annotated[
         Area,
-        Field(description="Work on the surroundings of the mask (`auto`) or on the whole picture."),
+        Field(
+            description="Work on the surroundings of the mask (`auto`), in several boxes if parts of it are "
+            "far apart, or on the whole picture (`whole`)."
+        ),
     ] = _default.area
     padding: Annotated[int, _number("padding", f"Context around the mask, in {_PIXELS}.")] = _default.padding
     grow: Annotated[int, _number("grow", f"Widen the mask by this much, in {_PIXELS}.")] = _default.grow
@@ -126,6 +129,19 @@ class InpaintBody(BaseModel):
         bool, Field(description="Match the painted part's colours to its surroundings.")
     ] = _default.color_match
     soft: Annotated[bool, Field(description="Read grey in the mask as partial strength.")] = _default.soft
+    mask_channel: Annotated[
+        MaskChannel,
+        Field(
+            description="What the mask repaints: what is white in it (`luminance`), or what is transparent "
+            "in it (`alpha`), as in masks for OpenAI's API."
+        ),
+    ] = _default.mask_channel
+    invert_mask: Annotated[
+        bool, Field(description="Repaint what the mask would keep, and keep what it would repaint.")
+    ] = _default.invert_mask
+    resize_mask: Annotated[
+        bool, Field(description="Take a mask of the picture's shape in another size, and resize it.")
+    ] = _default.resize_mask
     guidance_interval: Annotated[
         tuple[float, float],
         BeforeValidator(_split),

@@ -10,7 +10,7 @@ from inpaint.batching.admission import Load, alone_s, refuse_late
 from inpaint.batching.cost_profile import Profile
 from inpaint.batching.cost_record import MadeFor
 from inpaint.batching.work import Work, work_of
-from inpaint.canvas.crop import working_size_of
+from inpaint.canvas.crop import working_sizes_of
 from inpaint.request import InpaintRequest
 from server.engines.client import Terms
 
@@ -71,8 +71,8 @@ class Engines:
         Raises:
             RequestError: there is nothing to repaint.
         """
-        size = working_size_of(request, self.native_size)
-        return work_of(request, size, self.vae_factor, key, deep_cache=self.profile.made_for.deep_cache)
+        sizes = working_sizes_of(request, self.native_size)
+        return work_of(request, sizes, self.vae_factor, key, deep_cache=self.profile.made_for.deep_cache)
 
     def given_s(self, work: Work, terms: Terms) -> float:
         """Return the seconds from now within which ``terms`` want the work finished.

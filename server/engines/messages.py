@@ -148,6 +148,7 @@ def result_message(request_id: int, result: InpaintResult) -> Message:
         "box": result.box,
         "warnings": result.warnings,
         "timings": dict(result.timings),
+        "boxes": result.boxes,
     }
     return Message("done", request_id, fields, tuple(result.images))
 
@@ -155,9 +156,13 @@ def result_message(request_id: int, result: InpaintResult) -> Message:
 def result_from(message: Message) -> InpaintResult:
     """Read the pictures of a ``done`` message."""
     fields = message.fields
-    left, top, right, bottom = fields["box"]
-    box, warnings = (left, top, right, bottom), tuple(fields["warnings"])
-    return InpaintResult(list(message.images), fields["seeds"], box, warnings, fields["timings"])
+    box, *boxes = (
+        (left, top, right, bottom) for left, top, right, bottom in [fields["box"], *fields["boxes"]]
+    )
+    warnings = tuple(fields["warnings"])
+    return InpaintResult(
+        list(message.images), fields["seeds"], box, warnings, fields["timings"], tuple(boxes)
+    )
 
 
 def error_message(kind: str, request_id: int, error: InpaintError) -> Message:

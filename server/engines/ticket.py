@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from itertools import count
 
-from inpaint.canvas.mask import require_mask
+from inpaint.canvas.mask import plain_mask, require_mask, strength_of
 from inpaint.errors import InpaintError
-from inpaint.images.codec import mask_to_grey, upright
+from inpaint.images.codec import upright
 from inpaint.job import Event, EventLog, State
 from inpaint.request import InpaintRequest, InpaintResult
 
@@ -127,6 +127,7 @@ async def prepare(request: InpaintRequest) -> InpaintRequest:
 
 
 def _prepare(request: InpaintRequest) -> InpaintRequest:
-    mask = mask_to_grey(request.mask)
-    require_mask(mask, soft=request.soft)  # as the engine does, but before the request waits in a queue
+    # As the engine does, but before the request waits in a queue.
+    require_mask(strength_of(request), soft=request.soft, given=request.mask)
+    mask = plain_mask(request.mask, request.mask_channel)
     return replace(request, image=upright(request.image), mask=mask)

@@ -74,8 +74,8 @@ class WorkerSlot:
 
     @property
     def rows(self) -> int:
-        """Samples of all requests that it holds."""
-        return sum(ticket.request.samples for ticket in self.tickets.values())
+        """Rows of all requests that it holds."""
+        return sum(ticket.work.rows for ticket in self.tickets.values())
 
     @property
     def has_room(self) -> bool:

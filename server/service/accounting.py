@@ -38,17 +38,18 @@ class Accounting:
         self._settings, self._store, self._ledger, self._metrics = settings, store, ledger, metrics
         self.open: set[str] = set()  # ids of requests that a task is about to settle
 
-    def price_micro(self, caller: Caller, request: InpaintRequest) -> int:
-        """Return the exact price in micro-credits: steps × megapixels × samples × the price per unit.
+    def price_micro(self, caller: Caller, request: InpaintRequest, boxes: int) -> int:
+        """Return the exact price in micro-credits: steps × megapixels × samples × boxes × the price per unit.
 
-        Steps count by the share of their UNet calls that is made.
+        Steps count by the share of their UNet calls that is made, and each box of a mask with islands far
+        apart is painted at the full resolution.
         """
         if not self._settings.metering or not caller.key_id:
             return 0
         width, height = upright_size(request.image)
         plan = request.call_plan
         steps = request.steps_to_run * plan.made / plan.calls
-        work = steps * width * height / 1e6 * request.samples
+        work = steps * width * height / 1e6 * request.samples * boxes
         return math.ceil(work * self._settings.price * MICRO)
 
     async def remaining(self, caller: Caller) -> float:
@@ -80,6 +81,7 @@ class Accounting:
                 "steps": request.steps_to_run,
                 "pace": request.pace,
                 "unet_calls": [request.call_plan.made, request.call_plan.calls],
+                "boxes": prepared.boxes,
                 "pixels": decoded_pixels(
                     *request.image.size, request.samples, alpha=request.image.has_transparency_data
                 ),
@@ -87,7 +89,7 @@ class Accounting:
                 "notes": [f"image: it {note}" for note in prepared.like.notes],
             },
             seeds=request.seeds,
-            cost_micro=self.price_micro(caller, request),
+            cost_micro=self.price_micro(caller, request, prepared.boxes),
         )
 
     @asynccontextmanager
@@ -160,7 +162,7 @@ class Accounting:
     def _count(self, record: Record, request: InpaintRequest, result: InpaintResult) -> None:
         metrics = self._metrics
         metrics.images.inc(len(result.images))
-        metrics.steps.inc(request.steps_to_run * request.samples)
+        metrics.steps.inc(request.steps_to_run * request.samples * max(1, len(result.boxes)))
         metrics.queue_wait.observe(result.timings.get("queue_s", 0.0))
         metrics.credits.labels("settled").inc(record.cost_micro / MICRO)
         for stage in ("encode", "denoise", "decode"):

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 
 from PIL import Image
 
-from inpaint.canvas.crop import extend
-from inpaint.canvas.mask import require_mask
+from inpaint.canvas.crop import extend, working_sizes_of
+from inpaint.canvas.mask import fitted, plain_mask, require_mask, strength
 from inpaint.images import metadata
-from inpaint.images.codec import MAX_ENCODED_BYTES, Picture, decode, header_size, mask_to_grey, open_checked
+from inpaint.images.codec import MAX_ENCODED_BYTES, Picture, decode, header_size, open_checked
 from inpaint.images.png import with_colour
-from inpaint.request import InpaintRequest, InpaintResult, check_same_size
+from inpaint.request import DEFAULTS, MASK_WAS_READ, InpaintRequest, InpaintResult, check_same_size
 from server.errors import TooLargeError
 from server.fetch.fetcher import Fetcher
 from server.service.order import Order, Source, Url, decode_source
@@ -32,6 +32,7 @@ class Prepared:
 
     request: InpaintRequest
     like: Picture
+    boxes: int = 1  # that are painted for each sample, see :func:`counted`
 
 
 async def read_source(
@@ -105,19 +106,24 @@ def prepare(order: Order, image: bytes, mask: bytes | None) -> Prepared:
     """
     check_file_size("image", image)
     size = header_size(image, "image")
-    white = None
+    settings, white = dict(order.settings), None
+    resize = bool(settings.get("resize_mask"))
     if mask is not None:  # first, since the picture takes longer to decode; and its size before both
         check_file_size("mask", mask)
         mask_size = header_size(mask, "mask")
         if size is not None and mask_size is not None:
-            check_same_size(size, mask_size)
+            check_same_size(size, mask_size, resize=resize)
         white = _read_mask(mask, order)
     like = decode(image, "image")
     if order.extend is not None:
+        if white is not None:
+            check_same_size(like.image.size, white.size, resize=resize)
+            white = fitted(white, like.image.size)
         wider, white = extend(like.image, white, *order.extend)
         like = replace(like, image=wider)
+        settings |= MASK_WAS_READ
     assert white is not None, "an order has a mask or extends"
-    request = InpaintRequest(image=like.image, mask=white, **order.settings)  # type: ignore[arg-type]
+    request = InpaintRequest(image=like.image, mask=white, **settings)  # type: ignore[arg-type]
     # The file's EXIF, XMP and IPTC hold where and when it was taken, and by whom; the hosted API does not
     # return them either. Its WebP has the quality that was asked for.
     return Prepared(request, replace(like, exif=None, xmp=None, iptc=None, lossless=False))
@@ -130,11 +136,27 @@ def check_file_size(name: str, data: bytes, max_bytes: int = MAX_ENCODED_BYTES) 
 
 
 def _read_mask(data: bytes, order: Order) -> Image.Image:
-    """Decode a mask, and refuse an empty one before the request is charged and queued."""
-    mask = mask_to_grey(decode(data, "mask").image)  # a quarter of the memory of one with colours and alpha
-    if order.extend is None:  # an extended picture always has new pixels to paint
-        require_mask(mask, soft=bool(order.settings.get("soft")))
-    return mask
+    """Decode a mask, and refuse an empty one before the request is charged and queued.
+
+    That of a picture that is extended is returned as strength per pixel, as the new pixels will be in it.
+    """
+    given = decode(data, "mask").image
+    fields = ("soft", "mask_channel", "invert_mask")
+    soft, channel, invert = (order.settings.get(name, DEFAULTS[name]) for name in fields)
+    read = strength(given, soft=bool(soft), channel=channel, invert=bool(invert))  # type: ignore[arg-type]
+    if order.extend is not None:  # an extended picture always has new pixels to paint
+        return read
+    require_mask(read, soft=bool(soft), given=given)
+    return plain_mask(given, channel)  # type: ignore[arg-type]
+
+
+def counted(prepared: Prepared, native: int) -> Prepared:
+    """Count the boxes of a request for a model with pictures of ``native`` pixels a side.
+
+    Raises:
+        RequestError: there is nothing to repaint.
+    """
+    return replace(prepared, boxes=len(working_sizes_of(prepared.request, native)))
 
 
 def write(

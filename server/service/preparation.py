@@ -1,7 +1,7 @@
 """The preparation of a request: its pictures are fetched, and decoded within the budget."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import replace
 
@@ -14,6 +14,7 @@ from server.service.limits import Limiter
 from server.service.order import Order, Source, Url
 from server.service.pictures import (
     Prepared,
+    counted,
     describe,
     file_size,
     gather,
@@ -26,16 +27,26 @@ from server.service.pixel_budget import PixelBudget, decoded_pixels
 from server.service.threads import Threads
 from server.settings import Settings
 
+DEFAULT_NATIVE_SIZE = 1024  # SDXL's; until the first engine is ready
+
 
 class Preparation:
     """The way from an order to a request that can be painted. Every method is for the event loop."""
 
     def __init__(
-        self, settings: Settings, fetcher: Fetcher, limiter: Limiter, metrics: Metrics, threads: Threads
+        self,
+        settings: Settings,
+        fetcher: Fetcher,
+        limiter: Limiter,
+        metrics: Metrics,
+        threads: Threads,
+        native_size: Callable[[], int | None],
     ) -> None:
+        """Start with the whole budget of pixels; ``native_size`` is the model's, once it is known."""
         self.pixels = PixelBudget(settings.max_decoded_pixels)
         self._settings, self._fetcher, self._limiter = settings, fetcher, limiter
         self._stages, self._threads = metrics.stages, threads
+        self._native_size = native_size
 
     @asynccontextmanager
     async def prepared(self, caller: Caller, order: Order) -> AsyncIterator[Prepared]:
@@ -49,7 +60,7 @@ class Preparation:
             files = await self._gather(caller, order)
         with self.pixels.hold(await self._threads.pixels(pixels_to_decode, order, *files)):
             with self._stages.labels("read").time():
-                prepared = await self._threads.pixels(prepare, order, *files)
+                prepared = await self._counted(await self._threads.pixels(prepare, order, *files))
                 del files  # the block may last for minutes
                 await self._check_loras(prepared.request)
             yield replace(prepared, request=prepared.request.with_seed())
@@ -65,9 +76,13 @@ class Preparation:
             BusyError: the requests under way hold too many pixels.
         """
         with self.pixels.hold(pixels):
-            prepared = await self._threads.pixels(read_inputs, image, mask, settings)
+            prepared = await self._counted(await self._threads.pixels(read_inputs, image, mask, settings))
             await self._check_loras(prepared.request)
             yield prepared
+
+    async def _counted(self, prepared: Prepared) -> Prepared:
+        native = self._native_size() or DEFAULT_NATIVE_SIZE
+        return await self._threads.pixels(counted, prepared, native)
 
     async def _check_loras(self, request: InpaintRequest) -> None:
         if loras := request.loras:  # a mistyped name is refused now, not when it is painted

@@ -10,6 +10,7 @@ from dataclasses import replace
 from PIL import Image
 
 from inpaint.canvas.difference import distance_db
+from inpaint.canvas.mask import fitted, strength_of
 from inpaint.errors import RequestError
 from inpaint.pace import UNCHANGED
 from inpaint.request import InpaintRequest
@@ -135,4 +136,5 @@ async def distances(
 def _distance(draft: bytes, exact: bytes, request: InpaintRequest) -> float | None:
     # Both files are our own; no limit for callers' files applies.
     with Image.open(io.BytesIO(draft)) as before, Image.open(io.BytesIO(exact)) as after:
-        return distance_db(before, after, request.mask, soft=request.soft)
+        mask = fitted(strength_of(request), before.size)
+        return distance_db(before, after, mask, soft=request.soft)

@@ -89,7 +89,12 @@ class Service:
         self.parts = parts
         self.accounting = Accounting(parts.settings, parts.store, parts.ledger, parts.metrics)
         self.preparation = Preparation(
-            parts.settings, parts.fetcher, parts.limiter, parts.metrics, parts.threads
+            parts.settings,
+            parts.fetcher,
+            parts.limiter,
+            parts.metrics,
+            parts.threads,
+            native_size=lambda: parts.client.health().native_size,
         )
         self.draining = False
         self._uploads = Uploads(parts.settings.max_uploads, parts.settings.max_upload_bytes)

@@ -421,7 +421,7 @@ def test_a_request_that_cannot_be_in_time_is_refused_immediately(
 
 
 def alone_of(engine: Engine, request: InpaintRequest) -> float:
-    work = work_of(request, (128, 128), engine.vae_factor)
+    work = work_of(request, [(128, 128)], engine.vae_factor)
     return alone_s(work, engine.profile)
 
 
@@ -503,7 +503,7 @@ def test_on_a_thread_of_its_own_a_decode_delays_no_step(model: Model, request_fo
     request = request_for(samples=2)
     task = RunningRequest(Job(request, [5, 6]), cut(request, 128))
     done: list[object] = []
-    side.encode(task, done.append)
+    side.encode(task, 0, lambda _, error: done.append(error))
     posted.get(timeout=WAIT_S)()
     assert done == [None]
     while not task.rows[0].done:
@@ -520,7 +520,7 @@ def test_on_a_thread_of_its_own_a_decode_delays_no_step(model: Model, request_fo
         for _ in range(2):
             posted.get(timeout=WAIT_S)()
     assert sorted(done[1:]) == [(0, None), (1, None)]
-    assert task.complete
+    assert task.images.keys() == {0, 1}
     assert task.timings.keys() == {"encode_s", "decode_s"}
     side.settle()
     side.close()

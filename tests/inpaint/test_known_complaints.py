@@ -160,7 +160,8 @@ def test_complaint_02_no_seam_is_seen(demo: Engine) -> None:
 def test_complaint_03_ten_passes_leave_the_rest_as_it_was(demo: Engine) -> None:
     """Pass after pass, every pixel outside the mask's reach is the caller's own, to the last bit."""
     picture, mask = slope(), hole()
-    reach = cut(InpaintRequest(image=picture, mask=mask, prompt="x"), native=SIDE).reach_px
+    (canvas,) = cut(InpaintRequest(image=picture, mask=mask, prompt="x"), native=SIDE).canvases
+    reach = canvas.reach_px
     outside = np.ones((SIDE, SIDE), bool)
     outside[FROM - reach : TO + reach, FROM - reach : TO + reach] = False
     for seed in range(10):

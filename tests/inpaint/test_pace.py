@@ -115,8 +115,8 @@ def test_admission_reckons_with_the_calls_that_are_made(request_for: Make) -> No
     """Otherwise a server would refuse requests that it could finish."""
     default = {"scheduler": "DPM2 Karras", "num_inference_steps": 25, "strength": 0.9}
     exact, near = request_for(**default), request_for(**default, pace="near")
-    assert work_of(near, (64, 64)).calls == 23
-    assert work_of(exact, (64, 64)).calls == 43
+    assert work_of(near, [(64, 64)]).calls == 23
+    assert work_of(exact, [(64, 64)]).calls == 43
 
 
 def test_an_unknown_pace_is_refused(request_for: Make) -> None:

@@ -24,7 +24,7 @@ import httpx2
 import uvicorn
 from PIL import Image
 
-from inpaint.canvas.mask import require_mask
+from inpaint.canvas.mask import fitted, require_mask, strength_of
 from inpaint.errors import BusyError, CancelledError, ClosedError, InpaintError
 from inpaint.job import Event
 from inpaint.pace import UNCHANGED
@@ -191,7 +191,7 @@ class FakeEngine:
 
 def _result(ticket: LoopTicket) -> InpaintResult:
     request = ticket.request
-    hard, box = require_mask(request.mask, soft=request.soft)
+    hard, box = require_mask(fitted(strength_of(request), request.image.size), soft=request.soft)
     image = request.image.convert("RGB")
     painted = [Image.composite(Image.new("RGB", image.size, colour_of(s)), image, hard) for s in ticket.seeds]
     timings = {"queue_s": 0.1, "encode_s": 0.25, "denoise_s": 1.0, "decode_s": 0.5}

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from inpaint.pace import PACES
-from inpaint.request import AREAS, FILLS, RANGES
+from inpaint.request import AREAS, FILLS, MASK_CHANNELS, RANGES
 from inpaint.schedulers import SCHEDULERS
 
 _INPUT, _REGION, _OUTPUT = "Many pictures", "Which part is repainted", "Output"
@@ -109,8 +109,8 @@ Mask = Annotated[
     str | None,
     typer.Option(
         help="A picture, white = repaint; a folder of masks named like the pictures; a template such as "
-        "masks/{stem}_mask.png; or 'alpha' to repaint what is transparent. By default, {stem}_mask next to "
-        "the picture.",
+        "masks/{stem}_mask.png; or 'alpha' to repaint what is transparent in the picture. By default, "
+        "{stem}_mask next to the picture.",
         show_default=False,
     ),
 ]
@@ -131,6 +131,17 @@ Feather = Annotated[int, _option("Soften the mask's edge outwards", field="feath
 Fill = Annotated[str, _option(f"What to put under the mask first: {', '.join(FILLS)}", panel=_REGION)]
 ColorMatch = Annotated[bool, _option("Match the painted part's colours to its surroundings", panel=_REGION)]
 Soft = Annotated[bool, _option("Read grey in the mask as partial strength", panel=_REGION)]
+MaskChannel = Annotated[
+    str,
+    _option(
+        f"{' or '.join(MASK_CHANNELS)}: repaint what is white in the mask, or what is transparent in it",
+        panel=_REGION,
+    ),
+]
+InvertMask = Annotated[bool, _option("Repaint what the mask would keep, and keep the rest", panel=_REGION)]
+ResizeMask = Annotated[
+    bool, _option("Take a mask of the picture's shape in another size, and resize it", panel=_REGION)
+]
 Extend = Annotated[
     str | None,
     _option(

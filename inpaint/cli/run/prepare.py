@@ -1,11 +1,14 @@
 """The step from a task to a request: its picture and mask are read, its outputs are checked."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 from inpaint.canvas.crop import extend
+from inpaint.canvas.mask import fitted, strength
 from inpaint.cli.run.masks import ALPHA, from_alpha
 from inpaint.cli.run.outputs import Claims
 from inpaint.cli.run.resume import Existing, ResumeIndex
@@ -15,7 +18,15 @@ from inpaint.images.codec import Picture, decode, read_file
 from inpaint.images.metadata import settings_hash
 from inpaint.lora.files import find_lora
 from inpaint.lora.spec import combine
-from inpaint.request import InpaintRequest, check_settings, drawn_seed, seeds_from
+from inpaint.request import (
+    DEFAULTS,
+    MASK_WAS_READ,
+    InpaintRequest,
+    check_same_size,
+    check_settings,
+    drawn_seed,
+    seeds_from,
+)
 from inpaint.weights.verify import sha256_of
 
 # Formats whose results are PNG unless the user names another, and why.
@@ -86,8 +97,8 @@ class Preparer:
         if existing.complete:
             return Skipped(task, source, outputs, seeds, digest)
         picture = decode(data, path=task.picture.path)
-        image, white = _masked(task, picture.image, mask, mask_data)
-        request = InpaintRequest(image=image, mask=white, **{**settings, "seed": seeds[0]})
+        image, white, read = _masked(task, picture.image, mask, mask_data)
+        request = InpaintRequest(image=image, mask=white, **{**settings, **read, "seed": seeds[0]})
         notes = _notes(task, picture, outputs)
         return Prepared(task, picture, request, source, outputs, existing.kept, digest, notes)
 
@@ -150,17 +161,22 @@ def _mask_of(task: Task) -> Path | None:
 
 def _masked(
     task: Task, image: Image.Image, path: Path | None, data: bytes | None
-) -> tuple[Image.Image, Image.Image]:
-    """Return the picture and its mask, both enlarged if the task extends the picture.
+) -> tuple[Image.Image, Image.Image, Mapping[str, Any]]:
+    """Return the picture and its mask, both enlarged if the task extends the picture, and changed settings.
 
     ``path`` and ``data`` are the mask file's, None where there is none.
     """
-    task_settings = task.settings
-    if task_settings.mask.is_alpha:
-        mask: Image.Image | None = from_alpha(image)
-    else:
-        mask = decode(data, "mask", path=path).image if data is not None else None
-    if any(task_settings.extend):
-        return extend(image, mask, *task_settings.extend)
-    assert mask is not None
-    return image, mask
+    settings, extension = task.settings.request, task.settings.extend
+    given, channel = None, settings["mask_channel"]
+    if task.settings.mask.is_alpha:
+        given, channel = from_alpha(image), DEFAULTS["mask_channel"]
+    elif data is not None:
+        given = decode(data, "mask", path=path).image
+    if not any(extension):
+        assert given is not None
+        return image, given, {"mask_channel": channel}
+    if given is not None:
+        check_same_size(image.size, given.size, resize=settings["resize_mask"])
+        read = strength(given, soft=settings["soft"], channel=channel, invert=settings["invert_mask"])
+        given = fitted(read, image.size)
+    return *extend(image, given, *extension), MASK_WAS_READ

@@ -6,7 +6,8 @@ from typing import Any
 
 import typer
 
-from inpaint.canvas.crop import Canvas
+from inpaint.canvas.crop import Cut
+from inpaint.canvas.mask import Box
 from inpaint.cli.run.prepare import Prepared, Skipped
 from inpaint.cli.run.progress import Progress
 from inpaint.cli.run.report import Report, as_json
@@ -44,8 +45,7 @@ class Results:
         )
         # Before the note: a user who sees it and stops the run must find the picture in the report.
         self._record(line | {"sha256": list(digests)}, line | _details(prepared, result, model))
-        for warning in result.warnings:
-            say(f"warning: {warning}" if self._alone else f"warning: {prepared.task.label}: {warning}")
+        self._warn(prepared.task.label, result.warnings)
         for output, seed in zip(prepared.outputs, result.seeds, strict=True):
             say(f"{self._position()}{output} (seed {seed}, {seconds:.1f} s)")
 
@@ -81,16 +81,20 @@ class Results:
             raise error
         say(f"{self._position()}error: {task.label}: {error}")
 
-    def dry_run(self, prepared: Prepared, canvas: Canvas) -> None:
+    def dry_run(self, prepared: Prepared, cut: Cut) -> None:
         """Report how a picture would be painted."""
         self.planned_count += 1
         self._progress.ended(prepared.task.label, painted=False)
-        left, top, right, bottom = canvas.box
+        boxes = " and ".join(
+            f"the box {left},{top} to {right},{bottom} at {canvas.size[0]}×{canvas.size[1]}"
+            for canvas in cut.canvases
+            for left, top, right, bottom in [canvas.box]
+        )
         say(
-            f"{prepared.task.label}: would repaint the box {left},{top} to {right},{bottom} at "
-            f"{canvas.size[0]}×{canvas.size[1]} for a 1024-pixel model, and write "
+            f"{prepared.task.label}: would repaint {boxes} for a 1024-pixel model, and write "
             f"{', '.join(map(str, prepared.outputs))}"
         )
+        self._warn(prepared.task.label, cut.warnings)
         line = _line(
             prepared.task.label,
             prepared.task.picture.path,
@@ -99,7 +103,7 @@ class Results:
             outputs=prepared.outputs,
             settings_hash=prepared.settings_hash,
         )
-        self._record(line, line | {"box": list(canvas.box)})
+        self._record(line, line | {"box": list(cut.box)} | _several([canvas.box for canvas in cut.canvases]))
 
     def close(self) -> None:
         """Print the totals, also after a run that was stopped."""
@@ -118,6 +122,10 @@ class Results:
             say(f"{self.failed_count} of {total} pictures failed")
         if self.painted_count and (finished < total or self.failed_count):
             say("the same command with --resume paints what is missing")
+
+    def _warn(self, label: str, warnings: Sequence[str]) -> None:
+        for warning in warnings:
+            say(f"warning: {warning}" if self._alone else f"warning: {label}: {warning}")
 
     def _position(self) -> str:
         return "" if self._alone else f"[{self._progress}] "
@@ -152,6 +160,11 @@ def _line(
     }
 
 
+def _several(boxes: Sequence[Box]) -> dict[str, Any]:
+    """Return the field that lists the boxes of a picture, if it has several."""
+    return {"boxes": [list(box) for box in boxes]} if len(boxes) > 1 else {}
+
+
 def _details(prepared: Prepared, result: InpaintResult, model: str) -> dict[str, Any]:
     """Return the fields that go to stdout and not into the report."""
     width, height = result.images[0].size
@@ -160,6 +173,7 @@ def _details(prepared: Prepared, result: InpaintResult, model: str) -> dict[str,
         "width": width,
         "height": height,
         "box": list(result.box),
+        **_several(result.boxes),
         "model": model,
         "settings": {
             **prepared.task.settings.request,

@@ -50,6 +50,40 @@ COSTS, BETWEEN = Simple(), Between()
 OUTSIDE_S = 30.0  # encode, and decode one row
 
 
+@pytest.mark.parametrize(
+    ("others", "steps_s", "demand_s_"),
+    [
+        ((LARGE,), 7 * 4, 2 * 14),
+        ((SMALL,), 7 * 2 + 7 * 0.5, 14 + 3.5),
+        ((LARGE, SMALL), 7 * 4 + 7 * 0.5, 2 * 14 + 3.5),
+    ],
+    ids=str,
+)
+def test_every_box_counts(others: tuple[Bucket, ...], steps_s: float, demand_s_: float) -> None:
+    """A mask with islands far apart costs as much as a request for each island."""
+    work = Work(LARGE, calls=7, others=others)
+    boxes = 1 + len(others)
+    assert work.rows == boxes
+    assert demand_s(work, COSTS) == demand_s_
+    assert alone_s(work, COSTS) == pytest.approx(steps_s + boxes * OUTSIDE_S)
+    assert alone_s(work, BETWEEN) == pytest.approx(steps_s + boxes * OUTSIDE_S)
+    ahead = [Load(work, 3)]  # begun: its boxes are encoded
+    parts = [Load(box, 3) for box in work.boxes]
+    for costs in (COSTS, BETWEEN):
+        for other in (Work(LARGE, calls=7), Work(SMALL, calls=20)):
+            assert finish_s(other, ahead, costs) == pytest.approx(finish_s(other, parts, costs))
+
+
+def test_a_request_of_several_boxes_is_late_if_one_of_them_is() -> None:
+    """A promise is for the picture, which has all of them."""
+    work = Work(SMALL, calls=7, others=(LARGE,), expires_at=80.0)
+    refuse_late(work, 0.0, [], [], COSTS)
+    with pytest.raises(BusyError):
+        refuse_late(replace(work, expires_at=77.0), 0.0, [], [], COSTS)
+    with pytest.raises(BusyError, match="make requests late that were accepted"):
+        refuse_late(Work(LARGE, calls=50), 0.0, [Load(replace(work, expires_at=100.0), 7)], [], COSTS)
+
+
 def test_alone_is_the_sum_of_the_stages() -> None:
     """Deadlines are multiples of it."""
     assert alone_s(Work(LARGE, calls=7), COSTS) == 10 + 7 * 2 + 20
@@ -194,6 +228,7 @@ WORKS = st.builds(
     calls=st.integers(1, 30),
     samples=st.integers(1, 4),
     slots=st.integers(1, 2),
+    others=st.lists(st.sampled_from([LARGE, SMALL]), max_size=2).map(tuple),
 )
 
 

@@ -93,7 +93,7 @@ def test_one_set_alone_is_merged_once() -> None:
 def test_work_knows_the_loras_that_change_anything(request_for: object) -> None:
     """A scale of zero is the base model, and shares its calls."""
     request = request_for(loras="style:0.5,off:0")  # type: ignore[operator]
-    assert work_of(request, (1024, 1024)).bucket == OTHER
+    assert work_of(request, [(1024, 1024)]).bucket == OTHER
 
 
 def test_a_profile_knows_no_loras() -> None:

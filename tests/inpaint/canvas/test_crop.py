@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageOps
 from scipy.ndimage import distance_transform_edt
 
-from inpaint.canvas.crop import Canvas, cut, extend, paste
+from inpaint.canvas import crop
+from inpaint.canvas.crop import Canvas, assembled, extend, paste, patch
 from inpaint.canvas.mask import latent_mask, latent_soft_mask
 from inpaint.errors import RequestError
 from inpaint.images.codec import Picture, decode
@@ -53,6 +54,12 @@ def request(image: Image.Image, mask: Image.Image, **settings: Any) -> InpaintRe
     return InpaintRequest(image, mask, "a red circle", **settings)
 
 
+def cut(request: InpaintRequest, native: int = 1024) -> Canvas:
+    """Cut a request whose mask has one box."""
+    (canvas,) = crop.cut(request, native).canvases
+    return canvas
+
+
 def noise(canvas: Canvas, seed: int = 9) -> NDArray[np.float32]:
     return np.random.default_rng(seed).random((canvas.size[1], canvas.size[0], 3), np.float32)
 
@@ -72,11 +79,12 @@ def assert_only_the_mask_changed(data: bytes, seed: int, **settings: Any) -> Non
     """Paste noise into a decoded file, encode and decode it, and compare every byte beyond the reach."""
     picture = decode(data)
     mask = blob(picture.image.size, seed)
-    canvas = cut(request(picture.image, mask, **settings), NATIVE)
-    result = decode(encode(paste(canvas, noise(canvas)), picture)).image
+    boxes = crop.cut(request(picture.image, mask, **settings), NATIVE).canvases
+    pasted = assembled(boxes[0].original, [(each.box, patch(each, noise(each))) for each in boxes])
+    result = decode(encode(pasted, picture)).image
     own = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
     expected = np.asarray(own if own.mode == picture.image.mode else own.convert(picture.image.mode))
-    far = outside(mask, canvas.reach_px)
+    far = outside(mask, max(canvas.reach_px for canvas in boxes))
     assert result.size == own.size
     assert result.mode == picture.image.mode
     assert np.array_equal(np.asarray(result)[far], expected[far])
@@ -164,9 +172,15 @@ def test_box_and_sizes_hold_their_invariants(seed: int) -> None:
     native = int(rng.choice([64, 256, 512]))
     grow, feather, padding = (int(v) for v in rng.choice([0, 1, 8, 40, 256], 3))
     mask = blob((w, h), seed)
-    canvas = cut(request(Image.new("L", (w, h)), mask, grow=grow, feather=feather, padding=padding), native)
+    asked = request(Image.new("L", (w, h)), mask, grow=grow, feather=feather, padding=padding)
+    for canvas in crop.cut(asked, native).canvases:
+        assert_canvas_holds_its_invariants(canvas, mask, native)
+
+
+def assert_canvas_holds_its_invariants(canvas: Canvas, mask: Image.Image, native: int) -> None:
+    w, h = mask.size
     left, top, right, bottom = canvas.box
-    l0, t0, r0, b0 = mask.getbbox()
+    l0, t0, r0, b0 = np.add(mask.crop(canvas.box).getbbox(), (left, top, left, top)).tolist()
     reach = canvas.reach_px
     assert 0 <= left <= max(0, l0 - reach)
     assert 0 <= top <= max(0, t0 - reach)

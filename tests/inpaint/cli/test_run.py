@@ -141,7 +141,11 @@ BAD_FLAGS = {
     "--guidance-interval 0.8,0.2": "guidance_interval: must be two rising fractions",
     "--pace fast": "pace: must be one of exact, near, not 'fast'",
     "--mask missing.png": "mask: ",
-    "--mask small.png": "mask: must have the picture's size 128×128, but is 64×64",
+    "--mask small.png": "mask: must have the picture's size 128×128, but is 64×64; with resize_mask",
+    "--mask long.png --resize-mask": "mask: must have the shape of the picture, which is 128×128,",
+    "--mask black.png --mask-channel alpha": "mask: nothing in it is transparent",
+    "--mask white.png --invert-mask": "mask: nothing to repaint",
+    "--mask-channel red": "mask_channel: must be one of luminance, alpha, not 'red'",
     "--mask black.png": "mask: nothing to repaint",
     "--mask faint.png --soft": "mask: nothing to repaint: paint the parts to change grey or white; in a soft "
     "mask greys from 8 up count",
@@ -160,6 +164,8 @@ BAD_FLAGS = {
 def test_a_wrong_flag_gets_one_sentence_and_code_2(flags: str, paint: Run) -> None:
     """It names the field and what would be right; nothing is painted, nothing replaced."""
     Image.new("L", (64, 64), 255).save("small.png")
+    Image.new("L", (128, 64), 255).save("long.png")
+    Image.new("L", (128, 128), 255).save("white.png")
     Image.new("L", (128, 128)).save("black.png")
     Image.new("L", (128, 128), 7).save("faint.png")
     Path("existing.png").write_text("precious")
@@ -375,7 +381,8 @@ def test_the_hosted_apis_example_runs_on_a_real_photograph(
         result = engine.paint(request)
     painted, original = pixels("out.png"), pixels(PORTRAIT)
     assert np.array_equal(painted, np.asarray(result.images[0]))
-    far = distance_to(pixels(EYES_MASK) > 0) > cut(request, 128).reach_px
+    (canvas,) = cut(request, 128).canvases
+    far = distance_to(pixels(EYES_MASK) > 0) > canvas.reach_px
     assert np.array_equal(painted[far], original[far])
     assert np.abs(painted.astype(int) - original)[~far].mean() > 5, "something was painted"
 

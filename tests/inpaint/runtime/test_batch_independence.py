@@ -44,7 +44,7 @@ REQUESTS = st.fixed_dictionaries(
         "negative_prompt": st.sampled_from([None, "", "blur"]),
         "samples": st.integers(1, 3),
         "seed": st.integers(0, 3),
-        "wide": st.booleans(),
+        "place": st.sampled_from(["square", "wide", "islands"]),
         "prompt": st.sampled_from(["a red circle", "a blue star " * 40]),
     }
 )
@@ -154,9 +154,15 @@ def no_error() -> Any:
 
 def request_of(make: Make, wanted: dict[str, Any]) -> InpaintRequest:
     given = dict(wanted)
-    if given.pop("wide"):
+    place = given.pop("place")
+    if place == "wide":
         given |= {"image": Image.new("RGB", (192, 64), "teal"), "mask": Image.new("L", (192, 64), 255)}
-    return make(area="whole", **given)
+    if place == "islands":  # three boxes, two of them square
+        mask = Image.new("L", (640, 640))
+        for island in ((20, 20, 60, 60), (560, 30, 610, 80), (380, 500, 620, 530)):
+            mask.paste(255, island)
+        given |= {"image": Image.new("RGB", (640, 640), "teal"), "mask": mask}
+    return make(area="auto" if place == "islands" else "whole", **given)
 
 
 def latents_of(engine: Engine, request: InpaintRequest) -> list[torch.Tensor]:

@@ -13,7 +13,7 @@ from inpaint import Engine
 from inpaint.batching.cost_profile import Profile
 from inpaint.batching.cost_record import MadeFor
 from inpaint.batching.work import Bucket
-from inpaint.canvas.crop import cut, working_size_of
+from inpaint.canvas.crop import cut, working_sizes_of
 from inpaint.errors import BusyError, DeadlineError
 from inpaint.model.load import Model
 from inpaint.request import InpaintRequest
@@ -161,15 +161,17 @@ def test_a_refusal_is_503_refunded_and_says_when_to_retry(serve: Serve) -> None:
     assert server.parts.ledger.balance(server.parts.keys.authenticate(key).id) == 5_000_000
 
 
-def test_the_working_size_is_known_without_cropping(request_for: Make) -> None:
+def test_the_working_sizes_are_known_without_cropping(request_for: Make) -> None:
     """Admission needs a request's cost before any work is done for it."""
     boxes = (((0, 0, 40, 40), (900, 700)), ((100, 50, 700, 90), (900, 700)), ((1, 1, 3, 3), (64, 64)))
     for box, size in boxes:
         mask = Image.new("L", size)
         mask.paste(255, box)
+        mask.paste(255, (size[0] - 9, size[1] - 9, *size))  # far from some of the boxes
         for area in ("auto", "whole"):
             request = request_for(image=Image.new("RGB", size), mask=mask, area=area)
-            assert working_size_of(request, 128) == cut(request, 128).size
+            sizes = tuple(canvas.size for canvas in cut(request, 128).canvases)
+            assert working_sizes_of(request, 128) == sizes
 
 
 def test_a_workers_report_of_its_engine_arrives_complete() -> None:
