@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from math import inf
 from pathlib import Path
@@ -16,7 +17,7 @@ from inpaint.demo import demo_checkpoint
 from inpaint.fast.optimizations import Fast, choose, convert_early, ready
 from inpaint.gpu_errors import explained
 from inpaint.job import Job
-from inpaint.lora.files import require
+from inpaint.lora.files import canonical
 from inpaint.model.load import Model, load_model, pick_device, pick_dtype
 from inpaint.request import InpaintRequest, InpaintResult
 from inpaint.runtime.calibrate import made_for, survey
@@ -162,11 +163,13 @@ class Engine:
 
         Raises:
             RequestError: there is nothing to repaint, or a LoRA does not exist.
+            ModelError: the folder of LoRA files cannot be read.
             BusyError: the request could not be finished by its deadline; it was not started.
             ClosedError: the engine takes no more requests.
             DeviceError: the GPU failed before.
         """
-        require(request.loras, self._lora_folder)
+        if request.loras:  # rows of one set share a batch, however their requests spelled it
+            request = replace(request, loras=canonical(request.loras, self._lora_folder))
         request = request.with_seed()
         job = Job(request, request.seeds)
         parts = cut(request, self.model.native_size)

@@ -1,8 +1,40 @@
-"""Files that other programs see whole or not at all. Imports nothing of this package."""
+"""Files that other programs see whole or not at all, and paths that cannot be looked at."""
 
 import os
 from contextlib import suppress
 from pathlib import Path
+
+from inpaint.errors import RequestError, shown
+
+
+def folder_in(variable: str) -> Path | None:
+    """Return the folder that an environment variable names; None if it is unset or empty.
+
+    Raises:
+        RequestError: it names the home of a user whom this machine does not know.
+    """
+    text = os.environ.get(variable)
+    return in_home(Path(text), variable) if text else None
+
+
+def in_home(path: Path, name: str) -> Path:
+    """Return ``path`` with its ``~`` replaced by the home of the user; ``name`` is the flag's or variable's.
+
+    Raises:
+        RequestError: this machine does not know the user.
+    """
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise RequestError(name, f"{shown(str(path))} begins with the home of an unknown user") from None
+
+
+def is_file(path: Path) -> bool:
+    """Return whether ``path`` is a file; False where this user may not look."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def write_atomically(path: Path, data: bytes, *, draft_folder: Path | None = None) -> None:

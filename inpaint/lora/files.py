@@ -1,4 +1,4 @@
-"""LoRA files by name: a folder's ``.safetensors`` files, and those of ``weights.lock`` that are installed.
+"""LoRA files by name: those below a folder, and those of ``weights.lock`` that are installed.
 
 Each is pinned: those of the lock by the lock, one in the folder by its sha256 when it is first used. The pin
 is a file next to it; a file of other content under a pinned name is refused until ``inpaint loras pin``
@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Literal
 
 from inpaint import weights
-from inpaint.errors import LockError, ModelError, OutputError, RequestError
-from inpaint.files import write_atomically
-from inpaint.lora.spec import LoraUse, is_name
+from inpaint.errors import LockError, ModelError, OutputError
+from inpaint.files import folder_in, in_home, is_file, write_atomically
+from inpaint.lora.lookup import Search, Unusable, choose, search
+from inpaint.lora.spec import LoraUse, added_up
 from inpaint.weights.lock import LockedFile, parse_file
 from inpaint.weights.verify import sha256_of
 
-SUFFIX = ".safetensors"
 State = Literal["new", "pinned", "changed"]
 
 
@@ -50,8 +50,7 @@ class _Pin:
 
 def loras_dir() -> Path:
     """Return the folder of LoRA files: ``INPAINT_LORAS``, else ``loras`` in the models folder."""
-    chosen = os.environ.get("INPAINT_LORAS")
-    return Path(chosen).expanduser() if chosen else weights.models_dir() / "loras"
+    return folder_in("INPAINT_LORAS") or weights.models_dir() / "loras"
 
 
 def available_loras(folder: Path | None = None) -> list[LoraFile]:
@@ -59,33 +58,59 @@ def available_loras(folder: Path | None = None) -> list[LoraFile]:
 
     Args:
         folder: the folder of ``.safetensors`` files; ``loras_dir()`` if None. It may be missing.
+
+    Raises:
+        ModelError: the folder cannot be read.
     """
-    found = {name: _in_folder(path) for name, path in _paths(folder).items()}
+    found = {name: _in_folder(name, path) for name, path in _search(folder).files.items()}
     found |= {file.name: file for file in _from_lock()}
     return [found[name] for name in sorted(found)]
+
+
+def unusable_loras(folder: Path | None = None) -> list[Unusable]:
+    """List the files that no request can use, sorted by name; of their content only headers are read.
+
+    Raises:
+        ModelError: the folder cannot be read.
+    """
+    there = _search(folder)
+    read = ((name, path, header_problem(path)) for name, path in there.files.items())
+    damaged = [Unusable(name, path, reason) for name, path, reason in read if reason]
+    return sorted([*there.unusable, *damaged], key=lambda one: one.name)
+
+
+def header_problem(path: Path) -> str | None:
+    """Return why a file's header makes it unfit for every SDXL model; None if it may fit."""
+    try:
+        header = weights.check_safetensors(path)
+    except ModelError as error:
+        return str(error).replace(str(path), path.name)
+    except OSError as error:
+        return f"it cannot be read ({error.strerror})"
+    return None if header.keys() - {"__metadata__"} else "it holds no tensors"
 
 
 def find_lora(name: str, folder: Path | None = None) -> LoraFile:
     """Find the LoRA of that name without reading its content.
 
     Raises:
-        RequestError: there is none; the message lists those that there are.
+        RequestError: there is none, or several; the message lists those that there are.
+        ModelError: the folder cannot be read.
     """
-    lock, paths = {file.name: file for file in _from_lock()}, _paths(folder)
-    if name in lock:
-        return lock[name]
-    if name in paths:
-        return _in_folder(paths[name])
-    names = ", ".join(sorted({*lock, *paths}))
-    # The folder is left out: a client over HTTP must not learn the paths of the operator's disk.
-    there = f"there are {names}" if names else "`inpaint loras list` says where their files go"
-    raise RequestError("loras", f"there is no LoRA {name!r}; {there}")
+    lock, there = {file.name: file for file in _from_lock()}, _search(folder)
+    chosen = choose(name, lock.keys() | there.files.keys(), there.unusable)
+    return lock[chosen] if chosen in lock else _in_folder(chosen, there.files[chosen])
 
 
-def require(uses: Iterable[LoraUse], folder: Path | None = None) -> None:
-    """Raise a ``RequestError`` if there is no LoRA of one of the names; read no content."""
-    for use in uses:
-        find_lora(use.name, folder)
+def canonical(uses: Iterable[LoraUse], folder: Path | None = None) -> tuple[LoraUse, ...]:
+    """Return the LoRAs by the names of their files, however a request spelled them; read no content.
+
+    Raises:
+        RequestError: there is no LoRA of one of the names, or there are several; or one that was spelled in
+            two ways is too strong.
+        ModelError: the folder cannot be read.
+    """
+    return added_up("loras", [LoraUse(find_lora(use.name, folder).name, use.scale) for use in uses])
 
 
 def checked(file: LoraFile) -> LoraFile:
@@ -145,21 +170,19 @@ def verify(file: LoraFile) -> None:
         checked(replace(file, state="changed"))
 
 
-def _paths(folder: Path | None) -> dict[str, Path]:
-    """Return a folder's files by the names that requests use, without those that no request could name."""
-    folder = loras_dir() if folder is None else folder.expanduser()
-    if not folder.is_dir():
-        return {}
-    files = [path for path in folder.iterdir() if path.suffix.lower() == SUFFIX and is_name(path.stem)]
-    return {path.stem: path for path in sorted(files) if path.is_file()}
+def _search(folder: Path | None) -> Search:
+    return search(loras_dir() if folder is None else in_home(folder, "--loras"))
 
 
-def _in_folder(path: Path) -> LoraFile:
-    found, pin = path.stat(), _read_pin(path)
+def _in_folder(name: str, path: Path) -> LoraFile:
+    try:
+        found, pin = path.stat(), _read_pin(path)
+    except OSError as error:
+        raise ModelError(f"{path.name} cannot be read ({error.strerror})") from None
     if pin is None:
-        return LoraFile(path.stem, path, found.st_size, "new")
+        return LoraFile(name, path, found.st_size, "new")
     state: State = "pinned" if pin.vouches_for(found) else "changed"
-    return LoraFile(path.stem, path, found.st_size, state, pin.file.sha256)
+    return LoraFile(name, path, found.st_size, state, pin.file.sha256)
 
 
 def _from_lock() -> list[LoraFile]:
@@ -168,7 +191,7 @@ def _from_lock() -> list[LoraFile]:
     for entry in weights.load_lock().entries:
         if "lora" in entry.name.split("-") and len(entry.files) == 1:
             path = root / entry.target / entry.files[0].path
-            if path.is_file():
+            if is_file(path):
                 found.append(LoraFile(entry.name, path, entry.size, "pinned", entry.files[0].sha256, entry))
     return found
 

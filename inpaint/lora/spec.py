@@ -1,6 +1,8 @@
 """The notations of LoRAs in a request: a list of objects, ``style:0.8,other``, or ``<lora:style:0.8>``.
 
-A request holds names and never paths; ``inpaint.lora.files`` finds the file of a name.
+A request holds names and never paths; :mod:`inpaint.lora.lookup` compares them with the files that there
+are. A name may hold a comma in a list and in a tag, but not in text such as ``style:0.8,other``, which
+commas divide.
 """
 
 import math
@@ -12,11 +14,11 @@ from inpaint.errors import RequestError, shown
 
 MAX_LORAS = 8
 MAX_SCALE = 4.0
-MAX_NAME = 100  # characters
+MAX_NAME = 200  # characters
 
 # A1111's notation; ``lyco`` means the same there. Source: its modules/extra_networks.py.
 _TAG = re.compile(r"<(?:lora|lyco):([^<>]*)>")
-_NO_NAME = re.compile(r"[/\\:,<>]")  # separators of the notations and of paths
+NOT_IN_NAMES = re.compile(r"[\\:<>]")  # separators of the notations and of paths
 
 
 class LoraUse(NamedTuple):
@@ -47,9 +49,9 @@ def combine(prompt: str, loras: object) -> tuple[str, tuple[LoraUse, ...]]:
         return prompt, given
     if len(tags) > MAX_LORAS:
         raise RequestError("prompt", f"must name at most {MAX_LORAS} LoRAs, not {len(tags)}")
-    typed = _added_up("prompt", [_from_tag(tag) for tag in tags])
+    typed = added_up("prompt", [_from_tag(tag) for tag in tags])
     names = {use.name for use in typed}
-    both = _added_up("loras", [*typed, *(use for use in given if use.name not in names)])
+    both = added_up("loras", [*typed, *(use for use in given if use.name not in names)])
     return _TAG.sub("", prompt).strip(), both
 
 
@@ -71,7 +73,7 @@ def parse_loras(value: object) -> tuple[LoraUse, ...]:
         raise RequestError("loras", f"must be a list of names and scales, not {type(value).__name__}")
     if len(value) > MAX_LORAS:  # counted before any item is looked at
         raise RequestError("loras", f"must be at most {MAX_LORAS} LoRAs")
-    return _added_up("loras", [_from_item(item) for item in value])
+    return added_up("loras", [_from_item(item) for item in value])
 
 
 def effective(loras: Sequence[LoraUse]) -> tuple[LoraUse, ...]:
@@ -90,11 +92,12 @@ def without_tags(prompt: str) -> str:
 
 
 def is_name(text: str) -> bool:
-    """Return whether ``text`` can be a LoRA's name in every notation."""
+    """Return whether ``text`` can be a LoRA's name: its file's, perhaps after the folders that it lies in."""
     if not 0 < len(text) <= MAX_NAME:
         return False
-    plain = text.isprintable() and text == text.strip() and not text.startswith(".")
-    return plain and not _NO_NAME.search(text)
+    # A part that begins with a dot is hidden, or leads out of the folder.
+    parts_are_plain = all(part and part == part.strip() and part[0] != "." for part in text.split("/"))
+    return text.isprintable() and parts_are_plain and not NOT_IN_NAMES.search(text)
 
 
 def _from_tag(tag: str) -> LoraUse:
@@ -136,7 +139,12 @@ def _checked_scale(field: str, name: str, number: float, given: object) -> float
     return number + 0.0  # -0.0 is 0.0
 
 
-def _added_up(field: str, uses: Sequence[LoraUse]) -> tuple[LoraUse, ...]:
+def added_up(field: str, uses: Sequence[LoraUse]) -> tuple[LoraUse, ...]:
+    """Return each name once, with the sum of its scales, sorted.
+
+    Raises:
+        RequestError: about ``field``; a sum is too large, or there are too many names.
+    """
     scales: dict[str, float] = {}
     for use in uses:
         scales[use.name] = scales.get(use.name, 0.0) + use.scale

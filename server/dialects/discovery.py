@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
+import structlog
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
 import inpaint
-from inpaint.errors import RequestError
+from inpaint.errors import ModelError, RequestError
 from inpaint.images.codec import MAX_ENCODED_BYTES
 from inpaint.lora.files import available_loras
 from inpaint.request import AREAS, FILLS, MAX_ASPECT, MAX_PIXELS, MAX_SIDE, MIN_SIDE
@@ -32,6 +33,7 @@ _PICTURE_BODY = {
         for kind in ("application/json", "multipart/form-data")
     },
 }
+log = structlog.get_logger()
 Kind = Literal["integer", "number", "boolean", "text", "choice", "list"]
 
 
@@ -118,7 +120,7 @@ class Discovery:
             methods=["POST"],
             summary="Format, size and settings of a picture",
             response_model=PictureFacts,
-            responses=problems(400, 406, 413, 422, 502),
+            responses=problems(400, 406, 413, 415, 422, 502),
             openapi_extra={"requestBody": _PICTURE_BODY},
         )
         return router
@@ -128,7 +130,11 @@ class Discovery:
         (await self.gate.admit(request)).require(MODEL_SCOPE)
         settings = self.service.parts.settings
         health, model = self.service.parts.client.health(), settings.model
-        loras = await asyncio.to_thread(available_loras, settings.loras)
+        try:
+            loras = await asyncio.to_thread(available_loras, settings.loras)
+        except ModelError as error:  # the page must work without the folder
+            log.warning("no LoRAs", error=str(error))
+            loras = []
         return Offer(
             model=Path(model).stem,  # not the path, which is the operator's
             version=inpaint.__version__,

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import replace
 
-from inpaint.lora.files import require
+from inpaint.lora.files import canonical
 from inpaint.request import InpaintRequest
 from server.fetch.fetcher import Fetcher
 from server.observe.metrics import Metrics
@@ -73,6 +73,7 @@ class Preparation:
 
         Raises:
             RequestError: a LoRA is no longer there.
+            ModelError: the folder of LoRA files cannot be read.
             BusyError: the requests under way hold too many pixels.
         """
         with self.pixels.hold(pixels):
@@ -86,7 +87,7 @@ class Preparation:
 
     async def _check_loras(self, request: InpaintRequest) -> None:
         if loras := request.loras:  # a mistyped name is refused now, not when it is painted
-            await asyncio.to_thread(require, loras, self._settings.loras)
+            await asyncio.to_thread(canonical, loras, self._settings.loras)
 
     async def describe(self, caller: Caller, source: Source) -> dict[str, object]:
         """Return a picture's format and size, and how it was painted if the file says so.

@@ -1,4 +1,4 @@
-"""Write the tables of ``docs/files.md``; run by ``make files-table`` in an environment with the foreign tools.
+"""Write the tables of ``docs/files.md``, in an environment with the foreign tools (``make files-table``).
 
     python -m tools.files [--area loras] [--page-only]
 

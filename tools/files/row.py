@@ -15,6 +15,7 @@ class Row:
     against: str = ""  # what the difference is to, such as "lycoris' forward pass"
 
     def to_json(self) -> dict[str, Any]:
+        """Return the row as it is kept."""
         return asdict(self)
 
     def to_markdown(self) -> str:

@@ -34,7 +34,7 @@ def replaced(path: Path, content: bytes) -> None:
 
 def test_a_folders_files_are_known_by_their_stems(folder: Path) -> None:
     """A user who downloads a style puts the file there and types its name."""
-    assert [file.name for file in available_loras(folder)] == ["Old Film v1.2", "style"]
+    assert [file.name for file in available_loras(folder)] == ["Old Film v1.2", "a,b", "style"]
     assert find_lora("style", folder).path == folder / "style.safetensors"
     assert available_loras(folder / "gone") == []
 
@@ -50,10 +50,12 @@ def test_the_folder_is_the_variables_or_in_the_models_folder(
     assert loras_dir() == tmp_path / "mine"
 
 
-@pytest.mark.parametrize("name", ["stile", "../style", "style.safetensors", ".hidden", ""])
+@pytest.mark.parametrize("name", ["stile", "../style", "/style", "sub/style", ""])
 def test_an_unknown_name_is_refused_with_those_there_are(name: str, folder: Path) -> None:
     """A name is looked up in a list; no text from a stranger becomes a path."""
-    with pytest.raises(RequestError, match=r"loras: there is no LoRA .*; there are Old Film v1.2, style"):
+    with pytest.raises(
+        RequestError, match=r"loras: there is no LoRA .*; there are Old Film v1.2, a,b, style"
+    ):
         find_lora(name, folder)
 
 
@@ -151,14 +153,15 @@ def test_the_command_line_lists_accepts_and_verifies(
     replaced(folder / "style.safetensors", SECOND)
     assert run("list", "--json", *where) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [(row["name"], row["state"]) for row in rows] == [("Old Film v1.2", "new"), ("style", "changed")]
+    states = {"Old Film v1.2": "new", "a,b": "new", "style": "changed", ".hidden": "unusable"}
+    assert {row["name"]: row["state"] for row in rows} == states
     assert run("verify", "style", *where) == 4
     assert "inpaint loras pin style" in capsys.readouterr().err
     assert run("pin", "style", *where) == 0
     assert hashlib.sha256(SECOND).hexdigest() in capsys.readouterr().err
     assert run("verify", *where) == 0
-    assert "2 LoRA files match their pins" in capsys.readouterr().err
+    assert "3 LoRA files match their pins" in capsys.readouterr().err
     assert run("pin", "stile", *where) == 2
-    assert "there are Old Film v1.2, style" in capsys.readouterr().err
+    assert "NAME: there is no LoRA 'stile'; there are Old Film v1.2, a,b, style" in capsys.readouterr().err
     assert run("list", *where) == 0
     assert str(folder) in capsys.readouterr().err
