@@ -101,7 +101,11 @@ def create_app(settings: Settings, client: EngineClient, *, policy: Policy | Non
     describe(app)
     if settings.cors_origins:
         app.add_middleware(
-            CORSMiddleware, allow_origins=settings.cors_origins, allow_methods=["*"], allow_headers=["*"]
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=_EXPOSED,
         )
     app.add_middleware(HeadMiddleware)
     app.add_middleware(SendingMiddleware)
@@ -205,6 +209,8 @@ def _add_problems(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:
         text = _TEXTS.get(error.status_code, str(error.detail))
+        if error.status_code == 404 and "//" in request.scope["path"]:
+            text = f"{text}: its path has two slashes in a row; perhaps the base URL ends with one"
         return answer(text, error.status_code, error.headers)
 
     @app.exception_handler(RequestValidationError)
@@ -221,4 +227,16 @@ def _internal_error(request: Request) -> JSONResponse:
     return JSONResponse({"error": text}, 500)
 
 
+# The headers of our answers that a page of another site may read; a browser hides all others from it.
+_EXPOSED = (
+    "x-request-id",
+    "x-seed-value",
+    "x-output-metadata",
+    "x-generation-time",
+    "x-cost",
+    "x-remaining-credits",
+    "x-rate-limit-remaining",
+    "x-rate-limit-reset-at-utc",
+    "Retry-After",
+)
 _TEXTS = {404: "there is no such route or model", 405: "this route does not support this method"}

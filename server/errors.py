@@ -10,12 +10,16 @@
         ├── CreditsError                406: the balance does not cover the price
         ├── ContentTypeError            406: neither JSON nor multipart
         ├── TooLargeError               413: the body, or a part of it
+        ├── EncodingError               415: a compressed body
         ├── UrlError                    422: a URL that may not or could not be fetched
         ├── BadGatewayError             502: the picture's host did not send a picture
         ├── IdempotencyError            422: the same Idempotency-Key with another body
         ├── RateError(retry_after_s)    429: a limit of this key, not of the server
         ├── BindError                   the server cannot listen on its address; before any request
         └── FailedError(status)         the failure of an earlier request, repeated
+
+``ModelError`` is 422: a request gets it only for a LoRA that it names and that cannot be used. A model that
+cannot be loaded keeps the server from being ready.
 
 A dialect decides the shape of the body; this module knows only status and headers.
 """
@@ -30,6 +34,8 @@ from inpaint.errors import (
     DeadlineError,
     DeviceError,
     InpaintError,
+    LockError,
+    ModelError,
     OutOfMemoryError,
     PaintError,
     RequestError,
@@ -62,6 +68,10 @@ class ContentTypeError(ServerError):
 
 class TooLargeError(ServerError):
     """The body or one of its parts is larger than the server reads."""
+
+
+class EncodingError(ServerError):
+    """The body is compressed."""
 
 
 class UrlError(ServerError):
@@ -104,10 +114,13 @@ STATUS: Mapping[type[InpaintError], int] = {
     CreditsError: 406,
     ContentTypeError: 406,
     TooLargeError: 413,
+    EncodingError: 415,
+    ModelError: 422,
     UrlError: 422,
     IdempotencyError: 422,
     CancelledError: 422,
     RateError: 429,
+    LockError: 500,
     PaintError: 500,
     BadGatewayError: 502,
     BusyError: 503,
@@ -128,7 +141,9 @@ def status_of(error: InpaintError) -> int:
 
 
 def headers_of(error: InpaintError) -> dict[str, str]:
-    """Return ``Retry-After``, in whole seconds, for the statuses that need it, and no headers for others."""
+    """Return ``Retry-After``, in whole seconds, for 429 and 503, and ``Accept-Encoding`` for 415."""
+    if isinstance(error, EncodingError):
+        return {"Accept-Encoding": "identity"}  # RFC 9110, section 12.5.3
     if status_of(error) not in (429, 503):
         return {}
     seconds: float = getattr(error, "retry_after_s", _RETRY_AFTER_S)

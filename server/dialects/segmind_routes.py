@@ -31,7 +31,7 @@ def _taking(model: str, *, required: bool) -> dict[str, Any]:
 
 _PAINT = _taking("InpaintBody", required=True)
 _REFINE = _taking("RefineBody", required=False)
-_PAINT_ERRORS = (400, 404, 406, 413, 422, 502)
+_PAINT_ERRORS = (400, 404, 406, 413, 415, 422, 502)
 _REQUEST = "/v2/requests/{request_id}"
 
 
@@ -89,7 +89,7 @@ def _add_answers(router: APIRouter, segmind: Segmind) -> None:
         methods=["POST"],
         summary="Paint a request's pictures again, exactly",
         response_model=Queued,
-        responses=problems(400, 404, 406, 413, 422),
+        responses=problems(400, 404, 406, 413, 415, 422),
         openapi_extra=_REFINE,
     )
     router.add_api_route(

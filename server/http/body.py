@@ -8,8 +8,8 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
-from inpaint.errors import BusyError, RequestError
-from server.errors import ContentTypeError, TooLargeError
+from inpaint.errors import BusyError, RequestError, shown
+from server.errors import ContentTypeError, EncodingError, TooLargeError
 from server.service.service import Parts
 from server.service.threads import Threads
 from server.service.uploads import Upload
@@ -28,6 +28,7 @@ async def fields_of(request: Request, parts: Parts, upload: Upload) -> Fields:
     Raises:
         TooLargeError: the body is larger than the server reads.
         ContentTypeError: it is neither JSON nor a form.
+        EncodingError: it is compressed.
         RequestError: it did not arrive in time, or is not what its content type says.
         BusyError: too many bodies arrive or are in memory.
     """
@@ -56,9 +57,13 @@ async def read_body(request: Request, upload: Upload, *, max_bytes: int, timeout
 
     Raises:
         TooLargeError: it is declared to be larger than ``max_bytes``, or is.
+        EncodingError: it is compressed: a few bytes could be gigabytes.
         RequestError: it did not arrive within ``timeout_s`` seconds, or was cut off.
         BusyError: another key's upload got its place, or the bodies in memory are too large together.
     """
+    coding = request.headers.get("content-encoding", "").strip().lower()
+    if coding not in ("", "identity"):
+        raise EncodingError(f"Content-Encoding: {shown(coding)} is not read here; send the body uncompressed")
     too_large = TooLargeError(f"the body must be at most {max_bytes // 10**6} MB")
     declared = request.headers.get("content-length", "0")
     if declared.isdecimal() and int(declared) > max_bytes:

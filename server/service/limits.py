@@ -117,7 +117,7 @@ def _items(rate: str) -> list[RateLimitItem]:
         return parse_many(rate)
     except ValueError as error:
         raise RequestError(
-            "rate", f"must be like 600/minute or 10/second;600/minute, not {rate!r}"
+            "INPAINT_RATE", f"must be like 600/minute or 10/second;600/minute, not {rate!r}"
         ) from error
 
 
@@ -129,7 +129,9 @@ def _storage(url: str) -> Storage:
         storage = storage_from_string(url, wrap_exceptions=True, **options)
     except ConfigurationError as error:
         hint = "; run: pip install 'sdxl-inpaint[redis]'" if "redis" in url else ""
-        raise RequestError("rates_url", f"cannot be used{hint}") from error
+        raise RequestError("INPAINT_RATES_URL", f"cannot be used{hint}") from error
     if not isinstance(storage, Storage):
-        raise RequestError("rates_url", "must begin with async+, as async+memory:// or async+redis://host")
+        raise RequestError(
+            "INPAINT_RATES_URL", "must begin with async+, as async+memory:// or async+redis://host"
+        )
     return storage

@@ -51,7 +51,7 @@ class Blobs:
         except (ImportError, ValueError) as error:
             missing = isinstance(error, ImportError) and plain.startswith(("s3:", "s3a:"))
             hint = "; run: pip install 'sdxl-inpaint[s3]'" if missing else ""
-            raise RequestError("blobs_url", f"{url!r} cannot be used: {error}{hint}") from error
+            raise RequestError("INPAINT_BLOBS_URL", f"{url!r} cannot be used: {error}{hint}") from error
         if hasattr(self._fs, "retries"):
             self._fs.retries = 1
         self._timeout = {"timeout": _DEADLINE_S} if isinstance(self._fs, AsyncFileSystem) else {}

@@ -140,7 +140,7 @@ class Database:
                 command.upgrade(config, "head")
             except CommandError as error:
                 problem = "a newer version of inpaint wrote this database; install that version"
-                raise RequestError("database_url", problem) from error
+                raise RequestError("INPAINT_DATABASE_URL", problem) from error
 
     @contextmanager
     def try_lock(self, lock_id: int) -> Iterator[bool]:
@@ -192,12 +192,12 @@ def _check_url(text: str) -> URL:
     try:
         url = make_url(text)
     except ArgumentError as error:
-        raise RequestError("database_url", right) from error
+        raise RequestError("INPAINT_DATABASE_URL", right) from error
     if url.drivername == "sqlite" and url.database and url.database != ":memory:":
         return url
     if url.drivername == _POSTGRES:
         return url
-    raise RequestError("database_url", f"{right}, not {url.render_as_string(hide_password=True)!r}")
+    raise RequestError("INPAINT_DATABASE_URL", f"{right}, not {url.render_as_string(hide_password=True)!r}")
 
 
 def _engine(url: URL) -> Engine:
@@ -214,7 +214,7 @@ def _engine(url: URL) -> Engine:
         return create_engine(url, **options)
     except ModuleNotFoundError as error:
         problem = "Postgres needs its driver; run: pip install 'sdxl-inpaint[postgres]'"
-        raise RequestError("database_url", problem) from error
+        raise RequestError("INPAINT_DATABASE_URL", problem) from error
 
 
 def _set_up_sqlite(connection: sqlite3.Connection, _record: object) -> None:

@@ -78,14 +78,14 @@ def test_of_several_rates_the_tightest_counts() -> None:
 @pytest.mark.parametrize("rate", ["", "many", "5", "5/fortnight", "-1/minute"])
 def test_a_rate_that_means_nothing_is_named_at_the_start(rate: str) -> None:
     """A typo in a limit must not remove the limit."""
-    with pytest.raises(RequestError, match="rate: must be like 600/minute"):
+    with pytest.raises(RequestError, match="INPAINT_RATE: must be like 600/minute"):
         limiter(rate=rate)
 
 
 @pytest.mark.parametrize("url", ["nowhere://", "memory://", "async+memcached-nowhere://x"])
 def test_a_rate_store_that_cannot_be_used_is_named_at_the_start(url: str) -> None:
     """The synchronous stores of the same library are refused: they would block the event loop."""
-    with pytest.raises(RequestError, match="rates_url: "):
+    with pytest.raises(RequestError, match="INPAINT_RATES_URL: "):
         limiter(rates_url=url)
 
 

@@ -113,5 +113,5 @@ def test_a_store_that_cannot_be_used_is_named_at_the_start(url: str, monkeypatch
     """A typo, or a driver that is not installed, is reported before the first request."""
     monkeypatch.setitem(sys.modules, "s3fs", None)
     monkeypatch.delitem(_registry, "s3", raising=False)  # another test may have imported it
-    with pytest.raises(RequestError, match=f"blobs_url: '{url}' cannot be used"):
+    with pytest.raises(RequestError, match=f"INPAINT_BLOBS_URL: '{url}' cannot be used"):
         Blobs(url)
