@@ -150,7 +150,8 @@ def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
 
 def merge(folder, name):
-    merge_models(*[Checkpoint(n, Path(folder, n + ".safetensors"), "file") for n in NAMES], name, Path("models"))
+    files = [Path(folder, stem + ".safetensors") for stem in NAMES]
+    merge_models(*[Checkpoint(file.stem, file, "file") for file in files], name, Path("models"))
 
 NAMES = "inpaint", "style", "base"
 merge("small", "first")  # what a first merge imports and the allocator keeps is no part of the measure

@@ -168,7 +168,8 @@ def test_what_cannot_be_refined_is_refused_with_the_reason(served: Served) -> No
     assert "exact already" in refused(client, painted(client, pace="exact"), 400)
     noisy = refused(client, painted(client, scheduler="DDPM"), 400)
     assert "DDPM adds noise in each step" in noisy
-    assert "calls of the model are too few" in refused(client, painted(client, scheduler="DDIM", strength=0.3), 400)
+    short = refused(client, painted(client, scheduler="DDIM", strength=0.3), 400)
+    assert "calls of the model are too few" in short
     refined = refine(client, painted(client)).json()["request_id"]
     ended(client, refined)
     assert "exact already" in refused(client, refined, 400)
