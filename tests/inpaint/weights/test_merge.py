@@ -246,6 +246,29 @@ def test_a_merged_model_is_verified_and_paints(
     assert np.abs(pictures[0] - pictures[1]).mean() > 2
 
 
+@pytest.mark.parametrize("prefix", ["diffusion_model.", ""])
+def test_a_style_in_comfyuis_form_merges_as_any_other(
+    prefix: str, folders: dict[str, Path], tmp_path: Path, root: Path
+) -> None:
+    """A UNet alone is what such styles are shared as; the text encoders stay the inpainting model's."""
+    own = as_folder(folders["inpaint"], tmp_path / "inpaint", torch.float32)
+    base = as_folder(folders["base"], tmp_path / "base", torch.float32)
+    unets = {}
+    for name, start in (("plain", "model.diffusion_model."), ("comfy", prefix)):
+        tensors = {
+            start + key.removeprefix("model.diffusion_model."): tensor
+            for key, tensor in original_tensors(folders["style"]).items()
+            if key.startswith("model.diffusion_model.")
+        }
+        save_file(tensors, tmp_path / f"{name}.safetensors")
+        style = resolve(tmp_path / f"{name}.safetensors", root, whole=False)
+        merged = merge_models(own, style, base, name, root)
+        assert merged.kept == ("text_encoder", "text_encoder_2")
+        unets[name] = load_file(merged.folder / "unet" / "diffusion_pytorch_model.safetensors")
+    assert unets["plain"].keys() == unets["comfy"].keys()
+    assert all(torch.equal(tensor, unets["comfy"][name]) for name, tensor in unets["plain"].items())
+
+
 def test_a_style_without_text_encoders_leaves_them(
     folders: dict[str, Path], tmp_path: Path, root: Path
 ) -> None:
