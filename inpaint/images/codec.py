@@ -273,7 +273,7 @@ def _of_tiff(image: Image.Image, opened: Image.Image, container: Container, fiel
             )
     if image.mode == "I;16" and tiff.is_white_zero(container.data):
         return _keeping_info(Image.fromarray(65_535 - np.asarray(image)), image)
-    return image
+    return image.copy() if image is opened else image  # Pillow would write all tags of an opened TIFF again
 
 
 def _dpi(value: object) -> tuple[float, float] | None:

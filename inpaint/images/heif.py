@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from inpaint.images import av1
 from inpaint.images.container import ANIMATED, SIXTEEN_BITS, BombError, Colour, Container
+from inpaint.request import MAX_PIXELS
 
 MAX_BOXES, MAX_ITEMS = 10_000, 2_000  # the tiles of 25 megapixels, with alpha, are some hundreds
 
@@ -42,12 +43,12 @@ def inspect(data: bytes) -> Container:
     if meta is None:
         return Container(data, notes=tuple(notes))
     properties = _properties(data, meta)
-    _check_items(data, meta)
+    size = _largest(data, properties)
+    if size is None or size[0] * size[1] <= MAX_PIXELS:  # else it is refused for its size
+        _check_items(data, meta)
     if any(bits > 8 for kind, span in properties if kind == b"pixi" for bits in data[span[0] + 5 : span[1]]):
         notes.append(SIXTEEN_BITS)
-    return Container(
-        data, size=_largest(data, properties), colour=_colour(data, properties), notes=tuple(notes)
-    )
+    return Container(data, size=size, colour=_colour(data, properties), notes=tuple(notes))
 
 
 def _boxes(data: bytes, span: Span) -> Iterator[tuple[bytes, Span]]:
