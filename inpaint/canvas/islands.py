@@ -19,7 +19,7 @@ from inpaint.canvas.mask import Box
 
 MAX_BOXES = 8  # the most that a request can cost, in units of one box
 _WORTH = 2.0  # times the area of the boxes that a box around them must have; below, they are joined
-_MOST_FOUND = 32  # islands that are compared in pairs; more are joined to their neighbours first
+_MOST_FOUND = 20  # islands that are compared in pairs; more are joined to their neighbours first
 _SPECK_PIXELS = 32  # an island of so few pixels, a hundredth of the others' at most, is probably an accident
 _SPECK_SHARE = 0.01
 
@@ -50,7 +50,7 @@ def separate(mask: NDArray[np.uint8], box_of: Callable[[Box], Box], cell: int) -
             if len(islands) <= MAX_BOXES and found.worth(islands) >= _WORTH:
                 break
             least = min(pairs, key=found.added_area)
-        joined = found.within(_around([island.bounds for island in least]))
+        joined = Island(_around([each.bounds for each in least]), sum(each.pixels for each in least))
         islands = [*(island for island in islands if island not in least), joined]
     most = max(island.pixels for island in islands)
     marked = [Island(i.bounds, i.pixels, _is_speck(i.pixels, most)) for i in islands]
@@ -113,24 +113,26 @@ def _rectangles(mask: NDArray[np.uint8], cell: int) -> list[Box]:
     Pixels are connected if their cells touch; the cells are enlarged until there are few enough rectangles.
     """
     height, width = mask.shape
-    grid = _brightest(mask, cell)
+    grid = _squares(mask, cell)
     while True:
         count, _, stats, _ = cv2.connectedComponentsWithStats((grid > 0).astype(np.uint8), connectivity=8)
         if count - 1 <= _MOST_FOUND:  # the first is the background
             break
-        grid, cell = _brightest(grid, 2), 2 * cell
+        grid, cell = _squares(grid, 2), 2 * cell
     found = []
     for x, y, w, h, _ in stats[1:].tolist():
         found.append((x * cell, y * cell, min((x + w) * cell, width), min((y + h) * cell, height)))
     return found
 
 
-def _brightest(mask: NDArray[np.uint8], cell: int) -> NDArray[np.uint8]:
-    """Return the largest value in each square of ``cell`` pixels a side, smaller at the edges."""
+def _squares(mask: NDArray[np.uint8], cell: int) -> NDArray[np.uint8]:
+    """Return a value above 0 for each square of ``cell`` pixels a side that has one, the last cut off."""
     height, width = mask.shape
-    rows: NDArray[np.uint8] = np.maximum.reduceat(mask, np.arange(0, height, cell), axis=0)
-    columns: NDArray[np.uint8] = np.maximum.reduceat(rows, np.arange(0, width, cell), axis=1)
-    return columns
+    # Eight pixels at a time, because most of a large mask is only looked at here.
+    words = np.pad(mask, ((0, 0), (0, -width % 8))).view(np.uint64)
+    rows = np.bitwise_or.reduceat(words, np.arange(0, height, cell), axis=0).view(np.uint8)
+    squares: NDArray[np.uint8] = np.maximum.reduceat(rows, np.arange(0, width, cell), axis=1)
+    return squares
 
 
 def _around(boxes: Sequence[Box]) -> Box:

@@ -1,6 +1,7 @@
 """Masks that are not masks: what is refused, what gets a warning, and what must get none."""
 
 import io
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -119,8 +120,6 @@ WARNED: dict[str, tuple[Callable[[], Image.Image], str]] = {
 @pytest.mark.parametrize("name", WARNED)
 def test_what_may_be_a_mistake_is_painted_with_a_warning(name: str) -> None:
     """A large mask may be meant, so it is painted; but the caller learns how much it repaints."""
-    import re
-
     make, sentence = WARNED[name]
     found = warnings_about(make())
     assert [text for text in found if re.match(sentence, text)], found

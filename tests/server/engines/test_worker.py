@@ -29,10 +29,20 @@ from inpaint.errors import (
     RequestError,
 )
 from inpaint.model.load import Model
-from inpaint.request import SETTINGS
+from inpaint.request import SETTINGS, InpaintResult
 from inpaint.runtime.faults import Faults
 from server.engines.in_process import InProcessClient
-from server.engines.messages import Link, error_from, error_message, request_from, request_message
+from server.engines.messages import (
+    Link,
+    error_from,
+    error_message,
+    pack,
+    request_from,
+    request_message,
+    result_from,
+    result_message,
+    unpack,
+)
 from server.engines.ticket import prepare
 from server.engines.worker import WorkerSpec
 
@@ -265,6 +275,44 @@ def test_errors_cross_a_link(error: InpaintError) -> None:
         str(error),
         getattr(error, "field", ""),
     )
+
+
+@pytest.mark.parametrize("boxes", [(), ((0, 0, 8, 8), (8, 8, 16, 16))], ids=["one box", "two boxes"])
+def test_results_cross_a_link(boxes: tuple[tuple[int, int, int, int], ...]) -> None:
+    """A caller behind a worker process gets what one with an engine of its own gets."""
+    image = Image.new("RGB", (16, 16), "teal")
+    result = InpaintResult([image], [7], (0, 0, 16, 16), ("a warning",), {"encode_s": 0.5}, boxes)
+    got = result_from(unpack(pack(result_message(1, result))))
+    assert (got.seeds, got.box, got.warnings, got.timings, got.boxes) == (
+        result.seeds,
+        result.box,
+        result.warnings,
+        result.timings,
+        boxes,
+    )
+
+
+@pytest.mark.parametrize(
+    ("mode", "colours", "settings"),
+    [
+        ("RGBA", ((9, 200, 9, 255), (1, 2, 3, 0)), {"mask_channel": "alpha"}),
+        ("LA", ((0, 0), (0, 255)), {"mask_channel": "alpha", "invert_mask": True}),
+        ("RGB", ("white", "black"), {"invert_mask": True}),
+    ],
+    ids=str,
+)
+def test_how_a_mask_is_read_crosses_a_link(
+    mode: str, colours: tuple[Any, Any], settings: dict[str, Any], engine: Engine, request_for: Make
+) -> None:
+    """A worker reads the mask that it is sent as its caller meant, and paints what it would paint itself."""
+    mask = Image.new(mode, (128, 128), colours[0])
+    mask.paste(colours[1], (40, 32, 104, 96))
+    request = request_for(
+        mask=mask.resize((130, 128), Image.Resampling.NEAREST), resize_mask=True, **settings
+    )
+    sent = request_from(unpack(pack(request_message(1, run(prepare(request)), 0, "", inf))))
+    assert sent.mask.mode == ("LA" if "mask_channel" in settings else "L")
+    assert np.array_equal(engine.paint(sent).images[0], engine.paint(request).images[0])
 
 
 def test_preparing_a_request_changes_no_picture(engine: Engine, request_for: Make) -> None:
