@@ -3,7 +3,7 @@
 import contextlib
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 
 import pytest
@@ -230,6 +230,24 @@ def test_an_idle_device_takes_what_it_can_finish() -> None:
     with pytest.raises(BusyError, match="even alone") as refused:
         bench.batcher.submit(Work(LARGE, calls=7, expires_at=43.5))
     assert refused.value.retry_after_s == pytest.approx(0.5)
+
+
+def test_each_box_is_an_entry_and_all_count() -> None:
+    """A mask with islands far apart is accepted only if there is time for all of them."""
+    bench = Bench()
+    work = Work(LARGE, calls=7, others=(SMALL, LARGE))
+    expected = 7 * 4 + 7 * 0.5 + 3 * 30
+    assert bench.batcher.forecast_s(work) == pytest.approx(expected)
+    bench.batcher.check(replace(work, expires_at=expected + 0.1))
+    with pytest.raises(BusyError, match="even alone"):
+        bench.batcher.check(replace(work, expires_at=expected - 0.1))
+    assert bench.batcher.waiting == 0, "checked, not queued"
+    entries = [bench.batcher.enter(box) for box in work.boxes]
+    assert [entry.work.bucket for entry in entries] == [LARGE, SMALL, LARGE]
+    with pytest.raises(AssertionError):
+        bench.batcher.enter(work)
+    other = Work(LARGE, calls=7, others=(SMALL,))
+    assert bench.batcher.forecast_s(other) > bench.batcher.forecast_s(replace(other, others=()))
 
 
 def test_a_busy_device_says_when_to_come_again() -> None:

@@ -79,6 +79,9 @@ REFUSED: dict[str, tuple[Callable[[], Image.Image], str]] = {
         lambda: with_alpha(Image.new("RGB", (W, H), "red"), ISLAND),
         "nothing to repaint.*transparent in part.*invert_mask",
     ),
+    "red on black": (lambda: on_black("red"), "nothing to repaint: paint the parts to change white"),
+    "magenta on black": (lambda: on_black("magenta"), "nothing to repaint: paint the parts to change white"),
+    "full black": (lambda: BLACK, "nothing to repaint: paint the parts to change white"),
     "0/1 mask": (
         lambda: disc(front=1),
         r"nothing to repaint: paint the parts to change white \(128 or brighter\)$",
@@ -131,29 +134,25 @@ def outline() -> Image.Image:
     return mask
 
 
-def pixel() -> Image.Image:
+def white_at(*boxes: tuple[int, int, int, int]) -> Image.Image:
     mask = Image.new("L", (W, H))
-    mask.putpixel((W // 2, H // 2), 255)
+    for box in boxes:
+        mask.paste(255, box)
     return mask
+
+
+def on_black(colour: str) -> Image.Image:
+    """A disc of a colour, as people paint masks."""
+    return Image.composite(Image.new("RGB", (W, H), colour), BLACK, ISLAND)
 
 
 FINE: dict[str, Callable[[], Image.Image]] = {
     "plain": disc,
-    "rgba white strokes on transparent": lambda: with_alpha(WHITE, ISLAND),
-    "coloured strokes on black": lambda: Image.merge("RGB", (ISLAND, ISLAND, Image.new("L", (W, H)))),
-    "green on black": lambda: Image.merge("RGB", (Image.new("L", (W, H)), ISLAND, Image.new("L", (W, H)))),
-    "1-bit": lambda: disc().convert("1"),
-    "16-bit": lambda: Image.fromarray(np.asarray(disc()).astype(np.uint16) * 257),
-    "palette": lambda: disc().convert("P"),
-    "jpeg q30": lambda: as_file(disc(), "JPEG", quality=30),
-    "colour jpeg q30": lambda: as_file(disc().convert("RGB"), "JPEG", quality=30),
-    "blurred r20": lambda: disc().filter(ImageFilter.GaussianBlur(20)),
-    "outline only": outline,
-    "one pixel": pixel,
-    "full white": lambda: Image.new("L", (W, H), 255),
-    "seven tenths of the picture": lambda: Image.fromarray(
-        np.repeat(np.where(np.arange(H) < 0.7 * H, 255, 0)[:, None], W, 1).astype(np.uint8)
+    "rgba white strokes on transparent": lambda: Image.alpha_composite(
+        Image.new("RGBA", (W, H)), with_alpha(WHITE, ISLAND)
     ),
+    "yellow on black": lambda: on_black("yellow"),
+    "green on black": lambda: on_black("lime"),
     "a few flat greys": lambda: Image.fromarray(
         np.repeat(np.arange(H)[:, None] * 8 // H * 32, W, 1).astype(np.uint8)
     ),

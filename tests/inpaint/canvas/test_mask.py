@@ -204,6 +204,18 @@ def test_a_turned_mask_is_turned_before_it_is_read() -> None:
     assert require_mask(strength_of(read), soft=False)[1] == (56, 0, 64, 40)
 
 
+@pytest.mark.parametrize("settings", [{}, {"invert_mask": True}, {"soft": True}], ids=str)
+def test_the_pictures_own_transparency_changes_no_mask(settings: dict[str, Any]) -> None:
+    """A cut-out on a transparent ground is repainted where its mask says."""
+    clear = Image.new("RGBA", SIZE, (255, 255, 255, 0))
+    mask = in_box("L", 0, 255)
+    for image in (clear, clear.convert("LA"), Image.new("RGB", SIZE)):
+        asked = InpaintRequest(image=image, mask=mask, prompt="x", **settings)
+        assert np.array_equal(
+            np.asarray(strength_of(asked)) > 0, ~INSIDE if "invert_mask" in settings else INSIDE
+        )
+
+
 WRONG = [("mask_channel", "A"), ("mask_channel", None), ("invert_mask", 1), ("resize_mask", "yes")]
 
 

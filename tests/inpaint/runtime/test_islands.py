@@ -20,6 +20,8 @@ from inpaint.model.load import Model
 from inpaint.pace import DEEP_LEVEL
 from server.engines.forecast import Engines
 from tests.conftest import PORTRAIT
+from tests.support.fast_rows import own_model
+from tests.support.lora_making import write_lora
 
 Make = Callable[..., InpaintRequest]
 WAIT_S = 60
@@ -99,6 +101,23 @@ def test_islands_together_are_painted_as_each_would_be_alone(
         # To within rounding: rows that share a call are summed in another order.
         assert np.abs(pixels(image) - expected).max() <= 1
     assert together.seeds == alone[0].seeds
+
+
+def test_every_box_is_painted_with_the_loras(
+    checkpoint: Callable[[int], Path], model: Model, islands: Make, tmp_path: Path
+) -> None:
+    """A style is that of the whole request."""
+    write_lora(tmp_path, "two", model, ["unet"], seed=2)
+    plain, styled = {"scheduler": "Euler a"}, {"scheduler": "Euler a", "loras": "two:4"}
+    with Engine(own_model("tiny", checkpoint), loras=tmp_path) as engine:
+        together = engine.paint(islands(SQUARE, STRIP, **styled))
+        for island in (SQUARE, STRIP):
+            alone = engine.paint(islands(island, **styled))
+            left, top, right, bottom = alone.box
+            part, own = (pixels(result.images[0])[top:bottom, left:right] for result in (together, alone))
+            assert np.abs(part - own).max() <= 1
+            other = pixels(engine.paint(islands(island, **plain)).images[0])[top:bottom, left:right]
+            assert np.abs(part - other).max() > 1
 
 
 def test_boxes_of_unlike_sizes_and_of_one_size_are_one_request(engine: Engine, islands: Make) -> None:
