@@ -73,10 +73,15 @@ def clean(value: Any) -> Any:
 def _valid(settings: Mapping[str, object]) -> tuple[dict[str, Any], list[LeftOut]]:
     """Return the settings that a request takes, in its own types, and what is wrong with the others."""
     given = {name: clean(settings[name]) for name in SETTINGS if name in settings and name != "samples"}
-    if isinstance(prompt := given.get("prompt"), str) and _problem({"prompt": prompt}):
-        given["prompt"] = without_tags(prompt)  # of another program, whose tags can say more than ours
+    left_out: list[LeftOut] = []
+    prompt = given.get("prompt")
+    if isinstance(prompt, str) and (why := _problem({"prompt": prompt})):
+        plain = without_tags(prompt)  # of another program, whose tags can say more than ours
+        if plain != prompt and not _problem({"prompt": plain}):
+            given["prompt"] = plain
+            left_out.append(LeftOut("loras", f"its LoRAs are left out: {why}"))
     problems = {name: _problem({name: value}) for name, value in given.items()}
-    left_out = [LeftOut(name, f"its {label(name)} {why}") for name, why in problems.items() if why]
+    left_out += [LeftOut(name, f"its {label(name)} {why}") for name, why in problems.items() if why]
     good = {name: value for name, value in given.items() if not problems[name]}
     if why := _problem({name: good.get(name, DEFAULTS[name]) for name in _COUPLED}):
         left_out += [LeftOut(name, f"its {label(name)}: {why}") for name in _COUPLED if name in good]

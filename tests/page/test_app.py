@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from playwright.sync_api import expect
 from safetensors.numpy import save_file
 
@@ -329,6 +330,19 @@ def test_the_servers_loras_are_chosen_with_their_strengths(
     desk.get("settings-found").get_by_role("button", name="Use its settings").click()
     expect(desk.get("lora-ink")).to_have_value("0.5")
     expect(desk.get("lora-oil")).to_have_value("0")
+
+
+@pytest.mark.slow
+def test_what_a_picture_says_and_we_lack_is_said(fake: Served, visit: Visit) -> None:
+    """A picture of another program is not painted again with another sampler without a word."""
+    texts = PngInfo()
+    texts.add_text("parameters", "a cat\nSteps: 20, Sampler: Restart, CFG scale: 7, Seed: 5")
+    desk = Desk(visit, fake.url)
+    desk.open(file_of(photo(), "PNG", pnginfo=texts))
+    found = desk.get("settings-found")
+    expect(found).to_contain_text("“a cat”. Not as it says: its sampler 'Restart' is not one of ours.")
+    found.get_by_role("button", name="Use its settings").click()
+    expect(desk.get("prompt")).to_have_value("a cat")
 
 
 @pytest.mark.slow

@@ -199,6 +199,13 @@ def test_a_seed_is_taken_as_it_is_or_not_at_all(seed: object, read_as: int | Non
         (("Seed: 12345", "Mask blur: 999"), "feather", 256, "its feather 2498 is outside 0 to 256"),
         (("a red circle", "x" * 10_001), "prompt", None, "must have at most 10000 characters"),
         (("(soft light:1.2)", "(soft light:101)"), "prompt", None, "must be a number from -100 to 100"),
+        (
+            ("(soft light", "<lora:x:1:1>(soft light"),
+            "loras",
+            None,
+            "its LoRAs are left out: <lora:x:1:1> must have",
+        ),
+        (("(soft light", "<lora:x:99>(soft light"), "prompt", PROMPT, "its LoRAs are left out: the scale of"),
     ],
 )
 def test_what_is_out_of_range_is_said(text: tuple[str, str], field: str, value: object, said: str) -> None:
