@@ -22,6 +22,7 @@ _OTHERS = {
     ),
     ".sft": "it must be renamed: its name must end with .safetensors",
 }
+_ENDINGS = (SUFFIX, *_OTHERS)
 _DEPTH = 4  # folders inside folders; a request waits for the search
 _LISTED = 20  # names in an error
 
@@ -52,23 +53,23 @@ def search(folder: Path) -> Search:
     files: dict[str, Path] = {}
     unusable: list[Unusable] = []
 
-    def failed(error: OSError) -> None:
-        if Path(error.filename) == folder:
+    def failed(place: Path, error: OSError) -> None:
+        if place == folder:
             # Without its path: a client over HTTP must not learn the operator's.
             raise ModelError(
                 f"the folder of LoRA files cannot be read ({error.strerror}); choose another with --loras or "
                 "INPAINT_LORAS"
             ) from None
-        path = Path(error.filename)
-        unusable.append(Unusable(_name(path, folder), path, f"it cannot be read ({error.strerror})"))
+        name = place.relative_to(folder).as_posix()
+        unusable.append(Unusable(name, place, f"it cannot be read ({error.strerror})"))
 
-    for path in sorted(_walk(folder, failed), key=lambda path: (len(path.parts), path)):
-        name = _name(path, folder)
-        reason = _reason(path, name) or ("another file has its name" if name in files else "")
+    for below, entry in _walk(folder, failed):
+        name = below.removesuffix(below[-len(SUFFIX) :]) if entry.name.lower().endswith(SUFFIX) else below
+        reason = _reason(entry, name) or ("another file has its name" if name in files else "")
         if reason:
-            unusable.append(Unusable(name, path, reason))
+            unusable.append(Unusable(name, Path(entry.path), reason))
         else:
-            files[name] = path
+            files[name] = Path(entry.path)
     return Search(dict(sorted(files.items())), tuple(sorted(unusable, key=lambda one: one.name)))
 
 
@@ -80,6 +81,8 @@ def choose(wanted: str, names: Collection[str], unusable: Collection[Unusable] =
     Raises:
         RequestError: there is no such name, or there are several.
     """
+    if wanted in names:
+        return wanted
     found = next(filter(None, (_alike(wanted, names, same) for same in _SAME)), [])
     if len(found) == 1:
         return found[0]
@@ -94,7 +97,6 @@ def _folded(name: str) -> str:
 
 
 _SAME: tuple[Callable[[str, str], bool], ...] = (
-    lambda wanted, name: name == wanted,
     lambda wanted, name: _folded(name) == _folded(wanted),
     lambda wanted, name: name.endswith(f"/{wanted}"),
     lambda wanted, name: _folded(name).endswith(f"/{_folded(wanted)}"),
@@ -136,41 +138,51 @@ def _listed(wanted: str, names: Collection[str]) -> str:
     return f"{', '.join(near)} and {len(names) - len(near)} more"
 
 
-def _name(path: Path, folder: Path) -> str:
-    below = path.relative_to(folder)
-    return (below.with_suffix("") if below.suffix.lower() == SUFFIX else below).as_posix()
+def _walk(folder: Path, failed: Callable[[Path, OSError], None]) -> Iterator[tuple[str, "os.DirEntry[str]"]]:
+    """Yield the files that may be LoRAs, with their paths below ``folder``; those of outer folders first.
 
-
-def _walk(folder: Path, failed: Callable[[OSError], None]) -> Iterator[Path]:
-    """Yield the files that may be LoRAs; hidden folders are a program's, and links may lead in a circle."""
-    seen: set[Path] = set()
-    try:
-        if not folder.exists():
-            return
-    except OSError as error:  # a home of another user
-        failed(error)
-    for here, folders, names in os.walk(folder, onerror=failed, followlinks=True):
-        place = Path(here)
-        real = place.resolve()
-        if real in seen:
-            folders.clear()
+    Hidden folders are a program's. Links are followed, each folder once: they may lead in a circle.
+    """
+    seen: set[tuple[int, int]] = set()
+    waiting = [(folder, "", 0)]
+    while waiting:
+        place, below, depth = waiting.pop(0)
+        try:
+            found = place.stat()
+            with os.scandir(place) as scan:
+                entries = sorted(scan, key=lambda entry: entry.name)
+        except FileNotFoundError:
             continue
-        seen.add(real)
-        deep = len(place.relative_to(folder).parts) >= _DEPTH
-        folders[:] = [] if deep else sorted(name for name in folders if not name.startswith("."))
-        for name in names:
+        except OSError as error:
+            failed(place, error)
+            continue
+        if (found.st_dev, found.st_ino) in seen:
+            continue
+        seen.add((found.st_dev, found.st_ino))
+        for entry in entries:
+            name = entry.name
+            if _is_folder(entry):
+                if depth < _DEPTH and not name.startswith("."):
+                    waiting.append((place / name, f"{below}{name}/", depth + 1))
             # macOS puts a ``._name`` next to each file on a foreign disk.
-            if Path(name).suffix.lower() in (SUFFIX, *_OTHERS) and not name.startswith("._"):
-                yield place / name
+            elif name.lower().endswith(_ENDINGS) and not name.startswith("._"):
+                yield below + name, entry
 
 
-def _reason(path: Path, name: str) -> str | None:
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _reason(entry: "os.DirEntry[str]", name: str) -> str | None:
     """Return why no request can name a file, from its path alone."""
-    if path.name.startswith("."):
+    if entry.name.startswith("."):
         return "it is hidden: its name begins with a dot"
-    if (ending := path.suffix.lower()) in _OTHERS:
-        return _OTHERS[ending]
-    if not path.is_file():
+    if not entry.name.lower().endswith(SUFFIX):
+        return _OTHERS[Path(entry.name).suffix.lower()]
+    if not entry.is_file():
         return "it is no file, or a link to a file that is gone"
     if is_name(name):
         return None
