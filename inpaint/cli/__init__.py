@@ -10,9 +10,19 @@ import os
 import sys
 from collections.abc import Sequence
 
-from inpaint.cli.terminal import printable
+from inpaint.cli.faults import WITHOUT_DOCSTRINGS, fault_of
+from inpaint.cli.flags import called_by, explained, flags_of
+from inpaint.cli.streams import give_up, prepare_streams
+from inpaint.cli.terminal import say
 from inpaint.cpu import prepare_threads
-from inpaint.errors import DeviceError, InpaintError, ModelError, OutOfMemoryError, RequestError
+from inpaint.errors import (
+    DeviceError,
+    InpaintError,
+    ModelError,
+    OutOfMemoryError,
+    OutputError,
+    RequestError,
+)
 
 SOME_FAILED = 3
 INTERRUPTED = 130
@@ -31,30 +41,48 @@ def exit_code(error: InpaintError) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code; ``arguments`` are the process's own when None."""
+    prepare_streams()
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        if sys.flags.optimize > 1:
+            raise OutputError(WITHOUT_DOCSTRINGS)
+        _call(words)
+    except InpaintError as error:
+        _say(explained(error, flags_of(called_by(words))))
+        sys.exit(exit_code(error))
+    except SystemExit as ended:  # typer answers Ctrl-C with this code and prints nothing
+        if ended.code == INTERRUPTED:
+            say("interrupted")
+        raise
+    except BrokenPipeError:  # `inpaint … | head` is not an error; keep Python from complaining at exit
+        give_up(sys.stdout)
+        sys.exit(1)
+    except Exception as bug:
+        if fault := fault_of(bug):
+            _say(fault)
+        elif os.environ.get("INPAINT_TRACEBACK"):
+            raise
+        else:
+            _say(f"this is a bug in inpaint, please report it: {type(bug).__name__}: {bug}")
+            say("(run it again with INPAINT_TRACEBACK=1 for the details)")
+        sys.exit(1)
+
+
+def _call(words: list[str]) -> None:
     prepare_threads()  # before anything imports torch
     from inpaint.cli.app import app
 
     # Python looks through torch's million objects once more before it ends: more than a second for nothing.
     atexit.register(gc.freeze)
     try:
-        app(args=None if arguments is None else list(arguments), prog_name="inpaint", standalone_mode=True)
-    except InpaintError as error:
-        sys.stderr.write(f"error: {printable(str(error))}\n")
-        sys.exit(exit_code(error))
-    except SystemExit as ended:  # typer answers Ctrl-C with this code and prints nothing
-        if ended.code == INTERRUPTED:
-            sys.stderr.write("interrupted\n")
+        app(args=words, prog_name="inpaint", standalone_mode=True)
+    except SystemExit:
+        sys.stdout.flush()  # what fails here can still be explained; Python's own flush comes too late
         raise
-    except BrokenPipeError:  # `inpaint … | head` is not an error; keep Python from complaining at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except Exception as bug:
-        if os.environ.get("INPAINT_TRACEBACK"):
-            raise
-        detail = printable(" ".join(f"{type(bug).__name__}: {bug}".split()))
-        sys.stderr.write(f"error: this is a bug in inpaint, please report it: {detail}\n")
-        sys.stderr.write("(run it again with INPAINT_TRACEBACK=1 for the details)\n")
-        sys.exit(1)
+
+
+def _say(problem: str) -> None:
+    say(f"error: {' '.join(problem.split())}")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import platform
 from dataclasses import dataclass
 from importlib import metadata
 
-from inpaint.errors import DeviceError
+from inpaint.errors import DeviceError, ModelError
 from inpaint.weights import listings, models_dir
 
 _LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "pillow")
@@ -87,8 +87,12 @@ def _cpu(dtype: str) -> list[Finding]:
 
 def _models() -> list[Finding]:
     root = models_dir()
+    try:
+        there = listings(root)
+    except ModelError as error:
+        return [Finding("models folder", str(error), fine=False)]
     rows = [Finding("models folder", str(root))]
-    for listing in listings(root):
+    for listing in there:
         if listing.state == "not installed":
             continue
         damaged = listing.state == "partial"

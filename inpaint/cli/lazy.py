@@ -51,8 +51,8 @@ class LazyGroup(TyperGroup):
         Raises:
             OutputError: the server is not installed.
         """
-        if lazy := SERVER_COMMANDS.get(args[0]):
-            return args[0], _load(args[0], lazy.target), args[1:]
+        if args[0] in SERVER_COMMANDS:
+            return args[0], loaded(args[0]), args[1:]
         return super().resolve_command(ctx, args)
 
 
@@ -64,8 +64,13 @@ def not_installed(error: ImportError) -> OutputError:
     )
 
 
-def _load(name: str, target: str) -> Any:
-    module, _, attribute = target.partition(":")
+def loaded(name: str) -> Any:
+    """Import one of ``SERVER_COMMANDS`` and return it as click's command.
+
+    Raises:
+        OutputError: the server is not installed.
+    """
+    module, _, attribute = SERVER_COMMANDS[name].target.partition(":")
     try:
         found = getattr(import_module(module), attribute)
     except ImportError as error:

@@ -6,6 +6,8 @@ names, metadata, errors and a server's answers may hold any of them.
 
 import sys
 
+from inpaint.cli.streams import give_up
+
 
 def printable(text: str, *, keep: str = "") -> str:
     """Return ``text`` with ``?`` for what a terminal does not show as it is, but for the characters ``keep``.
@@ -18,7 +20,10 @@ def printable(text: str, *, keep: str = "") -> str:
 def say(text: str) -> None:
     """Print a line, or several, on stderr."""
     # Not typer.echo: it would find the stream behind the one that rich has put there, and write into its bar.
-    sys.stderr.write(printable(text, keep="\n") + "\n")
+    try:
+        sys.stderr.write(printable(text, keep="\n") + "\n")
+    except OSError:  # the disk of a log is full: no reason to lose a picture
+        give_up(sys.stderr)
 
 
 def show(text: str) -> None:

@@ -212,12 +212,24 @@ def hub_errors(name: str, *, cuts_pass: bool = False) -> Iterator[None]:
             f"{name}: the hub refuses this repository; if it is gated, accept its licence on the hub and "
             "set HF_TOKEN"
         ) from error
+    except ImportError as error:  # of socksio, which speaks the protocol
+        variable = _proxy_variable()
+        raise FetchError(
+            f"{name}: {variable} names a SOCKS proxy, which needs another package: pip install socksio; or "
+            f"unset {variable}, or let it name an HTTP proxy"
+        ) from error
     except (httpx2.HTTPError, httpx2.InvalidURL, ValueError) as error:
         if cuts_pass and isinstance(error, _cuts()):
             raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         reason = re.sub(r"\?[^\s']*", "", reason)  # a CDN's address carries a signature in its query
         raise resumable(name, f"the hub did not deliver ({reason})") from error
+
+
+def _proxy_variable() -> str:
+    """Return the variable that names the proxy for the hub, as the transport reads them."""
+    names = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "http_proxy", "HTTP_PROXY")
+    return next((name for name in names if os.environ.get(name)), "a setting")
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from inpaint.errors import ModelError
+from inpaint.files import folder_in, in_home
 from inpaint.weights.detect import check_single_file
 from inpaint.weights.header import check_safetensors
 from inpaint.weights.install import BUILT_IN, imported_entry
@@ -40,8 +41,8 @@ class Listing:
 
 def models_dir() -> Path:
     """Return the models folder: ``INPAINT_MODELS``, else ``models`` in the user's data folder."""
-    if chosen := os.environ.get("INPAINT_MODELS"):
-        return Path(chosen).expanduser()
+    if chosen := folder_in("INPAINT_MODELS"):
+        return chosen
     import platformdirs
 
     return Path(platformdirs.user_data_dir("inpaint", appauthor=False)) / "models"
@@ -74,7 +75,7 @@ def resolve(
             return _in_store(entry, folder, predicts)
         if not _looks_like_path(name_or_path):
             raise unknown(name_or_path, root)
-    path = Path(name_or_path).expanduser()
+    path = in_home(Path(name_or_path), "model")
     if path.is_dir():
         check_folder(path, predicts=predicts)
         return Checkpoint(path.resolve().name, path, "folder")
@@ -142,9 +143,19 @@ def config_folder(root: Path | None = None) -> Path:
 
 
 def listings(root: Path) -> list[Listing]:
-    """List every model that has a name, the lock's first; hash nothing."""
-    entries = [*load_lock().entries, *_imported(root)]
-    return [_listing(entry, root) for entry in entries]
+    """List every model that has a name, the lock's first; hash nothing.
+
+    Raises:
+        ModelError: the models folder cannot be read.
+    """
+    try:
+        entries = [*load_lock().entries, *_imported(root)]
+        return [_listing(entry, root) for entry in entries]
+    except OSError as error:
+        raise ModelError(
+            f"the models folder {root} cannot be read ({error.strerror}); set INPAINT_MODELS to a folder of "
+            "yours"
+        ) from error
 
 
 def _imported(root: Path) -> Iterator[Entry]:

@@ -1,6 +1,6 @@
 """The work of ``inpaint run``: check the report and the outputs, then paint or plan every task."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,7 @@ class Batch:
     tasks: Sequence[Task | Refused]
     engine_options: EngineOptions
     report: Path | None
+    flags: Mapping[str, str]  # the command's options by the fields that they set
     alone: bool  # one picture was named: its error is the command's
     overwrite: bool
     resume: bool
@@ -43,7 +44,7 @@ class Batch:
             typer.Exit: with code 3 if some of several pictures would fail.
         """
         preparer = self._preparer()
-        results = Results(Progress(len(self.tasks), None), None, alone=self.alone, as_json=self.as_json)
+        results = self._results(Progress(len(self.tasks), None), None)
         for task in self.tasks:
             try:
                 prepared = preparer.pick(task)
@@ -67,7 +68,7 @@ class Batch:
         with ExitStack() as stack:
             report = stack.enter_context(Report(self.report, again=self.resume)) if self.report else None
             progress = stack.enter_context(progress_of(len(self.tasks)))
-            results = Results(progress, report, alone=self.alone, as_json=self.as_json)
+            results = self._results(progress, report)
             options = self.engine_options.for_pictures(len(self.tasks))
             painter = Painter(preparer, options, progress, results, stack, with_metadata=self.with_metadata)
             try:
@@ -79,6 +80,9 @@ class Batch:
                 raise
             results.close()
         _leave(results)
+
+    def _results(self, progress: Progress, report: Report | None) -> Results:
+        return Results(progress, report, self.flags, alone=self.alone, as_json=self.as_json)
 
     def _preparer(self) -> Preparer:
         """Return the preparer of this run's tasks.

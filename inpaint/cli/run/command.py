@@ -70,6 +70,7 @@ def run(
 
     Every picture keeps its size, format, colour profile, EXIF, XMP and IPTC; AVIF and HEIC become PNG.
     """
+    from inpaint.cli.flags import flags_of
     from inpaint.cli.run.batch import Batch
     from inpaint.cli.run.engine_options import EngineOptions
     from inpaint.cli.run.inputs import names_one
@@ -98,6 +99,7 @@ def run(
             name, device, dtype, memory, precision, tuple(without or ()), few_step_lora, lora_folder, predicts
         ),
         report=report,
+        flags=flags_of(context.command),
         alone=alone,
         overwrite=overwrite,
         resume=resume,
@@ -129,6 +131,9 @@ def _tasks(
         )
         raise RequestError("image", problem)
     if jobs is not None:
+        for name, value in task_settings.request.items():  # each alone: a line may change the other
+            if value is not None:
+                check_settings({name: value})
         return tasks_in(jobs, task_settings)
     if task_settings.request["prompt"] is None:
         raise RequestError("prompt", "say what to paint, with -p TEXT")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from inpaint.cli.terminal import say
 from inpaint.demo import NOTICE, demo_entry
+from inpaint.files import in_home
 from inpaint.weights import find_entry, models_dir
 from inpaint.weights.prediction import describe
 
@@ -64,7 +65,7 @@ class EngineOptions:
         if entry is not None:
             files: list[tuple[object, ...]] = [(file.path, file.digest) for file in entry.files]
         else:
-            files = list(_stamps(Path(self.model).expanduser()))
+            files = list(_stamps(in_home(Path(self.model), "model")))
         parts = [files, self.precision, list(_stamps(self.few_step_lora)) if self.few_step_lora else []]
         if self.predicts is not None:
             parts.append(self.predicts)

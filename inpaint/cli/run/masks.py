@@ -6,8 +6,8 @@ from pathlib import Path
 
 from PIL import Image, ImageChops
 
-from inpaint.cli.run.inputs import FORMATS, Found, exists, fixed_part, is_folder
-from inpaint.cli.run.outputs import fill_in
+from inpaint.cli.run.inputs import FORMATS, Found, exists, is_folder
+from inpaint.cli.run.template import fill_in, fixed_folder, placeholders, plain_path, read_template
 from inpaint.errors import RequestError
 
 ALPHA = "alpha"
@@ -24,7 +24,7 @@ class MaskChoice:
         if self.text == "":
             raise RequestError("mask", "the path is empty; name a mask, or leave --mask out")
         if self.text is not None:
-            fill_in(self.text, {"stem": "", "parent": ""}, "mask")
+            object.__setattr__(self, "text", read_template(self.text, "mask", ("stem", "parent")))
 
     @property
     def is_alpha(self) -> bool:
@@ -32,13 +32,20 @@ class MaskChoice:
         return self.text == ALPHA
 
     @property
+    def path(self) -> Path | None:
+        """The file or folder that was named; None for a template, the alpha, or no mask."""
+        if self.text is None or self.is_alpha or placeholders(self.text):
+            return None
+        return plain_path(self.text)
+
+    @property
     def home(self) -> Path | None:
         """The folder that all masks lie in; None if there is none, or each lies next to its picture."""
-        if self.text is None or self.is_alpha or not ("{" in self.text or is_folder(Path(self.text))):
+        if self.text is None or self.is_alpha:
             return None
-        if "{" in self.text:
-            return fixed_part(self.text, lambda part: "{" in part) if len(Path(self.text).parts) > 1 else None
-        return Path(self.text)
+        if self.path is not None:
+            return self.path if is_folder(self.path) else None
+        return fixed_folder(self.text) if len(Path(self.text).parts) > 1 else None
 
     def of(self, picture: Found) -> Path | None:
         """Return the file of a picture's mask; None for its alpha, or if none was named and none exists.
@@ -50,10 +57,9 @@ class MaskChoice:
             return _first(picture.path.with_name(f"{picture.path.stem}_mask{e}") for e in _ENDINGS)
         if self.is_alpha:
             return None
-        if "{" in self.text:
+        if (named := self.path) is None:
             return self._from_template(self.text, picture.path)
-        folder = Path(self.text)
-        return _in_folder(folder, picture) if is_folder(folder) else folder
+        return _in_folder(named, picture) if is_folder(named) else named
 
     def _from_template(self, template: str, image: Path) -> Path:
         values = {"stem": image.stem, "parent": image.absolute().parent.name}

@@ -8,25 +8,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from inpaint.cli.run.inputs import FORMATS, Found, fixed_part, is_folder
+from inpaint.cli.run.inputs import FORMATS, Found, is_folder
+from inpaint.cli.run.template import fill_in, fixed_folder, placeholders, plain_path, read_template
 from inpaint.errors import OutputError, RequestError
 from inpaint.files import write_atomically
 
-_PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 _ANY_SEED = "\ue000"  # stands for a seed's digits in a path that is turned into a pattern
-
-
-def fill_in(template: str, values: dict[str, str], field: str) -> str:
-    """Return ``template`` with each ``{name}`` replaced, once: a picture may be called ``{seed}.png``.
-
-    Raises:
-        RequestError: about ``field``; the template holds a name that is not in ``values``.
-    """
-    for name in _PLACEHOLDER.findall(template):
-        if name not in values:
-            known = ", ".join(f"{{{name}}}" for name in values)
-            raise RequestError(field, f"may hold {known}, not {{{name}}}")
-    return _PLACEHOLDER.sub(lambda match: values[match[1]], template)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +28,9 @@ class Output:
             return
         if not self.template:
             raise RequestError("output", "the path is empty; name a file or a folder, or leave --output out")
-        fill_in(self.template, dict.fromkeys(("stem", "seed", "n", "parent"), ""), "output")
-        if self.several and self.folder is None and "{" not in self.template:
+        template = read_template(self.template, "output", ("stem", "seed", "n", "parent"))
+        object.__setattr__(self, "template", template)
+        if self.several and self.folder is None and not placeholders(template):
             raise RequestError(
                 "output",
                 "several pictures would be written to one file; give a folder, or put {stem} into the name",
@@ -51,9 +39,9 @@ class Output:
     @property
     def folder(self) -> Path | None:
         """The folder that ``--output`` names; None if it names files."""
-        if self.template is None or "{" in self.template:
+        if self.template is None or placeholders(self.template):
             return None
-        path = Path(self.template)
+        path = plain_path(self.template)
         named = path.suffix == "" or self.template.endswith(("/", os.sep)) or is_folder(path)
         return path if named or (self.several and path.suffix.lower() not in FORMATS) else None
 
@@ -62,7 +50,7 @@ class Output:
         """The folder that all results lie in; None if each lies next to its picture."""
         if self.template is None:
             return None
-        return self.folder or fixed_part(self.template, lambda part: "{" in part)
+        return self.folder or fixed_folder(self.template)
 
     @property
     def names_formats(self) -> bool:
@@ -72,7 +60,7 @@ class Output:
     @property
     def holds_seed(self) -> bool:
         """True if the name of a result depends on its seed."""
-        return self.template is not None and "{seed}" in self.template
+        return self.template is not None and "seed" in placeholders(self.template)
 
     def paths(self, picture: Found, seeds: Sequence[int]) -> list[Path]:
         """Return one path per sample of ``picture``.
@@ -105,7 +93,7 @@ class Output:
         if self.folder is not None:
             return self.folder / picture.below / f"{image.stem}{number}{ending}"
         template = self.template
-        if number and "{n}" not in template and "{seed}" not in template:
+        if number and not placeholders(template) & {"n", "seed"}:
             named = Path(template)
             template = str(named.with_name(f"{named.stem}{number}{named.suffix}"))
         parent = image.absolute().parent.name

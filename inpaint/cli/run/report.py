@@ -1,5 +1,6 @@
 """The file of ``--report``: one JSON line per picture, written as soon as the picture is finished."""
 
+import codecs
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -54,14 +55,14 @@ class Report:
         self._file.close()
 
 
-def as_json(value: Mapping[str, Any]) -> str:
-    """Return one line of JSON that UTF-8 can encode, also for a file name that is not valid UTF-8."""
+def as_json(value: Mapping[str, Any], encoding: str = "utf-8") -> str:
+    """Return one line of JSON: UTF-8 where ``encoding`` is that, else ASCII, which every program reads."""
     text = json.dumps(value, ensure_ascii=False)
     try:
-        text.encode()
-    except UnicodeEncodeError:  # the bytes of such a name are lone surrogates in it
+        text.encode("utf-8")
+    except UnicodeEncodeError:  # the bytes of a file name that is not valid UTF-8 are lone surrogates in it
         return json.dumps(value)
-    return text
+    return text if codecs.lookup(encoding).name == "utf-8" else json.dumps(value)
 
 
 def read_report(path: Path) -> dict[str, Reported]:

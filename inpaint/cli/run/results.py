@@ -1,5 +1,6 @@
 """The outcome of each picture: text on stderr, JSON on stdout, and a line in the report."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import typer
 
 from inpaint.canvas.crop import Cut
 from inpaint.canvas.mask import Box
+from inpaint.cli.flags import explained
 from inpaint.cli.run.prepare import Prepared, Skipped
 from inpaint.cli.run.progress import Progress
 from inpaint.cli.run.report import Report, as_json
@@ -20,11 +22,28 @@ from inpaint.request import InpaintResult
 class Results:
     """The outcomes of one run, counted and reported: each task once, in the order of the tasks."""
 
-    def __init__(self, progress: Progress, report: Report | None, *, alone: bool, as_json: bool) -> None:
-        """Start with none; with ``alone``, one picture was named, and its error is the command's."""
+    def __init__(
+        self,
+        progress: Progress,
+        report: Report | None,
+        flags: Mapping[str, str],
+        *,
+        alone: bool,
+        as_json: bool,
+    ) -> None:
+        """Start with none.
+
+        Args:
+            progress: counts the pictures.
+            report: the report's file, if there is one.
+            flags: the command's options by the fields that they set, for errors.
+            alone: one picture was named, and its error is the command's.
+            as_json: print an object for each picture.
+        """
         self.painted_count = self.planned_count = self.skipped_count = self.failed_count = 0
         self._progress = progress
         self._report = report
+        self._flags = flags
         self._alone = alone
         self._as_json = as_json
 
@@ -75,11 +94,12 @@ class Results:
         self.failed_count += 1
         self._progress.ended(task.label, painted=False)
         image = task.picture.path if isinstance(task, Task) else Path(task.image)
-        line = _line(task.label, image, "failed") | {"error": str(error)}
+        sentence = str(error) if task.from_jobs else explained(error, self._flags)
+        line = _line(task.label, image, "failed") | {"error": sentence}
         self._record(line, line)
         if self._alone:
             raise error
-        say(f"{self._position()}error: {task.label}: {error}")
+        say(f"{self._position()}error: {task.label}: {sentence}")
 
     def dry_run(self, prepared: Prepared, cut: Cut) -> None:
         """Report how a picture would be painted."""
@@ -134,7 +154,7 @@ class Results:
         if self._report is not None:
             self._report.add(line)
         if self._as_json:
-            typer.echo(as_json(answer))
+            typer.echo(as_json(answer, sys.stdout.encoding))
 
 
 def _line(

@@ -37,11 +37,12 @@ class Task:
     label: str
     picture: Found
     settings: TaskSettings
+    from_jobs: bool = False  # it is a line of a jobs file, whose keys are the fields' names
 
     def reads(self) -> list[Path]:
         """Return the files that are known to be inputs before any is opened."""
-        named = self.settings.mask.text
-        return [self.picture.path, *([Path(named)] if named else [])]
+        named = self.settings.mask.path
+        return [self.picture.path, *([named] if named else [])]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,7 @@ class Refused:
     label: str
     image: str
     error: RequestError
+    from_jobs: bool = True
 
 
 def tasks_of(pictures: Sequence[Found], task_settings: TaskSettings) -> list[Task | Refused]:
@@ -82,7 +84,7 @@ def _task(label: str, line: bytes, task_settings: TaskSettings) -> Task | Refuse
     try:
         given = _parse(line)
         picture = Found(Path(_text("image", given.get("image"))))
-        return Task(f"{label} ({picture.path})", picture, _with(task_settings, given))
+        return Task(f"{label} ({picture.path})", picture, _with(task_settings, given), from_jobs=True)
     except RequestError as error:
         image = given.get("image")
         return Refused(label, image if isinstance(image, str) else "", error)

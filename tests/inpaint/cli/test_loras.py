@@ -80,11 +80,11 @@ def test_a_jobs_file_names_loras_line_by_line(
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (("--lora", "stile"), "loras: there is no LoRA 'stile'; there are one, two"),
-        (("-p", "<lora:stile:1>"), "loras: there is no LoRA 'stile'; there are one, two"),
-        (("--lora", "one:5"), "loras: the scale of the LoRA one must be a number from -4 to 4, not '5'"),
-        (("--lora", "../one"), "loras: must name a LoRA of `inpaint loras list`"),
-        (("-p", "<lora:one:0.5:0.7>"), "prompt: <lora:one:0.5:0.7> must have one scale"),
+        (("--lora", "stile"), "--lora: there is no LoRA 'stile'; there are one, two"),
+        (("-p", "<lora:stile:1>"), "--lora: there is no LoRA 'stile'; there are one, two"),
+        (("--lora", "one:5"), "--lora: the scale of the LoRA one must be a number from -4 to 4, not '5'"),
+        (("--lora", "../one"), "--lora: must name a LoRA of `inpaint loras list`"),
+        (("-p", "<lora:one:0.5:0.7>"), "--prompt: <lora:one:0.5:0.7> must have one scale"),
     ],
 )
 @pytest.mark.parametrize("rehearsed", [False, True], ids=["run", "dry run"])

@@ -127,36 +127,36 @@ def test_the_faintest_grey_that_counts_is_painted(paint: Run) -> None:
 
 
 BAD_FLAGS = {
-    "--scheduler Eular": r"scheduler: unknown name 'Eular'; use one of DDIM, DPM Multi",
-    "--steps 3 --strength 0.2": "strength: 3 steps × strength 0.2",
-    "--steps 0": "num_inference_steps: must be a whole number from 1 to 150, not 0",
-    "--strength 0": "strength: must be a number above 0, at most 1, not 0.0",
-    "--samples 65": "samples: must be",
-    "--seed -2": "seed: must be",
-    "--area box": "area: must be one of auto, whole",
-    "--fill black": "fill: must be one of original",
-    "--extend 1,2,3": "extend: must be four whole numbers",
-    "--extend 1,2,3,x": "extend: must be four whole numbers",
-    "--guidance-interval 0.5": "guidance_interval: must be two numbers A,B such as 0.2,0.8, not '0.5'",
-    "--guidance-interval 0.8,0.2": "guidance_interval: must be two rising fractions",
-    "--pace fast": "pace: must be one of exact, near, not 'fast'",
-    "--mask missing.png": "mask: ",
-    "--mask small.png": "mask: must have the picture's size 128×128, but is 64×64; with resize_mask",
-    "--mask long.png --resize-mask": "mask: must have the shape of the picture, which is 128×128,",
-    "--mask black.png --mask-channel alpha": "mask: nothing in it is transparent",
-    "--mask white.png --invert-mask": "mask: nothing to repaint",
-    "--mask-channel red": "mask_channel: must be one of luminance, alpha, not 'red'",
-    "--mask black.png": "mask: nothing to repaint",
-    "--mask faint.png --soft": "mask: nothing to repaint: paint the parts to change grey or white; in a soft "
+    "--scheduler Eular": r"--scheduler: unknown name 'Eular'; use one of DDIM, DPM Multi",
+    "--steps 3 --strength 0.2": "--strength: 3 steps × strength 0.2",
+    "--steps 0": "--steps: must be a whole number from 1 to 150, not 0",
+    "--strength 0": "--strength: must be a number above 0, at most 1, not 0.0",
+    "--samples 65": "--samples: must be",
+    "--seed -2": "--seed: must be",
+    "--area box": "--area: must be one of auto, whole",
+    "--fill black": "--fill: must be one of original",
+    "--extend 1,2,3": "--extend: must be four whole numbers",
+    "--extend 1,2,3,x": "--extend: must be four whole numbers",
+    "--guidance-interval 0.5": "--guidance-interval: must be two numbers A,B such as 0.2,0.8, not '0.5'",
+    "--guidance-interval 0.8,0.2": "--guidance-interval: must be two rising fractions",
+    "--pace fast": "--pace: must be one of exact, near, not 'fast'",
+    "--mask missing.png": "--mask: ",
+    "--mask small.png": "--mask: must have the picture's size 128×128, but is 64×64; with --resize-mask",
+    "--mask long.png --resize-mask": "--mask: must have the shape of the picture, which is 128×128,",
+    "--mask black.png --mask-channel alpha": "--mask: nothing in it is transparent",
+    "--mask white.png --invert-mask": "--mask: nothing to repaint",
+    "--mask-channel red": "--mask-channel: must be one of luminance, alpha, not 'red'",
+    "--mask black.png": "--mask: nothing to repaint",
+    "--mask faint.png --soft": "--mask: nothing to repaint: paint the parts to change grey or white; in a soft "
     "mask greys from 8 up count",
-    "--device cuda:77": "device: cuda:77 was asked for",
-    "--device gpu": "device: must be auto, cpu, cuda or cuda:N, not 'gpu'",
-    "--dtype int8": "dtype: must be auto or one of",
-    "--memory tiny": "memory: must be auto or one of",
-    "-o out.gif": "output: must end with .png",
-    "-o photo.png --overwrite": "output: photo.png is an input",
-    "-o mask.png --overwrite": "output: mask.png is an input",
-    "-o existing.png": "output: existing.png exists already; add --overwrite",
+    "--device cuda:77": "--device: cuda:77 was asked for",
+    "--device gpu": "--device: must be auto, cpu, cuda or cuda:N, not 'gpu'",
+    "--dtype int8": "--dtype: must be auto or one of",
+    "--memory tiny": "--memory: must be auto or one of",
+    "-o out.gif": "--output: must end with .png",
+    "-o photo.png --overwrite": "--output: photo.png is an input",
+    "-o mask.png --overwrite": "--output: mask.png is an input",
+    "-o existing.png": "--output: existing.png exists already; add --overwrite",
 }
 
 
@@ -215,7 +215,8 @@ def test_a_broken_picture_gets_one_sentence_and_code_2(breakage: str, field: str
     BROKEN[breakage](Path(file))
     done = paint()
     assert done.code == 2
-    assert [line.split(":")[:2] for line in done.err.splitlines()] == [["error", f" {field}"]]
+    spelled = "image" if field == "image" else "--mask"
+    assert [line.split(":")[:2] for line in done.err.splitlines()] == [["error", f" {spelled}"]]
     assert file in done.err, "of a folder of pictures, which one?"
     assert not Path("photo_inpainted.png").exists()
 

@@ -212,7 +212,7 @@ def test_alpha_without_transparency_says_so(plan: Run) -> None:
     make("a.png")
     done = plan("a.png", "--mask", "alpha")
     assert done.code == 2
-    assert "error: mask: nothing in the picture is transparent" in done.err
+    assert "error: --mask: nothing in the picture is transparent" in done.err
 
 
 def test_output_placeholders(plan: Run) -> None:

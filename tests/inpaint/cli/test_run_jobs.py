@@ -180,8 +180,8 @@ def test_from_takes_a_models_name_and_no_path(inpaint: Run, run: Run) -> None:
 
 
 NOT_FROM = {
-    "--from photo.png": "error: from: photo.png does not say how it was made",
-    "--from lost.png": "error: from: there is no file lost.png",
+    "--from photo.png": "error: --from: photo.png does not say how it was made",
+    "--from lost.png": "error: --from: there is no file lost.png",
 }
 
 
@@ -199,4 +199,4 @@ def test_from_alone_asks_for_a_picture(run: Run) -> None:
     done = run("--from", "one.png")
     assert (done.code, done.err) == (2, "error: image: name a picture, a folder or --jobs FILE\n")
     done = run("photo.png", "--mask", "mask.png")
-    assert (done.code, done.err) == (2, "error: prompt: say what to paint, with -p TEXT\n")
+    assert (done.code, done.err) == (2, "error: --prompt: say what to paint, with -p TEXT\n")

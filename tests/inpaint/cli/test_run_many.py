@@ -420,7 +420,7 @@ def test_a_report_replaces_nothing_but_a_report(
     flags = [] if report == "earlier.jsonl" else ["--overwrite"]
     done = batch(*flags, report=report)
     assert done.code == 2
-    assert f"error: report: {BAD_REPORTS[report]}" in done.err
+    assert f"error: --report: {BAD_REPORTS[report]}" in done.err
     assert Path(report).read_bytes() == before
     assert results() == {}
 
