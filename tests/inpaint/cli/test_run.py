@@ -141,14 +141,14 @@ BAD_FLAGS = {
     "--guidance-interval 0.8,0.2": "--guidance-interval: must be two rising fractions",
     "--pace fast": "--pace: must be one of exact, near, not 'fast'",
     "--mask missing.png": "--mask: ",
-    "--mask small.png": "--mask: must have the picture's size 128×128, but is 64×64; with --resize-mask",
+    "--mask small.png": "--mask: must have the picture's size 128×128, but is 64×64; with resize_mask",
     "--mask long.png --resize-mask": "--mask: must have the shape of the picture, which is 128×128,",
     "--mask black.png --mask-channel alpha": "--mask: nothing in it is transparent",
     "--mask white.png --invert-mask": "--mask: nothing to repaint",
     "--mask-channel red": "--mask-channel: must be one of luminance, alpha, not 'red'",
     "--mask black.png": "--mask: nothing to repaint",
-    "--mask faint.png --soft": "--mask: nothing to repaint: paint the parts to change grey or white; in a soft "
-    "mask greys from 8 up count",
+    "--mask faint.png --soft": "--mask: nothing to repaint: paint the parts to change grey or white; in a "
+    "soft mask greys from 8 up count",
     "--device cuda:77": "--device: cuda:77 was asked for",
     "--device gpu": "--device: must be auto, cpu, cuda or cuda:N, not 'gpu'",
     "--dtype int8": "--dtype: must be auto or one of",
