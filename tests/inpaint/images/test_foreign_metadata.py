@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from inpaint import InpaintRequest
 from inpaint.images.exif import EXIF_IFD, USER_COMMENT
@@ -53,7 +54,7 @@ def test_a_picture_of_another_program_gives_its_settings(sample: Sample) -> None
 
 
 @pytest.mark.parametrize("format_", ["JPEG", "WEBP"])
-@pytest.mark.parametrize("order", ["utf-16-be", "utf-16-le", "utf-8"])
+@pytest.mark.parametrize("order", ["utf-16-be", "utf-16-le", "utf-16", "utf-8"])
 @pytest.mark.parametrize("kind", [FOOOCUS, SWARM, "A1111 1.10"])
 def test_a_comment_in_exif_says_the_same(kind: str, order: str, format_: str) -> None:
     """SwarmUI and others put into a comment of a JPEG what a PNG has as a text."""
@@ -63,6 +64,24 @@ def test_a_comment_in_exif_says_the_same(kind: str, order: str, format_: str) ->
     found = read(file_of(BLANK, format_, exif=tags))
     assert found is not None
     assert found.settings == SAMPLES[kind].says
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("kind", [FOOOCUS, SWARM, INVOKE, NOVEL, "ComfyUI, KSampler", "A1111 1.10"])
+def test_three_megabytes_of_text_are_no_error(kind: str, packed: bool) -> None:
+    """A text of that length holds no settings of a person; next to it, the others are still read."""
+    sample = SAMPLES[kind]
+    texts, huge = PngInfo(), "x" * 3_000_000
+    for name, text in sample.texts.items():
+        texts.add_text(name, text)
+    texts.add_text("caption", huge, zip=packed)
+    found = read(file_of(BLANK, "PNG", pnginfo=texts))
+    assert found is not None
+    assert found.settings == sample.says
+    whole = PngInfo()
+    for name, text in sample.texts.items():
+        whole.add_text(name, text.replace(PROMPT, huge), zip=packed)
+    assert isinstance(read(file_of(BLANK, "PNG", pnginfo=whole)), Made | None)
 
 
 def test_texts_in_other_fields_of_exif_are_found() -> None:
