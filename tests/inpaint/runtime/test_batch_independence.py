@@ -41,6 +41,7 @@ REQUESTS = st.fixed_dictionaries(
         "strength": st.sampled_from([0.5, 0.9, 1.0]),
         "guidance_scale": st.sampled_from([0.0, 1.0, 3.0, 7.5]),
         "guidance_interval": st.sampled_from([(0.0, 1.0), (0.2, 0.7)]),
+        "guidance_rescale": st.sampled_from([0.0, 0.7, 1.0]),
         "negative_prompt": st.sampled_from([None, "", "blur"]),
         "samples": st.integers(1, 3),
         "seed": st.integers(0, 3),
