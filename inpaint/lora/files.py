@@ -87,7 +87,12 @@ def header_problem(path: Path) -> str | None:
         return str(error).replace(str(path), path.name)
     except OSError as error:
         return f"it cannot be read ({error.strerror})"
-    return None if header.keys() - {"__metadata__"} else "it holds no tensors"
+    shapes = {key: value["shape"] for key, value in header.items() if key != "__metadata__"}
+    if not shapes:
+        return "it holds no tensors"
+    from inpaint.lora.read import unfit  # it imports torch, which requests by name need not wait for
+
+    return unfit(shapes)
 
 
 def find_lora(name: str, folder: Path | None = None) -> LoraFile:

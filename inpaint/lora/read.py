@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from inpaint.errors import ModelError
-from inpaint.lora.families import not_a_lora
+from inpaint.lora.families import not_a_lora, other_model
 from inpaint.lora.names import PARTS, Place, place_of
 from inpaint.lora.peft import HEADER, Scales, scales_of_config, scales_of_header, sidecar
 
@@ -51,6 +51,23 @@ def read(file: Path) -> LoraTensors:
         found.layers[part].setdefault(layer, {})[role] = _floating(file, key, role, tensors[key])
     found.scales = _scales(file, metadata, found)
     return found
+
+
+def unfit(shapes: Mapping[str, Sequence[int]]) -> str | None:
+    """Return what a file is that no SDXL model can use, by its header alone; None if one may.
+
+    Args:
+        shapes: of the file's tensors, by key.
+    """
+    keys = sorted(shapes)
+    places = _places(keys)
+    if not places:
+        return f"it {not_a_lora(keys)}"
+    layers: dict[str, dict[str, torch.Tensor]] = {}
+    for key, (part, layer, role) in places.items():
+        if part == "unet":
+            layers.setdefault(layer, {})[role] = torch.empty(tuple(shapes[key]), device="meta")
+    return other_model(keys, layers)
 
 
 def _places(keys: Sequence[str]) -> dict[str, Place]:

@@ -83,7 +83,7 @@ def effective(loras: Sequence[LoraUse]) -> tuple[LoraUse, ...]:
 
 def tags(loras: Sequence[LoraUse]) -> str:
     """Write LoRAs as the tags of a prompt."""
-    return "".join(f"<lora:{use.name}:{use.scale:g}>" for use in loras)
+    return "".join(f"<lora:{use.name}:{use.scale:.10g}>" for use in loras)
 
 
 def without_tags(prompt: str) -> str:
@@ -147,7 +147,7 @@ def added_up(field: str, uses: Sequence[LoraUse]) -> tuple[LoraUse, ...]:
     """
     scales: dict[str, float] = {}
     for use in uses:
-        scales[use.name] = scales.get(use.name, 0.0) + use.scale
+        scales[use.name] = round(scales.get(use.name, 0.0) + use.scale, 9)  # as tags can write it
     if len(scales) > MAX_LORAS:
         raise RequestError(field, f"must be at most {MAX_LORAS} LoRAs, not {len(scales)}")
     return tuple(

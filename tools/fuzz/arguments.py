@@ -21,7 +21,7 @@ _SEEDS = (
 _WORDS = (
     "--steps", "0", "-1", "1e9", "nan", "--strength", "--seed", "9" * 400, "--samples", "--mask", "alpha",
     "{", "{{x}}",
-    "-o", "-", "--", "", " ", "é", "\udce9", "\0", "~nobody", "~", "/", "/etc/shadow", "..", "a" * 300, "[",
+    "-o", "-", "--", "", " ", "é", "\udce9", "\0", "~nobody", "~", "/etc/shadow", "a" * 300, "[",
     "*", "**/*",
     "--extend", "1,2,3,4", ",,,", "--padding", "--loras", "--lora", "a, b:0.5", "../x", "--scheduler",
     "--fill",

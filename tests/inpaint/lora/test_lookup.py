@@ -161,7 +161,7 @@ DAMAGED = {
     "cut off": (LORA[:-1], "truncated"),
     "empty": (b"", "not a safetensors file"),
     "a pickle under another name": (b"PK\x03\x04 zip", "it is a pickle under a safetensors name"),
-    "a web page": (b"<!DOCTYPE html><html>" * 9, "not a safetensors file"),
+    "a web page": (b"<!DOCTYPE html><html>" * 9, "it is a web page"),
     "no tensors": ((2).to_bytes(8, "little") + b"{}", "it holds no tensors"),
 }
 
@@ -175,6 +175,40 @@ def test_a_header_that_cannot_be_read_is_a_reason(what: str, folder: Path) -> No
     assert found.name == "broken"
     assert reason in found.reason
     assert str(folder) not in found.reason
+
+
+_DOWN = "down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
+FAMILIES: dict[str, tuple[dict[str, list[int]], str]] = {
+    "SD 1.5": (
+        {f"lora_unet_{_DOWN}.lora_down.weight": [4, 768], f"lora_unet_{_DOWN}.lora_up.weight": [320, 4]},
+        "it was made for Stable Diffusion 1",
+    ),
+    "SD 2": (
+        {f"lora_unet_{_DOWN}.lora_down.weight": [4, 1024], f"lora_unet_{_DOWN}.lora_up.weight": [320, 4]},
+        "it was made for Stable Diffusion 2",
+    ),
+    "Flux": ({"lora_unet_double_blocks_0_img_attn_proj.lora_down.weight": [4, 8]}, "it was made for Flux"),
+    "SD 3": (
+        {"lora_te3_encoder_block_0_layer_0.lora_down.weight": [4, 8]},
+        "it was made for Stable Diffusion 3",
+    ),
+    "a checkpoint": (
+        {"model.diffusion_model.input_blocks.0.0.weight": [8, 9]},
+        "it is a checkpoint, not a LoRA",
+    ),
+    "an embedding": ({"clip_l": [2, 768], "clip_g": [2, 1280]}, "it is a textual inversion"),
+    "a VAE": ({"decoder.conv_in.weight": [8, 4]}, "it is a VAE, not a LoRA"),
+    "anything": ({"w": [4]}, "it holds no LoRA, and nothing else that is known here"),
+}
+
+
+@pytest.mark.parametrize("what", FAMILIES)
+def test_a_file_of_another_family_is_listed_as_what_it_is(what: str, folder: Path) -> None:
+    """From its header alone: a list of a thousand files does not read their tensors."""
+    shapes, reason = FAMILIES[what]
+    (folder / "other.safetensors").write_bytes(safetensors(shapes))
+    (found,) = unusable_loras(folder)
+    assert (found.name, found.reason[: len(reason)]) == ("other", reason)
 
 
 @pytest.mark.parametrize(("asked", "file"), [("old", "old.pt"), ("OLD", "old.ckpt"), ("a", "sub/a.sft")])

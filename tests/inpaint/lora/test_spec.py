@@ -69,6 +69,15 @@ def test_the_tags_of_loras_stand_for_them() -> None:
     assert combine(f"a circle{tags(BOTH)}", ()) == ("a circle", BOTH)
 
 
+@pytest.mark.parametrize("scale", [0.1, 0.123456789, 3.999999999, -0.000000001, 1 / 3])
+@pytest.mark.parametrize("times", [1, 3])
+def test_a_scale_is_read_back_as_it_was_used(scale: float, times: int) -> None:
+    """Three tags of 0.8 were 2.4000000000000004 and were written as 2.4 (found by fuzzing)."""
+    if abs(scale * times) <= 4:
+        uses = parse_loras([["a", scale]] * times)
+        assert combine(f"x{tags(uses)}", ())[1] == uses
+
+
 def test_other_angle_brackets_are_the_prompts_own() -> None:
     """``<3`` and HTML are words."""
     prompt = "I <3 <b>LoRA</b>, <Lora:x:1>"
