@@ -24,8 +24,8 @@ def folder(tmp_path: Path) -> Path:
         "ünïcödé 红",
         "apostrophe's (x) [y]",
         "sub/insub",
-        "sub/twin",
-        "other/twin",
+        "sub/same",
+        "other/same",
     )
     for name in (*names, "sub/deep/Deeper", "top", "sub/top"):
         path = tmp_path / f"{name}.safetensors"
@@ -52,8 +52,8 @@ FOUND = {
     "SUB/InSub.safetensors": "sub/insub",
     "deeper": "sub/deep/Deeper",
     "deep/deeper": "sub/deep/Deeper",
-    "sub/twin": "sub/twin",
-    "other/twin": "other/twin",
+    "sub/same": "sub/same",
+    "other/same": "other/same",
     "top": "top",
     "sub/top": "sub/top",
 }
@@ -76,10 +76,10 @@ def test_exact_letters_win_over_others(folder: Path) -> None:
         find_lora("Plain", folder)
 
 
-@pytest.mark.parametrize("asked", ["twin", "TWIN", "twin.safetensors"])
+@pytest.mark.parametrize("asked", ["same", "SAME", "same.safetensors"])
 def test_several_files_of_one_name_are_told_apart_by_their_folders(asked: str, folder: Path) -> None:
     """The sentence has the spelling that works."""
-    with pytest.raises(RequestError, match="may be other/twin or sub/twin; name one of these"):
+    with pytest.raises(RequestError, match="may be other/same or sub/same; name one of these"):
         find_lora(asked, folder)
 
 
@@ -230,9 +230,9 @@ def test_other_files_are_not_mentioned(name: str, folder: Path) -> None:
 
 def test_a_file_in_a_subfolder_has_its_pin_beside_it(folder: Path) -> None:
     """Two files of one name in two folders are pinned apart."""
-    assert checked(find_lora("sub/twin", folder)).state == "pinned"
-    assert (folder / "sub" / ".twin.safetensors.pin").is_file()
-    assert find_lora("other/twin", folder).state == "new"
+    assert checked(find_lora("sub/same", folder)).state == "pinned"
+    assert (folder / "sub" / ".same.safetensors.pin").is_file()
+    assert find_lora("other/same", folder).state == "new"
 
 
 def test_links_in_a_circle_end(folder: Path) -> None:

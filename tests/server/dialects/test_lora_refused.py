@@ -51,7 +51,7 @@ def test_v1_answers_422_once_and_gives_the_credits_back(charging: tuple[Served, 
 def test_v2_fails_with_the_sentence_and_gives_the_credits_back(
     charging: tuple[Served, FakeEngine, str],
 ) -> None:
-    """Whoever polls gets it as well, and the request is not begun again."""
+    """A caller who polls gets it as well, and the request is not begun again."""
     served, engine, key = charging
     with served.calling(key=key) as client:
         answer = ended(client, submitted(client))
