@@ -55,7 +55,8 @@ def lokr(first: Tensor, second: Tensor) -> Tensor:
         first: (out₁, in₁).
         second: (out₂, in₂) or (out₂, in₂, kh, kw), where out = out₁ · out₂ and in = in₁ · in₂.
     """
-    return torch.kron(first.reshape(*first.shape, *[1] * (second.ndim - 2)), second)
+    # torch.kron refuses the strides that a Tucker product has.
+    return torch.kron(first.reshape(*first.shape, *[1] * (second.ndim - 2)), second.contiguous())
 
 
 def glora(weight: Tensor, a1: Tensor, a2: Tensor, b: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ def write(tmp_path: Path) -> Write:
     def unpack(kept: Path) -> tuple[Path, torch.Tensor]:
         tensors = load_file(kept)
         with safe_open(kept, framework="pt") as stored:
-            about = stored.metadata()
+            about = json.loads(stored.metadata()["about"])
         path = tmp_path / about["name"]
         own = {key.removeprefix("file/"): value for key, value in tensors.items() if key.startswith("file/")}
         save_file(own, path, json.loads(about["header"]))
