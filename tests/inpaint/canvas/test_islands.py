@@ -67,6 +67,7 @@ MASKS = {  # of the demo's native size: the mask, and how many boxes it gets
     "one disc": (discs(NEAR), 1),
     "two discs in opposite corners": (discs(NEAR, FAR), 2),
     "two discs next to each other": (discs(NEAR, (210, 100, 310, 200)), 1),
+    "a disc and a speck whose boxes would overlap": (discs((300, 300, 340, 340), (378, 378, 381, 381)), 1),
     "two discs in adjacent corners": (discs(NEAR, (830, 100, 930, 200)), 2),
     "three far discs": (discs(NEAR, FAR, (830, 100, 930, 200)), 3),
     "two near discs and a far one": (discs(NEAR, (190, 190, 290, 290), FAR), 2),
