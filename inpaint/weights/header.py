@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from inpaint.errors import ModelError
+from inpaint.errors import ModelError, shown
 
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit; SDXL's header has 0.4 MB
 # Of a header without the content of its texts: each byte may cost 60 bytes of objects. More than this is an
@@ -104,15 +104,25 @@ def _check_structure(path: Path, text: bytes) -> None:
         refuse(path, "its safetensors header describes more tensors than any model has")
 
 
+def _is_described(tensor: Any) -> bool:
+    """Return whether a header says of a tensor what it must: kind, shape and place."""
+    if not isinstance(tensor, dict) or not isinstance(tensor.get("dtype"), str):
+        return False
+    shape, offsets = tensor.get("shape"), tensor.get("data_offsets")
+    numbers = [*shape, *offsets] if isinstance(shape, list) and isinstance(offsets, list) else [-1]
+    return all(type(number) is int and number >= 0 for number in numbers) and len(offsets or ()) == 2
+
+
 def _check_tensors(path: Path, header: Mapping[str, Any], data_bytes: int) -> None:
     """Check that the last tensor ends where the file ends; this finds a truncated file without reading it."""
     end = 0
     for name, tensor in header.items():
         if name == "__metadata__":
+            if not isinstance(tensor, dict) or not all(isinstance(text, str) for text in tensor.values()):
+                refuse(path, "the metadata in its safetensors header is not text")
             continue
-        offsets = tensor.get("data_offsets") if isinstance(tensor, dict) else None
-        if not isinstance(offsets, list) or len(offsets) != 2 or not all(type(o) is int for o in offsets):
-            refuse(path, f"its safetensors header describes {name!r} wrongly")
-        end = max(end, offsets[1])
+        if not _is_described(tensor):
+            refuse(path, f"its safetensors header describes {shown(name)} wrongly")
+        end = max(end, tensor["data_offsets"][1])
     if end != data_bytes:
         refuse(path, f"it holds {data_bytes} bytes of tensors where its header says {end}: truncated?")

@@ -85,3 +85,32 @@ def test_what_a_failed_download_left_is_named(body: bytes, words: str, tmp_path:
     (tmp_path / "x.safetensors").write_bytes(body)
     with pytest.raises(ModelError, match=rf"x\.safetensors: {words}"):
         import_model(tmp_path / "x.safetensors", "mine", tmp_path / "models")
+
+
+GOOD = {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]}
+WRONG: dict[str, tuple[dict[str, object], str]] = {
+    # what a header that was damaged or made up says; the first three were found by fuzzing
+    "a text in a shape": ({"w": {**GOOD, "shape": ["", 8]}}, "describes 'w' wrongly"),
+    "an object in a shape": ({"w": {**GOOD, "shape": [{"x": 8}, 2]}}, "describes 'w' wrongly"),
+    "no shape": ({"w": {"dtype": "U8", "data_offsets": [0, 4]}}, "describes 'w' wrongly"),
+    "a negative side": ({"w": {**GOOD, "shape": [-4]}}, "describes 'w' wrongly"),
+    "a fraction": ({"w": {**GOOD, "shape": [4.0]}}, "describes 'w' wrongly"),
+    "a shape that is no list": ({"w": {**GOOD, "shape": 4}}, "describes 'w' wrongly"),
+    "a dtype that is no text": ({"w": {**GOOD, "dtype": 8}}, "describes 'w' wrongly"),
+    "offsets before the start": ({"w": {**GOOD, "data_offsets": [-4, 4]}}, "describes 'w' wrongly"),
+    "three offsets": ({"w": {**GOOD, "data_offsets": [0, 4, 4]}}, "describes 'w' wrongly"),
+    "a number as a tensor": ({"w": 4}, "describes 'w' wrongly"),
+    "metadata that is a list": ({"__metadata__": ["x"], "w": GOOD}, "the metadata in its .* is not text"),
+    "metadata of numbers": ({"__metadata__": {"a": 1}, "w": GOOD}, "the metadata in its .* is not text"),
+    "metadata of lists": ({"__metadata__": {"a": ["b"]}, "w": GOOD}, "the metadata in its .* is not text"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_header_that_says_nonsense_is_refused(what: str, tmp_path: Path) -> None:
+    """Here, so that every user of a header finds numbers in it."""
+    header, says = WRONG[what]
+    path = write(tmp_path / "x.safetensors", json.dumps(header).encode(), bytes(4))
+    with pytest.raises(ModelError, match=says):
+        check_safetensors(path)
+    assert check_safetensors(write(path, json.dumps({"w": GOOD}).encode(), bytes(4)))
