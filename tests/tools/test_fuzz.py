@@ -57,11 +57,11 @@ def test_a_finding_is_kept_once_with_its_input(findings: Findings, tmp_path: Pat
 
 def test_bugs_at_two_places_are_two_findings(findings: Findings) -> None:
     """The second is not hidden by the first."""
-    from inpaint.prompt_weights import parse_weights
+    from inpaint.prompt_weights import parse_prompt
     from inpaint.schedulers import canonical_name
 
     def one(data: bytes) -> str:
-        parse_weights(None) if data == b"1" else canonical_name(None)  # type: ignore[arg-type]
+        parse_prompt(None) if data == b"1" else canonical_name(None)  # type: ignore[arg-type]
         return "fine"
 
     fuzzer = Fuzzer(Target([], one), findings, 60)

@@ -6,7 +6,7 @@ import random
 from inpaint.demo import demo_checkpoint
 from inpaint.errors import InpaintError
 from inpaint.lora.spec import combine, is_name, parse_loras, tags, without_tags
-from inpaint.prompt_weights import check_prompt, parse_weights
+from inpaint.prompt_weights import check_prompt, parse_prompt
 from inpaint.request import check_settings
 from tools.fuzz.mutations import bytes_changed, json_bytes, json_changed
 from tools.fuzz.target import Target
@@ -33,7 +33,8 @@ def one(data: bytes) -> str:
         assert all(is_name(use.name) for use in uses)
         assert combine(rest + tags(uses), ()) == (rest, uses) or "<" in rest
         check_prompt("prompt", rest)
-        assert all(abs(weight) <= 100 for _, weight in parse_weights(rest))
+        parsed = parse_prompt(rest)
+        assert all(abs(weight) <= 100 for section in parsed.sections for _, weight in section)
         outcome = "accepted"
     except InpaintError:
         without_tags(text)

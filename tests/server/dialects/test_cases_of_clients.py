@@ -12,7 +12,7 @@ pytest_plugins = ["tests.support.served_fixtures"]
 V1 = "/v1/sdxl-inpaint"
 TAKEN = ""
 _SEED = "seed: must be a whole number from -1 to 999999999999999, not "
-_NO_TEXT = "contains characters that are not text (zero bytes or lone surrogates)"
+_NO_TEXT = "contains characters that are not text"
 
 # (field, value): the sentence of the refusal, or TAKEN.
 FIELDS: list[tuple[str, Any, str]] = [
