@@ -124,8 +124,16 @@ def by_coverage(atheris: Any, target: Target, fuzzer: Fuzzer, seed: int) -> None
             return target.repair(bytes(atheris.Mutate(data, max_size)))[:max_size]
         return mutated(target, data, chance)[:max_size]
 
-    options = [f"-seed={seed}", f"-max_len={_MAX_BYTES}", "-rss_limit_mb=0", "-timeout=600", "-verbosity=0"]
-    atheris.Setup([sys.argv[0], *options, str(corpus)], one, custom_mutator=custom)
+    options = {
+        "seed": seed,
+        "max_len": _MAX_BYTES,
+        "rss_limit_mb": 0,
+        "timeout": 600,
+        "report_slow_units": 600,
+    }
+    options |= {"artifact_prefix": f"{corpus}-", "verbosity": 0}
+    flags = [f"-{name}={value}" for name, value in options.items()]
+    atheris.Setup([sys.argv[0], *flags, str(corpus)], one, custom_mutator=custom)
     atheris.Fuzz()
 
 

@@ -34,6 +34,8 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "guidance_interval": (("--guidance-interval", "0.8,0.2"), "--guidance-interval: must be two rising"),
     "pace": (("--pace", "fast"), "--pace: must be one of exact, near"),
     "loras": (("--lora", "../x"), "--lora: must name a LoRA"),
+    "guidance_rescale": (("--guidance-rescale", "2"), "--guidance-rescale: must be a number from 0 to 1"),
+    "mask_channel": (("--mask-channel", "red"), "--mask-channel: must be one of luminance, alpha"),
     "mask": (("--mask", "lost.png"), "--mask: there is no file lost.png"),
     "output": (("-o", "out.gif"), "--output: must end with .png"),
     "extend": (("--extend", "1,2,3"), "--extend: must be four whole numbers"),
@@ -49,7 +51,7 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
         "--model: '~no such user/x' begins with the home of an unknown user",
     ),
 }
-SWITCHES = {"color_match", "soft"}  # click gives them no wrong value
+SWITCHES = {"color_match", "soft", "resize_mask", "invert_mask"}  # click gives them no wrong value
 
 
 @pytest.mark.parametrize("field", WRONG)
