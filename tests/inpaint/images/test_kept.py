@@ -72,7 +72,7 @@ def repaint(picture: Picture) -> tuple[Image.Image, np.ndarray]:
     """Paint one colour into the middle; return the result, and where nothing may have changed."""
     mask = Image.new("L", picture.image.size)
     mask.paste(255, (70, 50, 90, 70))
-    canvas = cut(InpaintRequest(image=picture.image, mask=mask, prompt="x"))
+    (canvas,) = cut(InpaintRequest(image=picture.image, mask=mask, prompt="x")).canvases
     painted = np.full((canvas.size[1], canvas.size[0], 3), 0.25, np.float32)
     left, top, right, bottom = canvas.box
     outside = np.ones(picture.image.size[::-1], bool)
