@@ -44,7 +44,8 @@ def read(file: Path) -> LoraTensors:
             # A copy: safe_open may return a page of the file, which another program may write to.
             tensors = {key: stored.get_tensor(key).clone() for key in places}
     except (OSError, SafetensorError) as error:
-        reason = str(error).replace(str(file), file.name)[:200]  # it may repeat the header
+        # It may repeat the header, line breaks included.
+        reason = " ".join(str(error).replace(str(file), file.name).split())[:200]
         raise ModelError(f"{file.name} cannot be read as a .safetensors file ({reason})") from None
     found = LoraTensors({part: {} for part in PARTS}, {}, keys, [key for key in keys if key not in places])
     for key, (part, layer, role) in places.items():

@@ -342,3 +342,19 @@ def test_tensors_that_do_not_fit_are_refused(what: str, tmp_path: Path) -> None:
     """They are another model's; broadcast or reshaped they would paint noise."""
     with pytest.raises(ModelError, match="is not a LoRA for this model: "):
         fitted(tmp_path, UNFIT[what])
+
+
+@pytest.mark.parametrize(
+    "kind", ["F32" + "\n" * 3 + "x", "F32" + "a" * 5000, "\x1b[31m"], ids=["lines", "long", "colour"]
+)
+def test_an_unknown_kind_of_tensor_is_one_short_sentence(kind: str, tmp_path: Path) -> None:
+    """safetensors repeats the header in its error, line breaks included (found by fuzzing)."""
+    header = json.dumps(
+        {"unet.x.lora_A.weight": {"dtype": kind, "shape": [1], "data_offsets": [0, 4]}}
+    ).encode()
+    path = tmp_path / "odd.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    with pytest.raises(ModelError, match=r"^odd.safetensors cannot be read") as refused:
+        LayerIndex.of(small_unet(), (nn.Module(), nn.Module())).fit(path)
+    assert "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 300
