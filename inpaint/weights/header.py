@@ -1,6 +1,7 @@
 """Headers of ``.safetensors`` files, and JSON files of models: read within bounds."""
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -110,7 +111,9 @@ def _is_described(tensor: Any) -> bool:
         return False
     shape, offsets = tensor.get("shape"), tensor.get("data_offsets")
     numbers = [*shape, *offsets] if isinstance(shape, list) and isinstance(offsets, list) else [-1]
-    return all(type(number) is int and number >= 0 for number in numbers) and len(offsets or ()) == 2
+    if len(offsets or ()) != 2 or not all(type(number) is int and number >= 0 for number in numbers):
+        return False
+    return math.prod(numbers[:-2]) <= 8 * (numbers[-1] - numbers[-2])  # of no kind is an element below a bit
 
 
 def _check_tensors(path: Path, header: Mapping[str, Any], data_bytes: int) -> None:

@@ -17,11 +17,15 @@ _OPTIONS = {
     "PNG": ({}, {"dpi": (72, 72)}, {"icc_profile": b"\0" * 16 + b"RGB " + b"\0" * 108}),
     "JPEG": ({}, {"progressive": True}, {"restart_marker_rows": 1}, {"comment": b"x"}),
     "WEBP": ({}, {"lossless": True}, {"exact": True, "quality": 1}),
+    "AVIF": ({}, {"quality": 1}),
+    "TIFF": ({}, {"compression": "tiff_lzw"}, {"compression": "jpeg"}),
 }
 _MODES = {
     "PNG": ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"),
     "JPEG": ("L", "RGB", "CMYK"),
     "WEBP": ("RGB", "RGBA"),
+    "AVIF": ("RGB", "RGBA"),
+    "TIFF": ("L", "RGB"),
 }
 
 

@@ -92,6 +92,7 @@ WRONG: dict[str, tuple[dict[str, object], str]] = {
     # what a header that was damaged or made up says; the first three were found by fuzzing
     "a text in a shape": ({"w": {**GOOD, "shape": ["", 8]}}, "describes 'w' wrongly"),
     "an object in a shape": ({"w": {**GOOD, "shape": [{"x": 8}, 2]}}, "describes 'w' wrongly"),
+    "more elements than bits": ({"w": {**GOOD, "shape": [10**50, 2]}}, "describes 'w' wrongly"),
     "no shape": ({"w": {"dtype": "U8", "data_offsets": [0, 4]}}, "describes 'w' wrongly"),
     "a negative side": ({"w": {**GOOD, "shape": [-4]}}, "describes 'w' wrongly"),
     "a fraction": ({"w": {**GOOD, "shape": [4.0]}}, "describes 'w' wrongly"),
