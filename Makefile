@@ -82,6 +82,8 @@ files-table: $(FOREIGN)/.ready
 $(FOREIGN)/.ready: tools/files/requirements.txt constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(FOREIGN)
 	$(FOREIGN)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e . -r $<
+	# It asks for an older click, for its command line, which is not used.
+	$(FOREIGN)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps sd-prompt-reader==1.3.5
 	@touch $@
 
 # The first half hour on a GPU, and what it showed; docs/cuda.md. DEVICE=cpu rehearses it.
