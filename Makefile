@@ -74,6 +74,7 @@ bench-cluster: $(TESTING)
 	$(BIN)/python -m bench.cluster --json bench/results/cluster-cpu.json
 
 # Files of other tools, read by ours and by those tools, which are installed apart; the tables of docs/files.md.
+# One reader comes without what it asks for: an older click, for a command line that is not used.
 FOREIGN := build/foreign
 
 files-table: $(FOREIGN)/.ready
@@ -82,7 +83,6 @@ files-table: $(FOREIGN)/.ready
 $(FOREIGN)/.ready: tools/files/requirements.txt constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(FOREIGN)
 	$(FOREIGN)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e . -r $<
-	# It asks for an older click, for its command line, which is not used.
 	$(FOREIGN)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps sd-prompt-reader==1.3.5
 	@touch $@
 
