@@ -5,6 +5,9 @@ import sys
 from contextlib import suppress
 from typing import TextIO
 
+# How streams treat letters that they cannot encode: as an error. The second is Python's choice for LANG=C.
+_REFUSING = ("strict", "surrogateescape")
+
 
 def prepare_streams() -> None:
     """Open the standard streams that were closed, and let those of a small character set show the others.
@@ -18,7 +21,7 @@ def prepare_streams() -> None:
         if stream is None:
             number = os.open(os.devnull, mode)
             setattr(sys, name, os.fdopen(number, "r" if name == "stdin" else "w", encoding="utf-8"))
-        elif name != "stdin" and getattr(stream, "errors", "") == "strict" and hasattr(stream, "reconfigure"):
+        elif name != "stdin" and getattr(stream, "errors", "") in _REFUSING and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
 
 
