@@ -21,7 +21,9 @@ def prepare_streams() -> None:
         if stream is None:
             number = os.open(os.devnull, mode)
             setattr(sys, name, os.fdopen(number, "r" if name == "stdin" else "w", encoding="utf-8"))
-        elif name != "stdin" and getattr(stream, "errors", "") in _REFUSING and hasattr(stream, "reconfigure"):
+        elif name == "stdin":
+            continue
+        elif getattr(stream, "errors", "") in _REFUSING and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
 
 
