@@ -23,6 +23,7 @@ FILLS: tuple[str, ...] = get_args(Fill)
 MASK_CHANNELS: tuple[str, ...] = get_args(MaskChannel)
 
 EXIF_ORIENTATION = 0x0112
+_XMP = ("xmp", "XML:com.adobe.xmp")  # as Pillow calls it
 MIN_SIDE, MAX_SIDE, MAX_PIXELS, MAX_ASPECT = 16, 8192, 25_000_000, 16
 _SAME_SHAPE, _FEW_PIXELS = (
     0.05,
@@ -351,12 +352,18 @@ def orientation(image: Image.Image) -> int:
     try:
         if image.format == "PNG" and "exif" not in image.info:
             image.load()  # it may be behind the pixels
-        tags = Image.Exif()
-        tags.load(image.info.get("exif") or b"")
-        value = tags.get(EXIF_ORIENTATION, 1)
+        value = _exif(image).get(EXIF_ORIENTATION, 1)
     except (OSError, ValueError, SyntaxError, KeyError, TypeError, OverflowError, struct.error):
         return 1
     return value if isinstance(value, int) else 1
+
+
+def _exif(image: Image.Image) -> Image.Exif:
+    if image.format is None and not any(name in image.info for name in _XMP):
+        return image.getexif()  # of a picture in memory, whose tags its maker may have set
+    tags = Image.Exif()
+    tags.load(image.info.get("exif") or b"")
+    return tags
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
