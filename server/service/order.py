@@ -67,19 +67,24 @@ def source(name: str, value: object) -> Source:
         return value
     if not isinstance(value, str) or not value.strip():
         raise RequestError(name, _NO_PICTURE)
-    value = value.strip()
-    if len(value) > 1 and value[0] == value[-1] and value[0] in _QUOTES:  # JSON within JSON
-        value = value[1:-1]
-    scheme = _SCHEME.match(value[:64])
+    value = _unquoted(value)
+    text = _unquoted(value.strip())
+    scheme = _SCHEME.match(text[:64])
     if scheme is None:
-        return value.encode("ascii", "replace")
+        return text.encode("ascii", "replace")
     if scheme[1].lower() in ("http", "https"):
         if len(value) > _MAX_URL_CHARACTERS:
             raise RequestError(name, f"must be a URL of at most {_MAX_URL_CHARACTERS} characters")
-        return Url(value)
+        return Url(value)  # white space around it included, by which it is refused
     if scheme[1].lower() == "data":
-        return value.encode("ascii", "replace")
+        return text.encode("ascii", "replace")
     raise RequestError(name, _NO_PICTURE)
+
+
+def _unquoted(text: str) -> str:
+    """Return a text without the quotes of JSON within JSON."""
+    quoted = len(text) > 1 and text[0] == text[-1] and text[0] in _QUOTES
+    return text[1:-1] if quoted else text
 
 
 def decode_source(name: str, data: bytes) -> bytes:

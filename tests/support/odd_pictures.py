@@ -50,9 +50,16 @@ def chunk(kind: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
-def png_with(*chunks: tuple[bytes, bytes], end: bool = False) -> bytes:
+def stroke() -> Image.Image:
+    """Return a mask."""
+    mask = Image.new("RGB", (W, H))
+    mask.paste("white", (W // 4, H // 4, W // 2, H // 2))
+    return mask
+
+
+def png_with(*chunks: tuple[bytes, bytes], end: bool = False, of: Callable[[], Image.Image] = photo) -> bytes:
     """Return a PNG with chunks behind its header, or behind its pixels."""
-    plain, added = file_of(photo(), "PNG"), b"".join(chunk(*each) for each in chunks)
+    plain, added = file_of(of(), "PNG"), b"".join(chunk(*each) for each in chunks)
     return plain[:-12] + added + plain[-12:] if end else plain[:33] + added + plain[33:]
 
 
@@ -128,6 +135,12 @@ BIG_METADATA: Mapping[str, Make] = {
     "icc_1_4mb.jpg": lambda: file_of(photo(), "JPEG", icc_profile=profile_of(1_400_000)),
     "icc_1_4mb.webp": lambda: file_of(photo(), "WEBP", icc_profile=profile_of(1_400_000)),
     "icc_1_4mb.tif": lambda: file_of(photo(), "TIFF", icc_profile=profile_of(1_400_000)),
+}
+BIG_MASKS: Mapping[str, Make] = {
+    "ztxt_3mb.png": lambda: png_with(_text(b"zTXt"), of=stroke),
+    "itxt_3mb.png": lambda: png_with(_text(b"iTXt"), of=stroke),
+    "iccp_2mb_real.png": lambda: file_of(stroke(), "PNG", icc_profile=profile_of(1_400_000)),
+    "icc_1_4mb.jpg": lambda: file_of(stroke(), "JPEG", icc_profile=profile_of(1_400_000)),
 }
 COLOURS: Mapping[str, tuple[tuple[bytes, bytes], ...]] = {
     "gama_linear.png": (GAMMA,),

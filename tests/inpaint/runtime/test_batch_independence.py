@@ -79,13 +79,11 @@ class Company(RuleBasedStateMachine):
     def start(self) -> None:
         self.mischief: Any = Mischief()
         self.engine = Engine(self.model, max_rows=4, fast=with_caches(self.model), faults=self.mischief)
-        self.kept: deque[tuple[dict[str, Any], Job, RunningRequest]] = deque()
+        self.kept: deque[tuple[dict[str, Any], Job, list[RunningRequest]]] = deque()
 
-    def submit(self, wanted: dict[str, Any], **changes: Any) -> tuple[Job, RunningRequest]:
+    def submit(self, wanted: dict[str, Any], **changes: Any) -> tuple[Job, list[RunningRequest]]:
         job = self.engine.submit(request_of(self.make, {**wanted, **changes}))
-        with self.engine._loop._wake:
-            tasks = [task for task in self.engine._loop._in_flight.tasks.values() if task.job is job]
-        return job, tasks[0] if tasks else RunningRequest(job, None)  # type: ignore[arg-type]
+        return job, tasks_of(self.engine, job)
 
     @rule(wanted=REQUESTS)
     def join(self, wanted: dict[str, Any]) -> None:
@@ -120,10 +118,10 @@ class Company(RuleBasedStateMachine):
     @precondition(lambda self: self.kept)
     @rule()
     def one_leaves(self) -> None:
-        wanted, job, task = self.kept.popleft()
+        wanted, job, tasks = self.kept.popleft()
         job.result(WAIT_S)
-        for got, expected in zip(task.rows, self.expected(wanted), strict=True):
-            assert relative(got.latents, expected) <= TOLERANCE, wanted
+        for got, expected in zip(latents(tasks), self.expected(wanted), strict=True):
+            assert relative(got, expected) <= TOLERANCE, wanted
 
     def expected(self, wanted: dict[str, Any]) -> list[torch.Tensor]:
         key = repr(sorted(wanted.items()))
@@ -168,10 +166,19 @@ def request_of(make: Make, wanted: dict[str, Any]) -> InpaintRequest:
 
 def latents_of(engine: Engine, request: InpaintRequest) -> list[torch.Tensor]:
     job = engine.submit(request)
-    with engine._loop._wake:
-        (task,) = engine._loop._in_flight.tasks.values()
+    tasks = tasks_of(engine, job)
     job.result(WAIT_S)
-    return [row.latents for row in task.rows]
+    return latents(tasks)
+
+
+def tasks_of(engine: Engine, job: Job) -> list[RunningRequest]:
+    """Return a job's entries, one for each box."""
+    with engine._loop._wake:
+        return [task for task in engine._loop._in_flight.tasks.values() if task.job is job]
+
+
+def latents(tasks: Sequence[RunningRequest]) -> list[torch.Tensor]:
+    return [row.latents for task in tasks for row in task.rows]
 
 
 def relative(got: torch.Tensor, expected: torch.Tensor) -> float:

@@ -209,8 +209,10 @@ def test_a_phone_picture_with_a_profile_survives_the_queue(served: Served) -> No
 def test_more_pictures_than_a_caller_may_send_fit_the_queue(served: Served) -> None:
     """A JPEG of 1 MB is a much larger PNG, and what we stored must be readable again."""
     image = Image.frombytes("RGB", (2700, 2700), random.Random(1).randbytes(3 * 2700 * 2700))
-    data = b64(file_of(image, "JPEG", quality=20, subsampling=0))
-    request_id = submitted(served.client, image=data, mask=data, quality=1)
+    data, grey = (
+        b64(file_of(each, "JPEG", quality=20, subsampling=0)) for each in (image, image.convert("L"))
+    )
+    request_id = submitted(served.client, image=data, mask=grey, quality=1)
     folder = served.settings.data / "pictures" / request_id
     assert (folder / "image.png").stat().st_size > 20_000_000
     assert (folder / "mask.png").stat().st_size > 6_000_000, "grey, a third of it"

@@ -238,7 +238,7 @@ def test_pictures_of_every_mode_cross_a_link(mode: str, grid_mask: Image.Image) 
     request = InpaintRequest(
         image,
         grid_mask,
-        "caf\u00e9 \ud83d",
+        "caf\u00e9 \U0001f600",
         negative_prompt=None,
         seed=999_999_999_999_999,
         guidance_interval=(0.1, 2 / 3),
