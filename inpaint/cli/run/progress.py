@@ -37,7 +37,8 @@ class Progress:
         with self._lock:
             if label in self._under_way:
                 self._under_way[label] = step / max(steps, 1)
-        self._draw(f"{label}, step {step} of {steps}")
+        # The bar is drawn ten times a second, in which a small model may paint a picture.
+        self._draw(f"{label}, step {step} of {steps}", immediately=step == 1)
 
     def ended(self, label: str, *, painted: bool) -> None:
         """Count a picture as finished: painted, or else skipped or failed."""
@@ -60,12 +61,14 @@ class Progress:
         """Return text such as ``3 of 20, 2 min left``."""
         return f"{self.finished} of {self.total}" + _in_words(self.left_s() if self._painted else None)
 
-    def _draw(self, what: str) -> None:
+    def _draw(self, what: str, *, immediately: bool = False) -> None:
         if self._bar:
             with self._lock:
                 done = self.finished + sum(self._under_way.values())
             words = f"{self.finished} of {self.total}{_in_words(self.left_s())}"
-            self._bar.update(self._task, description=printable(what), completed=done, left=words)
+            self._bar.update(
+                self._task, description=printable(what), completed=done, left=words, refresh=immediately
+            )
 
 
 def _in_words(seconds: float | None) -> str:
