@@ -18,7 +18,7 @@ _HEAD = 512  # bytes that hold the longest sequence header up to its sizes: 32 o
 
 
 class Budget:
-    """What the parts of one file may declare together."""
+    """The budget that the parts of one file may declare together."""
 
     def __init__(self) -> None:
         self._pixels = self._units = 0

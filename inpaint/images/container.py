@@ -1,4 +1,4 @@
-"""What a picture file's structure says, before Pillow reads it."""
+"""The structure of a picture file, read before Pillow reads it."""
 
 from dataclasses import dataclass
 

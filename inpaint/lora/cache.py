@@ -38,7 +38,7 @@ class LoraSet:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What is not used of the files, in sentences that name the LoRA."""
+        """Sentences that name a LoRA and what is not used of its file."""
         pairs = zip(self.uses, self.loras, strict=True)
         return tuple(f"{use.name}: {text}" for use, lora in pairs for text in lora.warnings)
 

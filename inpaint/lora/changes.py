@@ -19,7 +19,7 @@ Slot = tuple[Any, str]  # a module, and the name of one of its tensors
 
 
 class Change(Protocol):
-    """What a LoRA adds to one layer's weight or bias at a scale of 1."""
+    """The change that a LoRA makes to one layer's weight or bias at a scale of 1."""
 
     @property
     def layer(self) -> Layer:

@@ -38,7 +38,7 @@ class Unusable:
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """What lies below a folder: the files that requests can name, and the files that they cannot."""
+    """The files below a folder: those that requests can name, and those that they cannot."""
 
     files: dict[str, Path]  # by name, sorted
     unusable: tuple[Unusable, ...] = ()

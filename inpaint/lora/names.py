@@ -44,7 +44,7 @@ _RENAMED = {"w_norm": "diff", "b_norm": "diff_b", "lora_mid": "mid"}
 
 
 class Place(NamedTuple):
-    """What a key of a LoRA file names."""
+    """The tensor that a key of a LoRA file names."""
 
     part: str  # one of PARTS
     layer: str  # without the prefixes of some files

@@ -19,7 +19,7 @@ _PEFT_KEY = "base_model.model."
 
 @dataclass(slots=True, eq=False)
 class LoraTensors:
-    """What a LoRA file holds."""
+    """The content of a LoRA file."""
 
     # part of the model → layer, as the file names it but without prefixes → role → tensor
     layers: dict[str, dict[str, dict[str, torch.Tensor]]]

@@ -1,4 +1,4 @@
-"""What a user should know of a checkpoint that is accepted: what it predicts, and what of it is not used."""
+"""Notes to the user on a checkpoint that is accepted: what it predicts, and what of it is not used."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a checkpoint's UNet predicts: noise (epsilon) or velocity (v), with or without zero terminal SNR.
+"""The prediction type of a checkpoint: noise (epsilon) or velocity (v), with or without zero terminal SNR.
 
 A folder says so in its scheduler_config.json. A single file has marks, which differ from tool to tool:
 ``v_pred`` and ``ztsnr`` are empty tensors of NoobAI-XL that ComfyUI, Forge and AUTOMATIC1111 read; Stability

@@ -40,7 +40,7 @@ class Fuzzer:
 
     @property
     def over(self) -> bool:
-        """Whether the time is up."""
+        """True once the time is up."""
         return time.monotonic() >= self._ends
 
     def try_one(self, data: bytes) -> str:

@@ -1,4 +1,4 @@
-"""What every parser's module gives to the fuzzer."""
+"""The interface of a parser's module to the fuzzer."""
 
 import random
 from collections.abc import Callable, Iterable

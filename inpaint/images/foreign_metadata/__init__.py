@@ -1,1 +1,1 @@
-"""What other programs write into pictures: one table for flat JSON, one module for ComfyUI's graph."""
+"""The metadata of other programs: one table for flat JSON, one module for ComfyUI's graph."""

@@ -1,4 +1,4 @@
-"""What another program says about how a picture was made, and what of it we can take over."""
+"""The settings that another program wrote into a picture, and those of them that we can take over."""
 
 import json
 import math
@@ -26,7 +26,7 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a program wrote, as it wrote it: ``values`` by the names of our fields, unchecked."""
+    """The settings of another program, as it wrote them: ``values`` by the names of our fields, unchecked."""
 
     values: Mapping[str, object]
     sampler: object = None

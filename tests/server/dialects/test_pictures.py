@@ -69,6 +69,30 @@ def test_large_metadata_are_painted_over_http(name: str, served: Served) -> None
     assert served.client.post(V1, json=body(**fields)).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("turn", "mask_size", "status"),
+    [
+        (6, (120, 160), 200),
+        (6, (160, 120), 400),
+        (8, (160, 120), 400),
+        (3, (160, 120), 200),
+        (1, (160, 120), 200),
+    ],
+    ids=["exif6", "exif6_rawmask", "exif8_rawmask", "exif3", "exif1"],
+)
+def test_a_mask_is_compared_with_the_upright_picture(
+    turn: int, mask_size: tuple[int, int], status: int, served: Served
+) -> None:
+    """A mask drawn on a phone's unturned pixels would lie elsewhere: it is refused with both sizes."""
+    turned = Image.Exif()
+    turned[0x0112] = turn
+    mask = Image.new("L", mask_size, 255)
+    fields = {"image": b64(file_of(photo((160, 120)), "JPEG", exif=turned)), "mask": b64(file_of(mask))}
+    response = served.client.post(V1, json=body(**fields))
+    assert response.status_code == status, response.text
+    assert status == 200 or "120×160, but is 160×120" in response.text
+
+
 def test_who_took_a_picture_and_where_does_not_come_back(served: Served) -> None:
     """The hosted API returns no EXIF, and XMP and IPTC say the same."""
     image = b64(encode(photo(), Picture(photo(), "JPEG", xmp=XMP, iptc=IPTC)))
