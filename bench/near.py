@@ -3,13 +3,13 @@
 - *time*: the API's default request and the reference job of the other benches, in turn exact, near, and near
   with the UNet's deepest level from a cache, on the demo model; with ``--real`` the same on random weights of
   SDXL's shapes, which takes minutes a picture on a CPU. With each ratio of seconds comes the ratio of the
-  UNet's operations, counted, which it should equal where the UNet is nearly all of the work.
+  UNet's operations, counted, which that of the steps alone should equal.
 - *quality*: for each sampler, PSNR inside the mask between the near and the exact picture of a seed, and the
   shares of right colours and shapes of both, on the demo model's unseen scenes. Another seed's picture is
   19 dB away.
 
     python -m bench.near [--scenes 96] [--scheduler NAME …] [--rounds 7] [--threads 2] [--real] [--side 512]
-        [--skip time|quality] [--device cpu] [--json FILE]
+        [--real-rounds 1] [--job NAME …] [--skip time|quality] [--device cpu] [--json FILE]
 
 A part that is skipped keeps what FILE has of it.
 """
@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from bench.full_size import build_model
-from bench.lib.contenders import conditions, finish, interleave, parser, row
+from bench.lib.contenders import Timing, conditions, finish, interleave, parser, row
 from bench.lib.deep_calls import measure as time_calls
 from bench.lib.device import counted_tflop
 from bench.lib.jobs import job
@@ -64,29 +64,47 @@ CONTENDERS: Mapping[str, Contender] = {
 }
 
 
-def time_jobs(model: Model, side: int, rounds: int) -> dict[str, Any]:
-    """Time each job at each pace in turn, with two engines: the cache is an optimization of an engine."""
+def time_jobs(
+    model: Model, side: int, rounds: int, warmups: int, names: Sequence[str] = tuple(JOBS)
+) -> dict[str, Any]:
+    """Time each job at each pace in turn, with two engines: the cache is an optimization of an engine.
+
+    Returns:
+        For each job the work and the time of each pace for exact's: of whole pictures, and of their steps
+        alone, which text and VAE do not dilute.
+    """
     chosen = [name for name in choose(model) if name != DEEP_LEVEL]
     fast = ready(model, [*chosen, DEEP_LEVEL])
     share = level_share(model, side)
     with Engine(model, fast=fast) as engine, Engine(model, fast=Fast(chosen, fast, None, None)) as uncached:
         fast.wait(600)
         figures: dict[str, Any] = {"cached_call_share": round(share, 4)}
-        for name, scheduler in JOBS.items():
+        for name in names:
+            scheduler = JOBS[name]
             request = job(side, scheduler)
+            steps: dict[str, list[float]] = {contender: [] for contender in CONTENDERS}
 
-            def paints(contender: Contender, request: InpaintRequest = request) -> Callable[[int], object]:
-                used = engine if contender.cached else uncached
-                paced = replace(request, pace=contender.pace)  # type: ignore[arg-type]
-                return lambda i: used.paint(replace(paced, prompt=f"{paced.prompt}, {i}"))
+            def paints(
+                letter: str, request: InpaintRequest = request, steps: dict[str, list[float]] = steps
+            ) -> Callable[[int], object]:
+                used = engine if CONTENDERS[letter].cached else uncached
+                paced = replace(request, pace=CONTENDERS[letter].pace)  # type: ignore[arg-type]
+
+                def paint_one(i: int) -> None:
+                    result = used.paint(replace(paced, prompt=f"{paced.prompt}, {i}"))
+                    if i >= 0:  # not a warm-up
+                        steps[letter].append(result.timings["denoise_s"])
+
+                return paint_one
 
             timings = interleave(
-                {letter: paints(contender) for letter, contender in CONTENDERS.items()},
+                {letter: paints(letter) for letter in CONTENDERS},
                 lambda i, place: 10 * i + place,
-                warmups=min(rounds - 1, 2),
+                warmups=warmups,
                 rounds=rounds,
                 device=model.device,
             )
+            of_steps = {letter: Timing(tuple(seconds)) for letter, seconds in steps.items()}
             plan = replace(request, pace="near").call_plan
             work = {"near": plan.made, "near, cached": plan.made - len(plan.cached) * (1 - share)}
             row(f"{name}, exact", timings["exact"])
@@ -99,7 +117,9 @@ def time_jobs(model: Model, side: int, rounds: int) -> dict[str, Any]:
                 "work": {letter: round(calls / plan.calls, 4) for letter, calls in work.items()},
                 "ms": {letter: timing.to_json() for letter, timing in timings.items()},
                 "over_exact": {letter: timings[letter].over(timings["exact"]) for letter in work},
+                "steps_over_exact": {letter: of_steps[letter].over(of_steps["exact"]) for letter in work},
             }
+            print(f"  {name}, steps alone, for exact's: {figures[name]['steps_over_exact']}", flush=True)
     return figures
 
 
@@ -158,7 +178,7 @@ def _kept(file: Path | None) -> dict[str, Any]:
     return {part: found[part] for part in ("demo", "real_shapes", "quality") if part in found}
 
 
-def _time_real(device: torch.device, side: int, rounds: int) -> dict[str, Any]:
+def _time_real(device: torch.device, side: int, rounds: int, names: Sequence[str]) -> dict[str, Any]:
     """Time SDXL's shapes with random weights: single calls, then pictures."""
     dtype = torch.bfloat16 if device.type == "cpu" else pick_dtype("auto", device)
     model = build_model(device, dtype)
@@ -166,7 +186,7 @@ def _time_real(device: torch.device, side: int, rounds: int) -> dict[str, Any]:
     print(f"SDXL's shapes, random weights, {dtype}, {side}²: milliseconds a picture", flush=True)
     about = {"side": side, "dtype": str(dtype).removeprefix("torch.")}
     calls = time_calls(model.unet, side) if device.type == "cpu" else None
-    return about | {"one_call": calls} | time_jobs(model, side, rounds)
+    return about | {"one_call": calls} | time_jobs(model, side, rounds, 0, names)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -180,6 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.add_argument("--real", action="store_true", help="time random weights of SDXL's shapes, too")
     options.add_argument("--side", type=int, default=512, help="of those pictures (default 512)")
     options.add_argument("--real-rounds", type=int, default=1, help="of those (default 1)")
+    options.add_argument("--job", action="append", choices=JOBS, help="of those (default: both, in turn)")
     options.add_argument("--skip", action="append", choices=("time", "quality"), default=[])
     chosen = options.parse_args(arguments)
 
@@ -190,9 +211,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         figures = _kept(chosen.json) | {"threads": torch.get_num_threads()}
         if "time" not in chosen.skip:
             print("demo: milliseconds a picture, median (range)")
-            figures["demo"] = time_jobs(load("demo", device), 128, chosen.rounds)
+            figures["demo"] = time_jobs(
+                load("demo", device), 128, chosen.rounds, warmups=min(chosen.rounds - 1, 2)
+            )
         if chosen.real:
-            figures["real_shapes"] = _time_real(device, chosen.side, chosen.real_rounds)
+            timed = _time_real(device, chosen.side, chosen.real_rounds, chosen.job or [*JOBS])
+            figures["real_shapes"] = figures.get("real_shapes", {}) | timed
         if "quality" not in chosen.skip:
             print(f"{chosen.scenes} scenes, near against exact, inside the mask")
             figures["quality"] = quality(device, chosen.scenes, chosen.scheduler or [*SCHEDULERS])

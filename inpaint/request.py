@@ -18,9 +18,11 @@ from inpaint.schedulers import canonical_name
 Area = Literal["auto", "whole"]
 Fill = Literal["original", "telea", "blur", "neutral", "noise"]
 MaskChannel = Literal["luminance", "alpha"]
+Lengths = Literal["box", "picture"]
 AREAS: tuple[str, ...] = get_args(Area)
 FILLS: tuple[str, ...] = get_args(Fill)
 MASK_CHANNELS: tuple[str, ...] = get_args(MaskChannel)
+LENGTHS: tuple[str, ...] = get_args(Lengths)
 
 EXIF_ORIENTATION = 0x0112
 _XMP = ("xmp", "XML:com.adobe.xmp")  # as Pillow calls it
@@ -79,7 +81,8 @@ class InpaintRequest:
     """A picture, a mask of what to repaint in it, and the settings; checked when it is made, then frozen.
 
     Lengths (``padding``, ``grow``, ``feather``) are in units of 1/1024 of the side of the box that is
-    painted, so that one setting fits a thumbnail and a poster: pixels at SDXL's working size of 1024².
+    painted, so that one setting fits a thumbnail and a poster: pixels at SDXL's working size of 1024². With
+    ``lengths`` "picture" they are pixels of the picture, as in most other programs.
 
     Attributes:
         image: the picture, in any PIL mode. It is turned upright by its EXIF orientation. Its sides are 16 to
@@ -110,6 +113,8 @@ class InpaintRequest:
         grow: widens the mask on all sides, in units; a whole number from 0 to 256.
         feather: the width of the blend from the painted part to the picture, outside the grown mask, in
             units; a whole number from 0 to 256.
+        lengths: what ``padding``, ``grow`` and ``feather`` count: ``box`` units, ``picture`` pixels of the
+            picture.
         fill: the content under the mask before painting, which shows through at a strength below 1:
             ``original`` (the picture's), ``telea`` (the edges' colours continued inwards), ``blur`` (the
             surroundings, blurred), ``neutral`` (grey) or ``noise`` (their pixels, shuffled).
@@ -149,6 +154,7 @@ class InpaintRequest:
     padding: int = 32
     grow: int = 8
     feather: int = 16
+    lengths: Lengths = "box"
     fill: Fill = "original"
     color_match: bool = True
     soft: bool = False
@@ -262,7 +268,7 @@ _BOOLEANS = ("color_match", "soft", "invert_mask", "resize_mask")
 
 
 def _check_setting(name: str, value: object) -> None:
-    choices = {"area": AREAS, "fill": FILLS, "mask_channel": MASK_CHANNELS, "pace": PACES}
+    choices = {"area": AREAS, "fill": FILLS, "mask_channel": MASK_CHANNELS, "lengths": LENGTHS, "pace": PACES}
     if name in RANGES:
         RANGES[name].check(name, value)
     elif name in choices and value not in choices[name]:

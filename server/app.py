@@ -1,29 +1,28 @@
 """``create_app(settings, client)``: the application with its routes, middleware, errors and lifespan."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import structlog
 from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
-from starlette.exceptions import HTTPException
 
 import inpaint
-from inpaint.errors import InpaintError
 from server.dialects.discovery import Discovery
+from server.dialects.errors import Shapes
+from server.dialects.intake import Intake
 from server.dialects.openapi import describe
 from server.dialects.segmind import Segmind
 from server.dialects.segmind_answers import Problem
 from server.dialects.segmind_events import Events
 from server.dialects.segmind_routes import routes
 from server.dialects.segmind_streams import Streams
+from server.dialects.table import DIALECTS
 from server.engines.client import EngineClient
-from server.errors import headers_of, status_of
 from server.fetch.fetcher import Fetcher, Policy
 from server.http.auth import Gate
 from server.http.head import HeadMiddleware
@@ -90,14 +89,19 @@ def create_app(settings: Settings, client: EngineClient, *, policy: Policy | Non
         telemetry=telemetry(wanted=settings.telemetry),
     )
     app.state.running = running
-    segmind = Segmind(service, running.queue, gate)
+    intake = Intake(service, running.queue, gate)
+    segmind = Segmind(intake)
     streams = Streams(parts.keys, max_in_flight_per_key=settings.max_in_flight_per_key)
     app.include_router(routes(segmind, Events(segmind, streams)))
-    app.include_router(Discovery(service, gate).router())
+    app.include_router(Discovery(intake).router())
     _add_operations(app, running, gate)
     if settings.page:
         add_page(app)
-    _add_problems(app)
+    dialects = [dialect(intake) for dialect in DIALECTS]
+    for dialect in dialects:
+        app.include_router(dialect.router)
+    shapes = Shapes({prefix: dialect.shape for dialect in dialects for prefix in dialect.prefixes})
+    shapes.add_to(app)
     describe(app)
     if settings.cors_origins:
         app.add_middleware(
@@ -109,7 +113,7 @@ def create_app(settings: Settings, client: EngineClient, *, policy: Policy | Non
         )
     app.add_middleware(HeadMiddleware)
     app.add_middleware(SendingMiddleware)
-    app.add_middleware(RequestMiddleware, metrics=parts.metrics, internal_error=_internal_error)
+    app.add_middleware(RequestMiddleware, metrics=parts.metrics, internal_error=shapes.internal_error)
     return app
 
 
@@ -193,40 +197,6 @@ def _add_operations(app: FastAPI, running: Running, gate: Gate) -> None:
         return JSONResponse(app.openapi())
 
 
-def _add_problems(app: FastAPI) -> None:
-    """Answer every error, the framework's own included, as JSON with one field, ``error``."""
-
-    def answer(text: str, status: int, headers: Mapping[str, str] | None = None) -> JSONResponse:
-        return JSONResponse({"error": text}, status, headers)
-
-    @app.exception_handler(InpaintError)
-    async def known(request: Request, error: InpaintError) -> JSONResponse:
-        status, text = status_of(error), str(error)
-        if status == 500:
-            text = f"{text} (request {request.state.request_id})"
-        return answer(text, status, headers_of(error))
-
-    @app.exception_handler(HTTPException)
-    async def http(request: Request, error: HTTPException) -> JSONResponse:
-        text = _TEXTS.get(error.status_code, str(error.detail))
-        if error.status_code == 404 and "//" in request.scope["path"]:
-            text = f"{text}: its path has two slashes in a row; perhaps the base URL ends with one"
-        return answer(text, error.status_code, error.headers)
-
-    @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
-        if first["loc"][0] == "path":
-            return answer("there is no such request or picture", 404)
-        return answer(f"{first['loc'][-1]}: {first['msg']}", 400)
-
-
-def _internal_error(request: Request) -> JSONResponse:
-    """Return the answer to a request that failed because of a bug."""
-    text = f"internal error; please report it with the request id {request.state.request_id}"
-    return JSONResponse({"error": text}, 500)
-
-
 # The headers of our answers that a page of another site may read; a browser hides all others from it.
 _EXPOSED = (
     "x-request-id",
@@ -237,6 +207,6 @@ _EXPOSED = (
     "x-remaining-credits",
     "x-rate-limit-remaining",
     "x-rate-limit-reset-at-utc",
+    "x-should-retry",
     "Retry-After",
 )
-_TEXTS = {404: "there is no such route or model", 405: "this route does not support this method"}

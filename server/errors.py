@@ -141,9 +141,15 @@ def status_of(error: InpaintError) -> int:
 
 
 def headers_of(error: InpaintError) -> dict[str, str]:
-    """Return ``Retry-After``, in whole seconds, for 429 and 503, and ``Accept-Encoding`` for 415."""
+    """Return the headers that say whether and how to try again.
+
+    ``Retry-After``, in whole seconds, for 429 and 503; ``Accept-Encoding`` for 415; ``x-should-retry`` where
+    the same request would fail again.
+    """
     if isinstance(error, EncodingError):
         return {"Accept-Encoding": "identity"}  # RFC 9110, section 12.5.3
+    if isinstance(error, CreditsError | DeadlineError):
+        return {"x-should-retry": "false"}  # OpenAI's SDKs would send it twice more, painting each time
     if status_of(error) not in (429, 503):
         return {}
     seconds: float = getattr(error, "retry_after_s", _RETRY_AFTER_S)

@@ -1,8 +1,9 @@
 """The geometry of one request: the boxes cut out of the picture, working sizes, masks, pasting back.
 
 Lengths are *picture pixels* unless a name says *working*. ``padding``, ``grow`` and ``feather`` of a
-request are in units of 1/1024 of the box's side, so that one setting fits a thumbnail and a poster. The
-box in turn depends on them; the unit is therefore measured on a first box around the bare mask.
+request are in units of 1/1024 of the box's side, so that one setting fits a thumbnail and a poster, unless
+its ``lengths`` say otherwise. The box in turn depends on them; the unit is therefore measured on a first
+box around the bare mask.
 
 A mask with islands far apart has several boxes, see :mod:`inpaint.canvas.islands`. Pixels further than
 ``Canvas.reach_px`` from the mask stay exactly the caller's own.
@@ -231,7 +232,8 @@ def _measure(bounds: Box, picture: Size, request: InpaintRequest, native: int) -
     """Return box, grow and feather in picture pixels; ``bounds`` is the bare mask's bounding box."""
     whole = (0, 0, *picture)
     first = whole if request.area == "whole" else _box_around(bounds, 0, picture, native)
-    unit = math.sqrt((first[2] - first[0]) * (first[3] - first[1])) / 1024
+    side = math.sqrt((first[2] - first[0]) * (first[3] - first[1]))
+    unit = 1.0 if request.lengths == "picture" else side / 1024
 
     def px(units: int) -> int:  # rounded up: a grow of 1 on a thumbnail is still a pixel, and 0 stays 0
         return math.ceil(units * unit - 1e-9)

@@ -15,13 +15,11 @@ from inpaint.images.codec import MAX_ENCODED_BYTES
 from inpaint.lora.files import available_loras
 from inpaint.request import AREAS, FILLS, MAX_ASPECT, MAX_PIXELS, MAX_SIDE, MIN_SIDE
 from inpaint.schedulers import SCHEDULERS
+from server.dialects.intake import Intake, base_url
 from server.dialects.openapi import problems
 from server.dialects.segmind_request import InpaintBody
-from server.http.auth import Gate
-from server.http.body import fields_of
 from server.service.caller import MODEL_SCOPE
-from server.service.order import Format, source
-from server.service.service import Service
+from server.service.order import Format, own, source
 
 _PICTURES = ("image", "mask")
 _PICTURE_BODY = {
@@ -100,8 +98,7 @@ class PictureFacts(BaseModel):
 class Discovery:
     """The handlers that describe the server and pictures, with their routes."""
 
-    service: Service
-    gate: Gate
+    intake: Intake
 
     def router(self) -> APIRouter:
         """Return both routes."""
@@ -127,9 +124,10 @@ class Discovery:
 
     async def offer(self, request: Request) -> Offer:
         """Return the model, and every field of a request with its range, so that a form can be built."""
-        (await self.gate.admit(request)).require(MODEL_SCOPE)
-        settings = self.service.parts.settings
-        health, model = self.service.parts.client.health(), settings.model
+        (await self.intake.gate.admit(request)).require(MODEL_SCOPE)
+        service = self.intake.service
+        settings = service.parts.settings
+        health, model = service.parts.client.health(), settings.model
         try:
             loras = await asyncio.to_thread(available_loras, settings.loras)
         except ModelError as error:  # the page must work without the folder
@@ -138,7 +136,7 @@ class Discovery:
         return Offer(
             model=Path(model).stem,  # not the path, which is the operator's
             version=inpaint.__version__,
-            ready=health.ready and not self.service.draining,
+            ready=health.ready and not service.draining,
             native_size=health.native_size,
             loras=[file.name for file in loras],
             fields=field_offers(),
@@ -146,14 +144,13 @@ class Discovery:
 
     async def info(self, request: Request) -> PictureFacts:
         """Return a picture's format and size, and its settings if the file says how it was painted."""
-        caller = await self.gate.admit(request)
-        async with self.service.admitted(caller, MODEL_SCOPE) as admission:
-            fields = await fields_of(request, self.service.parts, admission.upload)
-            if fields.get("image") is None:
+        async with self.intake.arrival(request) as arrival:
+            if arrival.fields.get("image") is None:
                 raise RequestError("image", "is required")
-            with self.service.placed():
-                facts = await self.service.preparation.describe(caller, source("image", fields["image"]))
-                return PictureFacts.model_validate(facts)
+            base = base_url(request, self.intake.service.parts.settings)
+            picture = own(source("image", arrival.fields["image"]), base)
+            facts = await self.intake.service.preparation.describe(arrival.caller, picture)
+            return PictureFacts.model_validate(facts)
 
 
 def field_offers() -> list[FieldOffer]:

@@ -1,22 +1,19 @@
 """The hosted API's handlers: v1 answers with the picture, v2 queues, reports, streams and cancels."""
 
-import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Path, Query, Request, Response
 
 from inpaint.errors import RequestError
+from server.dialects.intake import Arrival, Intake, watched
 from server.dialects.segmind_answers import Answers, Credits, Queued, Status, picture_response, response_of
 from server.dialects.segmind_checks import read_fields, read_refine_fields
 from server.dialects.segmind_request import InpaintBody
 from server.http.auth import Gate
-from server.http.body import Fields, fields_of, optional_fields_of
-from server.service.caller import MODEL_SCOPE, Caller
+from server.http.body import Fields
 from server.service.durable_queue import DurableQueue
 from server.service.order import Format
 from server.service.service import Painted, Service
@@ -36,9 +33,22 @@ RequestId = Annotated[
 class Segmind:
     """The handlers of the dialect; ``segmind_routes`` gives each its path."""
 
-    service: Service
-    queue: DurableQueue
-    gate: Gate
+    intake: Intake
+
+    @property
+    def service(self) -> Service:
+        """The service of this process."""
+        return self.intake.service
+
+    @property
+    def queue(self) -> DurableQueue:
+        """The queue of this process."""
+        return self.intake.queue
+
+    @property
+    def gate(self) -> Gate:
+        """The check of keys."""
+        return self.intake.gate
 
     @property
     def _answers(self) -> Answers:
@@ -46,52 +56,44 @@ class Segmind:
 
     async def paint(self, request: Request) -> Response:
         """Paint and return the picture's bytes, or JSON if ``base64`` is set."""
-        caller, parts = await self.gate.admit(request), self.service.parts
-        async with self.service.admitted(caller, MODEL_SCOPE) as admission:
-            fields = await fields_of(request, parts, admission.upload)
-            with self.service.placed():
-                body = self._read(fields)
-                painted = await self._paint(request, caller, body, fields)
-                return await parts.threads.pixels(picture_response, painted, admission.rate, body)
+        async with self.intake.arrival(request) as arrival:
+            body = self._read(arrival.fields)
+            painted = await self._paint(request, arrival, body)
+            threads = self.service.parts.threads
+            return await threads.pixels(picture_response, painted, arrival.rate, body)
 
-    async def _paint(self, request: Request, caller: Caller, body: InpaintBody, fields: Fields) -> Painted:
+    async def _paint(self, request: Request, arrival: Arrival, body: InpaintBody) -> Painted:
+        caller = arrival.caller
+        if not (key := _idempotency_key(request)):
+            return await self.intake.paint(request, caller, body.order())
         async with watched(request) as disconnected:
-            if key := _idempotency_key(request):
-                record = await self._once(caller, body, key, fields)
-                waiting = self.queue.wait(record, caller)  # it goes on even if the client leaves
-                return await self.queue.painted(caller, await self.service.in_time(waiting, disconnected))
-            return await self.service.paint(caller, body.order(), disconnected)
+            record = await self._once(request, arrival, body, key)
+            waiting = self.queue.wait(record, caller)  # it goes on even if the client leaves
+            return await self.queue.painted(caller, await self.service.in_time(waiting, disconnected))
 
-    async def _once(self, caller: Caller, body: InpaintBody, key: str | None, fields: Fields) -> Record:
+    async def _once(self, request: Request, arrival: Arrival, body: InpaintBody, key: str | None) -> Record:
         """Return the request of this idempotency key, or accept a new one."""
-        digest = await self.service.parts.threads.pixels(digest_of, fields) if key else ""
+        caller, order = arrival.caller, self.intake.own(request, body.order())
+        digest = await self.service.parts.threads.pixels(digest_of, arrival.fields) if key else ""
         if key and (record := await self.queue.find(caller, key, digest)) is not None:
             return record
-        return await self.queue.enqueue(caller, body.order(), idempotency_key=key, digest=digest)
+        return await self.queue.enqueue(caller, order, idempotency_key=key, digest=digest)
 
     async def submit(self, request: Request) -> Queued:
         """Accept a request and return its id and URLs; it is painted even if the server is restarted."""
-        caller = await self.gate.admit(request)
-        async with self.service.admitted(caller, MODEL_SCOPE) as admission:
-            fields = await fields_of(request, self.service.parts, admission.upload)
-            with self.service.placed():
-                body = self._read(fields)
-                record = await self._once(caller, body, _idempotency_key(request), fields)
+        async with self.intake.arrival(request) as arrival:
+            body = self._read(arrival.fields)
+            record = await self._once(request, arrival, body, _idempotency_key(request))
         return self._answers.queued(request, record)
 
     async def refine(self, request: Request, request_id: RequestId) -> Queued:
         """Paint the pictures of a request at the pace `near` again, exactly, and return the new request."""
-        caller, parts = await self.gate.admit(request), self.service.parts
-        async with self.service.admitted(caller, MODEL_SCOPE) as admission:
-            fields = await optional_fields_of(request, parts, admission.upload)
-            with self.service.placed():
-                seed, key = read_refine_fields(fields).seed, _idempotency_key(request)
-                digest = digest_of({"refine": request_id, "seed": seed})
-                record = await self.queue.find(caller, key, digest) if key else None
-                if record is None:
-                    record = await self.queue.refine(
-                        caller, request_id, seed, idempotency_key=key, digest=digest
-                    )
+        async with self.intake.arrival(request, optional=True) as arrival:
+            caller, seed = arrival.caller, read_refine_fields(arrival.fields).seed
+            key, digest = _idempotency_key(request), digest_of({"refine": request_id, "seed": seed})
+            record = await self.queue.find(caller, key, digest) if key else None
+            if record is None:
+                record = await self.queue.refine(caller, request_id, seed, idempotency_key=key, digest=digest)
         return self._answers.queued(request, record)
 
     async def status(self, request: Request, request_id: RequestId) -> Response:
@@ -149,18 +151,3 @@ def digest_of(fields: Fields) -> str:
         data = value if isinstance(value, bytes) else json.dumps(value, sort_keys=True).encode()
         found.update(f"{name!r}:{len(data)}:".encode() + data)
     return found.hexdigest()
-
-
-@asynccontextmanager
-async def watched(request: Request) -> AsyncIterator[asyncio.Task[None]]:
-    """Yield a task that is done when the client has closed its connection; the body must be read before."""
-
-    async def hung_up() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
-    task = asyncio.create_task(hung_up())
-    try:
-        yield task
-    finally:
-        task.cancel()

@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from inpaint.pace import Pace
+from server.dialects.intake import base_url, picture_url
 from server.dialects.segmind_request import InpaintBody
 from server.service.accounting import warnings_of
 from server.service.caller import Caller
@@ -154,7 +155,7 @@ class Answers:
         status = await self.status(request, record)
         images = [
             OutputImage(
-                url=f"{status.response_url}/images/{number}?token={record.fields['token']}",
+                url=picture_url(base_url(request, self.service.parts.settings), record, number),
                 content_type=str(output["content_type"]),
                 file_name=str(output["file_name"]),
                 file_size=int(str(output["file_size"])),
@@ -175,7 +176,7 @@ class Answers:
         )
 
     def _urls(self, request: Request, record: Record) -> dict[str, str]:
-        base = (self.service.parts.settings.public_url or str(request.base_url)).rstrip("/")
+        base = base_url(request, self.service.parts.settings)
         response_url = f"{base}/v2/requests/{record.id}"
         return {
             "response_url": response_url,

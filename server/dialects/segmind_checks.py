@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from inpaint.errors import RequestError, shown
 from inpaint.pace import PACES
 from inpaint.prompt_weights import MAX_PROMPT
-from inpaint.request import AREAS, FILLS, MASK_CHANNELS, MAX_SIDE
+from inpaint.request import AREAS, FILLS, LENGTHS, MASK_CHANNELS, MAX_SIDE
 from inpaint.schedulers import SCHEDULERS, canonical_name
 from server.dialects.segmind_request import LIMITS, InpaintBody, RefineBody
 from server.service.order import Format
@@ -16,6 +16,7 @@ from server.service.order import Format
 _CHOICES: Mapping[str, tuple[str, ...]] = {
     "area": AREAS,
     "fill": FILLS,
+    "lengths": LENGTHS,
     "mask_channel": MASK_CHANNELS,
     "output_format": get_args(Format),
     "pace": PACES,

@@ -10,7 +10,17 @@ from inpaint.errors import RequestError
 from inpaint.images.formats import READ
 from inpaint.lora.spec import MAX_LORAS, MAX_SCALE, parse_loras
 from inpaint.pace import Pace
-from inpaint.request import DEFAULTS, MAX_SIDE, RANGES, Area, Fill, MaskChannel, Range, check_settings
+from inpaint.request import (
+    DEFAULTS,
+    MAX_SIDE,
+    RANGES,
+    Area,
+    Fill,
+    Lengths,
+    MaskChannel,
+    Range,
+    check_settings,
+)
 from inpaint.schedulers import SCHEDULERS, canonical_name
 from server.service.order import Format, Order, source
 
@@ -29,7 +39,7 @@ LIMITS: Mapping[str, Range] = {
 # The hosted API documents the same defaults as the engine has; one that differs must be written out here.
 _default = SimpleNamespace(**DEFAULTS)
 _PICTURE = "an http(s) URL, a data: URI or base64; in a form also a file"
-_PIXELS = "pixels at a working size of 1024"
+_PIXELS = "pixels at a working size of 1024 (see `lengths`)"
 
 Side = Annotated[int, Field(ge=0, le=MAX_SIDE)]
 Picture = Annotated[str | bytes, Field(description=f"A {READ} picture: {_PICTURE}.")]
@@ -124,6 +134,13 @@ class InpaintBody(BaseModel):
     feather: Annotated[
         int, _number("feather", f"Soften the mask's edge outwards by this much, in {_PIXELS}.")
     ] = _default.feather
+    lengths: Annotated[
+        Lengths,
+        Field(
+            description="What `padding`, `grow` and `feather` count: pixels at a working size of 1024 "
+            "(`box`), so that one setting fits every picture, or pixels of the picture (`picture`)."
+        ),
+    ] = _default.lengths
     fill: Annotated[Fill, Field(description="What to put under the mask before painting.")] = _default.fill
     color_match: Annotated[
         bool, Field(description="Match the painted part's colours to its surroundings.")

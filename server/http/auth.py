@@ -1,6 +1,8 @@
 """Authentication: the key of a request, or the anonymous caller of a server without keys."""
 
 import asyncio
+import base64
+import binascii
 
 from starlette.requests import HTTPConnection
 
@@ -46,14 +48,28 @@ class Gate:
 
 
 def _token(connection: HTTPConnection) -> str | None:
-    """Return the key from ``x-api-key`` or ``Authorization: Bearer``.
+    """Return the key from ``x-api-key``, ``api-key`` (as for Azure), or ``Authorization``: Bearer or Basic.
 
     Raises:
-        UnauthorizedError: neither was sent.
+        UnauthorizedError: none of them was sent.
     """
-    if key := connection.headers.get("x-api-key"):
+    if key := connection.headers.get("x-api-key") or connection.headers.get("api-key"):
         return key
     scheme, _, key = connection.headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer" and key.strip():
+    if scheme.lower() == "basic":
+        key = _of_basic(key)
+    elif scheme.lower() != "bearer":
+        key = ""
+    if key.strip():
         return key.strip()
     raise UnauthorizedError("Missing Authorization or x-api-key in header")
+
+
+def _of_basic(credentials: str) -> str:
+    """Return the password of Basic credentials (RFC 7617), or the user's name if there is no password."""
+    try:
+        text = base64.b64decode(credentials.strip(), validate=True).decode()
+    except (binascii.Error, ValueError):
+        return ""
+    user, _, password = text.partition(":")
+    return password or user

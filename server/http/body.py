@@ -1,4 +1,8 @@
-"""Request bodies, JSON or multipart, as flat dictionaries of fields, with limits on size, time and count."""
+"""Request bodies, JSON or multipart, as flat dictionaries of fields, with limits on size, time and count.
+
+Of a form's fields with one name the first counts, as for OpenAI, whose mask belongs to the first picture; a
+name that ends with ``[]``, as ``image[]``, is a list of all of them.
+"""
 
 import json
 from collections.abc import AsyncIterator
@@ -161,9 +165,13 @@ async def _multipart(request: Request, body: bytes) -> Fields:
         problem = f"is not a valid multipart form of at most {_MAX_FIELDS} fields and {_MAX_FILES} files"
         raise RequestError("body", problem) from None
     try:
-        return {
-            name: await value.read() if isinstance(value, UploadFile) else value
-            for name, value in form.items()
-        }
+        found: Fields = {}
+        for name, value in form.multi_items():
+            one = await value.read() if isinstance(value, UploadFile) else value
+            if name.endswith("[]"):
+                found.setdefault(name, []).append(one)  # type: ignore[attr-defined]
+            else:
+                found.setdefault(name, one)
+        return found
     finally:
         await form.close()

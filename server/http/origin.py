@@ -25,6 +25,8 @@ _PORTS = {"http": 80, "https": 443}
 _FORWARDING = re.compile(
     r"x-forwarded-.+|forwarded|via|x-real-ip|x-(?:cluster-)?client-ip|true-client-ip|cf-.+|x-original-.+|x-envoy-.+"
 )
+# The names that Docker and Podman give a container for the machine it runs on.
+_FROM_CONTAINERS = ("host.docker.internal", "host.containers.internal", "gateway.docker.internal")
 # Nobody can register these, so no stranger's page has such a name: RFC 6762, RFC 8375, ICANN's .internal.
 _PRIVATE_NAMES = (".local", ".localhost", ".home.arpa", ".internal", ".lan")
 
@@ -55,6 +57,12 @@ class OriginCheck:
         client, host = connection.client, _host(connection)
         direct = client is not None and is_loopback(client.host) and not _is_forwarded(connection)
         if not direct or host is None or not is_loopback(host):
+            if host in _FROM_CONTAINERS:
+                raise ForbiddenError(
+                    f"{host} is how a container calls this machine, and this server has no API keys yet, so "
+                    "it answers only programs outside containers; create a key with `inpaint keys create`, "
+                    "start the server with --host 0.0.0.0, and give the key to the program in the container"
+                )
             raise ForbiddenError(
                 "this server has no API keys yet, so it answers only programs on its own machine, and none "
                 "through a proxy; create a key with `inpaint keys create`"

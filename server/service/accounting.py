@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from inpaint.errors import CancelledError, InpaintError, RequestError
-from inpaint.request import MAX_SIDE, InpaintRequest, InpaintResult, upright_size
+from inpaint.request import MAX_SIDE, SETTINGS, InpaintRequest, InpaintResult, upright_size
 from server.engines.client import Ticket
 from server.errors import status_of
 from server.observe.metrics import Metrics
@@ -68,7 +68,8 @@ class Accounting:
             order: the request as the dialect passed it.
         """
         request = prepared.request
-        settings = {name: getattr(request, name) for name in order.settings} | {"seed": request.seed}
+        settings = {name: getattr(request, name) for name in SETTINGS}
+        size = max(request.image.size, order.size or (0, 0), key=math.prod)
         return Record.new(
             id=secrets.token_hex(16),
             key_id=caller.key_id,
@@ -82,10 +83,9 @@ class Accounting:
                 "pace": request.pace,
                 "unet_calls": [request.call_plan.made, request.call_plan.calls],
                 "boxes": prepared.boxes,
-                "pixels": decoded_pixels(
-                    *request.image.size, request.samples, alpha=request.image.has_transparency_data
-                ),
+                "pixels": decoded_pixels(*size, request.samples, alpha=request.image.has_transparency_data),
                 "token": secrets.token_urlsafe(24),  # gives access to this request's pictures only
+                **({"size": list(order.size)} if order.size else {}),
                 "notes": [f"image: it {note}" for note in prepared.like.notes],
             },
             seeds=request.seeds,

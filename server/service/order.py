@@ -3,10 +3,12 @@
 import base64
 import binascii
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal, TypeVar
 from urllib.parse import unquote_to_bytes
+
+from PIL import Image
 
 from inpaint.errors import RequestError
 from inpaint.images.formats import known_refusal
@@ -15,6 +17,10 @@ Format = Literal["jpeg", "png", "webp"]
 
 _MAX_URL_CHARACTERS = 8192
 _SCHEME = re.compile(r"\s*([a-zA-Z][a-zA-Z0-9+.-]*):")
+# A picture's URL in our answers, after the server's address.
+_PICTURE = re.compile(
+    r"/v2/requests/(?P<id>[0-9a-f]{32})/images/(?P<number>\d{1,3})\?token=(?P<token>[\w-]{1,100})", re.ASCII
+)
 _QUOTES = ("'", '"')
 _NO_PICTURE = "must be an http(s) URL, a data: URI or base64 of a picture"
 _MAX_HEAD = 1024  # bytes of a data: URI before its comma
@@ -28,8 +34,37 @@ class Url:
     text: str = field(repr=False)  # may contain a signature, so it must never reach a log
 
 
-Source = Url | bytes
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A picture that this server painted, named by the URL in its answer; the token replaces a key."""
+
+    request_id: str
+    number: int
+    token: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Blank:
+    """The picture of a request that sends none: grey, and repainted as a whole."""
+
+    width: int
+    height: int
+
+
+Source = Url | Stored | bytes
 Sides = tuple[int, int, int, int]  # left, top, right, bottom
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Given:
+    """The decoded pictures of an order, upright and in the modes of their files, and its settings."""
+
+    image: Image.Image
+    mask: Image.Image | None
+    settings: Mapping[str, object]
+
+
+Adapt = Callable[[Given], Given]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,21 +73,40 @@ class Order:
 
     ``settings`` are fields of ``InpaintRequest``, all but its two pictures. ``extend`` is the number of
     pixels that the picture grows on each side before it is painted; the mask then has the size of the picture
-    before that, and may be missing.
+    before that, and may be missing. ``adapt`` is what a dialect makes of the decoded pictures before they are
+    checked against each other: its mask is one in which white is repainted. ``size`` is the (width, height)
+    in which the painted pictures are answered, or that ``adapt`` gives the picture, if not its own.
     """
 
-    image: Source = field(repr=False)
+    image: Source | Blank = field(repr=False)
     mask: Source | None = field(repr=False)
     settings: Mapping[str, object]
     output_format: Format = "jpeg"
     quality: int = 95
     extend: Sides | None = None
+    adapt: Adapt | None = field(default=None, repr=False)
+    size: tuple[int, int] | None = None
     metadata: bool | None = None  # write into the pictures how they were made; None: the server's setting
 
     @property
     def has_urls(self) -> bool:
         """True if a picture must be fetched."""
         return isinstance(self.image, Url) or isinstance(self.mask, Url)
+
+    def own(self, base_url: str) -> "Order":
+        """Return the order with the URLs of our own pictures recognised, those below ``base_url``."""
+        return replace(self, image=own(self.image, base_url), mask=own(self.mask, base_url))
+
+
+AnySource = TypeVar("AnySource", bound=Source | Blank | None)
+
+
+def own(source: AnySource, base_url: str) -> AnySource | Stored:
+    """Return a URL below ``base_url`` that names a picture of ours as that picture, all else unchanged."""
+    if not isinstance(source, Url) or not source.text.startswith(base_url.rstrip("/") + "/"):
+        return source
+    found = _PICTURE.fullmatch(source.text[len(base_url.rstrip("/")) :])
+    return Stored(found["id"], int(found["number"]), found["token"]) if found else source
 
 
 def source(name: str, value: object) -> Source:

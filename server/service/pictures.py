@@ -3,7 +3,7 @@
 import asyncio
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 
 from PIL import Image
@@ -16,13 +16,14 @@ from inpaint.images.png import with_colour
 from inpaint.request import DEFAULTS, MASK_WAS_READ, InpaintRequest, InpaintResult, check_same_size
 from server.errors import TooLargeError
 from server.fetch.fetcher import Fetcher
-from server.service.order import Order, Source, Url, decode_source
+from server.service.order import Blank, Given, Order, Source, Stored, Url, decode_source
 from server.service.pixel_budget import decoded_pixels
 from server.service.threads import Threads
 
 MAX_KEPT_BYTES = 250_000_000  # our own PNG of the largest picture admitted is larger than its JPEG was
 IMAGE, MASK = "image.png", "mask.png"  # the inputs of a request in the picture store
 QUALITY = 95
+_GREY = (127, 127, 127)  # of a blank picture, as in A1111: its txt2img with an inpainting model
 CONTENT_TYPES = {"jpeg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 
 
@@ -35,37 +36,43 @@ class Prepared:
     boxes: int = 1  # that are painted for each sample, see :func:`counted`
 
 
-async def read_source(
-    fetcher: Fetcher, threads: Threads, name: str, source: Source, *, max_bytes: int
-) -> bytes:
-    """Return one file's bytes, fetched if it is a URL."""
-    if isinstance(source, Url):
-        return await fetcher.fetch(source.text, max_bytes=max_bytes)
-    return await threads.pixels(decode_source, name, source)
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """The ways to the bytes of a request's pictures: fetched, from the picture store, or decoded."""
 
+    fetcher: Fetcher
+    threads: Threads
+    stored: Callable[[str, Stored], Awaitable[bytes]]  # (field, picture) → its file
+    max_bytes: int  # of what is fetched for one request
 
-async def gather(
-    fetcher: Fetcher, threads: Threads, order: Order, *, max_bytes: int
-) -> tuple[bytes, bytes | None]:
-    """Return both files' bytes, with URLs fetched at the same time.
+    async def read(self, name: str, source: Source) -> bytes:
+        """Return one file's bytes; ``name`` is the field it came in."""
+        if isinstance(source, Url):
+            return await self.fetcher.fetch(source.text, max_bytes=self.max_bytes)
+        if isinstance(source, Stored):
+            return await self.stored(name, source)
+        return await self.threads.pixels(decode_source, name, source)
 
-    Raises:
-        TooLargeError: together they are larger than ``max_bytes``.
-    """
-    sources = {"image": order.image} | ({} if order.mask is None else {"mask": order.mask})
-    tasks = [
-        asyncio.create_task(read_source(fetcher, threads, name, source, max_bytes=max_bytes))
-        for name, source in sources.items()
-    ]
-    try:
-        image, *masks = await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()  # if one failed, the other is of no use
-    mask = masks[0] if masks else None
-    if order.has_urls and len(image) + len(mask or b"") > max_bytes:
-        raise TooLargeError(f"the two pictures together must be at most {max_bytes // 10**6} MB")
-    return image, mask
+    async def gather(self, order: Order) -> tuple[bytes, bytes | None]:
+        """Return both files' bytes, with URLs fetched at the same time; a blank picture has none.
+
+        Raises:
+            TooLargeError: together they are larger than ``max_bytes``.
+        """
+        sources = {"image": order.image, "mask": order.mask}
+        tasks = {
+            name: asyncio.create_task(self.read(name, source))
+            for name, source in sources.items()
+            if source is not None and not isinstance(source, Blank)
+        }
+        try:
+            files = dict(zip(tasks, await asyncio.gather(*tasks.values()), strict=True))
+        finally:
+            for task in tasks.values():
+                task.cancel()  # if one failed, the other is of no use
+        if order.has_urls and sum(map(len, files.values())) > self.max_bytes:
+            raise TooLargeError(f"the two pictures together must be at most {self.max_bytes // 10**6} MB")
+        return files.get("image", b""), files.get("mask")
 
 
 def pixels_to_decode(order: Order, image: bytes, mask: bytes | None) -> int:
@@ -76,12 +83,18 @@ def pixels_to_decode(order: Order, image: bytes, mask: bytes | None) -> int:
         TooLargeError: a file is larger than we decode.
     """
     left, top, right, bottom = order.extend or (0, 0, 0, 0)
-    check_file_size("image", image)
-    opened = open_checked(image)
-    alpha = opened.has_transparency_data or opened.mode == "CMYK"
-    sizes = [(opened.width + left + right, opened.height + top + bottom)]
+    alpha = False
+    if isinstance(order.image, Blank):
+        sizes = [(order.image.width, order.image.height)]
+    else:
+        check_file_size("image", image)
+        opened = open_checked(image)
+        alpha = opened.has_transparency_data or opened.mode == "CMYK"
+        sizes = [(opened.width + left + right, opened.height + top + bottom)]
     if mask is not None:
         sizes.append(file_size("mask", mask))
+    if order.size is not None:
+        sizes.append(order.size)
     width, height = max(sizes, key=math.prod)
     return decoded_pixels(width, height, int(str(order.settings.get("samples", 1))), alpha=alpha)
 
@@ -104,6 +117,8 @@ def prepare(order: Order, image: bytes, mask: bytes | None) -> Prepared:
         RequestError: names the field at fault.
         TooLargeError: a file is larger than we decode.
     """
+    if order.adapt is not None or isinstance(order.image, Blank):
+        return _prepare_adapted(order, image, mask)
     check_file_size("image", image)
     size = header_size(image, "image")
     settings, white = dict(order.settings), None
@@ -122,7 +137,32 @@ def prepare(order: Order, image: bytes, mask: bytes | None) -> Prepared:
         wider, white = extend(like.image, white, *order.extend)
         like = replace(like, image=wider)
         settings |= MASK_WAS_READ
-    assert white is not None, "an order has a mask or extends"
+    assert white is not None, "an order has a mask, or extends, or its dialect makes a mask of the picture"
+    return _prepared(like, white, settings)
+
+
+def _prepare_adapted(order: Order, image: bytes, mask: bytes | None) -> Prepared:
+    """Decode both pictures, and let the dialect make of them what the engine paints."""
+    if isinstance(order.image, Blank):
+        size = (order.image.width, order.image.height)
+        like = Picture(Image.new("RGB", size, _GREY), "PNG")
+        adapted = Given(like.image, Image.new("L", size, 255), order.settings)
+    else:
+        if mask is not None:
+            check_file_size("mask", mask)
+        check_file_size("image", image)
+        like = decode(image, "image")
+        adapted = Given(like.image, None if mask is None else decode(mask, "mask").image, order.settings)
+    if order.adapt is not None:
+        adapted = order.adapt(adapted)
+    white, soft = adapted.mask, bool(adapted.settings.get("soft"))
+    assert white is not None, "a dialect makes a mask of the picture where there is none"
+    require_mask(strength(white, soft=soft), soft=soft, given=white)
+    settings = {**adapted.settings, **MASK_WAS_READ}
+    return _prepared(replace(like, image=adapted.image), plain_mask(white), settings)
+
+
+def _prepared(like: Picture, white: Image.Image, settings: Mapping[str, object]) -> Prepared:
     request = InpaintRequest(image=like.image, mask=white, **settings)  # type: ignore[arg-type]
     # The file's EXIF, XMP and IPTC hold where and when it was taken, and by whom; the hosted API does not
     # return them either. Its WebP has the quality that was asked for.
@@ -165,6 +205,7 @@ def write(
     output_format: str,
     quality: int,
     made_with: str | None = None,
+    size: tuple[int, int] | None = None,
 ) -> list[bytes]:
     """Encode the painted pictures as files, with the caller's colour profile.
 
@@ -174,12 +215,21 @@ def write(
         output_format: jpeg, png or webp.
         quality: of JPEG and WebP, 1 to 100.
         made_with: the model's name, to write into the files how they were made; None writes nothing.
+        size: (width, height) to which the pictures are resized; None keeps theirs.
     """
     made = metadata.made_by(prepared.request, result, made_with) if made_with else [None] * len(result.images)
     return [
-        metadata.write(image, prepared.like, made_by, output_format, quality)
+        metadata.write(_resized(image, size), prepared.like, made_by, output_format, quality)
         for image, made_by in zip(result.images, made, strict=True)
     ]
+
+
+def _resized(image: Image.Image, size: tuple[int, int] | None) -> Image.Image:
+    if size is None or image.size == size:
+        return image
+    if image.mode in ("1", "P"):  # which Pillow resizes by picking pixels
+        image = image.convert("RGB")
+    return image.resize(size, Image.Resampling.LANCZOS)
 
 
 def describe(data: bytes) -> dict[str, object]:

@@ -7,24 +7,21 @@ from dataclasses import replace
 
 from inpaint.lora.files import canonical
 from inpaint.request import InpaintRequest
-from server.fetch.fetcher import Fetcher
 from server.observe.metrics import Metrics
 from server.service.caller import Caller
 from server.service.limits import Limiter
 from server.service.order import Order, Source, Url
 from server.service.pictures import (
     Prepared,
+    Reader,
     counted,
     describe,
     file_size,
-    gather,
     pixels_to_decode,
     prepare,
     read_inputs,
-    read_source,
 )
 from server.service.pixel_budget import PixelBudget, decoded_pixels
-from server.service.threads import Threads
 from server.settings import Settings
 
 DEFAULT_NATIVE_SIZE = 1024  # SDXL's; until the first engine is ready
@@ -36,16 +33,15 @@ class Preparation:
     def __init__(
         self,
         settings: Settings,
-        fetcher: Fetcher,
+        reader: Reader,
         limiter: Limiter,
         metrics: Metrics,
-        threads: Threads,
         native_size: Callable[[], int | None],
     ) -> None:
         """Start with the whole budget of pixels; ``native_size`` is the model's, once it is known."""
         self.pixels = PixelBudget(settings.max_decoded_pixels)
-        self._settings, self._fetcher, self._limiter = settings, fetcher, limiter
-        self._stages, self._threads = metrics.stages, threads
+        self._settings, self._reader, self._limiter = settings, reader, limiter
+        self._stages, self._threads = metrics.stages, reader.threads
         self._native_size = native_size
 
     @asynccontextmanager
@@ -97,8 +93,7 @@ class Preparation:
             BusyError: the requests under way hold too many pixels.
         """
         async with self._limiter.fetches(caller.key_id) if isinstance(source, Url) else nullcontext():
-            max_bytes = self._settings.fetch_max_bytes
-            data = await read_source(self._fetcher, self._threads, "image", source, max_bytes=max_bytes)
+            data = await self._reader.read("image", source)
         width, height = await self._threads.pixels(file_size, "image", data)
         with self.pixels.hold(decoded_pixels(width, height, 0)):
             return await self._threads.pixels(describe, data)
@@ -106,5 +101,4 @@ class Preparation:
     async def _gather(self, caller: Caller, order: Order) -> tuple[bytes, bytes | None]:
         # One without URLs need not wait for the key's fetches from slow hosts.
         async with self._limiter.fetches(caller.key_id) if order.has_urls else nullcontext():
-            max_bytes = self._settings.fetch_max_bytes
-            return await gather(self._fetcher, self._threads, order, max_bytes=max_bytes)
+            return await self._reader.gather(order)

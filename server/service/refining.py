@@ -51,6 +51,7 @@ async def prepare_again(
         settings=settings,
         output_format=fields["output_format"],  # type: ignore[arg-type]
         quality=int(str(fields["quality"])),
+        size=tuple(fields["size"]) if "size" in fields else None,  # type: ignore[arg-type]
         metadata=bool(fields.get("metadata")),
     )
     async with service.preparation.again(image, mask, settings, pixels_of(draft)) as prepared:

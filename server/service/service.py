@@ -8,7 +8,7 @@ import asyncio
 import math
 import shutil
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -17,14 +17,15 @@ import structlog
 
 from inpaint.errors import BusyError, CancelledError, DeadlineError
 from inpaint.request import InpaintResult
-from server.engines.client import EngineClient, Terms
+from server.engines.client import EngineClient, Terms, Ticket
 from server.fetch.fetcher import Fetcher
 from server.observe.metrics import Metrics
 from server.service.accounting import Accounting, notes_of
 from server.service.caller import Caller
 from server.service.limits import Limiter, RateState
 from server.service.order import Order
-from server.service.pictures import CONTENT_TYPES, Prepared, write
+from server.service.own_pictures import OwnPictures
+from server.service.pictures import CONTENT_TYPES, Prepared, Reader, write
 from server.service.preparation import Preparation
 from server.service.threads import Threads
 from server.service.uploads import Upload, Uploads
@@ -37,6 +38,7 @@ from server.storage.peers import Peers
 from server.storage.requests import Record, Store
 
 T = TypeVar("T")
+Begun = Callable[[Record, Ticket], None]
 
 _MIN_FREE_BYTES = 64_000_000  # of the database's disk, for a few requests with their pictures
 
@@ -90,10 +92,14 @@ class Service:
         self.accounting = Accounting(parts.settings, parts.store, parts.ledger, parts.metrics)
         self.preparation = Preparation(
             parts.settings,
-            parts.fetcher,
+            Reader(
+                parts.fetcher,
+                parts.threads,
+                OwnPictures(parts.store, parts.blobs, parts.threads).read,
+                max_bytes=parts.settings.fetch_max_bytes,
+            ),
             parts.limiter,
             parts.metrics,
-            parts.threads,
             native_size=lambda: parts.client.health().native_size,
         )
         self.draining = False
@@ -169,13 +175,16 @@ class Service:
 
     # Painting, v1.
 
-    async def paint(self, caller: Caller, order: Order, gone: asyncio.Future[None]) -> Painted:
+    async def paint(
+        self, caller: Caller, order: Order, gone: asyncio.Future[None], begun: Begun | None = None
+    ) -> Painted:
         """Prepare, charge, paint and write one request.
 
         Args:
             caller: who pays.
             order: what to paint.
             gone: done when the caller has hung up; the request is then cancelled.
+            begun: called when an engine has taken the request, to follow or cancel it.
 
         Raises:
             InpaintError: the request failed and was refunded; ``server.errors`` has the error's status.
@@ -186,10 +195,16 @@ class Service:
         async with self.preparation.prepared(caller, order) as prepared:
             if gone.done():
                 raise CancelledError("the caller hung up")
-            return await self._paint(caller, order, prepared, gone, started)
+            return await self._paint(caller, order, prepared, gone, begun, started)
 
     async def _paint(
-        self, caller: Caller, order: Order, prepared: Prepared, gone: asyncio.Future[None], started: float
+        self,
+        caller: Caller,
+        order: Order,
+        prepared: Prepared,
+        gone: asyncio.Future[None],
+        begun: Begun | None,
+        started: float,
     ) -> Painted:
         record = self.accounting.new_record(caller, "v1", prepared, order)
         await asyncio.to_thread(self.parts.store.accept, record)
@@ -197,13 +212,15 @@ class Service:
             await asyncio.to_thread(self.parts.store.begin, record.id)
             ticket = await self.parts.client.submit(prepared.request, self._terms(caller))
             settlement.ticket = ticket
+            if begun is not None:
+                begun(record, ticket)
             result = await self.in_time(ticket.result(), gone)
             files = await self.write(record, prepared, result)
             await self.accounting.finish(record, prepared.request, result)
         return Painted(
             files=files,
             content_type=CONTENT_TYPES[order.output_format],
-            size=result.images[0].size,
+            size=order.size or result.images[0].size,
             record=record,
             seconds=time.monotonic() - started,
             remaining=await self.accounting.remaining(caller),
@@ -236,8 +253,15 @@ class Service:
     async def write(self, record: Record, prepared: Prepared, result: InpaintResult) -> list[bytes]:
         """Encode the painted pictures as files, in the format that was requested."""
         fields = record.fields
+        size: Any = fields.get("size")
         model = self.parts.settings.model if fields.get("metadata") else None
         with self.parts.metrics.stages.labels("write").time():
             return await self.parts.threads.pixels(
-                write, prepared, result, str(fields["output_format"]), int(str(fields["quality"])), model
+                write,
+                prepared,
+                result,
+                str(fields["output_format"]),
+                int(str(fields["quality"])),
+                model,
+                tuple(size) if size else None,
             )

@@ -286,6 +286,7 @@ def test_every_field_of_the_server_is_under_advanced(fake: Served, desk: Desk) -
         "metadata",
         "loras",
         "pace",
+        "lengths",  # of the page suit every picture
         "mask_channel",  # the page paints its masks itself
         "invert_mask",
         "resize_mask",

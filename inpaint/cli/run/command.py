@@ -33,6 +33,7 @@ def run(
     padding: options.Padding = DEFAULTS["padding"],
     grow: options.Grow = DEFAULTS["grow"],
     feather: options.Feather = DEFAULTS["feather"],
+    lengths: options.Lengths = DEFAULTS["lengths"],
     fill: options.Fill = DEFAULTS["fill"],
     color_match: options.ColorMatch = DEFAULTS["color_match"],
     soft: options.Soft = DEFAULTS["soft"],

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from inpaint.pace import PACES
-from inpaint.request import AREAS, FILLS, MASK_CHANNELS, RANGES
+from inpaint.request import AREAS, FILLS, LENGTHS, MASK_CHANNELS, RANGES
 from inpaint.schedulers import SCHEDULERS
 
 _INPUT, _REGION, _OUTPUT = "Many pictures", "Which part is repainted", "Output"
@@ -121,13 +121,21 @@ Area = Annotated[
 Padding = Annotated[
     int,
     _option(
-        "Context around the mask, like --grow and --feather in pixels of a 1024-pixel working size",
+        "Context around the mask, like --grow and --feather in the pixels that --lengths says",
         field="padding",
         panel=_REGION,
     ),
 ]
 Grow = Annotated[int, _option("Widen the mask", field="grow", panel=_REGION)]
 Feather = Annotated[int, _option("Soften the mask's edge outwards", field="feather", panel=_REGION)]
+Lengths = Annotated[
+    str,
+    _option(
+        f"{' or '.join(LENGTHS)}: the pixels of --padding, --grow and --feather are those of a 1024-pixel "
+        "working size, or the picture's own",
+        panel=_REGION,
+    ),
+]
 Fill = Annotated[str, _option(f"What to put under the mask first: {', '.join(FILLS)}", panel=_REGION)]
 ColorMatch = Annotated[bool, _option("Match the painted part's colours to its surroundings", panel=_REGION)]
 Soft = Annotated[bool, _option("Read grey in the mask as partial strength", panel=_REGION)]

@@ -8,7 +8,7 @@ const VARIATIONS = 4;
 const FIXED = { output_format: "png", metadata: true };
 const MASK_FIELDS = ["mask_channel", "invert_mask", "resize_mask"]; // the page's own masks need none
 /** Fields that the page fills in when it sends, or that are no setting of a painting. */
-const NOT_SETTINGS = new Set(["output_format", "quality", "base64", "metadata", "extend", ...MASK_FIELDS]);
+const NOT_SETTINGS = new Set(["output_format", "quality", "base64", "metadata", "extend", "lengths", ...MASK_FIELDS]);
 const NEAR = "near"; // the pace of drafts
 const OF_SPEED = Object.values(SPEEDS).flatMap(({ values }) => Object.keys(values));
 

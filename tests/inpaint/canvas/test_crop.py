@@ -246,6 +246,22 @@ def test_lengths_scale_with_the_box() -> None:
     assert (canvas.grow_px, canvas.feather_px) == (1, 0)
 
 
+def test_lengths_of_the_picture_are_its_own_pixels() -> None:
+    """Whatever the box: what other programs call a mask blur of 10 is 10 pixels of a poster, too."""
+    settings: dict[str, Any] = {"grow": 8, "feather": 16, "padding": 40, "lengths": "picture"}
+    for side in (200, 2000):
+        image = Image.new("RGB", (side, side))
+        mask = Image.new("L", image.size)
+        mask.paste(255, (side // 4, side // 4, side // 2, side // 2))
+        for area in ("auto", "whole"):
+            canvas = cut(request(image, mask, area=area, **settings), NATIVE)
+            assert (canvas.grow_px, canvas.feather_px) == (8, 16)
+    padded = [
+        cut(request(image, mask, **settings | {"padding": padding}), NATIVE).box for padding in (200, 400)
+    ]
+    assert padded[0][0] - padded[1][0] == 200
+
+
 def test_grow_is_round_and_feather_falls_outwards_only() -> None:
     """The whole mask is repainted; only its surroundings are a blend."""
     size = (256, 256)

@@ -30,6 +30,7 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "padding": (("--padding", "1025"), "--padding: must be a whole number from 0 to 1024"),
     "grow": (("--grow", "-1"), "--grow: must be a whole number from 0 to 256"),
     "feather": (("--feather", "257"), "--feather: must be a whole number from 0 to 256"),
+    "lengths": (("--lengths", "cm"), "--lengths: must be one of box, picture"),
     "fill": (("--fill", "black"), "--fill: must be one of original"),
     "guidance_interval": (("--guidance-interval", "0.8,0.2"), "--guidance-interval: must be two rising"),
     "pace": (("--pace", "fast"), "--pace: must be one of exact, near"),

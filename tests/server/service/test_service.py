@@ -23,8 +23,8 @@ from inpaint.model.load import Model
 from server.engines.in_process import InProcessClient
 from server.engines.worker import WorkerSpec
 from server.errors import UrlError
-from server.service.order import Order, Url
-from server.service.pictures import gather
+from server.service.order import Order, Stored, Url
+from server.service.pictures import Reader
 from server.service.threads import Threads
 from tests.support.served import (
     MASK,
@@ -340,10 +340,13 @@ def test_the_other_picture_is_given_up_when_one_is_refused(picture_host: Picture
                 raise
             raise UrlError("no")
 
+    async def stored(name: str, picture: Stored) -> bytes:
+        raise AssertionError((name, picture))
+
     async def both() -> None:
         order = Order(Url("http://bad/"), Url("http://slow/"), {})
         with pytest.raises(UrlError):
-            await gather(Fetching(), Threads(), order, max_bytes=9)  # type: ignore[arg-type]
+            await Reader(Fetching(), Threads(), stored, max_bytes=9).gather(order)  # type: ignore[arg-type]
         await asyncio.sleep(0)
         assert cancelled == ["http://slow/"]
 
