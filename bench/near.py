@@ -11,7 +11,7 @@
     python -m bench.near [--scenes 96] [--scheduler NAME …] [--rounds 7] [--threads 2] [--real] [--side 512]
         [--real-rounds 1] [--job NAME …] [--skip time|quality] [--device cpu] [--json FILE]
 
-A part that is skipped keeps what FILE has of it.
+What FILE has of a part, a job or a sampler that is left out stays there.
 """
 
 import json
@@ -219,7 +219,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             figures["real_shapes"] = figures.get("real_shapes", {}) | timed
         if "quality" not in chosen.skip:
             print(f"{chosen.scenes} scenes, near against exact, inside the mask")
-            figures["quality"] = quality(device, chosen.scenes, chosen.scheduler or [*SCHEDULERS])
+            found = quality(device, chosen.scenes, chosen.scheduler or [*SCHEDULERS])
+            figures["quality"] = figures.get("quality", {}) | found
         return conditions("near", device, scenes=chosen.scenes, **figures)
 
     finish(run, chosen.json)
