@@ -103,7 +103,7 @@ def _contained(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def _contained_mask(mask: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Return a mask that keeps what lies beside the picture."""
+    """Return a mask that keeps what lies outside the picture."""
     left, top, right, bottom = _inside(mask.size, size)
     found = Image.new("L", size)
     found.paste(fitted(mask.convert("L"), (right - left, bottom - top)), (left, top))
