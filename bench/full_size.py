@@ -21,9 +21,10 @@ from bench.lib.contenders import conditions, finish, interleave, parser, row
 from bench.lib.device import counted_tflop, matmul_tflops
 from inpaint.errors import PaintError
 from inpaint.memory import PLANS, choose_plan, free_bytes, place
-from inpaint.model.denoise import Conditioning, Row, start_row, step
+from inpaint.model.denoise import step
 from inpaint.model.load import DTYPES, Model, pick_device, pick_dtype
 from inpaint.model.prompt import PromptEncoder
+from inpaint.model.row import Conditioning, Row, start_row
 from inpaint.model.vae import decode, encode
 from inpaint.schedulers import SDXL_SCHEDULE
 from tools.checkpoint_layout import write_tokenizer

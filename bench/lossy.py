@@ -28,8 +28,9 @@ from inpaint.demo import demo_checkpoint
 from inpaint.fast import fp8
 from inpaint.job import Job
 from inpaint.model import deep_level
-from inpaint.model.denoise import Row, step
+from inpaint.model.denoise import step
 from inpaint.model.load import DTYPES, Model, load_model, pick_device
+from inpaint.model.row import Row
 from inpaint.model.unet import plain
 from inpaint.model.vae import decode
 from inpaint.runtime.stages import RunningRequest, Stages

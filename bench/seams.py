@@ -26,8 +26,9 @@ from inpaint import InpaintRequest
 from inpaint.canvas.crop import Canvas, cut, paste
 from inpaint.demo import demo_checkpoint
 from inpaint.job import Job
-from inpaint.model.denoise import Row, step
+from inpaint.model.denoise import step
 from inpaint.model.load import DTYPES, Model, load_model, pick_device
+from inpaint.model.row import Row
 from inpaint.model.vae import decode, encode, to_pixels
 from inpaint.runtime.stages import RunningRequest, Stages
 

@@ -26,9 +26,10 @@ from inpaint.batching.work import Bucket
 from inpaint.errors import OutOfMemoryError, OutputError, PaintError
 from inpaint.gpu_errors import is_out_of_memory
 from inpaint.memory import GIB, empty_cache
-from inpaint.model.denoise import Conditioning, Row, start_row, step
+from inpaint.model.denoise import step
 from inpaint.model.load import Model
 from inpaint.model.prompt import PromptEncoder
+from inpaint.model.row import Conditioning, Row, start_row
 from inpaint.model.unet import Forward, UNetBatch
 from inpaint.model.vae import pictures
 from inpaint.model.vae_cache import PictureEncoder

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Literal, Self, cast, get_args
 from inpaint.errors import RequestError
 
 if TYPE_CHECKING:  # the server's supervisor parses faults, and must not import torch
-    from inpaint.model.denoise import Row
+    from inpaint.model.row import Row
 
 Kind = Literal["oom", "assert", "nan", "hang", "exit", "sigkill"]
 KINDS: tuple[str, ...] = get_args(Kind)

@@ -18,9 +18,9 @@ from inpaint.errors import CancelledError, PaintError
 from inpaint.job import CANCELLED, CLOSED, Job
 from inpaint.lora.cache import LoraCache
 from inpaint.lora.spec import effective
-from inpaint.model.denoise import Conditioning, Row, start_row
 from inpaint.model.load import Model
 from inpaint.model.prompt import CHUNK_TOKENS, MAX_CHUNKS, PromptEncoder
+from inpaint.model.row import Conditioning, Row, start_row
 from inpaint.model.vae import Previewer, pictures, to_mask
 from inpaint.model.vae_cache import PictureEncoder
 from inpaint.pace import UNCHANGED

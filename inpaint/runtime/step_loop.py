@@ -31,8 +31,9 @@ from inpaint.fast.optimizations import Fast
 from inpaint.job import CANCELLED, CLOSED, Event, Job
 from inpaint.lora.cache import NO_LORAS, LoraSet
 from inpaint.memory import empty_cache
-from inpaint.model.denoise import Row, step
+from inpaint.model.denoise import step
 from inpaint.model.load import Model
+from inpaint.model.row import Row
 from inpaint.model.vae import DECODED_TOGETHER
 from inpaint.runtime.cpu_threads import CpuThreads
 from inpaint.runtime.faults import Faults

@@ -1,4 +1,4 @@
-"""The dialects other than the hosted API's: each with its routes, and the shape of the errors below its paths."""
+"""The dialects next to the hosted API: each with its routes, and the shape of the errors below its paths."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -113,7 +113,7 @@ def test_the_checkpoints_own_schedule_wins(name: str) -> None:
 @pytest.mark.parametrize(("steps", "strength"), [(25, 0.9), (8, 1.0), (3, 0.4), (1, 1.0), (100, 0.5)])
 def test_the_number_of_unet_calls_is_known_up_front(name: str, steps: int, strength: float) -> None:
     """Admission forecasts a time before anything is encoded, so it must know the sampler's calls."""
-    from inpaint.model.denoise import _begin_at
+    from inpaint.model.row import begin_at
 
-    timesteps, _ = _begin_at(make_scheduler(name, {}, steps), steps, strength)
+    timesteps, _ = begin_at(make_scheduler(name, {}, steps), steps, strength)
     assert unet_calls(name, steps, strength) == len(timesteps)

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 
 from inpaint.demo import demo_checkpoint
-from inpaint.model.denoise import Conditioning, Row, start_row, step
+from inpaint.model.denoise import step
 from inpaint.model.load import Model, load_model
 from inpaint.model.prompt import PromptEncoder
+from inpaint.model.row import Conditioning, Row, start_row
 from inpaint.model.unet import Forward, UNetBatch
 from inpaint.model.vae import Posterior
 from inpaint.schedulers import SCHEDULERS

@@ -29,9 +29,10 @@ import torch
 from PIL import Image
 
 from inpaint.errors import InpaintError
-from inpaint.model.denoise import Conditioning, start_row, step
+from inpaint.model.denoise import step
 from inpaint.model.load import DTYPES, Model, load_model
 from inpaint.model.prompt import PromptEncoder
+from inpaint.model.row import Conditioning, start_row
 from inpaint.model.vae import encode, to_mask, to_pixels
 
 SIDE = 512  # pixels

@@ -17,8 +17,9 @@ from inpaint.fast.fp8 import Fp8Linear, convert, quantise
 from inpaint.fast.optimizations import ready
 from inpaint.job import Job
 from inpaint.memory import PLANS
-from inpaint.model.denoise import Row, step
+from inpaint.model.denoise import step
 from inpaint.model.load import Model, load_model
+from inpaint.model.row import Row
 from inpaint.runtime.stages import RunningRequest, Stages
 
 CPU = torch.device("cpu")

@@ -8,8 +8,9 @@ import torch
 from inpaint import SCHEDULERS, InpaintRequest
 from inpaint.canvas.crop import cut
 from inpaint.job import Job
-from inpaint.model.denoise import Row, step
+from inpaint.model.denoise import step
 from inpaint.model.load import Model
+from inpaint.model.row import Row
 from inpaint.model.unet import UNetBatch, plain
 from inpaint.runtime.stages import RunningRequest, Stages
 from inpaint.schedulers import make_scheduler

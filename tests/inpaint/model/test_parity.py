@@ -11,8 +11,9 @@ from PIL import Image
 from inpaint import SCHEDULERS, Engine, InpaintRequest
 from inpaint.canvas.crop import cut
 from inpaint.job import Job
-from inpaint.model.denoise import Row, step
+from inpaint.model.denoise import step
 from inpaint.model.load import Model
+from inpaint.model.row import Row
 from inpaint.model.vae import decode
 from inpaint.runtime.stages import RunningRequest, Stages
 from tests.support.stock import PLAIN, PROMPTS, stock_picture, stock_pictures, stock_pipeline

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from inpaint import SCHEDULERS
-from inpaint.model.denoise import _begin_at
+from inpaint.model.row import begin_at
 from inpaint.model.samplers import LMS, UniPC, make_sampler, take_step
 from inpaint.schedulers import make_scheduler, noise_levels
 
@@ -21,8 +21,8 @@ def both(name: str, steps: int, strength: float, config: dict[str, Any]) -> tupl
     """Our sampler, stock's, and the timesteps that are left."""
     ours, stock = make_sampler(name, config, steps), make_scheduler(name, config)
     stock.set_timesteps(steps)
-    timesteps, _ = _begin_at(stock, steps, strength)
-    assert torch.equal(_begin_at(ours, steps, strength)[0], timesteps)
+    timesteps, _ = begin_at(stock, steps, strength)
+    assert torch.equal(begin_at(ours, steps, strength)[0], timesteps)
     return ours, stock, timesteps
 
 

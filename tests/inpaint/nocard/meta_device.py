@@ -28,9 +28,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from inpaint import cuda
-from inpaint.model.denoise import Conditioning
 from inpaint.model.load import Model
 from inpaint.model.prompt import PromptEmbeds
+from inpaint.model.row import Conditioning
 from inpaint.model.vae import Posterior
 
 META = torch.device("meta")

@@ -11,8 +11,9 @@ import torch
 from inpaint import SCHEDULERS
 from inpaint.fast import cross_attention_cache
 from inpaint.model import deep_level, denoise, samplers
-from inpaint.model.denoise import Row, start_row, step
+from inpaint.model.denoise import step
 from inpaint.model.load import Model
+from inpaint.model.row import Row, start_row
 from inpaint.model.unet import UNetBatch, plain
 from inpaint.schedulers import make_scheduler
 from tests.inpaint.nocard.meta_device import META, Traffic, conditioning, on_meta, watched

@@ -16,8 +16,8 @@ from inpaint.errors import InpaintError, PaintError
 from inpaint.lora.cache import NO_LORAS, LoraCache
 from inpaint.lora.spec import effective
 from inpaint.model import vae
-from inpaint.model.denoise import Row
 from inpaint.model.load import load_model
+from inpaint.model.row import Row
 from inpaint.runtime import step_loop
 from inpaint.runtime.faults import Faults
 from inpaint.runtime.lora_switch import LoraSwitch

@@ -16,8 +16,9 @@ from torch._dynamo.utils import counters
 from inpaint import Engine, InpaintRequest
 from inpaint.batching.work import Bucket
 from inpaint.fast.optimizations import Fast, ready
-from inpaint.model.denoise import Row, step
+from inpaint.model.denoise import step
 from inpaint.model.load import Model
+from inpaint.model.row import Row
 from inpaint.model.unet import UNetBatch
 from inpaint.schedulers import SCHEDULERS
 from tests.support.fast_rows import mixed_rows, own_model

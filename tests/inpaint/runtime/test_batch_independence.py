@@ -23,8 +23,8 @@ from inpaint import SCHEDULERS, Engine, InpaintRequest
 from inpaint.errors import CancelledError, PaintError
 from inpaint.fast.optimizations import Fast, ready
 from inpaint.job import Job
-from inpaint.model.denoise import Row
 from inpaint.model.load import Model
+from inpaint.model.row import Row
 from inpaint.runtime.stages import RunningRequest
 from tests.support.examples import examples
 

@@ -15,8 +15,8 @@ from inpaint.canvas.crop import cut
 from inpaint.canvas.mask import Box
 from inpaint.errors import CancelledError, DeadlineError, PaintError
 from inpaint.fast.optimizations import ready
-from inpaint.model.denoise import Row
 from inpaint.model.load import Model
+from inpaint.model.row import Row
 from inpaint.pace import DEEP_LEVEL
 from server.engines.forecast import Engines
 from tests.conftest import PORTRAIT
