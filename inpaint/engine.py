@@ -150,6 +150,11 @@ class Engine:
         """The side of a latent pixel in pixels."""
         return self.model.vae_factor
 
+    @property
+    def in_channels(self) -> int:
+        """The input channels of the UNet: 9 with the mask, or 4, as of models that paint whole pictures."""
+        return self.model.in_channels
+
     def submit(
         self, request: InpaintRequest, *, key: str = "", deadline_s: float = inf, promised: bool = False
     ) -> Job:

@@ -257,10 +257,12 @@ def check_settings(settings: Mapping[str, object]) -> None:
     combine(str(settings.get("prompt", "")), settings.get("loras"))
     steps, strength = settings.get("num_inference_steps"), settings.get("strength")
     if isinstance(steps, int) and isinstance(strength, int | float) and int(steps * strength) < 1:
+        possible = strength * RANGES["num_inference_steps"].high >= 1  # also, 1 / 5e-324 is infinite
+        more = f"at least {math.ceil(1 / strength)} steps or " if possible else ""
         raise RequestError(
             "strength",
             f"{steps} steps × strength {strength:g} leaves less than one step to paint; "
-            f"use at least {math.ceil(1 / strength)} steps or a higher strength",
+            f"use {more}a higher strength",
         )
 
 

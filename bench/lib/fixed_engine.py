@@ -40,7 +40,7 @@ class Stats:
 class FixedEngine:
     """An engine that takes ``step_s`` for each step of a batch; a picture's colour is its seed."""
 
-    native_size, vae_factor = 128, 8
+    native_size, vae_factor, in_channels = 128, 8, 9
 
     def __init__(self, step_s: float, max_rows: int) -> None:
         self.step_s, self.max_rows = step_s, max_rows

@@ -105,6 +105,16 @@ def cut(request: InpaintRequest, native: int = 1024) -> Cut:
     )
 
 
+def shown_box(request: InpaintRequest, native: int = 1024) -> Box:
+    """Return the box around a request's whole mask, in picture pixels; its previews show this part.
+
+    Raises:
+        RequestError: there is nothing to repaint, or a picture cannot be read.
+    """
+    picture = upright_size(request.image)
+    return _measure(_mask_of(request, picture)[2], picture, request, native)[0]
+
+
 def working_sizes_of(request: InpaintRequest, native: int = 1024) -> tuple[Size, ...]:
     """Return the working size of each box that :func:`cut` would give; they decide what the request costs.
 

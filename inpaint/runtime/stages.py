@@ -284,7 +284,7 @@ def _warnings(
         if text:
             end = f"this end was ignored: {text!r}"
             warnings.append(f"{name}: only {limit} tokens fit, in {MAX_CHUNKS} chunks; {end}")
-    if request.strength == 1.0:
+    if request.strength == 1.0 and model.in_channels == 9:
         warnings.append("strength: SDXL's inpainting model paints noisy pictures at exactly 1; use 0.99")
     if request.call_plan.reason and not (deep_cache and request.call_plan.cached):
         warnings.append(UNCHANGED + request.call_plan.reason)

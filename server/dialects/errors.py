@@ -39,6 +39,15 @@ def plain(failure: Failure) -> JSONResponse:
     return JSONResponse({"error": failure.text}, failure.status, failure.headers)
 
 
+def failure_of(request: Request, error: InpaintError) -> Failure:
+    """Return what one of our errors says about a request."""
+    status, text, request_id = status_of(error), str(error), request.state.request_id
+    if status == 500:
+        text = f"{text} (request {request_id})"
+    name = error.field if isinstance(error, RequestError) else ""
+    return Failure(status, text, name, error, headers_of(error), request_id)
+
+
 class Shapes:
     """The shapes of errors by the beginning of a path; the longest counts, else the hosted API's."""
 
@@ -53,11 +62,7 @@ class Shapes:
 
     def of_error(self, request: Request, error: InpaintError) -> JSONResponse:
         """Return the answer to a request that failed with one of our errors."""
-        status, text, request_id = status_of(error), str(error), request.state.request_id
-        if status == 500:
-            text = f"{text} (request {request_id})"
-        name = error.field if isinstance(error, RequestError) else ""
-        return self.answer(request, Failure(status, text, name, error, headers_of(error), request_id))
+        return self.answer(request, failure_of(request, error))
 
     def internal_error(self, request: Request) -> JSONResponse:
         """Return the answer to a request that failed because of a bug."""

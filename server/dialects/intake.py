@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from fastapi import Request
 
+from inpaint.errors import CancelledError, DeadlineError
 from server.errors import FailedError
 from server.http.auth import Gate
 from server.http.body import Fields, fields_of, optional_fields_of
@@ -73,7 +74,11 @@ class Intake:
         """
         async with watched(request) as gone:
             record = await self.queue.enqueue(caller, self.own(request, order))
-            record = await self.service.in_time(self.queue.wait(record, caller), gone)
+            try:
+                record = await self.service.in_time(self.queue.wait(record, caller), gone)
+            except (CancelledError, DeadlineError):
+                await self.queue.cancel(caller, record.id)  # its caller will never learn its id
+                raise
         if record.state != "COMPLETED":
             raise FailedError(record.error or "failed", record.error_status or 500)
         return record

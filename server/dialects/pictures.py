@@ -8,11 +8,12 @@ from PIL import Image, ImageChops, ImageOps
 
 from inpaint.canvas.mask import fitted
 from inpaint.images.codec import to_rgb
-from server.service.order import Given
+from inpaint.request import check_size
+from server.service.order import Blank, Given, Order
 
 # How a picture without mask and transparency is edited: all of it, and so that it can be recognised.
 WHOLE: Mapping[str, object] = {"area": "whole", "strength": 0.75}
-# How a blank picture is painted, whatever the model: what A1111 does with an inpainting checkpoint.
+# How a blank picture is painted with an inpainting checkpoint, as A1111 does it.
 GENERATION: Mapping[str, object] = {
     "fill": "noise",
     "area": "whole",
@@ -22,6 +23,25 @@ GENERATION: Mapping[str, object] = {
     "color_match": False,
 }
 Resize = Literal["stretch", "cover", "contain"]
+
+
+def generation(size: tuple[int, int], settings: Mapping[str, object], in_channels: int | None) -> Order:
+    """Return the order of pictures that are painted from a prompt alone.
+
+    Args:
+        size: (width, height) of the pictures, in pixels.
+        settings: the caller's; those that mean an edited picture have no effect.
+        in_channels: of the model's UNet, if it is known. One with 4 was trained to begin with noise alone,
+            so that nothing of the blank picture may show through; an inpainting model paints noise then.
+
+    Raises:
+        RequestError: such a ``size`` cannot be painted.
+    """
+    check_size("size", size)
+    painted: dict[str, object] = {**settings, **GENERATION}
+    if in_channels == 4 or painted.get("num_inference_steps") == 1:  # 0.99 of one step is none
+        painted["strength"] = 1.0
+    return Order(image=Blank(*size), mask=None, settings=painted)
 
 
 def transparency(image: Image.Image) -> Image.Image | None:

@@ -34,6 +34,7 @@ class Health:
     waiting: int = 0  # requests submitted and not yet begun
     running: int = 0  # requests between their first and their last step
     native_size: int | None = None  # side of the model's own pictures in pixels, once it is known
+    in_channels: int | None = None  # of its UNet, once known: 9 with the mask, 4 without
     backlog_s: float = 0.0  # until everything under way is painted, as far as costs are known
     restarts: int = 0  # of worker processes since the start
     row_steps: int = 0  # UNet calls × rows in them
@@ -45,6 +46,10 @@ class Health:
 
 class Ticket(Protocol):
     """A submitted request, for use on the event loop that submitted it."""
+
+    @property
+    def request(self) -> InpaintRequest:
+        """The request as its engine gets it."""
 
     @property
     def seeds(self) -> list[int]:

@@ -31,6 +31,10 @@ class Describes(Protocol):
     def vae_factor(self) -> int:
         """Pixels per latent pixel and side."""
 
+    @property
+    def in_channels(self) -> int:
+        """Input channels of the model's UNet."""
+
 
 @dataclass(frozen=True, slots=True)
 class QueueState:
@@ -49,21 +53,23 @@ class Engines:
     native_size: int = 1024
     vae_factor: int = 8
     profile: Profile = field(default_factory=lambda: Profile(_UNKNOWN))
+    in_channels: int = 9
 
     @classmethod
     def of(cls, engine: Describes) -> Self:
         """Describe an engine in this process."""
-        return cls(engine.native_size, engine.vae_factor, engine.profile)
+        return cls(engine.native_size, engine.vae_factor, engine.profile, engine.in_channels)
 
     @classmethod
     def from_json(cls, fields: Any) -> Self:
         """Read what :meth:`to_json` wrote in another process."""
-        return cls(fields["native_size"], fields["vae_factor"], Profile.from_json(fields["profile"]))
+        profile = Profile.from_json(fields["profile"])
+        return cls(fields["native_size"], fields["vae_factor"], profile, fields["in_channels"])
 
     def to_json(self) -> dict[str, Any]:
         """Return the description as JSON, for a message."""
-        profile = self.profile.to_json()
-        return {"native_size": self.native_size, "vae_factor": self.vae_factor, "profile": profile}
+        sizes = {"native_size": self.native_size, "vae_factor": self.vae_factor}
+        return {**sizes, "in_channels": self.in_channels, "profile": self.profile.to_json()}
 
     def work(self, request: InpaintRequest, key: str) -> Work:
         """Return a request's work. It reads every pixel of the mask: call it outside the event loop.

@@ -64,6 +64,7 @@ class InProcessClient:
             waiting=len(self._tickets) - running,
             running=running,
             native_size=self._engine.native_size,
+            in_channels=self._engine.in_channels,
             backlog_s=stats.backlog_s,
             row_steps=stats.row_steps,
             unet_calls=stats.unet_calls,

@@ -88,13 +88,15 @@ class Pool:
         """Return the pool's state, see :meth:`server.engines.client.EngineClient.health`."""
         under_way = self._dispatcher.under_way()
         running = sum(ticket.begun for ticket in under_way)
+        engines = self._dispatcher.engines if self._supervisor.described else None
         counts = sum((slot.counts + slot.counts_before for slot in self._slots), Counter[str]())
         return Health(
             ready=self._ready,
             reason="" if self._ready else self._not_ready(),
             waiting=len(under_way) - running,
             running=running,
-            native_size=self._dispatcher.engines.native_size if self._supervisor.described else None,
+            native_size=engines.native_size if engines else None,
+            in_channels=engines.in_channels if engines else None,
             backlog_s=self._dispatcher.backlog_s,
             restarts=sum(max(0, slot.starts - slot.unload_count - 1) for slot in self._slots),
             **{name: counts[name] for name in COUNTS},

@@ -63,6 +63,10 @@ class Paints(Protocol):
     def vae_factor(self) -> int:
         """Pixels per latent pixel and side, as ``Engine.vae_factor``."""
 
+    @property
+    def in_channels(self) -> int:
+        """Input channels of the model's UNet, as ``Engine.in_channels``."""
+
     def submit(self, request: InpaintRequest, *, key: str, deadline_s: float, promised: bool = False) -> Job:
         """Queue a request, as ``Engine.submit``."""
 

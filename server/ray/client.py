@@ -125,6 +125,7 @@ class RayClient:
             waiting=counts["waiting"] + queued,
             running=running,
             native_size=self._engines.native_size if self._described else None,
+            in_channels=self._engines.in_channels if self._described else None,
             backlog_s=self._replica_stats.least_s + self._queued_s(),
             restarts=self._replica_stats.deaths,
             row_steps=counts["row_steps"],

@@ -69,7 +69,8 @@ class Accounting:
         """
         request = prepared.request
         settings = {name: getattr(request, name) for name in SETTINGS}
-        size = max(request.image.size, order.size or (0, 0), key=math.prod)
+        answered = order.resized(request.image.size)
+        size = max(request.image.size, answered or (0, 0), key=math.prod)
         return Record.new(
             id=secrets.token_hex(16),
             key_id=caller.key_id,
@@ -85,7 +86,7 @@ class Accounting:
                 "boxes": prepared.boxes,
                 "pixels": decoded_pixels(*size, request.samples, alpha=request.image.has_transparency_data),
                 "token": secrets.token_urlsafe(24),  # gives access to this request's pictures only
-                **({"size": list(order.size)} if order.size else {}),
+                **({"size": list(answered)} if answered else {}),
                 "notes": [f"image: it {note}" for note in prepared.like.notes],
             },
             seeds=request.seeds,

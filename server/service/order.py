@@ -25,6 +25,7 @@ _QUOTES = ("'", '"')
 _NO_PICTURE = "must be an http(s) URL, a data: URI or base64 of a picture"
 _MAX_HEAD = 1024  # bytes of a data: URI before its comma
 _MAX_ESCAPES = 300_000  # %XX in a data: URI that is not base64
+_SAME_SHAPE = 0.02  # by which the ratio of the sides of pictures of one shape may differ, as a part
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,8 @@ class Order:
     pixels that the picture grows on each side before it is painted; the mask then has the size of the picture
     before that, and may be missing. ``adapt`` is what a dialect makes of the decoded pictures before they are
     checked against each other: its mask is one in which white is repainted. ``size`` is the (width, height)
-    in which the painted pictures are answered, or that ``adapt`` gives the picture, if not its own.
+    in which the painted pictures are answered, or that ``adapt`` gives the picture, if not its own. With
+    ``keep_shape`` it counts only for a picture of its shape.
     """
 
     image: Source | Blank = field(repr=False)
@@ -86,12 +88,20 @@ class Order:
     extend: Sides | None = None
     adapt: Adapt | None = field(default=None, repr=False)
     size: tuple[int, int] | None = None
+    keep_shape: bool = False
     metadata: bool | None = None  # write into the pictures how they were made; None: the server's setting
 
     @property
     def has_urls(self) -> bool:
         """True if a picture must be fetched."""
         return isinstance(self.image, Url) or isinstance(self.mask, Url)
+
+    def resized(self, picture: tuple[int, int]) -> tuple[int, int] | None:
+        """Return the size in which a picture of this (width, height) is answered; None for its own."""
+        if self.size is None or not self.keep_shape:
+            return self.size
+        (width, height), (w, h) = picture, self.size
+        return self.size if abs(width * h - w * height) <= _SAME_SHAPE * w * height else None
 
     def own(self, base_url: str) -> "Order":
         """Return the order with the URLs of our own pictures recognised, those below ``base_url``."""

@@ -220,7 +220,7 @@ class Service:
         return Painted(
             files=files,
             content_type=CONTENT_TYPES[order.output_format],
-            size=order.size or result.images[0].size,
+            size=order.resized(result.images[0].size) or result.images[0].size,
             record=record,
             seconds=time.monotonic() - started,
             remaining=await self.accounting.remaining(caller),

@@ -93,6 +93,13 @@ def test_too_few_steps_name_both_numbers(request_for: Make) -> None:
     assert request_for(num_inference_steps=10, strength=0.1).steps_to_run == 1
 
 
+@pytest.mark.parametrize("strength", [5e-324, 1e-9, 0.0066])
+def test_a_strength_that_no_number_of_steps_can_follow_is_refused(strength: float, request_for: Make) -> None:
+    """The smallest numbers above 0 have no finite inverse, and 152 steps are refused, too."""
+    with pytest.raises(RequestError, match="less than one step to paint; use a higher strength"):
+        request_for(strength=strength)
+
+
 def test_a_mask_of_another_size_names_both_sizes(request_for: Make) -> None:
     """It is the commonest mistake of all."""
     with pytest.raises(RequestError, match=r"mask: .*128×128, but is 64×128"):

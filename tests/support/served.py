@@ -151,6 +151,7 @@ class FakeEngine:
             waiting=waiting,
             running=running,
             native_size=128 if self._ready else None,
+            in_channels=9 if self._ready else None,
             backlog_s=self.backlog_s,
         )
 

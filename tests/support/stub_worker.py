@@ -40,7 +40,7 @@ class StubStats:
 class StubEngine:
     """Takes a moment for each step of a batch; a picture's colour is its seed."""
 
-    native_size, vae_factor = 1024, 8
+    native_size, vae_factor, in_channels = 1024, 8, 9
 
     def __init__(self, log: Path, max_rows: int, faults: Faults) -> None:
         self._log, self._max_rows, self._faults = log, max_rows, faults

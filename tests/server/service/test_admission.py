@@ -178,8 +178,8 @@ def test_a_workers_report_of_its_engine_arrives_complete() -> None:
     """The pool decides by the costs that its workers measured."""
     profile = Profile(MadeFor("gpu", "1", "2", "demo", "float16", ("qkv",)), max_slots=8)
     profile.survey(Bucket(16, 16), {1: 0.5, 2: 0.75}, encode_s=0.1, decode_s=0.2)
-    received = Engines.from_json(Engines(512, 4, profile).to_json())
-    assert (received.native_size, received.vae_factor) == (512, 4)
+    received = Engines.from_json(Engines(512, 4, profile, 4).to_json())
+    assert (received.native_size, received.vae_factor, received.in_channels) == (512, 4, 4)
     assert received.profile.to_json() == profile.to_json()
 
 
