@@ -55,7 +55,7 @@ def _tags(loras: object) -> str:
 
 
 def _pairs(settings: Mapping[str, object]) -> dict[str, object]:
-    sampler, schedule = _sampler_pair(str(settings.get("scheduler")))
+    sampler, schedule = sampler_pair(str(settings.get("scheduler")))
     feather = settings.get("feather")
     return {
         "Steps": settings.get("num_inference_steps"),
@@ -82,8 +82,8 @@ def _pace(settings: Mapping[str, object]) -> str:
     return f"near ({plan.made} of {plan.calls} UNet calls)"
 
 
-def _sampler_pair(scheduler: str) -> tuple[str, str | None]:
-    """Return A1111's sampler and schedule type."""
+def sampler_pair(scheduler: str) -> tuple[str, str | None]:
+    """Return A1111's sampler and schedule type for a name of ``SCHEDULERS``; None if it has no type."""
     theirs = _THEIRS.get(scheduler, scheduler)
     if theirs.casefold().endswith(_KARRAS):
         return theirs[: -len(_KARRAS)], "Karras"
@@ -116,6 +116,16 @@ def read(text: str) -> Found | None:
         schedule=pairs.get("Schedule type") or pairs.get("Scheduler"),
         model=pairs.get("Model"),
     )
+
+
+def pairs_of(text: str) -> dict[str, str]:
+    """Return a text's prompts and pairs by A1111's names, unchecked; none if it is of another format."""
+    *lines, last = text[:MAX_CHARACTERS].strip().split("\n")
+    pairs = _parse_pairs(last)
+    if len(pairs) < _FEWEST_PAIRS:
+        return {}
+    prompt, negative = _parse_prompts(lines)
+    return {"Prompt": prompt, "Negative prompt": negative, **pairs}
 
 
 def _parse_prompts(lines: list[str]) -> tuple[str, str]:

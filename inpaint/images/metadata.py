@@ -175,6 +175,15 @@ def read(data: bytes) -> Made | None:
     return from_found(found) if found else None
 
 
+def texts_of(data: bytes) -> dict[str, str]:
+    """Return the texts of a picture file by the names that they have in a PNG, unread and unchecked.
+
+    Raises:
+        RequestError: it is no picture, damaged or too large; it names the field ``image``.
+    """
+    return _texts(open_checked(data, max_bytes=_MAX_BYTES))
+
+
 def _texts(opened: Image.Image) -> dict[str, str]:
     """Return the texts of a file by the names that they have in a PNG."""
     if opened.format == "PNG":

@@ -48,6 +48,45 @@ def scheduler_for(sampler: str, schedule: str = "") -> tuple[str | None, str | N
     return rows.get(karras) or rows[not karras], problem
 
 
+def nearest_scheduler(sampler: str, schedule: str = "") -> str:
+    """Return our name of a sampler, or of the nearest one that we have, whatever its name.
+
+    As A1111 since 1.9, which takes its first sampler, DPM++ 2M, for a name that it does not know.
+
+    Args:
+        sampler: as for :func:`scheduler_for`.
+        schedule: as for :func:`scheduler_for`.
+    """
+    found, _ = scheduler_for(sampler, schedule)
+    if found is None:
+        stem, ending = _split(_folded(sampler[:_MAX_NAME]))
+        near = next((name for start, name in _NEAREST if stem.startswith(start)), "DPM++ 2M")
+        unspaced = _folded(schedule[:_MAX_NAME]) in ("", "automatic")
+        found, _ = scheduler_for(near, ending if unspaced and ending else schedule)
+    assert found is not None, "every name in the table is that of a row"
+    return found
+
+
+# Samplers that we lack, by the beginnings of their folded names, and those nearest to them.
+_NEAREST = (
+    ("dpm++ 2s", "DPM++ 2S"),
+    ("dpm++ 2m sde", "DPM++ 2M SDE"),
+    ("dpm++ 3m", "DPM++ 2M SDE"),
+    ("dpm++ sde", "DPM++ 2S"),
+    ("dpm fast", "DPM++ 2S"),
+    ("dpm adaptive", "DPM++ 2S"),
+    ("heun", "Heun"),
+    ("euler a", "Euler a"),
+    ("euler", "Euler"),
+    ("restart", "Euler"),
+    ("lcm", "Euler"),
+    ("ipndm", "PLMS"),
+    ("uni pc", "UniPC"),
+    ("unipc", "UniPC"),
+    ("ddim", "DDIM"),
+)
+
+
 def _folded(name: str) -> str:
     """Return what the spellings of a name have in common."""
     text = " ".join(name.casefold().replace("_", " ").replace("dpmpp", "dpm++").split())

@@ -13,7 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 from inpaint import InpaintRequest
 from inpaint.images.exif import EXIF_IFD, USER_COMMENT
 from inpaint.images.foreign_metadata import comfyui
-from inpaint.images.foreign_metadata.samplers import scheduler_for
+from inpaint.images.foreign_metadata.samplers import nearest_scheduler, scheduler_for
 from inpaint.images.made import Made
 from inpaint.images.metadata import read
 from inpaint.schedulers import SCHEDULERS
@@ -172,6 +172,33 @@ def test_every_name_in_the_table_is_found(name: str) -> None:
     assert found is not None
     assert problem is None
     assert name in (found, *SCHEDULERS[found].known_as)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "schedule", "ours"),
+    [
+        ("DPM++ SDE", "karras", "DPM Single Karras"),
+        ("DPM++ SDE Karras", "automatic", "DPM Single Karras"),
+        ("DPM++ 2S a", "automatic", "DPM Single Karras"),
+        ("k_dpmpp_2s_a", "normal", "DPM Single"),
+        ("DPM++ 3M SDE Exponential", "", "DPM Multi SDE"),
+        ("DPM++ 2M SDE Heun", "karras", "DPM Multi SDE Karras"),
+        ("DPM fast", "", "DPM Single"),
+        ("uni_pc_bh2", "sgm_uniform", "UniPC"),
+        ("DDIM CFG++", "ddim", "DDIM"),
+        ("HeunPP2", "", "Heun"),
+        ("Restart", "automatic", "Euler"),
+        ("LCM", "sgm_uniform", "Euler"),
+        ("IPNDM_V", "", "PNDM"),
+        ("DEIS", "beta", "DPM Multi"),
+        ("LMS Karras", "", "LMS"),
+        ("no such " * 1000, "k" * 1000, "DPM Multi"),
+        ("", "", "DPM Multi"),
+    ],
+)
+def test_a_sampler_that_we_lack_has_a_nearest_one(sampler: str, schedule: str, ours: str) -> None:
+    """A web UI's client gets a picture for every name; A1111 paints an unknown one with its first sampler."""
+    assert nearest_scheduler(sampler, schedule) == ours
 
 
 # Numbers and texts of a wrong kind.

@@ -120,6 +120,19 @@ def test_a_sampler_and_its_schedule_type_are_one_name(theirs: str, ours: str | N
     assert settings_in(text).get("scheduler") == ours
 
 
+@pytest.mark.parametrize("negative", [None, "rain", 'two\nlines, "quoted"'])
+def test_its_pairs_are_those_that_a1111_finds(negative: str | None) -> None:
+    """A client of the web API asks for the pairs of a picture's text."""
+    settings = {
+        "prompt": "a cat\n(red:1.2)", "negative_prompt": negative, "num_inference_steps": 9,
+        "scheduler": "DPM Multi Karras", "seed": 5,
+    }  # fmt: skip
+    text = infotext.write(settings, (64, 32), "a, model: of mine", "1")
+    assert infotext.pairs_of(text) == upstream(text)
+    assert infotext.pairs_of(text)["Model"] == "a, model: of mine"
+    assert infotext.pairs_of("a cat\nSteps: 9, Seed: 5") == {}
+
+
 def test_what_is_evenly_spaced_here_is_so_there() -> None:
     """A1111 takes Karras spacing for DPM++ where a picture names no schedule type."""
     written = {
