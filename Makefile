@@ -110,7 +110,7 @@ $(SERVING): $(PAINTING)
 
 $(TESTING): $(PAINTING)
 	@echo "Installing what the tests need, too: 1.5 GB, about two minutes"
-	@$(PIP) -e '.[server,telemetry,cluster,postgres,redis,s3,dev]'
+	@$(PIP) -e '.[server,telemetry,cluster,postgres,redis,s3,mcp,dev]'
 	@$(BIN)/python -m compileall -qq -j 0 -x '$(UNUSED)' .venv/lib || true
 	@touch $(TESTING)
 

@@ -9,6 +9,7 @@ import typer
 import inpaint
 from inpaint.cli import loras, models
 from inpaint.cli.lazy import LazyGroup
+from inpaint.cli.mcp import mcp
 from inpaint.cli.run.command import run
 from inpaint.cli.terminal import show
 from inpaint.schedulers import SCHEDULERS
@@ -24,6 +25,7 @@ app = typer.Typer(
 app.add_typer(models.app)
 app.add_typer(loras.app)
 app.command(no_args_is_help=True)(run)
+app.command()(mcp)
 
 
 def _version(*, wanted: bool) -> None:

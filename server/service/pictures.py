@@ -155,6 +155,9 @@ def _prepare_adapted(order: Order, image: bytes, mask: bytes | None) -> Prepared
         adapted = Given(like.image, None if mask is None else decode(mask, "mask").image, order.settings)
     if order.adapt is not None:
         adapted = order.adapt(adapted)
+    if order.extend is not None:
+        wider, outside = extend(adapted.image, adapted.mask, *order.extend)
+        adapted = replace(adapted, image=wider, mask=outside)
     white, soft = adapted.mask, bool(adapted.settings.get("soft"))
     assert white is not None, "a dialect makes a mask of the picture where there is none"
     require_mask(strength(white, soft=soft), soft=soft, given=white)

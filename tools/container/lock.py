@@ -1,6 +1,6 @@
 """Write the image's locks from pyproject.toml and constraints.txt: ``python -m tools.container.lock``.
 
-`docs/deploy/requirements-cuda.txt` locks the server's packages (all extras but the developers'), and
+`docs/deploy/requirements-cuda.txt` locks the server's packages (all extras that one may need), and
 `requirements-build.txt` those that build its wheel: exact versions and hashes of the wheels for Linux on
 x86_64. Both are resolved once for every Python below, and agree with constraints.txt.
 
@@ -29,7 +29,7 @@ RUN, BUILD = FOLDER / "requirements-cuda.txt", FOLDER / "requirements-build.txt"
 UV = "uv==0.13.8"
 PYTHONS = ("3.11", "3.12", "3.13")  # Debian 12, Ubuntu 24.04, Debian 13
 PLATFORM = "x86_64-manylinux_2_28"
-DEVELOPERS = frozenset({"dev", "bench"})  # extras that no server needs
+UNNEEDED = frozenset({"dev", "bench", "mcp"})  # extras that no server needs
 
 _HEAD = """\
 # {what}: exact versions, and hashes of the wheels for Linux on x86_64, Python {first} to {last}.
@@ -79,7 +79,7 @@ def server_requirements() -> list[str]:
     table = project()["project"]
     assert isinstance(table, dict)
     extras: Mapping[str, list[str]] = table["optional-dependencies"]
-    wanted = [row for name, rows in extras.items() if name not in DEVELOPERS for row in rows]
+    wanted = [row for name, rows in extras.items() if name not in UNNEEDED for row in rows]
     return [*table["dependencies"], *wanted]
 
 

@@ -1,0 +1,1 @@
+"""Tools for AI agents (MCP): repaint parts of picture files, with an engine or through a server."""

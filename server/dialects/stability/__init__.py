@@ -1,0 +1,1 @@
+"""Stability's v2beta API for editing: inpaint, erase and outpaint."""
