@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 UNUSED := /(transformers/models|diffusers/pipelines|torch/(testing|_inductor|distributed)|sympy|ray/(rllib|data|train|tune|llm)|cfnlint|scipy|fontTools|matplotlib|tests)/
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 
-.PHONY: demo serve test test-all test-programs check lint lint-page types fix bench bench-cluster gpu-check files-table install clean
+.PHONY: demo serve test test-all test-programs test-krita check lint lint-page types fix bench bench-cluster gpu-check files-table install clean
 
 demo: $(PAINTING)
 	@$(BIN)/inpaint run docs/images/portrait.jpg --mask docs/images/portrait_patch_mask.png \
@@ -35,6 +35,11 @@ test-all: $(TESTING)
 # Chromium, PostgreSQL and Redis, which some tests use: installed with apt, as root.
 test-programs:
 	@sh tools/test_programs.sh
+
+# Krita (300 MB on disk), installed with apt as root, and the tests of the plugin in it, which otherwise are skipped.
+test-krita: $(TESTING)
+	@sh tools/test_programs.sh --krita
+	$(BIN)/pytest -n 0 tests/krita tests/inpaint/integrations
 
 check: lint types test
 

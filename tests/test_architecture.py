@@ -15,7 +15,8 @@ ORDER = {
     "inpaint": (
         "_version", "errors", "files", "lru", "gpu_errors", "cuda", "drivers", "cpu", "schedulers", "pace",
         "prompt_weights", "prompt_warnings", "memory", "weights", "lora", "request", "images", "canvas",
-        "batching", "demo", "model", "fast", "job", "runtime", "engine", "mcp", "cli", "__main__",
+        "batching", "demo", "model", "fast", "job", "runtime", "engine", "mcp",
+        "integrations", "cli", "__main__",
     ),
     "server": (
         "errors", "malloc", "settings", "engines", "observe", "fetch", "storage", "service", "http",
@@ -51,6 +52,7 @@ SPEAKING = {
     "inpaint/cli": "main() and its exit codes",
     "inpaint/weights": "the public names",
     "inpaint/demo": "the demo model's folder",
+    "inpaint/integrations/krita/sdxl_inpaint": "Krita imports it, and the plugin registers itself",
     "server/ray": "sets variables before ray is imported",
 }
 

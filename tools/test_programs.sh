@@ -1,11 +1,19 @@
 #!/bin/sh
 # Install the programs that some tests use and pip cannot bring: Chromium, PostgreSQL, Redis. Needs apt and root.
+# With --krita: Krita, its Python and a virtual screen instead.
 # With --if-root: only as root and where apt is there, and never a failure; tests that miss a program are skipped.
 set -eu
 missing=
-command -v chromium > /dev/null || missing="$missing chromium fonts-dejavu-core"
-ls /usr/lib/postgresql/*/bin/postgres > /dev/null 2>&1 || missing="$missing postgresql"
-command -v redis-server valkey-server > /dev/null || missing="$missing redis-server"
+if [ "${1:-}" = --krita ]; then
+  command -v krita > /dev/null || missing="$missing krita"
+  # Krita only recommends them, and loads no plugin without.
+  ls -d /usr/lib/python3/dist-packages/PyQt5 > /dev/null 2>&1 || missing="$missing python3-pyqt5 python3-sip"
+  command -v Xvfb > /dev/null || missing="$missing xvfb"
+else
+  command -v chromium > /dev/null || missing="$missing chromium fonts-dejavu-core"
+  ls /usr/lib/postgresql/*/bin/postgres > /dev/null 2>&1 || missing="$missing postgresql"
+  command -v redis-server valkey-server > /dev/null || missing="$missing redis-server"
+fi
 [ -n "$missing" ] || exit 0
 install="apt-get install --no-install-recommends$missing"
 if [ "$(id -u)" != 0 ] || ! command -v apt-get > /dev/null; then

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import inpaint
-from inpaint.cli import loras, models
+from inpaint.cli import integrations, loras, models
 from inpaint.cli.lazy import LazyGroup
 from inpaint.cli.mcp import mcp
 from inpaint.cli.run.command import run
@@ -24,6 +24,8 @@ app = typer.Typer(
 )
 app.add_typer(models.app)
 app.add_typer(loras.app)
+app.add_typer(integrations.krita)
+app.add_typer(integrations.comfyui)
 app.command(no_args_is_help=True)(run)
 app.command()(mcp)
 

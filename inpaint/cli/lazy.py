@@ -30,7 +30,21 @@ SERVER_COMMANDS: Mapping[str, LazyCommand] = {
     "keys": LazyCommand("server.cli.keys:app", "Create, list and revoke the server's API keys."),
     "credits": LazyCommand("server.cli.keys:credits_app", "Give credits to API keys, and show them."),
 }
-_ORDER = ("run", "serve", "mcp", "top", "models", "loras", "keys", "credits", "schedulers", "info", "doctor")
+_ORDER = (
+    "run",
+    "serve",
+    "mcp",
+    "top",
+    "models",
+    "loras",
+    "keys",
+    "credits",
+    "krita",
+    "comfyui",
+    "schedulers",
+    "info",
+    "doctor",
+)
 
 
 class LazyGroup(TyperGroup):

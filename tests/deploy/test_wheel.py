@@ -76,7 +76,7 @@ def run(command: list[object], cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_wheel_holds_what_git_tracks_of_both_packages_and_nothing_else(wheel: Path) -> None:
-    """The page, the demo model and the lock are there; no test, no tool, nothing left over from a build."""
+    """Page, demo model, Krita plugin and lock are there; no test, no tool, nothing left over from a build."""
     with zipfile.ZipFile(wheel) as file:
         names = {name for name in file.namelist() if ".dist-info/" not in name}
         assert file.read("inpaint/weights.lock") == (ROOT / "weights.lock").read_bytes()
@@ -84,6 +84,11 @@ def test_the_wheel_holds_what_git_tracks_of_both_packages_and_nothing_else(wheel
     assert names == expected | {"inpaint/weights.lock"}
     assert {"server/web/index.html", "server/web/js/main.js", "inpaint/demo/demo.lock"} <= names
     assert any(name.startswith("inpaint/demo/model/unet/") for name in names)
+    plugin = {
+        f"inpaint/integrations/krita/sdxl_inpaint{rest}" for rest in (".desktop", ".action", "/Manual.html")
+    }
+    assert plugin <= names
+    assert "inpaint/integrations/comfyui/sdxl_inpaint_node.py" in names
 
 
 @pytest.mark.slow

@@ -1,0 +1,1 @@
+"""Parts of this project that run inside other programs, and their installation there."""

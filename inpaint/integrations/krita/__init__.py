@@ -1,0 +1,1 @@
+"""The Krita plugin, as the files that ``inpaint krita install`` copies into Krita's resource folder."""
