@@ -1,5 +1,6 @@
 """What several dialects make of decoded pictures: a mask where none was sent, flat pictures, other sizes."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
@@ -90,10 +91,20 @@ def resized(given: Given, size: tuple[int, int], how: Resize) -> Given:
         mask = None if mask is None else fitted(mask, size)
     elif how == "cover":
         image = ImageOps.fit(image, size, lanczos)
-        mask = None if mask is None else ImageOps.fit(mask, size, Image.Resampling.BOX)
+        mask = None if mask is None else fitted(mask.crop(_covering(mask.size, size)), size)
     else:
         image, mask = _contained(image, size), None if mask is None else _contained_mask(mask, size)
     return replace(given, image=image, mask=mask)
+
+
+def _covering(picture: tuple[int, int], size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Return the box in the middle of a picture that has the shape of ``size``, in whole pixels."""
+    scale = min(picture[0] / size[0], picture[1] / size[1])
+    (left, right), (top, bottom) = (
+        (math.floor((whole - part * scale) / 2), math.ceil((whole + part * scale) / 2))
+        for whole, part in zip(picture, size, strict=True)
+    )
+    return max(left, 0), max(top, 0), min(right, picture[0]), min(bottom, picture[1])
 
 
 def _inside(picture: tuple[int, int], size: tuple[int, int]) -> tuple[int, int, int, int]:

@@ -148,6 +148,11 @@ def digest_of(fields: Fields) -> str:
     found = hashlib.sha256()
     for name in sorted(fields):
         value = fields[name]
-        data = value if isinstance(value, bytes) else json.dumps(value, sort_keys=True).encode()
+        data = value if isinstance(value, bytes) else _json(value)
         found.update(f"{name!r}:{len(data)}:".encode() + data)
     return found.hexdigest()
+
+
+def _json(value: object) -> bytes:
+    """Return a value as JSON; each file in a list, as a form's ``image[]``, as the list of its hash."""
+    return json.dumps(value, sort_keys=True, default=lambda file: [hashlib.sha256(file).hexdigest()]).encode()

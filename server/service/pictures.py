@@ -13,7 +13,14 @@ from inpaint.canvas.mask import fitted, plain_mask, require_mask, strength
 from inpaint.images import metadata
 from inpaint.images.codec import MAX_ENCODED_BYTES, Picture, decode, header_size, open_checked
 from inpaint.images.png import with_colour
-from inpaint.request import DEFAULTS, MASK_WAS_READ, InpaintRequest, InpaintResult, check_same_size
+from inpaint.request import (
+    DEFAULTS,
+    MASK_WAS_READ,
+    InpaintRequest,
+    InpaintResult,
+    check_same_size,
+    check_size,
+)
 from server.errors import TooLargeError
 from server.fetch.fetcher import Fetcher
 from server.service.order import Blank, Given, Order, Source, Stored, Url, decode_source
@@ -79,13 +86,14 @@ def pixels_to_decode(order: Order, image: bytes, mask: bytes | None) -> int:
     """Return what a request will take of the budget of pixels, from the headers of its files.
 
     Raises:
-        RequestError: names the field whose file is no picture.
+        RequestError: names the field whose file is no picture, or ``size``, if no picture has that.
         TooLargeError: a file is larger than we decode.
     """
     left, top, right, bottom = order.extend or (0, 0, 0, 0)
     alpha = False
     if isinstance(order.image, Blank):
         sizes = [(order.image.width, order.image.height)]
+        check_size("size", sizes[0])  # before its pixels exist
     else:
         check_file_size("image", image)
         opened = open_checked(image)
@@ -94,6 +102,7 @@ def pixels_to_decode(order: Order, image: bytes, mask: bytes | None) -> int:
     if mask is not None:
         sizes.append(file_size("mask", mask))
     if order.size is not None:
+        check_size("size", order.size)
         sizes.append(order.size)
     width, height = max(sizes, key=math.prod)
     return decoded_pixels(width, height, int(str(order.settings.get("samples", 1))), alpha=alpha)

@@ -5,143 +5,41 @@ that it took must be within the cap. The complete list of URLs is in the fetcher
 bodies are in ``test_body``; these tests show that both routes refuse them.
 """
 
-import io
 import json
 import socket
-import struct
-import zipfile
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import httpx2
-import numpy as np
 import pytest
 from PIL import Image
-from sqlalchemy import func, select
 
-from server.storage import tables
-from tests.inpaint.images.test_bombs import DECODE_BOMBS, chunk
+from tests.inpaint.images.test_bombs import DECODE_BOMBS
+from tests.support.bad_pictures import BAD_PICTURES, odd_pictures
 from tests.support.hostile_urls import HOSTILE, HOSTS, LITERALS, SYNTAX
-from tests.support.hostile_urls import answer as resolver
-from tests.support.loopback import Canary, Switchboard, fetcher, public
-from tests.support.odd_pictures import tiff_of
+from tests.support.loopback import Canary
 from tests.support.served import (
     MASK,
     PHOTO,
     SIZE,
     FakeEngine,
-    PictureHost,
     Served,
     answer,
     b64,
     body,
-    eventually,
     file_of,
     opened,
-    photo,
-    server_for,
     white_box,
 )
+from tests.support.traps import BOMBS, GOOD
 
-pytest_plugins = ["tests.support.served_fixtures"]
+pytest_plugins = ["tests.support.served_fixtures", "tests.support.attacked_fixtures"]
 
 V1, V2 = "/v1/sdxl-inpaint", "/v2/sdxl-inpaint"
-BALANCE = 5.0
-MAX_GROWTH_MB = 100
-MAX_BODY_BYTES = 30_000_000
 FIELDS = pytest.mark.parametrize("field", ["image", "mask"])
-ROUTES = pytest.mark.parametrize("route", [V1, V2])
-
 Unharmed = Callable[[], Any]
-
-
-@pytest.fixture(scope="module")
-def canary() -> Iterator[Canary]:
-    """Yield the listener that every address leads to."""
-    canary = Canary()
-    yield canary
-    canary.close()
-
-
-@pytest.fixture(scope="module")
-def network(canary: Canary) -> Switchboard:
-    """Return a network whose addresses all lead to the canary."""
-    return Switchboard(canary.port)
-
-
-@pytest.fixture(scope="module")
-def metered(
-    tmp_path_factory: pytest.TempPathFactory, picture_host: PictureHost, network: Switchboard, canary: Canary
-) -> Iterator[Served]:
-    """Serve with keys and prices; fetching may use the canary's port, so only the addresses are judged."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("server.app.Fetcher", lambda rules: fetcher(public(canary.port), network, resolver))
-        data = tmp_path_factory.mktemp("metered")
-        served = server_for(data, picture_host, metering=True, price=0.01, max_body_bytes=MAX_BODY_BYTES)
-    with served:
-        yield served
-
-
-@pytest.fixture(scope="module")
-def caller(metered: Served) -> Iterator[httpx2.Client]:
-    """Yield a client that has a key and credits."""
-    with metered.calling(key=metered.key(balance=BALANCE)) as client:
-        yield client
-
-
-@pytest.fixture
-def unharmed(
-    metered: Served, caller: httpx2.Client, network: Switchboard, canary: Canary
-) -> Iterator[Callable[..., Any]]:
-    """Check that nothing has changed when the test ends; yield the same check for a block."""
-    engine = metered.engine
-    assert isinstance(engine, FakeEngine)
-
-    def records() -> int:
-        with metered.parts.store._database.read() as connection:
-            return int(connection.execute(select(func.count()).select_from(tables.requests)).scalar_one())
-
-    def left() -> float:
-        return float(caller.get("/v1/get-user-credits").json()["credits"])
-
-    @contextmanager
-    def block() -> Iterator[None]:
-        before, painted, rss_mb = (records(), left()), len(engine.requests), _rss_mb()
-        _forget_peak()
-        network.dialled.clear()
-        yield
-        growth_mb = _peak_mb() - rss_mb
-        assert (records(), left()) == before
-        assert len(engine.requests) == painted
-        assert network.dialled == []
-        assert canary.received() == []
-        assert growth_mb < MAX_GROWTH_MB
-
-    # What earlier tests queued reaches the engine and is settled before anything is counted.
-    eventually(lambda: not metered.running.queue._live)
-    with block():
-        yield block
-
-
-def _status(name: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next((int(line.split()[1]) // 1024 for line in lines if line.startswith(name)), 0)
-
-
-def _rss_mb() -> int:
-    return _status("VmRSS")
-
-
-def _peak_mb() -> int:
-    return _status("VmHWM")
-
-
-def _forget_peak() -> None:
-    """Reset the peak in /proc; where that is impossible, the peak so far counts, and is too high."""
-    Path("/proc/self/clear_refs").write_text("5")
+ROUTES = pytest.mark.parametrize("route", [V1, V2])
 
 
 def refusal(response: httpx2.Response, *statuses: int) -> str:
@@ -220,77 +118,6 @@ def test_what_is_no_picture_is_refused_for_free(
 # Pictures.
 
 
-def png(width: int, height: int, *extra: bytes, rows: bytes | None = None, depth: int = 1) -> bytes:
-    """Return a grey PNG that declares this size; all pixels are black unless ``rows`` are given."""
-    header = struct.pack(">IIBBBBB", width, height, depth, 0, 0, 0, 0)
-    data = zlib.compress(bytes((1 + -(-width * depth // 8)) * height)) if rows is None else rows
-    pieces = [chunk(b"IHDR", header), *extra, chunk(b"IDAT", data), chunk(b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(pieces)
-
-
-def webp(width: int, height: int) -> bytes:
-    """Return a lossless WebP that declares this size."""
-    pixels = b"\x2f" + struct.pack("<I", (width - 1) | (height - 1) << 14) + bytes(20)
-    chunk = b"VP8L" + struct.pack("<I", len(pixels)) + pixels + b"\0"
-    return b"RIFF" + struct.pack("<I", 4 + len(chunk)) + b"WEBP" + chunk
-
-
-def animation(kind: str) -> bytes:
-    frames = [photo(colour=colour) for colour in ("red", "green")]
-    return file_of(photo(), kind, save_all=True, append_images=frames)
-
-
-def archive(name: str = "a.png", content: bytes = PHOTO) -> bytes:
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as packed:
-        packed.writestr(name, content)
-    return file.getvalue()
-
-
-JPEG = file_of(Image.effect_noise((48, 32), 80).convert("RGB"), "JPEG")
-GIF_BOMB = b"GIF89a\xff\xff\xff\xff\x80\0\0\0\0\0\xff\xff\xff,\0\0\0\0\xff\xff\xff\xff\0\x02\x02D\x01\0;"
-PACKED_MB = zlib.compress(bytes(10**6))
-TEXTS = b"".join(chunk(b"zTXt", b"%d\0\0" % i + PACKED_MB) for i in range(500))
-BAD_PICTURES: dict[str, bytes] = {
-    "png of 20000×20000": png(20_000, 20_000, rows=zlib.compress(b"\0")),
-    "png of 20000×20000, all there": png(20_000, 20_000),
-    "png of 88 megapixels, which Pillow would read": png(9400, 9400),
-    "png of 2^31": png(2**31 - 1, 2**31 - 1, rows=b""),
-    "png of no width": png(0, 16, rows=b""),
-    "webp of 16383×16383": webp(16_383, 16_383),
-    "gif of 65535×65535": GIF_BOMB,
-    "avif": b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf" + bytes(64),
-    "heic": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(64),
-    "jpeg cut to 60 %": JPEG[: len(JPEG) * 6 // 10],
-    "png cut to 60 %": PHOTO[: len(PHOTO) * 6 // 10],
-    "png with a bad checksum": PHOTO[:-20] + bytes([PHOTO[-20] ^ 1]) + PHOTO[-19:],
-    "png without pixels": PHOTO[:33] + chunk(b"IEND", b""),
-    "1 pixel": file_of(photo((1, 1))),
-    "1×5000": file_of(photo((1, 5000))),
-    "5000×1": file_of(photo((5000, 1))),
-    "1:17": file_of(photo((16 * 17, 16))),
-    "16×8193": file_of(photo((16, 8193))),
-    "tiff cut to 60 %": file_of(photo(), "TIFF")[: len(file_of(photo(), "TIFF")) * 6 // 10],
-    "tiff of 20000×20000": tiff_of({256: (4, 1, 20_000), 257: (4, 1, 20_000), 273: (4, 1, 8)}),
-    "bmp": file_of(photo(), "BMP"),
-    "ico": file_of(photo((32, 32)), "ICO"),
-    "ppm": file_of(photo(), "PPM"),
-    "pdf": file_of(photo(), "PDF"),
-    "eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n(/etc/passwd) (r) file\n",
-    "svg": b"<svg xmlns='http://www.w3.org/2000/svg'><image href='file:///etc/passwd'/></svg>",
-    "html": b"<script>fetch('http://127.0.0.1')</script>",
-    "zip": archive(),
-    "zip before a png": archive() + PHOTO,
-    "gif before a png": GIF_BOMB + PHOTO,
-    "html before a jpeg": b"<!--" + JPEG + b"-->",
-    "gzip": zlib.compress(PHOTO),
-    "pickle": b"\x80\x04cos\nsystem\n(S'true'\ntR.",
-    "nothing": b"",
-    "zeros": bytes(4096),
-    "letters": b"A" * 4097,
-}
-
-
 @FIELDS
 @pytest.mark.parametrize("data", BAD_PICTURES.values(), ids=BAD_PICTURES)
 def test_a_bad_picture_is_refused_for_free(
@@ -311,28 +138,6 @@ def test_a_file_built_to_be_slow_is_refused_for_free(
     """Each of these files blocked the interpreter for seconds, or a core for minutes."""
     files = {"image": PHOTO, "mask": MASK} | {field: DECODE_BOMBS[name]()}
     assert "too many chunks or scans" in refusal(caller.post(V1, data={"prompt": "x"}, files=files), 400)
-
-
-def odd_pictures() -> dict[str, bytes]:
-    """Return files that are unusual, but pictures."""
-    grey = np.linspace(0, 65535, SIZE[0] * SIZE[1], dtype=np.uint16).reshape(SIZE[::-1])
-    return {
-        "16 bit": file_of(Image.fromarray(grey)),
-        "1 bit": file_of(white_box().convert("1")),
-        "palette": file_of(photo().quantize(8)),
-        "tiff": file_of(photo(), "TIFF"),
-        "avif": file_of(photo(), "AVIF"),
-        "500 MB of text": PHOTO[:33] + TEXTS + PHOTO[33:],
-        "palette with a clear colour": file_of(photo().quantize(8), transparency=0),
-        "grey and alpha": file_of(white_box().convert("LA")),
-        "cmyk": file_of(photo().convert("CMYK"), "JPEG"),
-        "progressive": file_of(photo(), "JPEG", progressive=True),
-        "animated png": animation("PNG"),
-        "animated webp": animation("WEBP"),
-        "a zip behind it": PHOTO + archive(),
-        "html behind it": file_of(photo(), "JPEG") + b"<script>alert(1)</script>",
-        "html inside it": file_of(photo(), "JPEG", comment=b"<script>alert(1)</script>"),
-    }
 
 
 @pytest.mark.parametrize("name", odd_pictures())
@@ -390,47 +195,6 @@ def test_a_mask_of_another_size_is_refused_for_free(
 
 
 # Bodies.
-
-
-def form(parts: list[tuple[str, bytes]], boundary: str = "b") -> bytes:
-    """Return a multipart form."""
-    lines = [
-        f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n'.encode() + value + b"\r\n"
-        for name, value in parts
-    ]
-    return b"".join(lines) + f"--{boundary}--\r\n".encode()
-
-
-FORM = "multipart/form-data; boundary=b"
-NEST = 200_000
-GOOD = json.dumps(body())
-BOMBS: dict[str, tuple[str, bytes]] = {
-    "a million fields": (
-        "application/json",
-        b"{" + b",".join(b'"%x":0' % i for i in range(10**6)) + b"}",
-    ),
-    "deep lists": ("application/json", b'{"a":' * NEST + b"1" + b"}" * NEST),
-    "deep objects": ("application/json", b"[" * NEST + b"]" * NEST),
-    "a number of a million digits": ("application/json", b'{"seed":' + b"9" * 10**6 + b"}"),
-    "a number beyond all": ("application/json", GOOD[:-1].encode() + b',"strength":1e999}'),
-    "not a number": ("application/json", GOOD[:-1].encode() + b',"strength":NaN}'),
-    "a string of backslashes": ("application/json", b'{"prompt":"' + b"\\" * (10**6 + 1) + b'"}'),
-    "gzip": ("application/json", zlib.compress(GOOD.encode())),
-    "not utf-8": ("application/json", b'{"prompt":"\xff\xfe"}'),
-    "10 000 parts": (FORM, form([(f"k{i}", b"v") for i in range(10_000)])),
-    "10 000 times one part": (FORM, form([("prompt", b"v")] * 10_000)),
-    "wrong boundary": ("multipart/form-data; boundary=other", form([("prompt", b"x")])),
-    "no boundary": ("multipart/form-data", form([("prompt", b"x")])),
-    "endless boundary": (f"multipart/form-data; boundary={'b' * 5000}", form([("prompt", b"x")])),
-    "boundaries only": (FORM, b"--b\r\n" * 200_000),
-    "a part's header without end": (FORM, b"--b\r\nContent-Disposition: " + b"a" * 10**6),
-    "a part of many headers": (FORM, b"--b\r\n" + b"A: b\r\n" * 100_000 + b"\r\n\r\n--b--"),
-    "a file name that climbs": (
-        FORM,
-        b'--b\r\nContent-Disposition: form-data; name="image"; filename="../../x"\r\n\r\nx\r\n--b--\r\n',
-    ),
-    "a form inside a form": (FORM, form([("image", form([("image", PHOTO)]))])),
-}
 
 
 @ROUTES

@@ -18,6 +18,7 @@ from server.errors import ForbiddenError
 from server.http.middleware import RequestMiddleware
 from server.http.origin import OriginCheck
 from server.observe.metrics import Metrics
+from tests.support.dialects import way_of
 from tests.support.served import (
     MASK,
     PHOTO,
@@ -75,7 +76,7 @@ def test_every_route_but_health_and_the_page_asks_for_a_key(serve: Serve) -> Non
         else:
             assert (path, response.status_code) == (path, 401)
             if method != "HEAD":
-                assert response.json() == {"error": MISSING}
+                assert way_of(path).said(response.json()) == MISSING
 
 
 def test_every_route_of_the_dialect_is_walked(serve: Serve) -> None:

@@ -250,13 +250,51 @@ def test_a_form_field_may_be_any_text(served: Served) -> None:
     assert served.client.post(V1, content=data, headers={"content-type": FORM}).status_code == 200
 
 
-def test_a_form_may_name_a_field_twice(served: Served) -> None:
-    """The last one counts, as with HTML forms in most frameworks."""
+def test_of_fields_with_one_name_the_first_counts(served: Served) -> None:
+    """OpenAI edits the first picture, to which the mask belongs."""
     assert isinstance(served.engine, FakeEngine)
     pictures = part("image", b64(PHOTO).encode()) + part("mask", b64(MASK).encode())
     data = pictures + part("prompt", b"first") + part("prompt", b"second") + b"--b--\r\n"
     assert served.client.post(V1, content=data, headers={"content-type": FORM}).status_code == 200
-    assert served.engine.requests[-1].prompt == "second"
+    assert served.engine.requests[-1].prompt == "first"
+
+
+def test_a_name_with_brackets_is_a_list(served: Served) -> None:
+    """Some clients always send ``image[]``, even for one picture; ``loras[]`` are names."""
+    file = 'Content-Disposition: form-data; name="image[]"; filename="image.png"'
+    files = b"".join(b"--b\r\n" + f"{file}\r\n\r\n".encode() + data + b"\r\n" for data in (PHOTO, MASK))
+    data = (
+        part("loras[]", b"ink") + files + part("x", b"1") + part("x", b"2") + part("[]", b"") + b"--b--\r\n"
+    )
+    assert asyncio.run(_parsed(FORM, data)) == {
+        "loras[]": ["ink"],
+        "image[]": [PHOTO, MASK],
+        "x": "1",
+        "[]": [""],
+    }
+
+
+@pytest.mark.parametrize("kind", ["application/json", FORM, "text/plain", ""])
+def test_a_request_that_needs_no_body_may_have_none(served: Served, kind: str) -> None:
+    """Clients label an empty body as JSON, or as nothing; a refinement needs none."""
+    headers = {"content-type": kind} if kind else {}
+    response = served.client.post(f"/v2/requests/{'0' * 32}/refine", content=b"", headers=headers)
+    assert response.status_code == 404, response.text
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "says"),
+    [
+        ("application/json", 400, "body: is not valid JSON"),
+        (FORM, 400, "image: is required"),
+        ("", 406, "Invalid content type"),
+    ],
+)
+def test_a_request_that_needs_a_body_says_so(served: Served, kind: str, status: int, says: str) -> None:
+    """One sentence, whatever the empty body is called."""
+    response = served.client.post(V1, content=b"", headers={"content-type": kind} if kind else {})
+    assert response.status_code == status
+    assert response.json()["error"].startswith(says)
 
 
 async def _parsed(kind: str, data: bytes) -> Fields:
@@ -294,6 +332,19 @@ def test_a_digest_is_of_what_was_asked_for() -> None:
     assert len({digest_of(plain | other) for other in others} | {digest_of(plain)}) == 7
     assert digest_of({"a": "bc", "d": ""}) != digest_of({"a": "b", "cd": ""})
     assert digest_of({"a": "\ud800"})
+
+
+def test_files_in_a_list_count_in_a_digest(served: Served) -> None:
+    """A form may hold any number of ``image[]``; with an idempotency key it was an internal error."""
+    lists: list[list[object]] = [[], [b"a"], [b"b"], [b"a", b"b"], [b"b", b"a"], ["a"]]
+    assert len({digest_of({"image[]": files}) for files in lists}) == len(lists)
+    files = {"image": PHOTO, "mask": MASK, "image[]": PHOTO}
+    answers = [
+        served.client.post(V1, data={"prompt": "x"}, files=files, headers={"idempotency-key": "of a list"})
+        for _ in range(2)
+    ]
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert answers[0].content == answers[1].content
 
 
 def test_small_and_large_json_bodies_are_both_served(serve: Serve) -> None:
