@@ -1,4 +1,4 @@
-# make demo | serve | test | test-all | check | fix | bench | gpu-check | clean: each installs what it needs into .venv first.
+# make demo | serve | test | test-all | clients | check | fix | bench | gpu-check | clean: each installs what it needs into .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
 # Half as many test processes again as there are cores, since many tests wait for a server or a browser.
@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 UNUSED := /(transformers/models|diffusers/pipelines|torch/(testing|_inductor|distributed)|sympy|ray/(rllib|data|train|tune|llm)|cfnlint|scipy|fontTools|matplotlib|tests)/
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 
-.PHONY: demo serve test test-all test-programs test-krita check lint lint-page types fix bench bench-cluster gpu-check files-table install clean
+.PHONY: demo serve test test-all test-programs test-krita clients check lint lint-page types fix bench bench-cluster gpu-check files-table install clean
 
 demo: $(PAINTING)
 	@$(BIN)/inpaint run docs/images/portrait.jpg --mask docs/images/portrait_patch_mask.png \
@@ -28,7 +28,7 @@ test: $(TESTING)
 	@sh tools/test_programs.sh --if-root
 	$(BIN)/pytest -n $(WORKERS) -m "not slow"
 
-test-all: $(TESTING)
+test-all: $(TESTING) clients
 	@sh tools/test_programs.sh --if-root
 	HYPOTHESIS_PROFILE=long $(BIN)/pytest -n $(WORKERS)
 
@@ -40,6 +40,26 @@ test-programs:
 test-krita: $(TESTING)
 	@sh tools/test_programs.sh --krita
 	$(BIN)/pytest -n 0 tests/krita tests/inpaint/integrations
+
+# Other projects' clients, each in an environment of its own, against which tests/server/clients tests the server.
+CLIENTS := tests/server/clients
+NODE_CLIENTS := $(CLIENTS)/node_modules/.package-lock.json
+
+clients: $(patsubst $(CLIENTS)/requirements/%.txt,build/clients/%/.ready,$(wildcard $(CLIENTS)/requirements/*.txt))
+	@if command -v npm > /dev/null; then $(MAKE) --no-print-directory $(NODE_CLIENTS); \
+	  elif [ "$$CI" = true ]; then echo "the clients for Node.js are installed with npm, which is missing"; exit 1; \
+	  else echo "npm is not installed: the clients for Node.js are not tested"; fi
+
+# The lists are complete, so pip has nothing to resolve. One asks for a newer Python, for a part that is not used.
+build/clients/%/.ready: $(CLIENTS)/requirements/%.txt | $(TESTING)
+	@echo "Installing the client $* into build/clients"
+	@$(PYTHON) -m venv --clear --without-pip build/clients/$*
+	@$(BIN)/python -m pip --python build/clients/$* install --quiet --disable-pip-version-check --no-compile \
+	  --no-deps --ignore-requires-python -r $<
+	@touch $@
+
+$(NODE_CLIENTS): $(CLIENTS)/package.json $(CLIENTS)/package-lock.json
+	npm --prefix $(CLIENTS) ci --silent
 
 check: lint types test
 
@@ -120,4 +140,4 @@ $(TESTING): $(PAINTING)
 	@touch $(TESTING)
 
 clean:
-	rm -rf .venv tools/page/node_modules demo-output .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv tools/page/node_modules build/clients $(CLIENTS)/node_modules demo-output .mypy_cache .pytest_cache .ruff_cache

@@ -21,7 +21,7 @@ from PIL import Image
 from inpaint import Engine, InpaintRequest
 from inpaint.model.load import Model, load_model
 from tests.support.paths import ROOT
-from tests.support.programs import COMMAND, OPTIONAL
+from tests.support.programs import COMMANDS
 from tests.support.tiny_checkpoint import write_tiny_checkpoint
 
 PORTRAIT = ROOT / "docs" / "images" / "portrait.jpg"
@@ -59,10 +59,9 @@ def pytest_terminal_summary(terminalreporter: Any) -> Iterator[None]:
     """Count at the very end the tests that were skipped for want of a program, and say how to get it."""
     yield
     skipped = terminalreporter.stats.get("skipped", [])
-    for command in dict.fromkeys((COMMAND, *OPTIONAL.values())):
+    for command in COMMANDS:
         if missed := [report for report in skipped if command in str(report.longrepr)]:
-            count = f"{len(missed)} tests were skipped for want of a program"
-            terminalreporter.write_line(f"{count}; as root on Debian or Ubuntu: {command}")
+            terminalreporter.write_line(f"{len(missed)} tests were skipped for want of a program; {command}")
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,8 @@
-"""Programs that some tests use and pip cannot install.
+"""Programs that some tests use and the project's own environment does not hold.
 
-Without one of them the tests that use it are skipped, each with the command that installs it, and the last
-line of the run counts them. With ``CI=true`` a missing program is a failure, unless it is ``OPTIONAL``.
+Some of them pip cannot install; other projects' clients are each in an environment of their own. Without one
+of them the tests that use it are skipped, each with the command that installs it, and the last lines of the
+run count them. With ``CI=true`` a missing program is a failure, unless it is ``OPTIONAL``.
 """
 
 import os
@@ -13,10 +14,16 @@ from typing import NoReturn
 import pytest
 
 from bench.lib.postgres import installed as newest_postgres
+from tests.support.paths import ROOT
 
-COMMAND = "make test-programs"
+PROGRAMS = "as root on Debian or Ubuntu: make test-programs"
 # Krita takes 300 MB on disk, and few changes are about it: a command of its own also runs its tests.
-OPTIONAL = dict.fromkeys(("Krita", "Xvfb"), "make test-krita")
+KRITA = "as root on Debian or Ubuntu: make test-krita"
+CLIENTS = "with access to PyPI and npm's registry: make clients"
+COMMANDS = (PROGRAMS, KRITA, CLIENTS)
+OPTIONAL = ("Krita", "Xvfb")
+_CLIENTS = ROOT / "build" / "clients"
+_NODE_MODULES = ROOT / "tests" / "server" / "clients" / "node_modules"
 
 
 def _first(*names: str) -> Path | None:
@@ -25,6 +32,11 @@ def _first(*names: str) -> Path | None:
 
 def _chromium() -> Path | None:
     return _first(os.environ.get("INPAINT_CHROMIUM", "chromium"), "chromium-browser", "google-chrome")
+
+
+def _node() -> Path | None:
+    """Return Node.js, if the clients' packages for it are there, too."""
+    return _first("node") if (_NODE_MODULES / ".package-lock.json").exists() else None
 
 
 _FIND: dict[str, Callable[[], Path | None]] = {
@@ -38,12 +50,24 @@ _FIND: dict[str, Callable[[], Path | None]] = {
 
 def need(program: str) -> Path:
     """Return where a program is (of PostgreSQL, its programs' folder), or skip the test; in CI, fail it."""
-    return _FIND[program]() or _missing(program)
+    return _FIND[program]() or _missing(program, KRITA if program in OPTIONAL else PROGRAMS)
 
 
-def _missing(program: str) -> NoReturn:
-    command = OPTIONAL.get(program, COMMAND)
-    sentence = f"needs {program}, which is not installed; as root on Debian or Ubuntu: {command}"
+def need_client(environment: str) -> Path:
+    """Return what runs the scripts of a client's environment, or skip the test; in CI, fail it.
+
+    Args:
+        environment: ``node``, or the name of a file in ``tests/server/clients/requirements``.
+    """
+    if environment == "node":
+        return _node() or _missing("the clients for Node.js", CLIENTS)
+    python = _CLIENTS / environment / "bin" / "python"
+    ready = (_CLIENTS / environment / ".ready").exists()
+    return python if ready else _missing(f"the client {environment}", CLIENTS)
+
+
+def _missing(program: str, command: str) -> NoReturn:
+    sentence = f"needs {program}, which is not installed; {command}"
     if os.environ.get("CI") == "true" and program not in OPTIONAL:
         pytest.fail(sentence)
     pytest.skip(sentence)
