@@ -208,5 +208,7 @@ _EXPOSED = (
     "x-rate-limit-remaining",
     "x-rate-limit-reset-at-utc",
     "x-should-retry",
+    "finish-reason",  # these two are Stability's
+    "seed",
     "Retry-After",
 )

@@ -28,10 +28,7 @@ class Folders:
         Raises:
             RequestError: one of them is no folder.
         """
-        for path in paths:
-            if not path.is_dir():
-                raise RequestError("folder", f"there is no folder {path}")
-        return cls(tuple(path.resolve() for path in paths))
+        return cls(tuple(_folder(path) for path in paths))
 
     def path(self, text: str, field: str) -> Path:
         """Return the file that a path leads to in the end, once its links and ``..`` are followed.
@@ -47,6 +44,16 @@ class Folders:
             where = " or ".join(map(str, self.roots))
             raise RequestError(field, f"{shown(text)} is not in {where}; only files there can be used")
         return path
+
+
+def _folder(path: Path) -> Path:
+    try:
+        real = in_home(path, "folder").resolve(strict=True)
+    except (OSError, RuntimeError, ValueError):  # a circle of links, or the current folder was deleted
+        real = None
+    if real is None or not real.is_dir():
+        raise RequestError("folder", f"there is no folder {path}")
+    return real
 
 
 def ending_for(picture: Path) -> str:

@@ -19,7 +19,7 @@ from inpaint.request import InpaintRequest, check_same_size
 PREVIEW_SIDE = 512  # an agent pays for each pixel that it is shown
 _PREVIEW_QUALITY = 80
 _RIM = 16  # pixels; the part of a box, on each side, in which the painted part fades into the picture
-_RIM_SHARE = 16  # of the box's shorter side, at most one of so many parts
+_RIM_SHARE = 16  # the rim is at most this fraction of the shorter side of the box: 1/16
 
 Sides = tuple[int, int, int, int]  # left, top, right, bottom
 

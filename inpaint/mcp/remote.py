@@ -36,9 +36,15 @@ class ServerBackend:
         Raises:
             RequestError: it is no address of a server.
         """
-        if not url.startswith(("http://", "https://")):
-            wanted = "must be a server's address such as http://127.0.0.1:8000"
-            raise RequestError("url", f"{wanted}, not {shown(url)}")
+        import httpx2
+
+        wanted = f"must be a server's address such as http://127.0.0.1:8000, not {shown(url)}"
+        try:
+            parsed = httpx2.URL(url)
+        except httpx2.InvalidURL:
+            raise RequestError("url", wanted) from None
+        if parsed.scheme not in ("http", "https") or not parsed.host:
+            raise RequestError("url", wanted)
         self._url, self._key = url.rstrip("/"), key
 
     async def paint(self, edit: Edit, report: Report) -> Painted:
@@ -70,8 +76,10 @@ class ServerBackend:
         import httpx2
 
         headers = {"x-api-key": self._key} if self._key else {}
+        # No proxy from the environment: it would be asked for 127.0.0.1 as well, and would see the key.
+        client = httpx2.AsyncClient(base_url=self._url, headers=headers, timeout=_TIMEOUT_S, trust_env=False)
         try:
-            async with httpx2.AsyncClient(base_url=self._url, headers=headers, timeout=_TIMEOUT_S) as client:
+            async with client:
                 yield client
         except httpx2.HTTPError as error:
             reason = str(error) or type(error).__name__

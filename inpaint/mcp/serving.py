@@ -9,7 +9,7 @@ from mcp.server.mcpserver import MCPServer
 
 from inpaint.errors import OutputError
 
-HOST = "127.0.0.1"  # there are no keys: whoever reaches the port may use the folders
+HOST = "127.0.0.1"  # there are no keys: every program that reaches the port may use the folders
 _GRACE_S = 5  # for calls under way when the server is stopped
 
 

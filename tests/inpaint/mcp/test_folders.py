@@ -60,8 +60,18 @@ def test_what_is_no_path_is_an_error_too(home: Path) -> None:
             Folders.of([home]).path(text, "image_path")
 
 
-def test_a_folder_must_exist(home: Path) -> None:
-    """A mistyped one would be the first that an agent asks for."""
+def test_a_folder_must_exist(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mistyped one would be the first that an agent asks for; hosts pass ``~`` on as it is."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert Folders.of([Path("~/pictures")]).roots == (home.resolve(),)
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(RequestError, match=r"^folder: there is no folder \.$"):
+        Folders.of([Path()])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RequestError, match=r"^folder: there is no folder .*a\.png$"):
+        Folders.of([home / "a.png"])
     with pytest.raises(RequestError, match=r"^folder: there is no folder .*none$"):
         Folders.of([home, home / "none"])
 

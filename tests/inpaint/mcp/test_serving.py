@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,10 @@ from mcp import StdioServerParameters
 from mcp.client.client import Client
 from mcp.client.stdio import stdio_client
 from PIL import Image
+
+from tests.support.cli_runs import Run
+
+pytest_plugins = ["tests.support.cli_fixtures"]
 
 COMMAND = ["-m", "inpaint", "mcp"]
 ENV = {name: value for name, value in os.environ.items() if not name.startswith("INPAINT_")}
@@ -97,18 +102,18 @@ def test_http_serves_this_machine_alone(folder: Path) -> None:
             assert answer.status_code == status
 
 
-def test_a_port_in_use_is_one_sentence(folder: Path) -> None:
-    """And a folder that is none is refused before anything listens."""
-    with serving(folder) as url:
-        port = url.removesuffix("/mcp").rpartition(":")[2]
-        done = _run("--transport", "http", "--port", port)
-    assert done.returncode == 1
-    assert done.stderr == f"error: --port: cannot listen on 127.0.0.1:{port}: Address already in use\n"
-    done = _run("--folder", str(folder / "none"))
-    assert (done.returncode, done.stderr) == (2, f"error: --folder: there is no folder {folder / 'none'}\n")
-    done = _run("--url", "paint.example.org")
+def test_what_cannot_be_served_is_one_sentence(inpaint: Run, folder: Path) -> None:
+    """A port in use, a folder that is none, and a URL that is none."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = inpaint("mcp", "--transport", "http", "--port", port)
+    assert (done.code, done.out) == (1, "")
+    assert done.err == f"error: --port: cannot listen on 127.0.0.1:{port}: Address already in use\n"
+    done = inpaint("mcp", "--folder", folder / "none")
+    assert (done.code, done.err) == (2, f"error: --folder: there is no folder {folder / 'none'}\n")
+    done = inpaint("mcp", "--url", "paint.example.org")
     wanted = "must be a server's address such as http://127.0.0.1:8000, not 'paint.example.org'"
-    assert (done.returncode, done.stderr) == (2, f"error: --url: {wanted}\n")
+    assert (done.code, done.err) == (2, f"error: --url: {wanted}\n")
 
 
 def test_without_the_sdk_it_says_how_to_install_it() -> None:
@@ -153,10 +158,3 @@ def test_the_demo_model_paints_over_stdio(folder: Path) -> None:
         assert max(green, blue) < 110
         for box in ((0, 0, 256, 32), (0, 160, 256, 192), (0, 0, 96, 192), (224, 0, 256, 192)):
             assert painted.crop(box).tobytes() == before.crop(box).tobytes()
-
-
-def _run(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, *COMMAND, *arguments]
-    return subprocess.run(
-        command, capture_output=True, text=True, check=False, env=ENV, stdin=subprocess.DEVNULL
-    )

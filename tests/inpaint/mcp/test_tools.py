@@ -165,22 +165,17 @@ def test_a_mask_file_is_taken(
     assert same_outside(opened(facts["path"]), photo, (36, 28, 108, 100))
 
 
-def test_progress_rises_to_its_end(server: MCPServer) -> None:
-    """A host shows it, and would end a call that seems to hang."""
-    steps = call(server, "remove", image_path="a.png", box=[32, 32, 64, 64], seed=5).steps
-    done = [step for step, _ in steps]
-    assert done == sorted(set(done))
-    assert len(done) > 5
-    assert steps[-1][0] == steps[-1][1]
-
-
 def test_remove_continues_the_surroundings(server: MCPServer) -> None:
-    """Its settings are those that erase best."""
-    facts = call(server, "remove", image_path="a.png", box=[32, 32, 64, 64], seed=5).facts
-    made = metadata.read(Path(facts["path"]).read_bytes())
+    """Its settings are those that erase best, and its steps are reported as they are taken."""
+    outcome = call(server, "remove", image_path="a.png", box=[32, 32, 64, 64], seed=5)
+    made = metadata.read(Path(outcome.facts["path"]).read_bytes())
     assert made is not None
     wanted = {"prompt": "", "fill": "telea", "strength": 0.99}
     assert {name: made.settings[name] for name in wanted} == wanted
+    done = [step for step, _ in outcome.steps]
+    assert done == sorted(set(done))
+    assert len(done) > 5
+    assert outcome.steps[-1][0] == outcome.steps[-1][1] == 24
 
 
 def test_extend_enlarges(server: MCPServer, photo: Image.Image) -> None:

@@ -122,8 +122,9 @@ def test_a_server_that_is_none_is_one_sentence(served: Served, folder: Path) -> 
     result, _ = call(f"{served.url}/livez", folder, "remove", box=[40, 10, 90, 60])
     assert result.is_error
     assert "\n" not in result.content[0].text
-    with pytest.raises(RequestError, match=r"^url: must be a server's address"):
-        ServerBackend("127.0.0.1:8000", None)
+    for url in ("127.0.0.1:8000", "ftp://127.0.0.1", "http://", ""):
+        with pytest.raises(RequestError, match=r"^url: must be a server's address"):
+            ServerBackend(url, None)
 
 
 def test_a_cancelled_call_is_cancelled_there(

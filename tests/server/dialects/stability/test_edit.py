@@ -284,7 +284,9 @@ def test_a_failure_of_the_engine_has_the_shape(served: Served) -> None:
 
 def test_keys_credits_and_rates_are_checked(serve: Serve) -> None:
     """401, 402 and 429, and a body that is too large, before anything is painted."""
-    served = serve(metering=True, price=0.01, rate="2/hour", max_body_bytes=10_000)
+    served = serve(
+        metering=True, price=0.01, rate="2/hour", cors_origins=("https://app.example",), max_body_bytes=10_000
+    )
     key = served.key(balance=1)
     poor = served.key()
     url = f"{EDIT}/inpaint"
@@ -296,7 +298,10 @@ def test_keys_credits_and_rates_are_checked(serve: Serve) -> None:
         assert response.headers["x-should-retry"] == "false"
     with served.calling(authorization=f"Bearer {key}") as client:
         problem(client.post(url, files={"image": b"x" * 20_000}), 413, "payload_too_large")
-        assert client.post(url, data=words, files=FILES).status_code == 200
+        response = client.post(url, data=words, files=FILES, headers={"origin": "https://app.example"})
+        assert response.status_code == 200
+        exposed = response.headers["access-control-expose-headers"].split(", ")
+        assert {"seed", "finish-reason"} <= set(exposed)  # a page could not read them otherwise
         response = client.post(url, data=words, files=FILES)
         problem(response, 429, "rate_limit_exceeded")
         assert int(response.headers["retry-after"]) > 0
