@@ -170,6 +170,11 @@ def test_a_picture_closed_meanwhile_is_a_sentence(krita: Krita, given: dict[str,
     assert krita.play("closes", **given)["text"] == "The picture was closed before its layer came."
 
 
+def test_krita_can_be_left_while_it_is_painted(krita: Krita, given: dict[str, Any]) -> None:
+    """The plugin's thread neither holds Krita open nor takes it down: ``play`` checks the exit code."""
+    assert krita.play("leaves", **given).facts == {}
+
+
 def test_what_was_entered_is_there_at_the_next_start(krita: Krita, given: dict[str, Any]) -> None:
     """The address, the key and the settings are kept in Krita's own settings."""
     krita.play("paints", **{**given, "form": {**given["form"], "negative_prompt": "grey", "key": "k1"}})

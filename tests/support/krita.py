@@ -77,6 +77,7 @@ class Krita:
             check=False,
         )
         assert (out / "report.json").exists(), done.stderr[-4000:]
+        assert done.returncode == 0, done.stderr[-4000:]
         return Report(out)
 
 

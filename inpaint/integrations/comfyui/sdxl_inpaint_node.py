@@ -121,7 +121,7 @@ class _Request:
         self._server, self._image = server, image.detach().cpu().float()
         self._sent = _bytes_of(self._image[..., :3])
         files = {"image": _png(self._sent), "mask": _png(_bytes_of(mask))}
-        answer = server.json("POST", "/v2/sdxl-inpaint", {**fields, **files})
+        answer = server.json("request_id", "POST", "/v2/sdxl-inpaint", {**fields, **files})
         self._path = f"/v2/requests/{answer['request_id']}"
 
     def result(self, progress: _Progress) -> list[torch.Tensor]:
@@ -129,7 +129,7 @@ class _Request:
         for name, data in _interruptible(lambda: self._server.events(f"{self._path}/events")):
             if name == "step":
                 progress.show(data["step"] / max(data["steps"], 1))
-        answer = self._server.json("GET", self._path)  # an error, if it failed
+        answer = self._server.json("status", "GET", self._path)  # an error, if it failed
         if answer["status"] != "COMPLETED":
             raise RuntimeError(
                 "The server stopped before the picture was finished; queue the workflow again."
@@ -175,13 +175,15 @@ class _Server:
             handlers.append(urllib.request.ProxyHandler({}))
         self._opener = urllib.request.build_opener(*handlers)
 
-    def json(self, method: str, path: str, fields: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return the object in an answer; ``fields`` are sent as JSON."""
+    def json(
+        self, needed: str, method: str, path: str, fields: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Return the object in an answer, which has the key ``needed``; ``fields`` are sent as JSON."""
         try:
             found = json.loads(self.read(method, path, fields))
         except ValueError:
             found = None
-        if not isinstance(found, dict):
+        if not isinstance(found, dict) or needed not in found:
             raise RuntimeError(f"what answers at {self._url} is not an sdxl-inpaint server")
         return found
 

@@ -125,7 +125,7 @@ def test_an_address_that_is_none_is_a_sentence(url: str) -> None:
 def test_no_server_is_a_sentence_that_says_what_to_do() -> None:
     """The most frequent mistake: the server was not started."""
     with pytest.raises(Unreachable, match="start the server with `inpaint serve`"):
-        Server("http://127.0.0.1:9").describe()
+        Server("http://127.0.0.1:9").answer("r1")
 
 
 @pytest.fixture
@@ -154,26 +154,28 @@ def another() -> Iterator[Callable[..., str]]:
         server.__exit__(None, None, None)
 
 
-@pytest.mark.parametrize("answer", [(200, b"<html>"), (200, b"[]"), (404, b"no"), (404, b'{"detail": 1}')])
+@pytest.mark.parametrize(
+    "answer", [(200, b"<html>"), (200, b"[]"), (200, b"{}"), (404, b"no"), (404, b'{"detail": 1}')]
+)
 def test_another_program_at_that_address_is_a_sentence(
     answer: tuple[int, bytes], another: Callable[..., str]
 ) -> None:
     """A1111, ComfyUI and others listen on similar ports."""
     with pytest.raises(Problem, match="is not an sdxl-inpaint server"):
-        Server(another(*answer)).describe()
+        Server(another(*answer)).answer("r1")
 
 
 def test_the_key_is_not_sent_on_by_a_redirect(another: Callable[..., str]) -> None:
     """A server could send the painter's key to any other host."""
-    target = another(200, b'{"model": "stolen"}')
+    target = another(200, b'{"images": []}')
     with pytest.raises(Problem, match="HTTP 302"):
-        Server(another(302, Location=target), "secret").describe()
+        Server(another(302, Location=target), "secret").answer("r1")
 
 
 def test_half_an_answer_is_a_sentence(another: Callable[..., str]) -> None:
     """A connection that breaks is no crash of the plugin."""
     with pytest.raises(Problem, match="There is no answer"):
-        Server(another(200, b"{", **{"Content-Length": "100"})).describe()
+        Server(another(200, b"{", **{"Content-Length": "100"})).answer("r1")
 
 
 class Scripted(Server):

@@ -61,14 +61,11 @@ class Server:
             handlers.append(urllib.request.ProxyHandler({}))
         self._opener = urllib.request.build_opener(*handlers)
 
-    def describe(self) -> dict[str, Any]:
-        """Return the server's model, fields and limits."""
-        return self._json("GET", "/v2/sdxl-inpaint")
-
     def submit(self, fields: Mapping[str, object]) -> str:
         """Queue a request and return its id; a field of bytes is sent as a PNG file."""
         content_type, body = form(fields)
-        return str(self._json("POST", "/v2/sdxl-inpaint", body, content_type)["request_id"])
+        answer = self._bytes("POST", "/v2/sdxl-inpaint", body, content_type)
+        return str(self._object(answer, "request_id")["request_id"])
 
     def events(self, request_id: str) -> Iterator[Event]:
         """Yield a request's events; the last is ``done`` or ``failed`` unless the server stops before it."""
@@ -90,7 +87,7 @@ class Server:
 
     def answer(self, request_id: str) -> dict[str, Any]:
         """Return the answer to a request that is painted."""
-        return self._json("GET", f"/v2/requests/{request_id}")
+        return self._object(self._bytes("GET", f"/v2/requests/{request_id}"), "images")
 
     def picture(self, request_id: str, number: int) -> bytes:
         """Return a painted picture's file."""
@@ -99,17 +96,14 @@ class Server:
 
     def cancel(self, request_id: str) -> None:
         """Cancel a request; one that has ended stays as it is."""
-        self._json("DELETE", f"/v2/requests/{request_id}")
+        self._bytes("DELETE", f"/v2/requests/{request_id}")
 
-    def _json(
-        self, method: str, path: str, body: bytes | None = None, content_type: str = ""
-    ) -> dict[str, Any]:
-        data = self._bytes(method, path, body, content_type)
+    def _object(self, data: bytes, needed: str) -> dict[str, Any]:
         try:
             found = json.loads(data)
         except ValueError:
             found = None
-        if not isinstance(found, dict):
+        if not isinstance(found, dict) or needed not in found:
             raise Problem(f"What answers at {self.url} is not an sdxl-inpaint server.")
         return found
 

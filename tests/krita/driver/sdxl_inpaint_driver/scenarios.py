@@ -167,3 +167,12 @@ def closes(stage):
     stage.document.close()
     yield stage.idle
     stage.report["text"] = stage.text
+
+
+def leaves(stage):
+    """Quit Krita while it is painted."""
+    stage.open()
+    yield lambda: Krita.instance().activeDocument() is not None
+    stage.set(num_inference_steps="100", samples="4")
+    stage.trigger("paint")
+    yield lambda: stage.text.startswith("Painting: step")
