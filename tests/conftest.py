@@ -20,6 +20,7 @@ from PIL import Image
 
 from inpaint import Engine, InpaintRequest
 from inpaint.model.load import Model, load_model
+from tests.support import clients
 from tests.support.paths import ROOT
 from tests.support.programs import COMMANDS
 from tests.support.tiny_checkpoint import write_tiny_checkpoint
@@ -47,11 +48,15 @@ SPREAD = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep each file's tests on one worker, but those of ``SPREAD``; begin with those that mostly wait."""
+    """Keep each file's tests on one worker, but those of ``SPREAD``; begin with those that mostly wait.
+
+    The files of other projects' clients share a server, so all of them stay together.
+    """
     items.sort(key=lambda item: item.path.name != "test_cluster.py")
     for item in items:
         if item.path.name not in SPREAD:
-            item.add_marker(pytest.mark.xdist_group(item.path.relative_to(ROOT).as_posix()))
+            whole = clients.FOLDER if item.path.parent == clients.FOLDER else item.path
+            item.add_marker(pytest.mark.xdist_group(whole.relative_to(ROOT).as_posix()))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

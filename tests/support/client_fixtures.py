@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.clients import Painter, Show, Shown, run, write_pictures
+from tests.support.clients import CLIENTS, Painter, Show, Shown, run, write_pictures
 from tests.support.server_process import ServerProcess, accounts, program
 
 
@@ -33,13 +33,15 @@ def painter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Painter]:
 
 
 @pytest.fixture(scope="session")
-def show(painter: Painter, sent: Path, tmp_path_factory: pytest.TempPathFactory) -> Show:
+def show(request: pytest.FixtureRequest, sent: Path, tmp_path_factory: pytest.TempPathFactory) -> Show:
     """Run a client's cases, once, and return what it showed."""
     shown: dict[str, Shown] = {}
 
     def of(name: str) -> Shown:
         if name not in shown:
-            shown[name] = run(name, painter, sent, tmp_path_factory.mktemp("shown"))
+            command = CLIENTS[name].command()  # or the test is skipped, before a server is started for it
+            painter = request.getfixturevalue("painter")
+            shown[name] = run(command, painter, sent, tmp_path_factory.mktemp("shown"))
         return shown[name]
 
     return of

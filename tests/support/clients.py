@@ -8,6 +8,7 @@ sent.
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,16 +17,33 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
 from tests.support.paths import IMAGES, ROOT
-from tests.support.programs import need_client
 
+COMMAND = "make clients"
 FOLDER = ROOT / "tests" / "server" / "clients"
 SIZE = (144, 112)  # not a square, so that width and height cannot be mixed up
 BOX = (48, 32, 96, 80)  # what the masks repaint
 PATIENCE_S = 240.0
+
+
+def need(environment: str) -> Path:
+    """Return what runs the scripts of an environment, or skip the test; in CI, fail it."""
+    if environment == "node":
+        node = shutil.which("node")
+        found = Path(node) if node and (FOLDER / "node_modules" / ".package-lock.json").exists() else None
+    else:
+        folder = ROOT / "build" / "clients" / environment
+        found = folder / "bin" / "python" if (folder / ".ready").exists() else None
+    if found is None:
+        sentence = f"needs the clients for {environment}, which are not installed: {COMMAND}"
+        if os.environ.get("CI") == "true":
+            pytest.fail(sentence)
+        pytest.skip(sentence)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +55,7 @@ class Client:
 
     def command(self) -> list[str]:
         """Return how the script is started; skip the test where its environment is not installed."""
-        return [str(need_client(self.environment)), str(FOLDER / "scripts" / self.script)]
+        return [str(need(self.environment)), str(FOLDER / "scripts" / self.script)]
 
 
 # By the names in their registries.
@@ -62,7 +80,7 @@ class Shown:
 
     def pictures(self, case: str) -> list[Image.Image]:
         """Return the pictures of a case, in the modes of their files."""
-        return [_opened(file) for file in self.files(case)]
+        return [opened(file) for file in self.files(case)]
 
     def picture(self, case: str) -> Image.Image:
         """Return the picture of a case that has one."""
@@ -89,7 +107,7 @@ class Shown:
 Show = Callable[[str], Shown]
 
 
-def _opened(file: bytes) -> Image.Image:
+def opened(file: bytes) -> Image.Image:
     image = Image.open(io.BytesIO(file))
     image.load()
     return image
@@ -104,17 +122,24 @@ class Painter:
     poor_key: str
 
 
-def run(name: str, painter: Painter, pictures: Path, output: Path) -> Shown:
+def run(command: list[str], painter: Painter, pictures: Path, output: Path) -> Shown:
     """Run a client's cases against a server."""
-    # No variable of ours or of a developer's shell: the SDKs read keys, addresses and proxies from them.
-    env = {"PATH": os.environ["PATH"], "HOME": str(output), "PYTHONUNBUFFERED": "1"}
     given = (painter.url, painter.key, painter.poor_key, str(pictures), str(output), sys.executable)
-    command = [*CLIENTS[name].command(), *given]
-    done = subprocess.run(
-        command, env=env, cwd=output, capture_output=True, text=True, timeout=PATIENCE_S, check=False
-    )
+    done = start([*command, *given], output)
     assert done.returncode == 0, done.stderr + done.stdout
     return Shown(json.loads((output / "shown.json").read_text()), output)
+
+
+def start(command: list[str], folder: Path) -> "subprocess.CompletedProcess[str]":
+    """Run a program in a folder, without any variable of ours or of a developer's shell.
+
+    The SDKs read keys, addresses and proxies from variables. LiteLLM takes its prices from the internet,
+    unless it is told not to.
+    """
+    env = {"PATH": os.environ["PATH"], "HOME": str(folder), "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+    return subprocess.run(
+        command, env=env, cwd=folder, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
 
 
 # The pictures that the clients send.

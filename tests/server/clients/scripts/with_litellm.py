@@ -2,11 +2,6 @@
 
 import base64
 import io
-import os
-
-os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = (
-    "True"  # else it fetches its prices from the internet when imported
-)
 
 import litellm
 from cases import KEY, PROMPT, URL, WRONG_KEY, Shown, picture, run
