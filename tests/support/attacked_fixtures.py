@@ -80,6 +80,7 @@ def unharmed(
         network.dialled.clear()
         yield
         growth_mb = _peak_mb() - rss_mb
+        eventually(lambda: _holds_nothing(metered))
         assert (records(), left()) == before
         assert len(engine.requests) == painted
         assert network.dialled == []
@@ -90,6 +91,12 @@ def unharmed(
     eventually(lambda: not metered.running.queue._live)
     with block():
         yield block
+
+
+def _holds_nothing(served: Served) -> bool:
+    """Return whether no request has a place, pixels or one of its key's slots any more."""
+    service, limiter = served.running.service, served.parts.limiter
+    return not (service._under_way or service.preparation.pixels.held or limiter._in_flight)
 
 
 def _status(name: str) -> int:

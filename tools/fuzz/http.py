@@ -24,6 +24,11 @@ _ROUTES = (
     "DELETE /v2/requests/{id}", "GET /v1/get-user-credits", "GET /openapi.json", "HEAD /", "GET /web/app.js",
     "GET /metrics", "GET /readyz", "OPTIONS /v1/sdxl-inpaint", "POST //v1/sdxl-inpaint",
     "PUT /v1/sdxl-inpaint",
+    "POST /v1/images/edits", "POST /v1/images/generations", "GET /v1/models", "GET /v1/models/demo",
+    "POST /sdapi/v1/img2img", "POST /sdapi/v1/txt2img", "POST /sdapi/v1/png-info", "POST /sdapi/v1/options",
+    "GET /sdapi/v1/progress", "POST /sdapi/v1/interrupt", "POST /sdapi/v1/skip", "GET /sdapi/v1/loras",
+    "POST /v2beta/stable-image/edit/inpaint", "POST /v2beta/stable-image/edit/erase",
+    "POST /v2beta/stable-image/edit/outpaint",
 )  # fmt: skip
 
 
@@ -191,14 +196,59 @@ def target() -> Target:
         b"POST /v2/info" + json_head + json_bytes({"image": plain["image"]}),
         b"POST /v1/sdxl-inpaint\ncontent-type: multipart/form-data; boundary=XX\n\n" + form + b"--XX--\r\n",
         b"POST /v1/sdxl-inpaint" + json_head + json_bytes({**plain, "image": "http://127.0.0.1:9/x.png"}),
+        *(f"POST {route}".encode() + json_head + json_bytes(fields) for route, fields in dialects().items()),
+        *(
+            f"POST {route}\ncontent-type: multipart/form-data; boundary=XX\n\n".encode()
+            + form
+            + b"--XX--\r\n"
+            for route in dialects()
+        ),
         *(route.replace("{id}", "0" * 32).encode() + b"\n\n" for route in _ROUTES),
     ]
     return Target(seeds, one, mutate, slow_s=25.0)
 
 
+def dialects() -> dict[str, dict[str, Any]]:
+    """Return routes of other programs' APIs, each with every field of a small request to it."""
+    photo, mask = _text(_png("RGB", "teal")), _text(_png("L", 255))
+    few = {"prompt": "x", "negative_prompt": "y", "seed": 7, "width": 64, "height": 64}
+    ours = {"strength": 0.9, "scheduler": "Euler", "num_inference_steps": 20, "guidance_scale": 7.5}
+    openai = few | ours | {
+        "model": "gpt-image-1", "n": 2, "size": "64x64", "response_format": "b64_json", "stream": False,
+        "output_format": "webp", "output_compression": 80, "quality": "low", "background": "auto",
+        "partial_images": 1, "user": "me", "soft": True, "guidance_interval": [0.2, 0.8], "loras": [],
+        "padding": 3, "grow": 1, "feather": 2, "fill": "blur", "area": "whole", "color_match": False,
+    }  # fmt: skip
+    webui = few | {
+        "steps": 20, "cfg_scale": 7, "sampler_name": "DPM++ 2M Karras", "sampler_index": "Euler",
+        "scheduler": "Karras",
+        "n_iter": 1, "batch_size": 2, "subseed_strength": 0.1, "override_settings": {"sd_vae": "Automatic"},
+        "alwayson_scripts": {}, "script_name": None, "script_args": [], "send_images": True, "styles": [],
+        "tiling": False,
+    }  # fmt: skip
+    over = {
+        "init_images": [photo], "mask": mask, "mask_blur": 4, "mask_blur_x": 1, "inpainting_fill": 1,
+        "inpainting_mask_invert": 0, "inpaint_full_res": True, "inpaint_full_res_padding": 8,
+        "alwayson_scripts": {"Soft Inpainting": {"args": [True, 1, 0.5, 4, 0, 0.5, 2]}}, "resize_mode": 1,
+        "denoising_strength": 0.75, "include_init_images": True,
+    }  # fmt: skip
+    stability = few | {"image": photo, "output_format": "jpeg", "style_preset": "anime", "creativity": 0.5}
+    masked = stability | {"mask": mask, "grow_mask": 5}
+    return {
+        "/v1/images/edits": openai | {"image": photo, "mask": mask},
+        "/v1/images/generations": openai,
+        "/sdapi/v1/img2img": webui | over,
+        "/sdapi/v1/txt2img": webui,
+        "/sdapi/v1/png-info": {"image": photo},
+        "/v2beta/stable-image/edit/inpaint": masked,
+        "/v2beta/stable-image/edit/erase": masked,
+        "/v2beta/stable-image/edit/outpaint": stability | {"left": 8, "up": 0, "right": 8, "down": 0},
+    }
+
+
 def _png(mode: str, colour: str | int) -> bytes:
     file = io.BytesIO()
-    Image.new(mode, (32, 32), colour).save(file, "PNG")
+    Image.new(mode, (64, 64), colour).save(file, "PNG")
     return file.getvalue()
 
 

@@ -1,4 +1,4 @@
-"""This server's own picture URLs as inputs: read from the picture store, for whoever has the URL.
+"""This server's own picture URLs as inputs: read from the picture store, for every caller with the URL.
 
 The URL guard would refuse them, since they lead to this machine. What only looks like one is fetched as any
 other URL, and so refused.

@@ -52,18 +52,18 @@ def said(response: Any, status: int, kind: str, field: str = "") -> str:
 # What no handler raises.
 
 
-def test_a_route_that_is_not_there_has_the_dialects_shape(serve: Serve) -> None:
+def test_a_route_that_is_not_there_has_the_dialects_shape(served: Served) -> None:
     """Also one whose path only begins as a route does; and a client learns of a doubled slash."""
-    client = serve().client
+    client = served.client
     for path in ("/plain", "/plain/", "/plain/nothing", "/plain/paint/", "/plain/Paint"):
         assert said(client.get(path), 404, "NoneType") == "there is no such route or model"
     assert "two slashes in a row" in said(client.get("/plain//paint"), 404, "NoneType")
     assert said(client.get("/plain/number/x"), 404, "RequestValidationError").startswith("there is no such")
 
 
-def test_a_path_of_no_dialect_has_the_hosted_apis_shape(serve: Serve) -> None:
+def test_a_path_of_no_dialect_has_the_hosted_apis_shape(served: Served) -> None:
     """``/plainly`` is not below ``/plain``, and ``//plain`` is another path."""
-    client = serve().client
+    client = served.client
     for path in (
         "/plainly",
         "/plain-a/paint",
@@ -76,17 +76,17 @@ def test_a_path_of_no_dialect_has_the_hosted_apis_shape(serve: Serve) -> None:
         assert (response.status_code, list(response.json())) == (404, ["error"]), path
 
 
-def test_the_longest_beginning_counts(serve: Serve) -> None:
+def test_the_longest_beginning_counts(served: Served) -> None:
     """Whatever the order of the table."""
-    client = serve().client
+    client = served.client
     assert client.get("/plain/inner").json() == ["there is no such route or model"]
     assert client.get("/plain/inner/x").json() == ["there is no such route or model"]
     assert said(client.get("/plain/innermost"), 404, "NoneType")
 
 
-def test_another_method_is_405_and_names_those_allowed(serve: Serve) -> None:
+def test_another_method_is_405_and_names_those_allowed(served: Served) -> None:
     """A client that probes takes 405 for a route that is there."""
-    client = serve().client
+    client = served.client
     for method in ("GET", "PUT", "DELETE", "PATCH"):
         response = client.request(method, PAINT)
         assert said(response, 405, "NoneType") == "this route does not support this method"
@@ -104,9 +104,9 @@ def test_a_key_a_size_and_a_rate_are_refused_in_the_dialects_shape(locked: Serve
         assert int(response.headers["retry-after"]) >= 1
 
 
-def test_a_body_that_cannot_be_read_is_refused_in_the_dialects_shape(serve: Serve) -> None:
+def test_a_body_that_cannot_be_read_is_refused_in_the_dialects_shape(served: Served) -> None:
     """Of the wrong kind, compressed, or damaged."""
-    client = serve().client
+    client = served.client
     assert said(client.post(PAINT, content=b"x"), 406, "ContentTypeError")
     packed = {"content-encoding": "gzip", "content-type": "application/json"}
     response = client.post(PAINT, content=b"x", headers=packed)
@@ -116,9 +116,9 @@ def test_a_body_that_cannot_be_read_is_refused_in_the_dialects_shape(serve: Serv
     assert said(damaged, 400, "RequestError", "body") == "body: is not valid JSON"
 
 
-def test_a_bug_says_nothing_but_the_id_to_report(serve: Serve) -> None:
+def test_a_bug_says_nothing_but_the_id_to_report(served: Served) -> None:
     """The exception's text may hold a prompt; its id finds it in the log."""
-    response = serve().client.get("/plain/bug")
+    response = served.client.get("/plain/bug")
     text = said(response, 500, "RuntimeError")
     assert text == f"internal error; please report it with the request id {response.headers['x-request-id']}"
 
@@ -136,17 +136,16 @@ def test_a_failure_of_the_engine_has_the_dialects_shape(serve: Serve) -> None:
     assert "not ready" in said(client.post(PAINT, json=SENT), 503, "BusyError")
 
 
-def test_a_stranger_is_refused_in_the_dialects_shape(serve: Serve) -> None:
+def test_a_stranger_is_refused_in_the_dialects_shape(served: Served) -> None:
     """An open server refuses other names and pages before anything is read."""
-    served = serve()
     for header in ("Host: example.com", "Host: 127.0.0.1\r\nOrigin: https://example.com"):
         status, _, data = answer(served.raw(f"POST {STOP} HTTP/1.1", header))
         assert (status, json.loads(data)["kind"]) == (403, "ForbiddenError")
 
 
-def test_the_field_at_fault_is_named(serve: Serve) -> None:
+def test_the_field_at_fault_is_named(served: Served) -> None:
     """By the engine, by the service, and in a query."""
-    client = serve().client
+    client = served.client
     assert said(client.post(PAINT, json={"image": "@"}), 400, "RequestError", "image").startswith("image: ")
     many = client.post(PAINT, json=SENT | {"samples": 99})
     assert said(many, 400, "RequestError", "samples").startswith("samples: must be")
@@ -154,9 +153,9 @@ def test_the_field_at_fault_is_named(serve: Serve) -> None:
     assert client.get("/plain/number/2?count=3").json() == 6
 
 
-def test_errors_of_other_paths_stay_the_hosted_apis(serve: Serve) -> None:
+def test_errors_of_other_paths_stay_the_hosted_apis(served: Served) -> None:
     """Its clients show the one field that it documents."""
-    client = serve().client
+    client = served.client
     for response in (
         client.post("/v1/sdxl-inpaint", json=body(samples=9)),
         client.get("/nothing"),

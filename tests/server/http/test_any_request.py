@@ -39,6 +39,20 @@ def test_any_fields_are_answered(route: str, fields: dict[str, object]) -> None:
     assert http.one(f"POST {route}\ncontent-type: application/json\n\n".encode() + sent) != "500"
 
 
+@pytest.mark.parametrize("route", http.dialects())
+@given(data=st.data())
+@examples(150)
+def test_any_fields_of_other_programs_apis_are_answered(route: str, data: st.DataObject) -> None:
+    """Any field of a good request may be missing, or hold anything."""
+    plain = http.dialects()[route]
+    names = st.sampled_from([*plain, "nonsense", "image[]", "image"])
+    fields = plain | data.draw(st.dictionaries(names, VALUES, max_size=4))
+    for name in data.draw(st.sets(st.sampled_from(list(plain)), max_size=3)):
+        fields.pop(name, None)
+    sent = json_bytes(fields)
+    assert http.one(f"POST {route}\ncontent-type: application/json\n\n".encode() + sent) != "500"
+
+
 @given(seed=st.integers(0, 10**9), changes=st.integers(1, 6))
 @examples(300)
 def test_any_bytes_are_answered(seed: int, changes: int) -> None:
