@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from PIL import Image, ImageChops, ImageOps
 
-from inpaint.canvas.mask import fitted
-from inpaint.images.codec import to_rgb
+from inpaint.canvas.mask import SOFT_THRESHOLD, fitted
+from inpaint.images.codec import MASK_THRESHOLD, to_rgb
 from inpaint.request import check_size
 from server.service.order import Blank, Given, Order
 
@@ -54,13 +54,17 @@ def transparency(image: Image.Image) -> Image.Image | None:
 def with_a_mask(given: Given, whole: Mapping[str, object] = WHOLE) -> Given:
     """Return pictures with a mask: the given one, else the transparent part, else the whole picture.
 
+    A picture that is nowhere transparent enough to be repainted, such as one with a faint shadow, counts as
+    opaque.
+
     Args:
         given: as decoded.
         whole: settings that change if the whole picture is repainted.
     """
     if given.mask is not None:
         return given
-    if (mask := transparency(given.image)) is not None:
+    mask, least = transparency(given.image), SOFT_THRESHOLD if given.settings.get("soft") else MASK_THRESHOLD
+    if mask is not None and int(str(mask.getextrema()[1])) >= least:
         return replace(given, mask=mask)  # what is painted becomes opaque
     return replace(given, mask=Image.new("L", given.image.size, 255), settings={**given.settings, **whole})
 

@@ -61,7 +61,7 @@ def openai(intake: Intake) -> Dialect:
             methods=["GET"],
             summary=summary,
             response_model=facts,
-            responses=_problems(404),
+            responses=_problems(*((404,) if facts is ModelFacts else ())),
         )
     return Dialect(router, PREFIXES, answer)
 

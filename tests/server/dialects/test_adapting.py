@@ -69,6 +69,15 @@ def test_a_half_transparent_part_has_that_strength(alpha: int) -> None:
     assert mask.getpixel((30, 10)) == 255 - alpha
 
 
+def test_a_picture_with_a_faint_shadow_counts_as_opaque() -> None:
+    """Its alpha is no mask: nobody erased anything. With ``soft`` the same alpha is strength."""
+    faint = half_clear(alpha=200)
+    assert with_a_mask(given(faint)).settings == SETTINGS | WHOLE
+    soft = with_a_mask(Given(faint, None, {**SETTINGS, "soft": True}))
+    assert soft.mask is not None
+    assert soft.mask.getpixel((30, 10)) == 55
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_all_of_an_opaque_picture_is_repainted_so_that_it_can_be_recognised(mode: str) -> None:
     """Clients without masks describe the picture that they want."""
