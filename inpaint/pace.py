@@ -19,11 +19,10 @@ PACES: tuple[str, ...] = get_args(Pace)
 
 DEEP_LEVEL = "deep-level"  # the optimization by which an engine has the cache that a plan's calls need
 UNCHANGED = "pace: near changed nothing: "  # how the warning to the caller begins
-_FIRST = 3  # calls that are always made: the layout of the picture is decided in them
-# Its steps come in pairs, of which the second corrects the first by the difference of two predictions. What a
-# forecast adds to that difference is felt until later: 22 dB in the worst of 24 scenes from 3 calls on, 37
-# from 6 on.
-_PAIRED, _FIRST_PAIRED = "DPMSolverSinglestepScheduler", 6
+# Calls that are always made: the layout of the picture is decided in them. The row of a sampler may have more
+# in ``near_from``: one that uses its earlier predictions again carries the error of a forecast along, and
+# the more of it, the further apart its first steps are (``bench.near``).
+_FIRST = 3
 _FEWEST = 15  # below, a sampler's calls are too far apart to be continued in a straight line
 
 
@@ -81,8 +80,11 @@ def call_plan(
     if pace == "exact":
         return CallPlan(calls)
     name = canonical_name(scheduler)
-    adds_noise = SCHEDULERS[name].adds_noise
-    noise = f"{name} adds noise in each step, which cannot be foreseen" if adds_noise else ""
+    spec = SCHEDULERS[name]
+    noise = f"{name} adds noise in each step, which cannot be foreseen" if spec.adds_noise else ""
+    if spec.near_from is None:
+        history = f"{name} carries the smallest error along, so that the picture would be another one"
+        return CallPlan(calls, reason=noise or history)
     if calls < _FEWEST:
         few = f"{calls} calls of the model are too few, it takes {_FEWEST}"
         return CallPlan(calls, reason=noise or few)
@@ -92,8 +94,7 @@ def call_plan(
     if noise:
         return CallPlan(calls, cached=_cached(range(calls), guided, period=3), reason=noise)
     # The second calls of order-2 samplers, and every second call of the others. The last one is made.
-    first = _FIRST_PAIRED if SCHEDULERS[name].class_name == _PAIRED else _FIRST
-    positions = range(first, calls - 1, 2)
+    positions = range(spec.near_from, calls - 1, 2)
     forecast = frozenset(p for p in positions if _all_alike(guided[p - _FIRST : p + 1]))
     made = [position for position in range(calls) if position not in forecast]
     reason = "" if forecast else "guidance changes between all calls that could be forecast"

@@ -45,6 +45,7 @@ class SchedulerSpec:
     order: int = 1  # UNet calls per step; the last step of an order-2 sampler takes one
     extra_calls: int = 0  # in addition to those, if there is more than one step
     adds_noise: bool = False  # its step draws new noise between calls
+    near_from: int | None = 3  # the first call that the pace ``near`` may save on; None: it saves on none
     known_as: tuple[str, ...] = ()  # its names in other programs, A1111's first; the same if none
 
 
@@ -54,25 +55,31 @@ _SINGLE: Mapping[str, object] = {"lower_order_final": True}
 
 SCHEDULERS: Mapping[str, SchedulerSpec] = {
     "DDIM": SchedulerSpec("DDIMScheduler"),
-    "DPM Multi": SchedulerSpec("DPMSolverMultistepScheduler", known_as=("DPM++ 2M",)),
-    "DPM Single": SchedulerSpec("DPMSolverSinglestepScheduler", _SINGLE, known_as=("DPM++ 2S",)),
+    "DPM Multi": SchedulerSpec("DPMSolverMultistepScheduler", near_from=6, known_as=("DPM++ 2M",)),
+    "DPM Single": SchedulerSpec("DPMSolverSinglestepScheduler", _SINGLE, near_from=6, known_as=("DPM++ 2S",)),
     "Euler a": SchedulerSpec(
         "EulerAncestralDiscreteScheduler", adds_noise=True, known_as=("Euler a", "euler_ancestral")
     ),
     "Euler": SchedulerSpec("EulerDiscreteScheduler"),
     "Heun": SchedulerSpec("HeunDiscreteScheduler", step_takes_generator=False, order=2),
-    "DPM2 a Karras": SchedulerSpec("KDPM2AncestralDiscreteScheduler", _KARRAS, order=2, adds_noise=True),
+    "DPM2 a Karras": SchedulerSpec(
+        "KDPM2AncestralDiscreteScheduler", _KARRAS, order=2, adds_noise=True, near_from=None
+    ),
     "DPM2 Karras": SchedulerSpec("KDPM2DiscreteScheduler", _KARRAS, step_takes_generator=False, order=2),
-    "LMS": SchedulerSpec("LMSDiscreteScheduler", step_takes_generator=False),
-    "PNDM": SchedulerSpec("PNDMScheduler", step_takes_generator=False, extra_calls=1, known_as=("PLMS",)),
+    "LMS": SchedulerSpec("LMSDiscreteScheduler", step_takes_generator=False, near_from=None),
+    "PNDM": SchedulerSpec(
+        "PNDMScheduler", step_takes_generator=False, extra_calls=1, near_from=None, known_as=("PLMS",)
+    ),
     "DDPM": SchedulerSpec("DDPMScheduler", adds_noise=True),
     "UniPC": SchedulerSpec(
-        "UniPCMultistepScheduler", step_takes_generator=False, known_as=("UniPC", "uni_pc")
+        "UniPCMultistepScheduler", step_takes_generator=False, near_from=9, known_as=("UniPC", "uni_pc")
     ),
     # Not in the hosted API.
-    "DPM Multi Karras": SchedulerSpec("DPMSolverMultistepScheduler", _KARRAS, known_as=("DPM++ 2M Karras",)),
+    "DPM Multi Karras": SchedulerSpec(
+        "DPMSolverMultistepScheduler", _KARRAS, near_from=9, known_as=("DPM++ 2M Karras",)
+    ),
     "DPM Single Karras": SchedulerSpec(
-        "DPMSolverSinglestepScheduler", {**_SINGLE, **_KARRAS}, known_as=("DPM++ 2S Karras",)
+        "DPMSolverSinglestepScheduler", {**_SINGLE, **_KARRAS}, near_from=10, known_as=("DPM++ 2S Karras",)
     ),
     "DPM Multi SDE": SchedulerSpec(
         "DPMSolverMultistepScheduler", _SDE, adds_noise=True, known_as=("DPM++ 2M SDE",)

@@ -67,7 +67,11 @@ class ContentTypeError(ServerError):
 
 
 class TooLargeError(ServerError):
-    """The body or one of its parts is larger than the server reads."""
+    """The body or one of its parts, the field ``field``, is larger than the server reads."""
+
+    def __init__(self, problem: str, field: str = "") -> None:
+        super().__init__(f"{field}: {problem}" if field else problem)
+        self.field = field
 
 
 class EncodingError(ServerError):

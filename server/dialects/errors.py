@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from inpaint.errors import InpaintError, RequestError
-from server.errors import headers_of, status_of
+from server.errors import TooLargeError, headers_of, status_of
 
 _TEXTS = {404: "there is no such route or model", 405: "this route does not support this method"}
 
@@ -44,7 +44,7 @@ def failure_of(request: Request, error: InpaintError) -> Failure:
     status, text, request_id = status_of(error), str(error), request.state.request_id
     if status == 500:
         text = f"{text} (request {request_id})"
-    name = error.field if isinstance(error, RequestError) else ""
+    name = error.field if isinstance(error, RequestError | TooLargeError) else ""
     return Failure(status, text, name, error, headers_of(error), request_id)
 
 

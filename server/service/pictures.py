@@ -184,7 +184,7 @@ def _prepared(like: Picture, white: Image.Image, settings: Mapping[str, object])
 def check_file_size(name: str, data: bytes, max_bytes: int = MAX_ENCODED_BYTES) -> None:
     """Raise TooLargeError, which names the field ``name``, for a file that is larger than we decode."""
     if len(data) > max_bytes:
-        raise TooLargeError(f"{name}: must be a file of at most {max_bytes // 10**6} MB")
+        raise TooLargeError(f"must be a file of at most {max_bytes // 10**6} MB", name)
 
 
 def _read_mask(data: bytes, order: Order) -> Image.Image:

@@ -11,6 +11,7 @@ from inpaint.schedulers import unet_calls
 
 Make = Callable[..., InpaintRequest]
 
+LEFT = ("DPM2 a Karras", "LMS", "PNDM")  # nothing is saved on these
 PLAIN = [name for name, spec in SCHEDULERS.items() if not spec.adds_noise]
 NOISY = [name for name, spec in SCHEDULERS.items() if spec.adds_noise]
 
@@ -27,12 +28,30 @@ def test_every_second_call_of_an_order_1_sampler_is_forecast() -> None:
     assert (call_plan("DDIM", 25, 0.9, "near").made, call_plan("DDIM", 25, 0.9, "near").calls) == (13, 22)
 
 
-@pytest.mark.parametrize("name", ["DPM Single", "DPM Single Karras"])
-def test_where_steps_come_in_pairs_forecasts_begin_later_and_at_the_first_of_one(name: str) -> None:
+@pytest.mark.parametrize(("name", "first"), [("DPM Single", 6), ("DPM Single Karras", 10)])
+def test_where_steps_come_in_pairs_forecasts_begin_later_and_at_the_first_of_one(
+    name: str, first: int
+) -> None:
     """A forecast of the second would go into the difference by which a pair is corrected."""
+    assert call_plan(name, 25, 0.9, "near").forecast == frozenset(range(first, 21, 2))
+
+
+@pytest.mark.parametrize(
+    ("name", "made"), [("DPM Multi", 14), ("DPM Single", 14), ("DPM Multi Karras", 16), ("UniPC", 16)]
+)
+def test_a_sampler_with_a_memory_is_forecast_from_later_on(name: str, made: int) -> None:
+    """It uses a forecast again in its next steps: else 19 dB in the worst of 96 scenes."""
     plan = call_plan(name, 25, 0.9, "near")
-    assert plan.forecast == frozenset(range(6, 21, 2))
-    assert (plan.made, plan.calls) == (14, 22)
+    assert (plan.made, plan.calls) == (made, 22)
+
+
+@pytest.mark.parametrize("name", LEFT)
+@pytest.mark.parametrize("steps", [25, 150])
+def test_a_sampler_whose_picture_would_be_another_one_is_left_alone(name: str, steps: int) -> None:
+    """4 dB in the worst of 96 scenes, where another seed is 19 dB away; the caller is told."""
+    plan = call_plan(name, steps, 0.9, "near")
+    assert (plan.forecast, plan.cached) == (frozenset(), frozenset())
+    assert name in plan.reason
 
 
 @pytest.mark.parametrize("name", PLAIN)
@@ -89,7 +108,7 @@ def test_the_deepest_level_is_cached_in_half_of_the_calls_or_two_thirds(
 
 
 @pytest.mark.parametrize("interval", [(0.0, 1.0), (0.0, 0.5), (0.3, 0.7)])
-@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.parametrize("name", sorted(SCHEDULERS.keys() - LEFT))
 def test_two_computed_calls_alike_come_before_each_cached_one(
     name: str, interval: tuple[float, float]
 ) -> None:

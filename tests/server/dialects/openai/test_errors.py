@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from inpaint.errors import DeadlineError, OutOfMemoryError, PaintError
+from inpaint.images.codec import MAX_ENCODED_BYTES
 from tests.support.openai_api import EDITS, GENERATIONS, MODELS, code, edit, engine_of, generate, problem
 from tests.support.served import PHOTO, FakeEngine, Serve, Served, b64
 
@@ -171,6 +172,12 @@ def test_a_body_that_is_too_large_is_413(serve: Serve) -> None:
     answer = served.client.post(GENERATIONS, json={"prompt": "x" * 20_000})
     problem(answer, 413)
     assert code(answer) == ("invalid_request_error", "too_large")
+
+
+def test_a_file_that_is_too_large_is_named(served: Served) -> None:
+    """The body may be larger than one picture."""
+    answer = edit(served.client, image=b"\xff" * (MAX_ENCODED_BYTES + 1))
+    assert problem(answer, 413, "image").startswith("image: must be a file of at most 20 MB")
 
 
 @pytest.mark.parametrize(
