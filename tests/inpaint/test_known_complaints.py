@@ -252,11 +252,22 @@ def test_complaint_07_the_api_is_one_request(server: Served) -> None:
     assert opened(answer.content).size == (SIDE, SIDE)
 
 
-def test_complaint_08_an_openai_client_gets_a_sentence(server: Served) -> None:
-    """There is no OpenAI-style endpoint yet, as the README says; its clients get JSON, not a web page."""
-    answer = server.client.post("/v1/images/edits", data={"prompt": "x"}, files={"image": file_of(slope())})
-    assert answer.status_code == 404
-    assert answer.json()["error"]
+def test_complaint_08_an_openai_clients_mask_is_obeyed(server: Served) -> None:
+    """What is transparent in it is repainted, and what is away from it comes back bit for bit."""
+    mask = slope().convert("RGBA")
+    mask.putalpha(Image.eval(hole(), lambda white: 255 - white))
+    answer = server.client.post(
+        "/v1/images/edits",
+        data={"prompt": "a red circle", "num_inference_steps": "4", "feather": "0", "grow": "0"},
+        files={"image": file_of(slope()), "mask": file_of(mask)},
+        timeout=SLOW_S,
+    )
+    assert answer.status_code == 200, answer.text
+    painted = floats(opened(base64.b64decode(answer.json()["data"][0]["b64_json"])))
+    changed = np.abs(painted - floats(slope())).max(-1) > 0
+    white = np.asarray(hole()) > 0
+    assert not changed[~white].any()
+    assert changed[white].mean() > 0.9
 
 
 @pytest.mark.slow

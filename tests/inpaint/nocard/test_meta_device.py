@@ -180,7 +180,7 @@ def test_add_noise_in_the_loop_is_reported(
         stock.set_begin_index(0)
     row = begin(model, scheduler)
     monkeypatch.setattr(
-        denoise, "_noised", lambda picture, noise, level: stock.add_noise(picture, noise, row.timesteps[:1])
+        denoise, "noised", lambda picture, noise, level: stock.add_noise(picture, noise, row.timesteps[:1])
     )
     traffic, calls = run(model, [row])
     assert traffic.copies.total() >= calls - 1
