@@ -1,8 +1,11 @@
 """Fifty clients of four dialects and four keys at the same time, on a real server with the demo model."""
 
 import math
+import os
+import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import httpx2
@@ -102,15 +105,32 @@ class Crowd:
         return [client for client in clients() if client.key == key]
 
     def let_in(self) -> None:
-        """Let all clients in, the other keys' once all of the first key's are under way."""
+        """Let all clients in, the other keys' once all of the first key's are there.
+
+        Nothing is painted before all are there: how fast they come would decide who is first, and not the
+        server.
+        """
         with ThreadPoolExecutor(len(clients()) + 8) as pool:
-            first = [pool.submit(self._send, client) for client in self.of("flood")]
-            eventually(lambda: len(self.costs("flood")) == len(first))
-            others = [client for client in clients() if client.key != "flood"]
-            sent = [*first, *(pool.submit(self._send, client) for client in others)]
-            self.refused.extend(pool.map(self._fail, clients()[:8]))
+            with self._nothing_painted():
+                sent = [pool.submit(self._send, client) for client in self.of("flood")]
+                eventually(lambda: len(self.costs("flood")) == len(sent))
+                others = [client for client in clients() if client.key != "flood"]
+                sent += [pool.submit(self._send, client) for client in others]
+                self.refused.extend(pool.map(self._fail, clients()[:8]))
+                eventually(lambda: sum(len(self.costs(key)) for key in CLIENTS) == len(sent))
             for answer in sent:
                 answer.result()
+
+    @contextmanager
+    def _nothing_painted(self) -> Iterator[None]:
+        """Stop the process that paints for the length of the block."""
+        for worker in self.server.workers():
+            os.kill(worker, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for worker in self.server.workers():
+                os.kill(worker, signal.SIGCONT)
 
     def _send(self, client: Client) -> None:
         self.answers[client.number] = client.post(self.server.client, self.keys[client.key][1])
