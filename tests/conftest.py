@@ -20,7 +20,6 @@ from PIL import Image
 
 from inpaint import Engine, InpaintRequest
 from inpaint.model.load import Model, load_model
-from tests.support import clients
 from tests.support.paths import ROOT
 from tests.support.programs import COMMANDS
 from tests.support.tiny_checkpoint import write_tiny_checkpoint
@@ -44,19 +43,23 @@ SPREAD = {
     "test_compiled.py",
     "test_optimizations.py",
     "test_seams.py",
+    "test_lowering.py",
 }
+# The longest files, which would be waited for at the end.
+FIRST = ("test_cluster.py", "test_lowering.py", "test_surroundings.py", "test_krita.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep each file's tests on one worker, but those of ``SPREAD``; begin with those that mostly wait.
+    """Begin with the longest files."""
+    items.sort(key=lambda item: FIRST.index(item.path.name) if item.path.name in FIRST else len(FIRST))
 
-    The files of other projects' clients share a server, so all of them stay together.
-    """
-    items.sort(key=lambda item: item.path.name != "test_cluster.py")
-    for item in items:
-        if item.path.name not in SPREAD:
-            whole = clients.FOLDER if item.path.parent == clients.FOLDER else item.path
-            item.add_marker(pytest.mark.xdist_group(whole.relative_to(ROOT).as_posix()))
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
+    """Hand out whole files."""
+    from tests.support.scheduling import ByFile
+
+    return ByFile(config, log, spread=SPREAD)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

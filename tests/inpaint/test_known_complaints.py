@@ -253,7 +253,7 @@ def test_complaint_07_the_api_is_one_request(server: Served) -> None:
 
 
 def test_complaint_08_an_openai_clients_mask_is_obeyed(server: Served) -> None:
-    """What is transparent in it is repainted, and what is away from it comes back bit for bit."""
+    """What is transparent in it is repainted, and every pixel away from it comes back bit for bit."""
     mask = slope().convert("RGBA")
     mask.putalpha(Image.eval(hole(), lambda white: 255 - white))
     answer = server.client.post(
