@@ -39,7 +39,7 @@ test-programs:
 # Krita (300 MB on disk), installed with apt as root, and the tests of the plugin in it, which otherwise are skipped.
 test-krita: $(TESTING)
 	@sh tools/test_programs.sh --krita
-	$(BIN)/pytest -n 0 tests/krita tests/inpaint/integrations
+	INPAINT_TEST_KRITA=1 $(BIN)/pytest -n 0 tests/krita tests/inpaint/integrations
 
 # Other projects' clients, each in an environment of its own, against which tests/server/clients tests the server.
 CLIENTS := tests/server/clients

@@ -49,7 +49,12 @@ _FIND: dict[str, Callable[[], Path | None]] = {
 
 
 def need(program: str) -> Path:
-    """Return where a program is (of PostgreSQL, its programs' folder), or skip the test; in CI, fail it."""
+    """Return where a program is (of PostgreSQL, its programs' folder), or skip the test; in CI, fail it.
+
+    An ``OPTIONAL`` one is used by the command for it alone: its tests take minutes where it happens to be.
+    """
+    if program in OPTIONAL and os.environ.get("INPAINT_TEST_KRITA") != "1":
+        pytest.skip(f"needs {program}, which only its own command uses; {KRITA}")
     return _FIND[program]() or _missing(program, KRITA if program in OPTIONAL else PROGRAMS)
 
 
