@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class Place(NamedTuple):
-    """Where a Krita keeps its resources by default, and the settings file that may name another folder."""
+    """The default resource folder of a Krita, and the settings file that may name another one."""
 
     resources: Path
     settings: Path

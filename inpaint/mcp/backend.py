@@ -1,4 +1,4 @@
-"""Where agents' pictures are painted: an engine in this process, loaded when the first one comes."""
+"""The painters of agents' pictures: an engine in this process, loaded when the first one comes."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -30,7 +30,7 @@ class Painted:
 
 
 class Backend(Protocol):
-    """What paints."""
+    """A painter of edits: an engine, or a server."""
 
     async def paint(self, edit: Edit, report: Report) -> Painted:
         """Paint, and report each step; stop if the caller is cancelled.

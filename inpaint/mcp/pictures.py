@@ -1,4 +1,4 @@
-"""What agents say of pictures: a box instead of a mask, sides to add; and what they are shown: a preview."""
+"""Pictures as agents give and see them: a box instead of a mask, sides to add, and a preview."""
 
 import io
 from collections.abc import Mapping, Sequence

@@ -167,7 +167,7 @@ def _check_part(mask_path: str | None, box: list[float] | None, added: Sides | N
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a tool answers: facts, and a small JPEG."""
+    """The answer of a tool: facts, and a small JPEG."""
 
     facts: Mapping[str, object]
     preview: bytes

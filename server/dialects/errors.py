@@ -17,7 +17,7 @@ _TEXTS = {404: "there is no such route or model", 405: "this route does not supp
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What went wrong with a request, before a dialect words it.
+    """The failure of a request, before a dialect words it.
 
     ``status`` is that of ``server.errors`` and ``text`` one sentence, which begins with ``field`` if one is
     wrong. ``error`` is None if no handler was reached: no such route, or another method.

@@ -31,7 +31,7 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class Intake:
-    """What the handlers of every dialect begin and paint with."""
+    """The service as the handlers of every dialect use it."""
 
     service: Service
     queue: DurableQueue

@@ -1,4 +1,4 @@
-"""What several dialects make of decoded pictures: a mask where none was sent, flat pictures, other sizes."""
+"""Steps on decoded pictures that dialects share: a mask where none was sent, flat pictures, other sizes."""
 
 import math
 from collections.abc import Mapping

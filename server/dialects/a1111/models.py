@@ -147,7 +147,7 @@ class Memory(BaseModel):
 
 
 class PngInfo(BaseModel):
-    """How a picture was made, as its file says."""
+    """The settings of a picture, as its file says them."""
 
     info: Annotated[str, Field(description="The text ``parameters``; empty if there is none.")]
     items: Annotated[dict[str, str], Field(description="The file's other texts.")]

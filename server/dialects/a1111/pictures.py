@@ -1,4 +1,4 @@
-"""What A1111 makes of a decoded picture and its mask."""
+"""The steps from a decoded picture and its mask to what A1111 would paint."""
 
 from dataclasses import dataclass, replace
 

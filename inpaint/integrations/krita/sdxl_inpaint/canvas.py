@@ -1,4 +1,4 @@
-"""What is read from a Krita document, and the layers that are put into it."""
+"""The pixels read from a Krita document, and the layers that are put into it."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class Problem(Exception):  # noqa: N818 - most of them are not errors of the program
-    """What the painter must change or know; ``str(problem)`` is one sentence."""
+    """A thing that the painter must change or know; ``str(problem)`` is one sentence."""
 
 
 class Unreachable(Problem):

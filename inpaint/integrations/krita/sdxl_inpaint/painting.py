@@ -15,7 +15,7 @@ _ATTEMPTS = 60  # a server that is restarted goes on with what it accepted
 
 
 class State(NamedTuple):
-    """What is known of a request.
+    """The state of a request as far as it is known.
 
     Attributes:
         phase: ``sending``, ``waiting``, ``painting``, ``fetching``, and one of ``ENDED``.

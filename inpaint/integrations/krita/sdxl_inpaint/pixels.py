@@ -1,4 +1,4 @@
-"""Which part of a picture is sent, and which pixels of an answer become a layer."""
+"""The part of a picture that is sent, and the pixels of an answer that become a layer."""
 
 from __future__ import annotations
 
