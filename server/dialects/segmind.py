@@ -12,11 +12,9 @@ from server.dialects.intake import Arrival, Intake, watched
 from server.dialects.segmind_answers import Answers, Credits, Queued, Status, picture_response, response_of
 from server.dialects.segmind_checks import read_fields, read_refine_fields
 from server.dialects.segmind_request import InpaintBody
-from server.http.auth import Gate
 from server.http.body import Fields
-from server.service.durable_queue import DurableQueue
 from server.service.order import Format
-from server.service.service import Painted, Service
+from server.service.service import Painted
 from server.storage.requests import Record
 
 MAX_IDEMPOTENCY_KEY = 200  # characters
@@ -36,30 +34,15 @@ class Segmind:
     intake: Intake
 
     @property
-    def service(self) -> Service:
-        """The service of this process."""
-        return self.intake.service
-
-    @property
-    def queue(self) -> DurableQueue:
-        """The queue of this process."""
-        return self.intake.queue
-
-    @property
-    def gate(self) -> Gate:
-        """The check of keys."""
-        return self.intake.gate
-
-    @property
     def _answers(self) -> Answers:
-        return Answers(self.service)
+        return Answers(self.intake.service)
 
     async def paint(self, request: Request) -> Response:
         """Paint and return the picture's bytes, or JSON if ``base64`` is set."""
         async with self.intake.arrival(request) as arrival:
             body = self._read(arrival.fields)
             painted = await self._paint(request, arrival, body)
-            threads = self.service.parts.threads
+            threads = self.intake.service.parts.threads
             return await threads.pixels(picture_response, painted, arrival.rate, body)
 
     async def _paint(self, request: Request, arrival: Arrival, body: InpaintBody) -> Painted:
@@ -68,16 +51,18 @@ class Segmind:
             return await self.intake.paint(request, caller, body.order())
         async with watched(request) as disconnected:
             record = await self._once(request, arrival, body, key)
-            waiting = self.queue.wait(record, caller)  # it goes on even if the client leaves
-            return await self.queue.painted(caller, await self.service.in_time(waiting, disconnected))
+            waiting = self.intake.queue.wait(record, caller)  # it goes on even if the client leaves
+            return await self.intake.queue.painted(
+                caller, await self.intake.service.in_time(waiting, disconnected)
+            )
 
     async def _once(self, request: Request, arrival: Arrival, body: InpaintBody, key: str | None) -> Record:
         """Return the request of this idempotency key, or accept a new one."""
         caller, order = arrival.caller, self.intake.own(request, body.order())
-        digest = await self.service.parts.threads.pixels(digest_of, arrival.fields) if key else ""
-        if key and (record := await self.queue.find(caller, key, digest)) is not None:
+        digest = await self.intake.service.parts.threads.pixels(digest_of, arrival.fields) if key else ""
+        if key and (record := await self.intake.queue.find(caller, key, digest)) is not None:
             return record
-        return await self.queue.enqueue(caller, order, idempotency_key=key, digest=digest)
+        return await self.intake.queue.enqueue(caller, order, idempotency_key=key, digest=digest)
 
     async def submit(self, request: Request) -> Queued:
         """Accept a request and return its id and URLs; it is painted even if the server is restarted."""
@@ -91,24 +76,26 @@ class Segmind:
         async with self.intake.arrival(request, optional=True) as arrival:
             caller, seed = arrival.caller, read_refine_fields(arrival.fields).seed
             key, digest = _idempotency_key(request), digest_of({"refine": request_id, "seed": seed})
-            record = await self.queue.find(caller, key, digest) if key else None
+            record = await self.intake.queue.find(caller, key, digest) if key else None
             if record is None:
-                record = await self.queue.refine(caller, request_id, seed, idempotency_key=key, digest=digest)
+                record = await self.intake.queue.refine(
+                    caller, request_id, seed, idempotency_key=key, digest=digest
+                )
         return self._answers.queued(request, record)
 
     async def status(self, request: Request, request_id: RequestId) -> Response:
         """Return a request's state; status 422 if it failed, as in the hosted API."""
-        record = await self.queue.get(await self.gate.admit(request), request_id)
+        record = await self.intake.queue.get(await self.intake.gate.admit(request), request_id)
         return response_of(await self._answers.status(request, record))
 
     async def finished(self, request: Request, request_id: RequestId) -> Response:
         """Return a request's state, and its pictures once it is COMPLETED; status 422 if it failed."""
-        record = await self.queue.get(await self.gate.admit(request), request_id)
+        record = await self.intake.queue.get(await self.intake.gate.admit(request), request_id)
         return response_of(await self._answers.finished(request, record))
 
     async def cancel(self, request: Request, request_id: RequestId) -> Status:
         """Cancel a request and return its state; a request that has ended stays as it is."""
-        record = await self.queue.cancel(await self.gate.admit(request), request_id)
+        record = await self.intake.queue.cancel(await self.intake.gate.admit(request), request_id)
         return await self._answers.status(request, record)
 
     async def picture(
@@ -122,18 +109,20 @@ class Segmind:
         ] = None,
     ) -> Response:
         """Return a picture; needs the token of the URL in the answer, or the key that made the request."""
-        caller = None if token else await self.gate.admit(request)
-        data, content_type = await self.queue.pictures.get(
+        caller = None if token else await self.intake.gate.admit(request)
+        data, content_type = await self.intake.queue.pictures.get(
             request_id, number, key_id=caller.key_id if caller else None, token=token, output_format=wanted
         )
         return Response(data, media_type=content_type, headers={"Cache-Control": "private, max-age=3600"})
 
     async def credits(self, request: Request) -> Credits:
         """Return the credits left on this key; a large constant if the server does not charge."""
-        return Credits(credits=await self.service.accounting.remaining(await self.gate.admit(request)))
+        return Credits(
+            credits=await self.intake.service.accounting.remaining(await self.intake.gate.admit(request))
+        )
 
     def _read(self, fields: Fields) -> InpaintBody:
-        return read_fields(fields, lenient=self.service.parts.settings.segmind_lenient)
+        return read_fields(fields, lenient=self.intake.service.parts.settings.segmind_lenient)
 
 
 def _idempotency_key(request: Request) -> str | None:

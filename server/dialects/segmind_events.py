@@ -48,12 +48,12 @@ class Events:
 
     async def listen(self, request: Request, request_id: RequestId) -> EventSourceResponse:
         """Stream a request's progress; the data of the last event, ``done`` or ``failed``, are its answer."""
-        caller = await self.segmind.gate.admit(request)
-        await self.segmind.queue.get(caller, request_id)
+        caller = await self.segmind.intake.gate.admit(request)
+        await self.segmind.intake.queue.get(caller, request_id)
         return EventStream(self._events(request, caller, request_id), self.streams, caller.key_id)
 
     async def _events(self, request: Request, caller: Caller, request_id: str) -> AsyncIterator[bytes]:
-        queue = self.segmind.queue
+        queue = self.segmind.intake.queue
         async with aclosing(queue.events(caller, request_id)) as events:
             async for event in events:
                 if isinstance(event, int):
@@ -63,7 +63,7 @@ class Events:
         record = await queue.get(caller, request_id)
         if record.state not in ENDED:
             return  # this server is stopping; a client that connects again reaches the next one
-        answer = await Answers(self.segmind.service).finished(request, record)
+        answer = await Answers(self.segmind.intake.service).finished(request, record)
         name = "done" if record.state == "COMPLETED" else "failed"
         yield _encoded(name, answer.model_dump(mode="json", exclude_none=True))
 

@@ -197,3 +197,16 @@ def assert_repainted(painted: Image.Image) -> None:
     difference = changed(painted)
     assert (difference > 0).mean() > 0.9
     assert difference.mean() < 128
+
+
+def assert_generated(picture: Image.Image) -> None:
+    """Check for a red circle in the size that was asked for: there is more red than green in it."""
+    assert picture.size == (128, 96)
+    red, green, _ = np.asarray(picture.convert("RGB"), dtype=float).mean(axis=(0, 1))
+    assert red > green
+
+
+def assert_same(one: Image.Image, other: Image.Image) -> None:
+    """Check for the same picture but for the rounding of a batch of another size."""
+    assert one.size == other.size
+    assert np.abs(np.asarray(one, dtype=int) - np.asarray(other, dtype=int)).max() <= 2
