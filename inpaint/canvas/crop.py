@@ -26,7 +26,7 @@ from inpaint.canvas.islands import Island, separate
 from inpaint.canvas.mask import SOFT_THRESHOLD, Box, fitted, require_mask, resize_brightest, strength_of
 from inpaint.canvas.sizes import Size, auto_size, best_size, widened
 from inpaint.errors import RequestError
-from inpaint.images.codec import mask_to_grey, to_rgb, upright
+from inpaint.images.pixels import mask_to_grey, to_rgb, upright
 from inpaint.request import InpaintRequest, check_same_size, check_size, upright_size
 
 Bytes2D = NDArray[np.uint8]

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from inpaint.errors import RequestError
-from inpaint.images.codec import MASK_THRESHOLD
+from inpaint.images.pixels import MASK_THRESHOLD
 
 _SAMPLE = 256  # pixels a side
 _MIDDLE = 32  # levels from black or white up to which a pixel belongs to it, as in a JPEG

@@ -12,7 +12,7 @@ from PIL import Image, ImageChops
 
 from inpaint.canvas.doubts import refuse_photograph, transparency_hint
 from inpaint.errors import RequestError
-from inpaint.images.codec import MASK_THRESHOLD, mask_to_grey, mask_to_l, upright
+from inpaint.images.pixels import MASK_THRESHOLD, mask_to_grey, mask_to_l, upright
 from inpaint.request import InpaintRequest, MaskChannel
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom; right and bottom excluded

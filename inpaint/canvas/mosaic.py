@@ -6,7 +6,7 @@ from PIL import Image
 
 from inpaint.canvas.crop import Cut
 from inpaint.canvas.mask import VAE_FACTOR, Box
-from inpaint.images.codec import to_rgb
+from inpaint.images.pixels import to_rgb
 
 _MOST_PIXELS = 512  # a side: it is sent to the caller at each step
 

@@ -2,10 +2,21 @@
 
 from dataclasses import dataclass
 
+from inpaint.images.exif import BROKEN
+
 Colour = tuple[tuple[bytes, bytes], ...]
 
 ANIMATED = "is animated; its first frame is painted"
 SIXTEEN_BITS = "has more than 8 bits a colour channel; it is painted and kept with 8"
+
+# The errors that Pillow's readers raise on damaged files; a fuzz test checks that the list is complete.
+DAMAGED = (
+    *BROKEN,
+    NotImplementedError,
+    EOFError,
+    RuntimeError,  # libavif's and libheif's
+    AssertionError,  # a PNG whose palette is missing; with python -O an AttributeError
+)
 
 
 @dataclass(frozen=True, slots=True)

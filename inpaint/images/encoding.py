@@ -7,10 +7,11 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from inpaint.errors import RequestError
-from inpaint.images.codec import Picture, eight_bit, to_rgb, upright
+from inpaint.images.codec import Picture
 from inpaint.images.embedded import IPTC_TAG, XMP_KEYWORD, XMP_TAG, jpeg_segment
 from inpaint.images.exif import into_tiff
 from inpaint.images.formats import WRITTEN
+from inpaint.images.pixels import eight_bit, to_rgb, upright
 from inpaint.images.png import with_colour
 
 MAX_JPEG_EXIF_BYTES = 65_533  # one APP1 marker

@@ -10,9 +10,10 @@ from PIL import Image
 from inpaint.canvas.crop import extend
 from inpaint.errors import RequestError, shown
 from inpaint.images import metadata
-from inpaint.images.codec import Picture, decode, read_file, to_rgb
+from inpaint.images.codec import Picture, decode, read_file
 from inpaint.images.formats import ENDINGS
 from inpaint.images.made import Made
+from inpaint.images.pixels import to_rgb
 from inpaint.mcp.folders import ending_for
 from inpaint.request import InpaintRequest, check_same_size
 

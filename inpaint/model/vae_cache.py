@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from inpaint import cuda
-from inpaint.images.codec import MASK_THRESHOLD
+from inpaint.images.pixels import MASK_THRESHOLD
 from inpaint.lru import LruCache
 from inpaint.model.load import Model
 from inpaint.model.vae import Posterior, encode, to_pixels

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from PIL import Image, ImageChops, ImageOps
 
 from inpaint.canvas.mask import SOFT_THRESHOLD, fitted
-from inpaint.images.codec import MASK_THRESHOLD, to_rgb
+from inpaint.images.pixels import MASK_THRESHOLD, to_rgb
 from inpaint.request import check_size
 from server.service.order import Blank, Given, Order
 

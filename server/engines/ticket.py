@@ -11,7 +11,7 @@ from itertools import count
 
 from inpaint.canvas.mask import plain_mask, require_mask, strength_of
 from inpaint.errors import InpaintError
-from inpaint.images.codec import upright
+from inpaint.images.pixels import upright
 from inpaint.job import Event, EventLog, State
 from inpaint.request import InpaintRequest, InpaintResult
 

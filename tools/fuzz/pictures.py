@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from PIL import Image
 
 from inpaint.errors import RequestError
-from inpaint.images.codec import MODES, decode, mask_to_grey, to_rgb
+from inpaint.images.codec import decode
+from inpaint.images.pixels import MODES, mask_to_grey, to_rgb
 from tools.fuzz.target import Target
 
 _PNG = b"\x89PNG\r\n\x1a\n"

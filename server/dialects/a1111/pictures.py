@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from PIL import Image, ImageChops, ImageFilter
 
 from inpaint.canvas.mask import strength
-from inpaint.images.codec import MASK_THRESHOLD
+from inpaint.images.pixels import MASK_THRESHOLD
 from server.dialects.pictures import Resize, flattened, resized, transparency
 from server.service.order import Given
 

@@ -6,7 +6,7 @@ from PIL import Image, ImageChops
 
 from inpaint.canvas.mask import SOFT_THRESHOLD
 from inpaint.errors import RequestError
-from inpaint.images.codec import MASK_THRESHOLD
+from inpaint.images.pixels import MASK_THRESHOLD
 from server.dialects.pictures import WHOLE, with_a_mask
 from server.service.order import Given
 

@@ -8,8 +8,9 @@ from PIL import Image
 
 from inpaint.canvas.crop import shown_box
 from inpaint.canvas.mask import fitted, require_mask, strength_of
-from inpaint.images.codec import Picture, to_rgb
+from inpaint.images.codec import Picture
 from inpaint.images.encoding import encode
+from inpaint.images.pixels import to_rgb
 from inpaint.job import Event
 from inpaint.request import InpaintRequest
 from server.engines.client import Ticket

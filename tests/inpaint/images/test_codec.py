@@ -13,17 +13,9 @@ import pytest
 from PIL import Image, ImageCms, ImageFile, ImageOps
 
 from inpaint.errors import RequestError
-from inpaint.images.codec import (
-    MAX_ENCODED_BYTES,
-    Picture,
-    decode,
-    header_size,
-    mask_to_grey,
-    mask_to_l,
-    to_rgb,
-    upright,
-)
+from inpaint.images.codec import MAX_ENCODED_BYTES, Picture, decode, header_size
 from inpaint.images.encoding import encode
+from inpaint.images.pixels import mask_to_grey, mask_to_l, to_rgb, upright
 from inpaint.request import EXIF_ORIENTATION
 
 Patch = pytest.MonkeyPatch

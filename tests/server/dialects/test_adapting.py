@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from inpaint.canvas.mask import require_mask
-from inpaint.images.codec import MODES
+from inpaint.images.pixels import MODES
 from server.dialects.pictures import WHOLE, Resize, flattened, resized, transparency, with_a_mask
 from server.service.order import Given
 from tests.support.examples import examples
