@@ -17,7 +17,7 @@ function table(app) {
   /** @param {import("./editor/editor.js").Tool} name */
   const tool = (name) => () => (editor.tool = name);
   return [
-    { keys: "Ctrl Enter", label: "Paint", fits: ctrl("enter"), run: () => app.paint(), inFields: true },
+    { keys: "Ctrl Enter", label: "Paint", fits: ctrl("enter"), run: () => app.asking.paint(), inFields: true },
     { keys: "Esc", label: "Cancel; leave a field", fits: key("escape"), run: () => escape(app), inFields: true },
     { keys: "B", label: "Brush", fits: key("b"), run: tool("brush") },
     { keys: "E", label: "Eraser; also the right mouse button", fits: key("e"), run: tool("eraser") },
@@ -28,14 +28,14 @@ function table(app) {
     { keys: "X", label: "Invert the mask", fits: key("x"), run: () => editor.invert() },
     { keys: "Ctrl Z", label: "Undo", fits: ctrl("z"), run: () => editor.undo() },
     { keys: "Ctrl Y", label: "Redo; also Ctrl Shift Z", fits: ctrl("y"), run: () => editor.redo() },
-    { keys: "K", label: "Keep the result", fits: key("k"), run: () => app.keep(film.selected ?? undefined) },
+    { keys: "K", label: "Keep the result", fits: key("k"), run: () => app.keeping.keep(film.selected ?? undefined) },
     { keys: "C", label: "Compare it with the picture", fits: key("c"), run: () => comparing.toggle() },
     { keys: ", .", label: "Newer and older result", fits: key(","), run: () => film.step(-1) },
     { keys: "Space", label: "Hold: see the original", fits: () => false, run: null },
     { keys: "+ −", label: "Zoom; also the wheel", fits: key("+", "="), run: () => editor.zoomBy(ZOOM) },
     { keys: "0", label: "Fit the picture into the window", fits: key("0"), run: () => editor.fit() },
     { keys: "Ctrl O", label: "Open a picture", fits: ctrl("o"), run: () => app.opening.choosePicture() },
-    { keys: "Ctrl S", label: "Download", fits: ctrl("s"), run: () => app.download() },
+    { keys: "Ctrl S", label: "Download", fits: ctrl("s"), run: () => app.working.download() },
     { keys: "Arrows", label: "Move a crosshair; Enter or Space paints there", fits: () => false, run: null },
   ];
 }
@@ -65,16 +65,16 @@ function connectButtons(app) {
   const clicks = {
     open: () => opening.choosePicture(),
     "open-first": () => opening.choosePicture(),
-    example: () => app.openExample(),
+    example: () => app.working.openExample(),
     undo: () => editor.undo(),
     redo: () => editor.redo(),
     "zoom-out": () => editor.zoomBy(1 / ZOOM),
     "zoom-in": () => editor.zoomBy(ZOOM),
     fit: () => editor.fit(),
     compare: () => comparing.toggle(),
-    download: () => app.download(),
+    download: () => app.working.download(),
     help: () => shortcuts.open(),
-    paint: () => app.paint(),
+    paint: () => app.asking.paint(),
   };
   for (const [id, run] of Object.entries(clicks)) byId(id).addEventListener("click", run);
   for (const place of document.querySelectorAll("[data-icon]")) {

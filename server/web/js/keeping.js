@@ -1,0 +1,101 @@
+import { byId } from "./dom.js";
+import { downloadResult } from "./download.js";
+import { noteOf, whyDraft } from "./refining.js";
+
+/** @typedef {import("./results.js").Result} Result */
+
+/** What can be done with a result: keep, discard, download, paint a draft exactly. */
+export class Keeping {
+  /** @param {import("./app.js").App} app */
+  constructor(app) {
+    this.app = app;
+  }
+
+  /** @returns {import("./film.js").Actions} */
+  get actions() {
+    const { attempt, comparing, settings } = this.app;
+    return {
+      select: (result) => comparing.show(result),
+      keep: (result) => this.keep(result),
+      discard: (result) => attempt(() => this.#discard(result)),
+      download: (result) => this.download(result),
+      lockSeed: (result) => (settings.set("seed", result.seed), settings.lockSeed(true)),
+      takeOver: (result) => settings.takeOver(result.settings),
+    };
+  }
+
+  /** Take over a painting's pictures. @param {import("./results.js").Painted} painted */
+  async add(painted) {
+    const { film, notices, results, settings, status } = this.app;
+    const [first] = await results.add(painted);
+    if (!settings.seedLocked) settings.set("seed", first.seed);
+    film.select(first);
+    const count = painted.blobs.length;
+    status.say(count === 1 ? "One picture is painted." : `${count} pictures are painted.`);
+    // That there are no drafts with these settings is said by the film.
+    const warnings = painted.answer.warnings.filter((/** @type {string} */ text) => !text.startsWith("pace:")).join(" ");
+    if (warnings) notices.say(warnings, { lasting: true, testid: "warning" });
+  }
+
+  /** Make a result the working picture. @param {Result|undefined} result */
+  async keep(result) {
+    const { attempt, painting, pictures, results, status } = this.app;
+    if (!result || painting.running) return;
+    await attempt(async () => {
+      await pictures.keep(await results.file(result), result);
+      status.say("The result is the working picture now.");
+      byId("host").focus();
+      this.#paintExactly(result);
+    });
+  }
+
+  /** @param {Result} result */
+  #paintExactly(result) {
+    this.app.refining.begin(result);
+    this.app.film.tell(result);
+  }
+
+  /** Put the exact picture in its draft's place. @param {Result} result @param {Blob} blob */
+  async refined(result, blob) {
+    const { comparing, film, pictures, status } = this.app;
+    await pictures.swap(result, blob);
+    if (film.selected?.id === result.id) comparing.show(result);
+    film.tell(result);
+    status.say(noteOf(result));
+  }
+
+  /** Go on with the exact pictures of drafts that were kept, and take over one that came just before the reload. */
+  async resume() {
+    const { pictures, refining, results } = this.app;
+    const kept = pictures.result;
+    const now = kept && results.all.find(({ id }) => id === kept.id);
+    if (now && kept.draft && !now.draft) await pictures.swap(now, await results.file(now));
+    refining.resume(now ?? null);
+  }
+
+  /** Say that a kept draft could not be painted exactly. @param {{result: Result, error: unknown}} detail */
+  stayedDraft({ result, error }) {
+    const action = { label: "Try again", run: () => this.#paintExactly(result) };
+    this.app.notices.say(whyDraft(error), { level: "error", action, testid: "stays-draft" });
+  }
+
+  /** @param {Result} result */
+  async #discard(result) {
+    const { attempt, film, notices, results } = this.app;
+    const next = results.all[results.all.indexOf(result) + 1];
+    const restore = await results.discard(result);
+    if (next?.batch === result.batch) film.select(next);
+    notices.say("Discarded.", { action: { label: "Bring it back", run: () => attempt(restore) } });
+  }
+
+  /** @param {Result} result */
+  async download(result) {
+    const { api, attempt, notices, results } = this.app;
+    await attempt(async () => {
+      const whole = await downloadResult(api, results, result);
+      if (whole) return;
+      const lacks = "so the browser wrote the file: without its colour profile and settings.";
+      notices.say(`The server no longer has this picture, ${lacks}`);
+    });
+  }
+}

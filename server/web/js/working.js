@@ -1,0 +1,64 @@
+import { byId, save, show } from "./dom.js";
+
+const EXAMPLE = { path: "web/example.jpg", name: "portrait.jpg", prompt: "a red circle" };
+
+/** The working picture: opening another one, its name and size above it, its download. */
+export class Working {
+  /** @param {import("./app.js").App} app */
+  constructor(app) {
+    this.app = app;
+  }
+
+  /** @param {Blob} blob @param {string} name */
+  async open(blob, name) {
+    const { app } = this;
+    if (app.painting.running) return app.notices.say("Cancel the painting, or wait for it, to open a picture.");
+    await app.attempt(async () => {
+      app.film.select(null);
+      await app.pictures.open(blob, name);
+      byId("host").focus();
+      await this.#askForSettings(blob);
+    });
+  }
+
+  async openExample() {
+    const { settings } = this.app;
+    const answer = await fetch(EXAMPLE.path);
+    if (!settings.get("prompt")) settings.set("prompt", EXAMPLE.prompt);
+    await this.open(await answer.blob(), EXAMPLE.name);
+  }
+
+  /** Offer the settings of an earlier result, to go on from there. @param {Blob} blob */
+  async #askForSettings(blob) {
+    const { api, editor, notices } = this.app;
+    const made = await api.info(blob).catch(() => null); // no reason to stop the person who opened a picture
+    const settings = made?.settings;
+    if (!settings || editor.picture?.blob !== blob) return;
+    const about = settings.prompt ? `: “${settings.prompt}”` : "";
+    const leftOut = made.left_out.length ? ` Not as it says: ${made.left_out.join("; ")}.` : "";
+    notices.say(`This picture says how it was painted${about}.${leftOut}`, {
+      action: { label: "Use its settings", run: () => this.app.settings.takeOver(settings) },
+      lasting: true,
+      testid: "settings-found",
+    });
+  }
+
+  /** Show the name, the size and what can be undone. */
+  show() {
+    const { picture, canUndo, canRedo } = this.app.editor;
+    document.body.classList.toggle("has-picture", picture !== null);
+    show(byId("empty"), picture === null);
+    byId("picture-name").textContent = picture ? picture.name : "";
+    byId("picture-size").textContent = picture ? `${picture.width} × ${picture.height}` : "";
+    byId("undo").disabled = !canUndo;
+    byId("redo").disabled = !canRedo;
+  }
+
+  /** Download the selected result, else the working picture. */
+  download() {
+    const { editor, film, keeping, pictures } = this.app;
+    const result = film.selected ?? pictures.result;
+    if (result) keeping.download(result);
+    else if (editor.picture) save(editor.picture.blob, editor.picture.name);
+  }
+}
