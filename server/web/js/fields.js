@@ -1,4 +1,5 @@
 import { h, set } from "./dom.js";
+import { t } from "./i18n.js";
 import { textOf } from "./settings.js";
 
 /** @typedef {import("./api.js").FieldOffer} FieldOffer @typedef {import("./settings.js").Settings} Settings */
@@ -7,16 +8,28 @@ import { textOf } from "./settings.js";
 // Names that say more than the field's own; others are made from it, so that a new field needs nothing here.
 /** @type {Record<string, string>} */
 const LABELS = {
-  negative_prompt: "Not wanted",
-  num_inference_steps: "Steps",
-  guidance_scale: "Guidance",
-  guidance_interval: "Guidance from, to",
-  color_match: "Fit colours to the surroundings",
-  soft: "Soft: grey is strength",
-  loras: "LoRAs",
+  negative_prompt: t("Negative prompt"),
+  strength: t("Strength"),
+  scheduler: t("Scheduler"),
+  num_inference_steps: t("Steps"),
+  guidance_scale: t("Guidance"),
+  guidance_rescale: t("Guidance rescale"),
+  guidance_interval: t("Guidance from, to"),
+  area: t("Area"),
+  padding: t("Padding"),
+  grow: t("Grow"),
+  feather: t("Feather"),
+  fill: t("Fill"),
+  color_match: t("Fit colours to the surroundings"),
+  soft: t("Soft: grey is strength"),
+  loras: t("LoRAs"),
 };
 /** @type {Record<string, string>} */
-const WORDS = { padding: "px around the mask that the model sees", grow: "px", feather: "px of blend" };
+const WORDS = {
+  padding: t("px around the mask that the model sees"),
+  grow: t("px added around the mask"),
+  feather: t("px of blend"),
+};
 const FLOAT_STEPS = 100; // a slider's stops
 
 /** The label of a field. @param {string} name */
@@ -82,7 +95,7 @@ function number(field, settings) {
   const common = { min, max, "data-testid": idOf(field) };
   const exact = h("input", { type: "number", id: idOf(field), ...common, step: whole ? 1 : "any" });
   const slider = h("input", { type: "range", min, max, step: whole ? 1 : Number(step.toPrecision(2)) });
-  set(slider, "aria-label", `${labelOf(field.name)}, slider`);
+  set(slider, "aria-label", t("{label}, slider", { label: labelOf(field.name) }));
   slider.addEventListener("input", () => settings.set(field.name, slider.value));
   exact.addEventListener("change", () => settings.set(field.name, exact.value));
   /** @param {any} value */
@@ -113,7 +126,7 @@ function list(field, settings) {
 function loraControl(field, settings, names) {
   const rows = names.map((name) => {
     const scale = h("input", { type: "number", min: -4, max: 4, step: 0.05, value: 0 });
-    set(scale, "aria-label", `Strength of ${name}`);
+    set(scale, "aria-label", t("Strength of {name}", { name }));
     set(scale, "data-testid", `lora-${name}`);
     scale.addEventListener("change", () => settings.set(field.name, written()));
     return { name, scale, element: h("div", { class: "lora" }, h("span", {}, name), scale) };

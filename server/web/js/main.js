@@ -3,6 +3,7 @@ import { App } from "./app.js";
 import { Database } from "./database.js";
 import { byId } from "./dom.js";
 import { Editor } from "./editor/editor.js";
+import { t, translatePage } from "./i18n.js";
 import { icon } from "./icons.js";
 import { Keyring } from "./keyring.js";
 import { ctrl, key, Shortcuts, TYPING } from "./shortcuts.js";
@@ -17,26 +18,26 @@ function table(app) {
   /** @param {import("./editor/editor.js").Tool} name */
   const tool = (name) => () => (editor.tool = name);
   return [
-    { keys: "Ctrl Enter", label: "Paint", fits: ctrl("enter"), run: () => app.asking.paint(), inFields: true },
-    { keys: "Esc", label: "Cancel; leave a field", fits: key("escape"), run: () => escape(app), inFields: true },
-    { keys: "B", label: "Brush", fits: key("b"), run: tool("brush") },
-    { keys: "E", label: "Eraser; also the right mouse button", fits: key("e"), run: tool("eraser") },
-    { keys: "L", label: "Lasso", fits: key("l"), run: tool("lasso") },
-    { keys: "R", label: "Rectangle", fits: key("r"), run: tool("rectangle") },
-    { keys: "H", label: "Move the view; also the middle button, or Space and drag", fits: key("h"), run: tool("pan") },
-    { keys: "[ ]", label: "Smaller and larger brush", fits: key("["), run: () => tools.resizeBrush(1 / BRUSH) },
-    { keys: "X", label: "Invert the mask", fits: key("x"), run: () => editor.invert() },
-    { keys: "Ctrl Z", label: "Undo", fits: ctrl("z"), run: () => editor.undo() },
-    { keys: "Ctrl Y", label: "Redo; also Ctrl Shift Z", fits: ctrl("y"), run: () => editor.redo() },
-    { keys: "K", label: "Keep the result", fits: key("k"), run: () => app.keeping.keep(film.selected ?? undefined) },
-    { keys: "C", label: "Compare it with the picture", fits: key("c"), run: () => comparing.toggle() },
-    { keys: ", .", label: "Newer and older result", fits: key(","), run: () => film.step(-1) },
-    { keys: "Space", label: "Hold: see the original", fits: () => false, run: null },
-    { keys: "+ −", label: "Zoom; also the wheel", fits: key("+", "="), run: () => editor.zoomBy(ZOOM) },
-    { keys: "0", label: "Fit the picture into the window", fits: key("0"), run: () => editor.fit() },
-    { keys: "Ctrl O", label: "Open a picture", fits: ctrl("o"), run: () => app.opening.choosePicture() },
-    { keys: "Ctrl S", label: "Download", fits: ctrl("s"), run: () => app.working.download() },
-    { keys: "Arrows", label: "Move a crosshair; Enter or Space paints there", fits: () => false, run: null },
+    { keys: "Ctrl Enter", label: t("Paint"), fits: ctrl("enter"), run: () => app.asking.paint(), inFields: true },
+    { keys: "Esc", label: t("Cancel; leave a field"), fits: key("escape"), run: () => escape(app), inFields: true },
+    { keys: "B", label: t("Brush"), fits: key("b"), run: tool("brush") },
+    { keys: "E", label: t("Eraser; also the right mouse button"), fits: key("e"), run: tool("eraser") },
+    { keys: "L", label: t("Lasso"), fits: key("l"), run: tool("lasso") },
+    { keys: "R", label: t("Rectangle"), fits: key("r"), run: tool("rectangle") },
+    { keys: "H", label: t("Move the view; also the middle button, or Space and drag"), fits: key("h"), run: tool("pan") },
+    { keys: "[ ]", label: t("Smaller and larger brush"), fits: key("["), run: () => tools.resizeBrush(1 / BRUSH) },
+    { keys: "X", label: t("Invert the mask"), fits: key("x"), run: () => editor.invert() },
+    { keys: "Ctrl Z", label: t("Undo"), fits: ctrl("z"), run: () => editor.undo() },
+    { keys: "Ctrl Y", label: t("Redo; also Ctrl Shift Z"), fits: ctrl("y"), run: () => editor.redo() },
+    { keys: "K", label: t("Keep the result"), fits: key("k"), run: () => app.keeping.keep(film.selected ?? undefined) },
+    { keys: "C", label: t("Compare it with the picture"), fits: key("c"), run: () => comparing.toggle() },
+    { keys: ", .", label: t("Newer and older result"), fits: key(","), run: () => film.step(-1) },
+    { keys: "Space", label: t("Hold: see the original"), fits: () => false, run: null },
+    { keys: "+ −", label: t("Zoom; also the wheel"), fits: key("+", "="), run: () => editor.zoomBy(ZOOM) },
+    { keys: "0", label: t("Fit the picture into the window"), fits: key("0"), run: () => editor.fit() },
+    { keys: "Ctrl O", label: t("Open a picture"), fits: ctrl("o"), run: () => app.opening.choosePicture() },
+    { keys: "Ctrl S", label: t("Download"), fits: ctrl("s"), run: () => app.working.download() },
+    { keys: "Arrows", label: t("Move a crosshair; Enter or Space paints there"), fits: () => false, run: null },
   ];
 }
 
@@ -110,6 +111,7 @@ function ringForKeys(host) {
 }
 
 async function main() {
+  translatePage();
   const keyring = new Keyring();
   const api = new Api(new URL(".", document.baseURI), keyring);
   const database = await Database.open();

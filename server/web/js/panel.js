@@ -1,12 +1,14 @@
 import { byId, h, set, show } from "./dom.js";
 import { controlFor } from "./fields.js";
+import { t } from "./i18n.js";
 import { icon } from "./icons.js";
+import { offerLanguages } from "./language.js";
 import { INTENTS, PRESETS, SPEEDS } from "./presets.js";
 
 /** @typedef {import("./settings.js").Settings} Settings @typedef {import("./editor/editor.js").Editor} Editor */
 
-/** @type {(keyof import("./editor/rect.js").Rect)[]} */
-const SIDES = ["left", "top", "right", "bottom"];
+/** @type {Record<keyof import("./editor/rect.js").Rect, string>} */
+const SIDES = { left: t("Left"), top: t("Top"), right: t("Right"), bottom: t("Bottom") };
 const CUSTOM = "custom"; // shown where sampler and steps are those of no speed
 
 /** The panel at the right: intent, prompt, seed and every other setting. */
@@ -61,7 +63,7 @@ export class Panel {
     for (const [value, { label, hint }] of Object.entries(SPEEDS)) {
       this.#speed.append(h("option", { value, title: hint }, label));
     }
-    this.#speed.append(h("option", { value: CUSTOM, hidden: true }, "Custom"));
+    this.#speed.append(h("option", { value: CUSTOM, hidden: true }, t("Custom")));
     this.#speed.addEventListener("change", () => (this.settings.speed = this.#speed.value));
     this.#seed.addEventListener("change", () => {
       this.settings.set("seed", this.#seed.value === "" ? -1 : this.#seed.value);
@@ -70,16 +72,16 @@ export class Panel {
     this.#lock.addEventListener("click", () => this.settings.lockSeed(!this.settings.seedLocked));
     this.#drafts.addEventListener("change", () => (this.settings.drafts = this.#drafts.checked));
     this.#buildExtension();
+    offerLanguages(byId("panel"));
   }
 
   #buildExtension() {
-    for (const side of SIDES) {
+    for (const side of /** @type {(keyof typeof SIDES)[]} */ (Object.keys(SIDES))) {
       const id = `extend-${side}-px`; // the handles on the picture are the other way
       const input = h("input", { type: "number", id, min: 0, step: 8, value: 0, "data-testid": id });
       input.addEventListener("change", () => (this.editor.extend = { ...this.editor.extend, [side]: input.value }));
       this.#sides.set(side, input);
-      const name = side.charAt(0).toUpperCase() + side.slice(1);
-      byId("extension").append(h("label", { for: id }, name, input));
+      byId("extension").append(h("label", { for: id }, SIDES[side], input));
     }
   }
 
@@ -94,7 +96,7 @@ export class Panel {
     this.#drafts.checked = settings.drafts;
     show(byId("drafts-field"), settings.canDraft);
     this.#speed.value = settings.speed ?? CUSTOM;
-    set(this.#speed, "title", settings.speed ? SPEEDS[settings.speed].hint : "As set under Advanced.");
+    set(this.#speed, "title", settings.speed ? SPEEDS[settings.speed].hint : t("As set under Advanced."));
     const seed = Number(settings.get("seed"));
     this.#seed.value = seed >= 0 ? String(seed) : "";
     set(this.#lock, "aria-pressed", String(settings.seedLocked));

@@ -1,3 +1,5 @@
+import { t } from "./i18n.js";
+
 /**
  * What a person wants to do, instead of knobs: the fields of a request that each intent sets.
  * @typedef {"replace"|"remove"|"add"|"refine"|"extend"} Intent
@@ -12,37 +14,37 @@
 /** @type {Record<Intent, Preset>} */
 export const PRESETS = {
   replace: {
-    label: "Replace",
-    hint: "Something else in place of what is marked.",
-    placeholder: "What should be there?",
+    label: t("Replace"),
+    hint: t("Something else in place of what is marked."),
+    placeholder: t("What should be there?"),
     needsPrompt: true,
     values: { strength: 0.9, fill: "original", soft: false },
   },
   remove: {
-    label: "Remove",
-    hint: "What is marked disappears into its surroundings.",
-    placeholder: "What is behind it? May stay empty.",
+    label: t("Remove"),
+    hint: t("What is marked disappears into its surroundings."),
+    placeholder: t("What is behind it? May stay empty."),
     needsPrompt: false,
     values: { strength: 0.99, fill: "telea", soft: false },
   },
   add: {
-    label: "Add",
-    hint: "Something new, blended in softly: grey strokes keep more of the picture.",
-    placeholder: "What should be added?",
+    label: t("Add"),
+    hint: t("Something new, blended in softly: grey strokes keep more of the picture."),
+    placeholder: t("What should be added?"),
     needsPrompt: true,
     values: { strength: 0.99, fill: "original", soft: true },
   },
   refine: {
-    label: "Refine",
-    hint: "The same again, better: shapes stay, details are new.",
-    placeholder: "What is it? May stay empty.",
+    label: t("Refine"),
+    hint: t("The same again, better: shapes stay, details are new."),
+    placeholder: t("What is it? May stay empty."),
     needsPrompt: false,
     values: { strength: 0.45, fill: "original", soft: false },
   },
   extend: {
-    label: "Extend",
-    hint: "Drag the picture's edges outwards, or type how far.",
-    placeholder: "What lies beyond the edge? May stay empty.",
+    label: t("Extend"),
+    hint: t("Drag the picture's edges outwards, or type how far."),
+    placeholder: t("What lies beyond the edge? May stay empty."),
     needsPrompt: false,
     values: { strength: 0.99, fill: "original", soft: false },
   },
@@ -55,10 +57,10 @@ export const PRESETS = {
  * @type {Record<Speed, {label: string, hint: string, values: Record<string, unknown>}>}
  */
 export const SPEEDS = {
-  normal: { label: "Normal", hint: "The server's own sampler and steps.", values: {} },
+  normal: { label: t("Normal"), hint: t("The server's own sampler and steps."), values: {} },
   fast: {
-    label: "Fast",
-    hint: "Less than half the work, nearly as good.",
+    label: t("Fast"),
+    hint: t("Less than half the work, nearly as good."),
     values: { scheduler: "DPM Multi Karras", num_inference_steps: 20 },
   },
 };

@@ -1,4 +1,5 @@
 import { byId, h } from "./dom.js";
+import { t } from "./i18n.js";
 
 /**
  * @typedef {object} Shortcut
@@ -11,6 +12,8 @@ import { byId, h } from "./dom.js";
  * @typedef {Pick<Shortcut, "fits"|"run"|"inFields">} Key
  */
 
+/** Keys that have a name instead of a sign. @type {Record<string, string>} */
+const NAMES = { Ctrl: t("Ctrl"), Enter: t("Enter"), Esc: t("Esc"), Space: t("Space"), Arrows: t("Arrows") };
 /** Elements in which letters are text. */
 export const TYPING = "textarea, select, [contenteditable], input:not([type=range], [type=checkbox], [type=radio])";
 const PRESSED = "button, summary, a, input, [role=slider]"; // what the space bar is for there
@@ -26,7 +29,7 @@ export class Shortcuts {
     this.all = [...table, ...more, { fits: key("?"), run: () => this.open() }];
     this.dialog = byId("shortcuts-dialog");
     for (const { keys, label } of table) {
-      const names = keys.split(" ").map((name) => h("kbd", {}, name));
+      const names = keys.split(" ").map((name) => h("kbd", {}, NAMES[name] ?? name));
       byId("shortcuts").append(h("dt", {}, names), h("dd", {}, label));
     }
     window.addEventListener("keydown", (event) => this.#down(event));
