@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import structlog
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
 import inpaint
@@ -15,11 +15,12 @@ from inpaint.images.codec import MAX_ENCODED_BYTES
 from inpaint.lora.files import available_loras
 from inpaint.request import AREAS, FILLS, MAX_ASPECT, MAX_PIXELS, MAX_SIDE, MIN_SIDE
 from inpaint.schedulers import SCHEDULERS
-from server.dialects.intake import Intake, base_url
+from server.dialects.intake import Arrival, Intake, base_url
 from server.dialects.openapi import problems
 from server.dialects.segmind_request import InpaintBody
 from server.service.caller import MODEL_SCOPE
-from server.service.order import Format, own, source
+from server.service.order import Format, Source, own, source
+from server.service.pictures import CONTENT_TYPES
 
 _PICTURES = ("image", "mask")
 _PICTURE_BODY = {
@@ -31,6 +32,7 @@ _PICTURE_BODY = {
         for kind in ("application/json", "multipart/form-data")
     },
 }
+_SHOWN = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in CONTENT_TYPES.values()}
 log = structlog.get_logger()
 Kind = Literal["integer", "number", "boolean", "text", "choice", "list"]
 
@@ -80,7 +82,7 @@ class Offer(BaseModel):
 class PictureFacts(BaseModel):
     """The format, size and settings of a picture, as its file states them."""
 
-    format: Format
+    format: Literal["png", "jpeg", "webp", "tiff", "avif", "heif"]
     width: int
     height: int
     settings: Annotated[
@@ -101,7 +103,7 @@ class Discovery:
     intake: Intake
 
     def router(self) -> APIRouter:
-        """Return both routes."""
+        """Return the three routes."""
         router = APIRouter(tags=["sdxl-inpaint"])
         router.add_api_route(
             "/v2/sdxl-inpaint",
@@ -118,6 +120,15 @@ class Discovery:
             summary="Format, size and settings of a picture",
             response_model=PictureFacts,
             responses=problems(400, 406, 413, 415, 422, 502),
+            openapi_extra={"requestBody": _PICTURE_BODY},
+        )
+        router.add_api_route(
+            "/v2/picture",
+            self.picture,
+            methods=["POST"],
+            summary="A picture, by file or URL, in a format that every browser shows",
+            response_class=Response,
+            responses={200: {"content": _SHOWN}, **problems(400, 406, 413, 415, 422, 502)},
             openapi_extra={"requestBody": _PICTURE_BODY},
         )
         return router
@@ -145,12 +156,22 @@ class Discovery:
     async def info(self, request: Request) -> PictureFacts:
         """Return a picture's format and size, and its settings if the file says how it was painted."""
         async with self.intake.arrival(request) as arrival:
-            if arrival.fields.get("image") is None:
-                raise RequestError("image", "is required")
-            base = base_url(request, self.intake.service.parts.settings)
-            picture = own(source("image", arrival.fields["image"]), base)
+            picture = self._picture(request, arrival)
             facts = await self.intake.service.preparation.describe(arrival.caller, picture)
             return PictureFacts.model_validate(facts)
+
+    async def picture(self, request: Request) -> Response:
+        """Return a PNG, JPEG or WebP file as it is, and a picture of another format as PNG."""
+        async with self.intake.arrival(request) as arrival:
+            picture = self._picture(request, arrival)
+            data, content_type = await self.intake.service.preparation.shown(arrival.caller, picture)
+            return Response(data, media_type=content_type, headers={"Cache-Control": "no-store"})
+
+    def _picture(self, request: Request, arrival: Arrival) -> Source:
+        if arrival.fields.get("image") is None:
+            raise RequestError("image", "is required")
+        base = base_url(request, self.intake.service.parts.settings)
+        return own(source("image", arrival.fields["image"]), base)
 
 
 def field_offers() -> list[FieldOffer]:

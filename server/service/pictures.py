@@ -262,6 +262,20 @@ def describe(data: bytes) -> dict[str, object]:
     return facts
 
 
+def shown(data: bytes) -> tuple[bytes, str]:
+    """Return a picture's file and content type: itself if browsers show its format, else the same as PNG.
+
+    Raises:
+        RequestError: it is not a picture, or has a format that we do not read.
+        TooLargeError: the file is larger than we decode.
+    """
+    check_file_size("image", data)
+    picture = decode(data, "image")
+    if content_type := CONTENT_TYPES.get(picture.format.lower()):
+        return data, content_type
+    return _png(picture.image, picture), CONTENT_TYPES["png"]
+
+
 def convert(data: bytes, output_format: str) -> bytes:
     """Return one of our own files in another format, with its metadata and colour profile."""
     picture = decode(data, max_bytes=MAX_KEPT_BYTES)

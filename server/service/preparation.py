@@ -20,6 +20,7 @@ from server.service.pictures import (
     pixels_to_decode,
     prepare,
     read_inputs,
+    shown,
 )
 from server.service.pixel_budget import PixelBudget, decoded_pixels
 from server.settings import Settings
@@ -92,11 +93,27 @@ class Preparation:
             InpaintError: the picture cannot be fetched or read.
             BusyError: the requests under way hold too many pixels.
         """
+        async with self._read(caller, source) as data:
+            return await self._threads.pixels(describe, data)
+
+    async def shown(self, caller: Caller, source: Source) -> tuple[bytes, str]:
+        """Return a picture's file and content type, as PNG where browsers do not show its format.
+
+        Raises:
+            InpaintError: the picture cannot be fetched or read.
+            BusyError: the requests under way hold too many pixels.
+        """
+        async with self._read(caller, source) as data:
+            return await self._threads.pixels(shown, data)
+
+    @asynccontextmanager
+    async def _read(self, caller: Caller, source: Source) -> AsyncIterator[bytes]:
+        """Yield a picture's file, and hold its pixels' part of the budget."""
         async with self._limiter.fetches(caller.key_id) if isinstance(source, Url) else nullcontext():
             data = await self._reader.read("image", source)
         width, height = await self._threads.pixels(file_size, "image", data)
         with self.pixels.hold(decoded_pixels(width, height, 0)):
-            return await self._threads.pixels(describe, data)
+            yield data
 
     async def _gather(self, caller: Caller, order: Order) -> tuple[bytes, bytes | None]:
         # One without URLs need not wait for the key's fetches from slow hosts.

@@ -3,8 +3,9 @@
 import io
 from typing import Any
 
+import pillow_heif
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
 from inpaint.images.codec import decode
@@ -12,6 +13,7 @@ from inpaint.images.made import Made
 from inpaint.images.metadata import write
 from inpaint.schedulers import SCHEDULERS
 from server.dialects.segmind_request import LIMITS, InpaintBody
+from tests.support.bad_pictures import BAD_PICTURES
 from tests.support.served import (
     MASK,
     PHOTO,
@@ -32,7 +34,16 @@ from tests.support.served import (
 
 pytest_plugins = ["tests.support.served_fixtures"]
 
-V1, V2, INFO = "/v1/sdxl-inpaint", "/v2/sdxl-inpaint", "/v2/info"
+V1, V2, INFO, PICTURE = "/v1/sdxl-inpaint", "/v2/sdxl-inpaint", "/v2/info", "/v2/picture"
+
+
+def file_in(kind: str) -> bytes:
+    """The photograph as a file of this format, a name of Pillow's."""
+    if kind != "HEIF":
+        return file_of(photo(), kind)
+    file = io.BytesIO()
+    pillow_heif.from_pillow(photo()).save(file)
+    return file.getvalue()
 
 
 def finished(served: Served, **fields: object) -> Any:
@@ -84,6 +95,7 @@ def test_the_offer_needs_the_scope_for_painting(serve: Serve) -> None:
     with served.calling(key=served.key(scopes=("metrics",))) as client:
         assert client.get(V2).status_code == 403
         assert client.post(INFO, json={"image": b64(PHOTO)}).status_code == 403
+        assert client.post(PICTURE, json={"image": b64(PHOTO)}).status_code == 403
     assert served.client.get(V2).status_code == 401
 
 
@@ -153,6 +165,69 @@ def test_a_file_that_is_no_picture_is_named(
     response = served.client.post(INFO, json=sent)
     assert response.status_code == status
     assert response.json()["error"].startswith(said)
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "AVIF", "HEIF"])
+def test_a_picture_of_any_format_that_is_read_says_what_it_is(served: Served, kind: str) -> None:
+    """These are painted, so they are described as well."""
+    said = served.client.post(INFO, files={"image": file_in(kind)})
+    assert (said.status_code, said.json()["format"]) == (200, kind.lower())
+
+
+# POST /v2/picture.
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_a_picture_that_browsers_show_comes_back_as_it_is(
+    served: Served, picture_host: PictureHost, kind: str
+) -> None:
+    """A page that opens a URL works on the file itself, with its metadata and its quality."""
+    data = file_in(kind)
+    for sent in ({"json": {"image": picture_host.put("/shown", data)}}, {"files": {"image": data}}):
+        response = served.client.post(PICTURE, **sent)
+        assert (response.content, response.headers["content-type"]) == (data, f"image/{kind.lower()}")
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "AVIF", "HEIF"])
+def test_a_picture_that_browsers_do_not_show_becomes_a_png(served: Served, kind: str) -> None:
+    """The pixels that would be painted, upright, so that a mask drawn on it fits the file itself."""
+    data = file_in(kind)
+    response = served.client.post(PICTURE, files={"image": data})
+    assert response.headers["content-type"] == "image/png"
+    assert opened(response.content).tobytes() == decode(data).image.tobytes()
+    assert (
+        served.client.post(V1, data={"prompt": "x"}, files={"image": data, "mask": MASK}).status_code == 200
+    )
+
+
+def test_a_tiff_is_shown_upright_in_its_colours(served: Served) -> None:
+    """A scan on its side, with the scanner's profile."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    data = file_of(photo(), "TIFF", exif=exif, icc_profile=profile)
+    shown = opened(served.client.post(PICTURE, files={"image": data}).content)
+    assert (shown.size, shown.info["icc_profile"]) == ((SIZE[1], SIZE[0]), profile)
+
+
+@pytest.mark.parametrize("data", BAD_PICTURES.values(), ids=BAD_PICTURES)
+def test_a_bad_picture_is_neither_shown_nor_described(served: Served, data: bytes) -> None:
+    """Both routes decode under the limits of painting."""
+    for route in (INFO, PICTURE):
+        response = served.client.post(route, json={"image": b64(data)})
+        assert response.status_code == 400
+        assert response.json()["error"].startswith("image: ")
+
+
+def test_a_url_is_shown_under_the_rules_of_painting(served: Served, picture_host: PictureHost) -> None:
+    """No private address, no web page, and a key with the scope for painting."""
+    refused = served.client.post(PICTURE, json={"image": "http://169.254.169.254/latest"})
+    assert refused.status_code == 422
+    page = served.client.post(PICTURE, json={"image": picture_host.put("/page", b"<html><p>no</p></html>")})
+    assert (page.status_code, page.json()["error"]) == (
+        400,
+        "image: is a web page (HTML), not a picture; give the picture itself",
+    )
 
 
 # Painting beyond the picture's edge.
@@ -230,8 +305,6 @@ def test_a_picture_comes_in_the_format_that_is_asked_for(served: Served) -> None
 
 def test_a_colour_profile_survives_another_format(served: Served) -> None:
     """A download looks like the picture that was opened."""
-    from PIL import ImageCms
-
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     tagged = b64(file_of(photo(), icc_profile=profile))
     done = finished(served, image=tagged, output_format="png")

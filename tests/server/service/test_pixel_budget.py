@@ -14,7 +14,7 @@ from tests.support.served import MASK, SIZE, FakeEngine, Serve, Served, b64, bod
 
 pytest_plugins = ["tests.support.served_fixtures"]
 
-V1, V2, INFO = "/v1/sdxl-inpaint", "/v2/sdxl-inpaint", "/v2/info"
+V1, V2, INFO, PICTURE = "/v1/sdxl-inpaint", "/v2/sdxl-inpaint", "/v2/info", "/v2/picture"
 ONE = 3 * SIZE[0] * SIZE[1]  # what a request with one sample takes
 Background = Callable[..., "Future[Any]"]
 
@@ -138,18 +138,19 @@ def test_accepted_requests_are_decoded_as_memory_allows(serve: Serve) -> None:
     eventually(lambda: {served.client.get(path).json()["status"] for path in paths} == {"COMPLETED"})
 
 
-def test_describing_a_picture_counts(serve: Serve, background: Background) -> None:
-    """``POST /v2/info`` decodes as well."""
+@pytest.mark.parametrize("route", [INFO, PICTURE])
+def test_describing_and_showing_a_picture_count(serve: Serve, background: Background, route: str) -> None:
+    """They decode as well."""
     engine = FakeEngine()
     engine.held = True
     served = serve(engine, max_decoded_pixels=ONE)
     first = background(served.client.post, V1, json=body())
     ticket = engine.next()
-    assert served.client.post(INFO, json={"image": b64(file_of(photo()))}).status_code == 503
+    assert served.client.post(route, json={"image": b64(file_of(photo()))}).status_code == 503
     served.do(engine.paint, ticket)
     assert first.result().status_code == 200
     eventually(lambda: held(served) == 0)
-    assert served.client.post(INFO, json={"image": b64(MASK)}).status_code == 200
+    assert served.client.post(route, json={"image": b64(MASK)}).status_code == 200
 
 
 def test_a_request_of_an_earlier_version_counts_as_the_largest() -> None:
