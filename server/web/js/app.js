@@ -79,6 +79,7 @@ export class App {
 
   #listen() {
     this.editor.addEventListener("change", () => this.#changed());
+    this.editor.addEventListener("failed", (event) => this.fail(detailOf(event)));
     this.settings.addEventListener("change", () => this.#showBox());
     this.connection.addEventListener("offer", () => this.#offered());
     this.painting.addEventListener("progress", () => this.#progressed());

@@ -24,6 +24,7 @@ function table(app) {
     { keys: "E", label: t("Eraser; also the right mouse button"), fits: key("e"), run: tool("eraser") },
     { keys: "L", label: t("Lasso"), fits: key("l"), run: tool("lasso") },
     { keys: "R", label: t("Rectangle"), fits: key("r"), run: tool("rectangle") },
+    { keys: "W", label: t("Magic wand; Alt takes away"), fits: key("w"), run: tool("wand") },
     { keys: "H", label: t("Move the view; also the middle button, or Space and drag"), fits: key("h"), run: tool("pan") },
     { keys: "[ ]", label: t("Smaller and larger brush"), fits: key("["), run: () => tools.resizeBrush(1 / BRUSH) },
     { keys: "X", label: t("Invert the mask"), fits: key("x"), run: () => editor.invert() },

@@ -3,8 +3,9 @@ import { View } from "./view.js";
 
 /** @typedef {import("./rect.js").Rect} Rect @typedef {import("./document.js").Document} Document */
 /** @typedef {import("./box.js").BoxSettings} BoxSettings @typedef {{x: number, y: number}} Point */
-/** @typedef {"brush"|"eraser"|"lasso"|"rectangle"|"pan"} Tool */
+/** @typedef {"brush"|"eraser"|"lasso"|"rectangle"|"wand"|"pan"} Tool */
 /** @typedef {{size: number, hardness: number, strength: number}} Brush size in pixels of the picture, the rest 0..1 */
+/** @typedef {{tolerance: number, contiguous: boolean}} WandSettings tolerance 0..255 */
 
 const MARGIN = 0.04; // of the host, around a fitted picture
 const EXTENDING_MARGIN = 0.2; // room to drag the handles to
@@ -21,7 +22,13 @@ export class Core {
   brush = { size: 64, hardness: 1, strength: 1 };
   /** @type {Partial<BoxSettings>} */
   settings = {};
+  /** Shapes and selections take away from the mask instead of adding to it. */
+  subtracting = false;
+  /** @type {WandSettings} */
+  wand = { tolerance: 32, contiguous: true };
   locked = false;
+  /** True while a step is being computed: nothing is drawn then. */
+  busy = false;
   /** @type {import("./stage.js").Scene} */
   scene = {
     maskShown: true,
@@ -90,6 +97,12 @@ export class Core {
   drawing(rect) {
     this.scene.maskShown = true;
     this.stage.touch(rect);
+  }
+
+  /** @param {boolean} busy */
+  setBusy(busy) {
+    this.busy = busy;
+    this.emit("busy");
   }
 
   fit() {

@@ -1,4 +1,5 @@
 import { Stroke } from "./brush.js";
+import { computed, needsTime } from "./computing.js";
 import { DEFAULTS, cutBox, extendedBounds, thresholdOf } from "./box.js";
 import { NOT_EXTENDED, fitExtension, isExtended, sameExtension } from "./extension.js";
 import { History } from "./history.js";
@@ -107,16 +108,17 @@ export class Document {
 
   /**
    * Repeat a draft's steps on a picture just opened.
-   * @param {any} json what `toJSON` gave
+   * @param {any} json what `toJSON` gave @param {import("./background.js").Background} background
    * @throws {Error} with a sentence, if it is something else
    */
-  async repeat(json) {
+  async repeat(json, background) {
     if (json?.version !== 1 || !Array.isArray(json.steps) || !json.steps.every(isOp)) {
       throw new Error("The draft cannot be read: it was written by another version of this page.");
     }
     for (const op of json.steps) {
       if (op.kind === "extend") this.extendTo(op);
       else if (op.kind === "bitmap") this.load(await this.#decoded(op.png), op.png);
+      else if (needsTime(this, op)) this.commit(op, (await computed(this, op, background))());
       else this.run(op);
     }
   }

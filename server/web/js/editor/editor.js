@@ -1,27 +1,33 @@
+import { Background } from "./background.js";
 import { Core } from "./core.js";
 import { Document } from "./document.js";
 import { Input } from "./input.js";
 import { readMask, readPicture } from "./picture.js";
 import { encodeGrey, toDataUrl } from "./png.js";
+import { Steps } from "./steps.js";
 
 /** @typedef {import("./rect.js").Rect} Rect @typedef {import("./box.js").BoxSettings} BoxSettings */
 /** @typedef {import("./core.js").Tool} Tool @typedef {import("./core.js").Brush} Brush */
+/** @typedef {import("./core.js").WandSettings} WandSettings */
 /** @typedef {{blob: Blob, name: string}} PictureFile */
 /** @typedef {PictureFile & {width: number, height: number, hasAlpha: boolean}} OpenPicture */
 
-export const TOOLS = Object.freeze(["brush", "eraser", "lasso", "rectangle", "pan"]);
+export const TOOLS = Object.freeze(["brush", "eraser", "lasso", "rectangle", "wand", "pan"]);
 const MOST_BRUSH = 2000;
 
 /**
  * A picture and the mask that is painted on it. Lengths are pixels of the picture unless said otherwise.
  *
- * Events: "change" (mask, picture or extension), "swap" (a better file of the same picture), "tool" (tool or brush), "view" (zoom or place), "split" (the divider
- * was moved; `detail` is the share).
+ * Events: "change" (mask, picture or extension), "swap" (a better file of the same picture), "tool" (tool or
+ * its settings), "view" (zoom or place), "split" (the divider was moved; `detail` is the share), "busy" (a step is
+ * being computed, or no longer), "failed" (it could not be; `detail` is the error).
  */
 export class Editor extends EventTarget {
   /** @type {Core} */
   #core;
   #input;
+  #background = new Background();
+  #steps;
   #opened = 0;
 
   /** @param {HTMLElement} host an element with a size of its own; the editor fills it */
@@ -33,10 +39,12 @@ export class Editor extends EventTarget {
     if (!host.hasAttribute("aria-label")) {
       host.setAttribute("aria-label", "Picture. Arrow keys move a crosshair, Enter or Space paints.");
     }
-    this.#input = new Input(host, () => this.#core);
+    this.#input = new Input(host, () => this.#core, (op) => this.#run(op));
     /** @type {Core["emit"]} */
     const emit = (type, detail) => this.dispatchEvent(new CustomEvent(type, { detail }));
     this.#core = new Core(host, emit, (event) => this.#input.pointers.local(event));
+    this.#steps = new Steps(this.#core, this.#background);
+    this.addEventListener("busy", () => this.#input.showCursor());
     this.#input.showCursor();
   }
 
@@ -65,6 +73,7 @@ export class Editor extends EventTarget {
     const picture = await readPicture(file);
     if (doc !== this.#doc) return; // another one was opened meanwhile
     this.#input.finish(true);
+    this.#steps.drop();
     doc.replace(picture);
     this.#core.newPicture();
   }
@@ -94,11 +103,13 @@ export class Editor extends EventTarget {
   async restore(file, json) {
     const turn = ++this.#opened;
     const doc = new Document(await readPicture(file));
-    if (json !== null) await doc.repeat(json);
+    if (json !== null) await doc.repeat(json, this.#background);
     if (turn !== this.#opened) return; // the last one asked for stays
     this.#input.finish(false);
+    this.#steps.drop();
     this.#core.adopt(doc);
     this.#input.showCursor();
+    this.#prepare();
   }
 
   /** The steps since the picture was opened, as plain data. */
@@ -127,6 +138,7 @@ export class Editor extends EventTarget {
     this.#core.tool = tool;
     this.#input.showCursor();
     this.#core.emit("tool");
+    this.#prepare();
   }
 
   /** @returns {Brush} */
@@ -146,6 +158,35 @@ export class Editor extends EventTarget {
     };
     this.#input.showCursor();
     this.#core.emit("tool");
+  }
+
+  /** @returns {WandSettings} */
+  get wand() {
+    return { ...this.#core.wand };
+  }
+
+  /** @param {Partial<WandSettings>} wand */
+  set wand(wand) {
+    const { tolerance, contiguous } = { ...this.#core.wand, ...wand };
+    const level = Math.min(Math.max(Math.round(Number(tolerance)) || 0, 0), 255);
+    this.#core.wand = { tolerance: level, contiguous: Boolean(contiguous) };
+    this.#core.emit("tool");
+  }
+
+  /** Whether shapes and selections take away from the mask. */
+  get subtracting() {
+    return this.#core.subtracting;
+  }
+
+  set subtracting(on) {
+    this.#core.subtracting = on;
+    this.#core.emit("tool");
+  }
+
+  /** Have the pixels ready before the first click. */
+  #prepare() {
+    if (!this.#doc || this.#core.tool !== "wand") return;
+    this.#background.prepare(this.#doc.picture.blob).catch((error) => this.#core.emit("failed", error));
   }
 
   // The mask
@@ -180,6 +221,7 @@ export class Editor extends EventTarget {
     const { width, height } = doc.mask;
     const values = await readMask(blob, width, height);
     const png = await toDataUrl(await encodeGrey(values, width, height));
+    await this.#steps.settled();
     if (doc !== this.#doc || this.#core.locked || doc.mask.width !== width || doc.mask.height !== height) return;
     this.#input.finish(true);
     doc.load(values, png);
@@ -193,6 +235,7 @@ export class Editor extends EventTarget {
 
   /** @returns {Promise<Blob>} a grey PNG of the picture's size, white = repaint */
   async maskBlob() {
+    await this.#steps.settled();
     if (!this.#doc) throw new Error("Open a picture first.");
     const { values, width, height } = this.#doc.mask;
     return encodeGrey(values, width, height);
@@ -202,14 +245,13 @@ export class Editor extends EventTarget {
   #run(op) {
     if (!this.#doc || this.#core.locked) return;
     this.#input.finish(true);
-    this.#doc.run(op);
-    this.#core.edited();
+    this.#steps.run(op);
   }
 
   // History
 
   get canUndo() {
-    return this.#doc?.history.canUndo ?? false;
+    return this.#steps.busy || this.#doc?.history.canUndo === true;
   }
 
   get canRedo() {
@@ -228,11 +270,18 @@ export class Editor extends EventTarget {
   #step(by) {
     if (!this.#doc || this.#core.locked) return;
     this.#input.finish(true); // an unfinished stroke is what is undone
+    if (this.#steps.busy) return this.#dropSteps();
     if (!(by < 0 ? this.canUndo : this.canRedo)) return;
     const before = this.#doc.picture;
     this.#doc.go(by);
     if (before === this.#doc.picture) this.#core.edited();
     else this.#core.newPicture();
+  }
+
+  /** An unfinished step is what is undone. */
+  #dropSteps() {
+    this.#steps.drop();
+    this.#core.edited();
   }
 
   // Extension and cut box

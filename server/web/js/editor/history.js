@@ -6,11 +6,13 @@ import { Snapshot, bytesHeld } from "./snapshot.js";
 /** @typedef {import("./mask.js").Mask} Mask @typedef {import("./picture.js").Picture} Picture */
 /**
  * The state after one step: `picture` and `extend` as they are, the mask as a snapshot or, where that was dropped,
- * as what `op` makes of the entry before. Pictures and bitmaps cannot be repeated: their snapshots are never dropped.
+ * as what `op` makes of the entry before. Where that cannot be repeated in a moment, it is never dropped.
  * @typedef {{op: Op, picture: Picture, extend: Rect, snapshot: ?Snapshot}} Entry
  */
 
 const BUDGET_BYTES = 96 * 2 ** 20;
+/** @type {Op["kind"][]} */
+const KEPT = ["picture", "bitmap", "wand", "patch", "grow"];
 const CHECKPOINT_EVERY = 8; // of the older steps one in eight stays a bitmap: undo repeats at most seven
 
 /** A history of steps. It holds no mask, but can make one as it was. */
@@ -105,6 +107,6 @@ export class History {
   /** @param {number} k */
   #mayDrop(k) {
     const { op, snapshot } = this.entries[k];
-    return snapshot !== null && op.kind !== "picture" && op.kind !== "bitmap";
+    return snapshot !== null && !KEPT.includes(op.kind);
   }
 }

@@ -5,12 +5,21 @@ import { Pointers } from "./pointers.js";
 /** @typedef {import("./core.js").Core} Core @typedef {{x: number, y: number}} Point */
 /** @typedef {import("./gestures.js").Gesture} Gesture */
 
+/** @typedef {{erase: boolean, alt: boolean, shift: boolean}} How Alt takes away with all tools but the brush, Shift adds */
+
+/** @type {How} */
+const BY_KEY = { erase: false, alt: false, shift: false };
+
 /** The connection of pointers and keys with the document and the view. */
 export class Input {
-  /** @param {HTMLElement} host @param {() => Core} core made after this, because it asks where events are */
-  constructor(host, core) {
+  /**
+   * @param {HTMLElement} host @param {() => Core} core made after this, because it asks where events are
+   * @param {(op: import("./ops.js").Op) => void} run does a step
+   */
+  constructor(host, core, run) {
     this.host = host;
     this.coreOf = core;
+    this.run = run;
     this.pointers = new Pointers(host, {
       ready: () => this.core.doc !== null,
       start: (at, how) => this.#press(at, how),
@@ -23,7 +32,7 @@ export class Input {
       tool: () => this.core.tool,
       zoom: () => this.core.view.zoom,
       middle: () => this.#middle(),
-      start: (at) => this.#start(at, false),
+      start: (at) => this.#start(at, BY_KEY),
       show: (at) => this.core.crosshair(at),
       say: (text) => this.core.stage.say(text),
     });
@@ -49,18 +58,20 @@ export class Input {
     const { core } = this;
     const pans = core.tool === "pan" || core.locked || this.pointers.space;
     const paints = core.tool === "brush" || core.tool === "eraser";
-    this.host.dataset.cursor = !core.doc ? "none" : pans ? "pan" : paints ? "brush" : "cross";
-    core.scene.brushPx = paints && !pans ? core.brush.size : 0;
+    const draws = core.busy ? "wait" : paints ? "brush" : "cross";
+    this.host.dataset.cursor = !core.doc ? "none" : pans ? "pan" : draws;
+    core.scene.brushPx = draws === "brush" && !pans ? core.brush.size : 0;
     core.stage.touch();
   }
 
-  /** @param {Point} at CSS pixels of the host @param {{erase: boolean, pan: boolean, touch: boolean}} how */
-  #press(at, { erase, pan, touch }) {
+  /** @param {Point} at CSS pixels of the host @param {import("./pointers.js").Press} how */
+  #press(at, how) {
+    const { pan, touch } = how;
     const { core } = this;
     this.keyboard.hide();
     core.scene.cursor = touch ? null : at;
     if (pan || core.tool === "pan" || core.locked || core.scene.original) return this.#pan(at);
-    return this.#start(core.view.toPicture(at), erase, (local) => core.view.toPicture(local));
+    return this.#start(core.view.toPicture(at), how, (local) => core.view.toPicture(local));
   }
 
   /** @param {Point} from CSS pixels of the host @returns {Gesture} */
@@ -76,11 +87,11 @@ export class Input {
 
   /**
    * Begin to draw at a point of the picture.
-   * @param {Point} point @param {boolean} erase @param {(at: Point) => Point} toPicture of later points
+   * @param {Point} point @param {How} how @param {(at: Point) => Point} toPicture of later points
    * @returns {?Gesture}
    */
-  #start(point, erase, toPicture = (at) => at) {
-    const gesture = this.#gesture(point, erase);
+  #start(point, how, toPicture = (at) => at) {
+    const gesture = this.#gesture(point, how);
     if (!gesture) return null;
     const show = () => {
       this.core.scene.path = gesture.path ?? null;
@@ -108,18 +119,34 @@ export class Input {
     };
   }
 
-  /** @param {Point} point of the picture @param {boolean} erase @returns {?Gesture} */
-  #gesture(point, erase) {
+  /** @param {Point} point of the picture @param {How} how @returns {?Gesture} */
+  #gesture(point, how) {
     const { core } = this;
     if (!core.doc || core.locked || core.scene.original) return null;
     /** @type {import("./gestures.js").Listener} */
     const listener = { changed: (rect) => core.drawing(rect), done: () => core.edited() };
     const { size, hardness, strength } = core.brush;
-    const value = erase || core.tool === "eraser" ? 0 : Math.round(255 * strength);
+    const value = this.#takesAway(how) ? 0 : Math.round(255 * strength);
+    if (core.tool === "wand") return this.#wand(point, value);
+    if (core.busy) return null;
     if (core.tool === "lasso") return new LassoGesture(core.doc, value, point, listener);
     if (core.tool === "rectangle") return new RectangleGesture(core.doc, value, point, listener);
     if (core.tool === "pan") return null;
     return new BrushGesture(core.doc, { size, hardness, value }, point, listener);
+  }
+
+  /** @param {How} how */
+  #takesAway({ erase, alt, shift }) {
+    const { tool, subtracting } = this.core;
+    if (erase || tool === "eraser") return true;
+    return tool !== "brush" && (alt || (subtracting && !shift));
+  }
+
+  /** @param {Point} at @param {number} value @returns {Gesture} a click, which counts where it began */
+  #wand(at, value) {
+    const [x, y] = [Math.floor(at.x), Math.floor(at.y)];
+    const end = () => this.run({ kind: "wand", x, y, ...this.core.wand, value });
+    return { move: () => {}, end, cancel: () => {} };
   }
 
   /** @param {?Point} at CSS pixels of the host */

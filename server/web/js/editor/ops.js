@@ -10,12 +10,14 @@ import { fillPolygon, fillRect } from "./shapes.js";
  *   | {kind: "polygon", value: number, points: number[]}
  *   | {kind: "rectangle", value: number, rect: Rect}
  *   | {kind: "fill", value: number} | {kind: "invert"} | {kind: "grow", px: number} | {kind: "alpha"}
+ *   | {kind: "wand", value: number} & import("./wand.js").WandClick
+ *   | {kind: "patch", rect: Rect, png: string, value: number}
  *   | {kind: "bitmap", png: string} | {kind: "extend"} & Rect | {kind: "picture"}} Op
  */
 
 /**
- * Repeat a step on the mask. A `bitmap` cannot be repeated, since a PNG is decoded in its own time: the history keeps
- * what it left behind.
+ * Repeat a step on the mask. A `bitmap`, `wand` or `patch` cannot be repeated, since they are read and computed in
+ * their own time: the history keeps what they left behind.
  * @param {Mask} mask @param {Op} op @param {import("./picture.js").Picture} picture
  * @returns {?Rect} what has changed
  */
@@ -77,6 +79,8 @@ const CHECKS = {
   invert: () => true,
   alpha: () => true,
   grow: (op) => Number.isFinite(op.px),
+  wand: (op) => [op.x, op.y, op.tolerance].every(Number.isInteger) && isGrey(op.value),
+  patch: (op) => isRect(op.rect) && typeof op.png === "string" && isGrey(op.value),
   bitmap: (op) => typeof op.png === "string",
   extend: () => true,
 };

@@ -1,9 +1,13 @@
 /** @typedef {{x: number, y: number}} Point @typedef {import("./gestures.js").Gesture} Gesture */
 /**
+ * How a pointer went down: `erase` with the right button or a pen's other end.
+ * @typedef {{erase: boolean, pan: boolean, touch: boolean, alt: boolean, shift: boolean}} Press
+ */
+/**
  * What the pointers do, in CSS pixels of the host.
  * @typedef {object} Actions
  * @property {() => boolean} ready whether there is a picture; without one, clicks and scrolling are the page's
- * @property {(at: Point, how: {erase: boolean, pan: boolean, touch: boolean}) => ?Gesture} start
+ * @property {(at: Point, how: Press) => ?Gesture} start
  * @property {(at: ?Point) => void} hover where a mouse or pen is, null where none is
  * @property {(factor: number, at: Point) => void} zoom
  * @property {(dx: number, dy: number) => void} pan
@@ -95,6 +99,8 @@ export class Pointers {
       erase: event.button === 2 || event.button === ERASER_BUTTON,
       pan: event.button === 1 || this.space,
       touch,
+      alt: event.altKey,
+      shift: event.shiftKey,
     });
   }
 

@@ -78,13 +78,24 @@ function* tilesOf(width, height, rect) {
 }
 
 /** @param {Mask} mask @param {Rect} area @returns {Tile} */
-function copyTile(mask, { left, top, right, bottom }) {
+function copyTile(mask, area) {
+  if (isEven(mask, area)) return mask.values[area.top * mask.width + area.left];
+  const { left, top, right, bottom } = area;
   const width = right - left;
   const tile = new Uint8Array(width * (bottom - top));
   for (let y = top; y < bottom; y++) {
     tile.set(mask.values.subarray(y * mask.width + left, y * mask.width + right), (y - top) * width);
   }
-  return tile.every((v) => v === tile[0]) ? tile[0] : tile;
+  return tile;
+}
+
+/** Whether all pixels have one grey. @param {Mask} mask @param {Rect} area */
+function isEven({ values, width }, { left, top, right, bottom }) {
+  const grey = values[top * width + left];
+  for (let y = top; y < bottom; y++) {
+    for (let i = y * width + left, end = y * width + right; i < end; i++) if (values[i] !== grey) return false;
+  }
+  return true;
 }
 
 /** @param {Mask} mask @param {Rect} area @param {Tile} tile */
