@@ -14,19 +14,21 @@ const BRUSH = 1.15;
 
 /** @param {App} app @returns {import("./shortcuts.js").Shortcut[]} */
 function table(app) {
-  const { editor, tools, film, comparing } = app;
+  const { editor, film, comparing } = app;
   /** @param {import("./editor/editor.js").Tool} name */
   const tool = (name) => () => (editor.tool = name);
+  const smaller = () => editor.resizeBrush(1 / BRUSH);
   return [
     { keys: "Ctrl Enter", label: t("Paint"), fits: ctrl("enter"), run: () => app.asking.paint(), inFields: true },
     { keys: "Esc", label: t("Cancel; leave a field"), fits: key("escape"), run: () => escape(app), inFields: true },
-    { keys: "B", label: t("Brush"), fits: key("b"), run: tool("brush") },
+    { keys: "B", label: t("Brush; Shift draws straight from the last point"), fits: key("b"), run: tool("brush") },
     { keys: "E", label: t("Eraser; also the right mouse button"), fits: key("e"), run: tool("eraser") },
     { keys: "L", label: t("Lasso"), fits: key("l"), run: tool("lasso") },
+    { keys: "P", label: t("Polygon"), fits: key("p"), run: tool("polygon") },
     { keys: "R", label: t("Rectangle"), fits: key("r"), run: tool("rectangle") },
     { keys: "W", label: t("Magic wand; Alt takes away"), fits: key("w"), run: tool("wand") },
     { keys: "H", label: t("Move the view; also the middle button, or Space and drag"), fits: key("h"), run: tool("pan") },
-    { keys: "[ ]", label: t("Smaller and larger brush"), fits: key("["), run: () => tools.resizeBrush(1 / BRUSH) },
+    { keys: "[ ]", label: t("Smaller and larger brush; also Alt and the wheel"), fits: key("["), run: smaller },
     { keys: "X", label: t("Invert the mask"), fits: key("x"), run: () => editor.invert() },
     { keys: "Ctrl Z", label: t("Undo"), fits: ctrl("z"), run: () => editor.undo() },
     { keys: "Ctrl Y", label: t("Redo; also Ctrl Shift Z"), fits: ctrl("y"), run: () => editor.redo() },
@@ -51,9 +53,9 @@ function escape({ painting, film }) {
 
 /** Keys that share a line of the table with another. @param {App} app */
 function more(app) {
-  const { editor, tools, film } = app;
+  const { editor, film } = app;
   return [
-    { fits: key("]"), run: () => tools.resizeBrush(BRUSH) },
+    { fits: key("]"), run: () => editor.resizeBrush(BRUSH) },
     { fits: ctrl("z", true), run: () => editor.redo() },
     { fits: key("."), run: () => film.step(1) },
     { fits: key("-", "−"), run: () => editor.zoomBy(1 / ZOOM) },

@@ -9,6 +9,7 @@ const toolsNow = () => [
   ["brush", t("Brush"), t("Brush"), "B"],
   ["eraser", t("Eraser"), t("Eraser"), "E"],
   ["lasso", t("Lasso"), t("Lasso"), "L"],
+  ["polygon", t("Polygon"), t("Polygon: a corner a click; Enter or a double click closes it"), "P"],
   ["rectangle", t("Rectangle"), t("Rectangle"), "R"],
   ["pan", t("Move"), t("Move the view"), "H"],
   ["wand", t("Wand"), t("Magic wand: mark what has the colour of the pixel that you click"), "W"],
@@ -43,13 +44,6 @@ export class Tools {
     editor.addEventListener("tool", () => this.#show());
     editor.addEventListener("change", () => this.#show());
     this.#show();
-  }
-
-  /** @param {number} factor of the brush's size */
-  resizeBrush(factor) {
-    const { size } = this.editor.brush;
-    const wanted = Math.round(size * factor); // and at least a pixel more or less
-    this.editor.brush = { size: factor > 1 ? Math.max(wanted, size + 1) : Math.min(wanted, size - 1) };
   }
 
   /** @param {HTMLElement} place @param {() => void} chooseMask */

@@ -3,7 +3,7 @@ import { View } from "./view.js";
 
 /** @typedef {import("./rect.js").Rect} Rect @typedef {import("./document.js").Document} Document */
 /** @typedef {import("./box.js").BoxSettings} BoxSettings @typedef {{x: number, y: number}} Point */
-/** @typedef {"brush"|"eraser"|"lasso"|"rectangle"|"wand"|"pan"} Tool */
+/** @typedef {"brush"|"eraser"|"lasso"|"rectangle"|"polygon"|"wand"|"pan"} Tool */
 /** @typedef {{size: number, hardness: number, strength: number}} Brush size in pixels of the picture, the rest 0..1 */
 /** @typedef {{tolerance: number, contiguous: boolean}} WandSettings tolerance 0..255 */
 
@@ -24,6 +24,10 @@ export class Core {
   settings = {};
   /** Shapes and selections take away from the mask instead of adding to it. */
   subtracting = false;
+  /** What a pen's pressure changes. @type {"none"|import("./brush.js").PressedInto} */
+  pressure = "none";
+  /** Where the last stroke ended: Shift draws a straight line from there. @type {?Point} */
+  strokeEnd = null;
   /** @type {WandSettings} */
   wand = { tolerance: 32, contiguous: true };
   locked = false;
@@ -79,6 +83,7 @@ export class Core {
 
   /** Show the document's new picture. */
   newPicture() {
+    this.strokeEnd = null;
     this.stage.setResult(null);
     this.stage.setPreview(null);
     Object.assign(this.scene, { split: null, previewing: false, original: false, path: null, crosshair: null });

@@ -64,7 +64,7 @@ export class Document {
     return rect;
   }
 
-  /** @param {{size: number, hardness: number, value: number}} brush */
+  /** @param {import("./gestures.js").StrokeBrush} brush */
   stroke(brush) {
     return new Stroke(this.mask, brush);
   }

@@ -12,7 +12,7 @@ import { Steps } from "./steps.js";
 /** @typedef {{blob: Blob, name: string}} PictureFile */
 /** @typedef {PictureFile & {width: number, height: number, hasAlpha: boolean}} OpenPicture */
 
-export const TOOLS = Object.freeze(["brush", "eraser", "lasso", "rectangle", "wand", "pan"]);
+export const TOOLS = Object.freeze(["brush", "eraser", "lasso", "polygon", "rectangle", "wand", "pan"]);
 const MOST_BRUSH = 2000;
 
 /**
@@ -39,7 +39,10 @@ export class Editor extends EventTarget {
     if (!host.hasAttribute("aria-label")) {
       host.setAttribute("aria-label", "Picture. Arrow keys move a crosshair, Enter or Space paints.");
     }
-    this.#input = new Input(host, () => this.#core, (op) => this.#run(op));
+    this.#input = new Input(host, () => this.#core, {
+      run: (op) => this.#run(op),
+      resize: (factor) => this.resizeBrush(factor),
+    });
     /** @type {Core["emit"]} */
     const emit = (type, detail) => this.dispatchEvent(new CustomEvent(type, { detail }));
     this.#core = new Core(host, emit, (event) => this.#input.pointers.local(event));
@@ -157,6 +160,23 @@ export class Editor extends EventTarget {
       strength: between(strength, 0, 1),
     };
     this.#input.showCursor();
+    this.#core.emit("tool");
+  }
+
+  /** Make the brush larger or smaller, by at least a pixel. @param {number} factor */
+  resizeBrush(factor) {
+    const { size } = this.brush;
+    const wanted = Math.round(size * factor);
+    this.brush = { size: factor > 1 ? Math.max(wanted, size + 1) : Math.min(wanted, size - 1) };
+  }
+
+  /** What a pen's pressure changes: "none", "size" or "opacity". */
+  get pressure() {
+    return this.#core.pressure;
+  }
+
+  set pressure(pressure) {
+    this.#core.pressure = pressure;
     this.#core.emit("tool");
   }
 

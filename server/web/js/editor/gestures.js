@@ -1,5 +1,8 @@
 /** @typedef {import("./document.js").Document} Document @typedef {import("./rect.js").Rect} Rect */
-/** @typedef {{x: number, y: number}} Point */
+/** @typedef {{x: number, y: number, pressure?: number}} Point pressure 0..1 of a pen; 1 of everything else */
+/**
+ * @typedef {{size: number, hardness: number, value: number, pressure?: import("./brush.js").PressedInto}} StrokeBrush
+ */
 /**
  * A stroke or shape while it is drawn, by pointer or by keyboard, in pixels of the picture; `path` is its outline.
  * @typedef {{move: (p: Point) => void, end: () => void, cancel: () => void, path?: Point[]}} Gesture
@@ -8,19 +11,23 @@
 
 // An eighth of a pixel is finer than anyone draws, and keeps drafts short.
 /** @param {number} v */
-const rounded = (v) => Math.round(v * 8) / 8;
+export const rounded = (v) => Math.round(v * 8) / 8;
 // A brush of one pixel between two of them would paint both at less than half, which repaints neither.
 /** @param {number} v */
 const inPixel = (v) => Math.floor(v) + 0.5;
 const ONE_PIXEL = 2; // brushes smaller than this
+/** @param {number} v */
+const roundedShare = (v) => Math.round(Math.min(Math.max(v, 0), 1) * 64) / 64;
 
 /** @implements {Gesture} */
 export class BrushGesture {
   /** @type {number[]} */
   #points = [];
+  /** One a point, where a pen's pressure counts. @type {number[]} */
+  #pressures = [];
 
   /**
-   * @param {Document} doc @param {{size: number, hardness: number, value: number}} brush
+   * @param {Document} doc @param {StrokeBrush} brush
    * @param {Point} start @param {Listener} listener
    */
   constructor(doc, brush, start, listener) {
@@ -35,16 +42,20 @@ export class BrushGesture {
   move(point) {
     const fit = this.brush.size < ONE_PIXEL ? inPixel : rounded;
     const [x, y] = [fit(point.x), fit(point.y)];
+    const pressure = this.brush.pressure ? roundedShare(point.pressure ?? 1) : 1;
     const n = this.#points.length;
-    if (this.#points[n - 2] === x && this.#points[n - 1] === y) return;
+    const stays = this.#points[n - 2] === x && this.#points[n - 1] === y;
+    if (stays && pressure <= (this.#pressures.at(-1) ?? 1)) return;
     this.#points.push(x, y);
-    this.listener.changed(this.stroke.add(x, y));
+    this.#pressures.push(pressure);
+    this.listener.changed(this.stroke.add(x, y, pressure));
   }
 
   end() {
     const rect = this.stroke.end();
     if (rect === null) return; // it never touched the picture
-    this.doc.commit({ kind: "stroke", ...this.brush, points: this.#points }, rect);
+    const pressed = this.brush.pressure ? { pressures: this.#pressures } : {};
+    this.doc.commit({ kind: "stroke", ...this.brush, points: this.#points, ...pressed }, rect);
     this.listener.done();
   }
 

@@ -1,8 +1,9 @@
-import { BrushGesture, LassoGesture, RectangleGesture } from "./gestures.js";
+import { BrushGesture, LassoGesture, RectangleGesture, rounded } from "./gestures.js";
 import { Keyboard } from "./keyboard.js";
+import { Polygon } from "./polygon.js";
 import { Pointers } from "./pointers.js";
 
-/** @typedef {import("./core.js").Core} Core @typedef {{x: number, y: number}} Point */
+/** @typedef {import("./core.js").Core} Core @typedef {import("./gestures.js").Point} Point */
 /** @typedef {import("./gestures.js").Gesture} Gesture */
 
 /** @typedef {{erase: boolean, alt: boolean, shift: boolean}} How Alt takes away with all tools but the brush, Shift adds */
@@ -14,16 +15,22 @@ const BY_KEY = { erase: false, alt: false, shift: false };
 export class Input {
   /**
    * @param {HTMLElement} host @param {() => Core} core made after this, because it asks where events are
-   * @param {(op: import("./ops.js").Op) => void} run does a step
+   * @param {{run: (op: import("./ops.js").Op) => void, resize: (factor: number) => void}} actions a step, the brush
    */
-  constructor(host, core, run) {
+  constructor(host, core, actions) {
     this.host = host;
     this.coreOf = core;
-    this.run = run;
+    this.actions = actions;
+    this.polygon = new Polygon(host, {
+      zoom: () => this.core.view.zoom,
+      show: (path) => this.#showPath(path),
+      done: (corners, takesAway) => this.#closed(corners, takesAway),
+    });
     this.pointers = new Pointers(host, {
       ready: () => this.core.doc !== null,
       start: (at, how) => this.#press(at, how),
-      hover: (at) => this.#hover(at),
+      hover: (at, shift) => this.#hover(at, shift),
+      resize: (factor) => this.#resize(factor),
       zoom: (factor, at) => this.core.zoom(factor, at),
       pan: (dx, dy) => this.core.pan(dx, dy),
     });
@@ -32,7 +39,7 @@ export class Input {
       tool: () => this.core.tool,
       zoom: () => this.core.view.zoom,
       middle: () => this.#middle(),
-      start: (at) => this.#start(at, BY_KEY),
+      start: (at, shift) => this.#start(at, { ...BY_KEY, shift }),
       show: (at) => this.core.crosshair(at),
       say: (text) => this.core.stage.say(text),
     });
@@ -51,6 +58,7 @@ export class Input {
   finish(keep) {
     this.pointers.finish(keep);
     this.keyboard.finish(keep);
+    this.polygon.finish(keep);
   }
 
   /** Set the cursor for the tool, the lock and the space bar. */
@@ -71,7 +79,9 @@ export class Input {
     this.keyboard.hide();
     core.scene.cursor = touch ? null : at;
     if (pan || core.tool === "pan" || core.locked || core.scene.original) return this.#pan(at);
-    return this.#start(core.view.toPicture(at), how, (local) => core.view.toPicture(local));
+    const point = { ...core.view.toPicture(at), pressure: at.pressure };
+    if (core.tool === "polygon") return this.#corner(point, how);
+    return this.#start(point, how, (local) => ({ ...core.view.toPicture(local), pressure: local.pressure }));
   }
 
   /** @param {Point} from CSS pixels of the host @returns {Gesture} */
@@ -129,10 +139,52 @@ export class Input {
     const value = this.#takesAway(how) ? 0 : Math.round(255 * strength);
     if (core.tool === "wand") return this.#wand(point, value);
     if (core.busy) return null;
-    if (core.tool === "lasso") return new LassoGesture(core.doc, value, point, listener);
+    if (core.tool === "lasso" || core.tool === "polygon") return new LassoGesture(core.doc, value, point, listener);
     if (core.tool === "rectangle") return new RectangleGesture(core.doc, value, point, listener);
     if (core.tool === "pan") return null;
-    return new BrushGesture(core.doc, { size, hardness, value }, point, listener);
+    const pressed = core.pressure === "none" ? {} : { pressure: core.pressure };
+    const from = (how.shift && core.strokeEnd) || point;
+    return this.#stroke(new BrushGesture(core.doc, { size, hardness, value, ...pressed }, from, listener), point);
+  }
+
+  /** A stroke that remembers where it ends. @param {BrushGesture} stroke @param {Point} point @returns {Gesture} */
+  #stroke(stroke, point) {
+    const { core } = this;
+    /** @param {Point} to */
+    const move = (to) => {
+      core.strokeEnd = to;
+      stroke.move(to);
+    };
+    move(point);
+    return { move, end: () => stroke.end(), cancel: () => stroke.cancel() };
+  }
+
+  /** A click with the polygon. @param {Point} point @param {How} how @returns {?Gesture} */
+  #corner(point, how) {
+    if (this.core.busy) return null;
+    const end = () => this.polygon.add(point, this.#takesAway(how));
+    return { move: () => {}, end, cancel: () => {} };
+  }
+
+  /** @param {Point[]} corners @param {boolean} takesAway */
+  #closed(corners, takesAway) {
+    const value = takesAway ? 0 : Math.round(255 * this.core.brush.strength);
+    const points = corners.flatMap(({ x, y }) => [rounded(x), rounded(y)]);
+    this.actions.run({ kind: "polygon", value, points });
+  }
+
+  /** @param {?Point[]} path */
+  #showPath(path) {
+    this.core.scene.path = path;
+    this.core.stage.touch();
+  }
+
+  /** @param {number} factor @returns {boolean} whether there is a brush to resize */
+  #resize(factor) {
+    const { tool } = this.core;
+    if (tool !== "brush" && tool !== "eraser") return false;
+    this.actions.resize(factor);
+    return true;
   }
 
   /** @param {How} how */
@@ -145,16 +197,25 @@ export class Input {
   /** @param {Point} at @param {number} value @returns {Gesture} a click, which counts where it began */
   #wand(at, value) {
     const [x, y] = [Math.floor(at.x), Math.floor(at.y)];
-    const end = () => this.run({ kind: "wand", x, y, ...this.core.wand, value });
+    const end = () => this.actions.run({ kind: "wand", x, y, ...this.core.wand, value });
     return { move: () => {}, end, cancel: () => {} };
   }
 
-  /** @param {?Point} at CSS pixels of the host */
-  #hover(at) {
+  /** @param {?Point} at CSS pixels of the host @param {boolean} shift */
+  #hover(at, shift) {
     const { core } = this;
     if (at) this.keyboard.hide();
     core.scene.cursor = at;
     core.stage.touch();
+    if (at && this.polygon.isOpen) this.polygon.hover(core.view.toPicture(at));
+    else if (!this.isDrawing) this.#showLine(at, shift);
+  }
+
+  /** Show the straight line that a click with Shift would draw. @param {?Point} at @param {boolean} shift */
+  #showLine(at, shift) {
+    const { core } = this;
+    const draws = shift && at && core.scene.brushPx > 0 && core.strokeEnd;
+    core.scene.path = draws ? [core.strokeEnd ?? at, core.view.toPicture(at)] : null;
   }
 
   /** The middle of the window, as a point of the picture. */

@@ -6,7 +6,7 @@
  * @property {() => string} tool
  * @property {() => number} zoom CSS pixels a pixel of the picture
  * @property {() => Point} middle of what is seen
- * @property {(at: Point) => ?import("./gestures.js").Gesture} start
+ * @property {(at: Point, shift: boolean) => ?import("./gestures.js").Gesture} start
  * @property {(at: ?Point) => void} show put the crosshair there, in view
  * @property {(text: string) => void} say
  */
@@ -70,7 +70,7 @@ export class Keyboard {
     if (event.key in ARROWS) this.#step(ARROWS[event.key], event.shiftKey ? 1 : STEP);
     else if (event.key === "Escape" && this.#at) this.#escape();
     else if (event.key === "Enter" && !this.#at) this.#place(this.actions.middle());
-    else if (PRESS.includes(event.key) && this.#at) event.repeat || this.#press(event.key, this.#at);
+    else if (PRESS.includes(event.key) && this.#at) event.repeat || this.#press(event, this.#at);
     else return false;
     return true;
   }
@@ -96,9 +96,9 @@ export class Keyboard {
     else this.hide();
   }
 
-  /** @param {string} key @param {Point} at the crosshair */
-  #press(key, at) {
-    if (!this.#gesture) return this.#begin(key, at);
+  /** @param {KeyboardEvent} event @param {Point} at the crosshair */
+  #press(event, at) {
+    if (!this.#gesture) return this.#begin(event, at);
     if (this.actions.tool() === "rectangle") return this.#close("Rectangle set");
     const corners = this.#gesture.path;
     if (!corners) return; // a brush paints while its first key is held
@@ -109,9 +109,9 @@ export class Keyboard {
     this.actions.say(`Corner ${corners.length}`);
   }
 
-  /** @param {string} key @param {Point} at */
-  #begin(key, at) {
-    this.#gesture = this.actions.start(at);
+  /** @param {KeyboardEvent} event @param {Point} at */
+  #begin({ key, shiftKey }, at) {
+    this.#gesture = this.actions.start(at, shiftKey);
     if (!this.#gesture) return;
     const paints = !this.#gesture.path;
     if (paints) this.#heldKey = key;

@@ -6,7 +6,8 @@ import { fillPolygon, fillRect } from "./shapes.js";
 /** @typedef {import("./mask.js").Mask} Mask @typedef {import("./rect.js").Rect} Rect */
 /**
  * One step of the history, as plain data: it goes into drafts as it is. `value` is the grey that is painted, 0..255.
- * @typedef {{kind: "stroke", size: number, hardness: number, value: number, points: number[]}
+ * @typedef {{kind: "stroke", size: number, hardness: number, value: number, points: number[],
+ *     pressure?: import("./brush.js").PressedInto, pressures?: number[]}
  *   | {kind: "polygon", value: number, points: number[]}
  *   | {kind: "rectangle", value: number, rect: Rect}
  *   | {kind: "fill", value: number} | {kind: "invert"} | {kind: "grow", px: number} | {kind: "alpha"}
@@ -55,7 +56,9 @@ export function replaceAll(mask, values) {
 /** @param {Mask} mask @param {Extract<Op, {kind: "stroke"}>} op */
 function strokeAll(mask, op) {
   const stroke = new Stroke(mask, op);
-  for (let i = 0; i + 1 < op.points.length; i += 2) stroke.add(op.points[i], op.points[i + 1]);
+  for (let i = 0; i + 1 < op.points.length; i += 2) {
+    stroke.add(op.points[i], op.points[i + 1], op.pressures?.[i / 2]);
+  }
   return stroke.end();
 }
 
@@ -67,12 +70,21 @@ const isShare = (n) => Number.isFinite(n) && n >= 0 && n <= 1;
 const isGrey = (n) => Number.isInteger(n) && n >= 0 && n <= 255;
 /** @param {any} points */
 const arePoints = (points) => Array.isArray(points) && points.length % 2 === 0 && points.every(Number.isFinite);
+/** @param {any} op */
+const arePressures = ({ pressure, pressures, points }) =>
+  pressure === undefined
+    ? pressures === undefined
+    : ["size", "opacity"].includes(pressure) &&
+      Array.isArray(pressures) &&
+      pressures.length === points.length / 2 &&
+      pressures.every(isShare);
 /** @param {any} r */
 const isRect = (r) => !!r && [r.left, r.top, r.right, r.bottom].every(Number.isInteger);
 
 /** @type {Record<string, (op: any) => boolean>} */
 const CHECKS = {
-  stroke: (op) => isSize(op.size) && isShare(op.hardness) && isGrey(op.value) && arePoints(op.points),
+  stroke: (op) =>
+    isSize(op.size) && isShare(op.hardness) && isGrey(op.value) && arePoints(op.points) && arePressures(op),
   polygon: (op) => isGrey(op.value) && arePoints(op.points),
   rectangle: (op) => isGrey(op.value) && isRect(op.rect),
   fill: (op) => isGrey(op.value),

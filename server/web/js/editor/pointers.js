@@ -1,4 +1,4 @@
-/** @typedef {{x: number, y: number}} Point @typedef {import("./gestures.js").Gesture} Gesture */
+/** @typedef {{x: number, y: number, pressure?: number}} Point @typedef {import("./gestures.js").Gesture} Gesture */
 /**
  * How a pointer went down: `erase` with the right button or a pen's other end.
  * @typedef {{erase: boolean, pan: boolean, touch: boolean, alt: boolean, shift: boolean}} Press
@@ -8,7 +8,8 @@
  * @typedef {object} Actions
  * @property {() => boolean} ready whether there is a picture; without one, clicks and scrolling are the page's
  * @property {(at: Point, how: Press) => ?Gesture} start
- * @property {(at: ?Point) => void} hover where a mouse or pen is, null where none is
+ * @property {(at: ?Point, shift: boolean) => void} hover where a mouse or pen is, null where none is
+ * @property {(factor: number) => boolean} resize the brush, if that is the tool
  * @property {(factor: number, at: Point) => void} zoom
  * @property {(dx: number, dy: number) => void} pan
  */
@@ -39,7 +40,7 @@ export class Pointers {
     host.addEventListener("pointermove", (event) => this.#move(event));
     host.addEventListener("pointerup", (event) => this.#up(event));
     host.addEventListener("pointercancel", (event) => this.#up(event));
-    host.addEventListener("pointerleave", () => this.#gesture ?? actions.hover(null));
+    host.addEventListener("pointerleave", () => this.#gesture ?? actions.hover(null, false));
     host.addEventListener("wheel", (event) => this.#wheel(event), { passive: false });
     host.addEventListener("contextmenu", (event) => event.preventDefault());
     host.addEventListener("keydown", (event) => event.key === "Escape" && this.#escape(event));
@@ -95,7 +96,7 @@ export class Pointers {
     if (this.#pinching || this.#gesture) return;
     this.host.setPointerCapture(event.pointerId); // strokes go on outside
     this.#id = event.pointerId;
-    this.#gesture = this.actions.start(at, {
+    this.#gesture = this.actions.start({ ...at, pressure: pressureOf(event) }, {
       erase: event.button === 2 || event.button === ERASER_BUTTON,
       pan: event.button === 1 || this.space,
       touch,
@@ -110,7 +111,7 @@ export class Pointers {
     if (this.#pinching) this.#pinch(event.pointerId, at);
     else if (this.#gesture && event.pointerId === this.#id) this.#draw(event);
     if (this.#fingers.has(event.pointerId)) this.#fingers.set(event.pointerId, at);
-    if (event.pointerType !== "touch") this.actions.hover(at);
+    if (event.pointerType !== "touch") this.actions.hover(at, event.shiftKey);
   }
 
   /** @param {PointerEvent} event */
@@ -119,7 +120,9 @@ export class Pointers {
     if (event.buttons === 0) return this.finish(true);
     // The browser hands over one event a frame; the movement between is in the coalesced ones.
     const all = event.getCoalescedEvents();
-    for (const one of all.length > 0 ? all : [event]) this.#gesture?.move(this.local(one));
+    for (const one of all.length > 0 ? all : [event]) {
+      this.#gesture?.move({ ...this.local(one), pressure: pressureOf(one) });
+    }
   }
 
   /** @param {number} id of the pointer @param {Point} at */
@@ -138,7 +141,7 @@ export class Pointers {
     this.#fingers.delete(event.pointerId);
     if (this.#fingers.size === 0) this.#pinching = false;
     if (event.pointerId === this.#id) this.finish(true);
-    if (event.pointerType === "touch") this.actions.hover(null);
+    if (event.pointerType === "touch") this.actions.hover(null, false);
   }
 
   /** @param {WheelEvent} event */
@@ -147,10 +150,14 @@ export class Pointers {
     event.preventDefault();
     const unit = [1, LINE, PAGE][event.deltaMode];
     const speed = event.ctrlKey ? WHEEL_PINCH : WHEEL;
-    this.actions.zoom(Math.exp(-event.deltaY * unit * speed), this.local(event));
+    const factor = Math.exp(-event.deltaY * unit * speed);
+    if (event.altKey && this.actions.resize(factor)) return;
+    this.actions.zoom(factor, this.local(event));
   }
 }
 
+/** A mouse has no pressure, and says 0.5. @param {PointerEvent} event */
+const pressureOf = (event) => (event.pointerType === "pen" ? event.pressure : 1);
 /**
  * How much larger a side is seen than laid out. Layout sides are rounded: a difference below a pixel is none.
  * @param {number} seen @param {number} laidOut
