@@ -417,7 +417,7 @@ def test_a_picture_is_pasted(fake: Served, visit: Visit) -> None:
 
 
 BROKEN = {
-    "notes.png": (b"no picture", "notes.png is not a PNG, JPEG or WebP picture."),
+    "notes.png": (b"no picture", "notes.png is not a PNG, JPEG, WebP, AVIF, TIFF or HEIC picture."),
     "cut.png": (file_of(photo())[:400], "cut.png cannot be opened"),
     "empty.png": (b"", "empty.png is empty."),
     "tiny.png": (file_of(Image.new("RGB", (8, 8))), "tiny.png is 8 × 8 pixels"),

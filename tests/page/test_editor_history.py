@@ -173,8 +173,8 @@ def as_file(picture: Image.Image, kind: str) -> bytes:
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8))
 BROKEN = [
     (b"", "a.png is empty."),
-    (b"%PDF-1.7 not a picture at all", "a.png is not a PNG, JPEG or WebP picture."),
-    (as_file(NOISE, "GIF"), "a.png is not a PNG, JPEG or WebP picture."),
+    (b"%PDF-1.7 not a picture at all", "a.png is not a PNG, JPEG, WebP, AVIF, TIFF or HEIC picture."),
+    (as_file(NOISE, "GIF"), "a.png is not a PNG, JPEG, WebP, AVIF, TIFF or HEIC picture."),
     (as_file(NOISE, "PNG")[:20_000], "a.png cannot be opened: the file is damaged or cut off."),
     (as_file(NOISE, "JPEG")[:3000], "a.png cannot be opened: the file is damaged or cut off."),
     (as_file(NOISE, "WEBP")[:3000], "a.png cannot be opened: the file is damaged or cut off."),

@@ -94,6 +94,17 @@ export class Api {
   }
 
   /**
+   * A picture in a format that every browser shows.
+   * @param {Blob|string} source a file or a URL, which the server fetches
+   */
+  async displayable(source) {
+    const form = new FormData();
+    if (source instanceof Blob) form.append("image", source, "picture");
+    else form.append("image", source);
+    return (await this.fetch("v2/picture", { method: "POST", body: form })).blob();
+  }
+
+  /**
    * One painted picture.
    * @param {string} path from `picturePath` @param {?string} format another than it was painted in
    */

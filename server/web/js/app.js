@@ -58,6 +58,9 @@ export class App {
       mask: (blob) => this.attempt(() => editor.loadMask(blob)),
       result: (id) => this.keeping.keep(this.results.all.find((result) => result.id === id)),
       hasPicture: () => editor.picture !== null,
+      displayable: (source) => api.displayable(source),
+      say: (text) => this.notices.say(text),
+      attempt: (action) => this.attempt(action),
     });
     this.tools = new Tools(editor, () => this.opening.chooseMask());
     this.#listen();

@@ -1,6 +1,7 @@
 import { Api } from "./api.js";
 import { App } from "./app.js";
 import { Database } from "./database.js";
+import { displaying } from "./displaying.js";
 import { byId } from "./dom.js";
 import { Editor } from "./editor/editor.js";
 import { t, translatePage } from "./i18n.js";
@@ -119,7 +120,7 @@ async function main() {
   const api = new Api(new URL(".", document.baseURI), keyring);
   const database = await Database.open();
   const workspace = await claimWorkspace(database);
-  const editor = new Editor(byId("host"));
+  const editor = new Editor(byId("host"), displaying(api));
   const app = new App({ editor, api, keyring, database, workspace });
   connectButtons(app);
   await app.begin();

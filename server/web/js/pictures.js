@@ -1,3 +1,5 @@
+import { formatOf as fileFormat } from "./editor/formats.js";
+
 /** @typedef {import("./editor/editor.js").Editor} Editor @typedef {import("./results.js").Result} Result */
 /** @typedef {{name: string, type: string}} Origin the file that it all began with */
 
@@ -14,11 +16,11 @@ export function resultName(origin, seed) {
   return `${stem}_inpainted_${seed}.${formatOf(origin.type)[1]}`;
 }
 
-/** Return a file's type by its first bytes; a folder or clipboard may not name it. @param {Blob} blob */
+/** The type that a file's results are saved in: JPEG for photographs that browsers do not write. @param {Blob} blob */
 async function typeOf(blob) {
-  const head = String.fromCharCode(...new Uint8Array(await blob.slice(0, 4).arrayBuffer()));
-  if (head.startsWith("\xff\xd8")) return "image/jpeg";
-  return head === "RIFF" ? "image/webp" : "image/png";
+  const format = await fileFormat(blob);
+  if (format === "avif" || format === "heic") return "image/jpeg";
+  return format === "jpeg" || format === "webp" ? `image/${format}` : "image/png";
 }
 
 /** The working picture: the caller's own file, untouched, or a result that was kept. */

@@ -10,7 +10,7 @@ import { Steps } from "./steps.js";
 /** @typedef {import("./core.js").Tool} Tool @typedef {import("./core.js").Brush} Brush */
 /** @typedef {import("./core.js").WandSettings} WandSettings */
 /** @typedef {{blob: Blob, name: string}} PictureFile */
-/** @typedef {PictureFile & {width: number, height: number, hasAlpha: boolean}} OpenPicture */
+/** @typedef {PictureFile & {shown: Blob, width: number, height: number, hasAlpha: boolean}} OpenPicture */
 
 export const TOOLS = Object.freeze(["brush", "eraser", "lasso", "polygon", "rectangle", "wand", "pan"]);
 const MOST_BRUSH = 2000;
@@ -30,9 +30,13 @@ export class Editor extends EventTarget {
   #steps;
   #opened = 0;
 
-  /** @param {HTMLElement} host an element with a size of its own; the editor fills it */
-  constructor(host) {
+  /**
+   * @param {HTMLElement} host an element with a size of its own; the editor fills it
+   * @param {(blob: Blob) => Promise<Blob>} display gives a file that the browser can show
+   */
+  constructor(host, display = async (blob) => blob) {
     super();
+    this.display = display;
     host.classList.add("editor");
     host.tabIndex = 0;
     host.setAttribute("role", "application");
@@ -73,7 +77,7 @@ export class Editor extends EventTarget {
   async replace(file) {
     if (!this.#doc) return this.open(file);
     const doc = this.#doc;
-    const picture = await readPicture(file);
+    const picture = await readPicture(file, this.display);
     if (doc !== this.#doc) return; // another one was opened meanwhile
     this.#input.finish(true);
     this.#steps.drop();
@@ -89,7 +93,7 @@ export class Editor extends EventTarget {
   async swap(isOld, file) {
     const doc = this.#doc;
     if (!doc?.history.entries.some(({ picture }) => isOld(picture.blob))) return;
-    const picture = await readPicture(file);
+    const picture = await readPicture(file, this.display);
     if (doc !== this.#doc) return; // another one was opened meanwhile
     doc.history.swap(({ blob, width, height }) => {
       return isOld(blob) && width === picture.width && height === picture.height;
@@ -105,7 +109,7 @@ export class Editor extends EventTarget {
    */
   async restore(file, json) {
     const turn = ++this.#opened;
-    const doc = new Document(await readPicture(file));
+    const doc = new Document(await readPicture(file, this.display));
     if (json !== null) await doc.repeat(json, this.#background);
     if (turn !== this.#opened) return; // the last one asked for stays
     this.#input.finish(false);
@@ -123,8 +127,8 @@ export class Editor extends EventTarget {
   /** @returns {?OpenPicture} */
   get picture() {
     if (!this.#doc) return null;
-    const { blob, name, width, height, clear } = this.#doc.picture;
-    return { blob, name, width, height, hasAlpha: clear !== null };
+    const { blob, shown, name, width, height, clear } = this.#doc.picture;
+    return { blob, shown, name, width, height, hasAlpha: clear !== null };
   }
 
   // Tools

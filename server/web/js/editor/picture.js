@@ -1,10 +1,12 @@
 import { context2d } from "./canvas.js";
+import { formatOf } from "./formats.js";
 
 /**
- * A picture as the caller gave it, upright for showing. `blob` is the file itself, untouched; `clear` how transparent
- * each pixel is, 255 = nothing is seen of it, or null if none is transparent.
- * @typedef {{blob: Blob, name: string, width: number, height: number, clear: ?Uint8Array, element: HTMLImageElement}}
- *   Picture
+ * A picture as the caller gave it, upright for showing. `blob` is the file itself, untouched; `shown` the same for the
+ * browser, another file where it cannot show the first; `clear` how transparent each pixel is, 255 = nothing is seen of
+ * it, or null if none is transparent.
+ * @typedef {{blob: Blob, shown: Blob, name: string, width: number, height: number, clear: ?Uint8Array,
+ *   element: HTMLImageElement}} Picture
  */
 
 // inpaint/request.py's limits, so that a picture is refused before it is painted on; a test compares them.
@@ -13,25 +15,27 @@ export const LIMITS = Object.freeze({ minSide: 16, maxSide: 8192, maxPixels: 25_
 const STRIP = 256; // rows read at a time: a canvas of 25 megapixels would take 100 MB once more
 
 /**
- * Open a PNG, JPEG or WebP file.
+ * Open a picture's file.
  * @param {{blob: Blob, name: string}} file
+ * @param {(blob: Blob) => Promise<Blob>} display gives a file that the browser can show
  * @returns {Promise<Picture>}
  * @throws {Error} with a sentence: no picture, damaged, or of a size that cannot be painted
  */
-export async function readPicture({ blob, name }) {
+export async function readPicture({ blob, name }, display) {
   await checkFormat(blob, name);
+  const shown = await display(blob);
   const broken = new Error(`${name} cannot be opened: the file is damaged or cut off.`);
-  const element = await decoded(blob, broken);
+  const element = await decoded(shown, broken);
   const [width, height] = [element.naturalWidth, element.naturalHeight];
   const problem = sizeProblem(width, height);
   if (problem) throw new Error(`${name} is ${width} × ${height} pixels; ${problem}.`);
   // An <img> shows what there is of a file that was cut off; createImageBitmap refuses it.
-  const bitmap = await createImageBitmap(blob, { colorSpaceConversion: "none" }).catch(() => {
+  const bitmap = await createImageBitmap(shown, { colorSpaceConversion: "none" }).catch(() => {
     throw broken;
   });
-  const clear = blob.type === "image/jpeg" ? null : transparency(bitmap);
+  const clear = shown.type === "image/jpeg" ? null : transparency(bitmap);
   bitmap.close();
-  return { blob, name, width, height, clear, element };
+  return { blob, shown, name, width, height, clear, element };
 }
 
 /** @param {Blob} blob @param {Error} broken thrown if it cannot be decoded */
@@ -52,16 +56,14 @@ async function decoded(blob, broken) {
 
 /** @param {Blob} blob @param {string} name @throws {Error} with a sentence */
 async function checkFormat(blob, name) {
-  let head;
+  let format;
   try {
-    head = new Uint8Array(await blob.slice(0, 12).arrayBuffer());
+    format = await formatOf(blob);
   } catch {
     throw new Error(`${name} cannot be read: it was moved, deleted or changed since it was chosen.`);
   }
   if (blob.size === 0) throw new Error(`${name} is empty.`);
-  const text = String.fromCharCode(...head);
-  const known = text.startsWith("\x89PNG") || text.startsWith("\xff\xd8\xff") || /^RIFF.{4}WEBP/s.test(text);
-  if (!known) throw new Error(`${name} is not a PNG, JPEG or WebP picture.`);
+  if (!format) throw new Error(`${name} is not a PNG, JPEG, WebP, AVIF, TIFF or HEIC picture.`);
 }
 
 /** The problem with a picture of this size, or null. @param {number} width @param {number} height */

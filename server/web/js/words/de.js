@@ -85,6 +85,7 @@ export default {
   "Replace": "Ersetzen",
   "Result": "Ergebnis",
   "Results": "Ergebnisse",
+  "Results of {name} are saved as JPEG.": "Ergebnisse von {name} werden als JPEG gespeichert.",
   "Results, newest first": "Ergebnisse, neueste zuerst",
   "Right": "Rechts",
   "Say what should be there, and press Paint.": "Beschreiben, was dort sein soll, und auf „Malen“ drücken.",
@@ -101,9 +102,11 @@ export default {
   "Steps": "Schritte",
   "Strength": "Stärke",
   "Strength of {name}": "Stärke von {name}",
+  "The picture cannot be opened: the file is damaged or cut off.": "Das Bild lässt sich nicht öffnen: Die Datei ist beschädigt oder unvollständig.",
   "The picture that you keep is then painted again exactly, with the same seed.": "Das Bild, das übernommen wird, wird danach mit demselben Seed noch einmal exakt gemalt.",
   "The same again, better: shapes stay, details are new.": "Dasselbe noch einmal, besser: Formen bleiben, Details sind neu.",
   "The selected result": "Das ausgewählte Ergebnis",
+  "The server is fetching the picture…": "Der Server holt das Bild …",
   "The server's operator makes one with": "Wer den Server betreibt, erzeugt einen mit",
   "The server's own sampler and steps.": "Sampler und Schritte des Servers.",
   "This server asks for a key": "Dieser Server verlangt einen Schlüssel",
@@ -124,6 +127,7 @@ export default {
   "What should be there?": "Was soll dort sein?",
   "What to do": "Was zu tun ist",
   "What to paint": "Was gemalt wird",
+  "What was dropped is neither a picture nor a link to one.": "Das Abgelegte ist weder ein Bild noch ein Link zu einem.",
   "Zoom in": "Vergrößern (Zoom)",
   "Zoom in (+)": "Vergrößern (+)",
   "Zoom out": "Verkleinern (Zoom)",
@@ -135,5 +139,6 @@ export default {
   "px around the mask that the model sees": "px um die Maske, die das Modell sieht",
   "px of blend": "px Übergang",
   "random": "zufällig",
-  "{label}, slider": "{label}, Regler"
+  "{label}, slider": "{label}, Regler",
+  "{name} is opened as a PNG of its first picture.": "{name} wird als PNG seines ersten Bildes geöffnet."
 };

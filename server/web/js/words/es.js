@@ -85,6 +85,7 @@ export default {
   "Replace": "Reemplazar",
   "Result": "Resultado",
   "Results": "Resultados",
+  "Results of {name} are saved as JPEG.": "Los resultados de {name} se guardan como JPEG.",
   "Results, newest first": "Resultados, los más recientes primero",
   "Right": "Derecha",
   "Say what should be there, and press Paint.": "Diga qué debe haber ahí y pulse «Pintar».",
@@ -101,9 +102,11 @@ export default {
   "Steps": "Pasos",
   "Strength": "Intensidad",
   "Strength of {name}": "Intensidad de {name}",
+  "The picture cannot be opened: the file is damaged or cut off.": "La imagen no se puede abrir: el archivo está dañado o incompleto.",
   "The picture that you keep is then painted again exactly, with the same seed.": "La imagen que conserve se pinta después de nuevo con exactitud, con la misma semilla.",
   "The same again, better: shapes stay, details are new.": "Lo mismo otra vez, mejor: las formas se mantienen, los detalles son nuevos.",
   "The selected result": "El resultado seleccionado",
+  "The server is fetching the picture…": "El servidor está descargando la imagen…",
   "The server's operator makes one with": "Quien administra el servidor crea una con",
   "The server's own sampler and steps.": "El muestreador y los pasos del servidor.",
   "This server asks for a key": "Este servidor pide una clave",
@@ -124,6 +127,7 @@ export default {
   "What should be there?": "¿Qué debe haber ahí?",
   "What to do": "Qué hacer",
   "What to paint": "Qué pintar",
+  "What was dropped is neither a picture nor a link to one.": "Lo que ha soltado no es una imagen ni un enlace a una.",
   "Zoom in": "Acercar",
   "Zoom in (+)": "Acercar (+)",
   "Zoom out": "Alejar",
@@ -135,5 +139,6 @@ export default {
   "px around the mask that the model sees": "px alrededor de la máscara que ve el modelo",
   "px of blend": "px de transición",
   "random": "aleatoria",
-  "{label}, slider": "{label}, control deslizante"
+  "{label}, slider": "{label}, control deslizante",
+  "{name} is opened as a PNG of its first picture.": "{name} se abre como PNG de su primera imagen."
 };

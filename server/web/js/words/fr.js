@@ -85,6 +85,7 @@ export default {
   "Replace": "Remplacer",
   "Result": "Résultat",
   "Results": "Résultats",
+  "Results of {name} are saved as JPEG.": "Les résultats de {name} sont enregistrés en JPEG.",
   "Results, newest first": "Résultats, du plus récent au plus ancien",
   "Right": "Droite",
   "Say what should be there, and press Paint.": "Dites ce qui doit s’y trouver, puis appuyez sur « Peindre ».",
@@ -101,9 +102,11 @@ export default {
   "Steps": "Étapes",
   "Strength": "Intensité",
   "Strength of {name}": "Intensité de {name}",
+  "The picture cannot be opened: the file is damaged or cut off.": "L’image ne peut pas être ouverte : le fichier est endommagé ou incomplet.",
   "The picture that you keep is then painted again exactly, with the same seed.": "L’image que vous gardez est ensuite repeinte exactement, avec la même graine.",
   "The same again, better: shapes stay, details are new.": "La même chose, en mieux : les formes restent, les détails sont nouveaux.",
   "The selected result": "Le résultat sélectionné",
+  "The server is fetching the picture…": "Le serveur récupère l’image…",
   "The server's operator makes one with": "L’administrateur du serveur en crée une avec",
   "The server's own sampler and steps.": "L’échantillonneur et les étapes du serveur.",
   "This server asks for a key": "Ce serveur demande une clé",
@@ -124,6 +127,7 @@ export default {
   "What should be there?": "Que doit-il y avoir là ?",
   "What to do": "Que faire",
   "What to paint": "Que peindre",
+  "What was dropped is neither a picture nor a link to one.": "Ce qui a été déposé n’est ni une image ni un lien vers une image.",
   "Zoom in": "Zoom avant",
   "Zoom in (+)": "Zoom avant (+)",
   "Zoom out": "Zoom arrière",
@@ -135,5 +139,6 @@ export default {
   "px around the mask that the model sees": "px autour du masque que voit le modèle",
   "px of blend": "px de fondu",
   "random": "aléatoire",
-  "{label}, slider": "{label}, curseur"
+  "{label}, slider": "{label}, curseur",
+  "{name} is opened as a PNG of its first picture.": "{name} est ouvert comme PNG de sa première image."
 };

@@ -85,6 +85,7 @@ export default {
   "Replace": "置換",
   "Result": "結果",
   "Results": "結果一覧",
+  "Results of {name} are saved as JPEG.": "{name}の結果はJPEGで保存されます。",
   "Results, newest first": "結果（新しい順）",
   "Right": "右",
   "Say what should be there, and press Paint.": "そこに何を描くかを書いて「描画」を押します。",
@@ -101,9 +102,11 @@ export default {
   "Steps": "ステップ数",
   "Strength": "強さ",
   "Strength of {name}": "{name}の強さ",
+  "The picture cannot be opened: the file is damaged or cut off.": "画像を開けません。ファイルが壊れているか、途中で切れています。",
   "The picture that you keep is then painted again exactly, with the same seed.": "採用した画像は、同じシードで正確に描き直されます。",
   "The same again, better: shapes stay, details are new.": "同じものをより良く描き直します。形はそのままで、細部が新しくなります。",
   "The selected result": "選択中の結果",
+  "The server is fetching the picture…": "サーバーが画像を取得しています…",
   "The server's operator makes one with": "サーバーの管理者が次のコマンドで作成します：",
   "The server's own sampler and steps.": "サーバー既定のサンプラーとステップ数です。",
   "This server asks for a key": "このサーバーにはキーが必要です",
@@ -124,6 +127,7 @@ export default {
   "What should be there?": "そこに何を描きますか？",
   "What to do": "操作",
   "What to paint": "描く内容",
+  "What was dropped is neither a picture nor a link to one.": "ドロップされたものは画像でも画像へのリンクでもありません。",
   "Zoom in": "拡大表示",
   "Zoom in (+)": "拡大表示 (+)",
   "Zoom out": "縮小表示",
@@ -135,5 +139,6 @@ export default {
   "px around the mask that the model sees": "モデルが参照するマスク周囲のpx",
   "px of blend": "なじませる幅（px）",
   "random": "ランダム",
-  "{label}, slider": "{label}（スライダー）"
+  "{label}, slider": "{label}（スライダー）",
+  "{name} is opened as a PNG of its first picture.": "{name}の最初の画像をPNGとして開きました。"
 };

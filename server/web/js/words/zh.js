@@ -85,6 +85,7 @@ export default {
   "Replace": "替换",
   "Result": "结果",
   "Results": "结果列表",
+  "Results of {name} are saved as JPEG.": "{name} 的结果将保存为 JPEG。",
   "Results, newest first": "结果（最新在前）",
   "Right": "右",
   "Say what should be there, and press Paint.": "描述那里应有的内容，然后按“绘制”。",
@@ -101,9 +102,11 @@ export default {
   "Steps": "步数",
   "Strength": "强度",
   "Strength of {name}": "{name} 的强度",
+  "The picture cannot be opened: the file is damaged or cut off.": "无法打开图片：文件已损坏或不完整。",
   "The picture that you keep is then painted again exactly, with the same seed.": "采用的图片随后会用同一种子精确重绘。",
   "The same again, better: shapes stay, details are new.": "同样的内容，画得更好：形状不变，细节更新。",
   "The selected result": "所选结果",
+  "The server is fetching the picture…": "服务器正在获取图片…",
   "The server's operator makes one with": "服务器管理员可用以下命令创建：",
   "The server's own sampler and steps.": "服务器默认的采样器和步数。",
   "This server asks for a key": "此服务器需要密钥",
@@ -124,6 +127,7 @@ export default {
   "What should be there?": "那里应该是什么？",
   "What to do": "操作",
   "What to paint": "绘制内容",
+  "What was dropped is neither a picture nor a link to one.": "拖放的内容既不是图片，也不是图片链接。",
   "Zoom in": "放大",
   "Zoom in (+)": "放大 (+)",
   "Zoom out": "缩小",
@@ -135,5 +139,6 @@ export default {
   "px around the mask that the model sees": "模型可见的蒙版周围像素",
   "px of blend": "融合宽度（像素）",
   "random": "随机",
-  "{label}, slider": "{label}，滑块"
+  "{label}, slider": "{label}，滑块",
+  "{name} is opened as a PNG of its first picture.": "{name} 的第一幅图像已作为 PNG 打开。"
 };
