@@ -34,7 +34,8 @@ from server.observe.metrics import Metrics
 from server.observe.telemetry import telemetry
 from server.service.durable_queue import DurableQueue
 from server.service.limits import Limiter
-from server.service.service import Parts, Service
+from server.service.parts import Parts
+from server.service.service import Service
 from server.service.threads import Threads
 from server.settings import Settings
 from server.storage.blobs import Blobs
@@ -211,4 +212,5 @@ _EXPOSED = (
     "finish-reason",  # these two are Stability's
     "seed",
     "Retry-After",
+    "X-Box",
 )

@@ -12,7 +12,7 @@ from inpaint.images.embedded import IPTC_TAG, XMP_KEYWORD, XMP_TAG, jpeg_segment
 from inpaint.images.exif import into_tiff
 from inpaint.images.formats import WRITTEN
 from inpaint.images.pixels import eight_bit, to_rgb, upright
-from inpaint.images.png import with_colour
+from inpaint.images.png import compress_level, with_colour
 
 MAX_JPEG_EXIF_BYTES = 65_533  # one APP1 marker
 _MAX_JPEG_XMP_BYTES = 65_504
@@ -49,7 +49,7 @@ def encode(
     icc = _icc_for(image.mode, name, like.icc_profile)
     options: dict[str, object] = {"icc_profile": icc, **_metadata(like, name)}
     if name == "PNG":
-        options["pnginfo"] = _texts(text or {}, like.xmp)
+        options |= {"pnginfo": _texts(text or {}, like.xmp), "compress_level": compress_level(image)}
     if name in ("JPEG", "AVIF"):
         options |= {
             "quality": quality,

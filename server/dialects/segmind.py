@@ -3,7 +3,7 @@
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import Path, Query, Request, Response
 
@@ -107,13 +107,27 @@ class Segmind:
         wanted: Annotated[
             Format | None, Query(alias="format", description="Convert the picture to this format.")
         ] = None,
+        crop: Annotated[
+            Literal["box"] | None,
+            Query(
+                description="`box`: only the part that may differ, as PNG; the header `X-Box` is its place."
+            ),
+        ] = None,
     ) -> Response:
         """Return a picture; needs the token of the URL in the answer, or the key that made the request."""
         caller = None if token else await self.intake.gate.admit(request)
-        data, content_type = await self.intake.queue.pictures.get(
-            request_id, number, key_id=caller.key_id if caller else None, token=token, output_format=wanted
+        picture = await self.intake.queue.pictures.get(
+            request_id,
+            number,
+            key_id=caller.key_id if caller else None,
+            token=token,
+            output_format=wanted,
+            boxed=crop == "box",
         )
-        return Response(data, media_type=content_type, headers={"Cache-Control": "private, max-age=3600"})
+        headers = {"Cache-Control": "private, max-age=3600"}
+        if picture.box is not None:
+            headers["X-Box"] = ",".join(map(str, picture.box))
+        return Response(picture.data, media_type=picture.content_type, headers=headers)
 
     async def credits(self, request: Request) -> Credits:
         """Return the credits left on this key; a large constant if the server does not charge."""

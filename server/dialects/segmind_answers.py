@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
@@ -81,7 +81,16 @@ class OutputImage(BaseModel):
     url: str
     content_type: str
     file_name: str
-    file_size: int
+    file_size: Annotated[
+        int | None, Field(description="In bytes; absent if the file is made when it is asked for.")
+    ] = None
+    box: Annotated[
+        tuple[int, int, int, int] | None,
+        Field(
+            description="Left, top, right and bottom, in pixels, of the part that may differ from the given "
+            "picture; `&crop=box` on the URL gives this part."
+        ),
+    ] = None
 
 
 class Finished(Status):
@@ -152,15 +161,16 @@ class Answers:
 
     async def finished(self, request: Request, record: Record) -> Finished:
         """Return a request's status, with its pictures once they are painted."""
-        status = await self.status(request, record)
+        status, outputs = await self.status(request, record), cast("list[dict[str, Any]]", record.outputs)
         images = [
             OutputImage(
                 url=picture_url(base_url(request, self.service.parts.settings), record, number),
                 content_type=str(output["content_type"]),
                 file_name=str(output["file_name"]),
-                file_size=int(str(output["file_size"])),
+                file_size=output.get("file_size"),
+                box=output.get("box"),
             )
-            for number, output in enumerate(record.outputs)
+            for number, output in enumerate(outputs)
         ]
         settings: Any = record.fields["settings"]
         return Finished(

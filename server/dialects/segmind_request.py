@@ -22,7 +22,7 @@ from inpaint.request import (
     check_settings,
 )
 from inpaint.schedulers import SCHEDULERS, canonical_name
-from server.service.order import Format, Order, source
+from server.service.order import Answer, Format, Order, source
 
 MAX_SEED = 999_999_999_999_999
 _MAX_ITEMS = 4  # of a list that a form writes as text
@@ -207,6 +207,15 @@ class InpaintBody(BaseModel):
         ),
     ] = None
 
+    answer: Annotated[
+        Answer,
+        Field(
+            description="What v2 keeps of a painted picture: its whole file, or only the painted `boxes` "
+            "(`crop=box` on its URL), so that a large picture is done sooner; a whole file is then made when "
+            "it is asked for."
+        ),
+    ] = "files"
+
     @model_validator(mode="before")
     @classmethod
     def _as_clients_send_it(cls, fields: Any) -> Any:
@@ -244,7 +253,8 @@ class InpaintBody(BaseModel):
         Raises:
             RequestError: the scheduler is unknown, or a picture is neither URL nor base64.
         """
-        own = {"image", "mask", "base64", "output_format", "quality", "scheduler", "extend", "metadata"}
+        own = {"image", "mask", "base64", "output_format", "quality", "scheduler", "extend"}
+        own |= {"metadata", "answer"}
         settings = self.model_dump(exclude=own) | {"scheduler": canonical_name(self.scheduler)}
         return Order(
             image=source("image", self.image),
@@ -253,6 +263,7 @@ class InpaintBody(BaseModel):
             output_format=self.output_format,
             quality=self.quality,
             extend=self.extend if any(self.extend) else None,
+            answer=self.answer,
             metadata=self.metadata,
         )
 

@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from inpaint.errors import BusyError, RequestError, shown
 from server.errors import ContentTypeError, EncodingError, TooLargeError
-from server.service.service import Parts
+from server.service.parts import Parts
 from server.service.threads import Threads
 from server.service.uploads import Upload
 

@@ -87,6 +87,8 @@ class Accounting:
                 "pixels": decoded_pixels(*size, request.samples, alpha=request.image.has_transparency_data),
                 "token": secrets.token_urlsafe(24),  # gives access to this request's pictures only
                 **({"size": list(answered)} if answered else {}),
+                # A file in another size cannot be made of a box.
+                "answer": "files" if answered else order.answer,
                 "notes": [f"image: it {note}" for note in prepared.like.notes],
             },
             seeds=request.seeds,

@@ -27,7 +27,6 @@ from server.service.pictures import write_inputs
 from server.service.refining import prepare_again
 from server.service.runner import LiveRequest, Runner
 from server.service.service import Painted, Service
-from server.service.stored_pictures import StoredPictures
 from server.service.sweeper import keep_swept
 from server.storage.requests import Record
 
@@ -47,7 +46,7 @@ class DurableQueue:
         self._live = self._runner.live
         self._heartbeat = Heartbeat(self._parts, self._runner)
         self._arriving: Counter[str] = Counter()  # by key: being read, not yet written down
-        self.pictures = StoredPictures(self._parts, service.preparation.pixels)
+        self.pictures = service.pictures
 
     async def start(self) -> None:
         """Take up the requests that an earlier process left, and from now on those of servers that stop."""
@@ -193,8 +192,7 @@ class DurableQueue:
         """
         if record.state != "COMPLETED":
             raise FailedError(record.error or "failed", record.error_status or 500)
-        blobs, names = self._parts.blobs, [str(output["file_name"]) for output in record.outputs]
-        files = [await self._parts.threads.blobs(blobs.get, record.id, name) for name in names]
+        files = [await self.pictures.whole(record, number) for number in range(len(record.outputs))]
         return Painted(
             files=files,
             content_type=str(record.outputs[0]["content_type"]),

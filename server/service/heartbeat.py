@@ -13,8 +13,8 @@ from typing import TypeVar
 import structlog
 
 from inpaint.errors import BusyError
+from server.service.parts import Parts
 from server.service.runner import LiveRequest, Runner
-from server.service.service import Parts
 
 T = TypeVar("T")
 

@@ -14,6 +14,7 @@ from inpaint.errors import RequestError
 from inpaint.images.formats import known_refusal
 
 Format = Literal["jpeg", "png", "webp"]
+Answer = Literal["files", "boxes"]
 
 _MAX_URL_CHARACTERS = 8192
 _SCHEME = re.compile(r"\s*([a-zA-Z][a-zA-Z0-9+.-]*):")
@@ -89,6 +90,7 @@ class Order:
     adapt: Adapt | None = field(default=None, repr=False)
     size: tuple[int, int] | None = None
     keep_shape: bool = False
+    answer: Answer = "files"  # keep whole files, or the painted boxes, of which files are made when asked for
     metadata: bool | None = None  # write into the pictures how they were made; None: the server's setting
 
     @property

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from inpaint.errors import RequestError
 from server.errors import NotFoundError
 from server.service.order import Stored
-from server.service.threads import Threads
-from server.storage.blobs import Blobs
+from server.service.stored_pictures import StoredPictures
 from server.storage.requests import Store
 
 
@@ -16,8 +15,7 @@ class OwnPictures:
     """The pictures of the picture store, for callers that know their URLs."""
 
     store: Store
-    blobs: Blobs
-    threads: Threads
+    pictures: StoredPictures
 
     async def read(self, name: str, picture: Stored) -> bytes:
         """Return the file of a picture; ``name`` is the field that names it.
@@ -28,8 +26,7 @@ class OwnPictures:
         """
         try:
             record = await asyncio.to_thread(self.store.get_by_token, picture.request_id, picture.token)
-            file_name = str(record.outputs[picture.number]["file_name"])
-            return await self.threads.blobs(self.blobs.get, record.id, file_name)
+            return await self.pictures.whole(record, picture.number)
         except (NotFoundError, IndexError):
             problem = "is the URL of a picture that this server does not have, or no longer"
             raise RequestError(name, problem) from None

@@ -37,10 +37,11 @@ class Preparation:
         reader: Reader,
         limiter: Limiter,
         metrics: Metrics,
+        pixels: PixelBudget,
         native_size: Callable[[], int | None],
     ) -> None:
-        """Start with the whole budget of pixels; ``native_size`` is the model's, once it is known."""
-        self.pixels = PixelBudget(settings.max_decoded_pixels)
+        """Share the budget of pixels; ``native_size`` is the model's, once it is known."""
+        self.pixels = pixels
         self._settings, self._reader, self._limiter = settings, reader, limiter
         self._stages, self._threads = metrics.stages, reader.threads
         self._native_size = native_size

@@ -10,7 +10,7 @@ from dataclasses import replace
 from PIL import Image
 
 from inpaint.canvas.difference import distance_db
-from inpaint.canvas.mask import fitted, strength_of
+from inpaint.canvas.mask import Box, fitted, strength_of
 from inpaint.errors import RequestError
 from inpaint.pace import UNCHANGED
 from inpaint.request import InpaintRequest
@@ -18,9 +18,11 @@ from server.errors import NotFoundError
 from server.service.accounting import pixels_of, settings_of, warnings_of
 from server.service.caller import Caller
 from server.service.order import Order
+from server.service.parts import Parts
+from server.service.patches import Written, keeps_patch, patch_name, wants_boxes
 from server.service.pictures import IMAGE, MASK, Prepared
 from server.service.pixel_budget import decoded_pixels
-from server.service.service import Parts, Service
+from server.service.service import Service
 from server.storage.requests import Record
 
 _EXPIRED = "the pictures of this request have expired; send it again with pace exact"
@@ -52,6 +54,7 @@ async def prepare_again(
         output_format=fields["output_format"],  # type: ignore[arg-type]
         quality=int(str(fields["quality"])),
         size=tuple(fields["size"]) if "size" in fields else None,  # type: ignore[arg-type]
+        answer="boxes" if keeps_patch(draft.outputs[0]) else "files",
         metadata=bool(fields.get("metadata")),
     )
     async with service.preparation.again(image, mask, settings, pixels_of(draft)) as prepared:
@@ -97,9 +100,12 @@ async def _input(parts: Parts, draft: Record, name: str) -> bytes:
 
 
 def _pictures(draft: Record, seeds: Sequence[int]) -> dict[str, object]:
-    """Return where the draft's pictures with these seeds are in the picture store."""
-    names = [str(draft.outputs[draft.seeds.index(seed)]["file_name"]) for seed in seeds]
-    return {"request_id": draft.id, "files": names}
+    """Return where the draft's pictures with these seeds, or their patches, are in the picture store."""
+    numbers = [draft.seeds.index(seed) for seed in seeds]
+    if keeps_patch(draft.outputs[0]):
+        names, box = [patch_name(number) for number in numbers], draft.outputs[0]["box"]
+        return {"request_id": draft.id, "files": names, "box": box}
+    return {"request_id": draft.id, "files": [str(draft.outputs[n]["file_name"]) for n in numbers]}
 
 
 def _compared(prepared: Prepared) -> int:
@@ -107,16 +113,14 @@ def _compared(prepared: Prepared) -> int:
     return decoded_pixels(*prepared.request.image.size, 0)
 
 
-async def distances(
-    parts: Parts, record: Record, prepared: Prepared, files: Sequence[bytes]
-) -> list[float | None]:
+async def distances(parts: Parts, record: Record, prepared: Prepared, written: Written) -> list[float | None]:
     """Return the distance of each painted picture from its draft; an empty list if there is none to compare.
 
     Args:
         parts: of this process.
         record: of the request that was painted.
         prepared: the request as it was painted.
-        files: its pictures as they are delivered.
+        written: its pictures as they are kept; patches are compared with patches.
 
     Raises:
         BusyError: the picture store is unreachable.
@@ -124,18 +128,22 @@ async def distances(
     refines = record.fields.get("refines")
     if not isinstance(refines, dict):
         return []
+    box = written.box if wants_boxes(record) else None
+    if box is not None and refines["box"] != list(box):  # another model has been loaded meanwhile
+        return []
     found = []
-    for name, data in zip(refines["files"], files, strict=True):
+    for name, (_, data) in zip(refines["files"], written.files, strict=True):
         try:
             draft = await parts.threads.blobs(parts.blobs.get, refines["request_id"], name)
         except NotFoundError:  # it expired meanwhile
             return []
-        found.append(await parts.threads.pixels(_distance, draft, data, prepared.request))
+        found.append(await parts.threads.pixels(_distance, draft, data, prepared.request, box))
     return found
 
 
-def _distance(draft: bytes, exact: bytes, request: InpaintRequest) -> float | None:
+def _distance(draft: bytes, exact: bytes, request: InpaintRequest, box: Box | None) -> float | None:
     # Both files are our own; no limit for callers' files applies.
     with Image.open(io.BytesIO(draft)) as before, Image.open(io.BytesIO(exact)) as after:
-        mask = fitted(strength_of(request), before.size)
+        mask = fitted(strength_of(request), before.size if box is None else request.image.size)
+        mask = mask if box is None else mask.crop(box)
         return distance_db(before, after, mask, soft=request.soft)

@@ -14,7 +14,7 @@ from inpaint.request import InpaintResult
 from server.engines.client import Terms, Ticket
 from server.errors import UnauthorizedError
 from server.service.accounting import notes_of, pixels_of, settings_of
-from server.service.pictures import CONTENT_TYPES, IMAGE, MASK, Prepared, read_inputs
+from server.service.pictures import IMAGE, MASK, Prepared, read_inputs
 from server.service.refining import distances
 from server.service.service import Service
 from server.storage.requests import Record
@@ -171,23 +171,17 @@ class Runner:
     async def _keep(
         self, live: LiveRequest, record: Record, prepared: Prepared, result: InpaintResult
     ) -> None:
-        """Write the painted pictures to the picture store, and end the request."""
-        output_format = str(record.fields["output_format"])
-        files = await self._service.write(record, prepared, result)
-        measured = await self._retry_while_busy(live, distances, self._parts, record, prepared, files)
+        """Write the painted pictures, or their patches, to the picture store, and end the request."""
+        painted = await self._service.written(record, prepared, result)
+        measured = await self._retry_while_busy(live, distances, self._parts, record, prepared, painted)
         outputs: list[dict[str, object]] = []
         warnings = [*notes_of(record), *result.warnings]
-        for number, data in enumerate(files):
-            name = f"{number}.{output_format}"
+        for number, (name, data) in enumerate(painted.files):
             put = partial(self._parts.blobs.put, record.id, name, data)
             await self._retry_while_busy(live, self._parts.threads.blobs, put)
             outputs.append(
-                {
-                    "file_name": name,
-                    "content_type": CONTENT_TYPES[output_format],
-                    "file_size": len(data),
-                    "warnings": [] if number else warnings,  # those of the whole request
-                }
+                dict(painted.outputs[number])
+                | {"box": list(painted.box), "warnings": [] if number else warnings}  # of the whole request
                 | ({"distance_db": measured[number]} if measured else {})
             )
         await self._retry_while_busy(

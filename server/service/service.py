@@ -17,25 +17,20 @@ import structlog
 
 from inpaint.errors import BusyError, CancelledError, DeadlineError
 from inpaint.request import InpaintResult
-from server.engines.client import EngineClient, Terms, Ticket
-from server.fetch.fetcher import Fetcher
-from server.observe.metrics import Metrics
+from server.engines.client import Terms, Ticket
 from server.service.accounting import Accounting, notes_of
 from server.service.caller import Caller
-from server.service.limits import Limiter, RateState
+from server.service.limits import RateState
 from server.service.order import Order
 from server.service.own_pictures import OwnPictures
+from server.service.parts import Parts
+from server.service.patches import Written, wants_boxes, write_patches, written_whole
 from server.service.pictures import CONTENT_TYPES, Prepared, Reader, write
+from server.service.pixel_budget import PixelBudget
 from server.service.preparation import Preparation
-from server.service.threads import Threads
+from server.service.stored_pictures import StoredPictures
 from server.service.uploads import Upload, Uploads
-from server.settings import Settings
-from server.storage.blobs import Blobs
-from server.storage.database import Database
-from server.storage.keys import Keys
-from server.storage.ledger import Ledger
-from server.storage.peers import Peers
-from server.storage.requests import Record, Store
+from server.storage.requests import Record
 
 T = TypeVar("T")
 Begun = Callable[[Record, Ticket], None]
@@ -43,24 +38,6 @@ Begun = Callable[[Record, Ticket], None]
 _MIN_FREE_BYTES = 64_000_000  # of the database's disk, for a few requests with their pictures
 
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """The parts that the service works with."""
-
-    settings: Settings
-    client: EngineClient
-    database: Database
-    peers: Peers
-    keys: Keys
-    ledger: Ledger
-    store: Store
-    blobs: Blobs
-    fetcher: Fetcher
-    limiter: Limiter
-    metrics: Metrics
-    threads: Threads
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,16 +67,19 @@ class Service:
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
         self.accounting = Accounting(parts.settings, parts.store, parts.ledger, parts.metrics)
+        pixels = PixelBudget(parts.settings.max_decoded_pixels)
+        self.pictures = StoredPictures(parts, pixels)
         self.preparation = Preparation(
             parts.settings,
             Reader(
                 parts.fetcher,
                 parts.threads,
-                OwnPictures(parts.store, parts.blobs, parts.threads).read,
+                OwnPictures(parts.store, self.pictures).read,
                 max_bytes=parts.settings.fetch_max_bytes,
             ),
             parts.limiter,
             parts.metrics,
+            pixels,
             native_size=lambda: parts.client.health().native_size,
         )
         self.draining = False
@@ -249,6 +229,14 @@ class Service:
             raise DeadlineError(f"not painted within {deadline_s:g} seconds; try fewer steps, or v2")
         finally:
             result.cancel()
+
+    async def written(self, record: Record, prepared: Prepared, result: InpaintResult) -> Written:
+        """Encode what is kept of the painted pictures: whole files, or patches if the request says so."""
+        if wants_boxes(record):
+            model = self.parts.settings.model if record.fields.get("metadata") else None
+            with self.parts.metrics.stages.labels("write").time():
+                return await self.parts.threads.pixels(write_patches, record, prepared, result, model)
+        return written_whole(record, result, await self.write(record, prepared, result))
 
     async def write(self, record: Record, prepared: Prepared, result: InpaintResult) -> list[bytes]:
         """Encode the painted pictures as files, in the format that was requested."""

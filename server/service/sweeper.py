@@ -10,7 +10,7 @@ import time
 import structlog
 
 from inpaint.errors import InpaintError
-from server.service.service import Parts
+from server.service.parts import Parts
 
 _EVERY_S = 60.0
 _SWEEPS_PER_AUDIT = 10  # an audit sums every entry of the ledger

@@ -203,7 +203,7 @@ class Store:
     def finish(self, request_id: str, *, outputs: list[dict[str, object]], inference_s: float) -> bool:
         """Change the state to COMPLETED and keep the price; False if the request had ended."""
         with self._database.write() as connection:
-            stored = requests.c.stored_bytes + sum(int(str(output.get("file_size", 0))) for output in outputs)
+            stored = requests.c.stored_bytes + sum(map(_size_of, outputs))
             changes: dict[str, object] = {
                 "state": "COMPLETED",
                 "outputs": outputs,
@@ -366,6 +366,11 @@ class Store:
         with self._database.write() as connection:
             deleted = update(requests).where(requests.c.id.in_(ids))
             connection.execute(deleted.values(has_pictures=False, stored_bytes=0))
+
+
+def _size_of(output: dict[str, object]) -> int:
+    """Return the bytes that are stored of one painted picture: its whole file, or its painted box."""
+    return int(str(output.get("file_size", output.get("patch_size", 0))))
 
 
 def _may_store(connection: Connection, key_id: str, size_bytes: int, max_stored_bytes: float) -> bool:

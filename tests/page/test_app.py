@@ -284,6 +284,7 @@ def test_every_field_of_the_server_is_under_advanced(fake: Served, desk: Desk) -
         "quality",
         "base64",
         "metadata",
+        "answer",  # the page composes its pictures itself
         "loras",
         "pace",
         "lengths",  # of the page suit every picture

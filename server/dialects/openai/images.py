@@ -56,7 +56,7 @@ class Painting:
 
     async def _urls(self, request: Request, caller: Caller, wanted: Wanted) -> Images:
         record = await self.intake.store(request, caller, wanted.order)
-        file, _ = await self.intake.queue.pictures.get(record.id, 0, key_id=caller.key_id, token=None)
+        file = await self.intake.queue.pictures.whole(record, 0)
         size = await self.intake.service.parts.threads.pixels(file_size, "image", file, MAX_KEPT_BYTES)
         urls = self.intake.picture_urls(request, record)
         data = [ImageFacts(url=url, seed=seed) for url, seed in zip(urls, record.seeds, strict=True)]

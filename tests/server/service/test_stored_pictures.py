@@ -29,16 +29,19 @@ def test_two_conversions_run_at_a_time_and_a_third_is_503(
     """A caller with one picture's URL could keep every core busy, and take 100 MB for each."""
     monkeypatch.setattr(stored_pictures, "convert", door.before(stored_pictures.convert))
     served = serve()
-    picture = painted(served, served.key())
+    key = served.key()
+    picture, other = painted(served, key), painted(served, key)
     two = [background(served.client.get, f"{picture}&format={name}") for name in ("jpeg", "webp")]
     eventually(lambda: door.entered == 2)
-    refused = served.client.get(f"{picture}&format=webp")
+    refused = served.client.get(f"{other}&format=webp")
     assert refused.status_code == 503
     assert int(refused.headers["retry-after"]) >= 1
     assert served.client.get(picture).status_code == 200, "as it was stored"
+    same = background(served.client.get, f"{picture}&format=webp")  # waits for the one that is made
     door.open()
-    assert [answer.result().status_code for answer in two] == [200, 200]
-    assert served.client.get(f"{picture}&format=webp").status_code == 200
+    assert [answer.result().status_code for answer in (*two, same)] == [200, 200, 200]
+    assert door.entered == 2
+    assert served.client.get(f"{other}&format=webp").status_code == 200
 
 
 def test_a_picture_is_converted_once(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
