@@ -12,6 +12,7 @@ import { Panel } from "./panel.js";
 import { Pictures } from "./pictures.js";
 import { Refining } from "./refining.js";
 import { Results } from "./results.js";
+import { Saving } from "./saving.js";
 import { Settings } from "./settings.js";
 import { StatusView } from "./status.js";
 import { Tools } from "./tools.js";
@@ -62,6 +63,7 @@ export class App {
       say: (text) => this.notices.say(text),
       attempt: (action) => this.attempt(action),
     });
+    this.saving = new Saving(this);
     this.tools = new Tools(editor, () => this.opening.chooseMask());
     this.#listen();
   }

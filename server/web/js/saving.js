@@ -1,0 +1,107 @@
+import { byId, save } from "./dom.js";
+import { t } from "./i18n.js";
+import { openRaster } from "./openraster.js";
+import { asPng, painted } from "./painted.js";
+
+/** @typedef {import("./results.js").Result} Result @typedef {import("./openraster.js").Layer} Layer */
+
+/** What else can be saved than the picture: the mask, a result's patch, layers; and the clipboard. */
+export class Saving {
+  #menu = byId("save-menu");
+  #button = byId("save-as");
+
+  /** @param {import("./app.js").App} app */
+  constructor(app) {
+    this.app = app;
+    const actions = { mask: this.#mask, patch: this.#patch, layers: this.#layers, copy: this.#copy };
+    for (const [name, action] of Object.entries(actions)) {
+      byId(`save-${name}`).addEventListener("click", () => {
+        this.#menu.hidePopover();
+        app.attempt(() => action.call(this));
+      });
+    }
+    this.#menu.addEventListener("toggle", (/** @type {ToggleEvent} */ event) => this.#place(event));
+  }
+
+  /** Put the menu under its button. @param {ToggleEvent} event */
+  #place({ newState }) {
+    if (newState !== "open") return;
+    const { right, bottom } = this.#button.getBoundingClientRect();
+    this.#menu.style.top = `${bottom + 4}px`;
+    this.#menu.style.left = `${Math.max(8, right - this.#menu.offsetWidth)}px`;
+  }
+
+  get #stem() {
+    return this.app.pictures.origin.name.replace(/\.[^.]*$/, "");
+  }
+
+  async #mask() {
+    const { editor } = this.app;
+    if (editor.isEmpty) throw new Error(t("There is no mask yet: paint over what should change."));
+    save(await editor.maskBlob(), `${this.#stem}_mask.png`);
+  }
+
+  async #patch() {
+    const selected = this.app.film.selected;
+    if (!selected) throw new Error(t("Select a result first."));
+    const patch = await this.#patchOf(selected);
+    if (!patch) throw new Error(t("This result is the picture itself: nothing was painted."));
+    save(patch.png, `${this.#stem}_patch_${selected.seed}_x${patch.x}_y${patch.y}.png`);
+  }
+
+  async #copy() {
+    if (!navigator.clipboard || !window.ClipboardItem) {
+      throw new Error(t("This browser lets a page copy pictures only over https or from this machine."));
+    }
+    const result = this.app.film.selected ?? this.app.pictures.result;
+    // A promise, because the browser wants to be asked while the button is being pressed.
+    const png = result ? this.app.results.file(result) : this.#background();
+    await navigator.clipboard.write([new ClipboardItem({ "image/png": png })]);
+    this.app.notices.say(t("The picture is on the clipboard."));
+  }
+
+  /** The picture below, and the variations of the selected result above it; that one is seen. */
+  async #layers() {
+    const { editor, film, results } = this.app;
+    const { picture } = editor;
+    if (!picture) throw new Error(t("Open a picture first."));
+    const { selected } = film;
+    const batch = selected ? results.all.filter((one) => one.batch === selected.batch) : [];
+    const background = await this.#background();
+    /** @type {Layer[]} */
+    const layers = [];
+    for (const result of batch) {
+      const name = t("Seed {seed}: {prompt}", { seed: result.seed, prompt: String(result.settings.prompt ?? "") });
+      const visible = result.id === selected?.id;
+      const patch = await this.#patchOf(result);
+      if (patch) layers.push({ name, visible, ...patch });
+    }
+    const { width, height } = selected ?? picture;
+    const fits = width === picture.width && height === picture.height;
+    if (fits) layers.push({ name: picture.name, png: background, x: 0, y: 0, visible: true });
+    const merged = selected ? await results.file(selected) : background;
+    save(await openRaster(width, height, layers, merged), `${this.#stem}_layers.ora`);
+  }
+
+  /** What a result has changed; all of it where it is larger than the picture. @param {Result} result */
+  async #patchOf(result) {
+    const file = await this.app.results.file(result);
+    const { picture } = this.app.editor;
+    const fits = picture?.width === result.width && picture?.height === result.height;
+    if (!picture || !fits) return { png: file, x: 0, y: 0 };
+    const [over, under] = await Promise.all([file, picture.shown].map((blob) => createImageBitmap(blob)));
+    const patch = await painted(over, under);
+    over.close();
+    under.close();
+    return patch;
+  }
+
+  async #background() {
+    const { picture } = this.app.editor;
+    if (!picture) throw new Error(t("Open a picture first."));
+    const bitmap = await createImageBitmap(picture.shown);
+    const png = await asPng(bitmap);
+    bitmap.close();
+    return png;
+  }
+}
