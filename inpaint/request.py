@@ -16,7 +16,7 @@ from inpaint.prompt_weights import check_prompt
 from inpaint.schedulers import canonical_name
 
 Area = Literal["auto", "whole"]
-Fill = Literal["original", "telea", "blur", "neutral", "noise"]
+Fill = Literal["original", "patch", "telea", "blur", "neutral", "noise"]
 MaskChannel = Literal["luminance", "alpha"]
 Lengths = Literal["box", "picture"]
 AREAS: tuple[str, ...] = get_args(Area)
@@ -74,6 +74,8 @@ RANGES: Mapping[str, Range] = {
     "grow": Range(int, 0, 256),
     "feather": Range(int, 0, 256),
 }
+# Erasing makes no request. Its pixels around the mask are here for the command line, which loads no OpenCV.
+ERASE_GROW, ERASE_GROW_RANGE = 6, Range(int, 0, 64)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -116,8 +118,9 @@ class InpaintRequest:
         lengths: what ``padding``, ``grow`` and ``feather`` count: ``box`` units, ``picture`` pixels of the
             picture.
         fill: the content under the mask before painting, which shows through at a strength below 1:
-            ``original`` (the picture's), ``telea`` (the edges' colours continued inwards), ``blur`` (the
-            surroundings, blurred), ``neutral`` (grey) or ``noise`` (their pixels, shuffled).
+            ``original`` (the picture's), ``patch`` (patches of the surroundings, texture included), ``telea``
+            (the edges' colours continued inwards), ``blur`` (the surroundings, blurred), ``neutral`` (grey)
+            or ``noise`` (the surroundings' pixels, shuffled).
         color_match: fits the colours of the painted part to the picture around it.
         soft: reads the mask's grey as strength, from 8 (barely changed) to 255 (repainted).
         mask_channel: what the mask repaints: ``luminance`` what is white in it, ``alpha`` what is transparent

@@ -10,12 +10,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from inpaint.canvas.patches import fill_by_patches
 from inpaint.canvas.poisson import solve_laplace
 from inpaint.request import Fill
 
 NEUTRAL = 127
 _TELEA_RADIUS = 5
 _TELEA_SIDE = 384  # Telea's time grows with the hole; a 1024² hole at full size takes seconds
+_PATCH_WORK_S = 1.0  # of one core, before a request is painted; see canvas/patches
 _SEED = 0
 
 Pixels = NDArray[np.uint8]
@@ -27,16 +29,19 @@ def fill_hole(image: Pixels, mask: Pixels, fill: Fill) -> Pixels:
     ``noise`` is pixels of the surroundings in random order, so that it has their colours. Its seed is fixed
     and not the request's, which is still undrawn when it is -1: the same picture and mask are always prepared
     in the same way, and samples differ by their latents. Where everything is masked there are no
-    surroundings: ``noise`` has random colours, ``telea`` and ``blur`` give neutral grey.
+    surroundings: ``noise`` has random colours, all others give neutral grey.
 
     Args:
         image: (H, W, 3) 0..255, not changed.
         mask: (H, W), 255 = to repaint.
         fill: one of ``FILLS``. Source of ``telea``: Telea, "An Image Inpainting Technique Based on the Fast
-            Marching Method", 2004, as in OpenCV.
+            Marching Method", 2004, as in OpenCV. ``patch`` is in ``canvas/patches``.
 
     Returns:
         (H, W, 3), a new array.
+
+    Raises:
+        RequestError: ``patch`` needs a library that is not installed here.
     """
     hole = mask > 0
     filled = image.copy()
@@ -48,6 +53,8 @@ def fill_hole(image: Pixels, mask: Pixels, fill: Fill) -> Pixels:
         filled[hole] = NEUTRAL
     elif fill == "blur":
         filled[hole] = _surroundings(image, hole)[hole]
+    elif fill == "patch":
+        filled = fill_by_patches(image, hole, max_work_s=_PATCH_WORK_S)
     else:
         filled[hole] = _telea(image, hole)[hole]
     return filled

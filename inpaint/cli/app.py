@@ -8,6 +8,7 @@ import typer
 
 import inpaint
 from inpaint.cli import integrations, loras, models
+from inpaint.cli.erase import erase
 from inpaint.cli.lazy import LazyGroup
 from inpaint.cli.mcp import mcp
 from inpaint.cli.run.command import run
@@ -27,6 +28,7 @@ app.add_typer(loras.app)
 app.add_typer(integrations.krita)
 app.add_typer(integrations.comfyui)
 app.command(no_args_is_help=True)(run)
+app.command(no_args_is_help=True)(erase)
 app.command()(mcp)
 
 

@@ -32,6 +32,7 @@ SERVER_COMMANDS: Mapping[str, LazyCommand] = {
 }
 _ORDER = (
     "run",
+    "erase",
     "serve",
     "mcp",
     "top",

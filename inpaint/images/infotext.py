@@ -25,7 +25,13 @@ _KARRAS = " karras"
 # The name that A1111 had for each of ours before 1.9; since then " Karras" at its end is a schedule type.
 _THEIRS = {name: (*spec.known_as, name)[0] for name, spec in SCHEDULERS.items()}
 _KNOWN = {theirs.casefold() for theirs in _THEIRS.values()}
-_CONTENT = {"telea": "fill", "blur": "fill", "noise": "latent noise", "neutral": "latent nothing"}
+_CONTENT = {
+    "patch": "fill",
+    "telea": "fill",
+    "blur": "fill",
+    "noise": "latent noise",
+    "neutral": "latent nothing",
+}
 _FILLS = {"original": "original", "fill": "blur", "latent noise": "noise", "latent nothing": "neutral"}
 _AREAS = {"only masked": "auto", "whole picture": "whole"}
 _BLUR = 2.5  # A1111 blurs the mask with a Gaussian that it cuts off at this many sigmas

@@ -32,7 +32,7 @@ Make = Callable[..., InpaintRequest]
         ("grow", 257, "from 0 to 256"),
         ("feather", 2.5, "a whole number from 0 to 256"),
         ("area", "box", "one of auto, whole"),
-        ("fill", "black", "one of original, telea, blur, neutral, noise"),
+        ("fill", "black", "one of original, patch, telea, blur, neutral, noise"),
         ("color_match", 1, "true or false"),
         ("soft", "yes", "true or false"),
         ("guidance_rescale", 1.01, "a number from 0 to 1"),

@@ -15,7 +15,7 @@ from inpaint.images.formats import ENDINGS, HEIC_ENDINGS, INSTALL_HEIC, OTHER_EN
 
 FORMATS = ENDINGS  # of pictures, masks and results; HEIC is only read
 STDIN = "-"
-_NO_INPUT = re.compile(r"(?P<stem>.+)(_mask|_inpainted(_\d+)?)", re.DOTALL)
+_NO_INPUT = re.compile(r"(?P<stem>.+)(_mask|_erased|_inpainted(_\d+)?)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +45,8 @@ class Inputs:
         """Return the pictures that ``arguments`` stand for, each once.
 
         From a folder or a glob only files with a picture's ending are taken, and no masks (``*_mask``) or
-        results (``*_inpainted``). A file that is named itself is left out only if the picture that it belongs
-        to is named as well: the shell's own ``*`` names both.
+        results (``*_inpainted``, ``*_erased``). A file that is named itself is left out only if the picture
+        that it belongs to is named as well: the shell's own ``*`` names both.
 
         Args:
             arguments: of the command line.

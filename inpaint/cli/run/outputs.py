@@ -22,6 +22,7 @@ class Output:
 
     template: str | None
     several: bool  # it is for the results of more than one picture
+    addition: str = "_inpainted"  # to the name of a file next to the picture
 
     def __post_init__(self) -> None:
         if self.template is None:
@@ -89,7 +90,7 @@ class Output:
         ending = image.suffix if FORMATS.get(image.suffix.lower(), "AVIF") != "AVIF" else ".png"
         number = f"_{n}" if samples > 1 else ""
         if self.template is None:
-            return image.with_name(f"{image.stem}_inpainted{number}{ending}")
+            return image.with_name(f"{image.stem}{self.addition}{number}{ending}")
         if self.folder is not None:
             return self.folder / picture.below / f"{image.stem}{number}{ending}"
         template = self.template
