@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from inpaint.canvas.mask import Box, fitted, require_mask, strength
-from inpaint.canvas.patches import MAX_WORK_S, fill_by_patches
+from inpaint.canvas.patch_fill import MAX_WORK_S, fill_by_patches
 from inpaint.errors import RequestError
-from inpaint.images.codec import upright
+from inpaint.images.pixels import upright
 from inpaint.request import ERASE_GROW, ERASE_GROW_RANGE, MaskChannel, check_same_size, check_size
 
 

@@ -10,14 +10,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from inpaint.canvas.patches import fill_by_patches
+from inpaint.canvas.patch_fill import fill_by_patches
 from inpaint.canvas.poisson import solve_laplace
 from inpaint.request import Fill
 
 NEUTRAL = 127
 _TELEA_RADIUS = 5
 _TELEA_SIDE = 384  # Telea's time grows with the hole; a 1024² hole at full size takes seconds
-_PATCH_WORK_S = 1.0  # of one core, before a request is painted; see canvas/patches
+_PATCH_WORK_S = 1.0  # of one core, before a request is painted; see canvas/patch_fill
 _SEED = 0
 
 Pixels = NDArray[np.uint8]
@@ -35,7 +35,7 @@ def fill_hole(image: Pixels, mask: Pixels, fill: Fill) -> Pixels:
         image: (H, W, 3) 0..255, not changed.
         mask: (H, W), 255 = to repaint.
         fill: one of ``FILLS``. Source of ``telea``: Telea, "An Image Inpainting Technique Based on the Fast
-            Marching Method", 2004, as in OpenCV. ``patch`` is in ``canvas/patches``.
+            Marching Method", 2004, as in OpenCV. ``patch`` is in ``canvas/patch_fill``.
 
     Returns:
         (H, W, 3), a new array.

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from inpaint.canvas import patches
+from inpaint.canvas import patch_fill as patches
 from inpaint.canvas.fill import fill_hole
-from inpaint.canvas.patches import fill_by_patches
+from inpaint.canvas.patch_fill import fill_by_patches
 from inpaint.errors import RequestError
 
 Pixels = NDArray[np.uint8]
