@@ -21,6 +21,7 @@ from server.dialects.segmind_answers import Problem
 from server.dialects.segmind_events import Events
 from server.dialects.segmind_routes import routes
 from server.dialects.segmind_streams import Streams
+from server.dialects.select import Select
 from server.dialects.table import DIALECTS
 from server.engines.client import EngineClient
 from server.fetch.fetcher import Fetcher, Policy
@@ -95,6 +96,7 @@ def create_app(settings: Settings, client: EngineClient, *, policy: Policy | Non
     streams = Streams(parts.keys, max_in_flight_per_key=settings.max_in_flight_per_key)
     app.include_router(routes(segmind, Events(segmind, streams)))
     app.include_router(Discovery(intake).router())
+    app.include_router(Select(intake).router())
     _add_operations(app, running, gate)
     if settings.page:
         add_page(app)

@@ -15,7 +15,7 @@ ORDER = {
     "inpaint": (
         "_version", "errors", "files", "lru", "gpu_errors", "cuda", "drivers", "cpu", "schedulers", "pace",
         "prompt_weights", "prompt_warnings", "memory", "weights", "lora", "request", "images", "canvas",
-        "batching", "demo", "model", "fast", "job", "runtime", "engine", "mcp",
+        "selection", "batching", "demo", "model", "fast", "job", "runtime", "engine", "mcp",
         "integrations", "cli", "__main__",
     ),
     "server": (
@@ -26,6 +26,7 @@ ORDER = {
 TORCHLESS = (
     "images",
     "canvas",
+    "selection",
     "batching",
     "weights",
     "lora/spec.py",

@@ -60,6 +60,16 @@ class Limits(BaseModel):
     max_file_bytes: int = MAX_ENCODED_BYTES
 
 
+class SelectOffer(BaseModel):
+    """The ways to select an object, see `POST /v2/select`."""
+
+    methods: list[str]
+    missing: Annotated[
+        dict[str, str],
+        Field(description="The command of this server's operator that adds each other method."),
+    ] = {}
+
+
 class Offer(BaseModel):
     """The abilities of this server."""
 
@@ -75,6 +85,7 @@ class Offer(BaseModel):
     fills: list[str] = list(FILLS)
     formats: list[str] = list(get_args(Format))
     loras: list[str] = []
+    select: SelectOffer
     limits: Limits = Limits()
     fields: list[FieldOffer]
 
@@ -150,6 +161,7 @@ class Discovery:
             ready=health.ready and not service.draining,
             native_size=health.native_size,
             loras=[file.name for file in loras],
+            select=SelectOffer(methods=list(service.selecting.methods)),
             fields=field_offers(),
         )
 

@@ -6,6 +6,7 @@ from fastapi import FastAPI
 
 from server.dialects.segmind_answers import Problem
 from server.dialects.segmind_request import InpaintBody, RefineBody
+from server.dialects.select_body import SelectBody
 
 _KEYS = {
     "key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
@@ -39,7 +40,7 @@ def describe(app: FastAPI) -> None:
 
 def _add_body(schema: dict[str, Any]) -> None:
     """Add the models of request bodies, since the routes read bodies themselves."""
-    for body in (InpaintBody, RefineBody):
+    for body in (InpaintBody, RefineBody, SelectBody):
         described = body.model_json_schema(ref_template="#/components/schemas/{model}")
         schema["components"]["schemas"][body.__name__] = described
 

@@ -94,7 +94,7 @@ class Preparation:
             InpaintError: the picture cannot be fetched or read.
             BusyError: the requests under way hold too many pixels.
         """
-        async with self._read(caller, source) as data:
+        async with self.reading(caller, source) as data:
             return await self._threads.pixels(describe, data)
 
     async def shown(self, caller: Caller, source: Source) -> tuple[bytes, str]:
@@ -104,15 +104,20 @@ class Preparation:
             InpaintError: the picture cannot be fetched or read.
             BusyError: the requests under way hold too many pixels.
         """
-        async with self._read(caller, source) as data:
+        async with self.reading(caller, source) as data:
             return await self._threads.pixels(shown, data)
 
     @asynccontextmanager
-    async def _read(self, caller: Caller, source: Source) -> AsyncIterator[bytes]:
-        """Yield a picture's file, and hold its pixels' part of the budget."""
+    async def reading(self, caller: Caller, source: Source, name: str = "image") -> AsyncIterator[bytes]:
+        """Yield the file of a picture, which came in the field ``name``, and hold its part of the budget.
+
+        Raises:
+            InpaintError: the picture cannot be fetched, or its header read.
+            BusyError: the requests under way hold too many pixels.
+        """
         async with self._limiter.fetches(caller.key_id) if isinstance(source, Url) else nullcontext():
-            data = await self._reader.read("image", source)
-        width, height = await self._threads.pixels(file_size, "image", data)
+            data = await self._reader.read(name, source)
+        width, height = await self._threads.pixels(file_size, name, data)
         with self.pixels.hold(decoded_pixels(width, height, 0)):
             yield data
 

@@ -28,6 +28,7 @@ from server.service.patches import Written, wants_boxes, write_patches, written_
 from server.service.pictures import CONTENT_TYPES, Prepared, Reader, write
 from server.service.pixel_budget import PixelBudget
 from server.service.preparation import Preparation
+from server.service.selecting import Selecting
 from server.service.stored_pictures import StoredPictures
 from server.service.uploads import Upload, Uploads
 from server.storage.requests import Record
@@ -82,6 +83,7 @@ class Service:
             pixels,
             native_size=lambda: parts.client.health().native_size,
         )
+        self.selecting = Selecting(self.preparation, parts.threads)
         self.draining = False
         self._uploads = Uploads(parts.settings.max_uploads, parts.settings.max_upload_bytes)
         self._under_way = 0

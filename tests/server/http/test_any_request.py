@@ -30,7 +30,9 @@ def service() -> Iterator[None]:
     http.service.cache_clear()
 
 
-@pytest.mark.parametrize("route", ["/v1/sdxl-inpaint", "/v2/sdxl-inpaint", "/v2/info", "/v2/picture"])
+@pytest.mark.parametrize(
+    "route", ["/v1/sdxl-inpaint", "/v2/sdxl-inpaint", "/v2/info", "/v2/picture", "/v2/select"]
+)
 @given(fields=st.dictionaries(st.sampled_from(FIELDS), VALUES, max_size=4))
 @examples(300)
 def test_any_fields_are_answered(route: str, fields: dict[str, object]) -> None:
