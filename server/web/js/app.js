@@ -10,6 +10,7 @@ import { Opening } from "./opening.js";
 import { Painting } from "./painting.js";
 import { Panel } from "./panel.js";
 import { Pictures } from "./pictures.js";
+import { Prompts } from "./prompts.js";
 import { Refining } from "./refining.js";
 import { Results } from "./results.js";
 import { Saving } from "./saving.js";
@@ -52,6 +53,7 @@ export class App {
     this.connection = new Connection(api, (error) => this.fail(error, () => this.connection.connect()));
     this.status = new StatusView(this.painting);
     this.panel = new Panel(this.settings, editor);
+    this.prompts = new Prompts(this.settings);
     this.comparing = new Comparing(editor, this.results, byId("compare"), (error) => this.fail(error));
     this.film = new Film(this.results, this.keeping.actions);
     this.opening = new Opening({

@@ -18,6 +18,7 @@ export class Asking {
     await this.#untilExact();
     if (!editor.picture) return;
     notices.clear();
+    this.app.prompts.remember();
     film.select(null);
     await painting.paint(await this.#form(editor.picture), {
       settings: settings.toJSON().values,

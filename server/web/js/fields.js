@@ -31,6 +31,7 @@ const WORDS = {
   feather: t("px of blend"),
 };
 const FLOAT_STEPS = 100; // a slider's stops
+const FEW_LORAS = 6; // more are searched
 
 /** The label of a field. @param {string} name */
 function labelOf(name) {
@@ -107,7 +108,7 @@ function number(field, settings) {
 
 /** @param {FieldOffer} field @param {Settings} settings @returns {Control} */
 function text(field, settings) {
-  const input = h("textarea", { id: idOf(field), rows: 2, "data-testid": idOf(field) });
+  const input = h("textarea", { id: idOf(field), rows: 1, dir: "auto", "data-testid": idOf(field) });
   input.addEventListener("input", () => settings.set(field.name, input.value || field.default));
   return { element: labelled(field, input), show: (value) => showText(input, value ?? "") };
 }
@@ -129,20 +130,33 @@ function loraControl(field, settings, names) {
     set(scale, "aria-label", t("Strength of {name}", { name }));
     set(scale, "data-testid", `lora-${name}`);
     scale.addEventListener("change", () => settings.set(field.name, written()));
-    return { name, scale, element: h("div", { class: "lora" }, h("span", {}, name), scale) };
+    return { name, scale, element: h("div", { class: "lora" }, h("span", { title: name }, name), scale) };
   });
   const written = () =>
     rows
       .filter(({ scale }) => Number(scale.value) !== 0)
       .map(({ name, scale }) => `${name}:${Number(scale.value)}`)
       .join(",");
+  const label = t("Search LoRAs");
+  const search = h("input", { type: "search", "data-testid": "lora-search", "aria-label": label, placeholder: label });
+  /** Of many, show those that are looked for or in use. */
+  const narrow = () => {
+    const sought = search.value.trim().toLowerCase();
+    for (const { name, scale, element } of rows) {
+      const found = sought !== "" && name.toLowerCase().includes(sought);
+      element.hidden = names.length > FEW_LORAS && !found && Number(scale.value) === 0;
+    }
+  };
+  search.addEventListener("input", narrow);
   /** @param {any} value */
   const show = (value) => {
     const uses = usesOf(value);
     for (const { name, scale } of rows) scale.value = String(uses.get(name) ?? 0);
+    narrow();
   };
   const legend = h("legend", {}, labelOf(field.name));
-  const element = h("fieldset", { class: "field" }, legend, ...rows.map((row) => row.element));
+  const found = names.length > FEW_LORAS && search;
+  const element = h("fieldset", { class: "field" }, legend, found, ...rows.map((row) => row.element));
   return { element, show };
 }
 

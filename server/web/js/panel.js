@@ -9,6 +9,7 @@ import { INTENTS, PRESETS, SPEEDS } from "./presets.js";
 
 /** @type {Record<keyof import("./editor/rect.js").Rect, string>} */
 const SIDES = { left: t("Left"), top: t("Top"), right: t("Right"), bottom: t("Bottom") };
+const NEGATIVE = "negative_prompt"; // next to the prompt, not under Advanced
 const CUSTOM = "custom"; // shown where sampler and steps are those of no speed
 
 /** The panel at the right: intent, prompt, seed and every other setting. */
@@ -41,7 +42,13 @@ export class Panel {
       const control = controlFor(field, this.settings, offer.loras);
       return control ? [[field.name, control]] : [];
     });
-    byId("fields").replaceChildren(...this.#controls.map(([, { element }]) => element));
+    for (const [place, isHere] of /** @type {[string, (name: string) => boolean][]} */ ([
+      ["negative", (name) => name === NEGATIVE],
+      ["fields", (name) => name !== NEGATIVE],
+    ])) {
+      const here = this.#controls.filter(([name]) => isHere(name));
+      byId(place).replaceChildren(...here.map(([, { element }]) => element));
+    }
     this.#show();
   }
 

@@ -16,6 +16,7 @@ import { t } from "./i18n.js";
 const NAMES = { Ctrl: t("Ctrl"), Enter: t("Enter"), Esc: t("Esc"), Space: t("Space"), Arrows: t("Arrows") };
 /** Elements in which letters are text. */
 export const TYPING = "textarea, select, [contenteditable], input:not([type=range], [type=checkbox], [type=radio])";
+const OPEN = "dialog[open], :popover-open"; // has the keys to itself
 const PRESSED = "button, summary, a, input, [role=slider]"; // what the space bar is for there
 
 /** Shortcuts, one table for the keys and for the dialog that lists them. */
@@ -42,7 +43,7 @@ export class Shortcuts {
 
   /** @param {KeyboardEvent} event */
   #down(event) {
-    if (event.defaultPrevented || document.querySelector("dialog[open]")) return;
+    if (event.defaultPrevented || document.querySelector(OPEN)) return;
     const typing = event.target instanceof Element ? event.target.closest(TYPING) : null;
     const found = this.all.find((one) => one.run && one.fits(event) && (!typing || one.inFields));
     if (!found?.run) return;
@@ -59,7 +60,7 @@ export class Shortcuts {
     /** @param {?EventTarget} target */
     const ignores = (target) => target instanceof Element && target.closest(`${TYPING}, ${PRESSED}`);
     window.addEventListener("keydown", (event) => {
-      if (event.key !== " " || event.repeat || ignores(event.target) || document.querySelector("dialog[open]")) return;
+      if (event.key !== " " || event.repeat || ignores(event.target) || document.querySelector(OPEN)) return;
       event.preventDefault();
       hold(true);
     });
