@@ -2,7 +2,7 @@
 
 import ipaddress
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from inpaint.errors import RequestError, shown
 from inpaint.weights.prediction import Prediction
+from server.models import Models
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Grace = Annotated[float, Field(ge=0, allow_inf_nan=False)]  # seconds, and none is allowed
@@ -36,7 +37,7 @@ class Settings(BaseSettings):
     page: bool = True  # serve the page to paint masks on, at /
 
     # The model and the engines.
-    model: str = "demo"
+    model: str = "demo"  # or several with commas between them, each with workers of its own
     device: str = "auto"
     dtype: str = "auto"
     memory: str = "auto"
@@ -47,7 +48,8 @@ class Settings(BaseSettings):
     loras: Path | None = None  # folder of the LoRAs that requests may name; default: in the models folder
     warm_up: bool = True  # at the first start, measure how long pictures take; kept in ``data``
     max_rows: int = Field(8, ge=1)
-    workers: int = Field(1, ge=0)  # processes with an engine each; 0: one engine in the HTTP process
+    # Processes with an engine each, at least one for each model; 0: one engine in the HTTP process.
+    workers: int = Field(1, ge=0)
     min_workers: int | None = Field(None, ge=0)  # in a cluster: the fewest while there is little work
     ingress_replicas: int = Field(2, ge=1)  # in a cluster: HTTP processes
     hang_s: Seconds = 120.0  # a worker that has work and makes no progress for this long is killed
@@ -130,6 +132,32 @@ class Settings(BaseSettings):
                 ) from None
         return proxies
 
+    @field_validator("model")
+    @classmethod
+    def _are_models(cls, model: str) -> str:
+        Models.parse(model)
+        return model
+
+    @field_validator("predicts")
+    @classmethod
+    def _is_about_one_model(cls, predicts: Prediction | None, info: ValidationInfo) -> Prediction | None:
+        if predicts is not None and _several(info):
+            raise ValueError(
+                "is about one model, and several are served; import the one that does not say it itself with "
+                "`inpaint models import --predicts`"
+            )
+        return predicts
+
+    @field_validator("workers")
+    @classmethod
+    def _one_process_has_one_model(cls, workers: int, info: ValidationInfo) -> int:
+        if workers == 0 and _several(info):
+            raise ValueError(
+                "0 paints in the server's own process, which holds one model; to serve several, let each "
+                "have a worker"
+            )
+        return workers
+
     @field_validator("idle_unload_s")
     @classmethod
     def _only_a_process_can_be_unloaded(cls, idle_s: float | None, info: ValidationInfo) -> float | None:
@@ -155,6 +183,16 @@ class Settings(BaseSettings):
             return False
 
     @cached_property
+    def models(self) -> Models:
+        """The models that are served, by their names."""
+        return Models.parse(self.model)
+
+    @cached_property
+    def workers_of(self) -> Mapping[str, Sequence[int]]:
+        """The numbers of each model's workers; an engine in this process counts as worker 0."""
+        return self.models.workers(self.workers)
+
+    @cached_property
     def database(self) -> str:
         """The database's URL for SQLAlchemy."""
         return self.database_url or f"sqlite:///{self.data / 'inpaint.db'}"
@@ -163,6 +201,10 @@ class Settings(BaseSettings):
     def blobs(self) -> str:
         """The URL of the pictures' folder, for fsspec."""
         return self.blobs_url or (self.data.absolute() / "pictures").as_uri()
+
+
+def _several(info: ValidationInfo) -> bool:
+    return "model" in info.data and Models.parse(info.data["model"]).several
 
 
 def _is_web_url(url: str) -> bool:

@@ -182,4 +182,7 @@ def greeting(settings: Settings, port: int, *, locked: bool) -> str:
     key = ' -H "x-api-key: $INPAINT_KEY"' if locked else ""
     page = _PAGE.format(url=url) if settings.page else ""
     curl = _CURL.format(url=url, key=key)
-    return f"{url}  model {settings.model}; {access}\n{page}{curl}Ctrl-C stops it.\n"
+    models = (
+        f"models {', '.join(settings.models.names)}" if settings.models.several else f"model {settings.model}"
+    )
+    return f"{url}  {models}; {access}\n{page}{curl}Ctrl-C stops it.\n"

@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from inpaint.weights import resolve
 from server.app import Running
 from server.engines.client import EngineClient
+from server.engines.fleet import client_of
 from server.engines.in_process import InProcessClient
 from server.engines.pool import Pool
 from server.engines.worker import WorkerSpec
@@ -158,11 +159,11 @@ def listen(settings: Settings) -> socket.socket:
     return listener
 
 
-def spec_of(settings: Settings) -> WorkerSpec:
-    """Return what each worker loads, from the settings."""
+def spec_of(settings: Settings, model: str = "") -> WorkerSpec:
+    """Return what each worker loads, from the settings; of several models, what the workers of one load."""
     lora = settings.few_step_lora
     return WorkerSpec(
-        model=settings.model,
+        model=settings.models.given[model or settings.models.default],
         device=settings.device,
         dtype=settings.dtype,
         memory=settings.memory,
@@ -180,17 +181,27 @@ def engine_client(settings: Settings) -> EngineClient:
     """Return the engines: in processes of their own, or in this one if ``workers`` is 0.
 
     Raises:
-        ModelError: the model does not exist; this is checked before a process is started for it.
+        ModelError: a model does not exist; this is checked before a process is started for it.
     """
-    if settings.model != "demo":
-        resolve(settings.model, predicts=settings.predicts)
-    spec = spec_of(settings)
+    check_models(settings)
     if settings.workers == 0:
-        return InProcessClient(spec)
-    return Pool(
-        spec,
-        workers=settings.workers,
-        hang_s=settings.hang_s,
-        max_attempts=settings.max_attempts,
-        idle_unload_s=settings.idle_unload_s or inf,
-    )
+        return InProcessClient(spec_of(settings))
+
+    def pool(model: str) -> Pool:
+        return Pool(
+            spec_of(settings, model),
+            numbers=settings.workers_of[model],
+            keeps_trying=settings.models.several,
+            hang_s=settings.hang_s,
+            max_attempts=settings.max_attempts,
+            idle_unload_s=settings.idle_unload_s or inf,
+        )
+
+    return client_of(settings.models.names, pool)
+
+
+def check_models(settings: Settings) -> None:
+    """Raise ModelError if a model does not exist; it reads no weights."""
+    for given in settings.models.given.values():
+        if given != "demo":
+            resolve(given, predicts=settings.predicts)

@@ -19,7 +19,7 @@ ORDER = {
         "integrations", "cli", "__main__",
     ),
     "server": (
-        "errors", "malloc", "settings", "engines", "observe", "fetch", "storage", "service", "http",
+        "errors", "malloc", "models", "settings", "engines", "observe", "fetch", "storage", "service", "http",
         "dialects", "app", "uvicorn_server", "start", "ray", "cli",
     ),
 }  # fmt: skip

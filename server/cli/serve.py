@@ -15,7 +15,9 @@ def serve(
     context: typer.Context,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
-    model: Annotated[str, typer.Option(help="A name from `inpaint models list`, or a path.")] = "demo",
+    model: Annotated[
+        str, typer.Option(help="A name from `inpaint models list`, or a path; several: a,b.")
+    ] = "demo",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto",
     memory: Annotated[
@@ -43,7 +45,11 @@ def serve(
         ),
     ] = None,
     workers: Annotated[
-        int, typer.Option(help="Worker processes, one GPU each; 0 paints in the server's own process.")
+        int,
+        typer.Option(
+            help="Worker processes, one GPU each, and at least one for each model; 0 paints in the server's "
+            "own process."
+        ),
     ] = 1,
     cluster: Annotated[
         str | None,

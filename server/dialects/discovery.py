@@ -2,7 +2,6 @@
 
 import asyncio
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import structlog
@@ -18,6 +17,7 @@ from inpaint.schedulers import SCHEDULERS
 from server.dialects.intake import Arrival, Intake, base_url
 from server.dialects.openapi import problems
 from server.dialects.segmind_request import InpaintBody
+from server.models import Models
 from server.service.caller import MODEL_SCOPE
 from server.service.order import Format, Source, own, source
 from server.service.pictures import CONTENT_TYPES
@@ -70,16 +70,29 @@ class SelectOffer(BaseModel):
     ] = {}
 
 
+class ModelOffer(BaseModel):
+    """One of the models of this server."""
+
+    name: Annotated[str, Field(description="For the field `model` of a request.")]
+    ready: Annotated[bool, Field(description="True if it paints now; otherwise its requests wait.")]
+    native_size: Annotated[
+        int | None, Field(description="Side in pixels at which it paints; null until it is loaded.")
+    ]
+
+
 class Offer(BaseModel):
     """The abilities of this server."""
 
-    model: str
+    model: Annotated[str, Field(description="The model that paints what names none.")]
     version: str
-    ready: Annotated[bool, Field(description="True if requests are painted now; otherwise they wait.")]
+    ready: Annotated[
+        bool, Field(description="True if that model's requests are painted now; otherwise they wait.")
+    ]
     native_size: Annotated[
         int | None,
         Field(description="Side in pixels at which the model paints; null until the model is loaded."),
     ]
+    models: Annotated[list[ModelOffer], Field(description="All models, the first of which is `model`.")]
     schedulers: list[str] = list(SCHEDULERS)
     areas: list[str] = list(AREAS)
     fills: list[str] = list(FILLS)
@@ -149,21 +162,31 @@ class Discovery:
         (await self.intake.gate.admit(request)).require(MODEL_SCOPE)
         service = self.intake.service
         settings = service.parts.settings
-        health, model = service.parts.client.health(), settings.model
+        models = self._models()
         try:
             loras = await asyncio.to_thread(available_loras, settings.loras)
         except ModelError as error:  # the page must work without the folder
             log.warning("no LoRAs", error=str(error))
             loras = []
         return Offer(
-            model=Path(model).stem,  # not the path, which is the operator's
+            model=models[0].name,
             version=inpaint.__version__,
-            ready=health.ready and not service.draining,
-            native_size=health.native_size,
+            ready=models[0].ready,
+            native_size=models[0].native_size,
+            models=models,
             loras=[file.name for file in loras],
             select=SelectOffer(methods=list(service.selecting.methods)),
-            fields=field_offers(),
+            fields=field_offers(settings.models),
         )
+
+    def _models(self) -> list[ModelOffer]:
+        service = self.intake.service
+        health, draining = service.parts.client.health(), service.draining
+        each = {name: health.of(name) for name in service.parts.settings.models.names}
+        return [
+            ModelOffer(name=name, ready=own.ready and not draining, native_size=own.native_size)
+            for name, own in each.items()
+        ]
 
     async def info(self, request: Request) -> PictureFacts:
         """Return a picture's format and size, and its settings if the file says how it was painted."""
@@ -186,27 +209,30 @@ class Discovery:
         return own(source("image", arrival.fields["image"]), base)
 
 
-def field_offers() -> list[FieldOffer]:
-    """Return every field of a request but its pictures, in the order of ``InpaintBody``."""
+def field_offers(models: Models) -> list[FieldOffer]:
+    """Return every field of a request but its pictures, and ``model`` only where there is a choice."""
     schema = InpaintBody.model_json_schema()
     required = schema["required"]
+    schema["properties"]["model"] |= {"enum": models.names, "default": models.default}
+    left_out = _PICTURES if models.several else (*_PICTURES, "model")
     return [
         _field_offer(name, field, required=name in required)
         for name, field in schema["properties"].items()
-        if name not in _PICTURES
+        if name not in left_out
     ]
 
 
 def _field_offer(name: str, schema: dict[str, Any], *, required: bool) -> FieldOffer:
     plain = next((kind for kind in schema.get("anyOf", ()) if kind["type"] != "null"), schema)
     kinds: dict[str, Kind] = {"string": "text", "array": "list"}
+    choices = schema.get("enum") or plain.get("enum", [])
     return FieldOffer(
         name=name,
-        kind="choice" if "enum" in plain else kinds.get(plain["type"]) or plain["type"],
+        kind="choice" if choices else kinds.get(plain["type"]) or plain["type"],
         required=required,
         default=schema.get("default"),
         minimum=plain.get("minimum"),
         maximum=plain.get("maximum"),
-        choices=plain.get("enum", []),
+        choices=choices,
         description=schema.get("description", ""),
     )

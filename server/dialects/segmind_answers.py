@@ -102,6 +102,7 @@ class Finished(Status):
     seeds: Annotated[list[int], Field(description="The seed of each picture.")] = []
     prompt: str
     warnings: Annotated[list[str], Field(description="Such as: the prompt was cut.")] = []
+    model: Annotated[str, Field(description="The model that paints it, or has painted it.")]
     pace: Pace = "exact"
     unet_calls: Annotated[
         list[int],
@@ -181,6 +182,7 @@ class Answers:
             seeds=record.seeds,
             prompt=settings["prompt"],
             warnings=[text for output in record.outputs for text in warnings_of(output)],
+            model=record.fields.get("model") or self.service.parts.settings.models.default,
             **_calls_of(record),
             **_draft_of(record),
         )
@@ -248,6 +250,8 @@ def picture_response(painted: Painted, rate: RateState, body: InpaintBody) -> Re
     # The hosted API's clients know the other facts alone.
     if record.fields.get("pace") == "near" or record.fields.get("boxes", 1) != 1:
         facts |= _calls_of(record)
+    if body.model:
+        facts["model"] = record.fields["model"]
     if painted.warnings:
         facts["warnings"] = _in_a_header(painted.warnings)
     headers = {

@@ -41,6 +41,20 @@ _default = SimpleNamespace(**DEFAULTS)
 _PICTURE = "an http(s) URL, a data: URI or base64; in a form also a file"
 _PIXELS = "pixels at a working size of 1024 (see `lengths`)"
 
+# Fields that are no settings of the engine, or not in its words.
+_NO_SETTINGS = {
+    "image",
+    "mask",
+    "base64",
+    "output_format",
+    "quality",
+    "scheduler",
+    "extend",
+    "model",
+    "metadata",
+    "answer",
+}
+
 Side = Annotated[int, Field(ge=0, le=MAX_SIDE)]
 Picture = Annotated[str | bytes, Field(description=f"A {READ} picture: {_PICTURE}.")]
 
@@ -199,6 +213,13 @@ class InpaintBody(BaseModel):
             "`style:0.8,other`. `<lora:style:0.8>` in the prompt does the same.",
         ),
     ] = []
+    model: Annotated[
+        str | None,
+        Field(
+            description="The model that paints, one of those that `GET /v2/sdxl-inpaint` lists; if absent, "
+            "the first of them."
+        ),
+    ] = None
     metadata: Annotated[
         bool | None,
         Field(
@@ -253,9 +274,7 @@ class InpaintBody(BaseModel):
         Raises:
             RequestError: the scheduler is unknown, or a picture is neither URL nor base64.
         """
-        own = {"image", "mask", "base64", "output_format", "quality", "scheduler", "extend"}
-        own |= {"metadata", "answer"}
-        settings = self.model_dump(exclude=own) | {"scheduler": canonical_name(self.scheduler)}
+        settings = self.model_dump(exclude=_NO_SETTINGS) | {"scheduler": canonical_name(self.scheduler)}
         return Order(
             image=source("image", self.image),
             mask=None if self.mask is None else source("mask", self.mask),
@@ -264,6 +283,7 @@ class InpaintBody(BaseModel):
             quality=self.quality,
             extend=self.extend if any(self.extend) else None,
             answer=self.answer,
+            model=self.model,
             metadata=self.metadata,
         )
 

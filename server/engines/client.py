@@ -1,7 +1,8 @@
 """The interface of engines to the HTTP side: submit a request, follow it, cancel it.
 
 Implementations: ``in_process.InProcessClient`` (an engine in this process: tests, ``--workers 0``),
-``pool.Pool`` (one supervised child process per GPU) and ``server.ray.client.RayClient`` (a Ray cluster).
+``pool.Pool`` (one supervised child process per GPU), ``fleet.Fleet`` (a pool for each of several models) and
+``server.ray.client.RayClient`` (a Ray cluster).
 """
 
 from collections.abc import AsyncIterator, Mapping
@@ -15,11 +16,12 @@ from inpaint.request import InpaintRequest, InpaintResult
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """The key that a request belongs to, and the time within which its pictures are wanted."""
+    """The key that a request belongs to, the time within which its pictures are wanted, and the model."""
 
     key: str = ""  # engines share their time fairly between keys
     deadline_s: float = inf  # from now
     slowdown: float = inf  # nor later than this multiple of its time on an idle engine
+    model: str = ""  # the one that paints it, of a client with several; empty: the first
 
 
 ANY_TIME = Terms()
@@ -42,6 +44,12 @@ class Health:
     images: int = 0
     out_of_memory: int = 0
     steps: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # rows → UNet calls, microseconds
+    failed: bool = False  # the model was not loaded yet, and not for lack of trying
+    models: Mapping[str, "Health"] = field(default_factory=dict)  # of each, by name, if there are several
+
+    def of(self, model: str) -> "Health":
+        """Return the state of one model; it is this one where a client has only one."""
+        return self.models.get(model, self)
 
 
 class Ticket(Protocol):

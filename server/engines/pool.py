@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from math import inf
 
-from inpaint.errors import BusyError, ClosedError
+from inpaint.errors import BusyError, ClosedError, InpaintError
 from inpaint.request import InpaintRequest
 from server.engines.child import WORKER
 from server.engines.client import ANY_TIME, Health, Terms
@@ -17,7 +17,7 @@ from server.engines.dispatch import Dispatcher
 from server.engines.supervise import Supervisor
 from server.engines.ticket import prepare
 from server.engines.worker import WorkerSpec
-from server.engines.worker_slot import COUNTS, PoolTicket, Restarts, WorkerSlot, steps_of
+from server.engines.worker_slot import PoolTicket, Restarts, WorkerSlot, steps_of
 
 
 class Pool:
@@ -26,6 +26,8 @@ class Pool:
     Args:
         spec: what each worker loads; on CUDA worker ``i`` sees GPU ``i`` only.
         workers: number of processes.
+        numbers: those of its workers, if other pools have the numbers between; instead of ``workers``.
+        keeps_trying: whether the pool lives on if the model cannot be loaded at first.
         hang_s: seconds without progress after which a worker with work is killed.
         max_attempts: tries of a request whose worker dies under it.
         idle_unload_s: seconds without work after which a worker is ended until it is needed.
@@ -38,13 +40,15 @@ class Pool:
         spec: WorkerSpec,
         *,
         workers: int = 1,
+        numbers: Sequence[int] = (),
+        keeps_trying: bool = False,
         hang_s: float = 120.0,
         max_attempts: int = 2,
         idle_unload_s: float = inf,
         restarts: Restarts = Restarts(),  # noqa: B008 - frozen
         program: Sequence[str] = WORKER,
     ) -> None:
-        self._slots = [WorkerSlot(i, spec.max_rows) for i in range(workers)]
+        self._slots = [WorkerSlot(i, spec.max_rows) for i in numbers or range(workers)]
         self._dispatcher = Dispatcher(
             self._slots, max_attempts=max_attempts, crash_limit=restarts.crash_limit
         )
@@ -57,14 +61,16 @@ class Pool:
             restarts=restarts,
             program=program,
         )
+        self._keeps_trying = keeps_trying
         self._closing = False
 
     async def start(self) -> None:
         """Start the workers, see :meth:`server.engines.client.EngineClient.start`."""
         try:
             await self._supervisor.start()
-        except BaseException:  # also when the start itself is cancelled: no child may be left
-            await self.close(0)
+        except BaseException as error:  # also when the start itself is cancelled: no child may be left
+            if not (self._keeps_trying and isinstance(error, InpaintError)):
+                await self.close(0)
             raise
 
     async def close(self, drain_s: float) -> None:
@@ -99,8 +105,12 @@ class Pool:
             in_channels=engines.in_channels if engines else None,
             backlog_s=self._dispatcher.backlog_s,
             restarts=sum(max(0, slot.starts - slot.unload_count - 1) for slot in self._slots),
-            **{name: counts[name] for name in COUNTS},
+            row_steps=counts["row_steps"],
+            unet_calls=counts["unet_calls"],
+            images=counts["images"],
+            out_of_memory=counts["out_of_memory"],
             steps=steps_of(counts),
+            failed=not self._supervisor.described and any(slot.deaths for slot in self._slots),
         )
 
     def pids(self) -> list[int]:

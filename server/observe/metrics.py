@@ -1,6 +1,6 @@
 """Prometheus metrics, in one object per application, so that tests can have many."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -91,9 +91,24 @@ class _Engine(Collector):
         for rows, (calls, micros) in sorted(self.health.steps.items(), key=lambda item: int(item[0])):
             family.add_metric([rows], calls, micros / 1e6)
         yield family
+        yield from _of_models(self.health.models)
 
     def _value(self, name: str) -> float:
-        return float(getattr(self.health, "backlog_s" if name == "backlog_seconds" else name))
+        return _value(self.health, name)
+
+
+def _value(health: Health, name: str) -> float:
+    return float(getattr(health, "backlog_s" if name == "backlog_seconds" else name))
+
+
+def _of_models(models: Mapping[str, Health]) -> Iterator[Metric]:
+    """Yield the metrics of each of several models; a server with one has none of these."""
+    for name, text in (_GAUGES | _COUNTERS | {"images": "Pictures painted."}).items() if models else ():
+        family = GaugeMetricFamily if name in _GAUGES else CounterMetricFamily
+        metric: Metric = family(f"inpaint_model_{name}", f"By model: {text}", labels=["model"])
+        for model, health in models.items():
+            metric.add_metric([model], _value(health, name))  # type: ignore[attr-defined]
+        yield metric
 
 
 _GAUGES = {

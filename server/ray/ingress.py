@@ -68,6 +68,10 @@ def settings_of(arguments: Mapping[str, Any]) -> Settings:
         if value is None or value.startswith("sqlite"):
             problem = f"every host of a cluster must reach it: set it to {wanted}"
             raise RequestError(f"INPAINT_{name.upper()}", problem)
+    if settings.models.several:
+        raise RequestError(
+            "--model", "a cluster has one model; for several, use `inpaint serve` without a cluster"
+        )
     if settings.workers < 1:
         raise RequestError(
             "--workers", "must be at least 1 in a cluster: the number of engines, with a GPU each"

@@ -13,10 +13,10 @@ from ray import serve
 from ray.serve.config import HTTPOptions
 
 from inpaint.errors import DeviceError, ModelError, RequestError
-from inpaint.weights import resolve
 from server.ray.ingress import NAME, application, settings_of
 from server.settings import Settings
 from server.start import greeting, prepare, refuse_open
+from server.uvicorn_server import check_models
 
 _log = logging.getLogger(__name__)
 _LOCAL = "local"
@@ -38,8 +38,7 @@ def start(flags: Mapping[str, object], address: str) -> None:
     settings = settings_of(flags)
     locked = prepare(settings)
     refuse_open(settings, locked=locked)
-    if settings.model != "demo":
-        resolve(settings.model, predicts=settings.predicts)
+    check_models(settings)
     _connect(address)
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

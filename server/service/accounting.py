@@ -8,10 +8,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from inpaint.errors import CancelledError, InpaintError, RequestError
+from inpaint.errors import CancelledError, InpaintError, ModelError, RequestError
 from inpaint.request import MAX_SIDE, SETTINGS, InpaintRequest, InpaintResult, upright_size
 from server.engines.client import Ticket
 from server.errors import status_of
+from server.models import Models
 from server.observe.metrics import Metrics
 from server.service.caller import Caller
 from server.service.order import Order
@@ -77,6 +78,7 @@ class Accounting:
             mode=mode,
             fields={
                 "settings": settings,
+                "model": prepared.model,
                 "output_format": order.output_format,
                 "quality": order.quality,
                 "metadata": self._settings.metadata if order.metadata is None else order.metadata,
@@ -200,6 +202,19 @@ def settings_of(record: Record) -> dict[str, object]:
     if not isinstance(settings, dict):
         raise RequestError("request", "its stored settings are damaged; send it again")
     return settings
+
+
+def model_of(record: Record, models: Models) -> str:
+    """Return the name of the model that paints a request; an earlier version wrote down none.
+
+    Raises:
+        ModelError: it is not served any more.
+    """
+    name = str(record.fields.get("model") or models.default)
+    if name not in models.given:
+        have = ", ".join(models.names)
+        raise ModelError(f"the model {name!r} of this request is no longer served; send it again for {have}")
+    return name
 
 
 def notes_of(record: Record) -> tuple[str, ...]:

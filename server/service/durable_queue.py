@@ -18,7 +18,7 @@ from PIL import Image
 from inpaint.errors import BusyError
 from inpaint.job import Event
 from server.errors import FailedError, RateError
-from server.service.accounting import steps_of
+from server.service.accounting import model_of, steps_of
 from server.service.caller import Caller
 from server.service.heartbeat import Heartbeat
 from server.service.order import Order
@@ -45,7 +45,8 @@ class DurableQueue:
         self._runner = Runner(service)
         self._live = self._runner.live
         self._heartbeat = Heartbeat(self._parts, self._runner)
-        self._arriving: Counter[str] = Counter()  # by key: being read, not yet written down
+        # By key and model: being read, not yet written down.
+        self._arriving: Counter[tuple[str, str]] = Counter()
         self.pictures = service.pictures
 
     async def start(self) -> None:
@@ -82,7 +83,8 @@ class DurableQueue:
             InpaintError: it cannot be painted or paid, or there is no room; nothing was written down.
         """
         prepare = partial(self._prepare, caller, order)
-        return await self._arrive(caller.key_id, prepare, idempotency_key, digest)
+        place = caller.key_id, self._parts.settings.models.named(order.model)
+        return await self._arrive(place, prepare, idempotency_key, digest)
 
     async def refine(
         self,
@@ -105,27 +107,34 @@ class DurableQueue:
         Raises:
             InpaintError: there is nothing to refine, it cannot be paid, or there is no room.
         """
-        prepare = partial(prepare_again, self._service, caller, await self.get(caller, request_id), seed)
-        return await self._arrive(caller.key_id, prepare, idempotency_key, digest)
+        draft = await self.get(caller, request_id)
+        prepare = partial(prepare_again, self._service, caller, draft, seed)
+        place = caller.key_id, model_of(draft, self._parts.settings.models)
+        return await self._arrive(place, prepare, idempotency_key, digest)
 
     async def _arrive(
-        self, key_id: str, prepare: Preparing, idempotency_key: str | None, digest: str
+        self, place: tuple[str, str], prepare: Preparing, idempotency_key: str | None, digest: str
     ) -> Record:
-        self._check_room(key_id)
-        self._arriving[key_id] += 1
+        self._check_room(*place)
+        self._arriving[place] += 1
         try:
             record, inputs = await prepare()
             return await self._accept(record, inputs, idempotency_key, digest)
         finally:
-            self._arriving[key_id] -= 1
+            self._arriving[place] -= 1
             self._arriving += Counter()  # drops the zeros, else every key that ever called would stay here
 
-    def _check_room(self, key_id: str) -> None:
-        settings, health = self._parts.settings, self._parts.client.health()
-        waiting = sum(live.ticket is None for live in self._live.values())
-        if waiting + self._arriving.total() >= settings.max_waiting:
+    def _check_room(self, key_id: str, model: str) -> None:
+        settings, health = self._parts.settings, self._parts.client.health().of(model)
+        if health.failed:
+            raise BusyError(f"the model {model} could not be loaded: {health.reason}", 60.0)
+        arriving = self._arriving.items()
+        waiting = [live.record for live in self._live.values() if live.ticket is None]
+        waiting_here = sum(self._runner.model_of(record) == model for record in waiting)
+        if waiting_here + sum(n for (_, m), n in arriving if m == model) >= settings.max_waiting:
             raise BusyError("the server is full; try again", health.backlog_s or 5.0)
-        own = sum(live.record.key_id == key_id for live in self._live.values()) + self._arriving[key_id]
+        own = sum(live.record.key_id == key_id for live in self._live.values())
+        own += sum(n for (key, _), n in arriving if key == key_id)
         if key_id and own >= settings.max_in_flight_per_key:
             problem = f"this key has {settings.max_in_flight_per_key} requests under way already"
             raise RateError(f"{problem}; wait for one of them", health.backlog_s / own or 1.0)

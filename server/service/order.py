@@ -91,6 +91,7 @@ class Order:
     size: tuple[int, int] | None = None
     keep_shape: bool = False
     answer: Answer = "files"  # keep whole files, or the painted boxes, of which files are made when asked for
+    model: str | None = None  # that paints it, by its name; None: the server's first
     metadata: bool | None = None  # write into the pictures how they were made; None: the server's setting
 
     @property

@@ -41,6 +41,7 @@ class Prepared:
     request: InpaintRequest
     like: Picture
     boxes: int = 1  # that are painted for each sample, see :func:`counted`
+    model: str = ""  # that paints it, by its name
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,13 +203,13 @@ def _read_mask(data: bytes, order: Order) -> Image.Image:
     return plain_mask(given, channel)  # type: ignore[arg-type]
 
 
-def counted(prepared: Prepared, native: int) -> Prepared:
-    """Count the boxes of a request for a model with pictures of ``native`` pixels a side.
+def counted(prepared: Prepared, model: str, native: int) -> Prepared:
+    """Give a request to a model with pictures of ``native`` pixels a side, and count its boxes for it.
 
     Raises:
         RequestError: there is nothing to repaint.
     """
-    return replace(prepared, boxes=len(working_sizes_of(prepared.request, native)))
+    return replace(prepared, boxes=len(working_sizes_of(prepared.request, native)), model=model)
 
 
 def write(

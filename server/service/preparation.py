@@ -38,9 +38,9 @@ class Preparation:
         limiter: Limiter,
         metrics: Metrics,
         pixels: PixelBudget,
-        native_size: Callable[[], int | None],
+        native_size: Callable[[str], int | None],
     ) -> None:
-        """Share the budget of pixels; ``native_size`` is the model's, once it is known."""
+        """Share the budget of pixels; ``native_size`` is that of a model, once it is known."""
         self.pixels = pixels
         self._settings, self._reader, self._limiter = settings, reader, limiter
         self._stages, self._threads = metrics.stages, reader.threads
@@ -54,20 +54,21 @@ class Preparation:
             InpaintError: a picture cannot be fetched or used, or the request is invalid.
             BusyError: the requests under way hold too many pixels.
         """
+        model = self._settings.models.named(order.model)
         with self._stages.labels("fetch").time():
             files = await self._gather(caller, order)
         with self.pixels.hold(await self._threads.pixels(pixels_to_decode, order, *files)):
             with self._stages.labels("read").time():
-                prepared = await self._counted(await self._threads.pixels(prepare, order, *files))
+                prepared = await self._counted(await self._threads.pixels(prepare, order, *files), model)
                 del files  # the block may last for minutes
                 await self._check_loras(prepared.request)
             yield replace(prepared, request=prepared.request.with_seed())
 
     @asynccontextmanager
     async def again(
-        self, image: bytes, mask: bytes, settings: Mapping[str, object], pixels: int
+        self, image: bytes, mask: bytes, settings: Mapping[str, object], pixels: int, model: str
     ) -> AsyncIterator[Prepared]:
-        """Decode the stored files of an earlier request, and hold ``pixels`` of the budget.
+        """Decode the stored files of an earlier request for ``model``, and hold ``pixels`` of the budget.
 
         Raises:
             RequestError: a LoRA is no longer there.
@@ -75,13 +76,14 @@ class Preparation:
             BusyError: the requests under way hold too many pixels.
         """
         with self.pixels.hold(pixels):
-            prepared = await self._counted(await self._threads.pixels(read_inputs, image, mask, settings))
+            read = await self._threads.pixels(read_inputs, image, mask, settings)
+            prepared = await self._counted(read, model)
             await self._check_loras(prepared.request)
             yield prepared
 
-    async def _counted(self, prepared: Prepared) -> Prepared:
-        native = self._native_size() or DEFAULT_NATIVE_SIZE
-        return await self._threads.pixels(counted, prepared, native)
+    async def _counted(self, prepared: Prepared, model: str) -> Prepared:
+        native = self._native_size(model) or DEFAULT_NATIVE_SIZE
+        return await self._threads.pixels(counted, prepared, model, native)
 
     async def _check_loras(self, request: InpaintRequest) -> None:
         if loras := request.loras:  # a mistyped name is refused now, not when it is painted

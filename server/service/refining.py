@@ -15,7 +15,7 @@ from inpaint.errors import RequestError
 from inpaint.pace import UNCHANGED
 from inpaint.request import InpaintRequest
 from server.errors import NotFoundError
-from server.service.accounting import pixels_of, settings_of, warnings_of
+from server.service.accounting import model_of, pixels_of, settings_of, warnings_of
 from server.service.caller import Caller
 from server.service.order import Order
 from server.service.parts import Parts
@@ -41,10 +41,11 @@ async def prepare_again(
 
     Raises:
         RequestError: the draft is not painted, is exact already, or has no picture with this seed.
+        ModelError: the model that painted it is not served any more.
         NotFoundError: its pictures have expired.
         BusyError: the requests under way hold too many pixels.
     """
-    settings = exact_settings(draft, seed)
+    settings, model = exact_settings(draft, seed), model_of(draft, service.parts.settings.models)
     image, mask = [await _input(service.parts, draft, name) for name in (IMAGE, MASK)]
     fields = draft.fields
     order = Order(
@@ -55,9 +56,10 @@ async def prepare_again(
         quality=int(str(fields["quality"])),
         size=tuple(fields["size"]) if "size" in fields else None,  # type: ignore[arg-type]
         answer="boxes" if keeps_patch(draft.outputs[0]) else "files",
+        model=model,
         metadata=bool(fields.get("metadata")),
     )
-    async with service.preparation.again(image, mask, settings, pixels_of(draft)) as prepared:
+    async with service.preparation.again(image, mask, settings, pixels_of(draft), model) as prepared:
         record = service.accounting.new_record(caller, "v2", prepared, order)
         more = {"refines": _pictures(draft, record.seeds), "pixels": pixels_of(record) + _compared(prepared)}
         return replace(record, fields=record.fields | more), {IMAGE: image, MASK: mask}

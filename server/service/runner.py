@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
@@ -13,7 +13,7 @@ from inpaint.errors import BusyError, CancelledError, InpaintError, PaintError
 from inpaint.request import InpaintResult
 from server.engines.client import Terms, Ticket
 from server.errors import UnauthorizedError
-from server.service.accounting import notes_of, pixels_of, settings_of
+from server.service.accounting import model_of, notes_of, pixels_of, settings_of
 from server.service.pictures import IMAGE, MASK, Prepared, read_inputs
 from server.service.refining import distances
 from server.service.service import Service
@@ -45,10 +45,18 @@ class Runner:
     def __init__(self, service: Service) -> None:
         self._service, self._parts = service, service.parts
         settings = self._parts.settings
-        # More requests than the engines paint at a time would only hold decoded pixels in memory.
-        self._turns = asyncio.Semaphore(2 * settings.max_rows * max(settings.workers, 1))
+        # More requests than the engines paint at a time would only hold decoded pixels in memory. Those of a
+        # model that is not loaded wait with their turn, which must not be another model's.
+        self._turns = {
+            model: asyncio.Semaphore(2 * settings.max_rows * len(workers))
+            for model, workers in settings.workers_of.items()
+        }
         self.live: dict[str, LiveRequest] = {}  # by request id, in order of arrival
         self._tasks: set[asyncio.Task[None]] = set()
+
+    def model_of(self, record: Record) -> str:
+        """Return the name of the model that is to paint a request; it may not be served any more."""
+        return str(record.fields.get("model") or self._parts.settings.models.default)
 
     def launch(self, record: Record) -> None:
         """Start the task that paints a QUEUED request when its turn comes."""
@@ -89,7 +97,7 @@ class Runner:
     async def _run(self, live: LiveRequest) -> None:
         """Paint one request in its turn; while the service drains, leave it QUEUED instead."""
         try:
-            async with self._turns:
+            async with self._turns.get(self.model_of(live.record), nullcontext()):
                 with await self._until_ready(live), self._service.counted():
                     if (record := await self._begin(live)) is not None:
                         live.begun = True
@@ -102,7 +110,7 @@ class Runner:
         held, pixels = ExitStack(), pixels_of(live.record)
         while not (self._service.draining or live.cancelled):
             with suppress(BusyError):
-                if self._parts.client.health().ready:
+                if self._parts.client.health().of(self.model_of(live.record)).ready:
                     held.enter_context(self._service.preparation.pixels.hold(pixels))
                     break
             await asyncio.sleep(_RETRY_S)
@@ -146,9 +154,11 @@ class Runner:
         """Refuse a request that may no longer be painted.
 
         Raises:
+            ModelError: its model is not served any more.
             UnauthorizedError: its key was revoked or has expired, so that nothing may be charged to it.
             PaintError: it was begun too often without an end; perhaps it crashes the server.
         """
+        model_of(record, self._parts.settings.models)
         if record.attempts > self._parts.settings.max_attempts:
             raise PaintError(f"begun {record.attempts - 1} times and never finished; not tried again")
         if record.key_id and not await asyncio.to_thread(self._parts.keys.active, record.key_id):
@@ -157,7 +167,7 @@ class Runner:
     async def _submit(self, live: LiveRequest, prepared: Prepared) -> Ticket:
         if live.cancelled:
             raise CancelledError("cancelled by the caller")
-        submit, terms = self._parts.client.submit, Terms(live.record.key_id)
+        submit, terms = self._parts.client.submit, Terms(live.record.key_id, model=self.model_of(live.record))
         # An engine that is being restarted raises BusyError too.
         return await self._retry_while_busy(live, submit, prepared.request, terms)
 

@@ -8,6 +8,7 @@ import asyncio
 import math
 import shutil
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import structlog
 from inpaint.errors import BusyError, CancelledError, DeadlineError
 from inpaint.request import InpaintResult
 from server.engines.client import Terms, Ticket
-from server.service.accounting import Accounting, notes_of
+from server.service.accounting import Accounting, model_of, notes_of
 from server.service.caller import Caller
 from server.service.limits import RateState
 from server.service.order import Order
@@ -81,12 +82,13 @@ class Service:
             parts.limiter,
             parts.metrics,
             pixels,
-            native_size=lambda: parts.client.health().native_size,
+            native_size=lambda model: parts.client.health().of(model).native_size,
         )
         self.selecting = Selecting(self.preparation, parts.threads)
         self.draining = False
         self._uploads = Uploads(parts.settings.max_uploads, parts.settings.max_upload_bytes)
         self._under_way = 0
+        self._painting: Counter[str] = Counter()  # v1 requests under way, by model
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -124,8 +126,32 @@ class Service:
         settings = self.parts.settings
         if self.draining:
             raise BusyError("the server is going down for a restart; try again", 10.0)
-        if self._under_way >= settings.max_waiting + settings.max_rows * max(settings.workers, 1):
+        if self._under_way >= sum(map(self._places, settings.models.names)):
             raise BusyError("the server is full; try again", self.parts.client.health().backlog_s or 5.0)
+
+    def _places(self, model: str) -> int:
+        """Return how many requests one model may have under way."""
+        settings = self.parts.settings
+        return settings.max_waiting + settings.max_rows * len(settings.workers_of[model])
+
+    @contextmanager
+    def _place_at(self, model: str) -> Iterator[None]:
+        """Hold a place among the v1 requests of one model: those of another one leave it its own.
+
+        Raises:
+            BusyError: the model is not ready, or has no place.
+        """
+        health = self.parts.client.health().of(model)
+        if not health.ready:
+            what = f"the model {model}" if self.parts.settings.models.several else "the server"
+            raise BusyError(f"{what} is not ready: {health.reason}", 10.0)
+        if self._painting[model] >= self._places(model):
+            raise BusyError("the server is full; try again", health.backlog_s or 5.0)
+        self._painting[model] += 1
+        try:
+            yield
+        finally:
+            self._painting[model] -= 1
 
     @contextmanager
     def counted(self) -> Iterator[None]:
@@ -172,12 +198,11 @@ class Service:
             InpaintError: the request failed and was refunded; ``server.errors`` has the error's status.
         """
         started = time.monotonic()
-        if not (health := self.parts.client.health()).ready:
-            raise BusyError(f"the server is not ready: {health.reason}", 10.0)
-        async with self.preparation.prepared(caller, order) as prepared:
-            if gone.done():
-                raise CancelledError("the caller hung up")
-            return await self._paint(caller, order, prepared, gone, begun, started)
+        with self._place_at(self.parts.settings.models.named(order.model)):
+            async with self.preparation.prepared(caller, order) as prepared:
+                if gone.done():
+                    raise CancelledError("the caller hung up")
+                return await self._paint(caller, order, prepared, gone, begun, started)
 
     async def _paint(
         self,
@@ -192,7 +217,7 @@ class Service:
         await asyncio.to_thread(self.parts.store.accept, record)
         async with self.accounting.settling(record) as settlement:
             await asyncio.to_thread(self.parts.store.begin, record.id)
-            ticket = await self.parts.client.submit(prepared.request, self._terms(caller))
+            ticket = await self.parts.client.submit(prepared.request, self._terms(caller, prepared.model))
             settlement.ticket = ticket
             if begun is not None:
                 begun(record, ticket)
@@ -209,10 +234,10 @@ class Service:
             warnings=(*notes_of(record), *result.warnings),
         )
 
-    def _terms(self, caller: Caller) -> Terms:
+    def _terms(self, caller: Caller, model: str) -> Terms:
         """Return the terms of a v1 request, whose caller waits for it; v2 requests have no deadline."""
         settings = self.parts.settings
-        return Terms(caller.key_id, settings.deadline_s, settings.max_slowdown or math.inf)
+        return Terms(caller.key_id, settings.deadline_s, settings.max_slowdown or math.inf, model)
 
     async def in_time(self, work: Coroutine[Any, Any, T], gone: asyncio.Future[None]) -> T:
         """Return the result of ``work``, unless the caller hangs up or the deadline passes first.
@@ -235,7 +260,7 @@ class Service:
     async def written(self, record: Record, prepared: Prepared, result: InpaintResult) -> Written:
         """Encode what is kept of the painted pictures: whole files, or patches if the request says so."""
         if wants_boxes(record):
-            model = self.parts.settings.model if record.fields.get("metadata") else None
+            model = self._made_with(record)
             with self.parts.metrics.stages.labels("write").time():
                 return await self.parts.threads.pixels(write_patches, record, prepared, result, model)
         return written_whole(record, result, await self.write(record, prepared, result))
@@ -244,7 +269,7 @@ class Service:
         """Encode the painted pictures as files, in the format that was requested."""
         fields = record.fields
         size: Any = fields.get("size")
-        model = self.parts.settings.model if fields.get("metadata") else None
+        model = self._made_with(record)
         with self.parts.metrics.stages.labels("write").time():
             return await self.parts.threads.pixels(
                 write,
@@ -255,3 +280,8 @@ class Service:
                 model,
                 tuple(size) if size else None,
             )
+
+    def _made_with(self, record: Record) -> str | None:
+        """Return the model's name or path for the files' metadata; None if nothing is written into them."""
+        models = self.parts.settings.models
+        return models.given[model_of(record, models)] if record.fields.get("metadata") else None

@@ -16,6 +16,7 @@ from inpaint.images.metadata import write
 from inpaint.request import InpaintResult
 from inpaint.schedulers import unet_calls
 from server.dialects.discovery import field_offers
+from server.models import Models
 from tests.support.browser_session import Visit
 from tests.support.page_driver import Desk, opened, photo
 from tests.support.served import FakeEngine, Serve, Served, colour_of, file_of, white_box
@@ -248,7 +249,7 @@ def test_an_intent_is_a_set_of_fields(fake: Served, desk: Desk) -> None:
 @pytest.mark.slow
 def test_fast_is_a_sampler_and_its_steps(fake: Served, desk: Desk) -> None:
     """Who tries ideas waits less than half as long, knowing no sampler by name, and finds the way back."""
-    defaults = {offer.name: str(offer.default) for offer in field_offers()}
+    defaults = {offer.name: str(offer.default) for offer in field_offers(Models.parse("demo"))}
     desk.page.click("#advanced summary")
     scheduler, steps = desk.get("field-scheduler"), desk.get("field-num_inference_steps")
     speed = desk.get("speed")
@@ -292,7 +293,9 @@ def test_every_field_of_the_server_is_under_advanced(fake: Served, desk: Desk) -
         "invert_mask",
         "resize_mask",
     }
-    offers = {offer.name: offer for offer in field_offers() if offer.name not in elsewhere}
+    offers = {
+        offer.name: offer for offer in field_offers(Models.parse("demo")) if offer.name not in elsewhere
+    }
     chosen: dict[str, str] = {"negative_prompt": "blur", "guidance_interval": "0.1,0.9"}
     for name, offer in offers.items():
         control = desk.get(f"field-{name}")

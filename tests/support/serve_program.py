@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from server.engines.child import WORKER
+from server.engines.client import EngineClient
+from server.engines.fleet import client_of
 from server.engines.pool import Pool
 from server.engines.worker import WorkerSpec
 from server.engines.worker_slot import Restarts
@@ -30,15 +32,20 @@ def main(
     if watch:
         watch_loop(Path(flags["data"]) / "slow")
 
-    def engines(settings: Settings) -> Pool:
-        spec = WorkerSpec(settings.model, settings.device, max_rows=settings.max_rows, faults=faults)
-        return Pool(
-            spec,
-            workers=settings.workers,
-            hang_s=settings.hang_s,
-            restarts=Restarts(first_s=0.05, longest_s=0.1),
-            program=STUB if stub else WORKER,
-        )
+    def engines(settings: Settings) -> EngineClient:
+        def pool(model: str) -> Pool:
+            given = settings.models.given[model]
+            spec = WorkerSpec(given, settings.device, max_rows=settings.max_rows, faults=faults)
+            return Pool(
+                spec,
+                numbers=settings.workers_of[model],
+                keeps_trying=settings.models.several,
+                hang_s=settings.hang_s,
+                restarts=Restarts(first_s=0.05, longest_s=0.1),
+                program=STUB if stub else WORKER,
+            )
+
+        return client_of(settings.models.names, pool)
 
     def policy(settings: Settings) -> Policy:
         plain = Policy.from_settings(settings)

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler
@@ -60,16 +60,20 @@ def program(
     faults: str = "",
     fetch_port: int | None = None,
     watch: bool = False,
+    models: Sequence[str] = ("calls",),
     **flags: object,
 ) -> list[str]:
     """``tests/support/serve_program.py``; with ``stub``, each UNet call is a line in ``data / calls``.
+
+    With several ``models``, it is one in the file of the model's name.
 
     With ``watch``, each callback of its event loop that takes long is a line in ``data / slow``.
     """
     data.mkdir(exist_ok=True)
     if stub:
-        (data / "calls").touch()
-        flags["model"] = str(data / "calls")
+        for model in models:
+            (data / model).touch()
+        flags["model"] = ",".join(str(data / model) for model in models)
     given = {"port": 0, "data": str(data), "device": "cpu", **flags}
     order = {"flags": given, "stub": stub, "faults": faults, "fetch_port": fetch_port, "watch": watch}
     return [str(Path(__file__).with_name("serve_program.py")), json.dumps(order)]

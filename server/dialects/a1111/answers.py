@@ -46,7 +46,7 @@ def pictures(asked: Asked, record: Record, model: Model, painted: Painted | None
     Args:
         asked: the request as it was read.
         record: of the request.
-        model: that of this server.
+        model: that was to paint it.
         painted: None if the request was interrupted, which answers no pictures.
     """
     files = painted.files if painted else []

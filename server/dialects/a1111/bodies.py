@@ -37,6 +37,10 @@ _COMMON: Mapping[str, Any] = {
     "width": _number(512, MIN_SIDE, MAX_SIDE),
     "height": _number(512, MIN_SIDE, MAX_SIDE),
     "send_images": {**_SWITCH, "default": True},
+    "override_settings": {
+        "type": ["object", "array", "null"],
+        "description": "``sd_model_checkpoint``: a ``title`` of sd-models, if there are several.",
+    },
     "alwayson_scripts": {"type": ["object", "null"]},
     "script_name": {**_TEXT, "description": "There are no scripts of this kind."},
 }

@@ -2,14 +2,14 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from fastapi import Request, Response
 
 from inpaint.errors import CancelledError, RequestError
 from server.dialects.a1111.answers import pictures, png_info
 from server.dialects.a1111.errors import Answer
-from server.dialects.a1111.lists import Model, loras, model_of
+from server.dialects.a1111.lists import Model, chosen, loras, models_of
 from server.dialects.a1111.models import LoraEntry, Progress
 from server.dialects.a1111.progress import Run, Runs, png_of
 from server.dialects.a1111.request import Asked, img2img, txt2img
@@ -44,10 +44,10 @@ class A1111:
         caller.require(MODEL_SCOPE)
         return caller
 
-    def model(self) -> Model:
-        """Return the model of this server."""
+    def models(self) -> list[Model]:
+        """Return the models of this server."""
         parts = self.intake.service.parts
-        return model_of(parts.settings, parts.client.health().in_channels)
+        return models_of(parts.settings, parts.client.health())
 
     async def loras(self, request: Request) -> list[LoraEntry]:
         """Return the LoRAs that prompts may name."""
@@ -104,8 +104,9 @@ class A1111:
         async with self.intake.arrival(request) as arrival:
             if "multipart" in request.headers.get("content-type", ""):
                 raise ContentTypeError("send the request as JSON, with Content-Type: application/json")
-            model = self.model()
+            model = chosen(arrival.fields, self.models())
             asked = read(arrival.fields, model.in_channels)
+            asked = replace(asked, order=replace(asked.order, model=model.name))
             with self.runs.run(arrival.caller, job) as run:
                 painted = await self._painted(request, arrival.caller, asked, run)
             assert run.record is not None, "an engine has painted it, or was interrupted while it did"

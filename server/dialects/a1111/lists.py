@@ -1,14 +1,14 @@
-"""The lists that clients fill their menus with: the model, LoRAs, upscalers, and what there is none of."""
+"""The lists that clients fill their menus with: models, LoRAs, upscalers, and what there is none of."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
 
 import structlog
 
-from inpaint.errors import ModelError
+from inpaint.errors import ModelError, RequestError, shown
 from inpaint.lora.files import available_loras
+from server.dialects.a1111.fields import Reading
 from server.dialects.a1111.models import (
     LoraEntry,
     Memory,
@@ -19,6 +19,7 @@ from server.dialects.a1111.models import (
     Upscaler,
 )
 from server.dialects.a1111.scripts import SOFT
+from server.engines.client import Health
 from server.settings import Settings
 
 _SUFFIX = ".safetensors"
@@ -27,7 +28,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """The model of this server."""
+    """A model of this server."""
 
     name: str
     in_channels: int | None  # of its UNet, if it is known
@@ -41,17 +42,42 @@ class Model:
         return f"{self.name if 'xl' in self.name.lower() else f'{self.name}-sdxl'}{_SUFFIX}"
 
     def entry(self) -> ModelEntry:
-        """Return the only line of the list of models."""
+        """Return its line in the list of models."""
         return ModelEntry(title=self.title, model_name=self.title.removesuffix(_SUFFIX), filename=self.title)
 
     def options(self) -> Options:
-        """Return the settings."""
+        """Return the settings, in which this model is the chosen one."""
         return Options(sd_model_checkpoint=self.title)
 
+    def is_called(self, name: str) -> bool:
+        """Return whether a client means this model: by its title with or without a hash, or by its name."""
+        plain = name.partition(" [")[0].strip().removesuffix(_SUFFIX).casefold()
+        return plain in (self.name.casefold(), self.title.removesuffix(_SUFFIX).casefold())
 
-def model_of(settings: Settings, in_channels: int | None) -> Model:
-    """Return the model; of its path, which is the operator's, only the last name."""
-    return Model(PurePath(settings.model).name.removesuffix(_SUFFIX) or "model", in_channels)
+
+def models_of(settings: Settings, health: Health) -> list[Model]:
+    """Return the models, the first of which paints what names none."""
+    return [Model(name, health.of(name).in_channels) for name in settings.models.names]
+
+
+def chosen(fields: Mapping[str, object], models: Sequence[Model]) -> Model:
+    """Return the model that a request's ``override_settings`` name; the only one, whatever they name.
+
+    Raises:
+        RequestError: there are several, and none is called so.
+    """
+    if len(models) == 1:
+        return models[0]
+    wanted = Reading(fields).table("override_settings").get("sd_model_checkpoint")
+    if not wanted:
+        return models[0]
+    for model in models:
+        if model.is_called(str(wanted)):
+            return model
+    titles = ", ".join(model.title for model in models)
+    raise RequestError(
+        "override_settings", f"sd_model_checkpoint must be one of {titles}, not {shown(str(wanted))}"
+    )
 
 
 def loras(settings: Settings) -> list[LoraEntry]:

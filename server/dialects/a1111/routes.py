@@ -36,8 +36,8 @@ _EMPTY = (
     "extensions",
 )  # fmt: skip
 _GETS = (
-    Get("options", "Settings", models.Options, lambda a1111: a1111.model().options()),
-    Get("sd-models", "Models", list[models.ModelEntry], lambda a1111: [a1111.model().entry()]),
+    Get("options", "Settings", models.Options, lambda a1111: a1111.models()[0].options()),
+    Get("sd-models", "Models", list[models.ModelEntry], lambda a1111: [m.entry() for m in a1111.models()]),
     Get("samplers", "Samplers", list[models.Sampler], lambda _: samplers()),
     Get("schedulers", "Schedule types", list[models.ScheduleType], lambda _: schedule_types()),
     Get("upscalers", "Upscalers", list[models.Upscaler], lambda _: lists.upscalers()),

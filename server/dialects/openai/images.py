@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 
 from server.dialects.intake import Intake
 from server.dialects.openai.answers import ImageFacts, Images, images, in_base64
+from server.dialects.openai.models import chosen
 from server.dialects.openai.request import Wanted, read_edit, read_generation
 from server.dialects.openai.stream import ImageStream
 from server.http.body import Fields
@@ -34,14 +35,18 @@ class Painting:
         """Paint pictures from the prompt alone."""
 
         def read(fields: Fields) -> Wanted:
-            return read_generation(fields, self.intake.service.parts.client.health().in_channels)
+            parts = self.intake.service.parts
+            model = chosen(fields, parts.settings.models)
+            return read_generation(fields, parts.client.health().of(model).in_channels)
 
         return await self._answer(request, read)
 
     async def _answer(self, request: Request, read: Callable[[Fields], Wanted]) -> Response:
         async with AsyncExitStack() as held:
             arrival = await held.enter_async_context(self.intake.arrival(request))
+            model = chosen(arrival.fields, self.intake.service.parts.settings.models)
             wanted = read(arrival.fields)
+            wanted = replace(wanted, order=replace(wanted.order, model=model))
             if wanted.stream:  # which keeps the request's place until it has ended
                 return ImageStream(self.intake, request, arrival.caller, wanted, held.pop_all())
             paint = self._urls if wanted.as_url else self._files

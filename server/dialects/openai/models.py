@@ -1,15 +1,37 @@
-"""The list of models: the one that this server has. A request to paint may name any."""
+"""The list of models, and the one that a request means.
+
+On a server with one model a request to paint may name any. With several, OpenAI's own names mean the first:
+some clients can send no others.
+"""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Literal
 
 from fastapi import Request
 from pydantic import BaseModel, Field
 
 from server.dialects.intake import Intake
+from server.dialects.openai.body import Body
 from server.dialects.openai.errors import UnknownModelError
+from server.http.body import Fields
+from server.models import Models as Served
 from server.service.caller import MODEL_SCOPE
+
+_OPENAI = ("gpt-image-", "chatgpt-image-", "dall-e-")
+
+
+def chosen(fields: Fields, models: Served) -> str:
+    """Return the name of the model that a request means.
+
+    Raises:
+        RequestError: there are several, and none of this name.
+    """
+    wanted = Body(fields).given("model")
+    if isinstance(wanted, str) and wanted in models.given:
+        return wanted
+    if models.several and wanted is not None and not str(wanted).startswith(_OPENAI):
+        models.named(str(wanted))
+    return models.default
 
 
 class ModelFacts(BaseModel):
@@ -36,20 +58,25 @@ class Models:
     created: int
 
     async def list(self, request: Request) -> ModelList:
-        """Return the model of this server. A request to paint may name any; it means this one."""
+        """Return the models of this server. If it has one, a request to paint may name any."""
         (await self.intake.gate.admit(request)).require(MODEL_SCOPE)
-        return ModelList(data=[self._own()])
+        return ModelList(data=[self._facts(name) for name in self._served.names])
 
     async def one(self, request: Request, model_id: str) -> ModelFacts:
-        """Return the model of this server, if it is asked for by its name."""
+        """Return a model of this server, if it is asked for by its name."""
         (await self.intake.gate.admit(request)).require(MODEL_SCOPE)
-        own = self._own()
-        if model_id != own.id:
+        served = self._served
+        if model_id not in served.given:
             raise UnknownModelError(
-                f"model: this server has {own.id!r} only, which any name means in a request"
+                f"model: must be one of {', '.join(served.names)}"
+                if served.several
+                else f"model: this server has {served.default!r} only, which any name means in a request"
             )
-        return own
+        return self._facts(model_id)
 
-    def _own(self) -> ModelFacts:
-        # Not the path, which is the operator's.
-        return ModelFacts(id=Path(self.intake.service.parts.settings.model).stem, created=self.created)
+    @property
+    def _served(self) -> Served:
+        return self.intake.service.parts.settings.models
+
+    def _facts(self, name: str) -> ModelFacts:
+        return ModelFacts(id=name, created=self.created)

@@ -38,7 +38,10 @@ def _shared() -> dict[str, Any]:
     steps = ", ".join(f"{name} {count}" for name, count in QUALITY_STEPS.items())
     return {
         "prompt": _text("What to paint; `(word:1.3)` gives a word more weight."),
-        "model": _text("Any name; it means the model of this server."),
+        "model": _text(
+            "The model that paints: one of `GET /v1/models`, or one of OpenAI's, which means the first of "
+            "them. A server with one model takes any name."
+        ),
         "n": _number(COUNT, 1, "Number of pictures; their seeds count up."),
         "response_format": _choice(RESPONSE_FORMATS, "b64_json", "Files in base64, or URLs of stored files."),
         "output_format": _choice(FORMATS, "png", "File format of the pictures."),

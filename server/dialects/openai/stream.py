@@ -130,7 +130,7 @@ class ImageStream(Response):
 
     async def _partial(self, ticket: Ticket) -> AsyncGenerator[bytes]:
         parts, order = self._intake.service.parts, self._wanted.order
-        native, index = parts.client.health().native_size or 1024, 0
+        native, index = parts.client.health().of(order.model or "").native_size or 1024, 0
         async with aclosing(previews(ticket, self._wanted.partial_images)) as shown:
             async for preview in shown:
                 data, size = await parts.threads.pixels(

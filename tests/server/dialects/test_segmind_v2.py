@@ -99,7 +99,7 @@ def test_a_request_is_queued_painted_and_answered(served: Served) -> None:
     assert found.status_code == 200
     answer = found.json()
     keys = {"status", "request_id", "output", "images", "seed", "prompt", "metrics", "status_url"}
-    ours = {"seeds", "warnings", "pace", "unet_calls", "boxes"}  # beyond the hosted API
+    ours = {"seeds", "warnings", "pace", "unet_calls", "boxes", "model"}  # beyond the hosted API
     assert answer.keys() == keys | {"response_url"} | ours
     assert (answer["status"], answer["seed"], answer["prompt"]) == ("COMPLETED", 7, "Ümläut 🎈")
     assert answer["output"] == answer["images"][0]["url"]

@@ -147,7 +147,7 @@ def test_terms_are_the_servers_settings(serve: Serve) -> None:
     assert server.client.post("/v1/sdxl-inpaint", json=body()).status_code == 200
     assert server.client.post("/v2/sdxl-inpaint", json=body()).status_code == 200
     eventually(lambda: len(server.engine.terms) == 2)
-    assert server.engine.terms == [Terms("", 44.0, 3.0), Terms("")]
+    assert server.engine.terms == [Terms("", 44.0, 3.0, "demo"), Terms("", model="demo")]
 
 
 def test_a_refusal_is_503_refunded_and_says_when_to_retry(serve: Serve) -> None:
