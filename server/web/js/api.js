@@ -14,6 +14,7 @@
  * @property {string} version
  * @property {boolean} ready
  * @property {?number} native_size
+ * @property {{name: string, ready: boolean, native_size: ?number}[]} models the first is `model`
  * @property {string[]} loras
  * @property {FieldOffer[]} fields
  */

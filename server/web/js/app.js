@@ -5,6 +5,7 @@ import { byId, detailOf, show } from "./dom.js";
 import { Drafts } from "./drafts.js";
 import { Film } from "./film.js";
 import { Keeping } from "./keeping.js";
+import { ModelChoice, modelOf } from "./models.js";
 import { Notices } from "./notices.js";
 import { Opening } from "./opening.js";
 import { Painting } from "./painting.js";
@@ -54,6 +55,7 @@ export class App {
     this.status = new StatusView(this.painting);
     this.panel = new Panel(this.settings, editor);
     this.prompts = new Prompts(this.settings);
+    this.models = new ModelChoice(this.settings);
     this.comparing = new Comparing(editor, this.results, byId("compare"), (error) => this.fail(error));
     this.film = new Film(this.results, this.keeping.actions);
     this.opening = new Opening({
@@ -105,7 +107,9 @@ export class App {
   #showBox() {
     const known = BOX_FIELDS.filter((name) => this.settings.get(name) !== undefined);
     const fields = Object.fromEntries(known.map((name) => [name, this.settings.get(name)]));
-    const native = this.connection.offer?.native_size;
+    const { offer } = this.connection;
+    const native = offer && modelOf(offer, this.settings.get("model")).native_size;
+    this.connection.model = this.settings.get("model");
     this.editor.settings = { ...fields, ...(native ? { native } : {}) };
   }
 
@@ -114,6 +118,7 @@ export class App {
     if (!offer) return;
     this.settings.adopt(offer);
     this.panel.offer(offer);
+    this.models.offer(offer);
     show(byId("example"), offer.model === "demo");
   }
 

@@ -1,5 +1,6 @@
 import { ApiError } from "./api.js";
 import { byId, set } from "./dom.js";
+import { modelOf } from "./models.js";
 
 /** @typedef {import("./api.js").Offer} Offer */
 
@@ -9,6 +10,8 @@ const AGAIN_MS = 2000; // while the model is being loaded, or the server does no
 export class Connection extends EventTarget {
   /** @type {?Offer} */
   offer = null;
+  /** @type {string|undefined} */
+  #model;
   #timer = 0;
   #state = byId("server-state");
 
@@ -24,15 +27,27 @@ export class Connection extends EventTarget {
     clearTimeout(this.#timer);
     try {
       const offer = await this.api.offer();
-      const isNew = this.offer === null || this.offer.native_size !== offer.native_size;
+      const isNew = JSON.stringify(this.offer?.models) !== JSON.stringify(offer.models);
       this.offer = offer;
       if (isNew) this.dispatchEvent(new Event("offer"));
-      const [state, words] = offer.ready ? ["ready", "ready"] : ["loading", "the model is being loaded"];
-      this.#show(state, `${offer.model} · ${words}`);
-      if (!offer.ready) this.#later();
+      this.#showModel();
+      if (offer.models.some(({ ready }) => !ready)) this.#later();
     } catch (error) {
       this.#refused(error);
     }
+  }
+
+  /** The name of the model whose state is shown. @param {string|undefined} name */
+  set model(name) {
+    this.#model = name;
+    if (this.#state.dataset.state !== "unreachable") this.#showModel();
+  }
+
+  #showModel() {
+    if (!this.offer) return;
+    const { name, ready } = modelOf(this.offer, this.#model);
+    const [state, words] = ready ? ["ready", "ready"] : ["loading", "the model is being loaded"];
+    this.#show(state, `${name} · ${words}`);
   }
 
   /** @param {unknown} error */

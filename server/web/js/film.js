@@ -112,7 +112,8 @@ export class Film {
     const url = URL.createObjectURL(result.thumbnail);
     this.#urls.set(result.id, url);
     const kind = result.draft ? "Draft" : "Result";
-    const label = `${kind}, seed ${result.seed}, ${result.settings.prompt || "no prompt"}`;
+    const model = result.settings.model ? `, ${result.settings.model}` : "";
+    const label = `${kind}, seed ${result.seed}, ${result.settings.prompt || "no prompt"}${model}`;
     const image = h("img", { src: url, alt: "", draggable: "false" });
     const attributes = { type: "button", class: "result", draggable: "true", title: label, "aria-label": label };
     const seed = h("span", { class: "seed" }, String(result.seed));

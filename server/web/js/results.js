@@ -67,7 +67,7 @@ export class Results extends EventTarget {
         at: now - number, // the first of a batch comes first
         seed: answer.seeds[number],
         path: paths[number],
-        settings: { ...order.settings, seed: answer.seeds[number] },
+        settings: { ...order.settings, seed: answer.seeds[number], model: answer.model },
         origin: order.origin,
         draft: answer.pace === "near" && !exact,
       })),

@@ -39,7 +39,7 @@ export class Settings extends EventTarget {
 
   /** The fields shown under "Advanced", in the server's order. @returns {FieldOffer[]} */
   get advanced() {
-    const elsewhere = new Set(["prompt", "samples", "seed", "pace", ...NOT_SETTINGS]);
+    const elsewhere = new Set(["model", "prompt", "samples", "seed", "pace", ...NOT_SETTINGS]);
     return [...this.fields.values()].filter((field) => !elsewhere.has(field.name));
   }
 

@@ -73,6 +73,7 @@ export default {
   "Mask from a file": "Maske aus einer Datei",
   "Mask to open": "Zu öffnende Maske",
   "Mask tools": "Maskenwerkzeuge",
+  "Model": "Modell",
   "Move": "Verschieben",
   "Move a crosshair; Enter or Space paints there": "Ein Fadenkreuz bewegen; Eingabe- oder Leertaste malt dort",
   "Move the view": "Ansicht verschieben",
@@ -193,5 +194,6 @@ export default {
   "random": "zufällig",
   "size": "Größe",
   "{label}, slider": "{label}, Regler",
+  "{model}: being loaded": "{model}: wird geladen",
   "{name} is opened as a PNG of its first picture.": "{name} wird als PNG seines ersten Bildes geöffnet."
 };

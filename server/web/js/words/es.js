@@ -73,6 +73,7 @@ export default {
   "Mask from a file": "Máscara desde un archivo",
   "Mask to open": "Máscara que se abrirá",
   "Mask tools": "Herramientas de máscara",
+  "Model": "Modelo",
   "Move": "Mover",
   "Move a crosshair; Enter or Space paints there": "Mover una cruz; Intro o Espacio pinta ahí",
   "Move the view": "Mover la vista",
@@ -193,5 +194,6 @@ export default {
   "random": "aleatoria",
   "size": "tamaño",
   "{label}, slider": "{label}, control deslizante",
+  "{model}: being loaded": "{model}: se está cargando",
   "{name} is opened as a PNG of its first picture.": "{name} se abre como PNG de su primera imagen."
 };

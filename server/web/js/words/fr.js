@@ -73,6 +73,7 @@ export default {
   "Mask from a file": "Masque depuis un fichier",
   "Mask to open": "Masque à ouvrir",
   "Mask tools": "Outils de masque",
+  "Model": "Modèle",
   "Move": "Déplacer",
   "Move a crosshair; Enter or Space paints there": "Déplacer un viseur ; Entrée ou Espace y peint",
   "Move the view": "Déplacer la vue",
@@ -193,5 +194,6 @@ export default {
   "random": "aléatoire",
   "size": "taille",
   "{label}, slider": "{label}, curseur",
+  "{model}: being loaded": "{model} : en cours de chargement",
   "{name} is opened as a PNG of its first picture.": "{name} est ouvert comme PNG de sa première image."
 };

@@ -73,6 +73,7 @@ export default {
   "Mask from a file": "ファイルからマスクを読み込む",
   "Mask to open": "開くマスク",
   "Mask tools": "マスクツール",
+  "Model": "モデル",
   "Move": "移動",
   "Move a crosshair; Enter or Space paints there": "十字カーソルを動かす。Enterまたはスペースで塗る",
   "Move the view": "表示を移動",
@@ -193,5 +194,6 @@ export default {
   "random": "ランダム",
   "size": "サイズ",
   "{label}, slider": "{label}（スライダー）",
+  "{model}: being loaded": "{model}: 読み込み中",
   "{name} is opened as a PNG of its first picture.": "{name}の最初の画像をPNGとして開きました。"
 };

@@ -73,6 +73,7 @@ export default {
   "Mask from a file": "从文件读取蒙版",
   "Mask to open": "要打开的蒙版",
   "Mask tools": "蒙版工具",
+  "Model": "模型",
   "Move": "移动",
   "Move a crosshair; Enter or Space paints there": "移动十字光标；按 Enter 或空格在该处涂抹",
   "Move the view": "移动视图",
@@ -193,5 +194,6 @@ export default {
   "random": "随机",
   "size": "大小",
   "{label}, slider": "{label}，滑块",
+  "{model}: being loaded": "{model}：正在加载",
   "{name} is opened as a PNG of its first picture.": "{name} 的第一幅图像已作为 PNG 打开。"
 };
