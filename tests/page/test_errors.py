@@ -85,7 +85,7 @@ def test_a_failed_painting_is_said_in_the_servers_words(fake: Served, visit: Vis
     desk = marked(visit, fake.url)
     desk.click("paint")
     expect(desk.get("error")).to_contain_text("Too large for this GPU; paint a smaller part of the picture.")
-    expect(desk.get("paint")).to_be_visible()
+    expect(desk.get("progress")).to_be_hidden()
     desk.get("error").get_by_role("button", name="Try again").click()
     desk.results(4)
 
@@ -114,7 +114,7 @@ def test_a_request_that_the_server_forgot_ends(own: Served, visit: Visit) -> Non
     desk.page.route("**/events", lambda route: route.fulfill(status=404, json={"error": "no such request"}))
     desk.reload()
     expect(desk.get("error")).to_contain_text("No such request.")
-    expect(desk.get("paint")).to_be_visible()
+    expect(desk.get("progress")).to_be_hidden()
 
 
 @pytest.mark.slow

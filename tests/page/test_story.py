@@ -54,7 +54,7 @@ def test_from_a_brush_stroke_to_a_file_on_disk(real: Served, visit: Visit) -> No
     preview = desk.page.locator(".editor-preview")
     expect(preview).not_to_have_js_property("width", 0, timeout=PAINTING_MS)
     desk.click("cancel")
-    expect(desk.get("paint")).to_be_visible()
+    expect(desk.get("progress")).to_be_hidden()
     expect(desk.get("result")).to_have_count(0)
     expect(preview).to_have_js_property("width", 0)
 

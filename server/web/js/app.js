@@ -4,6 +4,7 @@ import { Connection } from "./connection.js";
 import { byId, detailOf, show } from "./dom.js";
 import { Drafts } from "./drafts.js";
 import { Film } from "./film.js";
+import { JobsView } from "./jobs.js";
 import { Keeping } from "./keeping.js";
 import { ModelChoice, modelOf } from "./models.js";
 import { Notices } from "./notices.js";
@@ -11,6 +12,7 @@ import { Opening } from "./opening.js";
 import { Painting } from "./painting.js";
 import { Panel } from "./panel.js";
 import { Pictures } from "./pictures.js";
+import { Previewing } from "./previewing.js";
 import { Prompts } from "./prompts.js";
 import { Refining } from "./refining.js";
 import { Results } from "./results.js";
@@ -24,8 +26,9 @@ const BOX_FIELDS = ["area", "padding", "grow", "feather", "soft"];
 
 /**
  * The parts of the page and their connections. A part that needs others gets them as functions or, where it would be
- * many, the app itself: `asking` is the Paint button, `working` the picture that is open, `keeping` what is done with
- * results. A new part is made here and hears of the others by their events; see `#listen`.
+ * many, the app itself: `asking` is the Paint button, `painting` the jobs that it began, `working` the picture that is
+ * open, `keeping` what is done with results. A new part is made here and hears of the others by their events, see
+ * `#listen`: what a painting brings comes as its "painted" event, and `keeping.add` puts it into the film.
  */
 export class App {
   /**
@@ -39,6 +42,7 @@ export class App {
     this.api = api;
     this.keyring = keyring;
     this.database = database;
+    this.workspace = workspace;
     this.settings = new Settings();
     this.pictures = new Pictures(editor);
     this.results = new Results(database, workspace);
@@ -47,12 +51,14 @@ export class App {
     this.asking = new Asking(this);
     this.working = new Working(this);
     this.keeping = new Keeping(this);
+    this.previewing = new Previewing(this);
     this.refining = new Refining(api, this.results, (result, blob) =>
       this.attempt(() => this.keeping.refined(result, blob)),
     );
     this.drafts = new Drafts(database, workspace, this, () => this.#unsaved());
     this.connection = new Connection(api, (error) => this.fail(error, () => this.connection.connect()));
     this.status = new StatusView(this.painting);
+    this.jobs = new JobsView(this.painting);
     this.panel = new Panel(this.settings, editor);
     this.prompts = new Prompts(this.settings);
     this.models = new ModelChoice(this.settings);
@@ -75,14 +81,18 @@ export class App {
   /** Bring back what a reload interrupted. */
   async begin() {
     await this.results.load();
-    let order = null;
-    await this.attempt(async () => (order = await this.drafts.begin(this.editor)));
+    /** @type {import("./job.js").Order[]} */
+    let orders = [];
+    await this.attempt(async () => (orders = await this.drafts.begin(this.editor)));
     this.working.show();
     this.connection.connect();
     if (!this.database.lasting) {
       this.notices.say("This browser keeps nothing for this page: a reload loses your work.", { lasting: true });
     }
-    if (order) this.painting.resume(order);
+    for (const order of orders) {
+      this.keeping.ask(order);
+      this.painting.resume(order);
+    }
     await this.attempt(() => this.keeping.resume());
   }
 
@@ -91,17 +101,20 @@ export class App {
     this.editor.addEventListener("failed", (event) => this.fail(detailOf(event)));
     this.settings.addEventListener("change", () => this.#showBox());
     this.connection.addEventListener("offer", () => this.#offered());
-    this.painting.addEventListener("progress", () => this.#progressed());
-    this.painting.addEventListener("preview", (event) => this.#preview(detailOf(event)));
+    this.painting.addEventListener("order", (event) => this.keeping.ask(detailOf(event)));
+    this.painting.addEventListener("jobs", () => this.previewing.show());
+    this.painting.addEventListener("preview", (event) => this.previewing.take(detailOf(event)));
     this.painting.addEventListener("painted", (event) => this.keeping.add(detailOf(event)));
-    this.painting.addEventListener("failed", (event) => this.fail(detailOf(event), () => this.asking.paint()));
+    this.painting.addEventListener("failed", (event) => this.#failed(detailOf(event)));
     this.results.addEventListener("unsaved", () => this.#unsaved());
     this.refining.addEventListener("failed", (event) => this.keeping.stayedDraft(detailOf(event)));
   }
 
   #changed() {
+    this.keeping.touched += 1;
     this.film.select(null); // what is edited must be seen
     this.working.show();
+    this.previewing.show();
   }
 
   #showBox() {
@@ -122,18 +135,10 @@ export class App {
     show(byId("example"), offer.model === "demo");
   }
 
-  #progressed() {
-    this.editor.locked = this.painting.running;
-    if (!this.painting.running) this.editor.preview(null);
-  }
-
-  /** @param {string} url of a PNG, as data */
-  async #preview(url) {
-    const image = new Image();
-    image.src = url;
-    await image.decode();
-    const bitmap = await createImageBitmap(image);
-    if (this.painting.running) this.editor.preview(bitmap);
+  /** @param {{job: import("./job.js").Job, error: unknown}} failed */
+  #failed({ job, error }) {
+    if (job.order.form) this.fail(error, () => this.painting.again(job));
+    else this.fail(error, () => (this.painting.remove(job), this.asking.paint()));
   }
 
   /** @param {unknown} error @param {?(() => void)} again */

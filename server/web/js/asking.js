@@ -1,55 +1,65 @@
 import { byId } from "./dom.js";
+import { t } from "./i18n.js";
 import { PRESETS } from "./presets.js";
+import { newId } from "./workspace.js";
 
 /** The Paint button: what is missing, and what is sent when nothing is. */
 export class Asking {
-  #waiting = false; // the Paint button was pressed, and a draft is being painted exactly
+  /** Resolved by a person who does not wait for a draft's exact picture. @type {?Promise<unknown>} */
+  #impatience = null;
 
   /** @param {import("./app.js").App} app */
   constructor(app) {
     this.app = app;
   }
 
+  /** Ask for a painting of the picture, the mask and the settings as they are now; it is queued behind the others. */
   async paint() {
-    const { editor, film, notices, painting, pictures, settings } = this.app;
-    if (painting.running || this.#waiting) return;
+    const { film, notices, painting } = this.app;
     const missing = this.#missing();
     if (missing) return missing();
-    await this.#untilExact();
-    if (!editor.picture) return;
     notices.clear();
     this.app.prompts.remember();
     film.select(null);
-    await painting.paint(await this.#form(editor.picture), {
-      settings: settings.toJSON().values,
-      origin: pictures.origin,
+    await this.app.attempt(async () => {
+      const order = await this.#order();
+      await this.#untilExact(order);
+      painting.begin(order);
     });
   }
 
-  /** @param {import("./editor/editor.js").OpenPicture} picture */
-  async #form(picture) {
-    const { editor, settings } = this.app;
-    const form = new FormData();
-    for (const [name, value] of settings.toForm()) form.set(name, value);
-    form.set("image", picture.blob, picture.name);
-    form.set("mask", await editor.maskBlob(), "mask.png");
+  /** Take down what is to be painted, before anything of it can change. @returns {Promise<import("./job.js").Order>} */
+  async #order() {
+    const { editor, pictures, settings, workspace } = this.app;
+    const picture = /** @type {import("./editor/editor.js").OpenPicture} */ (editor.picture);
+    const { target } = editor;
     const { left, top, right, bottom } = editor.extend;
     const sides = [left, top, right, bottom];
-    if (sides.some((side) => side > 0)) form.set("extend", sides.join(","));
-    return form;
+    /** @type {import("./job.js").Form} */
+    const form = [...settings.toForm(), ["image", picture.blob, picture.name]];
+    if (sides.some((side) => side > 0)) form.push(["extend", sides.join(",")]);
+    const about = { settings: settings.toJSON().values, origin: pictures.origin, base: pictures.id };
+    const thumbnail = target && editor.thumbnail(target);
+    form.push(["mask", await editor.maskBlob(), "mask.png"]);
+    return { ...about, key: newId(), workspace, at: Date.now(), id: "", form, target, thumbnail: await thumbnail };
   }
 
-  /** Wait for the exact picture of a draft that was kept: what is painted next is painted on it. */
-  async #untilExact() {
-    const { notices, refining } = this.app;
+  /**
+   * Wait for the exact picture of a draft that was kept: what is painted next is painted on it.
+   * @param {import("./job.js").Order} order
+   */
+  async #untilExact({ base, form }) {
+    const { notices, refining, results } = this.app;
     if (!refining.running) return;
-    this.#waiting = true;
-    const impatient = new Promise((resolve) => {
-      const action = { label: "Do not wait", run: () => resolve(null) };
-      notices.say("First the kept draft is painted exactly.", { action, testid: "waiting-for-exact" });
+    this.#impatience ??= new Promise((resolve) => {
+      const action = { label: t("Do not wait"), run: () => resolve(null) };
+      notices.say(t("First the kept draft is painted exactly."), { action, testid: "waiting-for-exact" });
     });
-    await Promise.race([refining.settled(), impatient]);
-    this.#waiting = false;
+    await Promise.race([refining.settled(), this.#impatience]);
+    this.#impatience = null;
+    const exact = results.all.find(({ id }) => id === base);
+    const image = form?.find(([name]) => name === "image");
+    if (exact && image) image[1] = await results.file(exact);
   }
 
   /** @returns {?(() => void)} what says what is missing, and leads there */

@@ -1,8 +1,9 @@
 const NAME = "inpaint";
-const VERSION = 1;
+const VERSION = 2; // 2: orders
 // Stores and their keys. Pictures have a store of their own, so that a list of results does not read them all.
 /** @type {Record<string, string>} */
-const STORES = { workspaces: "id", drafts: "workspace", results: "id", pictures: "id" };
+const STORES = { workspaces: "id", drafts: "workspace", results: "id", pictures: "id", orders: "key" };
+const OF_WORKSPACE = ["results", "orders"]; // listed by it
 
 /**
  * What survives a reload, in this browser alone. Where it has no IndexedDB, or none to spare, it is memory, and
@@ -72,6 +73,7 @@ function ask(database, store, mode, action) {
   return new Promise((resolve, reject) => {
     const transaction = database.transaction(store, mode);
     const request = action(transaction.objectStore(store));
+    transaction.commit(); // the page may be on its way out
     transaction.oncomplete = () => resolve(request.result);
     transaction.onerror = transaction.onabort = () => reject(transaction.error ?? request.error);
   });
@@ -83,8 +85,9 @@ function openDatabase() {
     const request = indexedDB.open(NAME, VERSION);
     request.onupgradeneeded = () => {
       for (const [name, keyPath] of Object.entries(STORES)) {
+        if (request.result.objectStoreNames.contains(name)) continue;
         const store = request.result.createObjectStore(name, { keyPath });
-        if (name === "results") store.createIndex("workspace", "workspace");
+        if (OF_WORKSPACE.includes(name)) store.createIndex("workspace", "workspace");
       }
     };
     request.onsuccess = () => {

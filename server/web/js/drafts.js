@@ -1,16 +1,21 @@
-import { debounced } from "./dom.js";
+import { debounced, detailOf } from "./dom.js";
+import { newId } from "./workspace.js";
+
+/** @typedef {import("./job.js").Order} Order */
 
 const SAVE_AFTER_MS = 400;
 
 /**
  * What is being worked on, kept so that a reload or a crash of the browser loses nothing: the picture, its strokes,
- * the settings, and the request under way.
+ * the settings, and the paintings that were asked for, with what is to be sent for those that the server has not.
  */
 export class Drafts {
   /** @type {Promise<void>} one after the other, so that the last one written is the last one made */
   #writing = Promise.resolve();
   /** Grows with each change, so that a write that ends after a later change does not count as all of it. */
   #version = 0;
+  /** The page is going: requests that break off now have not ended. */
+  #leaving = false;
 
   /**
    * @param {import("./database.js").Database} database @param {string} workspace
@@ -28,13 +33,14 @@ export class Drafts {
   /**
    * Restore, then keep what changes from now on.
    * @param {import("./editor/editor.js").Editor} editor
-   * @returns {Promise<?import("./painting.js").Order>} what was under way
+   * @returns {Promise<Order[]>} what was under way, oldest first
    * @throws {Error} the draft cannot be restored
    */
   async begin(editor) {
     try {
       const draft = await this.database.get("drafts", this.workspace);
-      return draft ? await this.#restore(draft) : null;
+      if (draft) await this.#restore(draft);
+      return await this.#orders(draft?.order);
     } finally {
       this.#watch(editor); // also after a draft that cannot be restored
     }
@@ -50,9 +56,36 @@ export class Drafts {
     editor.addEventListener("change", later);
     editor.addEventListener("swap", later);
     this.parts.settings.addEventListener("change", later);
-    this.parts.painting.addEventListener("order", () => this.save());
+    this.parts.painting.addEventListener("order", (event) => this.#keep(detailOf(event)));
+    this.parts.painting.addEventListener("end", (event) => this.#forget(detailOf(event)));
     // The page may be gone before the pause is over.
-    document.addEventListener("visibilitychange", () => document.visibilityState === "hidden" && this.save());
+    const now = () => document.body.dataset.draft === "changed" && this.save();
+    document.addEventListener("visibilitychange", () => document.visibilityState === "hidden" && now());
+    window.addEventListener("pagehide", () => {
+      this.#leaving = true;
+      now();
+    });
+    window.addEventListener("pageshow", () => (this.#leaving = false));
+  }
+
+  /** @param {?Order} [old] from the draft of an earlier version of this page, without a key */
+  async #orders(old) {
+    /** @type {Order[]} */
+    const kept = await this.database.list("orders", this.workspace);
+    if (old?.id) kept.push({ ...old, key: newId(), workspace: this.workspace, at: 0, form: null, base: "", target: null });
+    return kept.sort((a, b) => a.at - b.at);
+  }
+
+  /** @param {Order} order */
+  #keep(order) {
+    // What the server has need not be sent again: its pictures are not kept twice.
+    return this.#afterwards(() => this.database.put("orders", order.id ? { ...order, form: null } : order));
+  }
+
+  /** @param {Order} order */
+  #forget({ key }) {
+    if (this.#leaving) return;
+    return this.#afterwards(() => this.database.delete("orders", key));
   }
 
   /** @returns {number} the version that the draft has now */
@@ -62,22 +95,26 @@ export class Drafts {
   }
 
   save() {
-    const version = this.#changed();
-    const { pictures, settings, painting } = this.parts;
+    const { pictures, settings } = this.parts;
     const draft = {
       workspace: this.workspace,
       picture: pictures.toJSON(),
       settings: settings.toJSON(),
-      order: painting.order,
     };
-    this.#writing = this.#writing.then(() => this.#write(draft, version));
+    return this.#afterwards(() => this.database.put("drafts", draft));
+  }
+
+  /** @param {() => Promise<void>} write is done after those that were begun before */
+  #afterwards(write) {
+    const version = this.#changed();
+    this.#writing = this.#writing.then(() => this.#write(write, version));
     return this.#writing;
   }
 
-  /** @param {object} draft @param {number} version */
-  async #write(draft, version) {
+  /** @param {() => Promise<void>} write @param {number} version */
+  async #write(write, version) {
     try {
-      await this.database.put("drafts", draft);
+      await write();
       if (version === this.#version) document.body.dataset.draft = "saved";
     } catch {
       this.unsaved();
@@ -85,9 +122,8 @@ export class Drafts {
   }
 
   /** @param {any} draft what `save` wrote */
-  async #restore({ picture, settings, order }) {
+  async #restore({ picture, settings }) {
     this.parts.settings.restore(settings);
     if (picture) await this.parts.pictures.restore(picture);
-    return picture ? order : null;
   }
 }

@@ -1,11 +1,17 @@
 import { byId } from "./dom.js";
 import { downloadResult } from "./download.js";
+import { t } from "./i18n.js";
 import { noteOf, whyDraft } from "./refining.js";
 
 /** @typedef {import("./results.js").Result} Result */
 
 /** What can be done with a result: keep, discard, download, paint a draft exactly. */
 export class Keeping {
+  /** How often the person has chosen a result or changed the picture, its mask or its extension. */
+  touched = 0;
+  /** `touched` when a painting was asked for, by its key. @type {Map<string, number>} */
+  #asked = new Map();
+
   /** @param {import("./app.js").App} app */
   constructor(app) {
     this.app = app;
@@ -15,7 +21,11 @@ export class Keeping {
   get actions() {
     const { attempt, comparing, settings } = this.app;
     return {
-      select: (result) => comparing.show(result),
+      select: (result) => {
+        this.touched += 1;
+        comparing.show(result);
+        this.app.previewing.show();
+      },
       keep: (result) => this.keep(result),
       discard: (result) => attempt(() => this.#discard(result)),
       download: (result) => this.download(result),
@@ -24,12 +34,26 @@ export class Keeping {
     };
   }
 
-  /** Take over a painting's pictures. @param {import("./results.js").Painted} painted */
+  /** Note that a painting is asked for, or gone on with. @param {import("./job.js").Order} order */
+  ask({ key }) {
+    if (!this.#asked.has(key)) this.#asked.set(key, this.touched);
+  }
+
+  /**
+   * Take over a painting's pictures. They are shown if the person has done nothing with the picture, its mask or the
+   * results since the painting was asked for; else they join the film, and the person goes on.
+   * @param {import("./results.js").Painted} painted
+   */
   async add(painted) {
-    const { film, notices, results, settings, status } = this.app;
+    const { editor, film, notices, results, settings, status } = this.app;
     const [first] = await results.add(painted);
-    if (!settings.seedLocked) settings.set("seed", first.seed);
-    film.select(first);
+    const { touched } = this;
+    if (this.#asked.get(painted.order.key) === touched && !editor.isDrawing) {
+      if (!settings.seedLocked) settings.set("seed", first.seed);
+      film.select(first);
+      this.touched = touched; // it was not the person who chose it
+    }
+    this.#asked.delete(painted.order.key);
     const count = painted.blobs.length;
     status.say(count === 1 ? "One picture is painted." : `${count} pictures are painted.`);
     // That there are no drafts with these settings is said by the film.
@@ -39,11 +63,16 @@ export class Keeping {
 
   /** Make a result the working picture. @param {Result|undefined} result */
   async keep(result) {
-    const { attempt, painting, pictures, results, status } = this.app;
-    if (!result || painting.running) return;
+    const { attempt, drafts, notices, pictures, results, status } = this.app;
+    if (!result) return;
     await attempt(async () => {
+      const { base } = result;
+      const isOther = base !== undefined && base !== pictures.id;
       await pictures.keep(await results.file(result), result);
-      status.say("The result is the working picture now.");
+      await drafts.save(); // before it is said to be kept
+      status.say(t("The result is the working picture now."));
+      const gone = t("This result was painted on an earlier picture, and has taken the place of the one that was open.");
+      if (isOther) notices.say(`${gone} ${t("Undo brings that back.")}`, { testid: "kept-other" });
       byId("host").focus();
       this.#paintExactly(result);
     });

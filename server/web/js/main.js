@@ -21,7 +21,7 @@ function table(app) {
   const smaller = () => editor.resizeBrush(1 / BRUSH);
   return [
     { keys: "Ctrl Enter", label: t("Paint"), fits: ctrl("enter"), run: () => app.asking.paint(), inFields: true },
-    { keys: "Esc", label: t("Cancel; leave a field"), fits: key("escape"), run: () => escape(app), inFields: true },
+    { keys: "Esc", label: t("Leave a field; hide the result; cancel the newest job"), fits: key("escape"), run: () => escape(app), inFields: true },
     { keys: "B", label: t("Brush; Shift draws straight from the last point"), fits: key("b"), run: tool("brush") },
     { keys: "E", label: t("Eraser; also the right mouse button"), fits: key("e"), run: tool("eraser") },
     { keys: "L", label: t("Lasso"), fits: key("l"), run: tool("lasso") },
@@ -45,11 +45,11 @@ function table(app) {
   ];
 }
 
-/** Cancel what runs, else leave the field, else put the result away. @param {App} app */
+/** Leave the field, else put the result away, else cancel the painting that was asked for last. @param {App} app */
 function escape({ painting, film }) {
-  if (painting.running) painting.cancel();
-  else if (document.activeElement?.matches(TYPING)) byId("host").focus();
-  else film.select(null);
+  if (document.activeElement?.matches(TYPING)) byId("host").focus();
+  else if (film.selected) film.select(null);
+  else painting.running.at(-1)?.cancel();
 }
 
 /** Keys that share a line of the table with another. @param {App} app */

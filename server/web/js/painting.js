@@ -1,38 +1,26 @@
-import { ApiError, picturePath } from "./api.js";
-import { follow } from "./stream.js";
+import { detailOf } from "./dom.js";
+import { Job } from "./job.js";
+import { Slots } from "./slots.js";
 import { newId } from "./workspace.js";
 
+/** @typedef {import("./job.js").Order} Order */
+
+const FOLLOWED = 3; // the streams of events at a time; a job far behind in the queue has nothing to tell yet
+
 /**
- * @typedef {object} Order what is painted, and what a reload must know to go on with it
- * @property {string} id of the request at the server
- * @property {Record<string, unknown>} settings as they were sent
- * @property {{name: string, type: string}} origin of the picture: its file's name and type
+ * The paintings that were asked for, oldest first: sent in that order, painted when the server comes to them. One that
+ * failed stays until it is tried again or put away.
  *
- * @typedef {object} Progress
- * @property {"idle"|"sending"|"queued"|"painting"|"fetching"|"lost"} state
- * @property {number} step
- * @property {number} steps
- * @property {?number} position in the queue, 0 is next
- * @property {?number} leftS seconds, once that is known
- */
-
-/** @type {Progress} */
-const IDLE = { state: "idle", step: 0, steps: 0, position: null, leftS: null };
-
-/**
- * One painting at a time, from the Paint button to its pictures. Emits "progress", "preview" (detail: a PNG's data
- * URL), "painted" (detail: answer, order, blobs), "failed" (detail: the error), and "order" when there is one to
- * remember or none any more.
+ * Emits "jobs" when one comes or goes, "progress" and "preview" (detail: job, url) of each, "painted" (detail: answer,
+ * order, paths, blobs), "failed" (detail: job, error), and "order" and "end" (detail: the order) when there is something
+ * to remember or to forget.
  */
 export class Painting extends EventTarget {
-  #abort = new AbortController();
-  #cancelled = false;
-  #began = 0;
-  #beganStep = 0;
-  /** @type {Progress} */
-  progress = IDLE;
-  /** @type {?Order} */
-  order = null;
+  #slots = new Slots(FOLLOWED);
+  /** @type {Promise<unknown>} */
+  #sent = Promise.resolve();
+  /** @type {Job[]} */
+  jobs = [];
 
   /** @param {import("./api.js").Api} api */
   constructor(api) {
@@ -40,97 +28,61 @@ export class Painting extends EventTarget {
     this.api = api;
   }
 
+  /** The jobs that have not ended. */
   get running() {
-    return this.progress.state !== "idle";
+    return this.jobs.filter((job) => job.running);
   }
 
-  /** @param {FormData} form @param {Omit<Order, "id">} about */
-  async paint(form, about) {
-    if (this.running) return;
-    await this.#run(async () => {
-      this.#setProgress({ ...IDLE, state: "sending" });
-      this.#remember({ ...about, id: await this.api.submit(form, newId()) });
-      if (this.#cancelled) await this.cancel();
-    });
+  /** The job whose progress stands for all: the first that is being painted, else the first. @returns {?Job} */
+  get front() {
+    const { running } = this;
+    return running.find(({ progress }) => progress.steps > 0) ?? running[0] ?? null;
   }
 
-  /** Resume the painting that a reload interrupted. @param {Order} order */
-  async resume(order) {
-    if (this.running) return;
-    await this.#run(async () => this.#remember(order));
+  /** @param {Order} order */
+  begin(order) {
+    this.#emit("order", order);
+    this.resume(order);
   }
 
-  /** Stop it within a step; the pictures of a painting that has just ended are kept all the same. */
-  async cancel() {
-    this.#cancelled = true;
-    if (!this.order) return; // it is being sent, and cancelled once it has an id
-    try {
-      await this.api.cancel(this.order.id);
-    } catch (error) {
-      this.dispatchEvent(new CustomEvent("failed", { detail: error }));
-    }
-    this.#abort.abort();
+  /** Go on with an order, also one that a reload interrupted. @param {Order} order */
+  resume(order) {
+    const job = new Job(this.api, order);
+    job.addEventListener("progress", () => this.#progressed(job));
+    job.addEventListener("preview", (event) => this.#emit("preview", { job, url: detailOf(event) }));
+    job.addEventListener("order", () => this.#emit("order", order));
+    job.addEventListener("painted", (event) => this.#emit("painted", detailOf(event)));
+    job.addEventListener("failed", (event) => this.#emit("failed", { job, error: detailOf(event) }));
+    this.jobs.push(job);
+    this.#emit("jobs");
+    job.run(this.#sent, this.#slots);
+    this.#sent = job.sent;
   }
 
-  /** @param {() => Promise<void>} begin */
-  async #run(begin) {
-    const abort = (this.#abort = new AbortController());
-    this.#cancelled = false;
-    try {
-      await begin();
-      await this.#follow(/** @type {Order} */ (this.order), abort.signal);
-    } catch (error) {
-      if (!this.#cancelled) this.dispatchEvent(new CustomEvent("failed", { detail: error }));
-    } finally {
-      this.#remember(null);
-      this.#setProgress(IDLE);
-    }
+  /** Paint once more what failed. @param {Job} job */
+  again(job) {
+    this.remove(job);
+    // The server may have painted, and failed, what has an id: it would give the same answer to the same key.
+    const { order } = job;
+    this.begin(order.id ? { ...order, id: "", key: newId() } : order);
   }
 
-  /** @param {Order} order @param {AbortSignal} signal */
-  async #follow(order, signal) {
-    this.#setProgress({ ...IDLE, state: "queued" });
-    this.#began = 0;
-    /** @param {boolean} lost */
-    const connection = (lost) => {
-      if (lost) this.#setProgress({ ...this.progress, state: "lost" });
-      else if (this.progress.state === "lost") this.#setProgress({ ...IDLE, state: "queued" });
-    };
-    for await (const { event, data } of follow(this.api, order.id, signal, connection)) {
-      if (event === "queued") this.#setProgress({ ...IDLE, state: "queued", position: data.position });
-      else if (event === "step") this.#step(data);
-      else if (event === "failed") throw new ApiError(data.error ?? "The picture was not painted.", 500);
-      else if (event === "done") await this.#fetch(order, data);
-    }
+  /** Put away a job that has ended. @param {Job} job */
+  remove(job) {
+    this.jobs = this.jobs.filter((one) => one !== job);
+    this.#emit("jobs");
   }
 
-  /** @param {{step: number, steps: number, preview?: ?string}} event */
-  #step({ step, steps, preview }) {
-    const now = performance.now();
-    if (!this.#began || step < this.#beganStep) [this.#began, this.#beganStep] = [now, step];
-    const taken = step - this.#beganStep;
-    const leftS = taken > 0 ? ((now - this.#began) / taken / 1000) * (steps - step) : null;
-    this.#setProgress({ state: "painting", step, steps, position: null, leftS });
-    if (preview) this.dispatchEvent(new CustomEvent("preview", { detail: preview }));
+  /** @param {Job} job */
+  #progressed(job) {
+    this.#emit("progress", job);
+    if (job.running) return;
+    this.#emit("end", job.order);
+    if (job.progress.state === "over") this.remove(job);
   }
 
-  /** @param {Order} order @param {{images: {url: string}[]}} answer */
-  async #fetch(order, answer) {
-    this.#setProgress({ ...this.progress, state: "fetching" });
-    const paths = answer.images.map(({ url }, number) => picturePath(order.id, number, url));
-    const blobs = await Promise.all(paths.map((path) => this.api.picture(path)));
-    this.dispatchEvent(new CustomEvent("painted", { detail: { answer, order, paths, blobs } }));
-  }
-
-  /** @param {?Order} order */
-  #remember(order) {
-    this.order = order;
-    this.dispatchEvent(new Event("order"));
-  }
-
-  /** @param {Progress} progress */
-  #setProgress(progress) {
-    this.progress = progress;
-    this.dispatchEvent(new Event("progress"));
+  /** @param {string} type @param {unknown} [detail] */
+  #emit(type, detail) {
+    this.dispatchEvent(new CustomEvent(type, { detail }));
   }
 }

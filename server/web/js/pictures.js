@@ -1,4 +1,5 @@
 import { formatOf as fileFormat } from "./editor/formats.js";
+import { newId } from "./workspace.js";
 
 /** @typedef {import("./editor/editor.js").Editor} Editor @typedef {import("./results.js").Result} Result */
 /** @typedef {{name: string, type: string}} Origin the file that it all began with */
@@ -38,13 +39,13 @@ export class Pictures {
    * @param {Blob} blob @param {string} name @throws {Error} with a sentence
    */
   async open(blob, name) {
-    this.#sources.set(blob, { origin: { name, type: await typeOf(blob) }, result: null });
+    this.#sources.set(blob, { id: newId(), origin: { name, type: await typeOf(blob) }, result: null });
     await this.editor.replace({ blob, name }); // its listeners look for the source
   }
 
   /** Make a result the working picture. @param {Blob} blob @param {Result} result */
   async keep(blob, result) {
-    this.#sources.set(blob, { origin: result.origin, result });
+    this.#sources.set(blob, { id: result.id, origin: result.origin, result });
     await this.editor.replace({ blob, name: resultName(result.origin, result.seed) });
   }
 
@@ -55,8 +56,13 @@ export class Pictures {
   async swap(result, blob) {
     /** @param {Blob} one */
     const isDraft = (one) => this.#sources.get(one)?.result?.id === result.id;
-    this.#sources.set(blob, { origin: result.origin, result });
+    this.#sources.set(blob, { id: result.id, origin: result.origin, result });
     await this.editor.swap(isDraft, { blob, name: resultName(result.origin, result.seed) });
+  }
+
+  /** The name of the working picture, by which paintings know what they are painted on; a result has its own. */
+  get id() {
+    return this.#source.id;
   }
 
   /** @returns {Origin} of the working picture */
@@ -76,14 +82,14 @@ export class Pictures {
   }
 
   /** @param {any} draft what `toJSON` gave */
-  async restore({ blob, name, origin, result, steps }) {
-    this.#sources.set(blob, { origin, result });
+  async restore({ blob, name, id = newId(), origin, result, steps }) {
+    this.#sources.set(blob, { id, origin, result });
     await this.editor.restore({ blob, name }, steps);
   }
 
   get #source() {
     const picture = this.editor.picture;
-    const unknown = { origin: { name: picture?.name ?? "picture.png", type: "image/png" }, result: null };
+    const unknown = { id: "", origin: { name: picture?.name ?? "picture.png", type: "image/png" }, result: null };
     return (picture && this.#sources.get(picture.blob)) ?? unknown;
   }
 }

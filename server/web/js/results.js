@@ -15,6 +15,7 @@ import { newId } from "./workspace.js";
  * @property {Blob} thumbnail
  * @property {Record<string, unknown>} settings that it was painted with
  * @property {{name: string, type: string}} origin the file that it all began with
+ * @property {string} [base] the picture that it was painted on, see `Pictures`
  * @property {boolean} draft it was painted nearly exactly
  * @property {?string} [exactId] the request that is painting it exactly
  * @property {boolean} [refused] the server would not paint it exactly
@@ -23,7 +24,7 @@ import { newId } from "./workspace.js";
  *
  * @typedef {object} Painted what a painting has brought
  * @property {any} answer the server's
- * @property {import("./painting.js").Order} order
+ * @property {import("./job.js").Order} order
  * @property {string[]} paths where the server has the pictures
  * @property {Blob[]} blobs
  */
@@ -69,6 +70,7 @@ export class Results extends EventTarget {
         path: paths[number],
         settings: { ...order.settings, seed: answer.seeds[number], model: answer.model },
         origin: order.origin,
+        base: order.base,
         draft: answer.pace === "near" && !exact,
       })),
     );

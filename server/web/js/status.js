@@ -1,16 +1,17 @@
 import { byId, duration, show } from "./dom.js";
+import { t } from "./i18n.js";
 
-/** @typedef {import("./painting.js").Painting} Painting @typedef {import("./painting.js").Progress} Progress */
+/** @typedef {import("./painting.js").Painting} Painting @typedef {import("./job.js").Progress} Progress */
 
 const TITLE = document.title;
 /** The texts that screen readers get for a state. @type {Record<string, string>} */
 const ANNOUNCED = {
-  sending: "Sending the picture.",
-  painting: "Painting.",
-  lost: "The connection is lost; trying again.",
+  sending: t("Sending the picture."),
+  painting: t("Painting."),
+  lost: t("The connection is lost; trying again."),
 };
 
-/** The Paint button's place: the button, or how far the painting is. */
+/** How far the painting is that the server is at, below the Paint button. */
 export class StatusView {
   #bar = byId("progress-bar");
   #text = byId("progress-text");
@@ -19,8 +20,9 @@ export class StatusView {
   /** @param {Painting} painting */
   constructor(painting) {
     this.painting = painting;
-    byId("cancel").addEventListener("click", () => painting.cancel());
+    byId("cancel").addEventListener("click", () => painting.front?.cancel());
     painting.addEventListener("progress", () => this.#show());
+    painting.addEventListener("jobs", () => this.#show());
     this.#show();
   }
 
@@ -30,32 +32,37 @@ export class StatusView {
   }
 
   #show() {
-    const { progress, running } = this.painting;
+    const { front } = this.painting;
     const hadFocus = document.activeElement?.id === "cancel";
-    show(byId("progress"), running);
-    show(byId("paint"), !running);
-    if (hadFocus && !running) byId("paint").focus();
-    this.#text.textContent = running ? textOf(progress) : "";
-    if (progress.steps > 0) this.#bar.value = progress.step / progress.steps;
+    show(byId("progress"), front !== null);
+    if (hadFocus && !front) byId("paint").focus();
+    this.#text.textContent = front ? stateOf(front.progress) : "";
+    const { step, steps } = front?.progress ?? { step: 0, steps: 0 };
+    if (steps > 0) this.#bar.value = step / steps;
     else this.#bar.removeAttribute("value"); // still unknown: the bar moves by itself
     // Seen from another tab.
-    document.title = progress.steps > 0 ? `${Math.floor((100 * progress.step) / progress.steps)} % · ${TITLE}` : TITLE;
-    this.#announce(progress);
+    document.title = steps > 0 ? `${Math.floor((100 * step) / steps)} % · ${TITLE}` : TITLE;
+    this.#announce(front?.progress.state ?? "");
   }
 
-  /** Announce a new state; not each step, since there may be fifty. @param {Progress} progress */
-  #announce({ state }) {
+  /** Announce a new state; not each step, since there may be fifty. @param {string} state */
+  #announce(state) {
     if (state === this.#state) return;
     this.#state = state;
     if (ANNOUNCED[state]) this.say(ANNOUNCED[state]);
   }
 }
 
-/** @param {Progress} progress */
-function textOf({ state, step, steps, position, leftS }) {
-  if (state === "sending") return "Sending the picture…";
-  if (state === "lost") return "The server does not answer; trying again. It goes on where it was.";
-  if (state === "fetching") return "Fetching the pictures…";
-  if (state === "queued") return position ? `Waiting: ${position} before this one.` : "Waiting for its turn…";
-  return `Step ${step} of ${steps}${leftS === null ? "" : ` · ${duration(leftS)} left`}`;
+/** A job's state in a sentence. @param {Progress} progress */
+export function stateOf({ state, step, steps, position, leftS }) {
+  if (state === "sending") return t("Sending the picture…");
+  if (state === "lost") return t("The server does not answer; trying again. It goes on where it was.");
+  if (state === "fetching") return t("Fetching the pictures…");
+  if (state === "failed") return t("Not painted.");
+  if (state === "over") return "";
+  if (state === "queued") {
+    return position ? t("Waiting: {count} before this one.", { count: position }) : t("Waiting for its turn…");
+  }
+  if (leftS === null) return t("Step {step} of {steps}", { step, steps });
+  return t("Step {step} of {steps} · {time} left", { step, steps, time: duration(leftS) });
 }

@@ -12,7 +12,6 @@ export class Working {
   /** @param {Blob} blob @param {string} name */
   async open(blob, name) {
     const { app } = this;
-    if (app.painting.running) return app.notices.say("Cancel the painting, or wait for it, to open a picture.");
     await app.attempt(async () => {
       app.film.select(null);
       await app.pictures.open(blob, name);

@@ -85,7 +85,7 @@ export class Core {
   newPicture() {
     this.strokeEnd = null;
     this.stage.setResult(null);
-    this.stage.setPreview(null);
+    this.stage.setPreview(null, null);
     Object.assign(this.scene, { split: null, previewing: false, original: false, path: null, crosshair: null });
     this.fit();
     this.edited();
@@ -101,6 +101,8 @@ export class Core {
   /** Show what is being drawn. @param {?Rect} rect what has changed of the mask */
   drawing(rect) {
     this.scene.maskShown = true;
+    if (this.scene.previewing) this.stage.redraw(); // new strokes are seen over the preview of an earlier mask
+    this.scene.previewing = false;
     this.stage.touch(rect);
   }
 

@@ -5,11 +5,12 @@ import { Input } from "./input.js";
 import { readMask, readPicture } from "./picture.js";
 import { encodeGrey, toDataUrl } from "./png.js";
 import { Steps } from "./steps.js";
+import { isTarget, targetOf, thumbnailOf } from "./target.js";
 
 /** @typedef {import("./rect.js").Rect} Rect @typedef {import("./box.js").BoxSettings} BoxSettings */
 /** @typedef {import("./core.js").Tool} Tool @typedef {import("./core.js").Brush} Brush */
 /** @typedef {import("./core.js").WandSettings} WandSettings */
-/** @typedef {{blob: Blob, name: string}} PictureFile */
+/** @typedef {{blob: Blob, name: string}} PictureFile @typedef {import("./target.js").Target} Target */
 /** @typedef {PictureFile & {shown: Blob, width: number, height: number, hasAlpha: boolean}} OpenPicture */
 
 export const TOOLS = Object.freeze(["brush", "eraser", "lasso", "polygon", "rectangle", "wand", "pan"]);
@@ -215,6 +216,11 @@ export class Editor extends EventTarget {
 
   // The mask
 
+  /** True in the middle of a stroke. */
+  get isDrawing() {
+    return this.#input.isDrawing;
+  }
+
   clear() {
     if (this.#doc?.mask.bounds(1)) this.#run({ kind: "fill", value: 0 });
   }
@@ -369,12 +375,27 @@ export class Editor extends EventTarget {
     return this.#core.scene.split;
   }
 
-  /** @param {?ImageBitmap} bitmap the cut box, as it is so far; null takes it away */
-  preview(bitmap) {
+  /** What would be painted now: its box, and the mask in it. @returns {?Target} */
+  get target() {
+    return this.#doc ? targetOf(this.#doc) : null;
+  }
+
+  /** A small picture of a target on the picture that is open. @param {Target} target @returns {Promise<?Blob>} */
+  async thumbnail(target) {
+    return this.#doc ? thumbnailOf(this.#doc, target) : null;
+  }
+
+  /**
+   * Show what a painting looks like so far, in the mask with which it was asked for. What is marked is filled over it
+   * only if that has changed since.
+   * @param {?ImageBitmap} bitmap its box; null takes it away @param {?Target} [target]
+   */
+  preview(bitmap, target = this.target) {
     if (!this.#doc) return;
-    this.#core.stage.setPreview(bitmap);
-    this.#core.scene.previewing = bitmap !== null;
-    this.#core.stage.redraw();
+    const { stage, scene } = this.#core;
+    stage.setPreview(bitmap, target);
+    scene.previewing = bitmap !== null && target !== null && !this.isDrawing && isTarget(this.#doc, target);
+    stage.redraw();
   }
 
   /** True while only the picture is shown, without mask and result. */

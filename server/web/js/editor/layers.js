@@ -1,10 +1,9 @@
-import { thresholdOf } from "./box.js";
 import { context2d } from "./canvas.js";
+import { drawInMask } from "./target.js";
 
 /** @typedef {import("./document.js").Document} Document @typedef {import("./rect.js").Rect} Rect */
-/** @typedef {import("./view.js").View} View */
+/** @typedef {import("./view.js").View} View @typedef {import("./target.js").Target} Target */
 
-const MOST_PREVIEW = 768; // px a side: the preview itself has about 128
 const FADE_MS = 400;
 const PIXELATED_FROM = 3; // CSS pixels a pixel: from here on single pixels are what one looks at
 
@@ -73,11 +72,15 @@ export class Layers {
     this.#result.style.clipPath = `inset(0 0 0 ${hidden}px)`;
   }
 
-  /** @param {?ImageBitmap} bitmap what the box looks like so far @param {?Document} doc */
-  setPreview(bitmap, doc) {
-    const box = bitmap && doc?.box;
-    if (bitmap && doc && box) drawPreview(this.#preview, bitmap, box, doc);
-    else [this.#preview.width, this.#preview.height] = [0, 0];
+  /**
+   * Show a preview where the mask of its painting is; around it the picture stays as sharp as it will be in the result.
+   * @param {?ImageBitmap} bitmap what the box looks like so far @param {?Target} target
+   */
+  setPreview(bitmap, target) {
+    if (bitmap && target) {
+      drawInMask(this.#preview, target, bitmap);
+      cover(this.#preview, target.box);
+    } else [this.#preview.width, this.#preview.height] = [0, 0];
   }
 
   /** @param {boolean} hidden results and previews, to see the original */
@@ -109,37 +112,4 @@ function resultRect(bitmap, { mask, extend }) {
   if (bitmap.width === mask.width && bitmap.height === mask.height) return whole;
   const { left, top, right, bottom } = extend;
   return { left: -left, top: -top, right: mask.width + right, bottom: mask.height + bottom };
-}
-
-/**
- * The preview where the mask is; around it the picture stays as sharp as it will be in the result.
- * @param {HTMLCanvasElement} canvas @param {ImageBitmap} bitmap @param {Rect} box @param {Document} doc
- */
-function drawPreview(canvas, bitmap, box, doc) {
-  const [w, h] = [box.right - box.left, box.bottom - box.top];
-  const scale = Math.min(1, MOST_PREVIEW / Math.max(w, h));
-  [canvas.width, canvas.height] = [Math.max(1, Math.round(w * scale)), Math.max(1, Math.round(h * scale))];
-  cover(canvas, box);
-  const context = context2d(canvas);
-  context.putImageData(stencil(canvas, box, doc), 0, 0);
-  context.globalCompositeOperation = "source-in";
-  context.imageSmoothingQuality = "high";
-  context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
-}
-
-/** @param {HTMLCanvasElement} canvas @param {Rect} box @param {Document} doc */
-function stencil(canvas, box, { mask, settings }) {
-  const image = new ImageData(canvas.width, canvas.height);
-  const pixels = new Uint32Array(image.data.buffer);
-  const [sx, sy] = [(box.right - box.left) / canvas.width, (box.bottom - box.top) / canvas.height];
-  const threshold = thresholdOf(settings);
-  for (let y = 0, i = 0; y < canvas.height; y++) {
-    const py = Math.floor(box.top + (y + 0.5) * sy);
-    for (let x = 0; x < canvas.width; x++, i++) {
-      const px = Math.floor(box.left + (x + 0.5) * sx);
-      const inside = px >= 0 && py >= 0 && px < mask.width && py < mask.height;
-      if (!inside || mask.values[py * mask.width + px] >= threshold) pixels[i] = 0xffffffff;
-    }
-  }
-  return image;
 }

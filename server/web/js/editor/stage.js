@@ -11,7 +11,7 @@ import { union } from "./rect.js";
  * @typedef {object} Scene
  * @property {boolean} maskShown not while a result is looked at
  * @property {boolean} original nothing but the picture
- * @property {boolean} previewing
+ * @property {boolean} previewing the mask is that of the preview: only its outline is drawn
  * @property {boolean} extending
  * @property {?number} split 0..1 of the frame
  * @property {?Point} cursor of the brush, CSS pixels of the host
@@ -81,9 +81,9 @@ export class Stage {
     this.#layers.setResult(bitmap, this.doc());
   }
 
-  /** @param {?ImageBitmap} bitmap */
-  setPreview(bitmap) {
-    this.#layers.setPreview(bitmap, this.doc());
+  /** @param {?ImageBitmap} bitmap @param {?import("./target.js").Target} target */
+  setPreview(bitmap, target) {
+    this.#layers.setPreview(bitmap, target);
   }
 
   /** Announce a text to screen readers. @param {string} text */
