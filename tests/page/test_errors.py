@@ -9,7 +9,7 @@ from playwright.sync_api import expect
 from inpaint.errors import OutOfMemoryError
 from tests.support.browser_session import Visit
 from tests.support.page_driver import PAINTING_MS, Desk, photo
-from tests.support.served import FakeEngine, Serve, Served, file_of
+from tests.support.served import FakeEngine, Serve, Served, file_of, white_box
 from tests.support.server_process import ServerProcess, eventually, program
 
 pytest_plugins = ["tests.support.browser", "tests.support.served_fixtures", "tests.support.page_fixtures"]
@@ -63,7 +63,7 @@ def test_a_key_over_its_rate_sees_when_to_try_again(serve: Serve, visit: Visit) 
 
 @pytest.mark.slow
 def test_a_server_that_is_gone_is_said_and_nothing_is_lost(serve: Serve, visit: Visit) -> None:
-    """Stopped before Paint was pressed; started again on its port, the same press works."""
+    """Stopped before Paint was pressed; the page sees when it is back, and a press sends the same again."""
     visit.expect_trouble("ERR_CONNECTION_REFUSED")
     served = serve()
     desk = marked(visit, served.url)
@@ -71,8 +71,70 @@ def test_a_server_that_is_gone_is_said_and_nothing_is_lost(serve: Serve, visit: 
     desk.click("paint")
     expect(desk.get("error")).to_contain_text("The server does not answer. Is it still running?")
     expect(desk.get("error")).to_contain_text("Your picture and your mask are kept.")
+    state = desk.get("server-state")
+    expect(state).to_have_attribute("data-state", "unreachable")
     serve(port=served.port)
-    desk.get("error").get_by_role("button", name="Try again").click()
+    expect(state).to_have_attribute("data-state", "ready")
+    expect(desk.get("error")).to_have_count(0)
+    desk.click("job-again")
+    desk.results(4)
+
+
+@pytest.mark.slow
+def test_an_idle_page_sees_that_its_server_has_gone(serve: Serve, visit: Visit) -> None:
+    """A green dot means that Paint will work, also when nobody has pressed anything for a while."""
+    visit.expect_trouble("ERR_CONNECTION_REFUSED")
+    served = serve()
+    state = Desk(visit, served.url).get("server-state")
+    expect(state).to_have_attribute("data-state", "ready")
+    served.stop()
+    expect(state).to_have_attribute("data-state", "unreachable")
+    expect(state).to_have_text("no answer from the server")
+    serve(port=served.port)
+    expect(state).to_have_text("demo · ready")
+
+
+@pytest.mark.slow
+def test_a_notice_goes_when_what_it_said_is_no_longer_so(fake: Served, visit: Visit) -> None:
+    """An old sentence over new work is a wrong one."""
+    desk = Desk(visit, fake.url)
+    notice = desk.get("notices")
+    desk.click("paint")
+    expect(notice).to_contain_text("Open a picture first.")
+    desk.open(file_of(photo()))
+    expect(notice).to_be_empty()
+    desk.get("brush-strength").fill("40")
+    desk.stroke((50, 64), (78, 64))
+    desk.click("paint")
+    expect(notice).to_contain_text("The strokes are too faint: below 50 % opacity counts only in Add.")
+    desk.get("brush-strength").fill("100")
+    desk.stroke((50, 64), (78, 64))
+    expect(notice).to_be_empty()
+    desk.click("paint")
+    expect(notice).to_contain_text("Say what should be painted.")
+    desk.get("prompt").fill("a red circle")
+    expect(notice).to_be_empty()
+    desk.drop(file_of(white_box((64, 64))), "mask.png", "drop-mask")
+    expect(desk.get("error")).to_contain_text("64 × 64")
+    desk.drop(file_of(white_box((128, 128))), "mask.png", "drop-mask")
+    expect(notice).to_be_empty()
+    engine = fake.engine
+    assert isinstance(engine, FakeEngine)
+    engine.failures.append(OutOfMemoryError("too large for this GPU"))
+    desk.click("paint")
+    expect(desk.get("error")).to_contain_text("Too large for this GPU.")
+    desk.click("job-again")
+    desk.results(4)
+    expect(notice).to_be_empty()
+
+
+@pytest.mark.slow
+def test_a_faint_mask_is_painted_where_it_counts(fake: Served, desk: Desk) -> None:
+    """In Add, grey strokes keep more of the picture; they are no mistake there."""
+    desk.get("brush-strength").fill("40")
+    desk.stroke((50, 64), (78, 64))
+    desk.get("intent-add").check()
+    desk.paint()
     desk.results(4)
 
 

@@ -78,6 +78,66 @@ def test_a_reload_loses_nothing(fake: Served, desk: Desk) -> None:
     assert desk.downloaded()[0] == "photo_inpainted_8.png"
 
 
+@pytest.mark.slow
+def test_a_result_that_was_kept_survives_a_reload_right_after(fake: Served, desk: Desk) -> None:
+    """The page says that it is kept: from then on it is."""
+    painted(desk, "photo.png", 7)
+    desk.click("result-keep")
+    expect(desk.page.locator("#live")).to_have_text("The result is the working picture now.")
+    desk.reload()
+    expect(desk.get("picture-name")).to_have_text("photo_inpainted_7.png")
+    assert desk.sees(64, 64, colour_of(7))
+
+
+def test_undo_goes_back_to_the_original_after_a_reload(fake: Served, desk: Desk) -> None:
+    """Every picture that was kept, the strokes on each, and what was undone: as before the reload."""
+    painted(desk, "photo.png", 7)
+    desk.get("drafts").uncheck()
+    desk.click("result-keep")
+    expect(desk.get("picture-name")).to_have_text("photo_inpainted_7.png")
+    desk.stroke((20, 20), (40, 20))
+    desk.click("undo")
+    desk.click("undo")
+    expect(desk.get("picture-name")).to_have_text("photo.png")
+    desk.click("redo")
+    for _ in range(2):
+        desk.wait_saved()
+        desk.reload()
+        expect(desk.get("picture-name")).to_have_text("photo_inpainted_7.png")
+        assert desk.sees(64, 64, colour_of(7))
+    desk.click("redo")
+    expect(desk.get("redo")).to_be_disabled()
+    desk.click("undo")
+    desk.click("undo")
+    expect(desk.get("picture-name")).to_have_text("photo.png")
+    desk.paint("again")
+    desk.results(2)
+    mask = np.asarray(opened(desk.sent()[-1]["mask"]).convert("L"))
+    assert mask[64, 64] == 255, "its strokes are there, too"
+    assert desk.sent()[-1]["image"] == file_of(photo())
+
+
+@pytest.mark.slow
+def test_pictures_that_undo_no_longer_reaches_are_not_kept(fake: Served, desk: Desk) -> None:
+    """A photograph has some 20 MB: what can never be seen again must not fill the disk."""
+    count = """() => new Promise((resolve) => {
+      const opening = indexedDB.open("inpaint");
+      opening.onsuccess = () => {
+        const all = opening.result.transaction("pictures").objectStore("pictures").getAllKeys();
+        all.onsuccess = () => resolve(all.result.filter((key) => key.includes("/")).length);
+      };
+    })"""
+    for number in range(3):
+        desk.open(file_of(photo()), f"picture{number}.png")
+    desk.wait_saved()
+    assert desk.page.evaluate(count) == 4
+    for _ in range(3):
+        desk.click("undo")
+    desk.stroke((50, 64), (78, 64))
+    desk.wait_saved()
+    assert desk.page.evaluate(count) == 1
+
+
 def test_a_draft_is_saved_when_its_last_change_is(fake: Served, desk: Desk) -> None:
     """A write that ends after a later change does not count as that change's."""
     desk.wait_saved()

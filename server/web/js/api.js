@@ -32,7 +32,7 @@ export class ApiError extends Error {
 
 const OFFLINE = "The server does not answer.";
 
-/** A client of the public v2 API on the page's own server; the page uses no other routes. */
+/** A client of the public v2 API on the page's own server; but for its probe the page uses no other routes. */
 export class Api {
   #keyring;
 
@@ -42,9 +42,14 @@ export class Api {
     this.#keyring = keyring;
   }
 
-  /** @returns {Promise<Offer>} */
-  async offer() {
-    return (await this.fetch("v2/sdxl-inpaint")).json();
+  /** @param {AbortSignal} signal @returns {Promise<Offer>} */
+  async offer(signal) {
+    return (await this.fetch("v2/sdxl-inpaint", { signal })).json();
+  }
+
+  /** Ask whether the server can paint now; it keeps no log of these. @param {AbortSignal} signal @throws {ApiError} */
+  async ready(signal) {
+    await this.fetch("readyz", { signal });
   }
 
   /**

@@ -4,6 +4,7 @@ import { Connection } from "./connection.js";
 import { byId, detailOf, show } from "./dom.js";
 import { Drafts } from "./drafts.js";
 import { Film } from "./film.js";
+import { t } from "./i18n.js";
 import { JobsView } from "./jobs.js";
 import { Keeping } from "./keeping.js";
 import { ModelChoice, modelOf } from "./models.js";
@@ -66,7 +67,7 @@ export class App {
     this.film = new Film(this.results, this.keeping.actions);
     this.opening = new Opening({
       picture: (blob, name) => this.working.open(blob, name),
-      mask: (blob) => this.attempt(() => editor.loadMask(blob)),
+      mask: (blob) => this.attempt(() => editor.loadMask(blob), "file"),
       result: (id) => this.keeping.keep(this.results.all.find((result) => result.id === id)),
       hasPicture: () => editor.picture !== null,
       displayable: (source) => api.displayable(source),
@@ -99,12 +100,20 @@ export class App {
   #listen() {
     this.editor.addEventListener("change", () => this.#changed());
     this.editor.addEventListener("failed", (event) => this.fail(detailOf(event)));
-    this.settings.addEventListener("change", () => this.#showBox());
+    this.settings.addEventListener("change", () => {
+      this.#showBox();
+      this.#settle();
+    });
     this.connection.addEventListener("offer", () => this.#offered());
+    this.connection.addEventListener("back", () => this.notices.settle("server"));
     this.painting.addEventListener("order", (event) => this.keeping.ask(detailOf(event)));
     this.painting.addEventListener("jobs", () => this.previewing.show());
+    this.painting.addEventListener("progress", (event) => detailOf(event).progress.state === "lost" && this.connection.connect());
     this.painting.addEventListener("preview", (event) => this.previewing.take(detailOf(event)));
-    this.painting.addEventListener("painted", (event) => this.keeping.add(detailOf(event)));
+    this.painting.addEventListener("painted", (event) => {
+      this.notices.settle("server");
+      this.keeping.add(detailOf(event));
+    });
     this.painting.addEventListener("failed", (event) => this.#failed(detailOf(event)));
     this.results.addEventListener("unsaved", () => this.#unsaved());
     this.refining.addEventListener("failed", (event) => this.keeping.stayedDraft(detailOf(event)));
@@ -115,6 +124,8 @@ export class App {
     this.film.select(null); // what is edited must be seen
     this.working.show();
     this.previewing.show();
+    this.notices.settle("file"); // another one was opened, or the person went on without
+    this.#settle();
   }
 
   #showBox() {
@@ -124,6 +135,8 @@ export class App {
     const native = offer && modelOf(offer, this.settings.get("model")).native_size;
     this.connection.model = this.settings.get("model");
     this.editor.settings = { ...fields, ...(native ? { native } : {}) };
+    const title = this.settings.get("soft") ? "" : t("Counts only in Add; elsewhere a pixel is repainted from 50 % on.");
+    for (const id of ["brush-hardness", "brush-strength"]) byId(id).title = title;
   }
 
   #offered() {
@@ -137,15 +150,21 @@ export class App {
 
   /** @param {{job: import("./job.js").Job, error: unknown}} failed */
   #failed({ job, error }) {
-    if (job.order.form) this.fail(error, () => this.painting.again(job));
-    else this.fail(error, () => (this.painting.remove(job), this.asking.paint()));
+    const again = () => (this.painting.remove(job), this.asking.paint());
+    this.fail(error, job.order.form ? () => this.painting.again(job) : again, "server");
   }
 
-  /** @param {unknown} error @param {?(() => void)} again */
-  fail(error, again = null) {
-    this.notices.fail(error, again, async () => {
+  /** @param {unknown} error @param {?(() => void)} again @param {import("./notices.js").About} about */
+  fail(error, again = null, about = null) {
+    const newKey = async () => {
       if (await this.keyring.change()) (again ?? (() => this.connection.connect()))();
-    });
+    };
+    this.notices.fail(error, again, newKey, about);
+  }
+
+  /** Take away a notice whose cause has gone. */
+  #settle() {
+    if (this.asking.isThere(this.notices.about)) this.notices.clear();
   }
 
   #unsaved() {
@@ -153,12 +172,15 @@ export class App {
     this.notices.say(`${lost} Download what you want to keep.`, { lasting: true });
   }
 
-  /** Show what goes wrong as a notice. @param {() => unknown} action */
-  attempt = async (action) => {
+  /**
+   * Show what goes wrong as a notice.
+   * @param {() => unknown} action @param {import("./notices.js").About} [about] whose change makes the notice untrue
+   */
+  attempt = async (action, about = null) => {
     try {
       await action();
     } catch (error) {
-      this.fail(error);
+      this.fail(error, null, about);
     }
   };
 }

@@ -15,7 +15,8 @@ export class Asking {
 
   /** Ask for a painting of the picture, the mask and the settings as they are now; it is queued behind the others. */
   async paint() {
-    const { film, notices, painting } = this.app;
+    const { editor, film, notices, painting } = this.app;
+    await editor.settled();
     const missing = this.#missing();
     if (missing) return missing();
     notices.clear();
@@ -67,17 +68,28 @@ export class Asking {
     const { editor, notices, opening, panel, settings } = this.app;
     const { intent } = settings;
     if (!editor.picture) {
-      const action = { label: "Open", run: () => opening.choosePicture() };
-      return () => notices.say("Open a picture first.", { action });
+      const action = { label: t("Open"), run: () => opening.choosePicture() };
+      return () => notices.say(t("Open a picture first."), { action, about: "picture" });
     }
-    if (editor.isEmpty) {
-      const mark = "Mark what should change first: paint over it.";
-      const what = intent === "extend" ? "Drag an edge of the picture outwards first." : mark;
-      return () => (notices.say(what), byId("host").focus());
-    }
+    if (editor.isEmpty) return () => (notices.say(this.#nothingMarked(), { about: "mask" }), byId("host").focus());
     if (PRESETS[intent].needsPrompt && !settings.get("prompt").trim()) {
-      return () => (notices.say("Say what should be painted."), panel.focusPrompt());
+      return () => (notices.say(t("Say what should be painted."), { about: "prompt" }), panel.focusPrompt());
     }
     return null;
+  }
+
+  #nothingMarked() {
+    const { editor, settings } = this.app;
+    if (editor.isFaint) return t("The strokes are too faint: below 50 % opacity counts only in Add.");
+    if (settings.intent === "extend") return t("Drag an edge of the picture outwards first.");
+    return t("Mark what should change first: paint over it.");
+  }
+
+  /** Whether what a notice said is missing is there now. @param {import("./notices.js").About} about */
+  isThere(about) {
+    const { editor, settings } = this.app;
+    if (about === "picture") return editor.picture !== null;
+    if (about === "mask") return !editor.isEmpty;
+    return about === "prompt" && (!PRESETS[settings.intent].needsPrompt || settings.get("prompt").trim() !== "");
   }
 }

@@ -5,14 +5,20 @@ import { modelOf } from "./models.js";
 /** @typedef {import("./api.js").Offer} Offer */
 
 const AGAIN_MS = 2000; // while the model is being loaded, or the server does not answer
+const IDLE_MS = 5000; // while all is well, so that a server that has gone is noticed before Paint is pressed
+const PATIENCE_MS = 10_000; // for an answer
 
-/** The server's offer and state, asked for until the model is loaded. Emits "offer" when the fields are known. */
+/**
+ * The server's offer and state, asked for again and again while the page is seen. Emits "offer" when the fields are
+ * known, and "back" when the server answers again.
+ */
 export class Connection extends EventTarget {
   /** @type {?Offer} */
   offer = null;
   /** @type {string|undefined} */
   #model;
   #timer = 0;
+  #turn = 0; // of several answers the last one asked for counts
   #state = byId("server-state");
 
   /** @param {import("./api.js").Api} api @param {(error: unknown) => void} fail */
@@ -22,18 +28,37 @@ export class Connection extends EventTarget {
     this.fail = fail;
   }
 
-  /** Ask now, and again until it is ready. */
+  /** Ask now, and again from time to time. */
   async connect() {
     clearTimeout(this.#timer);
+    const turn = ++this.#turn;
     try {
-      const offer = await this.api.offer();
-      const isNew = JSON.stringify(this.offer?.models) !== JSON.stringify(offer.models);
-      this.offer = offer;
-      if (isNew) this.dispatchEvent(new Event("offer"));
-      this.#showModel();
-      if (offer.models.some(({ ready }) => !ready)) this.#later();
+      const offer = await this.api.offer(AbortSignal.timeout(PATIENCE_MS));
+      if (turn === this.#turn) this.#take(offer);
     } catch (error) {
-      this.#refused(error);
+      if (turn === this.#turn) this.#refused(error);
+    }
+  }
+
+  /** @param {Offer} offer */
+  #take(offer) {
+    const isNew = JSON.stringify(this.offer?.models) !== JSON.stringify(offer.models);
+    const isBack = this.#state.dataset.state === "unreachable";
+    this.offer = offer;
+    if (isNew) this.dispatchEvent(new Event("offer"));
+    this.#showModel();
+    if (isBack) this.dispatchEvent(new Event("back"));
+    if (offer.models.every(({ ready }) => ready)) this.#later(IDLE_MS, () => this.#probe());
+    else this.#later(AGAIN_MS);
+  }
+
+  /** Ask only whether all is still well. */
+  async #probe() {
+    try {
+      await this.api.ready(AbortSignal.timeout(PATIENCE_MS));
+      this.#later(IDLE_MS, () => this.#probe());
+    } catch {
+      this.connect(); // which says what is wrong
     }
   }
 
@@ -54,12 +79,14 @@ export class Connection extends EventTarget {
   #refused(error) {
     const offline = error instanceof ApiError && error.status === 0;
     this.#show("unreachable", offline ? "no answer from the server" : "the server refuses");
-    if (offline) this.#later();
+    if (offline) this.#later(AGAIN_MS);
     else this.fail(error);
   }
 
-  #later() {
-    this.#timer = setTimeout(() => this.connect(), AGAIN_MS);
+  /** @param {number} ms @param {() => void} ask */
+  #later(ms, ask = () => this.connect()) {
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => whenSeen(ask), ms);
   }
 
   /** @param {string} state @param {string} text */
@@ -67,4 +94,10 @@ export class Connection extends EventTarget {
     set(this.#state, "data-state", state);
     this.#state.textContent = text;
   }
+}
+
+/** Ask once the page is seen: one in the background asks for nothing. @param {() => void} ask */
+function whenSeen(ask) {
+  if (document.visibilityState === "visible") ask();
+  else document.addEventListener("visibilitychange", () => whenSeen(ask), { once: true });
 }

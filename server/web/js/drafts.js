@@ -1,4 +1,5 @@
 import { debounced, detailOf } from "./dom.js";
+import { Past } from "./past.js";
 import { newId } from "./workspace.js";
 
 /** @typedef {import("./job.js").Order} Order */
@@ -28,6 +29,7 @@ export class Drafts {
     this.workspace = workspace;
     this.parts = parts;
     this.unsaved = unsaved;
+    this.past = new Past(database, workspace);
   }
 
   /**
@@ -53,7 +55,13 @@ export class Drafts {
       this.#changed();
       afterwards();
     };
-    editor.addEventListener("change", later);
+    let shown = editor.picture?.blob;
+    editor.addEventListener("change", () => {
+      const isOther = shown !== editor.picture?.blob; // opened, kept, or brought back: too much to lose
+      shown = editor.picture?.blob;
+      if (isOther) this.save();
+      else later();
+    });
     editor.addEventListener("swap", later);
     this.parts.settings.addEventListener("change", later);
     this.parts.painting.addEventListener("order", (event) => this.#keep(detailOf(event)));
@@ -95,13 +103,13 @@ export class Drafts {
   }
 
   save() {
-    const { pictures, settings } = this.parts;
-    const draft = {
-      workspace: this.workspace,
-      picture: pictures.toJSON(),
-      settings: settings.toJSON(),
-    };
-    return this.#afterwards(() => this.database.put("drafts", draft));
+    const { past } = this.parts.pictures;
+    const settings = this.parts.settings.toJSON();
+    return this.#afterwards(async () => {
+      const picture = await this.past.save(past);
+      await this.database.put("drafts", { workspace: this.workspace, picture, settings });
+      await this.past.tidy(picture);
+    });
   }
 
   /** @param {() => Promise<void>} write is done after those that were begun before */
@@ -124,6 +132,6 @@ export class Drafts {
   /** @param {any} draft what `save` wrote */
   async #restore({ picture, settings }) {
     this.parts.settings.restore(settings);
-    if (picture) await this.parts.pictures.restore(picture);
+    if (picture) await this.parts.pictures.revive(await this.past.load(picture));
   }
 }

@@ -4,7 +4,9 @@ import { icon } from "./icons.js";
 
 /**
  * @typedef {{label: string, run: () => void}} Action
- * @typedef {{level?: "info"|"error", action?: ?Action, afterS?: ?number, lasting?: boolean, testid?: string}} How
+ * @typedef {"picture"|"mask"|"prompt"|"file"|"server"|null} About what a notice says is missing, or went wrong: it goes with it
+ * @typedef {{level?: "info"|"error", action?: ?Action, afterS?: ?number, lasting?: boolean, testid?: string,
+ *   about?: About}} How
  */
 
 const KEPT = "Is it still running? Your picture and your mask are kept.";
@@ -13,6 +15,8 @@ const SHOWN_MS = 6000; // what needs no answer goes by itself
 /** Sentences over the canvas: what happened and what to do now. One at a time, the newest. */
 export class Notices {
   #timer = 0;
+  /** @type {About} */
+  about = null;
 
   /** @param {HTMLElement} place with role="status" */
   constructor(place) {
@@ -23,8 +27,9 @@ export class Notices {
    * @param {string} text a sentence
    * @param {How} how an action; `afterS`: seconds until it can be taken, counted down on the button
    */
-  say(text, { level = "info", action = null, afterS = null, lasting = false, testid = "notice" } = {}) {
+  say(text, { level = "info", action = null, afterS = null, lasting = false, testid = "notice", about = null } = {}) {
     this.clear();
+    this.about = about;
     const button = action && h("button", { type: "button", class: "button", click: () => this.#take(action) });
     const attributes = { type: "button", class: "icon-button", "aria-label": "Close this message" };
     const close = h("button", { ...attributes, click: () => this.clear() }, icon("close"));
@@ -37,10 +42,13 @@ export class Notices {
   /**
    * An error in the server's own sentence, and what can be done about it.
    * @param {unknown} error @param {?(() => void)} again what may be tried again @param {?(() => void)} newKey
+   * @param {About} about
    */
-  fail(error, again = null, newKey = null) {
+  fail(error, again = null, newKey = null, about = null) {
     const { message } = /** @type {Error} */ (error);
-    const how = { level: /** @type {const} */ ("error"), testid: "error" };
+    const offline = error instanceof ApiError && error.status === 0;
+    /** @type {How} */
+    const how = { level: "error", testid: "error", about: offline ? "server" : about };
     if (!(error instanceof ApiError)) return this.say(message, how);
     const { status, retryAfterS: afterS } = error;
     const retry = again && { label: "Try again", run: again };
@@ -51,8 +59,14 @@ export class Notices {
     else this.say(words, how);
   }
 
+  /** Take away what is no longer true. @param {About} about */
+  settle(about) {
+    if (about !== null && this.about === about) this.clear();
+  }
+
   clear() {
     clearTimeout(this.#timer);
+    this.about = null;
     this.place.replaceChildren();
   }
 

@@ -75,20 +75,29 @@ export class Pictures {
     return this.#source.result;
   }
 
-  /** Return the working picture as part of a draft. */
-  toJSON() {
-    const { picture } = this.editor;
-    return picture && { blob: picture.blob, name: picture.name, ...this.#source, steps: this.editor.toJSON() };
+  /** The history of pictures, with what is known of each. @returns {?import("./past.js").SourcedPast} */
+  get past() {
+    const { past } = this.editor;
+    if (!past) return null;
+    const chapters = past.chapters.map(({ file, steps }) => ({ ...this.#sourceOf(file), ...file, steps }));
+    return { at: past.at, chapters };
   }
 
-  /** @param {any} draft what `toJSON` gave */
-  async restore({ blob, name, id = newId(), origin, result, steps }) {
-    this.#sources.set(blob, { id, origin, result });
-    await this.editor.restore({ blob, name }, steps);
+  /** @param {import("./past.js").SourcedPast} past as it was */
+  async revive({ at, chapters }) {
+    for (const { blob, id, origin, result } of chapters) this.#sources.set(blob, { id, origin, result });
+    await this.editor.revive({
+      at,
+      chapters: chapters.map(({ blob, name, steps }) => ({ file: { blob, name }, steps })),
+    });
   }
 
   get #source() {
-    const picture = this.editor.picture;
+    return this.#sourceOf(this.editor.picture);
+  }
+
+  /** @param {?{blob: Blob, name: string}} picture @returns {{id: string, origin: Origin, result: ?Result}} */
+  #sourceOf(picture) {
     const unknown = { id: "", origin: { name: picture?.name ?? "picture.png", type: "image/png" }, result: null };
     return (picture && this.#sources.get(picture.blob)) ?? unknown;
   }

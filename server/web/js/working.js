@@ -17,7 +17,7 @@ export class Working {
       await app.pictures.open(blob, name);
       byId("host").focus();
       await this.#askForSettings(blob);
-    });
+    }, "file");
   }
 
   async openExample() {

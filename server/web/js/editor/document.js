@@ -123,6 +123,22 @@ export class Document {
     }
   }
 
+  /**
+   * Make a document with a history.
+   * @param {{at: number, chapters: {picture: Picture, steps: Op[]}[]}} past see `History`
+   * @param {import("./background.js").Background} background @throws {Error} with a sentence
+   */
+  static async revive({ at, chapters: [first, ...others] }, background) {
+    const doc = new Document(first.picture);
+    await doc.repeat({ version: 1, steps: first.steps }, background);
+    for (const { picture, steps } of others) {
+      doc.replace(picture);
+      await doc.repeat({ version: 1, steps }, background);
+    }
+    while (doc.history.at > at) doc.go(-1);
+    return doc;
+  }
+
   /** @param {string} png a `data:` URL */
   #decoded(png) {
     return readMask(fromDataUrl(png), this.mask.width, this.mask.height);

@@ -11,6 +11,8 @@ import { isTarget, targetOf, thumbnailOf } from "./target.js";
 /** @typedef {import("./core.js").Tool} Tool @typedef {import("./core.js").Brush} Brush */
 /** @typedef {import("./core.js").WandSettings} WandSettings */
 /** @typedef {{blob: Blob, name: string}} PictureFile @typedef {import("./target.js").Target} Target */
+/** @typedef {{file: PictureFile, steps: import("./ops.js").Op[]}} Chapter a picture, and the steps on it */
+/** @typedef {{at: number, chapters: Chapter[]}} Past `at`: the steps that are not undone, pictures among them */
 /** @typedef {PictureFile & {shown: Blob, width: number, height: number, hasAlpha: boolean}} OpenPicture */
 
 export const TOOLS = Object.freeze(["brush", "eraser", "lasso", "polygon", "rectangle", "wand", "pan"]);
@@ -112,6 +114,29 @@ export class Editor extends EventTarget {
     const turn = ++this.#opened;
     const doc = new Document(await readPicture(file, this.display));
     if (json !== null) await doc.repeat(json, this.#background);
+    this.#adopt(doc, turn);
+  }
+
+  /**
+   * Open a picture with all that undo brings back, and what was undone.
+   * @param {Past} past @throws {Error} with a sentence, and nothing has changed
+   */
+  async revive({ at, chapters }) {
+    const turn = ++this.#opened;
+    const read = [];
+    for (const { file, steps } of chapters) read.push({ picture: await readPicture(file, this.display), steps });
+    this.#adopt(await Document.revive({ at, chapters: read }, this.#background), turn);
+  }
+
+  /** @returns {?Past} the history, as `revive` takes it */
+  get past() {
+    if (!this.#doc) return null;
+    const { at, chapters } = this.#doc.history;
+    return { at, chapters: chapters.map(({ picture: { blob, name }, steps }) => ({ file: { blob, name }, steps })) };
+  }
+
+  /** @param {Document} doc @param {number} turn */
+  #adopt(doc, turn) {
     if (turn !== this.#opened) return; // the last one asked for stays
     this.#input.finish(false);
     this.#steps.drop();
@@ -261,6 +286,16 @@ export class Editor extends EventTarget {
   /** True if the server would repaint nothing; with soft requests a faint grey is repainted. */
   get isEmpty() {
     return this.#doc?.isEmpty ?? true;
+  }
+
+  /** True if all that is marked is too faint: it counts only in soft requests. */
+  get isFaint() {
+    return this.isEmpty && Boolean(this.#doc?.mask.bounds(1));
+  }
+
+  /** Wait for the steps that are computed in the background. */
+  async settled() {
+    await this.#steps.settled();
   }
 
   /** @returns {Promise<Blob>} a grey PNG of the picture's size, white = repaint */

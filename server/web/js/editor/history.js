@@ -32,6 +32,22 @@ export class History {
     return /** @type {Entry & {snapshot: Snapshot}} */ (this.entries[this.#at]);
   }
 
+  /** How many steps have been done after the first entry. */
+  get at() {
+    return this.#at;
+  }
+
+  /** The pictures, oldest first, each with the steps on it. @returns {{picture: Picture, steps: Op[]}[]} */
+  get chapters() {
+    /** @type {{picture: Picture, steps: Op[]}[]} */
+    const chapters = [];
+    for (const { op, picture } of this.entries) {
+      if (op.kind === "picture") chapters.push({ picture, steps: [] });
+      else chapters[chapters.length - 1].steps.push(op);
+    }
+    return chapters;
+  }
+
   get canUndo() {
     return this.#at > 0;
   }
