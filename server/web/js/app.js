@@ -48,6 +48,7 @@ export class App {
     this.pictures = new Pictures(editor);
     this.results = new Results(database, workspace);
     this.painting = new Painting(api);
+    this.painting.workspace = workspace;
     this.notices = new Notices(byId("notices"));
     this.asking = new Asking(this);
     this.working = new Working(this);

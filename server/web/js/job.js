@@ -39,6 +39,7 @@ export class Job extends EventTarget {
   #beganStep = 0;
   /** @type {Progress} */
   progress = NEW;
+  brought = false; // its pictures are there
 
   /** @type {() => void} */
   #taken = () => {};

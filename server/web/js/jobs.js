@@ -6,7 +6,7 @@ import { stateOf } from "./status.js";
 /** @typedef {import("./job.js").Job} Job @typedef {import("./painting.js").Painting} Painting */
 /** @typedef {{job: Job, item: HTMLElement, state: HTMLElement, bar: HTMLProgressElement, url: string}} Card */
 
-/** The strip of paintings that were asked for, above the results: each with its mask, its progress and its end. */
+/** The strip of paintings that were asked for on this picture, above the results: each with its mask, its progress and its end. */
 export class JobsView {
   /** @type {Map<Job, Card>} */
   #cards = new Map();
@@ -20,7 +20,7 @@ export class JobsView {
   }
 
   #show() {
-    const { jobs } = this.painting;
+    const { here: jobs } = this.painting;
     const hadFocus = this.#list.contains(document.activeElement);
     for (const [job, { item, url }] of this.#cards) {
       if (jobs.includes(job)) continue;

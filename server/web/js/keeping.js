@@ -45,15 +45,19 @@ export class Keeping {
    * @param {import("./results.js").Painted} painted
    */
   async add(painted) {
-    const { editor, film, notices, results, settings, status } = this.app;
+    const { editor, film, notices, painting, results, settings, status } = this.app;
+    const { order } = painted;
+    if (results.all.some(({ batch }) => batch === order.id)) return painting.forget(order); // from before a reload
     const [first] = await results.add(painted);
+    painting.forget(order);
+    if (order.workspace !== this.app.workspace) return; // the tab is marked
     const { touched } = this;
-    if (this.#asked.get(painted.order.key) === touched && !editor.isDrawing) {
+    if (this.#asked.get(order.key) === touched && !editor.isDrawing) {
       if (!settings.seedLocked) settings.set("seed", first.seed);
       film.select(first);
       this.touched = touched; // it was not the person who chose it
     }
-    this.#asked.delete(painted.order.key);
+    this.#asked.delete(order.key);
     const count = painted.blobs.length;
     status.say(count === 1 ? "One picture is painted." : `${count} pictures are painted.`);
     // That there are no drafts with these settings is said by the film.

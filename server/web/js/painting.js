@@ -12,8 +12,8 @@ const FOLLOWED = 3; // the streams of events at a time; a job far behind in the 
  * failed stays until it is tried again or put away.
  *
  * Emits "jobs" when one comes or goes, "progress" and "preview" (detail: job, url) of each, "painted" (detail: answer,
- * order, paths, blobs), "failed" (detail: job, error), and "order" and "end" (detail: the order) when there is something
- * to remember or to forget.
+ * order, paths, blobs; then the listener calls `forget`), "failed" (detail: job, error), and "order" and "end" (detail:
+ * the order) when there is something to remember or to forget.
  */
 export class Painting extends EventTarget {
   #slots = new Slots(FOLLOWED);
@@ -21,6 +21,8 @@ export class Painting extends EventTarget {
   #sent = Promise.resolve();
   /** @type {Job[]} */
   jobs = [];
+  /** The picture that is shown has this workspace; its jobs are those that are shown. */
+  workspace = "";
 
   /** @param {import("./api.js").Api} api */
   constructor(api) {
@@ -28,9 +30,20 @@ export class Painting extends EventTarget {
     this.api = api;
   }
 
-  /** The jobs that have not ended. */
+  /** The jobs of the picture that is shown. */
+  get here() {
+    return this.jobs.filter(({ order }) => order.workspace === this.workspace);
+  }
+
+  /** Those of them that have not ended. */
   get running() {
-    return this.jobs.filter((job) => job.running);
+    return this.here.filter((job) => job.running);
+  }
+
+  /** Show the jobs of another picture. @param {string} workspace */
+  show(workspace) {
+    this.workspace = workspace;
+    this.#emit("jobs");
   }
 
   /** The job whose progress stands for all: the first that is being painted, else the first. @returns {?Job} */
@@ -51,7 +64,10 @@ export class Painting extends EventTarget {
     job.addEventListener("progress", () => this.#progressed(job));
     job.addEventListener("preview", (event) => this.#emit("preview", { job, url: detailOf(event) }));
     job.addEventListener("order", () => this.#emit("order", order));
-    job.addEventListener("painted", (event) => this.#emit("painted", detailOf(event)));
+    job.addEventListener("painted", (event) => {
+      job.brought = true;
+      this.#emit("painted", detailOf(event));
+    });
     job.addEventListener("failed", (event) => this.#emit("failed", { job, error: detailOf(event) }));
     this.jobs.push(job);
     this.#emit("jobs");
@@ -67,6 +83,11 @@ export class Painting extends EventTarget {
     this.begin(order.id ? { ...order, id: "", key: newId() } : order);
   }
 
+  /** Need an order no more: it has ended, and what it has brought is kept. @param {Order} order */
+  forget(order) {
+    this.#emit("end", order);
+  }
+
   /** Put away a job that has ended. @param {Job} job */
   remove(job) {
     this.jobs = this.jobs.filter((one) => one !== job);
@@ -77,7 +98,7 @@ export class Painting extends EventTarget {
   #progressed(job) {
     this.#emit("progress", job);
     if (job.running) return;
-    this.#emit("end", job.order);
+    if (!job.brought) this.forget(job.order);
     if (job.progress.state === "over") this.remove(job);
   }
 
