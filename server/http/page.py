@@ -20,11 +20,13 @@ CONTENT_TYPES = {
     ".svg": "image/svg+xml",
     ".jpg": "image/jpeg",
     ".png": "image/png",
+    ".webmanifest": "application/manifest+json",
 }
+_WORKER = "service-worker.js"
 # blob: and data: are the user's own pictures and the previews. No other host is loaded from or sent to.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    "connect-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 _HEADERS = {
     "Content-Security-Policy": POLICY,
@@ -74,7 +76,10 @@ def add_page(app: FastAPI) -> None:
         """Return one file of the page."""
         if path not in files:
             raise NotFoundError("the page has no such file")
-        return _answer(request, files[path])
+        answer = _answer(request, files[path])
+        if path == _WORKER:  # it is for the page, which is outside its folder
+            answer.headers["Service-Worker-Allowed"] = "/"
+        return answer
 
 
 def _answer(request: Request, file: File) -> Response:

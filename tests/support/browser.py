@@ -31,6 +31,7 @@ def visiting(chromium: Browser) -> Iterator[Visiting]:
 
     def start(**options: Any) -> Visit:
         plain: dict[str, Any] = {"viewport": {"width": 1280, "height": 800}, "reduced_motion": "reduce"}
+        plain["service_workers"] = "block"  # Playwright routes no request that a worker answers
         visits.append(Visit(chromium.new_context(**(plain | options))))
         return visits[-1]
 

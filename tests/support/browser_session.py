@@ -30,6 +30,7 @@ ARGUMENTS = [
     f"--disable-features={','.join(UNSEEN)}",
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",  # nothing else can be reached at all
 ]
+BLOCKED = "Service Worker registration blocked by Playwright"  # said of every page, see the fixtures
 PATIENCE_MS = 60_000.0  # two cores may be busy with other tests; nothing that works waits so long
 
 
@@ -48,7 +49,7 @@ class Visit:
         context.on("weberror", lambda error: self._troubles.append(f"exception: {error.error}"))
 
     def _on_console(self, message: ConsoleMessage) -> None:
-        if message.type in ("error", "warning"):
+        if message.type in ("error", "warning") and message.text != BLOCKED:
             self._troubles.append(f"{message.text} ({message.location.get('url', '')})")
 
     def open(self, url: str) -> Page:

@@ -15,4 +15,5 @@ export default [
     },
   },
   { files: ["server/web/js/**"], languageOptions: { globals: globals.browser } },
+  { files: ["server/web/service-worker.js"], languageOptions: { globals: globals.serviceworker } },
 ];

@@ -6,6 +6,7 @@ import { byId } from "./dom.js";
 import { Editor } from "./editor/editor.js";
 import { t, translatePage } from "./i18n.js";
 import { icon } from "./icons.js";
+import { installable } from "./installing.js";
 import { Keyring } from "./keyring.js";
 import { ctrl, key, Shortcuts, TYPING } from "./shortcuts.js";
 import { claimWorkspace } from "./workspace.js";
@@ -125,6 +126,7 @@ async function main() {
   connectButtons(app);
   await app.begin();
   document.body.dataset.ready = "true";
+  installable();
 }
 
 main();
