@@ -15,7 +15,7 @@ ORDER = {
     "inpaint": (
         "_version", "errors", "files", "lru", "gpu_errors", "cuda", "drivers", "cpu", "schedulers", "pace",
         "prompt_weights", "prompt_warnings", "memory", "weights", "lora", "request", "images", "canvas",
-        "selection", "batching", "demo", "model", "fast", "job", "runtime", "engine", "mcp",
+        "selection", "batching", "demo", "about", "model", "fast", "job", "runtime", "engine", "mcp",
         "integrations", "cli", "__main__",
     ),
     "server": (
@@ -34,6 +34,7 @@ TORCHLESS = (
     "mcp",
     "cli",
     "errors.py",
+    "about.py",
 )
 HEAVY = {"torch", "diffusers", "transformers", "huggingface_hub", "cv2"}
 SERVER_EXTRA = {

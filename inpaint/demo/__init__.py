@@ -1,6 +1,8 @@
 """The demo model, which ships with the package; MODEL_CARD.md describes what it can paint."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 from inpaint.errors import ModelError
 from inpaint.weights import Checkpoint, Entry, parse_lock, verify_bundled
@@ -8,11 +10,16 @@ from inpaint.weights import Checkpoint, Entry, parse_lock, verify_bundled
 _HERE = Path(__file__).parent
 _LOCK = _HERE / "demo.lock"
 
-NATIVE_SIZE = 128  # pixels
-NOTICE = (
-    "the demo model paints coloured shapes (try: a red circle, a big blue star, background); "
-    "for anything else: inpaint models fetch sdxl-inpainting"
-)
+
+def demo_folder() -> Path:
+    """Return the folder of the demo model's files, in the diffusers layout."""
+    return _HERE / "model"
+
+
+def demo_about() -> dict[str, Any]:
+    """Return what the demo model says of itself, see :mod:`inpaint.about`."""
+    found: dict[str, Any] = json.loads((_HERE / "about.json").read_text("utf-8"))
+    return found
 
 
 def demo_checkpoint() -> Checkpoint:

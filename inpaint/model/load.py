@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
+from inpaint.about import About, about
 from inpaint.cpu import FULL_SIZE, bf16_units
 from inpaint.drivers import too_old, unused_gpu
 from inpaint.errors import DeviceError, ModelError, RequestError
@@ -52,6 +53,7 @@ class Model:
     device: torch.device
     dtype: torch.dtype
     plan: MemoryPlan
+    about: About = field(default=About("", photographs=True))
     # Held while LoRAs are switched in the UNet's weights, and while two forward passes are compared.
     weights_lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -187,6 +189,7 @@ def load_model(
         device=device,
         dtype=dtype,
         plan=plan,
+        about=about(path),
     )
     prepare(model)
     place(plan, device, dtype, unet, vae, list(encoders))

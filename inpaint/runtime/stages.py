@@ -277,6 +277,7 @@ def _warnings(
     limit = MAX_CHUNKS * CHUNK_TOKENS
     named = (("prompt", conditioning.prompt.dropped), ("negative_prompt", conditioning.negative.dropped))
     warnings = [
+        *model.about.doubts(model.name, request.prompt),
         *prompt_warnings("prompt", request.prompt),
         *prompt_warnings("negative_prompt", request.negative_prompt),
     ]

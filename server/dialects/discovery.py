@@ -1,7 +1,7 @@
 """The routes that describe this server and a picture: model, fields and limits; format, size and settings."""
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal, get_args
 
 import structlog
@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
 import inpaint
+from inpaint.about import about
 from inpaint.errors import ModelError, RequestError
 from inpaint.images.codec import MAX_ENCODED_BYTES
 from inpaint.lora.files import available_loras
@@ -80,6 +81,17 @@ class ModelOffer(BaseModel):
     ]
 
 
+class AboutModel(BaseModel):
+    """The loaded model, said to people."""
+
+    text: Annotated[str, Field(description="One or two sentences on what the model paints.")]
+    photographs: Annotated[bool, Field(description="True if it paints photographs.")]
+    things: Annotated[
+        list[str] | None,
+        Field(description="The words of a prompt that it knows, if they are few; null if any may be used."),
+    ] = None
+
+
 class Offer(BaseModel):
     """The abilities of this server."""
 
@@ -93,6 +105,7 @@ class Offer(BaseModel):
         Field(description="Side in pixels at which the model paints; null until the model is loaded."),
     ]
     models: Annotated[list[ModelOffer], Field(description="All models, the first of which is `model`.")]
+    about: AboutModel
     schedulers: list[str] = list(SCHEDULERS)
     areas: list[str] = list(AREAS)
     fills: list[str] = list(FILLS)
@@ -168,12 +181,14 @@ class Discovery:
         except ModelError as error:  # the page must work without the folder
             log.warning("no LoRAs", error=str(error))
             loras = []
+        told = await asyncio.to_thread(about, settings.models.given[models[0].name])
         return Offer(
             model=models[0].name,
             version=inpaint.__version__,
             ready=models[0].ready,
             native_size=models[0].native_size,
             models=models,
+            about=AboutModel.model_validate(asdict(told)),
             loras=[file.name for file in loras],
             select=SelectOffer(methods=list(service.selecting.methods)),
             fields=field_offers(settings.models),

@@ -9,12 +9,18 @@
  * @property {string[]} choices
  * @property {string} description
  *
+ * @typedef {object} About the loaded model, said to people
+ * @property {string} text
+ * @property {boolean} photographs whether it paints them
+ * @property {?string[]} things the words that it knows, if they are few
+ *
  * @typedef {object} Offer what the server can do
  * @property {string} model
  * @property {string} version
  * @property {boolean} ready
  * @property {?number} native_size
  * @property {{name: string, ready: boolean, native_size: ?number}[]} models the first is `model`
+ * @property {About} about
  * @property {string[]} loras
  * @property {FieldOffer[]} fields
  */

@@ -1,3 +1,4 @@
+import { AboutLine } from "./about.js";
 import { Asking } from "./asking.js";
 import { Comparing } from "./comparing.js";
 import { Connection } from "./connection.js";
@@ -64,6 +65,7 @@ export class App {
     this.panel = new Panel(this.settings, editor);
     this.prompts = new Prompts(this.settings);
     this.models = new ModelChoice(this.settings);
+    this.about = new AboutLine(this.settings);
     this.comparing = new Comparing(editor, this.results, byId("compare"), (error) => this.fail(error));
     this.film = new Film(this.results, this.keeping.actions);
     this.opening = new Opening({
@@ -146,7 +148,8 @@ export class App {
     this.settings.adopt(offer);
     this.panel.offer(offer);
     this.models.offer(offer);
-    show(byId("example"), offer.model === "demo");
+    this.about.offer(offer.about);
+    show(byId("example"), !offer.about.photographs);
   }
 
   /** @param {{job: import("./job.js").Job, error: unknown}} failed */

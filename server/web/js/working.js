@@ -1,6 +1,5 @@
+import { openExample } from "./about.js";
 import { byId, save, show } from "./dom.js";
-
-const EXAMPLE = { path: "web/example.jpg", name: "portrait.jpg", prompt: "a red circle" };
 
 /** The working picture: opening another one, its name and size above it, its download. */
 export class Working {
@@ -20,11 +19,8 @@ export class Working {
     }, "file");
   }
 
-  async openExample() {
-    const { settings } = this.app;
-    const answer = await fetch(EXAMPLE.path);
-    if (!settings.get("prompt")) settings.set("prompt", EXAMPLE.prompt);
-    await this.open(await answer.blob(), EXAMPLE.name);
+  openExample() {
+    return this.app.attempt(() => openExample(this.app));
   }
 
   /** Offer the settings of an earlier result, to go on from there. @param {Blob} blob */

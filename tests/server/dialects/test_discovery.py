@@ -72,6 +72,17 @@ def test_a_form_can_be_built_from_what_the_server_offers(served: Served) -> None
     assert served.client.post(V1, json=body(**defaults)).status_code == 200
 
 
+def test_the_offer_says_what_the_model_paints(serve: Serve) -> None:
+    """People who try the demo model must learn what it can paint, also in programs of others."""
+    told = serve().client.get(V2).json()["about"]
+    assert told["text"].startswith("Demo model: paints coloured shapes")
+    assert not told["photographs"]
+    assert {"red", "circle", "background"} <= set(told["things"])
+    told = serve(model="sdxl-inpainting").client.get(V2).json()["about"]
+    assert told["text"].startswith("Paints photographs")
+    assert (told["photographs"], told["things"]) == (True, None)
+
+
 def test_while_the_model_loads_the_offer_says_so(serve: Serve) -> None:
     """Requests are accepted and wait; the model's native size is not known yet."""
     engine = FakeEngine(loaded=False)

@@ -1,0 +1,105 @@
+"""What a model paints, said to people: from its own ``about.json``, else from its configuration; no torch.
+
+A diffusers folder may hold an ``about.json``: a ``text`` of one or two sentences, ``photographs`` (whether it
+paints them) and, for a model that knows only a few, ``things``, the words of a prompt that it knows.
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from inpaint.demo import demo_about, demo_folder
+from inpaint.errors import ModelError, RequestError, shown
+from inpaint.files import in_home
+from inpaint.prompt_weights import TAG
+from inpaint.weights import find_entry, models_dir
+
+SDXL_SIZE = 1024  # pixels; where the configuration does not say
+_PHOTOGRAPHS = 512  # pixels; a model of smaller pictures makes no photographs
+_WORD = re.compile(r"[^\W\d_]{2,}")  # of letters; one letter says nothing
+_SMALL_WORDS = frozenset(("an", "and", "in", "of", "on", "one", "or", "some", "the", "with", "break"))
+_MOST_SAID = 3  # unknown words in a warning
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """A model in one or two sentences, and the words that it knows if they are few."""
+
+    text: str
+    photographs: bool
+    things: tuple[str, ...] | None = None
+
+    def doubts(self, model: str, prompt: str | None) -> list[str]:
+        """Return a warning if the prompt is empty or holds words that the model does not know.
+
+        Args:
+            model: the model's name.
+            prompt: as it was given; None is empty.
+        """
+        if self.things is None:
+            return []
+        words = dict.fromkeys(_WORD.findall(TAG.sub(" ", prompt or "").casefold()))
+        known = f"it knows {', '.join(self.things)}"
+        if not words:
+            return [f"prompt: nothing is asked for, so the {model} model paints something arbitrary; {known}"]
+        unknown = [shown(word) for word in words if word not in self.things and word not in _SMALL_WORDS]
+        if not unknown:
+            return []
+        more = f" and {len(unknown) - _MOST_SAID} more" if len(unknown) > _MOST_SAID else ""
+        said = ", ".join(unknown[:_MOST_SAID]) + more
+        return [f"prompt: the {model} model does not know {said}; {known}"]
+
+
+def about(model: str | Path) -> About:
+    """Return what is known about a model by its name or path, also if it is not installed here."""
+    folder = _place(model)
+    if folder == demo_folder():
+        return _parsed(demo_about())
+    return _parsed(own) if (own := _json(folder / "about.json")) else _by_size(native_size(model))
+
+
+def native_size(model: str | Path) -> int:
+    """Return the side in pixels of the square that a model was trained on; SDXL's if nothing says so."""
+    folder = _place(model)
+    size = _json(folder / "unet" / "config.json").get("sample_size")
+    blocks = _json(folder / "vae" / "config.json").get("block_out_channels")
+    if not size or not isinstance(blocks, list):
+        return SDXL_SIZE
+    side = size if isinstance(size, int) else round(math.sqrt(size[0] * size[1]))
+    return int(side * 2 ** (len(blocks) - 1))
+
+
+def _by_size(size: int) -> About:
+    if size < _PHOTOGRAPHS:
+        return About(f"A small model: paints at {size} px, which is too small for photographs.", False)
+    return About(f"Paints photographs and other pictures, at about {size} px.", True)
+
+
+def _parsed(own: Mapping[str, Any]) -> About:
+    things = own.get("things")
+    known = tuple(map(str, things)) if isinstance(things, list) else None
+    return About(str(own.get("text", "")), bool(own.get("photographs", False)), known)
+
+
+def _place(model: str | Path) -> Path:
+    """Return the folder or file that a name or a path stands for, whether or not it exists."""
+    if model == "demo":
+        return demo_folder()
+    try:
+        root = models_dir()
+        entry = find_entry(model, root) if isinstance(model, str) else None
+        return root / entry.target if entry else in_home(Path(model), "model")
+    except (ModelError, RequestError, OSError):
+        return Path(model)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
