@@ -5,7 +5,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from platformdirs import user_data_path
@@ -102,6 +102,7 @@ class Settings(BaseSettings):
     )  # credits for one step of one megapixel of one sample in one box
 
     log_level: str = "INFO"
+    log_format: Literal["auto", "json", "lines"] = "auto"  # auto: lines on a terminal
     telemetry: bool = False  # send OpenTelemetry traces to OTEL_EXPORTER_OTLP_ENDPOINT
 
     @field_validator("public_url")

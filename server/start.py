@@ -60,7 +60,7 @@ def start(
     refuse_open(settings, locked=locked)
     with listen(settings) as listener, _alone(settings):
         app = create_app(settings, engines(settings), policy=policy(settings))
-        configure(settings.log_level)
+        configure(settings.log_level, settings.log_format)
         port = listener.getsockname()[1]
         sys.stderr.write(greeting(settings, port, locked=locked and not settings.no_auth))
         if browse:

@@ -71,6 +71,9 @@ def serve(
     ] = False,
     browse: Annotated[bool, typer.Option("--open", help="Open the page in this machine's browser.")] = False,
     log_level: Annotated[str, typer.Option(help="DEBUG, INFO, WARNING or ERROR.")] = "INFO",
+    log_format: Annotated[
+        str, typer.Option(help="json, lines (for people), or auto: lines on a terminal.")
+    ] = "auto",
 ) -> None:
     """Serve the sdxl-inpaint API and a page to paint masks on.
 

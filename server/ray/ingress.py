@@ -37,7 +37,7 @@ class Ingress:
     def __serve_build_asgi_app__(self) -> Any:
         """Return the ASGI application; Ray calls this in each new replica."""
         settings = self._settings
-        configure(settings.log_level)
+        configure(settings.log_level, settings.log_format)
         client = RayClient(self._engine, hang_s=settings.hang_s, max_attempts=settings.max_attempts)
         return create_app(settings, client)
 

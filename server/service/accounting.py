@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import structlog
+
 from inpaint.errors import CancelledError, InpaintError, ModelError, RequestError
 from inpaint.request import MAX_SIDE, SETTINGS, InpaintRequest, InpaintResult, upright_size
 from server.engines.client import Ticket
@@ -22,6 +24,7 @@ from server.settings import Settings
 from server.storage.ledger import MICRO, Ledger
 from server.storage.requests import Record, Store
 
+log = structlog.get_logger()
 UNMETERED = 999_999.0  # credits left if nothing is metered, because clients expect a number
 
 
@@ -165,6 +168,16 @@ class Accounting:
             self._count(record, request, result)
 
     def _count(self, record: Record, request: InpaintRequest, result: InpaintResult) -> None:
+        width, height = result.images[0].size
+        log.info(
+            "painted",
+            request=record.id,
+            samples=len(result.images),
+            width=width,
+            height=height,
+            steps=request.steps_to_run,
+            seconds=round(inference_s(result), 3),
+        )
         metrics = self._metrics
         metrics.images.inc(len(result.images))
         metrics.steps.inc(request.steps_to_run * request.samples * max(1, len(result.boxes)))
