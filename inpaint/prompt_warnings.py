@@ -6,11 +6,14 @@ does not is said once per kind, in a sentence for the caller.
 
 import re
 from collections.abc import Iterator
+from unicodedata import name
 
 from inpaint.errors import shown
 from inpaint.prompt_weights import TAG, ParsedPrompt, parse_prompt
 
 HEAVY = 3.0  # from about this weight on, pictures look burnt; (16:9) is 9
+
+_LATIN = 0x24F  # the last letter of Latin Extended-B; most later letters are not Latin
 
 # Each pattern takes time linear in the prompt's length: what repeats is bounded, or ends at the next bracket.
 _OTHERS: tuple[tuple[re.Pattern[str], str], ...] = (
@@ -36,6 +39,7 @@ def prompt_warnings(field: str, text: str | None) -> list[str]:
     parsed = parse_prompt(text, field)
     words = TAG.sub("", text)
     found = [*_tags(field, text), *_heavy(parsed), *_unmatched(parsed), *_squares(words), *_others(words)]
+    found += _scripts(words)
     return [f"{field}: {sentence}" for sentence in found]
 
 
@@ -88,6 +92,14 @@ def _squares(text: str) -> Iterator[str]:
         yield "[a:b:0.5] is read as words; a prompt does not change while it is painted"
     if "|" in found:
         yield "[a|b] is read as words; a prompt does not change while it is painted"
+
+
+def _scripts(text: str) -> Iterator[str]:
+    """Find a prompt in another script: SDXL's text encoders were trained on English."""
+    letters = [letter for letter in text if letter.isalpha()]
+    foreign = sum(ord(letter) > _LATIN and not name(letter, "").startswith("LATIN") for letter in letters)
+    if foreign > len(letters) / 2:
+        yield "it is not in Latin letters, and SDXL understands little but English; say it in English"
 
 
 def _others(text: str) -> Iterator[str]:

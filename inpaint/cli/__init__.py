@@ -70,15 +70,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _call(words: list[str]) -> None:
     prepare_threads()  # before anything imports torch
-    from inpaint.cli.app import app
+    from typer.main import get_command
 
+    from inpaint.cli.app import app
+    from inpaint.cli.help import hide_flag_types
+
+    command = get_command(app)
+    hide_flag_types(command)
     # Python looks through torch's million objects once more before it ends: more than a second for nothing.
     atexit.register(gc.freeze)
     try:
-        app(args=words, prog_name="inpaint", standalone_mode=True)
+        command(args=_in_options(words), prog_name="inpaint", standalone_mode=True)
     except SystemExit:
         sys.stdout.flush()  # what fails here can still be explained; Python's own flush comes too late
         raise
+
+
+def _in_options(words: list[str]) -> list[str]:
+    """Return the arguments with ``help`` and ``version``, which other programs have, as our options."""
+    match words:
+        case [] | ["help"]:
+            return ["--help"]
+        case ["help", *others]:
+            return [*others, "--help"]
+        case ["version"]:
+            return ["--version"]
+    return words
 
 
 def _say(problem: str) -> None:

@@ -9,17 +9,21 @@ import typer
 import inpaint
 from inpaint.cli import integrations, loras, models
 from inpaint.cli.erase import erase
+from inpaint.cli.help import examples
 from inpaint.cli.lazy import LazyGroup
 from inpaint.cli.mcp import mcp
-from inpaint.cli.run.command import run
+from inpaint.cli.run.command import RUN_EXAMPLES, run
 from inpaint.cli.terminal import show
 from inpaint.schedulers import SCHEDULERS
 
 app = typer.Typer(
     cls=LazyGroup,
     help="Repaint part of a picture with SDXL, on your own GPU.",
-    no_args_is_help=True,
-    add_completion=False,
+    epilog=examples(
+        "inpaint run photo.jpg --mask mask.png -p 'a red door'",
+        "inpaint serve --open",
+        "inpaint models fetch sdxl-inpainting",
+    ),
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -27,7 +31,7 @@ app.add_typer(models.app)
 app.add_typer(loras.app)
 app.add_typer(integrations.krita)
 app.add_typer(integrations.comfyui)
-app.command(no_args_is_help=True)(run)
+app.command(epilog=RUN_EXAMPLES)(run)
 app.command(no_args_is_help=True)(erase)
 app.command()(mcp)
 
@@ -44,6 +48,7 @@ def _common(
         bool,
         typer.Option(
             "--version",
+            "-V",
             callback=lambda v: _version(wanted=v),
             is_eager=True,
             help="Show the version and exit.",
@@ -69,7 +74,7 @@ def schedulers(
             typer.echo(f"{name:<{width}}  {spec.class_name}" + (f"  ({', '.join(notes)})" if notes else ""))
 
 
-@app.command()
+@app.command(epilog=examples("inpaint info painted.png"))
 def info(
     picture: Annotated[Path, typer.Argument(metavar="PICTURE", help="A PNG, JPEG, WebP, TIFF or AVIF file.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,

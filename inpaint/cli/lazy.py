@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from inpaint.cli.help import examples, hide_flag_types
 from inpaint.errors import OutputError
 
 
@@ -18,11 +19,18 @@ class LazyCommand(NamedTuple):
 
     target: str  # "module:attribute"; the attribute is a function or a typer.Typer
     help: str
+    epilog: str | None = None
 
 
 SERVER_COMMANDS: Mapping[str, LazyCommand] = {
     "serve": LazyCommand(
-        "server.cli.serve:serve", "Serve the sdxl-inpaint API and a page to paint masks on."
+        "server.cli.serve:serve",
+        "Serve the sdxl-inpaint API and a page to paint masks on.",
+        examples(
+            "inpaint serve --open",
+            "inpaint serve --model sdxl-inpainting --host 0.0.0.0",
+            "inpaint serve --model sdxl-inpainting --workers 4 --port 9000",
+        ),
     ),
     "top": LazyCommand(
         "server.cli.top:top", "Watch a running server: requests, latencies, queue and engine."
@@ -92,8 +100,9 @@ def loaded(name: str) -> Any:
         raise not_installed(error) from error
     if not isinstance(found, typer.Typer):
         single = typer.Typer(add_completion=False)
-        single.command(name)(found)
+        single.command(name, epilog=SERVER_COMMANDS[name].epilog)(found)
         found = single
     command = typer.main.get_command(found)
     command.name = name
+    hide_flag_types(command)
     return command

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from inpaint.cli.terminal import say
+from inpaint.cli.terminal import say, show
 from inpaint.errors import ModelError, RequestError
 from inpaint.lora import files as lora_files
 from inpaint.lora.lookup import Unusable
@@ -29,9 +29,7 @@ _STATES = {"new": "not used yet", "pinned": "pinned", "changed": "changed since 
 @app.command("list")
 def list_loras(
     folder: _Folder = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object per LoRA on stdout.")
-    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per LoRA.")] = False,
 ) -> None:
     """List the LoRAs that --lora and <lora:NAME:0.8> can use, and the files that they cannot use."""
     place = lora_files.loras_dir() if folder is None else folder
@@ -47,10 +45,10 @@ def list_loras(
         return
     for file in files:
         size = f"{file.size_bytes / 1e6:.1f} MB"
-        say(f"{file.name:<32} {size:>10}  {file.sha256[:12]:<12}  {_STATES[file.state]}")
+        show(f"{file.name:<32} {size:>10}  {file.sha256[:12]:<12}  {_STATES[file.state]}")
     for one in unusable:
-        say(f"{one.name:<32} cannot be used: {one.reason}")
-    say(f"\nLoRA folder: {place}")
+        show(f"{one.name:<32} cannot be used: {one.reason}")
+    show(f"\nLoRA folder: {place}")
 
 
 @app.command()

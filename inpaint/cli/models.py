@@ -1,7 +1,7 @@
 """``inpaint models``: list, fetch, verify, import, merge, remove and export checksums.
 
-Text for people goes to stderr, data to stdout. Errors are raised, not caught: ``inpaint.cli`` turns them into
-one sentence and an exit code.
+Lists and data go to stdout, progress to stderr. Errors are raised, not caught: ``inpaint.cli`` turns them
+into one sentence and an exit code.
 """
 
 import json
@@ -15,11 +15,21 @@ from typing import Annotated
 import typer
 
 from inpaint import weights
-from inpaint.cli.terminal import say
+from inpaint.cli.help import examples
+from inpaint.cli.terminal import say, show
 from inpaint.demo import demo_checkpoint
 from inpaint.errors import ModelError
 
-app = typer.Typer(name="models", help="List, fetch, import, merge and remove models.", no_args_is_help=True)
+app = typer.Typer(
+    name="models",
+    help="List, fetch, import, merge and remove models.",
+    no_args_is_help=True,
+    epilog=examples(
+        "inpaint models list",
+        "inpaint models fetch sdxl-inpainting",
+        "inpaint models import checkpoint.safetensors --name mine",
+    ),
+)
 
 _Name = Annotated[str, typer.Argument(metavar="NAME", help="A name from `inpaint models list`.")]
 
@@ -52,9 +62,7 @@ class _Vae(Enum):
 
 @app.command("list")
 def list_models(
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object per model on stdout.")
-    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per model.")] = False,
 ) -> None:
     """List the models that can be used by name, and whether they are installed."""
     rows = weights.listings(weights.models_dir())
@@ -63,13 +71,13 @@ def list_models(
             typer.echo(json.dumps(_as_json(row)))
         return
     for name in weights.BUILT_IN:
-        say(f"{name:<28} {'comes with inpaint'}")
+        show(f"{name:<28} {'comes with inpaint'}")
     for row in rows:
         state: str = row.state
         if row.state == "partial":
             state = f"{row.present_bytes / row.entry.size:.0%} fetched"
-        say(f"{row.entry.name:<28} {state:<14} {_gigabytes(row.entry.size):>9}  {row.entry.license}")
-    say(f"\nModels folder: {weights.models_dir()}")
+        show(f"{row.entry.name:<28} {state:<14} {_gigabytes(row.entry.size):>9}  {row.entry.license}")
+    show(f"\nModels folder: {weights.models_dir()}")
 
 
 @app.command()

@@ -19,6 +19,7 @@ from inpaint.weights.safety import check_folder
 from inpaint.weights.store import (
     Checkpoint,
     Listing,
+    check_name,
     config_folder,
     find_entry,
     listings,
@@ -41,6 +42,7 @@ __all__ = [
     "Source",
     "check_fits",
     "check_folder",
+    "check_name",
     "check_safetensors",
     "check_single_file",
     "config_folder",

@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
@@ -14,9 +15,11 @@ from inpaint.weights.header import check_safetensors
 from inpaint.weights.install import BUILT_IN, imported_entry
 from inpaint.weights.key_names import PREFIXES, UNET
 from inpaint.weights.lock import Entry, load_lock
+from inpaint.weights.prediction import SINGLE_FILE
 from inpaint.weights.safety import check_folder, find_weights, pick_variant, variant_of
 from inpaint.weights.verify import find_files, not_installed, read_stamp, verify, walk
 
+_WHOLE_BYTES = 2_000_000_000  # SDXL in one file is larger, its VAE or a LoRA smaller
 State = Literal["installed", "unverified", "partial", "not installed"]
 
 
@@ -68,13 +71,12 @@ def resolve(
     """
     root = models_dir() if root is None else root
     if isinstance(name_or_path, str):
+        check_name(name_or_path, root)
         entry = find_entry(name_or_path, root)
         if entry is not None:
             folder = root / entry.target
             verify(entry, folder)
             return _in_store(entry, folder, predicts)
-        if not _looks_like_path(name_or_path):
-            raise unknown(name_or_path, root)
     path = in_home(Path(name_or_path), "model")
     if path.is_dir():
         check_folder(path, predicts=predicts)
@@ -117,12 +119,41 @@ def find_entry(name: str, root: Path) -> Entry | None:
     return entry
 
 
-def unknown(name: str, root: Path) -> ModelError:
-    """Return the error for an unknown model name; it lists the known ones."""
-    known = [*BUILT_IN, *(listing.entry.name for listing in listings(root))]
-    return ModelError(
-        f"there is no model {name!r}; known are {', '.join(known)}, or give the path of a diffusers folder "
-        "or a .safetensors file"
+def check_name(name: str, root: Path | None = None) -> None:
+    """Refuse a name of no model, and one of files that cannot paint alone; a path is not looked at.
+
+    Raises:
+        ModelError: it lists the models that can paint.
+    """
+    root = models_dir() if root is None else root
+    entry = find_entry(name, root)
+    if entry is None and not _looks_like_path(name):
+        raise unknown(name, root, painting=True)
+    if entry is not None and not _paints(entry):
+        known = ", ".join(_names(root, painting=True))
+        raise ModelError(f"{name} is no model that can paint, but a part of one; these can: {known}")
+
+
+def unknown(name: str, root: Path, *, painting: bool = False) -> ModelError:
+    """Return the error for an unknown name; it lists the known ones, or only those of ``painting`` models."""
+    known = _names(root, painting=painting)
+    near = [each for each in known if name and each.startswith(name)][:2] or get_close_matches(name, known, 1)
+    meant = f"did you mean {' or '.join(near)}? Known" if near else "known"
+    paths = ", or give the path of a diffusers folder or a .safetensors file" if painting else ""
+    return ModelError(f"there is no model {name!r}; {meant} are {', '.join(known)}{paths}")
+
+
+def _names(root: Path, *, painting: bool) -> list[str]:
+    entries = [listing.entry for listing in listings(root)]
+    return [*BUILT_IN, *(entry.name for entry in entries if not painting or _paints(entry))]
+
+
+def _paints(entry: Entry) -> bool:
+    """Return whether an entry holds a UNet: a VAE, a LoRA or configurations alone paint nothing."""
+    weights = [file for file in entry.files if file.path.endswith(".safetensors")]
+    return any(
+        file.path.startswith("unet/") or file.path == SINGLE_FILE or file.size >= _WHOLE_BYTES
+        for file in weights
     )
 
 

@@ -60,12 +60,14 @@ SAID: dict[str, list[str]] = {
     "(embedding:easyneg.pt:1.2)": ["'embedding:easyneg.pt' is read as words"],
     "（red:1.3）": ["'（red:1.3）' has no weight"],
 }
+FOREIGN = ["红色的圆", "（红色）", "красный круг", "a 赤い円と青い空", "دائرة حمراء"]
 NOT_SAID = [
     "", "   ", "\n", "a red circle", "((((((a red circle))))))", "red BREAK circle", "BREAK",
     "a red circle BREAK on blue", "(red:1.3:0.5)", "(red:-1)", "(:1.2)", "()", "(red:1e9)", r"\(red\)",
     r"(a\):1.2)", "a (b (c:1.5) d:0.5) e", "16:9 photo", r"\(16:9\)", "(red:2.9)", "[red]", "red|blue",
     "red:0.5", "[at 12:30 sharp]", r"a:0.5\] \[x|y\]", "R&D and brand, ANDROID", "{red}", "<3 you",
-    "a < b: c > d", "_x_", "__ __", "embedding", "红色的圆", "a red circle 🎉👩‍👩‍👧‍👦", "（红色）", "(:9) x",
+    "a < b: c > d", "_x_", "__ __", "embedding", "a red circle 🎉👩‍👩‍👧‍👦", "(:9) x",
+    "ein rotes Fenster", "Ünïcødé dvěře",
 ]  # fmt: skip
 
 
@@ -82,6 +84,13 @@ def test_what_is_not_read_is_said(text: str, sentences: list[str]) -> None:
 def test_what_means_the_same_here_is_not_warned_about(text: str) -> None:
     """A warning that is always there is not read."""
     assert prompt_warnings("prompt", text) == []
+
+
+@pytest.mark.parametrize("text", FOREIGN)
+def test_another_script_is_said_once(text: str) -> None:
+    """SDXL's text encoders were trained on English, and what they make of other scripts is near to noise."""
+    (said,) = prompt_warnings("prompt", text)
+    assert said.endswith("SDXL understands little but English; say it in English")
 
 
 def test_a_negative_prompt_says_its_own_name() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import typer
 
+from inpaint.about import native_size
 from inpaint.canvas.crop import cut
 from inpaint.cli import SOME_FAILED
 from inpaint.cli.run.engine_options import EngineOptions
@@ -43,7 +44,9 @@ class Batch:
             InpaintError: the only picture is at fault.
             typer.Exit: with code 3 if some of several pictures would fail.
         """
+        self.engine_options.check(installed=False)
         preparer = self._preparer()
+        native = native_size(self.engine_options.model)
         results = self._results(Progress(len(self.tasks), None), None)
         for task in self.tasks:
             try:
@@ -51,7 +54,7 @@ class Batch:
                 if isinstance(prepared, Skipped):
                     results.skipped(prepared)
                 else:
-                    results.dry_run(prepared, cut(prepared.request))
+                    results.dry_run(prepared, cut(prepared.request, native), native)
             except InpaintError as error:
                 results.failed(task, error)
         results.close()
@@ -64,6 +67,7 @@ class Batch:
             InpaintError: the model, the report or the only picture is at fault.
             typer.Exit: with code 3 if some of several pictures failed.
         """
+        self.engine_options.check(installed=True)
         preparer = self._preparer()
         with ExitStack() as stack:
             report = stack.enter_context(Report(self.report, again=self.resume)) if self.report else None

@@ -5,12 +5,20 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from inpaint.cli.help import examples
 from inpaint.cli.run import options
 from inpaint.errors import RequestError
 from inpaint.request import DEFAULTS, check_settings
 
 if TYPE_CHECKING:
     from inpaint.cli.run.tasks import Refused, Task, TaskSettings
+
+
+RUN_EXAMPLES = examples(
+    "inpaint run photo.jpg --mask mask.png -p 'a red door'",
+    "inpaint run photos/ --mask masks/ -p 'a red door' -o painted/",
+    "inpaint run photo.jpg --extend 0,0,50%,0 -p 'more of the meadow'",
+)
 
 
 def run(
@@ -65,8 +73,6 @@ def run(
 ) -> None:
     """Repaint the white part of a mask in one or more pictures.
 
-    For example: inpaint run photo.jpg --mask mask.png -p 'a red door'
-
     Pixels away from the mask stay as they are, bit for bit in PNG, TIFF and lossless WebP.
 
     Every picture keeps its size, format, colour profile, EXIF, XMP and IPTC; AVIF and HEIC become PNG.
@@ -114,6 +120,12 @@ def run(
         work.run()
 
 
+_NOTHING = (
+    "name a picture, a folder or --jobs FILE, for example: inpaint run photo.jpg --mask mask.png "
+    "-p 'a red door' (inpaint run --help lists every option)"
+)
+
+
 def _tasks(
     images: list[str], jobs: Path | None, task_settings: "TaskSettings", *, recursive: bool, by_null: bool
 ) -> "list[Task | Refused]":
@@ -127,10 +139,7 @@ def _tasks(
     from inpaint.cli.terminal import say
 
     if bool(images) == (jobs is not None):
-        problem = (
-            "give pictures or --jobs FILE, not both" if images else "name a picture, a folder or --jobs FILE"
-        )
-        raise RequestError("image", problem)
+        raise RequestError("image", "give pictures or --jobs FILE, not both" if images else _NOTHING)
     if jobs is not None:
         for name, value in task_settings.request.items():  # each alone: a line may change the other
             if value is not None:

@@ -10,8 +10,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from inpaint.about import about
+from inpaint.cli.run.early import check_device, check_model
 from inpaint.cli.terminal import say
-from inpaint.demo import NOTICE, demo_entry
+from inpaint.demo import demo_entry
 from inpaint.files import in_home
 from inpaint.weights import find_entry, models_dir
 from inpaint.weights.prediction import describe
@@ -34,6 +36,19 @@ class EngineOptions:
     loras: Path | None  # the folder of LoRA files
     predicts: str | None = None  # what the model predicts, if it does not say so itself
 
+    def check(self, *, installed: bool) -> None:
+        """Refuse a model or a device that is not here before torch is imported.
+
+        Args:
+            installed: whether the model must be installed, and not only known.
+
+        Raises:
+            ModelError: the model is unknown, cannot paint or is not here.
+            DeviceError: there is no such device.
+        """
+        check_device(self.device)
+        check_model(self.model, self.predicts, installed=installed)
+
     def for_pictures(self, count: int) -> "EngineOptions":
         """Return the options for this many pictures; one alone is painted before any code is compiled."""
         return self if count > 1 else replace(self, without=(*self.without, "compile"))
@@ -46,14 +61,14 @@ class EngineOptions:
             os.environ[switch] = "1"
         from inpaint.engine import Engine
 
-        if self.model == "demo":
-            say(NOTICE)
+        if not (told := about(self.model)).photographs:
+            say(told.text)
         started = time.monotonic()
         with Engine.load(**asdict(self)) as engine:
             model = engine.model
             predicts = describe(model.scheduler_config)
-            told = f"; {predicts}" if predicts else ""
-            say(f"loaded {model.name} on {model.device} in {time.monotonic() - started:.1f} s{told}")
+            also = f"; {predicts}" if predicts else ""
+            say(f"loaded {model.name} on {model.device} in {time.monotonic() - started:.1f} s{also}")
             yield engine
 
     def identity(self) -> str:

@@ -106,6 +106,7 @@ def _with_stdin(arguments: Sequence[str], by_null: bool) -> Iterator[_Argument]:
     for text in arguments:
         if not text:  # an unset shell variable; as a path it would be the working folder
             raise RequestError("image", "the path is empty; name a picture or a folder")
+        refuse_url("image", text)
         if text != STDIN:
             yield _Argument(text, _is_pattern(text))
             continue
@@ -113,7 +114,9 @@ def _with_stdin(arguments: Sequence[str], by_null: bool) -> Iterator[_Argument]:
         paths = [os.fsdecode(line if by_null else line.removesuffix(b"\r")) for line in lines]
         if not any(paths):
             raise RequestError("image", "stdin holds no path; write one per line")
-        yield from (_Argument(path, False) for path in paths if path)
+        for path in filter(None, paths):
+            refuse_url("image", path)
+            yield _Argument(path, False)
 
 
 @dataclass(slots=True)
@@ -194,3 +197,18 @@ def exists(path: Path) -> bool:
 def is_folder(path: Path) -> bool:
     """Return whether ``path`` is an existing folder."""
     return exists(path) and path.is_dir()
+
+
+def refuse_url(field: str, text: str) -> None:
+    """Refuse a URL in place of a file; as a path it would lose a slash.
+
+    Raises:
+        RequestError: it is a URL.
+    """
+    scheme, colon, _ = text.partition("://")
+    if colon and scheme.isalnum() and len(scheme) > 1:
+        raise RequestError(
+            field,
+            f"{text} is a URL, and inpaint run reads files; download it first, or send it to a server "
+            "(inpaint serve), which fetches URLs",
+        )

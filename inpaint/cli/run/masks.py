@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image, ImageChops
 
-from inpaint.cli.run.inputs import FORMATS, Found, exists, is_folder
+from inpaint.cli.run.inputs import FORMATS, Found, exists, is_folder, refuse_url
 from inpaint.cli.run.template import fill_in, fixed_folder, placeholders, plain_path, read_template
 from inpaint.errors import RequestError
 
@@ -24,6 +24,7 @@ class MaskChoice:
         if self.text == "":
             raise RequestError("mask", "the path is empty; name a mask, or leave --mask out")
         if self.text is not None:
+            refuse_url("mask", self.text)
             object.__setattr__(self, "text", read_template(self.text, "mask", ("stem", "parent")))
 
     @property

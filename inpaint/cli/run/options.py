@@ -153,7 +153,8 @@ ResizeMask = Annotated[
 Extend = Annotated[
     str | None,
     _option(
-        "Add this many pixels on the left, top, right and bottom, and paint them",
+        "Add this much on the left, top, right and bottom, and paint it: pixels, or parts such as 50%; one "
+        "number is for all sides",
         panel=_REGION,
         metavar="L,T,R,B",
     ),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from inpaint.cli.run.early import check_mask
 from inpaint.cli.run.engine_options import EngineOptions
 from inpaint.cli.run.inputs import FORMATS
 from inpaint.cli.run.outputs import write_whole
@@ -96,8 +97,14 @@ class Painter:
             return _UnderWay(task, error)
         if isinstance(prepared, Skipped):
             return _UnderWay(task, prepared)
+        try:
+            if self._engine is None:
+                check_mask(prepared.request)
+        except InpaintError as error:
+            return _UnderWay(task, error)
         if self._engine is None:
-            self._engine = self._stack.enter_context(self._engine_options.engine())
+            with self._progress.loading(self._engine_options.model):
+                self._engine = self._stack.enter_context(self._engine_options.engine())
         try:
             job = self._engine.submit(prepared.request)
         except InpaintError as error:

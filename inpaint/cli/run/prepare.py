@@ -12,7 +12,7 @@ from inpaint.canvas.mask import fitted, strength
 from inpaint.cli.run.masks import ALPHA, from_alpha
 from inpaint.cli.run.outputs import Claims
 from inpaint.cli.run.resume import Existing, ResumeIndex
-from inpaint.cli.run.tasks import Refused, Task
+from inpaint.cli.run.tasks import Refused, Task, pixels
 from inpaint.errors import RequestError
 from inpaint.images.codec import Picture, decode, read_file
 from inpaint.images.metadata import settings_hash
@@ -166,7 +166,7 @@ def _masked(
 
     ``path`` and ``data`` are the mask file's, None where there is none.
     """
-    settings, extension = task.settings.request, task.settings.extend
+    settings, extension = task.settings.request, pixels(task.settings.extend, image.size)
     given, channel = None, settings["mask_channel"]
     if task.settings.mask.is_alpha:
         given, channel = from_alpha(image), DEFAULTS["mask_channel"]

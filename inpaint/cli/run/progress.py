@@ -25,6 +25,15 @@ class Progress:
         self._bar = bar
         self._task = bar.add_task("", total=total, left="") if bar else None
 
+    @contextmanager
+    def loading(self, model: str) -> Iterator[None]:
+        """Say on the bar that the model is being loaded, while it is."""
+        if self._bar:
+            self._bar.update(self._task, description=f"loading {printable(model)}…", total=None, refresh=True)
+        yield
+        if self._bar:
+            self._bar.update(self._task, description="", total=self.total)
+
     def began(self, label: str) -> None:
         """Count a picture as under way."""
         with self._lock:

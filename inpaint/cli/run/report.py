@@ -25,18 +25,22 @@ class Report:
         with self._writing():
             path.parent.mkdir(parents=True, exist_ok=True)
             before = path.read_bytes() if again and path.exists() else b""
+            self._last = dict(filter(None, map(_outcome, before.splitlines())))  # by the task's name
             self._file = path.open("a" if again else "w", encoding="utf-8", newline="\n")
             if before and not before.endswith(b"\n"):  # from a run that was killed while it wrote
                 self._file.write("\n")
 
     def add(self, line: Mapping[str, Any]) -> None:
-        """Write the line of one picture.
+        """Write the line of one picture, unless it would only repeat the picture's last line.
 
         Raises:
             OutputError: the file cannot be written.
         """
+        text = as_json(line)
+        if line["state"] != "done" and (told := _outcome(text)) and self._last.get(told[0]) == told[1]:
+            return
         with self._writing():
-            self._file.write(as_json(line) + "\n")
+            self._file.write(text + "\n")
             self._file.flush()
 
     @contextmanager
@@ -53,6 +57,16 @@ class Report:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
+
+
+def _outcome(line: str | bytes) -> tuple[str, object] | None:
+    """Return a task's name and what became of it: an error, or results; None if the line is no report's."""
+    try:
+        read = json.loads(line)
+        what = read["error"] if read["state"] == "failed" else [read["outputs"], read["settings_hash"]]
+        return read["task"], what
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def as_json(value: Mapping[str, Any], encoding: str = "utf-8") -> str:

@@ -101,8 +101,8 @@ class Results:
             raise error
         say(f"{self._position()}error: {task.label}: {sentence}")
 
-    def dry_run(self, prepared: Prepared, cut: Cut) -> None:
-        """Report how a picture would be painted."""
+    def dry_run(self, prepared: Prepared, cut: Cut, native: int) -> None:
+        """Report how a picture would be painted by a model that works at ``native`` pixels."""
         self.planned_count += 1
         self._progress.ended(prepared.task.label, painted=False)
         boxes = " and ".join(
@@ -111,7 +111,7 @@ class Results:
             for left, top, right, bottom in [canvas.box]
         )
         say(
-            f"{prepared.task.label}: would repaint {boxes} for a 1024-pixel model, and write "
+            f"{prepared.task.label}: would repaint {boxes} for a {native}-pixel model, and write "
             f"{', '.join(map(str, prepared.outputs))}"
         )
         self._warn(prepared.task.label, cut.warnings)

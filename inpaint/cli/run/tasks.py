@@ -10,13 +10,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from inpaint.cli.run.inputs import STDIN, Found
+from inpaint.cli.run.inputs import STDIN, Found, refuse_url
 from inpaint.cli.run.masks import MaskChoice
 from inpaint.cli.run.outputs import Output
 from inpaint.errors import RequestError
 from inpaint.request import SETTINGS
 
-Margins = tuple[int, int, int, int]  # left, top, right, bottom; pixels
+Margin = int | float  # whole pixels, or a part of the picture's side
+Margins = tuple[Margin, Margin, Margin, Margin]  # left, top, right, bottom
+_MOST_PERCENT = 800
 _KEYS = ("image", "mask", "output", "extend", *SETTINGS)
 
 
@@ -122,20 +124,43 @@ def _with(task_settings: TaskSettings, given: Mapping[str, Any]) -> TaskSettings
 def _text(key: str, value: object) -> str:
     if not isinstance(value, str) or not value or "\0" in value:
         raise RequestError(key, f"must be the path of a file, not {value!r}" if value else "is missing")
+    refuse_url(key, value)
     return value
 
 
 def margins(given: object) -> Margins:
-    """Return ``L,T,R,B``, or a list of four, as four numbers of pixels.
+    """Return ``L,T,R,B``, or a list of four, as four margins; one alone is for all sides.
 
     Raises:
-        RequestError: not four whole numbers from 0.
+        RequestError: neither one nor four, or one of them is no whole number and no percentage.
     """
-    parts = given.split(",") if isinstance(given, str) else given if isinstance(given, list) else []
-    texts = [part.strip() if isinstance(part, str) else str(part) for part in parts]
-    if len(texts) != 4 or not all(text.isdecimal() and len(text) < 10 for text in texts):
+    parts = given.split(",") if isinstance(given, str) else given if isinstance(given, list) else [given]
+    found = [_margin(str(part).strip()) for part in parts]
+    if len(found) == 1:
+        found *= 4
+    if len(found) != 4 or None in found:
         raise RequestError(
-            "extend", f"must be four whole numbers of pixels L,T,R,B such as 0,0,256,0, not {given!r}"
+            "extend",
+            "must be pixels or percentages, L,T,R,B such as 0,0,256,0 or 0,0,50%,0, or one for all sides "
+            f"such as 256, not {given!r}",
         )
-    left, top, right, bottom = map(int, texts)
+    left, top, right, bottom = (each for each in found if each is not None)
+    return left, top, right, bottom
+
+
+def _margin(text: str) -> Margin | None:
+    number = text.removesuffix("%")
+    if not number.isdecimal() or len(number) > 9:
+        return None
+    if number == text:
+        return int(number)
+    return int(number) / 100 if 0 < int(number) <= _MOST_PERCENT else 0 if not int(number) else None
+
+
+def pixels(margins: Margins, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Return margins in pixels of a picture of ``size``: left and right are parts of its width."""
+    left, top, right, bottom = (
+        round(margin * size[side % 2]) if isinstance(margin, float) else margin
+        for side, margin in enumerate(margins)
+    )
     return left, top, right, bottom

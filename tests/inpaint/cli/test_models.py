@@ -23,11 +23,11 @@ def test_list_says_what_can_be_fetched(root: Path) -> None:
     """A newcomer sees the names, sizes and licences, and where the models go."""
     done = CliRunner().invoke(app, ["list"])
     assert done.exit_code == 0
-    assert done.stdout == ""
-    assert "demo" in done.stderr
-    assert "sdxl-inpainting" in done.stderr
-    assert "6.94 GB" in done.stderr
-    assert str(root) in done.stderr
+    assert done.stderr == "", "it can be searched with grep"
+    assert "demo" in done.stdout
+    assert "sdxl-inpainting" in done.stdout
+    assert "6.94 GB" in done.stdout
+    assert str(root) in done.stdout
 
 
 def test_list_json_is_one_object_a_model(root: Path) -> None:
@@ -80,7 +80,9 @@ def test_an_unknown_name_lists_the_known_ones(root: Path, command: str) -> None:
     """A typo is answered with the names that would work, as the error that exits with 4."""
     done = CliRunner().invoke(app, [command, "sdxl"])
     assert isinstance(done.exception, ModelError)
-    assert "known are demo, sdxl-inpainting" in str(done.exception)
+    assert "did you mean sdxl-inpainting or sdxl-configs? Known are demo, sdxl-inpainting" in str(
+        done.exception
+    )
 
 
 def test_verify_names_the_command_that_fetches(root: Path) -> None:
