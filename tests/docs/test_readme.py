@@ -1,4 +1,4 @@
-"""What the README says works."""
+"""What the README and the page about the command line say works."""
 
 import json
 import re
@@ -11,11 +11,14 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from inpaint.demo import demo_folder
 from inpaint.images.metadata import write
+from inpaint.weights import import_model
 from tests.conftest import ROOT
 from tests.support.metadata_samples import BLANK, made, plain
 
 README = (ROOT / "README.md").read_text("utf-8")
+COMMANDS = (ROOT / "docs" / "commands.md").read_text("utf-8")
 
 
 def test_the_python_example_runs(
@@ -39,7 +42,10 @@ def python_blocks() -> list[str]:
 def commands() -> list[str]:
     return [
         line.split("  #")[0].strip()
-        for block in re.findall(r"```\n(.*?)```", README, re.DOTALL)
+        for language, block in re.findall(
+            r"^```(\w*)\n(.*?)^```", f"{README}\n{COMMANDS}", re.DOTALL | re.MULTILINE
+        )
+        if not language
         for line in block.splitlines()
         if line.startswith("inpaint ")
     ]
@@ -47,7 +53,7 @@ def commands() -> list[str]:
 
 def test_the_readme_shows_commands() -> None:
     """Else the test below would check nothing."""
-    assert len(commands()) >= 5
+    assert len(commands()) >= 15
 
 
 @pytest.mark.parametrize("command", [c for c in commands() if c.startswith("inpaint run")])
@@ -60,6 +66,9 @@ def test_every_run_command_is_understood(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("INPAINT_LORAS", str(tmp_path))
     lay_out(tmp_path)
+    if "--model inked" in command:
+        monkeypatch.setenv("INPAINT_MODELS", str(tmp_path / "models"))
+        import_model(demo_folder(), "inked", tmp_path / "models")
     with pytest.raises(SystemExit) as ended:
         main([*shlex.split(command)[1:], "--dry-run"])
     assert ended.value.code == 0
@@ -82,7 +91,8 @@ def lay_out(folder: Path) -> None:
 
 def test_every_file_in_the_tree_exists() -> None:
     """A file tree that is wrong is worse than none."""
-    tree = re.search(r"## Where things are\n\n```\n(.*?)```", README, re.DOTALL)
+    page = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    tree = re.search(r"## Where things are\n\n```\n(.*?)```", page, re.DOTALL)
     assert tree is not None
     names, package = [], ""
     for line in tree[1].splitlines():

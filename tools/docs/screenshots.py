@@ -1,7 +1,7 @@
 """Screenshots of the page for the documentation: ``python -m tools.docs.screenshots``.
 
 They show a real painting, by a real server with the demo model, in a real Chromium (``INPAINT_CHROMIUM``,
-else Debian's).
+else Debian's): three pages as PNG, and README's moving picture, ``page.webp``.
 """
 
 import io
@@ -20,7 +20,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 OUT = Path(__file__).parents[2] / "docs" / "images"
 CHROMIUM = os.environ.get("INPAINT_CHROMIUM", "/usr/bin/chromium")
 DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 360, "height": 740}
-MISSION_PATCH = [(150, 385), (200, 385), (205, 410), (150, 415), (155, 400), (195, 400)]  # px of the portrait
+MOVING = {"width": 1120, "height": 720}
+LOOK_MS, STEP_MS, MOST_STEPS = 1800, 350, 8  # of the moving picture: a stage, a step of the painting
 PAINTING_MS = 300_000
 AROUND, ALIKE = 48, 6  # colours outside the photograph, and the difference up to which two count as one
 # One thread: on a busy machine two wait for each other.
@@ -43,6 +44,7 @@ def main() -> None:
         paint(page)
         page.evaluate("() => scrollTo(0, 0)")
         save(page, "page-phone.png")
+        moving(opened(browser, url, viewport=MOVING, color_scheme="light"))
         browser.close()
 
 
@@ -65,19 +67,14 @@ def served() -> Iterator[str]:
 
 
 def opened(browser: Browser, url: str, **options: object) -> Page:
-    """Open the page with the example portrait, its mission patch marked."""
+    """Open the page with the example portrait, which comes with its mission patch marked."""
     page = browser.new_context(**options).new_page()  # type: ignore[arg-type]
     page.set_default_timeout(PAINTING_MS)
     page.goto(url)
     page.wait_for_selector("[data-state=ready]")
     page.get_by_test_id("example").click()
     page.wait_for_selector("body.has-picture")
-    points = [at(page, *point) for point in MISSION_PATCH]
-    page.mouse.move(*points[0])
-    page.mouse.down()
-    for point in points[1:]:
-        page.mouse.move(*point, steps=6)
-    page.mouse.up()
+    page.wait_for_selector("#undo:enabled")
     return page
 
 
@@ -89,15 +86,43 @@ def at(page: Page, x: float, y: float) -> tuple[float, float]:
 
 
 def paint(page: Page) -> None:
-    page.get_by_test_id("prompt").fill("a blue heart")
+    """Paint four variations of the example's own prompt."""
     page.get_by_test_id("seed").fill("4")
     page.get_by_test_id("paint").click()
     page.get_by_test_id("result").nth(3).wait_for()
     page.mouse.move(0, 0)
 
 
+def moving(page: Page) -> None:
+    """Save the example from its mask to the kept result, as a moving picture."""
+    frames = [(shot(page), LOOK_MS)]
+    page.get_by_test_id("seed").fill("4")
+    page.get_by_test_id("paint").click()
+    results = page.get_by_test_id("result")
+    while not results.count():
+        page.wait_for_timeout(STEP_MS)
+        frames.append((shot(page), STEP_MS))
+    steps = frames[1 :: max(1, len(frames) // MOST_STEPS)]
+    results.nth(3).wait_for()
+    page.mouse.move(0, 0)
+    frames = [frames[0], *steps, (shot(page), LOOK_MS)]
+    compare(page)
+    frames.append((shot(page), LOOK_MS))
+    page.get_by_test_id("result-keep").click()
+    page.wait_for_timeout(STEP_MS)
+    frames.append((shot(page), LOOK_MS))
+    first, *others = (image for image, _ in frames)
+    path, times = OUT / "page.webp", [ms for _, ms in frames]
+    first.save(path, save_all=True, append_images=others, duration=times, loop=0, quality=80, method=4)
+    sys.stderr.write(f"{path}: {path.stat().st_size} bytes, {len(frames)} frames\n")
+
+
+def shot(page: Page) -> Image.Image:
+    return Image.open(io.BytesIO(page.screenshot(animations="disabled"))).convert("RGB")
+
+
 def compare(page: Page) -> None:
-    """Compare, with the divider through the heart, most of which stays in view."""
+    """Compare, with the divider through the disc, most of which stays in view."""
     page.get_by_test_id("compare").click()
     divider = page.locator(".editor-divider").bounding_box()
     assert divider is not None
@@ -110,21 +135,21 @@ def compare(page: Page) -> None:
 
 def save(page: Page, name: str) -> None:
     """Save in 256 colours: a PNG in full colour would be several times as large."""
-    shot = Image.open(io.BytesIO(page.screenshot(animations="disabled"))).convert("RGB")
+    picture = shot(page)
     box, viewport = page.locator(".editor-picture").bounding_box(), page.viewport_size
     assert box is not None
     assert viewport is not None
-    ratio = shot.width / viewport["width"]
+    ratio = picture.width / viewport["width"]
     left, top = round(ratio * box["x"]), round(ratio * box["y"])
     photo = (left, top, left + round(ratio * box["width"]), top + round(ratio * box["height"]))
-    fewer_colours(shot, photo).save(OUT / name, optimize=True)
+    fewer_colours(picture, photo).save(OUT / name, optimize=True)
     sys.stderr.write(f"{OUT / name}: {(OUT / name).stat().st_size} bytes\n")
 
 
-def fewer_colours(shot: Image.Image, photo: tuple[int, int, int, int]) -> Image.Image:
+def fewer_colours(picture: Image.Image, photo: tuple[int, int, int, int]) -> Image.Image:
     """Reduce to 256 colours: most for the photograph, some for the page, whose accent would be lost."""
-    around = shot.copy()
-    around.paste(shot.getpixel((0, 0)), photo)  # type: ignore[arg-type]
+    around = picture.copy()
+    around.paste(picture.getpixel((0, 0)), photo)  # type: ignore[arg-type]
     chosen: list[tuple[int, ...]] = []
     for _, colour in sorted(around.getcolors(around.width * around.height) or [], reverse=True):
         assert isinstance(colour, tuple)
@@ -132,10 +157,10 @@ def fewer_colours(shot: Image.Image, photo: tuple[int, int, int, int]) -> Image.
         if unlike and len(chosen) < AROUND:
             chosen.append(colour)
     flat = [value for colour in chosen for value in colour]
-    rest = shot.crop(photo).quantize(256 - len(chosen)).getpalette() or []
+    rest = picture.crop(photo).quantize(256 - len(chosen)).getpalette() or []
     palette = Image.new("P", (1, 1))
     palette.putpalette([*flat, *rest])
-    return shot.quantize(palette=palette)
+    return picture.quantize(palette=palette)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "mask_channel": (("--mask-channel", "red"), "--mask-channel: must be one of luminance, alpha"),
     "mask": (("--mask", "lost.png"), "--mask: there is no file lost.png"),
     "output": (("-o", "out.gif"), "--output: must end with .png"),
-    "extend": (("--extend", "1,2,3"), "--extend: must be four whole numbers"),
+    "extend": (("--extend", "1,2,3"), "--extend: must be pixels or percentages"),
     "from": (("--from", "photo.png"), "--from: photo.png does not say how it was made"),
     "report": (("--report", "photo.png"), "--report: photo.png is not the report of an earlier run"),
     "device": (("--device", "gpu"), "--device: must be auto, cpu, cuda or cuda:N"),

@@ -79,7 +79,7 @@ WRONG_LINES: dict[str, tuple[object, str]] = {
         {"image": "photo.png", "output": "mask.png"},
         "output: mask.png is an input of this run",
     ),
-    "a wrong extend": ({"image": "photo.png", "extend": [1, 2]}, "extend: must be four whole numbers"),
+    "a wrong extend": ({"image": "photo.png", "extend": [1, 2]}, "extend: must be pixels or percentages"),
 }
 
 
