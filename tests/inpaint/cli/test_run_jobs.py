@@ -197,6 +197,6 @@ def test_from_alone_asks_for_a_picture(run: Run) -> None:
     """What it holds are settings; which picture to paint is still to be said. Without it, so is a prompt."""
     assert run("photo.png", "--mask", "mask.png", "-p", "x", "-o", "one.png").code == 0
     done = run("--from", "one.png")
-    assert (done.code, done.err) == (2, "error: image: name a picture, a folder or --jobs FILE\n")
+    assert (done.code, done.err[:58]) == (2, "error: image: name a picture, a folder or --jobs FILE, for")
     done = run("photo.png", "--mask", "mask.png")
     assert (done.code, done.err) == (2, "error: --prompt: say what to paint, with -p TEXT\n")
