@@ -1,5 +1,5 @@
 /**
- * Keeps the page's own files, so that the installed page opens while its server is away. The network comes first, so
+ * Keeps the page's own files, so that the installed page opens while its server does not answer. The network comes first, so
  * that an upgraded server never meets an old page; nothing of the API is ever kept.
  */
 

@@ -45,7 +45,7 @@ def test_earlier_prompts_come_back_with_the_arrow_keys(fake: Served, desk: Desk)
 
 @pytest.mark.slow
 def test_a_prompt_is_saved_with_a_name_and_used_again(fake: Served, desk: Desk) -> None:
-    """The sentences that somebody needs every day, in this browser."""
+    """What a painter needs every day, in this browser."""
     desk.click("earlier-prompts")
     menu = desk.get("prompts-menu")
     expect(menu).to_contain_text("Prompts that you paint with are listed here.")

@@ -1,3 +1,5 @@
+import { t } from "./i18n.js";
+
 /**
  * @typedef {object} FieldOffer one field of a request, see server/dialects/discovery.py
  * @property {string} name
@@ -36,7 +38,7 @@ export class ApiError extends Error {
   }
 }
 
-const OFFLINE = "The server does not answer.";
+const OFFLINE = t("The server does not answer.");
 
 /** A client of the public v2 API on the page's own server; but for its probe the page uses no other routes. */
 export class Api {
@@ -161,7 +163,7 @@ export function picturePath(id, number, url) {
 /** @param {Response} answer */
 async function problem(answer) {
   const after = Number(answer.headers.get("retry-after"));
-  let text = `The server answered with status ${answer.status}.`;
+  let text = t("The server answered with status {status}.", { status: answer.status });
   try {
     text = (await answer.json()).error ?? text;
   } catch {

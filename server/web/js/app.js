@@ -91,7 +91,7 @@ export class App {
     this.working.show();
     this.connection.connect();
     if (!this.database.lasting) {
-      this.notices.say("This browser keeps nothing for this page: a reload loses your work.", { lasting: true });
+      this.notices.say(t("This browser keeps nothing for this page: a reload loses your work."), { lasting: true });
     }
     for (const order of orders) {
       this.keeping.ask(order);
@@ -172,8 +172,8 @@ export class App {
   }
 
   #unsaved() {
-    const lost = "This browser has no room left: what you see is lost when the page is closed.";
-    this.notices.say(`${lost} Download what you want to keep.`, { lasting: true });
+    const lost = t("This browser has no room left: what you see is lost when the page is closed.");
+    this.notices.say(`${lost} ${t("Download what you want to keep.")}`, { lasting: true });
   }
 
   /**

@@ -1,5 +1,6 @@
 import { ApiError } from "./api.js";
 import { byId, set } from "./dom.js";
+import { t } from "./i18n.js";
 import { modelOf } from "./models.js";
 
 /** @typedef {import("./api.js").Offer} Offer */
@@ -71,14 +72,14 @@ export class Connection extends EventTarget {
   #showModel() {
     if (!this.offer) return;
     const { name, ready } = modelOf(this.offer, this.#model);
-    const [state, words] = ready ? ["ready", "ready"] : ["loading", "the model is being loaded"];
+    const [state, words] = ready ? ["ready", t("ready")] : ["loading", t("the model is being loaded")];
     this.#show(state, `${name} · ${words}`);
   }
 
   /** @param {unknown} error */
   #refused(error) {
     const offline = error instanceof ApiError && error.status === 0;
-    this.#show("unreachable", offline ? "no answer from the server" : "the server refuses");
+    this.#show("unreachable", offline ? t("no answer from the server") : t("the server refuses"));
     if (offline) this.#later(AGAIN_MS);
     else this.fail(error);
   }

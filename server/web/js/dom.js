@@ -1,3 +1,5 @@
+import { t } from "./i18n.js";
+
 /** @typedef {Node|string|null|undefined|false} Child */
 
 /**
@@ -60,6 +62,6 @@ const LONG_S = 90; // from here on in minutes
 
 /** @param {number} seconds */
 export function duration(seconds) {
-  if (seconds < LONG_S) return `${Math.max(1, Math.round(seconds))} s`;
-  return `${Math.round(seconds / 60)} min`;
+  if (seconds < LONG_S) return t("{count} s", { count: Math.max(1, Math.round(seconds)) });
+  return t("{count} min", { count: Math.round(seconds / 60) });
 }

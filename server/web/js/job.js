@@ -1,4 +1,5 @@
 import { ApiError, picturePath } from "./api.js";
+import { t } from "./i18n.js";
 import { follow } from "./stream.js";
 
 /**
@@ -86,7 +87,7 @@ export class Job extends EventTarget {
     const { order } = this;
     await turn;
     if (this.#cancelled) return;
-    if (!order.form) throw new Error("The painting was not sent before the page was closed. Press Paint again.");
+    if (!order.form) throw new Error(t("The painting was not sent before the page was closed. Press Paint again."));
     const form = new FormData();
     for (const [name, value, fileName] of order.form) {
       if (value instanceof Blob) form.set(name, value, fileName);
@@ -119,7 +120,7 @@ export class Job extends EventTarget {
     for await (const { event, data } of follow(this.api, this.order.id, signal, connection)) {
       if (event === "queued") this.#setProgress({ ...NEW, state: "queued", position: data.position });
       else if (event === "step") this.#step(data);
-      else if (event === "failed") throw new ApiError(data.error ?? "The picture was not painted.", 500);
+      else if (event === "failed") throw new ApiError(data.error ?? t("The picture was not painted."), 500);
       else if (event === "done") await this.#fetch(data);
     }
   }

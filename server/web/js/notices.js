@@ -1,5 +1,6 @@
 import { ApiError } from "./api.js";
 import { duration, h } from "./dom.js";
+import { t } from "./i18n.js";
 import { icon } from "./icons.js";
 
 /**
@@ -9,7 +10,7 @@ import { icon } from "./icons.js";
  *   about?: About}} How
  */
 
-const KEPT = "Is it still running? Your picture and your mask are kept.";
+const KEPT = t("Is it still running? Your picture and your mask are kept.");
 const SHOWN_MS = 6000; // what needs no answer goes by itself
 
 /** Sentences over the canvas: what happened and what to do now. One at a time, the newest. */
@@ -31,7 +32,7 @@ export class Notices {
     this.clear();
     this.about = about;
     const button = action && h("button", { type: "button", class: "button", click: () => this.#take(action) });
-    const attributes = { type: "button", class: "icon-button", "aria-label": "Close this message" };
+    const attributes = { type: "button", class: "icon-button", "aria-label": t("Close this message") };
     const close = h("button", { ...attributes, click: () => this.clear() }, icon("close"));
     const words = h("p", {}, text);
     this.place.append(h("div", { class: `notice is-${level}`, "data-testid": testid }, words, button, close));
@@ -51,10 +52,10 @@ export class Notices {
     const how = { level: "error", testid: "error", about: offline ? "server" : about };
     if (!(error instanceof ApiError)) return this.say(message, how);
     const { status, retryAfterS: afterS } = error;
-    const retry = again && { label: "Try again", run: again };
+    const retry = again && { label: t("Try again"), run: again };
     const words = status === 0 ? `${message} ${KEPT}` : sentence(message);
     if (status === 401 || status === 403) {
-      this.say(words, { ...how, action: newKey && { label: "Use another key", run: newKey } });
+      this.say(words, { ...how, action: newKey && { label: t("Use another key"), run: newKey } });
     } else if (status === 0 || status === 429 || status >= 500) this.say(words, { ...how, action: retry, afterS });
     else this.say(words, how);
   }
@@ -79,7 +80,7 @@ export class Notices {
   /** @param {HTMLButtonElement} button @param {string} label @param {number} seconds */
   #countDown(button, label, seconds) {
     button.disabled = seconds > 0;
-    button.textContent = seconds > 0 ? `${label} in ${duration(seconds)}` : label;
+    button.textContent = seconds > 0 ? t("{label} in {time}", { label, time: duration(seconds) }) : label;
     if (seconds > 0) this.#timer = setTimeout(() => this.#countDown(button, label, seconds - 1), 1000);
   }
 }

@@ -1,5 +1,6 @@
 import { openExample } from "./about.js";
 import { byId, save, show } from "./dom.js";
+import { t } from "./i18n.js";
 
 /** The working picture: opening another one, its name and size above it, its download. */
 export class Working {
@@ -29,10 +30,12 @@ export class Working {
     const made = await api.info(blob).catch(() => null); // no reason to stop the person who opened a picture
     const settings = made?.settings;
     if (!settings || editor.picture?.blob !== blob) return;
-    const about = settings.prompt ? `: “${settings.prompt}”` : "";
-    const leftOut = made.left_out.length ? ` Not as it says: ${made.left_out.join("; ")}.` : "";
-    notices.say(`This picture says how it was painted${about}.${leftOut}`, {
-      action: { label: "Use its settings", run: () => this.app.settings.takeOver(settings) },
+    const plain = t("This picture says how it was painted.");
+    const { prompt } = settings;
+    const says = prompt ? t("This picture says how it was painted: “{prompt}”.", { prompt }) : plain;
+    const leftOut = made.left_out.length ? ` ${t("Not as it says: {what}.", { what: made.left_out.join("; ") })}` : "";
+    notices.say(`${says}${leftOut}`, {
+      action: { label: t("Use its settings"), run: () => this.app.settings.takeOver(settings) },
       lasting: true,
       testid: "settings-found",
     });

@@ -1,3 +1,5 @@
+import { t } from "../i18n.js";
+
 /**
  * The 2D context of a canvas that has no context of another kind.
  * @param {HTMLCanvasElement} canvas @param {CanvasRenderingContext2DSettings} [settings]
@@ -5,7 +7,7 @@
  */
 export function context2d(canvas, settings) {
   const context = canvas.getContext("2d", settings);
-  if (!context) throw new Error("This browser gives the page no canvas to draw on.");
+  if (!context) throw new Error(t("This browser gives the page no canvas to draw on."));
   return context;
 }
 
@@ -15,7 +17,7 @@ export function context2d(canvas, settings) {
  * @returns {Promise<Blob>}
  */
 export function toFile(canvas, type, quality) {
-  const refused = new Error("This browser could not write the picture.");
+  const refused = new Error(t("This browser could not write the picture."));
   return new Promise((resolve, reject) =>
     canvas.toBlob((blob) => (blob ? resolve(blob) : reject(refused)), type, quality),
   );

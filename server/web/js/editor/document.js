@@ -1,3 +1,4 @@
+import { t } from "../i18n.js";
 import { Stroke } from "./brush.js";
 import { computed, needsTime } from "./computing.js";
 import { DEFAULTS, cutBox, extendedBounds, thresholdOf } from "./box.js";
@@ -113,7 +114,7 @@ export class Document {
    */
   async repeat(json, background) {
     if (json?.version !== 1 || !Array.isArray(json.steps) || !json.steps.every(isOp)) {
-      throw new Error("The draft cannot be read: it was written by another version of this page.");
+      throw new Error(t("The draft cannot be read: it was written by another version of this page."));
     }
     for (const op of json.steps) {
       if (op.kind === "extend") this.extendTo(op);

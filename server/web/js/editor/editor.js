@@ -1,3 +1,4 @@
+import { t } from "../i18n.js";
 import { Background } from "./background.js";
 import { Core } from "./core.js";
 import { Document } from "./document.js";
@@ -44,7 +45,7 @@ export class Editor extends EventTarget {
     host.tabIndex = 0;
     host.setAttribute("role", "application");
     if (!host.hasAttribute("aria-label")) {
-      host.setAttribute("aria-label", "Picture. Arrow keys move a crosshair, Enter or Space paints.");
+      host.setAttribute("aria-label", t("Picture. Arrow keys move a crosshair, Enter or Space paints."));
     }
     this.#input = new Input(host, () => this.#core, {
       run: (op) => this.#run(op),
@@ -272,7 +273,7 @@ export class Editor extends EventTarget {
   /** @param {Blob} blob white = repaint @throws {Error} with a sentence: no picture, or of another size */
   async loadMask(blob) {
     const doc = this.#doc;
-    if (!doc) throw new Error("Open a picture before its mask.");
+    if (!doc) throw new Error(t("Open a picture before its mask."));
     const { width, height } = doc.mask;
     const values = await readMask(blob, width, height);
     const png = await toDataUrl(await encodeGrey(values, width, height));
@@ -301,7 +302,7 @@ export class Editor extends EventTarget {
   /** @returns {Promise<Blob>} a grey PNG of the picture's size, white = repaint */
   async maskBlob() {
     await this.#steps.settled();
-    if (!this.#doc) throw new Error("Open a picture first.");
+    if (!this.#doc) throw new Error(t("Open a picture first."));
     const { values, width, height } = this.#doc.mask;
     return encodeGrey(values, width, height);
   }

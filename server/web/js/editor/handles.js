@@ -1,8 +1,16 @@
+import { t } from "../i18n.js";
 import { place, slider, setValue } from "./sliders.js";
 
 /** @typedef {import("./rect.js").Rect} Rect @typedef {import("./view.js").View} View */
 /** @typedef {import("./document.js").Document} Document @typedef {import("./sliders.js").Point} Point */
 
+/** @type {Record<keyof Rect, string>} */
+const LABELS = {
+  left: t("Extend the picture: left, pixels"),
+  top: t("Extend the picture: top, pixels"),
+  right: t("Extend the picture: right, pixels"),
+  bottom: t("Extend the picture: bottom, pixels"),
+};
 /** @type {(keyof Rect)[]} */
 const SIDES = ["left", "top", "right", "bottom"];
 const OUTWARDS = { left: "ArrowLeft", top: "ArrowUp", right: "ArrowRight", bottom: "ArrowDown" };
@@ -36,7 +44,7 @@ export class ExtendHandles {
     const { doc, pointAt, drag, drop } = this.actions;
     return slider({
       testid: `extend-${side}`,
-      label: `Extend the picture: ${side}, pixels`,
+      label: LABELS[side],
       className: `editor-handle is-${side}`,
       keys: {
         [OUTWARDS[side]]: STEP,
@@ -99,7 +107,7 @@ export class Divider {
     const step = 0.02;
     this.element = slider({
       testid: "compare-divider",
-      label: "Compare: the original is left of the line, the result right of it",
+      label: t("Compare: the original is left of the line, the result right of it"),
       className: "editor-divider",
       keys: {
         ArrowLeft: -step,

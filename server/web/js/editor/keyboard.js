@@ -1,3 +1,5 @@
+import { t } from "../i18n.js";
+
 /** @typedef {{x: number, y: number}} Point */
 /**
  * What the keys do; points are pixels of the picture.
@@ -99,14 +101,14 @@ export class Keyboard {
   /** @param {KeyboardEvent} event @param {Point} at the crosshair */
   #press(event, at) {
     if (!this.#gesture) return this.#begin(event, at);
-    if (this.actions.tool() === "rectangle") return this.#close("Rectangle set");
+    if (this.actions.tool() === "rectangle") return this.#close(t("Rectangle set"));
     const corners = this.#gesture.path;
     if (!corners) return; // a brush paints while its first key is held
     /** @param {Point} p */
     const isNear = (p) => Math.hypot(p.x - at.x, p.y - at.y) * this.actions.zoom() <= NEAR;
-    if (isNear(corners[0]) || isNear(corners[corners.length - 1])) return this.#close("Lasso closed");
+    if (isNear(corners[0]) || isNear(corners[corners.length - 1])) return this.#close(t("Lasso closed"));
     this.#gesture.move(at);
-    this.actions.say(`Corner ${corners.length}`);
+    this.actions.say(t("Corner {number}", { number: corners.length }));
   }
 
   /** @param {KeyboardEvent} event @param {Point} at */
@@ -115,7 +117,7 @@ export class Keyboard {
     if (!this.#gesture) return;
     const paints = !this.#gesture.path;
     if (paints) this.#heldKey = key;
-    this.actions.say(paints ? "Painting" : "Corner 1");
+    this.actions.say(paints ? t("Painting") : t("Corner {number}", { number: 1 }));
   }
 
   /** @param {string} text */

@@ -1,3 +1,4 @@
+import { t } from "../i18n.js";
 import { context2d } from "./canvas.js";
 import { formatOf } from "./formats.js";
 
@@ -24,11 +25,11 @@ const STRIP = 256; // rows read at a time: a canvas of 25 megapixels would take 
 export async function readPicture({ blob, name }, display) {
   await checkFormat(blob, name);
   const shown = await display(blob);
-  const broken = new Error(`${name} cannot be opened: the file is damaged or cut off.`);
+  const broken = new Error(t("{name} cannot be opened: the file is damaged or cut off.", { name }));
   const element = await decoded(shown, broken);
   const [width, height] = [element.naturalWidth, element.naturalHeight];
   const problem = sizeProblem(width, height);
-  if (problem) throw new Error(`${name} is ${width} × ${height} pixels; ${problem}.`);
+  if (problem) throw new Error(t("{name} is {width} × {height} pixels; {problem}.", { name, width, height, problem }));
   // An <img> shows what there is of a file that was cut off; createImageBitmap refuses it.
   const bitmap = await createImageBitmap(shown, { colorSpaceConversion: "none" }).catch(() => {
     throw broken;
@@ -60,19 +61,19 @@ async function checkFormat(blob, name) {
   try {
     format = await formatOf(blob);
   } catch {
-    throw new Error(`${name} cannot be read: it was moved, deleted or changed since it was chosen.`);
+    throw new Error(t("{name} cannot be read: it was moved, deleted or changed since it was chosen.", { name }));
   }
-  if (blob.size === 0) throw new Error(`${name} is empty.`);
-  if (!format) throw new Error(`${name} is not a PNG, JPEG, WebP, AVIF, TIFF or HEIC picture.`);
+  if (blob.size === 0) throw new Error(t("{name} is empty.", { name }));
+  if (!format) throw new Error(t("{name} is not a PNG, JPEG, WebP, AVIF, TIFF or HEIC picture.", { name }));
 }
 
 /** The problem with a picture of this size, or null. @param {number} width @param {number} height */
 function sizeProblem(width, height) {
   const { minSide, maxSide, maxPixels, maxAspect } = LIMITS;
   const [short, long] = [Math.min(width, height), Math.max(width, height)];
-  if (short < minSide || long > maxSide) return `its sides must be ${minSide} to ${maxSide} pixels`;
-  if (short * long > maxPixels) return `it may have at most ${maxPixels / 1e6} megapixels`;
-  if (long > maxAspect * short) return `it must not be narrower than 1:${maxAspect}`;
+  if (short < minSide || long > maxSide) return t("its sides must be {minSide} to {maxSide} pixels", { minSide, maxSide });
+  if (short * long > maxPixels) return t("it may have at most {most} megapixels", { most: maxPixels / 1e6 });
+  if (long > maxAspect * short) return t("it must not be narrower than 1:{maxAspect}", { maxAspect });
   return null;
 }
 
@@ -99,12 +100,12 @@ export async function readMask(blob, width, height) {
   try {
     bitmap = await createImageBitmap(blob, { colorSpaceConversion: "none" });
   } catch {
-    throw new Error("The mask cannot be opened: it is not a picture, or the file is damaged.");
+    throw new Error(t("The mask cannot be opened: it is not a picture, or the file is damaged."));
   }
   if (bitmap.width !== width || bitmap.height !== height) {
     const size = `${bitmap.width} × ${bitmap.height}`;
     bitmap.close();
-    throw new Error(`The mask is ${size} pixels, but must have the picture's size, ${width} × ${height}.`);
+    throw new Error(t("The mask is {size} pixels, but must have the picture's size, {width} × {height}.", { size, width, height }));
   }
   const values = new Uint8Array(width * height);
   for (const { data, top } of strips(bitmap, "black")) {
