@@ -32,3 +32,20 @@ def gpu_for(index: int, device: str, environ: Mapping[str, str]) -> tuple[Mappin
     if not listed:  # hidden on purpose: the CPU for ``auto``
         return {}, device
     return ({VISIBLE: listed[index]}, device) if index < len(listed) else ({}, f"cuda:{index}")
+
+
+def advice(index: int, device: str, environ: Mapping[str, str]) -> str:
+    """Return what to do if worker ``index`` cannot use the GPU that :func:`gpu_for` gave it; may be empty.
+
+    Args:
+        index: the worker's number, from 0.
+        device: the server's setting.
+        environ: the server's environment.
+    """
+    variables, own = gpu_for(index, device, environ)
+    if index == 0 or not (variables or own != device):
+        return ""
+    return (
+        f"; worker {index} needs the GPU of its number: start fewer workers, or let all share one with "
+        "--device cuda:0"
+    )

@@ -16,11 +16,11 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 
 from inpaint.batching.cost_profile import Profile
-from inpaint.errors import DeviceError
+from inpaint.errors import DeviceError, InpaintError
 from server.engines.child import Child
 from server.engines.dispatch import Dispatcher
 from server.engines.forecast import Engines
-from server.engines.gpus import gpu_for
+from server.engines.gpus import advice, gpu_for
 from server.engines.messages import Message, error_from
 from server.engines.worker import WorkerSpec
 from server.engines.worker_slot import Restarts, WorkerSlot
@@ -131,9 +131,15 @@ class Supervisor:
             self._dispatcher.engines = Engines.from_json(message.fields)
             self._on_ready(slot)
         elif message.kind in ("unfit", "broken"):
-            slot.mark_failed(error_from(message))
+            slot.mark_failed(self._advised(slot, error_from(message)))
         else:
             self._dispatcher.on_message(slot, message)
+
+    def _advised(self, slot: WorkerSlot, error: InpaintError) -> InpaintError:
+        """Return a process's error, with what to do about it if it has no GPU."""
+        if not isinstance(error, DeviceError) or self.described:
+            return error
+        return DeviceError(f"{error}{advice(slot.index, self._spec.device, os.environ)}")
 
     def _on_ready(self, slot: WorkerSlot) -> None:
         self.described = True

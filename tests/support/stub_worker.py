@@ -15,7 +15,7 @@ from PIL import Image
 from inpaint.batching.cost_profile import Profile
 from inpaint.batching.cost_record import MadeFor
 from inpaint.batching.work import Bucket
-from inpaint.errors import CancelledError, ModelError
+from inpaint.errors import CancelledError, DeviceError, ModelError
 from inpaint.job import Event, Job
 from inpaint.request import InpaintRequest, InpaintResult
 from inpaint.runtime.faults import Faults
@@ -107,6 +107,8 @@ class StubEngine:
 def load(spec: WorkerSpec, index: int, start: int) -> Paints:
     if not Path(spec.model).exists():
         raise ModelError(f"there is no model {spec.model}")
+    if Path(spec.model).read_text() == "no GPU":
+        raise DeviceError("this machine has no such GPU")
     return StubEngine(Path(spec.model), spec.max_rows, Faults.parse(spec.faults, start=start))
 
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from inpaint.errors import DeviceError
 from server.engines.child import Child
-from server.engines.gpus import VISIBLE, gpu_for
+from server.engines.gpus import VISIBLE, advice, gpu_for
 from server.engines.pool import Pool
 from server.engines.worker import WorkerSpec
 from tests.support.paths import STUB_WORKER
@@ -70,3 +71,39 @@ def test_a_pool_gives_each_worker_its_gpu(tmp_path: Path, monkeypatch: pytest.Mo
         return {pair for pair in pairs if pair.startswith(VISIBLE)}
 
     assert asyncio.run(main()) == {f"{VISIBLE}=GPU-a", f"{VISIBLE}=GPU-b"}
+
+
+@pytest.mark.parametrize(
+    ("index", "device", "listed", "advised"),
+    [
+        (0, "auto", None, False),
+        (1, "auto", None, True),
+        (1, "cuda", "0", True),
+        (1, "cpu", None, False),
+        (1, "cuda:0", None, False),
+        (1, "auto", "", False),
+    ],
+)
+def test_a_worker_without_a_gpu_is_told_of_sharing(
+    index: int, device: str, listed: str | None, advised: bool
+) -> None:
+    """Two models on a machine with one GPU are a likely first try."""
+    found = advice(index, device, {} if listed is None else {VISIBLE: listed})
+    assert ("--device cuda:0" in found) == advised
+
+
+def test_the_reason_of_a_worker_without_a_gpu_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch only says that CUDA_VISIBLE_DEVICES, which the operator never set, names no GPU."""
+    monkeypatch.delenv(VISIBLE, raising=False)
+    model = tmp_path / "model"
+    model.write_text("no GPU")
+
+    async def main() -> None:
+        pool = Pool(WorkerSpec(model=str(model)), program=(str(STUB_WORKER),), numbers=[1])
+        says = "no such GPU; worker 1 needs the GPU of its number: start fewer workers, or let all share one"
+        with pytest.raises(DeviceError, match=says):
+            await pool.start()
+
+    asyncio.run(main())
