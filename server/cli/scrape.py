@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import inf
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -23,6 +23,15 @@ class Scrape:
     def value(self, name: str) -> float:
         """Return the value of a metric without labels; 0 if it is not exported."""
         return self.series.get(name, {}).get(frozenset(), 0.0)
+
+    @property
+    def models(self) -> list[str]:
+        """The names of the models of a server that has several."""
+        return [dict(labels)["model"] for labels in self.series.get("inpaint_model_ready", {})]
+
+    def of_model(self, name: str, model: str) -> float:
+        """Return the value of a metric of one model."""
+        return self.series.get(f"inpaint_model_{name}", {}).get(frozenset({("model", model)}), 0.0)
 
 
 def parse(text: str) -> Series:
@@ -47,6 +56,16 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelFigures:
+    """The state of one of a server's models."""
+
+    ready: bool
+    waiting: int
+    running: int
+    backlog_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Figures:
     """The state of a server, and its rates since an earlier reading; None where there was no such reading."""
 
@@ -64,6 +83,7 @@ class Figures:
     steps_per_s: float | None = None  # denoising steps × samples; samplers of two calls a step count twice
     rows_a_call: float | None = None
     routes: Mapping[str, Route] | None = None
+    models: Mapping[str, ModelFigures] = field(default_factory=dict)  # if it has several
 
 
 def figures(now: Scrape, before: Scrape | None = None) -> Figures:
@@ -77,10 +97,20 @@ def figures(now: Scrape, before: Scrape | None = None) -> Figures:
         out_of_memory=round(now.value("inpaint_out_of_memory_total")),
         restarts=round(now.value("inpaint_restarts_total")),
         keys_adrift=round(now.value("inpaint_ledger_drift_keys")),
+        models={model: _model(now, model) for model in now.models},
     )
     if before is None or now.at <= before.at:
         return momentary
     return _with_rates(momentary, _Interval(before, now))
+
+
+def _model(now: Scrape, model: str) -> ModelFigures:
+    return ModelFigures(
+        ready=bool(now.of_model("ready", model)),
+        waiting=round(now.of_model("waiting", model)),
+        running=round(now.of_model("running", model)),
+        backlog_s=now.of_model("backlog_seconds", model),
+    )
 
 
 def _state(now: Scrape) -> str:

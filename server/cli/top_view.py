@@ -22,7 +22,7 @@ def view(url: str, seen: Figures | InpaintError) -> RenderableType:
     parts: list[RenderableType] = [_heading(url, first, "bold green" if seen.ready else "bold red")]
     if rest:
         parts.append(Text(printable(rest.strip())))
-    return Group(*parts, Text(), _now(seen), Text(), *_requests(seen))
+    return Group(*parts, Text(), _now(seen), *_models(seen), Text(), *_requests(seen))
 
 
 def _heading(url: str, state: str, style: str) -> Text:
@@ -43,6 +43,20 @@ def _now(seen: Figures) -> RenderableType:
     if seen.keys_adrift:
         cells.append(_cell("wrong balances", str(seen.keys_adrift), alert=True))
     return Columns(cells, padding=(0, 3), equal=True)
+
+
+def _models(seen: Figures) -> Sequence[RenderableType]:
+    if not seen.models:
+        return []
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("model", overflow="fold")
+    for title in ("", "waiting", "running", "backlog"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for name, model in seen.models.items():
+        state = Text("● ready", "green") if model.ready else Text("● not ready", "red")
+        load = str(model.waiting), str(model.running), _seconds(model.backlog_s)
+        table.add_row(Text(printable(name)), state, *load)
+    return [Text(), table]
 
 
 def _cell(label: str, value: str, *, alert: bool = False) -> Text:

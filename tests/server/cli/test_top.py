@@ -25,6 +25,7 @@ from server.cli import top
 from server.cli.scrape import Figures, Scrape, figures, parse, quantile
 from server.cli.top_view import view
 from server.engines.client import Health
+from server.engines.fleet import Fleet
 from tests.support.cli_runs import Done
 from tests.support.served import FakeEngine, PictureHost, Serve, body, eventually
 
@@ -66,6 +67,21 @@ class Counting(FakeEngine):
 
 
 # What it shows.
+
+
+def test_several_models_have_a_line_each(serve: Serve, run: Top) -> None:
+    """One that is not ready shows, although the server is."""
+    demo, beach = Counting(), Counting(loaded=False)
+    demo.reported = {"waiting": 3, "running": 2, "backlog_s": 41.0}
+    url = serve(Fleet({"demo": demo, "beach": beach}), model="demo,beach").url
+    out = run(url).out
+    assert "● ready" in out
+    lines = [line.split() for line in out.splitlines()]
+    assert ["demo", "●", "ready", "3", "2", "41", "s"] in lines
+    assert ["beach", "●", "not", "ready", "0", "0", "0", "s"] in lines
+    found = json.loads(run(url, "--json").out)["models"]
+    assert found["demo"] == {"ready": True, "waiting": 3, "running": 2, "backlog_s": 41.0}
+    assert not found["beach"]["ready"]
 
 
 def test_it_shows_a_server_at_work(serve: Serve, run: Top) -> None:
