@@ -32,7 +32,7 @@ app.add_typer(loras.app)
 app.add_typer(integrations.krita)
 app.add_typer(integrations.comfyui)
 app.command(epilog=RUN_EXAMPLES)(run)
-app.command(no_args_is_help=True)(erase)
+app.command(no_args_is_help=True, epilog=examples("inpaint erase photo.jpg --mask mask.png"))(erase)
 app.command()(mcp)
 
 

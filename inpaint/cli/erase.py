@@ -56,8 +56,6 @@ def erase(
 ) -> None:
     """Erase the white part of a mask: fill it from the picture around it, without a prompt, model or GPU.
 
-    For example: inpaint erase photo.jpg --mask mask.png
-
     Pixels away from the mask stay as they are, bit for bit in PNG, TIFF and lossless WebP, and equal calls
     give equal pictures. To paint something else there, see `inpaint run`.
     """

@@ -209,6 +209,6 @@ def refuse_url(field: str, text: str) -> None:
     if colon and scheme.isalnum() and len(scheme) > 1:
         raise RequestError(
             field,
-            f"{text} is a URL, and inpaint run reads files; download it first, or send it to a server "
+            f"{text} is a URL, and the command line reads files; download it first, or send it to a server "
             "(inpaint serve), which fetches URLs",
         )

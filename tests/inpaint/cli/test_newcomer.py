@@ -127,7 +127,7 @@ def test_help_names_no_type_after_a_flag(inpaint: Run, command: str) -> None:
     assert "bool" not in done.out
 
 
-@pytest.mark.parametrize("command", ["", "run", "serve", "models", "info"])
+@pytest.mark.parametrize("command", ["", "run", "erase", "serve", "models", "info"])
 def test_help_ends_with_examples(inpaint: Run, command: str) -> None:
     """Most people read the example first."""
     _, title, end = inpaint(*command.split(), "--help").out.rpartition("Example")
@@ -160,7 +160,7 @@ def test_a_url_is_named_whole(inpaint: Run, flags: tuple[str, ...]) -> None:
     """As a path it would have lost a slash, and the sentence would be about a file that nobody named."""
     done = inpaint("run", *flags, "-p", "x")
     assert done.code == 2
-    assert "https://example.com/a.jpg is a URL, and inpaint run reads files" in done.err
+    assert "https://example.com/a.jpg is a URL, and the command line reads files" in done.err
 
 
 @pytest.mark.parametrize(
