@@ -126,6 +126,43 @@ def test_the_mask_is_readable_on_any_picture(editor: EditorPage, ground: tuple[i
     assert across.max() - across.min() >= 110
 
 
+def test_the_masks_colour_and_opacity_are_chosen(editor: EditorPage) -> None:
+    """Red on an orange suit is hard to see."""
+    editor.open(Image.new("RGB", (WIDTH, HEIGHT), (0, 0, 0)))
+    editor.run("{editor.tool = 'rectangle'; editor.look = {colour: '#00ff80', opacity: 1}}")
+    editor.drag((100, 50), (250, 200))
+    editor.page.mouse.move(1, 1)
+    assert colours(editor, (170, 120)) == [(0, 255, 128)]
+    editor.run("{editor.look = {opacity: 0.5}}")
+    red, green, blue = colours(editor, (170, 120))[0]
+    assert (red, abs(green - 128) <= 2, abs(blue - 64) <= 2) == (0, True, True)
+
+
+def test_the_mask_is_seen_in_black_and_white(editor: EditorPage) -> None:
+    """Greys as the server gets them, black where nothing is marked; around the picture nothing changes."""
+    editor.open(Image.new("RGB", (WIDTH, HEIGHT), GREY))
+    around = colours(editor, (-8, 100))
+    editor.run("{editor.tool = 'rectangle'; editor.settings = {area: 'whole'}; editor.look = {grey: true}}")
+    editor.drag((100, 50), (250, 200))
+    editor.run("{editor.brush = {strength: 0.4}}")
+    editor.drag((20, 50), (80, 200))
+    editor.page.mouse.move(1, 1)
+    black, white, grey = (0, 0, 0), (255, 255, 255), (102, 102, 102)
+    assert colours(editor, (170, 120), (50, 120), (90, 20)) == [white, grey, black]
+    assert colours(editor, (-8, 100)) == around
+    editor.run("{editor.look = {grey: false}; editor.clear()}")
+    assert colours(editor, (90, 20)) == [GREY]
+
+
+@pytest.mark.parametrize("look", [{"colour": "red"}, {"colour": 5}, {"opacity": "x"}, {"opacity": -3}, {}])
+def test_a_look_that_cannot_be_is_left_out(editor: EditorPage, look: dict[str, object]) -> None:
+    """What a browser remembers may be of another version of this page."""
+    editor.run("{editor.look = a}", look)
+    shown = editor.run("editor.look")
+    assert shown["colour"] == "#ff1870"
+    assert 0.1 <= shown["opacity"] <= 1
+
+
 def test_a_speck_is_seen_however_far_one_zooms_out(editor: EditorPage) -> None:
     """A pixel painted by accident widens the cut box; it must not vanish between samples."""
     speck = np.zeros((3000, 4000), np.uint8)

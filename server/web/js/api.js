@@ -25,6 +25,7 @@ import { t } from "./i18n.js";
  * @property {About} about
  * @property {string[]} loras
  * @property {FieldOffer[]} fields
+ * @property {import("./selecting.js").SelectOffer} [select]
  */
 
 /** An error that the server answered with, or no answer: then `status` is 0. */
@@ -116,6 +117,20 @@ export class Api {
     if (source instanceof Blob) form.append("image", source, "picture");
     else form.append("image", source);
     return (await this.fetch("v2/picture", { method: "POST", body: form })).blob();
+  }
+
+  /**
+   * An object in a picture.
+   * @param {Record<string, string|Blob>} fields of `POST /v2/select` @param {AbortSignal} [signal]
+   * @returns {Promise<import("./selecting.js").Selected>}
+   */
+  async select(fields, signal) {
+    const form = new FormData();
+    for (const [name, value] of Object.entries(fields)) {
+      if (value instanceof Blob) form.append(name, value, name);
+      else form.append(name, value);
+    }
+    return (await this.fetch("v2/select", { method: "POST", body: form, signal })).json();
   }
 
   /**

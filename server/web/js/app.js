@@ -19,6 +19,7 @@ import { Prompts } from "./prompts.js";
 import { Refining } from "./refining.js";
 import { Results } from "./results.js";
 import { Saving } from "./saving.js";
+import { Selecting } from "./selecting.js";
 import { Settings } from "./settings.js";
 import { StatusView } from "./status.js";
 import { Tools } from "./tools.js";
@@ -78,7 +79,14 @@ export class App {
       attempt: (action) => this.attempt(action),
     });
     this.saving = new Saving(this);
-    this.tools = new Tools(editor, () => this.opening.chooseMask());
+    this.selecting = new Selecting({
+      editor,
+      api,
+      offer: () => this.connection.offer?.select ?? null,
+      say: (text) => this.notices.say(text, { testid: "nothing-found" }),
+      fail: (error) => this.fail(error),
+    });
+    this.tools = new Tools(editor, this.selecting, () => this.opening.chooseMask());
     this.#listen();
   }
 
@@ -148,6 +156,7 @@ export class App {
     this.settings.adopt(offer);
     this.panel.offer(offer);
     this.models.offer(offer);
+    this.tools.show();
     this.about.offer(offer.about);
     show(byId("example"), !offer.about.photographs);
   }

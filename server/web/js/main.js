@@ -29,6 +29,8 @@ function table(app) {
     { keys: "P", label: t("Polygon"), fits: key("p"), run: tool("polygon") },
     { keys: "R", label: t("Rectangle"), fits: key("r"), run: tool("rectangle") },
     { keys: "W", label: t("Magic wand; Alt takes away"), fits: key("w"), run: tool("wand") },
+    { keys: "S", label: t("Snap to the edge of what is drawn over"), fits: key("s"), run: tool("snap") },
+    { keys: "A", label: t("Click an object; Alt takes it away"), fits: key("a"), run: tool("click") },
     { keys: "H", label: t("Move the view; also the middle button, or Space and drag"), fits: key("h"), run: tool("pan") },
     { keys: "[ ]", label: t("Smaller and larger brush; also Alt and the wheel"), fits: key("["), run: smaller },
     { keys: "X", label: t("Invert the mask"), fits: key("x"), run: () => editor.invert() },

@@ -2,7 +2,8 @@
 /** @typedef {import("./mask.js").Level} Region */
 /**
  * @typedef {{kind: "wand", key: number, blob: Blob, click: ?WandClick}
- *   | {kind: "grow", region: Region, px: number} | {kind: "grey", blob: Blob}} Question
+ *   | {kind: "grow", region: Region, px: number} | {kind: "grey", blob: Blob}
+ *   | {kind: "stroke", stroke: import("./ops.js").StrokeOp, width: number, height: number}} Question
  */
 
 /** What the editor asks of its thread in the background, which starts with the first question. */
@@ -35,6 +36,15 @@ export class Background {
   /** Read a grey PNG. @param {Blob} blob @returns {Promise<Uint8Array<ArrayBuffer>>} */
   grey(blob) {
     return this.#ask({ kind: "grey", blob });
+  }
+
+  /**
+   * Draw a stroke on an empty mask.
+   * @param {import("./ops.js").StrokeOp} stroke @param {number} width @param {number} height
+   * @returns {Promise<Blob>} a grey PNG
+   */
+  stroke(stroke, width, height) {
+    return this.#ask({ kind: "stroke", stroke, width, height });
   }
 
   /** @param {Question} question @param {Transferable[]} given @returns {Promise<any>} */

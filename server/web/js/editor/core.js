@@ -3,7 +3,7 @@ import { View } from "./view.js";
 
 /** @typedef {import("./rect.js").Rect} Rect @typedef {import("./document.js").Document} Document */
 /** @typedef {import("./box.js").BoxSettings} BoxSettings @typedef {{x: number, y: number}} Point */
-/** @typedef {"brush"|"eraser"|"lasso"|"rectangle"|"polygon"|"wand"|"pan"} Tool */
+/** @typedef {"brush"|"eraser"|"lasso"|"rectangle"|"polygon"|"wand"|"snap"|"click"|"pan"} Tool */
 /** @typedef {{size: number, hardness: number, strength: number}} Brush size in pixels of the picture, the rest 0..1 */
 /** @typedef {{tolerance: number, contiguous: boolean}} WandSettings tolerance 0..255 */
 
@@ -26,6 +26,10 @@ export class Core {
   subtracting = false;
   /** What a pen's pressure changes. @type {"none"|import("./brush.js").PressedInto} */
   pressure = "none";
+  /** What is drawn for `snap`. @type {"stroke"|"box"} */
+  snapShape = "stroke";
+  /** True while an answer is waited for, which does not keep from drawing. */
+  asking = false;
   /** Where the last stroke ended: Shift draws a straight line from there. @type {?Point} */
   strokeEnd = null;
   /** @type {WandSettings} */

@@ -3,6 +3,7 @@ import { Background } from "./background.js";
 import { Core } from "./core.js";
 import { Document } from "./document.js";
 import { Input } from "./input.js";
+import { fittedLook } from "./look.js";
 import { readMask, readPicture } from "./picture.js";
 import { encodeGrey, toDataUrl } from "./png.js";
 import { Steps } from "./steps.js";
@@ -16,7 +17,7 @@ import { isTarget, targetOf, thumbnailOf } from "./target.js";
 /** @typedef {{at: number, chapters: Chapter[]}} Past `at`: the steps that are not undone, pictures among them */
 /** @typedef {PictureFile & {shown: Blob, width: number, height: number, hasAlpha: boolean}} OpenPicture */
 
-export const TOOLS = Object.freeze(["brush", "eraser", "lasso", "polygon", "rectangle", "wand", "pan"]);
+export const TOOLS = Object.freeze(["brush", "eraser", "lasso", "polygon", "rectangle", "wand", "snap", "click", "pan"]);
 const MOST_BRUSH = 2000;
 
 /**
@@ -24,7 +25,8 @@ const MOST_BRUSH = 2000;
  *
  * Events: "change" (mask, picture or extension), "swap" (a better file of the same picture), "tool" (tool or
  * its settings), "view" (zoom or place), "split" (the divider was moved; `detail` is the share), "busy" (a step is
- * being computed, or no longer), "failed" (it could not be; `detail` is the error).
+ * being computed, or no longer), "failed" (it could not be; `detail` is the error), "select" (an object was pointed
+ * at; `detail` is a `Hint`).
  */
 export class Editor extends EventTarget {
   /** @type {Core} */
@@ -50,6 +52,7 @@ export class Editor extends EventTarget {
     this.#input = new Input(host, () => this.#core, {
       run: (op) => this.#run(op),
       resize: (factor) => this.resizeBrush(factor),
+      select: (hint) => this.#core.emit("select", hint),
     });
     /** @type {Core["emit"]} */
     const emit = (type, detail) => this.dispatchEvent(new CustomEvent(type, { detail }));
@@ -211,6 +214,27 @@ export class Editor extends EventTarget {
     this.#core.emit("tool");
   }
 
+  /** What is drawn with the tool "snap": "stroke" or "box". */
+  get snapShape() {
+    return this.#core.snapShape;
+  }
+
+  set snapShape(shape) {
+    this.#core.snapShape = shape;
+    this.#core.emit("tool");
+  }
+
+  /** How the mask is shown. @returns {import("./look.js").Look} */
+  get look() {
+    return { ...this.#core.stage.look };
+  }
+
+  /** @param {Partial<import("./look.js").Look>} look */
+  set look(look) {
+    this.#core.stage.look = fittedLook(look, this.#core.stage.look);
+    this.#core.emit("tool");
+  }
+
   /** @returns {WandSettings} */
   get wand() {
     return { ...this.#core.wand };
@@ -305,6 +329,27 @@ export class Editor extends EventTarget {
     if (!this.#doc) throw new Error(t("Open a picture first."));
     const { values, width, height } = this.#doc.mask;
     return encodeGrey(values, width, height);
+  }
+
+  /**
+   * Mark what a server selected, or take it away.
+   * @param {Rect} rect in the picture @param {string} png its greys, as a `data:` URL @param {boolean} takesAway
+   */
+  select(rect, png, takesAway) {
+    const value = takesAway ? 0 : Math.round(255 * this.#core.brush.strength);
+    this.#run({ kind: "patch", rect, png, value });
+  }
+
+  /** True while the page waits for what was selected; one can go on drawing. @param {boolean} asking */
+  set asking(asking) {
+    this.#core.asking = asking;
+    this.#input.showCursor();
+  }
+
+  /** A stroke as a mask of its own. @param {import("./ops.js").StrokeOp} stroke @returns {Promise<Blob>} a grey PNG */
+  async strokeBlob(stroke) {
+    if (!this.#doc) throw new Error("Open a picture first.");
+    return this.#background.stroke(stroke, this.#doc.mask.width, this.#doc.mask.height);
   }
 
   /** @param {import("./ops.js").Op} op */

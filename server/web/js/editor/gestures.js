@@ -54,9 +54,14 @@ export class BrushGesture {
   end() {
     const rect = this.stroke.end();
     if (rect === null) return; // it never touched the picture
-    const pressed = this.brush.pressure ? { pressures: this.#pressures } : {};
-    this.doc.commit({ kind: "stroke", ...this.brush, points: this.#points, ...pressed }, rect);
+    this.doc.commit(this.op, rect);
     this.listener.done();
+  }
+
+  /** What is drawn, as a step. @returns {import("./ops.js").StrokeOp} */
+  get op() {
+    const pressed = this.brush.pressure ? { pressures: this.#pressures } : {};
+    return { kind: "stroke", ...this.brush, points: this.#points, ...pressed };
   }
 
   cancel() {
@@ -94,7 +99,7 @@ export class LassoGesture {
 
 /** @implements {Gesture} */
 export class RectangleGesture {
-  /** @param {Document} doc @param {number} value @param {Point} start @param {Listener} listener */
+  /** @param {?Document} doc null if it is only shown @param {number} value @param {Point} start @param {Listener} listener */
   constructor(doc, value, start, listener) {
     this.doc = doc;
     this.value = value;
@@ -109,11 +114,12 @@ export class RectangleGesture {
   }
 
   get path() {
-    const { left, top, right, bottom } = this.#rect;
+    const { left, top, right, bottom } = this.rect;
     return [left, right].flatMap((x, i) => (i ? [{ x, y: bottom }, { x, y: top }] : [{ x, y: top }, { x, y: bottom }]));
   }
 
-  get #rect() {
+  /** @returns {Rect} */
+  get rect() {
     const [a, b] = [this.start, this.corner];
     return {
       left: Math.round(Math.min(a.x, b.x)),
@@ -124,9 +130,9 @@ export class RectangleGesture {
   }
 
   end() {
-    const rect = this.#rect;
+    const rect = this.rect;
     const empty = rect.right <= rect.left || rect.bottom <= rect.top;
-    const changed = empty ? null : this.doc.run({ kind: "rectangle", value: this.value, rect });
+    const changed = empty || !this.doc ? null : this.doc.run({ kind: "rectangle", value: this.value, rect });
     this.listener.changed(changed);
     if (changed) this.listener.done();
   }

@@ -1,10 +1,15 @@
 import { BrushGesture, LassoGesture, RectangleGesture, rounded } from "./gestures.js";
+import { PointOrBox, RoughStroke } from "./hints.js";
 import { Keyboard } from "./keyboard.js";
 import { Polygon } from "./polygon.js";
 import { Pointers } from "./pointers.js";
 
 /** @typedef {import("./core.js").Core} Core @typedef {import("./gestures.js").Point} Point */
 /** @typedef {import("./gestures.js").Gesture} Gesture */
+/**
+ * @typedef {{run: (op: import("./ops.js").Op) => void, resize: (factor: number) => void,
+ *   select: (hint: import("./hints.js").Hint) => void}} Actions a step, the brush's size, an object pointed at
+ */
 
 /** @typedef {{erase: boolean, alt: boolean, shift: boolean}} How Alt takes away with all tools but the brush, Shift adds */
 
@@ -15,7 +20,7 @@ const BY_KEY = { erase: false, alt: false, shift: false };
 export class Input {
   /**
    * @param {HTMLElement} host @param {() => Core} core made after this, because it asks where events are
-   * @param {{run: (op: import("./ops.js").Op) => void, resize: (factor: number) => void}} actions a step, the brush
+   * @param {Actions} actions
    */
   constructor(host, core, actions) {
     this.host = host;
@@ -36,7 +41,7 @@ export class Input {
     });
     this.keyboard = new Keyboard(host, {
       ready: () => this.core.doc !== null && !this.pointers.isDrawing,
-      tool: () => this.core.tool,
+      tool: () => (this.core.tool === "snap" && this.core.snapShape === "box" ? "rectangle" : this.core.tool),
       zoom: () => this.core.view.zoom,
       middle: () => this.#middle(),
       start: (at, shift) => this.#start(at, { ...BY_KEY, shift }),
@@ -65,10 +70,11 @@ export class Input {
   showCursor() {
     const { core } = this;
     const pans = core.tool === "pan" || core.locked || this.pointers.space;
-    const paints = core.tool === "brush" || core.tool === "eraser";
-    const draws = core.busy ? "wait" : paints ? "brush" : "cross";
+    const { tool } = core;
+    const paints = tool === "brush" || tool === "eraser" || (tool === "snap" && core.snapShape === "stroke");
+    const draws = core.busy || core.asking ? "wait" : paints ? "brush" : "cross";
     this.host.dataset.cursor = !core.doc ? "none" : pans ? "pan" : draws;
-    core.scene.brushPx = draws === "brush" && !pans ? core.brush.size : 0;
+    core.scene.brushPx = paints && !core.busy && !pans ? core.brush.size : 0;
     core.stage.touch();
   }
 
@@ -139,6 +145,7 @@ export class Input {
     const value = this.#takesAway(how) ? 0 : Math.round(255 * strength);
     if (core.tool === "wand") return this.#wand(point, value);
     if (core.busy) return null;
+    if (core.tool === "snap" || core.tool === "click") return this.#pointAt(core.doc, point, value === 0, listener);
     if (core.tool === "lasso" || core.tool === "polygon") return new LassoGesture(core.doc, value, point, listener);
     if (core.tool === "rectangle") return new RectangleGesture(core.doc, value, point, listener);
     if (core.tool === "pan") return null;
@@ -157,6 +164,19 @@ export class Input {
     };
     move(point);
     return { move, end: () => stroke.end(), cancel: () => stroke.cancel() };
+  }
+
+  /**
+   * Point at an object.
+   * @param {import("./document.js").Document} doc @param {Point} point @param {boolean} takesAway
+   * @param {import("./gestures.js").Listener} listener @returns {Gesture}
+   */
+  #pointAt(doc, point, takesAway, listener) {
+    const { tool, snapShape, brush, view } = this.core;
+    /** @param {import("./hints.js").Where} where */
+    const done = (where) => this.actions.select({ tool: tool === "snap" ? "snap" : "click", takesAway, ...where });
+    if (tool === "snap" && snapShape === "stroke") return new RoughStroke(doc, brush.size, point, listener, done);
+    return new PointOrBox(doc.mask, point, tool === "click" ? view.zoom : null, listener, done);
   }
 
   /** A click with the polygon. @param {Point} point @param {How} how @returns {?Gesture} */
@@ -182,7 +202,7 @@ export class Input {
   /** @param {number} factor @returns {boolean} whether there is a brush to resize */
   #resize(factor) {
     const { tool } = this.core;
-    if (tool !== "brush" && tool !== "eraser") return false;
+    if (tool !== "brush" && tool !== "eraser" && tool !== "snap") return false;
     this.actions.resize(factor);
     return true;
   }

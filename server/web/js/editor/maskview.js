@@ -1,17 +1,12 @@
 import { thresholdOf } from "./box.js";
 import { context2d } from "./canvas.js";
+import { USUAL_LOOK, rgba, tintsOf } from "./look.js";
 import { clip, expand, isNothing, whole } from "./rect.js";
 
 /** @typedef {import("./rect.js").Rect} Rect @typedef {import("./document.js").Document} Document */
 /** @typedef {import("./view.js").View} View */
 
 const MOST_PIXELS = 3_000_000; // of a larger window every second pixel will do
-/** @type {[number, number, number]} */
-const COLOUR = [255, 24, 112]; // seldom in photographs; the outline helps where it is
-const OPACITY = 0.46;
-// Little endian, as every machine with a browser is: alpha, blue, green, red.
-/** @param {number} r 0..255 @param {number} g @param {number} b @param {number} a 0..1 */
-const rgba = (r, g, b, a) => ((Math.round(a * 255) << 24) | (b << 16) | (g << 8) | r) >>> 0;
 const LIGHT = rgba(255, 255, 255, 0.95); // the outline, inside …
 const DARK = rgba(20, 0, 10, 0.75); // … and outside, so that one of them shows on any picture
 
@@ -21,7 +16,8 @@ const DARK = rgba(20, 0, 10, 0.75); // … and outside, so that one of them show
  */
 export class MaskView {
   #context;
-  #tints = Uint32Array.from({ length: 256 }, (_, v) => (v === 0 ? 0 : rgba(...COLOUR, (OPACITY * v) / 255)));
+  #look = { ...USUAL_LOOK };
+  #tints = tintsOf(USUAL_LOOK);
 
   constructor() {
     this.canvas = document.createElement("canvas");
@@ -29,6 +25,15 @@ export class MaskView {
     this.#context = context2d(this.canvas);
     /** CSS pixels a pixel of this canvas. */
     this.scale = 1;
+  }
+
+  get look() {
+    return this.#look;
+  }
+
+  set look(look) {
+    this.#look = look;
+    this.#tints = tintsOf(look);
   }
 
   /** @param {number} width CSS pixels @param {number} height */
@@ -56,6 +61,21 @@ export class MaskView {
     const image = this.#context.createImageData(area.right - area.left, area.bottom - area.top);
     paint(field, border.right - border.left, image, thresholdOf(doc.settings), filled ? this.#tints : null);
     this.#context.putImageData(image, area.left, area.top);
+    if (filled && this.#look.grey) this.#clearAround(doc, view);
+  }
+
+  /** Clear what is not of the picture, which would be black like what is not marked. @param {Document} doc @param {View} view */
+  #clearAround({ mask, extend }, view) {
+    const [width, height] = [this.canvas.width, this.canvas.height];
+    // As in `places`: a pixel counts where its middle is.
+    /** @param {number} at of the picture @param {number} offset CSS pixels */
+    const edge = (at, offset) => Math.ceil((at * view.zoom + offset) / this.scale - 0.5);
+    const [left, right] = [edge(-extend.left, view.x), edge(mask.width + extend.right, view.x)];
+    const [top, bottom] = [edge(-extend.top, view.y), edge(mask.height + extend.bottom, view.y)];
+    this.#context.clearRect(0, 0, left, height);
+    this.#context.clearRect(right, 0, Math.max(width - right, 0), height);
+    this.#context.clearRect(0, 0, width, top);
+    this.#context.clearRect(0, bottom, width, Math.max(height - bottom, 0));
   }
 
   /**

@@ -16,6 +16,8 @@ import { fillPolygon, fillRect } from "./shapes.js";
  *   | {kind: "bitmap", png: string} | {kind: "extend"} & Rect | {kind: "picture"}} Op
  */
 
+/** @typedef {Extract<Op, {kind: "stroke"}>} StrokeOp */
+
 /**
  * Repeat a step on the mask. A `bitmap`, `wand` or `patch` cannot be repeated, since they are read and computed in
  * their own time: the history keeps what they left behind.
@@ -53,8 +55,8 @@ export function replaceAll(mask, values) {
   return rect;
 }
 
-/** @param {Mask} mask @param {Extract<Op, {kind: "stroke"}>} op */
-function strokeAll(mask, op) {
+/** @param {Mask} mask @param {StrokeOp} op */
+export function strokeAll(mask, op) {
   const stroke = new Stroke(mask, op);
   for (let i = 0; i + 1 < op.points.length; i += 2) {
     stroke.add(op.points[i], op.points[i + 1], op.pressures?.[i / 2]);

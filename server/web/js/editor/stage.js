@@ -57,6 +57,16 @@ export class Stage {
     this.redraw();
   }
 
+  /** How the mask is shown. */
+  get look() {
+    return this.#mask.look;
+  }
+
+  set look(look) {
+    this.#mask.look = look;
+    this.redraw();
+  }
+
   /** Draw everything in the next frame. */
   redraw() {
     this.#stale = "all";

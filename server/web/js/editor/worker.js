@@ -1,6 +1,9 @@
 // What takes too long for the page itself, in a thread of its own.
+import { Mask } from "./mask.js";
 import { grown } from "./morphology.js";
+import { strokeAll } from "./ops.js";
 import { readGrey, readPixels } from "./pixels.js";
+import { encodeGrey } from "./png.js";
 
 /** @typedef {import("./background.js").Question} Question */
 
@@ -11,6 +14,11 @@ let known = null;
 async function answer(question) {
   if (question.kind === "grow") return grown(question.region, question.px);
   if (question.kind === "grey") return readGrey(question.blob);
+  if (question.kind === "stroke") {
+    const mask = new Mask(question.width, question.height);
+    strokeAll(mask, question.stroke);
+    return encodeGrey(mask.values, mask.width, mask.height);
+  }
   if (known?.key !== question.key) {
     known = null; // two pictures of 25 megapixels would take 200 MB
     known = { key: question.key, wand: await readPixels(question.blob) };
