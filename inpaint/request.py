@@ -74,8 +74,8 @@ RANGES: Mapping[str, Range] = {
     "grow": Range(int, 0, 256),
     "feather": Range(int, 0, 256),
 }
-# Erasing makes no request. Its pixels around the mask are here for the command line, which loads no OpenCV.
-ERASE_GROW, ERASE_GROW_RANGE = 6, Range(int, 0, 64)
+# Pixels by which a mask is widened to erase, which makes no request; its range is that of ``grow``.
+ERASE_GROW = 6
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -13,6 +13,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 import inpaint
 from server.dialects.discovery import Discovery
+from server.dialects.erase import Erase
 from server.dialects.errors import Shapes
 from server.dialects.intake import Intake
 from server.dialects.openapi import describe
@@ -97,6 +98,7 @@ def create_app(settings: Settings, client: EngineClient, *, policy: Policy | Non
     app.include_router(routes(segmind, Events(segmind, streams)))
     app.include_router(Discovery(intake).router())
     app.include_router(Select(intake).router())
+    app.include_router(Erase(intake).router())
     _add_operations(app, running, gate)
     if settings.page:
         add_page(app)

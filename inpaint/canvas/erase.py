@@ -14,7 +14,7 @@ from inpaint.canvas.mask import Box, fitted, require_mask, strength
 from inpaint.canvas.patch_fill import MAX_WORK_S, fill_by_patches
 from inpaint.errors import RequestError
 from inpaint.images.pixels import upright
-from inpaint.request import ERASE_GROW, ERASE_GROW_RANGE, MaskChannel, check_same_size, check_size
+from inpaint.request import ERASE_GROW, RANGES, MaskChannel, check_same_size, check_size
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,7 +48,7 @@ def erase(
     Args:
         image: the picture, in any PIL mode; it is turned upright by its EXIF orientation.
         mask: white (luminance 128 to 255) is erased.
-        grow: pixels by which the mask is widened, 0 to 64, since a rim of the object is easily left over.
+        grow: pixels by which the mask is widened, 0 to 256, since a rim of the object is easily left over.
         mask_channel: ``luminance`` erases what is white in the mask, ``alpha`` what is transparent in it.
         invert_mask: erases what the mask would keep, and keeps the rest.
         resize_mask: takes a mask of the picture's shape in another size, and resizes it.
@@ -58,7 +58,7 @@ def erase(
         RequestError: a picture or an option is wrong, the mask covers everything or nothing, or the library
             for it is missing.
     """
-    ERASE_GROW_RANGE.check("grow", grow)
+    RANGES["grow"].check("grow", grow)
     for name, picture in (("image", image), ("mask", mask)):
         check_size(name, picture.size)
     image, mask = upright(image), upright(mask, "mask")

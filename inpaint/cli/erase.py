@@ -12,7 +12,7 @@ import typer
 from inpaint.cli.run import options
 from inpaint.cli.terminal import say, show
 from inpaint.errors import InpaintError, RequestError
-from inpaint.request import DEFAULTS, ERASE_GROW, ERASE_GROW_RANGE, MASK_CHANNELS
+from inpaint.request import DEFAULTS, ERASE_GROW, MASK_CHANNELS, RANGES
 
 if TYPE_CHECKING:
     from inpaint.cli.run.inputs import Found
@@ -27,7 +27,7 @@ def erase(
     images: options.Images = None,
     mask: options.Mask = None,
     grow: Annotated[
-        int, typer.Option(help=f"Pixels by which the mask is widened ({ERASE_GROW_RANGE}).")
+        int, typer.Option(help=f"Pixels by which the mask is widened ({RANGES['grow']}).")
     ] = ERASE_GROW,
     mask_channel: Annotated[
         str,
@@ -68,8 +68,7 @@ def erase(
 
     if not images:
         raise RequestError("image", "name a picture or a folder")
-    ERASE_GROW_RANGE.check("grow", grow)
-    check_settings({"mask_channel": mask_channel})
+    check_settings({"grow": grow, "mask_channel": mask_channel})
     alone = names_one(images)
     masks, outputs = MaskChoice(mask), Output(output, several=not alone, addition=_ADDITION)
     excluded = [home for home in (masks.home, outputs.home) if home]

@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 
 import inpaint
 from inpaint.about import about
+from inpaint.canvas.patch_fill import is_available
 from inpaint.errors import ModelError, RequestError
 from inpaint.images.codec import MAX_ENCODED_BYTES
 from inpaint.lora.files import available_loras
@@ -189,6 +190,7 @@ class Discovery:
             native_size=models[0].native_size,
             models=models,
             about=AboutModel.model_validate(asdict(told)),
+            fills=_fills(),
             loras=[file.name for file in loras],
             select=SelectOffer(methods=list(service.selecting.methods)),
             fields=field_offers(settings.models),
@@ -224,6 +226,11 @@ class Discovery:
         return own(source("image", arrival.fields["image"]), base)
 
 
+def _fills() -> list[str]:
+    """Return the fills that work here: `patch` needs a library that not every system has."""
+    return [fill for fill in FILLS if fill != "patch" or is_available()]
+
+
 def field_offers(models: Models) -> list[FieldOffer]:
     """Return every field of a request but its pictures, and ``model`` only where there is a choice."""
     schema = InpaintBody.model_json_schema()
@@ -248,6 +255,6 @@ def _field_offer(name: str, schema: dict[str, Any], *, required: bool) -> FieldO
         default=schema.get("default"),
         minimum=plain.get("minimum"),
         maximum=plain.get("maximum"),
-        choices=choices,
+        choices=_fills() if name == "fill" else choices,
         description=schema.get("description", ""),
     )

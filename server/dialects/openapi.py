@@ -4,6 +4,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from server.dialects.erase_request import EraseBody
 from server.dialects.segmind_answers import Problem
 from server.dialects.segmind_request import InpaintBody, RefineBody
 from server.dialects.select_body import SelectBody
@@ -40,7 +41,7 @@ def describe(app: FastAPI) -> None:
 
 def _add_body(schema: dict[str, Any]) -> None:
     """Add the models of request bodies, since the routes read bodies themselves."""
-    for body in (InpaintBody, RefineBody, SelectBody):
+    for body in (InpaintBody, RefineBody, SelectBody, EraseBody):
         described = body.model_json_schema(ref_template="#/components/schemas/{model}")
         schema["components"]["schemas"][body.__name__] = described
 

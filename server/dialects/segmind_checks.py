@@ -3,19 +3,22 @@
 from collections.abc import Mapping
 from typing import get_args
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from inpaint.errors import RequestError, shown
 from inpaint.pace import PACES
 from inpaint.prompt_weights import MAX_PROMPT
 from inpaint.request import AREAS, FILLS, LENGTHS, MASK_CHANNELS, MAX_SIDE
 from inpaint.schedulers import SCHEDULERS, canonical_name
+from server.dialects.erase_request import EraseBody
 from server.dialects.segmind_request import LIMITS, InpaintBody, RefineBody
 from server.service.order import Format
 
 _CHOICES: Mapping[str, tuple[str, ...]] = {
     "area": AREAS,
+    "crop": ("box",),
     "fill": FILLS,
+    "format": get_args(Format),
     "lengths": LENGTHS,
     "mask_channel": MASK_CHANNELS,
     "output_format": get_args(Format),
@@ -36,7 +39,7 @@ def read_fields(fields: Mapping[str, object], *, lenient: bool = False) -> Inpai
     Raises:
         RequestError: names the first wrong field and its valid values.
     """
-    _check_lengths(fields)
+    _check_lengths(fields, InpaintBody)
     try:
         return InpaintBody.model_validate(_clamped(fields) if lenient else fields)
     except ValidationError as error:
@@ -59,9 +62,22 @@ def read_refine_fields(fields: Mapping[str, object]) -> RefineBody:
         raise RequestError("seed", problem) from None
 
 
-def _check_lengths(fields: Mapping[str, object]) -> None:
+def read_erase_fields(fields: Mapping[str, object]) -> EraseBody:
+    """Check the fields of a body that asks to erase.
+
+    Raises:
+        RequestError: names the first wrong field and its valid values.
+    """
+    _check_lengths(fields, EraseBody)
+    try:
+        return EraseBody.model_validate(fields)
+    except ValidationError as error:
+        raise _sentence(error) from None
+
+
+def _check_lengths(fields: Mapping[str, object], body: type[BaseModel]) -> None:
     """Refuse long text anywhere but in the pictures, before anything looks at it."""
-    for name in InpaintBody.model_fields.keys() - _PICTURES:
+    for name in body.model_fields.keys() - _PICTURES:
         waiting = [fields.get(name)]
         while waiting:
             value = waiting.pop()

@@ -110,6 +110,18 @@ class Preparation:
             return await self._threads.pixels(shown, data)
 
     @asynccontextmanager
+    async def gathered(self, caller: Caller, order: Order) -> AsyncIterator[tuple[bytes, bytes | None]]:
+        """Yield the files of both pictures, fetched, and hold their pixels' part of the budget.
+
+        Raises:
+            InpaintError: a picture cannot be fetched, or is none.
+            BusyError: the requests under way hold too many pixels.
+        """
+        files = await self._gather(caller, order)
+        with self.pixels.hold(await self._threads.pixels(pixels_to_decode, order, *files)):
+            yield files
+
+    @asynccontextmanager
     async def reading(self, caller: Caller, source: Source, name: str = "image") -> AsyncIterator[bytes]:
         """Yield the file of a picture, which came in the field ``name``, and hold its part of the budget.
 

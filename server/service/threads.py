@@ -1,7 +1,8 @@
 """The threads of the server, by what they work on, so that no work waits for another kind of work.
 
-Pixels take seconds and an unreachable picture store a minute; a key is checked in a millisecond. So the first
-two have executors of their own, and the executor of asyncio is left to the database and the keys.
+Pixels take seconds, an erased hole ten, and an unreachable picture store a minute; a key is checked in a
+millisecond. So the first three have executors of their own, and the executor of asyncio is left to the
+database and the keys.
 """
 
 import asyncio
@@ -16,19 +17,25 @@ Arguments = TypeVarTuple("Arguments")
 
 # One more than conversions run at a time, so that a request to be painted never waits for two of them.
 _PIXEL_THREADS = max(3, os.cpu_count() or 1)
+_FILL_THREADS = max(1, (os.cpu_count() or 1) // 2)  # the rest of the cores is for painting
 _BLOB_THREADS = 16  # they wait for a disk or a network
 
 
 class Threads:
-    """The executors for pixels and for the picture store. Every method is for the event loop."""
+    """The executors for pixels, filled holes and the picture store. Every method is for the event loop."""
 
     def __init__(self) -> None:
         self._pixels = ThreadPoolExecutor(_PIXEL_THREADS, "inpaint-pixels")
+        self._fills = ThreadPoolExecutor(_FILL_THREADS, "inpaint-fills")
         self._blobs = ThreadPoolExecutor(_BLOB_THREADS, "inpaint-blobs")
 
     async def pixels(self, function: Callable[[Unpack[Arguments]], T], *arguments: *Arguments) -> T:
         """Call a function that decodes, converts or encodes, and return its result."""
         return await _call_in(self._pixels, function, *arguments)
+
+    async def fills(self, function: Callable[[Unpack[Arguments]], T], *arguments: *Arguments) -> T:
+        """Call a function that fills a hole for seconds, when its turn comes, and return its result."""
+        return await _call_in(self._fills, function, *arguments)
 
     async def blobs(self, function: Callable[[Unpack[Arguments]], T], *arguments: *Arguments) -> T:
         """Call a function that waits for the picture store, and return its result."""
@@ -36,7 +43,7 @@ class Threads:
 
     def close(self) -> None:
         """Let the threads end when they are idle; nothing may be called any more."""
-        for executor in (self._pixels, self._blobs):
+        for executor in (self._pixels, self._fills, self._blobs):
             executor.shutdown(wait=False)
 
 

@@ -108,8 +108,8 @@ def test_a_picture_is_turned_upright_first() -> None:
         (mask((0, 0, 0, 0)), {}, "mask: nothing to repaint"),
         (mask((0, 0, *SIZE)), {}, "mask: covers the whole picture"),
         (mask(size=(60, 48)), {}, "mask: must have the picture's size"),
-        (mask(), {"grow": -1}, "grow: must be a whole number from 0 to 64, not -1"),
-        (mask(), {"grow": 65}, "grow: must be a whole number from 0 to 64, not 65"),
+        (mask(), {"grow": -1}, "grow: must be a whole number from 0 to 256, not -1"),
+        (mask(), {"grow": 257}, "grow: must be a whole number from 0 to 256, not 257"),
         (mask(), {"mask_channel": "alpha"}, "mask: nothing in it is transparent"),
     ],
 )

@@ -81,7 +81,10 @@ def test_a_folder_is_erased_and_a_broken_picture_is_reported(files: Run, photo: 
     ("arguments", "says"),
     [
         (["photo.png"], "--mask: give --mask PICTURE (white = erase), or put photo_mask.png next to it"),
-        (["photo.png", "--mask", "mask.png", "--grow", "99"], "--grow: must be a whole number from 0 to 64"),
+        (
+            ["photo.png", "--mask", "mask.png", "--grow", "257"],
+            "--grow: must be a whole number from 0 to 256",
+        ),
         (["photo.png", "--mask", "mask.png", "--mask-channel", "x"], "--mask-channel: must be one of"),
         (["photo.png", "--mask", "mask.png", "-o", "photo.png"], "--output: photo.png is an input"),
         (["photo.png", "--mask", "mask.png", "-o", "x.gif"], "--output: must end with"),

@@ -31,7 +31,7 @@ def service() -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    "route", ["/v1/sdxl-inpaint", "/v2/sdxl-inpaint", "/v2/info", "/v2/picture", "/v2/select"]
+    "route", ["/v1/sdxl-inpaint", "/v2/sdxl-inpaint", "/v2/info", "/v2/picture", "/v2/select", "/v2/erase"]
 )
 @given(fields=st.dictionaries(st.sampled_from(FIELDS), VALUES, max_size=4))
 @examples(300)

@@ -146,7 +146,7 @@ PACKED = {
 }
 
 
-@pytest.mark.parametrize("route", [V1, V2, "/v2/info", "/v2/picture", "/v2/select"])
+@pytest.mark.parametrize("route", [V1, V2, "/v2/info", "/v2/picture", "/v2/select", "/v2/erase"])
 @pytest.mark.parametrize("coding", PACKED)
 def test_a_compressed_body_is_415_and_says_so(coding: str, route: str, named: Served) -> None:
     """``is not valid JSON`` was said of JSON."""

@@ -17,7 +17,7 @@ from server.dialects.segmind_request import InpaintBody
 from tests.support.server_process import ServerProcess, body, picture, program
 from tests.support.watchdog import Watchdog
 
-ROUTES = ("/v1/sdxl-inpaint", "/v2/sdxl-inpaint", "/v2/info", "/v2/picture", "/v2/select")
+ROUTES = ("/v1/sdxl-inpaint", "/v2/sdxl-inpaint", "/v2/info", "/v2/picture", "/v2/select", "/v2/erase")
 FIELDS = [*InpaintBody.model_fields, "imageUrl", "unknown"]
 QUICK = ("loras", "prompt", "seed", "extend")  # one of each kind: list, text, number, numbers
 BLOCKED_MS, GROWN_MB = 50.0, 50.0  # at most, by one request
