@@ -23,6 +23,7 @@ import { Selecting } from "./selecting.js";
 import { Settings } from "./settings.js";
 import { StatusView } from "./status.js";
 import { Tools } from "./tools.js";
+import { Wholes } from "./wholes.js";
 import { Working } from "./working.js";
 
 const BOX_FIELDS = ["area", "padding", "grow", "feather", "soft"];
@@ -56,9 +57,8 @@ export class App {
     this.working = new Working(this);
     this.keeping = new Keeping(this);
     this.previewing = new Previewing(this);
-    this.refining = new Refining(api, this.results, (result, blob) =>
-      this.attempt(() => this.keeping.refined(result, blob)),
-    );
+    this.wholes = new Wholes(api, this.results, this.pictures);
+    this.refining = new Refining(api, this.results, (result) => this.attempt(() => this.keeping.refined(result)));
     this.drafts = new Drafts(database, workspace, this, () => this.#unsaved());
     this.connection = new Connection(api, (error) => this.fail(error, () => this.connection.connect()));
     this.status = new StatusView(this.painting);
@@ -67,7 +67,7 @@ export class App {
     this.prompts = new Prompts(this.settings);
     this.models = new ModelChoice(this.settings);
     this.about = new AboutLine(this.settings);
-    this.comparing = new Comparing(editor, this.results, byId("compare"), (error) => this.fail(error));
+    this.comparing = new Comparing(editor, this.wholes, byId("compare"), (error) => this.fail(error));
     this.film = new Film(this.results, this.keeping.actions);
     this.opening = new Opening({
       picture: (blob, name) => this.working.open(blob, name),

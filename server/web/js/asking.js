@@ -1,3 +1,4 @@
+import { basisOf, placeOn } from "./bases.js";
 import { byId } from "./dom.js";
 import { t } from "./i18n.js";
 import { PRESETS } from "./presets.js";
@@ -31,7 +32,7 @@ export class Asking {
 
   /** Take down what is to be painted, before anything of it can change. @returns {Promise<import("./job.js").Order>} */
   async #order() {
-    const { editor, pictures, settings, workspace } = this.app;
+    const { editor, pictures, results, settings, workspace } = this.app;
     const picture = /** @type {import("./editor/editor.js").OpenPicture} */ (editor.picture);
     const { target } = editor;
     const { left, top, right, bottom } = editor.extend;
@@ -39,7 +40,9 @@ export class Asking {
     /** @type {import("./job.js").Form} */
     const form = [...settings.toForm(), ["image", picture.blob, picture.name]];
     if (sides.some((side) => side > 0)) form.push(["extend", sides.join(",")]);
-    const about = { settings: settings.toJSON().values, origin: pictures.origin, base: pictures.id };
+    const place = placeOn(pictures.id, picture, editor.extend);
+    results.bases.hold(place.basis, picture.shown);
+    const about = { settings: settings.toJSON().values, origin: pictures.origin, base: pictures.id, place };
     const thumbnail = target && editor.thumbnail(target);
     form.push(["mask", await editor.maskBlob(), "mask.png"]);
     return { ...about, key: newId(), workspace, at: Date.now(), id: "", form, target, thumbnail: await thumbnail };
@@ -49,8 +52,8 @@ export class Asking {
    * Wait for the exact picture of a draft that was kept: what is painted next is painted on it.
    * @param {import("./job.js").Order} order
    */
-  async #untilExact({ base, form }) {
-    const { notices, refining, results } = this.app;
+  async #untilExact({ base, form, place }) {
+    const { notices, refining, results, wholes } = this.app;
     if (!refining.running) return;
     this.#impatience ??= new Promise((resolve) => {
       const action = { label: t("Do not wait"), run: () => resolve(null) };
@@ -60,7 +63,11 @@ export class Asking {
     this.#impatience = null;
     const exact = results.all.find(({ id }) => id === base);
     const image = form?.find(([name]) => name === "image");
-    if (exact && image) image[1] = await results.file(exact);
+    if (!exact || exact.draft || !image || !place) return;
+    const { blob } = await wholes.file(exact);
+    image[1] = blob;
+    place.basis = basisOf(base, blob);
+    results.bases.hold(place.basis, blob);
   }
 
   /** @returns {?(() => void)} what says what is missing, and leads there */

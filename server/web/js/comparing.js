@@ -6,19 +6,19 @@ const MIDDLE = 0.5;
 
 /** The selected result over the working picture: all of it, the part right of a divider, or hidden. */
 export class Comparing {
-  /** @type {?ImageBitmap} */
-  #bitmap = null;
+  /** @type {?{bitmap: ImageBitmap, rect: ?import("./editor/rect.js").Rect}} */
+  #shown = null;
   #turn = 0;
   #split = MIDDLE;
   comparing = false;
 
   /**
-   * @param {Editor} editor @param {import("./results.js").Results} results @param {HTMLButtonElement} button
+   * @param {Editor} editor @param {import("./wholes.js").Wholes} wholes @param {HTMLButtonElement} button
    * @param {(error: unknown) => void} fail
    */
-  constructor(editor, results, button, fail) {
+  constructor(editor, wholes, button, fail) {
     this.editor = editor;
-    this.results = results;
+    this.wholes = wholes;
     this.button = button;
     this.fail = fail;
     editor.addEventListener("split", (event) => (this.#split = detailOf(event)));
@@ -29,11 +29,11 @@ export class Comparing {
   async show(result) {
     const turn = ++this.#turn;
     try {
-      const bitmap = result && (await createImageBitmap(await this.results.file(result)));
-      if (turn !== this.#turn) return bitmap?.close(); // another one was selected meanwhile
-      this.#bitmap?.close();
-      this.#bitmap = bitmap;
-      if (!bitmap) this.comparing = false;
+      const shown = result && (await this.wholes.overlay(result));
+      if (turn !== this.#turn) return shown?.bitmap.close(); // another one was selected meanwhile
+      this.#shown?.bitmap.close();
+      this.#shown = shown;
+      if (!shown) this.comparing = false;
       this.#draw();
     } catch (error) {
       this.fail(error);
@@ -41,15 +41,15 @@ export class Comparing {
   }
 
   toggle() {
-    if (!this.#bitmap) return;
+    if (!this.#shown) return;
     this.comparing = !this.comparing;
     this.#draw();
   }
 
   #draw() {
-    const bitmap = this.#bitmap;
-    this.editor.overlay(bitmap && { bitmap, split: this.comparing ? this.#split : null });
+    const shown = this.#shown;
+    this.editor.overlay(shown && { ...shown, split: this.comparing ? this.#split : null });
     set(this.button, "aria-pressed", String(this.comparing));
-    this.button.disabled = bitmap === null;
+    this.button.disabled = shown === null;
   }
 }

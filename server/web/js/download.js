@@ -1,7 +1,7 @@
-import { ApiError } from "./api.js";
 import { save } from "./dom.js";
 import { context2d, toFile } from "./editor/canvas.js";
 import { formatOf, resultName } from "./pictures.js";
+import { isWithoutServer } from "./wholes.js";
 
 /** @typedef {import("./results.js").Result} Result */
 
@@ -10,21 +10,21 @@ const QUALITY = 0.95;
 /**
  * Save a result in the format of the picture that it was painted on: written by the server, with its colour profile
  * and settings; by the browser where the server no longer has it.
- * @param {import("./api.js").Api} api @param {import("./results.js").Results} results @param {Result} result
+ * @param {import("./wholes.js").Wholes} wholes @param {Result} result
  * @returns {Promise<boolean>} whether nothing is missing from the file
  */
-export async function downloadResult(api, results, result) {
+export async function downloadResult(wholes, result) {
   const name = resultName(result.origin, result.seed);
   const [format] = formatOf(result.origin.type);
   try {
-    save(await api.picture(result.path, format), name);
+    save(await wholes.fetch(result.path, format), name);
     return true;
   } catch (error) {
-    if (!(error instanceof ApiError) || ![0, 404, 503].includes(error.status)) throw error;
+    if (!isWithoutServer(error)) throw error;
   }
-  const blob = await results.file(result);
+  const { blob, exact } = await wholes.file(result);
   save(format === "png" ? blob : await convert(blob, result.origin.type), name);
-  return format === "png";
+  return format === "png" && exact;
 }
 
 /** @param {Blob} blob @param {string} type */

@@ -14,6 +14,7 @@ import { follow } from "./stream.js";
  * @property {Record<string, unknown>} settings as they were sent
  * @property {{name: string, type: string}} origin of the picture: its file's name and type
  * @property {string} base the picture that it is painted on, see `Pictures`
+ * @property {import("./bases.js").Place} [place] its size, and where the picture is in it
  * @property {?import("./editor/target.js").Target} target its box and its mask
  * @property {?Blob} thumbnail of them
  *
@@ -140,7 +141,8 @@ export class Job extends EventTarget {
     const { order } = this;
     this.#setProgress({ ...this.progress, state: "fetching" });
     const paths = answer.images.map(({ url }, number) => picturePath(order.id, number, url));
-    const blobs = await Promise.all(paths.map((path) => this.api.picture(path)));
+    const crop = order.place ? "&crop=box" : ""; // an order of an earlier version
+    const blobs = await Promise.all(paths.map((path) => this.api.picture(`${path}${crop}`)));
     this.#emit("painted", { answer, order, paths, blobs });
   }
 

@@ -67,12 +67,13 @@ export class Keeping {
 
   /** Make a result the working picture. @param {Result|undefined} result */
   async keep(result) {
-    const { attempt, drafts, notices, pictures, results, status } = this.app;
+    const { attempt, drafts, notices, pictures, status } = this.app;
     if (!result) return;
     await attempt(async () => {
       const { base } = result;
       const isOther = base !== undefined && base !== pictures.id;
-      await pictures.keep(await results.file(result), result);
+      if (result.place) status.say(t("Fetching the whole picture…"));
+      await pictures.keep(await this.#whole(result), result);
       await drafts.save(); // before it is said to be kept
       status.say(t("The result is the working picture now."));
       const gone = t("This result was painted on an earlier picture, and has taken the place of the one that was open.");
@@ -82,16 +83,29 @@ export class Keeping {
     });
   }
 
+  /** The file of a result that becomes the working picture. @param {Result} result */
+  async #whole(result) {
+    const { blob, exact } = await this.app.wholes.file(result);
+    if (!exact) this.#sayLacking();
+    return blob;
+  }
+
+  #sayLacking() {
+    const lacks =
+      "The server no longer has this picture, so the browser wrote the file: without its colour profile and settings.";
+    this.app.notices.say(t(lacks));
+  }
+
   /** @param {Result} result */
   #paintExactly(result) {
     this.app.refining.begin(result);
     this.app.film.tell(result);
   }
 
-  /** Put the exact picture in its draft's place. @param {Result} result @param {Blob} blob */
-  async refined(result, blob) {
+  /** Put the exact picture in its draft's place. @param {Result} result */
+  async refined(result) {
     const { comparing, film, pictures, status } = this.app;
-    await pictures.swap(result, blob);
+    await pictures.swap(result, await this.#whole(result));
     if (film.selected?.id === result.id) comparing.show(result);
     film.tell(result);
     status.say(noteOf(result));
@@ -102,7 +116,7 @@ export class Keeping {
     const { pictures, refining, results } = this.app;
     const kept = pictures.result;
     const now = kept && results.all.find(({ id }) => id === kept.id);
-    if (now && kept.draft && !now.draft) await pictures.swap(now, await results.file(now));
+    if (now && kept.draft && !now.draft) await pictures.swap(now, await this.#whole(now));
     refining.resume(now ?? null);
   }
 
@@ -123,12 +137,9 @@ export class Keeping {
 
   /** @param {Result} result */
   async download(result) {
-    const { api, attempt, notices, results } = this.app;
+    const { attempt, wholes } = this.app;
     await attempt(async () => {
-      const whole = await downloadResult(api, results, result);
-      if (whole) return;
-      const lacks = "so the browser wrote the file: without its colour profile and settings.";
-      notices.say(`The server no longer has this picture, ${lacks}`);
+      if (!(await downloadResult(wholes, result))) this.#sayLacking();
     });
   }
 }

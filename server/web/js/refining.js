@@ -14,7 +14,7 @@ export class Refining extends EventTarget {
 
   /**
    * @param {import("./api.js").Api} api @param {import("./results.js").Results} results
-   * @param {(result: Result, blob: Blob) => Promise<void>} place puts an exact picture where its draft is shown
+   * @param {(result: Result) => Promise<void>} place puts an exact picture where its draft is shown
    */
   constructor(api, results, place) {
     super();
@@ -56,9 +56,10 @@ export class Refining extends EventTarget {
       const id = /** @type {string} */ (result.exactId);
       const { images, distance_db: distances } = await this.#answer(id);
       const path = picturePath(id, 0, images[0].url);
-      const blob = await this.api.picture(path);
-      const exact = await this.results.refine(result, { path, blob, distanceDb: distances?.[0] });
-      await this.place(exact, blob);
+      const blob = await this.api.picture(result.place ? `${path}&crop=box` : path);
+      const { box } = images[0];
+      const exact = await this.results.refine(result, { path, blob, box, distanceDb: distances?.[0] });
+      await this.place(exact);
     } catch (error) {
       await this.results.note(result, { exactId: null, refused: true });
       this.dispatchEvent(new CustomEvent("failed", { detail: { result, error } }));

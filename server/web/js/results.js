@@ -1,18 +1,20 @@
+import { Bases } from "./bases.js";
 import { context2d, toFile } from "./editor/canvas.js";
 import { newId } from "./workspace.js";
 
 /**
- * One painted picture. Its file has a store of its own, see `file`.
+ * One painted picture. Its patch has a store of its own, see `patch`, and so has the picture around that, see `Bases`.
  * @typedef {object} Result
  * @property {string} id
  * @property {string} workspace
  * @property {string} batch of the painting that it belongs to
  * @property {number} at when it was painted
  * @property {number} seed
- * @property {number} width
- * @property {number} height
+ * @property {number} [number] among those of its painting, from 1, if they are several
  * @property {string} path where the server has it, for as long as it does
- * @property {Blob} thumbnail
+ * @property {import("./bases.js").Place} [place] where it was painted; a result of an earlier version is a whole file
+ * @property {[number, number, number, number]} [box] of its patch: left, top, right, bottom in the painted picture
+ * @property {Blob} thumbnail of the patch
  * @property {Record<string, unknown>} settings that it was painted with
  * @property {{name: string, type: string}} origin the file that it all began with
  * @property {string} [base] the picture that it was painted on, see `Pictures`
@@ -26,10 +28,10 @@ import { newId } from "./workspace.js";
  * @property {any} answer the server's
  * @property {import("./job.js").Order} order
  * @property {string[]} paths where the server has the pictures
- * @property {Blob[]} blobs
+ * @property {Blob[]} blobs the patches
  */
 
-const MOST = 40; // older ones make room: a photograph's PNG has some 20 MB
+const MOST = 40; // older ones make room
 const SIDE = 176; // px of a thumbnail: shown at half of it
 
 /**
@@ -45,6 +47,7 @@ export class Results extends EventTarget {
   /** @param {import("./database.js").Database} database @param {string} workspace */
   constructor(database, workspace) {
     super();
+    this.bases = new Bases(database);
     this.database = database;
     this.workspace = workspace;
   }
@@ -61,13 +64,15 @@ export class Results extends EventTarget {
     const exact = answer.warnings.some((/** @type {string} */ text) => text.startsWith("pace:"));
     const made = await Promise.all(
       blobs.map(async (blob, number) => ({
-        ...(await thumbnailOf(blob)),
+        thumbnail: await thumbnailOf(blob),
         id: newId(),
         workspace: this.workspace,
         batch: order.id,
         at: now - number, // the first of a batch comes first
         seed: answer.seeds[number],
+        ...(blobs.length > 1 ? { number: number + 1 } : {}),
         path: paths[number],
+        ...(order.place ? { place: order.place, box: answer.images[number].box } : {}),
         settings: { ...order.settings, seed: answer.seeds[number], model: answer.model },
         origin: order.origin,
         base: order.base,
@@ -81,8 +86,8 @@ export class Results extends EventTarget {
     return this.all.slice(0, made.length);
   }
 
-  /** The picture's file. @param {Result} result @returns {Promise<Blob>} */
-  async file(result) {
+  /** The painted part's file, without loss. @param {Result} result @returns {Promise<Blob>} */
+  async patch(result) {
     const unsaved = this.#unsaved.get(result.id);
     if (unsaved) return unsaved;
     const kept = await this.database.get("pictures", result.id);
@@ -93,13 +98,13 @@ export class Results extends EventTarget {
   /**
    * Put the exact picture in the place of a draft; one that was discarded stays away.
    * @param {Result} result
-   * @param {{path: string, blob: Blob, distanceDb: ?number|undefined}} exact
+   * @param {{path: string, blob: Blob, box: Result["box"], distanceDb: ?number|undefined}} exact `blob` is its patch
    * @returns {Promise<Result>} the same result, no longer a draft
    */
-  async refine(result, { path, blob, distanceDb }) {
+  async refine(result, { path, blob, box, distanceDb }) {
     const settings = { ...result.settings, pace: "exact" };
-    const about = { path, settings, distanceDb, draft: false, exactId: null, wasDraft: true };
-    const exact = { ...result, ...(await thumbnailOf(blob)), ...about };
+    const about = { path, box, settings, distanceDb, draft: false, exactId: null, wasDraft: true };
+    const exact = { ...result, thumbnail: await thumbnailOf(blob), ...about };
     if (!this.all.includes(result)) return exact;
     this.#unsaved.delete(result.id);
     await this.#keep(exact, blob);
@@ -118,11 +123,15 @@ export class Results extends EventTarget {
 
   /** @param {Result} result @returns {Promise<() => Promise<void>>} what brings it back */
   async discard(result) {
-    const blob = await this.file(result);
+    const blob = await this.patch(result);
+    const { place } = result;
+    this.all = this.all.filter(({ id }) => id !== result.id);
+    const isLast = place && !this.all.some((other) => other.place?.basis === place.basis);
+    if (isLast) await this.bases.get(place.basis).catch(() => null); // held, to be brought back
     this.#unsaved.delete(result.id);
     await this.database.delete("results", result.id);
     await this.database.delete("pictures", result.id);
-    this.all = this.all.filter(({ id }) => id !== result.id);
+    if (isLast) await this.bases.forget(place.basis);
     this.#emit();
     return async () => {
       await this.#keep(result, blob);
@@ -134,6 +143,7 @@ export class Results extends EventTarget {
   /** @param {Result} result @param {Blob} blob */
   async #keep(result, blob) {
     try {
+      if (result.place) await this.bases.store(result.place.basis);
       await this.database.put("pictures", { id: result.id, blob });
       await this.database.put("results", result);
     } catch {
@@ -153,15 +163,13 @@ const newestFirst = (a, b) => b.at - a.at;
 /** @param {Blob} blob */
 async function thumbnailOf(blob) {
   const bitmap = await createImageBitmap(blob);
-  const { width, height } = bitmap;
-  const scale = Math.min(1, SIDE / Math.max(width, height));
+  const scale = Math.min(1, SIDE / Math.max(bitmap.width, bitmap.height));
   const canvas = document.createElement("canvas");
-  canvas.width = Math.max(1, Math.round(width * scale));
-  canvas.height = Math.max(1, Math.round(height * scale));
+  canvas.width = Math.max(1, Math.round(bitmap.width * scale));
+  canvas.height = Math.max(1, Math.round(bitmap.height * scale));
   const context = context2d(canvas);
   context.imageSmoothingQuality = "high";
   context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
   bitmap.close();
-  const thumbnail = await toFile(canvas, "image/webp", 0.85);
-  return { width, height, thumbnail };
+  return toFile(canvas, "image/webp", 0.85);
 }

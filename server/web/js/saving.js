@@ -55,7 +55,7 @@ export class Saving {
     }
     const result = this.app.film.selected ?? this.app.pictures.result;
     // A promise, because the browser wants to be asked while the button is being pressed.
-    const png = result ? this.app.results.file(result) : this.#background();
+    const png = result ? this.#whole(result) : this.#background();
     await navigator.clipboard.write([new ClipboardItem({ "image/png": png })]);
     this.app.notices.say(t("The picture is on the clipboard."));
   }
@@ -76,24 +76,32 @@ export class Saving {
       const patch = await this.#patchOf(result);
       if (patch) layers.push({ name, visible, ...patch });
     }
-    const { width, height } = selected ?? picture;
+    const { width, height } = selected?.place ?? picture;
     const fits = width === picture.width && height === picture.height;
     if (fits) layers.push({ name: picture.name, png: background, x: 0, y: 0, visible: true });
-    const merged = selected ? await results.file(selected) : background;
+    const merged = selected ? await this.#whole(selected) : background;
     save(await openRaster(width, height, layers, merged), `${this.#stem}_layers.ora`);
   }
 
   /** What a result has changed; all of it where it is larger than the picture. @param {Result} result */
   async #patchOf(result) {
-    const file = await this.app.results.file(result);
     const { picture } = this.app.editor;
-    const fits = picture?.width === result.width && picture?.height === result.height;
-    if (!picture || !fits) return { png: file, x: 0, y: 0 };
-    const [over, under] = await Promise.all([file, picture.shown].map((blob) => createImageBitmap(blob)));
+    const { place, box } = result;
+    if (!place || !box) return { png: await this.#whole(result), x: 0, y: 0 }; // of an earlier version
+    const [x, y, right, bottom] = box;
+    const file = await this.app.results.patch(result);
+    if (picture?.width !== place.width || picture.height !== place.height) return { png: file, x, y };
+    const over = await createImageBitmap(file);
+    const under = await createImageBitmap(picture.shown, x, y, right - x, bottom - y);
     const patch = await painted(over, under);
     over.close();
     under.close();
-    return patch;
+    return patch && { ...patch, x: x + patch.x, y: y + patch.y };
+  }
+
+  /** @param {Result} result */
+  async #whole(result) {
+    return (await this.app.wholes.file(result)).blob;
   }
 
   async #background() {

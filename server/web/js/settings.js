@@ -5,10 +5,11 @@ import { INTENTS, PRESETS, SPEEDS } from "./presets.js";
 
 const VARIATIONS = 4;
 /** Fields that the page sets: results stay lossless until they are downloaded, and carry their settings. */
-const FIXED = { output_format: "png", metadata: true };
+const FIXED = { output_format: "png", metadata: true, answer: "boxes" };
 const MASK_FIELDS = ["mask_channel", "invert_mask", "resize_mask"]; // the page's own masks need none
 /** Fields that the page fills in when it sends, or that are no setting of a painting. */
-const NOT_SETTINGS = new Set(["output_format", "quality", "base64", "metadata", "extend", "lengths", ...MASK_FIELDS]);
+const SENT = ["output_format", "quality", "base64", "metadata", "answer", "extend", "lengths"];
+const NOT_SETTINGS = new Set([...SENT, ...MASK_FIELDS]);
 const NEAR = "near"; // the pace of drafts
 const OF_SPEED = Object.values(SPEEDS).flatMap(({ values }) => Object.keys(values));
 

@@ -63,6 +63,7 @@ export function stateOf({ state, step, steps, position, leftS }) {
   if (state === "queued") {
     return position ? t("Waiting: {count} before this one.", { count: position }) : t("Waiting for its turn…");
   }
+  if (step === steps) return t("Writing the pictures…");
   if (leftS === null) return t("Step {step} of {steps}", { step, steps });
   return t("Step {step} of {steps} · {time} left", { step, steps, time: duration(leftS) });
 }

@@ -88,7 +88,7 @@ export class Core {
   /** Show the document's new picture. */
   newPicture() {
     this.strokeEnd = null;
-    this.stage.setResult(null);
+    this.stage.setResult(null, null);
     this.stage.setPreview(null, null);
     Object.assign(this.scene, { split: null, previewing: false, original: false, path: null, crosshair: null });
     this.fit();

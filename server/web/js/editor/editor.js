@@ -440,12 +440,13 @@ export class Editor extends EventTarget {
 
   /**
    * A result over the picture, all of it or the part right of a divider.
-   * @param {?{bitmap: ImageBitmap, split?: ?number}} overlay null takes it away
+   * @param {?{bitmap: ImageBitmap, rect?: ?Rect, split?: ?number}} overlay `rect` is the place of a patch, in pixels of
+   *   the picture; null takes it away
    */
   overlay(overlay) {
     if (!this.#doc) return;
     const { scene, stage } = this.#core;
-    stage.setResult(overlay?.bitmap ?? null);
+    stage.setResult(overlay?.bitmap ?? null, overlay?.rect ?? null);
     scene.split = overlay?.split ?? null;
     scene.maskShown = !overlay;
     stage.redraw();

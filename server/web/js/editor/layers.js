@@ -52,17 +52,18 @@ export class Layers {
   }
 
   /**
-   * @param {?ImageBitmap} bitmap a result; of the picture's own size, or as large as the extended one
+   * @param {?ImageBitmap} bitmap a result, or its patch
+   * @param {?Rect} rect the patch's place; a whole result has the picture's own size, or that of the extended one
    * @param {?Document} doc
    */
-  setResult(bitmap, doc) {
+  setResult(bitmap, rect, doc) {
     if (bitmap === this.#bitmap) return;
     this.#bitmap = bitmap;
     // Without a result the canvas keeps no memory.
     [this.#result.width, this.#result.height] = bitmap ? [bitmap.width, bitmap.height] : [0, 0];
     if (!bitmap || !doc) return;
     context2d(this.#result).drawImage(bitmap, 0, 0);
-    this.#resultRect = resultRect(bitmap, doc);
+    this.#resultRect = rect ?? resultRect(bitmap, doc);
     cover(this.#result, this.#resultRect);
   }
 

@@ -86,9 +86,9 @@ export class Stage {
     this.redraw();
   }
 
-  /** @param {?ImageBitmap} bitmap */
-  setResult(bitmap) {
-    this.#layers.setResult(bitmap, this.doc());
+  /** @param {?ImageBitmap} bitmap @param {?import("./rect.js").Rect} rect the place of a patch */
+  setResult(bitmap, rect) {
+    this.#layers.setResult(bitmap, rect, this.doc());
   }
 
   /** @param {?ImageBitmap} bitmap @param {?import("./target.js").Target} target */
