@@ -63,8 +63,10 @@ def finish(served: Served, ticket: Any) -> None:
 
 
 def pictures_of(visit: Visit, server: str) -> list[np.ndarray]:
-    """Return every picture that the page has fetched, downloaded again, as (H, W, 3) floats."""
-    urls = dict.fromkeys(url for url in visit.requests if "/images/" in url and url.startswith(server))
+    """Return every whole picture that the page has fetched, downloaded again, as (H, W, 3) floats."""
+    urls = dict.fromkeys(
+        url for url in visit.requests if "/images/" in url and url.startswith(server) and "crop=" not in url
+    )
     files = [httpx2.get(url, trust_env=False).content for url in urls]
     return [np.asarray(opened(data).convert("RGB"), float) for data in files]
 

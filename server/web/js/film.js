@@ -1,5 +1,7 @@
 import { byId, h, set, show } from "./dom.js";
+import { Enlarging } from "./enlarging.js";
 import { icon } from "./icons.js";
+import { t } from "./i18n.js";
 import { noteOf } from "./refining.js";
 
 /** @typedef {import("./results.js").Result} Result @typedef {import("./results.js").Results} Results */
@@ -34,12 +36,17 @@ export class Film {
   #list = byId("results");
   /** Object URLs of thumbnails, by the result's id. @type {Map<string, string>} */
   #urls = new Map();
+  /** What the selected result was painted with. */
+  #made = h("p", { id: "result-made", class: "muted", dir: "auto", "data-testid": "result-made" });
+  #enlarging;
 
   /** @param {Results} results @param {Actions} actions */
   constructor(results, actions) {
     this.results = results;
     this.actions = actions;
     this.#buildActions(byId("result-actions"));
+    byId("result-note").after(this.#made);
+    this.#enlarging = new Enlarging(this.#list, (id) => this.#picture(id));
     this.#list.addEventListener("keydown", (event) => this.#key(event));
     results.addEventListener("change", () => this.#show());
     this.#show();
@@ -100,6 +107,7 @@ export class Film {
       return item;
     });
     for (const id of known.keys()) this.#forget(id);
+    this.#enlarging.hide();
     this.#list.replaceChildren(...items);
     show(byId("film"), all.length > 0);
     this.#mark();
@@ -111,13 +119,16 @@ export class Film {
     this.#forget(result.id); // its draft's thumbnail
     const url = URL.createObjectURL(result.thumbnail);
     this.#urls.set(result.id, url);
-    const kind = result.draft ? "Draft" : "Result";
     const model = result.settings.model ? `, ${result.settings.model}` : "";
-    const label = `${kind}, seed ${result.seed}, ${result.settings.prompt || "no prompt"}${model}`;
+    const { number = "" } = result;
+    const kind = result.draft ? t("Draft {number}", { number }) : t("Result {number}", { number });
+    const prompt = String(result.settings.prompt || t("no prompt"));
+    const about = t("{kind}, seed {seed}, {prompt}", { kind: kind.trim(), seed: result.seed, prompt });
+    const label = `${about}${model}`;
     const image = h("img", { src: url, alt: "", draggable: "false" });
     const attributes = { type: "button", class: "result", draggable: "true", title: label, "aria-label": label };
     const seed = h("span", { class: "seed" }, String(result.seed));
-    const marks = { "data-id": result.id, "data-testid": "result", "data-draft": result.draft };
+    const marks = { "data-id": result.id, "data-testid": "result", "data-draft": result.draft, "data-number": number };
     const button = h("button", { ...attributes, ...marks }, image, seed);
     button.addEventListener("click", () => this.select(this.selected?.id === result.id ? null : result));
     button.addEventListener("dragstart", (event) => event.dataTransfer?.setData(DRAG_TYPE, result.id));
@@ -144,6 +155,14 @@ export class Film {
     const title = this.selected ? `Seed ${this.selected.seed}` : "Choose a result to keep or compare it.";
     byId("result-title").textContent = title;
     byId("result-note").textContent = this.#note();
+    this.#made.textContent = this.selected ? madeWith(this.selected) : "";
+  }
+
+  /** The painted part of a result. @param {string} id @returns {Promise<Blob>} */
+  async #picture(id) {
+    const result = this.results.all.find((one) => one.id === id);
+    if (!result) throw new Error("There is no such result.");
+    return this.results.patch(result);
   }
 
   #note() {
@@ -163,4 +182,18 @@ export class Film {
       this.actions.discard(this.selected);
     }
   }
+}
+
+/** A result's prompt and main settings, in a line. @param {Result} result */
+function madeWith({ settings }) {
+  const { prompt, num_inference_steps: steps, guidance_scale: guidance, strength, scheduler } = settings;
+  const parts = [
+    prompt ? `“${prompt}”` : t("No prompt"),
+    steps !== undefined && t("{steps} steps", { steps: String(steps) }),
+    scheduler,
+    guidance !== undefined && t("guidance {guidance}", { guidance: String(guidance) }),
+    strength !== undefined && t("strength {strength}", { strength: String(strength) }),
+    settings.model,
+  ];
+  return parts.filter(Boolean).join(" · ");
 }
