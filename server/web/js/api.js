@@ -109,6 +109,18 @@ export class Api {
   }
 
   /**
+   * A picture without the part under the mask, as PNG.
+   * @param {Blob} picture @param {Blob} mask
+   */
+  async erase(picture, mask) {
+    const form = new FormData();
+    form.append("image", picture, "picture");
+    form.append("mask", mask, "mask.png");
+    form.append("format", "png");
+    return (await this.fetch("v2/erase", { method: "POST", body: form })).blob();
+  }
+
+  /**
    * A picture in a format that every browser shows.
    * @param {Blob|string} source a file or a URL, which the server fetches
    */

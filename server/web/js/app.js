@@ -4,6 +4,7 @@ import { Comparing } from "./comparing.js";
 import { Connection } from "./connection.js";
 import { byId, detailOf, show } from "./dom.js";
 import { Drafts } from "./drafts.js";
+import { Erasing } from "./erasing.js";
 import { Film } from "./film.js";
 import { t } from "./i18n.js";
 import { JobsView } from "./jobs.js";
@@ -55,6 +56,7 @@ export class App {
     this.notices = new Notices(byId("notices"));
     this.asking = new Asking(this);
     this.working = new Working(this);
+    this.erasing = new Erasing(this);
     this.keeping = new Keeping(this);
     this.previewing = new Previewing(this);
     this.wholes = new Wholes(api, this.results, this.pictures);
@@ -156,6 +158,7 @@ export class App {
     this.settings.adopt(offer);
     this.panel.offer(offer);
     this.models.offer(offer);
+    this.erasing.offer(offer);
     this.tools.show();
     this.about.offer(offer.about);
     show(byId("example"), !offer.about.photographs);

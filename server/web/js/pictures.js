@@ -43,6 +43,14 @@ export class Pictures {
     await this.editor.replace({ blob, name }); // its listeners look for the source
   }
 
+  /** Make a changed file of the working picture the working picture. @param {Blob} blob a PNG */
+  async change(blob) {
+    const { origin } = this.#source;
+    const stem = origin.name.replace(/\.[^.]*$/, "").replace(EARLIER, "");
+    this.#sources.set(blob, { id: newId(), origin, result: null });
+    await this.editor.replace({ blob, name: `${stem}_erased.png` });
+  }
+
   /** Make a result the working picture. @param {Blob} blob @param {Result} result */
   async keep(blob, result) {
     this.#sources.set(blob, { id: result.id, origin: result.origin, result });
