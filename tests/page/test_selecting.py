@@ -62,7 +62,7 @@ def overlap(mask: np.ndarray, expected: np.ndarray) -> float:
 
 
 def settle(desk: Desk, steps: int) -> None:
-    """Until the draft has so many steps: each selection is one."""
+    """Until the page waits for no selection, and there is a step to undo."""
     desk.page.wait_for_function("() => document.getElementById('host').dataset.cursor !== 'wait'")
     if steps:
         expect(desk.get("undo")).to_be_enabled()

@@ -22,7 +22,7 @@ POLICY = (
 )
 
 
-class _Handler(SimpleHTTPRequestHandler):
+class HarnessHandler(SimpleHTTPRequestHandler):
     """The page's files under /web/, the harness at /, the page's policy on everything."""
 
     protocol_version = "HTTP/1.1"
@@ -47,7 +47,7 @@ class _Handler(SimpleHTTPRequestHandler):
 @pytest.fixture(scope="session")
 def editor_url() -> Iterator[str]:
     """Where the harness page is served."""
-    with serving(_Handler) as port:
+    with serving(HarnessHandler) as port:
         yield f"http://127.0.0.1:{port}/"
 
 

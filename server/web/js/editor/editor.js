@@ -352,6 +352,11 @@ export class Editor extends EventTarget {
     return this.#background.stroke(stroke, this.#doc.mask.width, this.#doc.mask.height);
   }
 
+  /** Mark what looks like a pixel, as a click with the wand does. @param {number} x @param {number} y */
+  wandAt(x, y) {
+    this.#run({ kind: "wand", x, y, ...this.#core.wand, value: Math.round(255 * this.#core.brush.strength) });
+  }
+
   /** @param {import("./ops.js").Op} op */
   #run(op) {
     if (!this.#doc || this.#core.locked) return;

@@ -92,8 +92,13 @@ function copyTile(mask, area) {
 /** Whether all pixels have one grey. @param {Mask} mask @param {Rect} area */
 function isEven({ values, width }, { left, top, right, bottom }) {
   const grey = values[top * width + left];
+  const word = (grey * 0x01010101) | 0;
+  const view = new DataView(values.buffer, values.byteOffset, values.byteLength);
   for (let y = top; y < bottom; y++) {
-    for (let i = y * width + left, end = y * width + right; i < end; i++) if (values[i] !== grey) return false;
+    let i = y * width + left;
+    const end = y * width + right;
+    for (; i + 4 <= end; i += 4) if (view.getInt32(i) !== word) return false;
+    for (; i < end; i++) if (values[i] !== grey) return false;
   }
   return true;
 }
