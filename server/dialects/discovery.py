@@ -19,6 +19,7 @@ from inpaint.schedulers import SCHEDULERS
 from server.dialects.intake import Arrival, Intake, base_url
 from server.dialects.openapi import problems
 from server.dialects.segmind_request import InpaintBody
+from server.engines.client import Health
 from server.models import Models
 from server.service.caller import MODEL_SCOPE
 from server.service.order import Format, Source, own, source
@@ -72,6 +73,17 @@ class SelectOffer(BaseModel):
     ] = {}
 
 
+class AboutModel(BaseModel):
+    """A model, said to people."""
+
+    text: Annotated[str, Field(description="One or two sentences on what the model paints.")]
+    photographs: Annotated[bool, Field(description="True if it paints photographs.")]
+    things: Annotated[
+        list[str] | None,
+        Field(description="The words of a prompt that it knows, if they are few; null if any may be used."),
+    ] = None
+
+
 class ModelOffer(BaseModel):
     """One of the models of this server."""
 
@@ -80,17 +92,7 @@ class ModelOffer(BaseModel):
     native_size: Annotated[
         int | None, Field(description="Side in pixels at which it paints; null until it is loaded.")
     ]
-
-
-class AboutModel(BaseModel):
-    """The loaded model, said to people."""
-
-    text: Annotated[str, Field(description="One or two sentences on what the model paints.")]
-    photographs: Annotated[bool, Field(description="True if it paints photographs.")]
-    things: Annotated[
-        list[str] | None,
-        Field(description="The words of a prompt that it knows, if they are few; null if any may be used."),
-    ] = None
+    about: AboutModel
 
 
 class Offer(BaseModel):
@@ -176,34 +178,32 @@ class Discovery:
         (await self.intake.gate.admit(request)).require(MODEL_SCOPE)
         service = self.intake.service
         settings = service.parts.settings
-        models = self._models()
+        models = await asyncio.to_thread(self._models, service.parts.client.health())  # it reads files
         try:
             loras = await asyncio.to_thread(available_loras, settings.loras)
         except ModelError as error:  # the page must work without the folder
             log.warning("no LoRAs", error=str(error))
             loras = []
-        told = await asyncio.to_thread(about, settings.models.given[models[0].name])
         return Offer(
             model=models[0].name,
             version=inpaint.__version__,
             ready=models[0].ready,
             native_size=models[0].native_size,
             models=models,
-            about=AboutModel.model_validate(asdict(told)),
+            about=models[0].about,
             fills=_fills(),
             loras=[file.name for file in loras],
             select=SelectOffer(methods=list(service.selecting.methods)),
             fields=field_offers(settings.models),
         )
 
-    def _models(self) -> list[ModelOffer]:
-        service = self.intake.service
-        health, draining = service.parts.client.health(), service.draining
-        each = {name: health.of(name) for name in service.parts.settings.models.names}
-        return [
-            ModelOffer(name=name, ready=own.ready and not draining, native_size=own.native_size)
-            for name, own in each.items()
-        ]
+    def _models(self, health: Health) -> list[ModelOffer]:
+        service, found = self.intake.service, []
+        for name, given in service.parts.settings.models.given.items():
+            own, told = health.of(name), AboutModel.model_validate(asdict(about(given)))
+            ready = own.ready and not service.draining
+            found.append(ModelOffer(name=name, ready=ready, native_size=own.native_size, about=told))
+        return found
 
     async def info(self, request: Request) -> PictureFacts:
         """Return a picture's format and size, and its settings if the file says how it was painted."""

@@ -32,9 +32,11 @@ def test_a_model_is_chosen_and_its_results_say_so(
         desk.open(file_of(photo()))
         model, state = desk.get("model"), desk.get("server-state")
         expect(model).to_have_value("demo")
+        expect(desk.page.locator("#about")).to_be_visible()  # no photographs
         expect(model.locator("option").nth(1)).to_have_text("beach: being loaded")
         model.select_option("beach")
         expect(state).to_have_text("beach · the model is being loaded")
+        expect(desk.page.locator("#about")).to_be_hidden()
         served.do(beach.load)
         expect(state).to_have_text("beach · ready")
         expect(model.locator("option").nth(1)).to_have_text("beach")

@@ -21,7 +21,7 @@ import { t } from "./i18n.js";
  * @property {string} version
  * @property {boolean} ready
  * @property {?number} native_size
- * @property {{name: string, ready: boolean, native_size: ?number}[]} models the first is `model`
+ * @property {{name: string, ready: boolean, native_size: ?number, about: About}[]} models the first is `model`
  * @property {About} about
  * @property {string[]} loras
  * @property {FieldOffer[]} fields

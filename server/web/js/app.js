@@ -145,8 +145,10 @@ export class App {
     const known = BOX_FIELDS.filter((name) => this.settings.get(name) !== undefined);
     const fields = Object.fromEntries(known.map((name) => [name, this.settings.get(name)]));
     const { offer } = this.connection;
-    const native = offer && modelOf(offer, this.settings.get("model")).native_size;
+    const model = offer && modelOf(offer, this.settings.get("model"));
+    const native = model?.native_size;
     this.connection.model = this.settings.get("model");
+    if (model) this.about.offer(model.about);
     this.editor.settings = { ...fields, ...(native ? { native } : {}) };
     const title = this.settings.get("soft") ? "" : t("Counts only in Add; elsewhere a pixel is repainted from 50 % on.");
     for (const id of ["brush-hardness", "brush-strength"]) byId(id).title = title;
@@ -160,7 +162,7 @@ export class App {
     this.models.offer(offer);
     this.erasing.offer(offer);
     this.tools.show();
-    this.about.offer(offer.about);
+    this.about.offer(modelOf(offer, this.settings.get("model")).about);
     show(byId("example"), !offer.about.photographs);
   }
 

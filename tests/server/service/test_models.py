@@ -79,6 +79,7 @@ def test_the_offer_lists_the_models(serve: Serve) -> None:
     two = Two(serve, beach=FakeEngine(loaded=False))
     offer = two.client.get(V2).json()
     assert (offer["model"], offer["ready"]) == ("demo", True)
+    assert [model.pop("about")["photographs"] for model in offer["models"]] == [False, True]
     assert offer["models"] == [
         {"name": "demo", "ready": True, "native_size": 128},
         {"name": "beach", "ready": False, "native_size": None},
