@@ -91,9 +91,9 @@ export class Keeping {
   }
 
   #sayLacking() {
-    const lacks =
-      "The server no longer has this picture, so the browser wrote the file: without its colour profile and settings.";
-    this.app.notices.say(t(lacks));
+    const wrote = t("The server no longer has this picture, so the browser wrote the file.");
+    const lacks = t("It lacks the colour profile and the settings.");
+    this.app.notices.say(`${wrote} ${lacks}`);
   }
 
   /** @param {Result} result */
