@@ -16,11 +16,11 @@ export const DRAG_TYPE = "application/x-inpaint-result";
 
 /** @type {[Exclude<keyof Actions, "select">, string, import("./icons.js").Icon, string][]} */
 const ACTIONS = [
-  ["keep", "Keep", "check", "Make it the working picture"],
-  ["discard", "Discard", "clear", "Take it away"],
-  ["lockSeed", "Lock seed", "lock", "Paint with its seed from now on"],
-  ["takeOver", "Use settings", "settings", "Paint with its prompt and settings"],
-  ["download", "Download", "download", "In the format of the picture it was painted on"],
+  ["keep", t("Keep"), "check", t("Make it the working picture")],
+  ["discard", t("Discard"), "clear", t("Take it away")],
+  ["lockSeed", t("Lock seed"), "lock", t("Paint with its seed from now on")],
+  ["takeOver", t("Use settings"), "settings", t("Paint with its prompt and settings")],
+  ["download", t("Download"), "download", t("In the format of the picture it was painted on")],
 ];
 
 /** The arrow keys, and how far each goes in the strip. @type {Record<string, number>} */
@@ -129,7 +129,8 @@ export class Film {
     const attributes = { type: "button", class: "result", draggable: "true", title: label, "aria-label": label };
     const seed = h("span", { class: "seed" }, String(result.seed));
     const marks = { "data-id": result.id, "data-testid": "result", "data-draft": result.draft, "data-number": number };
-    const button = h("button", { ...attributes, ...marks }, image, seed);
+    const word = result.draft && t("draft"); // shown on the thumbnail
+    const button = h("button", { ...attributes, ...marks, "data-word": word }, image, seed);
     button.addEventListener("click", () => this.select(this.selected?.id === result.id ? null : result));
     button.addEventListener("dragstart", (event) => event.dataTransfer?.setData(DRAG_TYPE, result.id));
     return h("li", { "data-result": result.id, "data-path": result.path }, button);
@@ -152,7 +153,9 @@ export class Film {
     }
     show(byId("result-actions"), this.selected !== null);
     // The text stays: the picture above must not jump with every choice.
-    const title = this.selected ? `Seed ${this.selected.seed}` : "Choose a result to keep or compare it.";
+    const { selected } = this;
+    const none = t("Choose a result to keep or compare it.");
+    const title = selected ? t("Seed {seed}", { seed: selected.seed }) : none;
     byId("result-title").textContent = title;
     byId("result-note").textContent = this.#note();
     this.#made.textContent = this.selected ? madeWith(this.selected) : "";
@@ -168,7 +171,7 @@ export class Film {
   #note() {
     if (this.selected) return noteOf(this.selected);
     const told = this.results.all.find(({ id }) => id === this.#told);
-    return told ? `Seed ${told.seed}: ${noteOf(told)}` : "";
+    return told ? t("Seed {seed}: {note}", { seed: told.seed, note: noteOf(told) }) : "";
   }
 
   /** @param {KeyboardEvent} event */

@@ -59,7 +59,7 @@ export class Keeping {
     }
     this.#asked.delete(order.key);
     const count = painted.blobs.length;
-    status.say(count === 1 ? "One picture is painted." : `${count} pictures are painted.`);
+    status.say(count === 1 ? t("One picture is painted.") : t("{count} pictures are painted.", { count }));
     // That there are no drafts with these settings is said by the film.
     const warnings = painted.answer.warnings.filter((/** @type {string} */ text) => !text.startsWith("pace:")).join(" ");
     if (warnings) notices.say(warnings, { lasting: true, testid: "warning" });
@@ -122,7 +122,7 @@ export class Keeping {
 
   /** Say that a kept draft could not be painted exactly. @param {{result: Result, error: unknown}} detail */
   stayedDraft({ result, error }) {
-    const action = { label: "Try again", run: () => this.#paintExactly(result) };
+    const action = { label: t("Try again"), run: () => this.#paintExactly(result) };
     this.app.notices.say(whyDraft(error), { level: "error", action, testid: "stays-draft" });
   }
 
@@ -132,7 +132,7 @@ export class Keeping {
     const next = results.all[results.all.indexOf(result) + 1];
     const restore = await results.discard(result);
     if (next?.batch === result.batch) film.select(next);
-    notices.say("Discarded.", { action: { label: "Bring it back", run: () => attempt(restore) } });
+    notices.say(t("Discarded."), { action: { label: t("Bring it back"), run: () => attempt(restore) } });
   }
 
   /** @param {Result} result */

@@ -1,4 +1,5 @@
 import { ApiError, picturePath } from "./api.js";
+import { t } from "./i18n.js";
 import { follow } from "./stream.js";
 import { newId } from "./workspace.js";
 
@@ -71,7 +72,7 @@ export class Refining extends EventTarget {
     const { signal } = new AbortController(); // never aborted: the picture is wanted whatever is done meanwhile
     for await (const { event, data } of follow(this.api, id, signal, () => {})) {
       if (event === "done") return data;
-      if (event === "failed") throw new ApiError(data.error ?? "The picture was not painted.", 500);
+      if (event === "failed") throw new ApiError(data.error ?? t("The picture was not painted."), 500);
     }
   }
 }
@@ -81,20 +82,25 @@ const DETAIL_DB = 35;
 
 /** What is known of a result's exactness, in a sentence; "" for one that was exact from the start. @param {Result} result */
 export function noteOf({ draft, exactId, wasDraft, distanceDb, settings }) {
-  if (exactId) return "A draft; it is being painted exactly.";
-  if (draft) return "A draft, nearly exact. Keep paints it exactly.";
-  if (!wasDraft) return settings.pace === "near" ? "Exact: with these settings there are no drafts." : "";
-  if (distanceDb === undefined) return "Exact.";
-  if (distanceDb === null) return "Exact. Its draft was the same to the last bit.";
-  const seen = distanceDb >= DETAIL_DB ? "a small difference in fine detail" : "a difference that is seen";
-  const words = distanceDb >= HARDLY_SEEN_DB ? "a difference that is hardly seen" : seen;
-  return `Exact. Its draft was ${distanceDb.toFixed(1)} dB away, ${words}.`;
+  if (exactId) return t("A draft; it is being painted exactly.");
+  if (draft) return t("A draft, nearly exact. Keep paints it exactly.");
+  if (!wasDraft) return settings.pace === "near" ? t("Exact: with these settings there are no drafts.") : "";
+  if (distanceDb === undefined) return t("Exact.");
+  if (distanceDb === null) return t("Exact. Its draft was the same to the last bit.");
+  const distance = distanceDb.toFixed(1);
+  if (distanceDb >= HARDLY_SEEN_DB) {
+    return t("Exact. Its draft was {distance} dB away, a difference that is hardly seen.", { distance });
+  }
+  if (distanceDb >= DETAIL_DB) {
+    return t("Exact. Its draft was {distance} dB away, a small difference in fine detail.", { distance });
+  }
+  return t("Exact. Its draft was {distance} dB away, a difference that is seen.", { distance });
 }
 
 /** Why a draft stays one, in a sentence. @param {unknown} error */
 export function whyDraft(error) {
   const gone = error instanceof ApiError && error.status === 404;
   const { message } = /** @type {Error} */ (error);
-  const why = gone ? "the server no longer has what it was painted from." : message;
-  return `The kept picture stays a draft: ${why}`;
+  const why = gone ? t("the server no longer has what it was painted from.") : message;
+  return t("The kept picture stays a draft: {why}", { why });
 }

@@ -1,5 +1,6 @@
 import { Bases } from "./bases.js";
 import { context2d, toFile } from "./editor/canvas.js";
+import { t } from "./i18n.js";
 import { newId } from "./workspace.js";
 
 /**
@@ -91,7 +92,7 @@ export class Results extends EventTarget {
     const unsaved = this.#unsaved.get(result.id);
     if (unsaved) return unsaved;
     const kept = await this.database.get("pictures", result.id);
-    if (!kept) throw new Error("This browser no longer has the picture.");
+    if (!kept) throw new Error(t("This browser no longer has the picture."));
     return kept.blob;
   }
 

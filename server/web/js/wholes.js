@@ -1,6 +1,7 @@
 import { ApiError } from "./api.js";
 import { basisOf } from "./bases.js";
 import { context2d, toFile } from "./editor/canvas.js";
+import { t } from "./i18n.js";
 
 /** @typedef {import("./results.js").Result} Result */
 /** A whole picture's file; `exact` unless the browser composed it, which keeps no profile, settings or 16 bits.
@@ -82,7 +83,7 @@ export class Wholes {
   /** Compose a picture of a patch and the picture that it was painted on. @param {Result} result */
   async composed(result) {
     const { place, box } = result;
-    if (!place || !box) throw new Error("This browser no longer has the picture.");
+    if (!place || !box) throw new Error(t("This browser no longer has the picture."));
     const [base, patch] = await Promise.all([
       this.results.bases.get(place.basis).then((blob) => createImageBitmap(blob)),
       this.results.patch(result).then((blob) => createImageBitmap(blob)),
