@@ -76,6 +76,7 @@ def test_new_strokes_are_seen_over_the_preview(fake: Served, desk: Desk) -> None
     desk.stroke((50, 64), (78, 64))
     ask(desk, "first", 7)
     ticket = engine.next()
+    eventually(lambda: ticket.watchers)  # without one there are no previews
     fake.do(engine.step, ticket, 1)
     preview = (255, 0, 0)
     assert desk.sees(64, 64, preview)

@@ -23,6 +23,7 @@ import { Saving } from "./saving.js";
 import { Selecting } from "./selecting.js";
 import { Settings } from "./settings.js";
 import { StatusView } from "./status.js";
+import { Tabs } from "./tabs.js";
 import { Tools } from "./tools.js";
 import { Wholes } from "./wholes.js";
 import { Working } from "./working.js";
@@ -89,15 +90,17 @@ export class App {
       fail: (error) => this.fail(error),
     });
     this.tools = new Tools(editor, this.selecting, () => this.opening.chooseMask());
+    this.tabs = new Tabs(this);
     this.#listen();
   }
 
   /** Bring back what a reload interrupted. */
   async begin() {
+    await this.tabs.load();
     await this.results.load();
     /** @type {import("./job.js").Order[]} */
     let orders = [];
-    await this.attempt(async () => (orders = await this.drafts.begin(this.editor)));
+    await this.attempt(async () => (orders = await this.drafts.begin(this.editor, this.tabs.all.map(({ id }) => id))));
     this.working.show();
     this.connection.connect();
     if (!this.database.lasting) {
@@ -108,6 +111,13 @@ export class App {
       this.painting.resume(order);
     }
     await this.attempt(() => this.keeping.resume());
+  }
+
+  /** Work in another workspace from now on; `tabs` does the rest. @param {string} workspace */
+  workOn(workspace) {
+    this.workspace = this.results.workspace = workspace;
+    this.drafts.use(workspace);
+    this.painting.show(workspace);
   }
 
   #listen() {

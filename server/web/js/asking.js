@@ -17,6 +17,7 @@ export class Asking {
   /** Ask for a painting of the picture, the mask and the settings as they are now; it is queued behind the others. */
   async paint() {
     const { editor, film, notices, painting } = this.app;
+    await this.app.tabs.settled();
     await editor.settled();
     const missing = this.#missing();
     if (missing) return missing();

@@ -17,6 +17,8 @@ export class Drafts {
   #version = 0;
   /** The page is going: requests that break off now have not ended. */
   #leaving = false;
+  /** Another workspace is being opened: what the editor holds meanwhile belongs to none. */
+  #paused = false;
 
   /**
    * @param {import("./database.js").Database} database @param {string} workspace
@@ -34,18 +36,61 @@ export class Drafts {
 
   /**
    * Restore, then keep what changes from now on.
-   * @param {import("./editor/editor.js").Editor} editor
+   * @param {import("./editor/editor.js").Editor} editor @param {string[]} workspaces whose orders are gone on with
    * @returns {Promise<Order[]>} what was under way, oldest first
    * @throws {Error} the draft cannot be restored
    */
-  async begin(editor) {
+  async begin(editor, workspaces) {
     try {
       const draft = await this.database.get("drafts", this.workspace);
       if (draft) await this.#restore(draft);
-      return await this.#orders(draft?.order);
+      return await this.#orders(workspaces, draft?.order);
     } finally {
       this.#watch(editor); // also after a draft that cannot be restored
     }
+  }
+
+  /** Write what is not written yet; nothing is written until another workspace is open. */
+  async leave() {
+    await this.save();
+    this.#paused = true;
+  }
+
+  /** Write into another workspace from now on. @param {string} workspace */
+  use(workspace) {
+    this.workspace = workspace;
+    this.past = new Past(this.database, workspace);
+  }
+
+  /** Show what is in the workspace, or that there is nothing yet. @throws {Error} the draft cannot be restored */
+  async open() {
+    const { editor } = this.parts.pictures;
+    try {
+      const draft = await this.database.get("drafts", this.workspace);
+      if (!draft?.picture) editor.close();
+      if (draft) await this.#restore(draft);
+      this.#paused = false;
+      await this.save();
+    } catch (error) {
+      editor.close();
+      throw error;
+    } finally {
+      this.#paused = false;
+    }
+  }
+
+  /** Delete a workspace: its draft, its results and their files. @param {string} workspace */
+  async purge(workspace) {
+    const { database } = this;
+    const past = new Past(database, workspace);
+    const draft = await database.get("drafts", workspace);
+    if (draft?.picture) await past.load(draft.picture).catch(() => {}); // what is lost need not be deleted
+    await past.tidy(null);
+    for (const { id } of await database.list("results", workspace)) {
+      await database.delete("pictures", id);
+      await database.delete("results", id);
+    }
+    await database.delete("drafts", workspace);
   }
 
   /** @param {import("./editor/editor.js").Editor} editor */
@@ -76,10 +121,10 @@ export class Drafts {
     window.addEventListener("pageshow", () => (this.#leaving = false));
   }
 
-  /** @param {?Order} [old] from the draft of an earlier version of this page, without a key */
-  async #orders(old) {
+  /** @param {string[]} workspaces @param {?Order} [old] from the draft of an earlier version of this page, without a key */
+  async #orders(workspaces, old) {
     /** @type {Order[]} */
-    const kept = await this.database.list("orders", this.workspace);
+    const kept = (await Promise.all(workspaces.map((one) => this.database.list("orders", one)))).flat();
     if (old?.id) kept.push({ ...old, key: newId(), workspace: this.workspace, at: 0, form: null, base: "", target: null });
     return kept.sort((a, b) => a.at - b.at);
   }
@@ -103,12 +148,14 @@ export class Drafts {
   }
 
   save() {
+    if (this.#paused) return this.#writing;
     const { past } = this.parts.pictures;
     const settings = this.parts.settings.toJSON();
+    const { workspace, past: files } = this;
     return this.#afterwards(async () => {
-      const picture = await this.past.save(past);
-      await this.database.put("drafts", { workspace: this.workspace, picture, settings });
-      await this.past.tidy(picture);
+      const picture = await files.save(past);
+      await this.database.put("drafts", { workspace, picture, settings });
+      await files.tidy(picture);
     });
   }
 

@@ -50,7 +50,7 @@ export class Keeping {
     if (results.all.some(({ batch }) => batch === order.id)) return painting.forget(order); // from before a reload
     const [first] = await results.add(painted);
     painting.forget(order);
-    if (order.workspace !== this.app.workspace) return; // the tab is marked
+    if (order.workspace !== this.app.workspace) return this.app.tabs.tell(order.workspace);
     const { touched } = this;
     if (this.#asked.get(order.key) === touched && !editor.isDrawing) {
       if (!settings.seedLocked) settings.set("seed", first.seed);

@@ -67,7 +67,7 @@ export class Results extends EventTarget {
       blobs.map(async (blob, number) => ({
         thumbnail: await thumbnailOf(blob),
         id: newId(),
-        workspace: this.workspace,
+        workspace: order.workspace,
         batch: order.id,
         at: now - number, // the first of a batch comes first
         seed: answer.seeds[number],
@@ -81,10 +81,11 @@ export class Results extends EventTarget {
       })),
     );
     for (const [number, result] of made.entries()) await this.#keep(result, blobs[number]);
-    this.all = [...made, ...this.all];
+    if (order.workspace !== this.workspace) return made; // another one is shown: it will load them
+    this.all = [...made, ...this.all.filter(({ id }) => made.every((one) => one.id !== id))];
     for (const old of this.all.slice(MOST)) await this.discard(old);
     this.#emit();
-    return this.all.slice(0, made.length);
+    return made;
   }
 
   /** The painted part's file, without loss. @param {Result} result @returns {Promise<Blob>} */
@@ -106,10 +107,10 @@ export class Results extends EventTarget {
     const settings = { ...result.settings, pace: "exact" };
     const about = { path, box, settings, distanceDb, draft: false, exactId: null, wasDraft: true };
     const exact = { ...result, thumbnail: await thumbnailOf(blob), ...about };
-    if (!this.all.includes(result)) return exact;
+    if (!this.all.some(({ id }) => id === result.id)) return exact;
     this.#unsaved.delete(result.id);
     await this.#keep(exact, blob);
-    this.all = this.all.map((one) => (one === result ? exact : one));
+    this.all = this.all.map((one) => (one.id === result.id ? exact : one));
     this.#emit();
     return exact;
   }

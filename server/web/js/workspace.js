@@ -28,7 +28,7 @@ export function newId() {
 /** @param {import("./database.js").Database} database @param {string} id */
 async function taken(database, id) {
   sessionStorage.setItem(NAME, id);
-  await database.put("workspaces", { id, usedAt: Date.now() });
+  await database.put("workspaces", { ...(await database.get("workspaces", id)), id, usedAt: Date.now() });
   return id;
 }
 

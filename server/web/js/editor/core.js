@@ -85,6 +85,15 @@ export class Core {
     this.newPicture();
   }
 
+  /** Work on no document. */
+  close() {
+    this.doc = null;
+    this.strokeEnd = null;
+    this.stage.clear();
+    Object.assign(this.scene, { split: null, previewing: false, original: false, path: null, crosshair: null });
+    this.edited();
+  }
+
   /** Show the document's new picture. */
   newPicture() {
     this.strokeEnd = null;

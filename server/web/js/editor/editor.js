@@ -139,6 +139,15 @@ export class Editor extends EventTarget {
     return { at, chapters: chapters.map(({ picture: { blob, name }, steps }) => ({ file: { blob, name }, steps })) };
   }
 
+  /** Show no picture; what was open is gone. */
+  close() {
+    this.#opened += 1;
+    this.#input.finish(false);
+    this.#steps.drop();
+    this.#core.close();
+    this.#input.showCursor();
+  }
+
   /** @param {Document} doc @param {number} turn */
   #adopt(doc, turn) {
     if (turn !== this.#opened) return; // the last one asked for stays

@@ -67,6 +67,13 @@ export class Stage {
     this.redraw();
   }
 
+  /** Take away what belongs to a document. */
+  clear() {
+    this.setResult(null, null);
+    this.setPreview(null, null);
+    this.#layers.element.replaceChildren();
+  }
+
   /** Draw everything in the next frame. */
   redraw() {
     this.#stale = "all";
