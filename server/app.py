@@ -146,6 +146,7 @@ class Running:
             loading.cancel()
             await asyncio.wait([loading])
             await self.queue.stop()
+            await self.service.selecting.close()
             await self.parts.client.close(0.0)
             await self.parts.fetcher.aclose()
             await asyncio.to_thread(self.parts.database.close)

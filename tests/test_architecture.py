@@ -15,7 +15,7 @@ ORDER = {
     "inpaint": (
         "_version", "errors", "files", "lru", "gpu_errors", "cuda", "drivers", "cpu", "schedulers", "pace",
         "prompt_weights", "prompt_warnings", "memory", "weights", "lora", "request", "images", "canvas",
-        "selection", "batching", "demo", "about", "model", "fast", "job", "runtime", "engine", "mcp",
+        "batching", "demo", "about", "model", "fast", "job", "runtime", "engine", "selection", "mcp",
         "integrations", "cli", "__main__",
     ),
     "server": (

@@ -19,6 +19,7 @@ from inpaint.weights.prediction import SINGLE_FILE
 from inpaint.weights.safety import check_folder, find_weights, pick_variant, variant_of
 from inpaint.weights.verify import find_files, not_installed, read_stamp, verify, walk
 
+_SELECTS = "sam2-"  # how the lock's names of models begin that select objects
 _WHOLE_BYTES = 2_000_000_000  # SDXL in one file is larger, its VAE or a LoRA smaller
 State = Literal["installed", "unverified", "partial", "not installed"]
 
@@ -150,6 +151,8 @@ def _names(root: Path, *, painting: bool) -> list[str]:
 
 def _paints(entry: Entry) -> bool:
     """Return whether an entry holds a UNet: a VAE, a LoRA or configurations alone paint nothing."""
+    if entry.source is not None and entry.name.startswith(_SELECTS):
+        return False  # although it is one file
     weights = [file for file in entry.files if file.path.endswith(".safetensors")]
     return any(
         file.path.startswith("unet/") or file.path == SINGLE_FILE or file.size >= _WHOLE_BYTES

@@ -16,6 +16,7 @@ from inpaint.images.codec import MAX_ENCODED_BYTES
 from inpaint.lora.files import available_loras
 from inpaint.request import AREAS, FILLS, MAX_ASPECT, MAX_PIXELS, MAX_SIDE, MIN_SIDE
 from inpaint.schedulers import SCHEDULERS
+from inpaint.selection.sam import FETCH
 from server.dialects.intake import Arrival, Intake, base_url
 from server.dialects.openapi import problems
 from server.dialects.segmind_request import InpaintBody
@@ -193,7 +194,7 @@ class Discovery:
             about=models[0].about,
             fills=_fills(),
             loras=[file.name for file in loras],
-            select=SelectOffer(methods=list(service.selecting.methods)),
+            select=await self._select_offer(),
             fields=field_offers(settings.models),
         )
 
@@ -204,6 +205,10 @@ class Discovery:
             ready = own.ready and not service.draining
             found.append(ModelOffer(name=name, ready=ready, native_size=own.native_size, about=told))
         return found
+
+    async def _select_offer(self) -> SelectOffer:
+        methods = list(await self.intake.service.selecting.methods())
+        return SelectOffer(methods=methods, missing={} if "sam" in methods else {"sam": FETCH})
 
     async def info(self, request: Request) -> PictureFacts:
         """Return a picture's format and size, and its settings if the file says how it was painted."""

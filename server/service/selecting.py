@@ -8,22 +8,28 @@ import asyncio
 import hashlib
 import os
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
+from PIL import Image
 
-from inpaint.errors import RequestError
+from inpaint.errors import ModelError, RequestError
 from inpaint.images.codec import decode
 from inpaint.lru import LruCache
 from inpaint.selection.hints import Hints, Selection, scribble_of
+from inpaint.selection.sam import FETCH, installed, prompt_of, selection_of, square_of
 from inpaint.selection.snap import pixels_of, snap
+from server.engines.selector_client import SelectorClient
 from server.errors import NotFoundError
 from server.service.caller import Caller
 from server.service.order import Source
 from server.service.preparation import Preparation
 from server.service.threads import Threads
 
+log = structlog.get_logger()
 Method = Literal["auto", "snap", "sam"]
 Pixels = NDArray[np.uint8]  # (H, W, 3)
 
@@ -56,41 +62,78 @@ class Answer:
 class Selecting:
     """The selections of one process. Every method is for the event loop."""
 
-    def __init__(self, preparation: Preparation, threads: Threads) -> None:
-        self._preparation, self._threads = preparation, threads
+    def __init__(self, preparation: Preparation, threads: Threads, device: str) -> None:
+        """Hold no picture yet, and start no process; ``device`` is SAM's, as the server's setting."""
+        self._preparation, self._threads, self._device = preparation, threads, device
+        self._sam: SelectorClient | None = None
         self._held: LruCache[tuple[str, str], Pixels] = LruCache(_HELD_BYTES, lambda pixels: pixels.nbytes)
         self._turns = asyncio.Semaphore(_AT_A_TIME)
 
-    @property
-    def methods(self) -> tuple[str, ...]:
-        """The methods that work here, the best first."""
-        return ("snap",)
+    async def methods(self) -> tuple[str, ...]:
+        """Return the methods that work here, the best first."""
+        return ("snap",) if await self._network() is None else ("sam", "snap")
 
     async def select(self, caller: Caller, question: Question) -> Answer:
         """Select an object, the subject or the background.
 
         Raises:
             NotFoundError: the picture is named by its digest and is not held, or no longer.
-            InpaintError: the picture cannot be fetched or read, or the hints do not fit it.
+            InpaintError: the picture cannot be fetched or read, the hints do not fit it, or SAM failed.
             BusyError: the requests under way hold too many pixels.
         """
-        method = self._method(question)
+        network = await self._chosen(question)
+        method = "snap" if network is None else "sam"
         digest, pixels = await self._picture(caller, question)
         size = (pixels.shape[1], pixels.shape[0])
         if question.prepare:
+            if network is not None:
+                await network.embed(digest, partial(self._square, pixels))
             return Answer(digest, method, Selection(size))
         hints = question.hints
         if question.scribble is not None:
             async with self._preparation.reading(caller, question.scribble, "scribble") as data:
                 hints = replace(hints, scribble=await self._threads.pixels(_scribbled, data))
         hints.checked(size)
+        if network is not None:
+            return Answer(digest, method, await self._by_sam(network, digest, pixels, hints))
         async with self._turns:
             return Answer(digest, method, await self._threads.pixels(snap, pixels, hints))
 
-    def _method(self, question: Question) -> str:
-        if question.method == "sam":
-            raise RequestError("method", "sam is not offered here; use snap or auto")
-        return "snap"
+    async def _by_sam(self, network: SelectorClient, digest: str, pixels: Pixels, hints: Hints) -> Selection:
+        async with self._turns:
+            prompt = await self._threads.pixels(prompt_of, pixels, hints)
+        logits, score = await network.decide(digest, prompt, partial(self._square, pixels))
+        async with self._turns:
+            return await self._threads.pixels(selection_of, pixels, hints, logits, score)
+
+    async def _square(self, pixels: Pixels, side: int) -> Image.Image:
+        return await self._threads.pixels(square_of, pixels, side)
+
+    async def _chosen(self, question: Question) -> SelectorClient | None:
+        """Return SAM if the question wants it; None for snap."""
+        if question.method == "snap" or (question.method == "auto" and question.scribble is not None):
+            return None
+        network = await self._network()
+        if network is None and question.method == "sam":
+            raise RequestError("method", f"sam is not installed on this server; its operator runs: {FETCH}")
+        return network
+
+    async def _network(self) -> SelectorClient | None:
+        """Return SAM once its weights are installed, also while this process runs."""
+        if self._sam is None:
+            try:
+                folder = await asyncio.to_thread(installed)
+            except ModelError as error:
+                log.warning("no SAM", error=str(error))
+                return None
+            if folder is not None and self._sam is None:
+                self._sam = SelectorClient(folder, self._device)
+        return self._sam
+
+    async def close(self) -> None:
+        """End SAM's process."""
+        if self._sam is not None:
+            await self._sam.close()
 
     async def _picture(self, caller: Caller, question: Question) -> tuple[str, Pixels]:
         """Return a picture's digest and pixels."""

@@ -84,7 +84,7 @@ class Service:
             pixels,
             native_size=lambda model: parts.client.health().of(model).native_size,
         )
-        self.selecting = Selecting(self.preparation, parts.threads)
+        self.selecting = Selecting(self.preparation, parts.threads, parts.settings.device)
         self.draining = False
         self._uploads = Uploads(parts.settings.max_uploads, parts.settings.max_upload_bytes)
         self._under_way = 0

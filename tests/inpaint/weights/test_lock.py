@@ -161,6 +161,8 @@ def test_a_good_lock_is_read() -> None:
         ("sdxl-vae-fp16-fix", 1, 334_643_238),
         ("lcm-lora-sdxl", 1, 393_855_224),
         ("sdxl-lightning-4step-lora", 1, 393_854_592),
+        ("sam2-tiny", 2, 155_913_759),
+        ("sam2-small", 2, 184_310_978),
     ],
 )
 def test_our_lock_pins_every_file(name: str, count: int, size: int) -> None:

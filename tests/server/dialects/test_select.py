@@ -125,9 +125,15 @@ def test_pictures_are_held_up_to_a_size(serve: Serve, monkeypatch: pytest.Monkey
     assert found[0].json()["error"] == "picture: is not held here, or no longer; send the image again"
 
 
-def test_the_offer_names_the_methods(served: Served) -> None:
-    """A page shows the tools that work."""
-    assert "snap" in served.client.get(OFFER).json()["select"]["methods"]
+def test_the_offer_names_the_methods(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page shows the tools that work, and how to get the other."""
+    monkeypatch.setattr(selecting, "installed", lambda: None)
+    served = serve()
+    said = served.client.get(OFFER).json()["select"]
+    assert said == {"methods": ["snap"], "missing": {"sam": "inpaint models fetch sam2-tiny"}}
+    refused = served.client.post(SELECT, json={"image": b64(FILE), "points": [MIDDLE], "method": "sam"})
+    assert refused.status_code == 400
+    assert refused.json()["error"].startswith("method: sam is not installed on this server")
 
 
 def test_it_costs_nothing_and_counts_for_the_rate(
