@@ -58,7 +58,7 @@ _CLICK = """const click = (x, y, contiguous) => {
 
 
 def picture() -> bytes:
-    """Return a photograph's stand-in: noise on a slope, and a brighter disc in its middle."""
+    """Return a photograph's substitute: noise on a slope, and a brighter disc in its middle."""
     y, x = np.mgrid[:HEIGHT, :WIDTH]
     grey = (x * 90 // WIDTH + y * 40 // HEIGHT).astype(np.int16)
     grey[(x - 3000) ** 2 + (y - 2000) ** 2 < 1130**2] = 205
