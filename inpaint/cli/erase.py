@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from inpaint.cli.run.inputs import Found
     from inpaint.cli.run.masks import MaskChoice
     from inpaint.cli.run.outputs import Claims, Output
+    from inpaint.cli.run.selecting import Selecting
 
 _ADDITION = "_erased"
 
@@ -39,6 +40,13 @@ def erase(
         bool, typer.Option("--invert-mask", help="Erase what the mask would keep, and keep the rest.")
     ] = False,
     resize_mask: options.ResizeMask = False,
+    select: options.Select = None,  # selecting_from reads it and the next six
+    select_not: options.SelectNot = None,
+    select_box: options.SelectBox = None,
+    select_subject: options.SelectSubject = False,
+    select_background: options.SelectBackground = False,
+    select_with: options.SelectWith = "auto",
+    save_mask: options.SaveMask = None,
     recursive: options.Recursive = False,
     by_null: options.ByNull = False,
     output: Annotated[
@@ -64,18 +72,21 @@ def erase(
     from inpaint.cli.run.inputs import Inputs, names_one
     from inpaint.cli.run.masks import MaskChoice
     from inpaint.cli.run.outputs import Claims, Output
+    from inpaint.cli.run.selecting import selecting_from
     from inpaint.request import check_settings
 
     if not images:
         raise RequestError("image", "name a picture or a folder")
     check_settings({"grow": grow, "mask_channel": mask_channel})
     alone = names_one(images)
+    selecting = selecting_from(context.params, alone=alone)
     masks, outputs = MaskChoice(mask), Output(output, several=not alone, addition=_ADDITION)
     excluded = [home for home in (masks.home, outputs.home) if home]
     found = Inputs.named_by(images, recursive=recursive, by_null=by_null, excluded=excluded)
     claims = Claims([picture.path for picture in found.found], overwrite=overwrite)
     reading = {"grow": grow, "invert_mask": invert_mask, "resize_mask": resize_mask}
-    eraser = _Eraser(masks, outputs, claims, {**reading, "mask_channel": mask_channel}, as_json=as_json)
+    settings = {**reading, "mask_channel": mask_channel}
+    eraser = _Eraser(masks, selecting, outputs, claims, settings, as_json=as_json)
     failed = 0
     for picture in found.found:
         try:
@@ -96,6 +107,7 @@ class _Eraser:
     """The settings of one ``inpaint erase``."""
 
     masks: "MaskChoice"
+    selecting: "Selecting | None"  # makes the masks
     outputs: "Output"
     claims: "Claims"
     settings: Mapping[str, Any]  # arguments of ``canvas.erase.erase``
@@ -119,7 +131,10 @@ class _Eraser:
         self.claims.claim(picture.path, mask, (path,), ())
         decoded, started = decode(picture.path), time.monotonic()
         settings = dict(self.settings)
-        if mask is None:
+        if self.selecting is not None:
+            given = self.selecting.mask(decoded.image, picture.path, (path,), self.claims)
+            settings["mask_channel"] = DEFAULTS["mask_channel"]
+        elif mask is None:
             given, settings["mask_channel"] = from_alpha(decoded.image), DEFAULTS["mask_channel"]
         else:
             given = decode(mask, "mask").image
@@ -130,17 +145,21 @@ class _Eraser:
         seconds = time.monotonic() - started
         say(f"{path} ({seconds:.1f} s)")
         if self.as_json:
-            facts = {"image": str(picture.path), "mask": str(mask or "alpha"), "output": str(path)}
+            name = self.selecting.mask_name if self.selecting else str(mask or "alpha")
+            facts = {"image": str(picture.path), "mask": name, "output": str(path)}
             show(json.dumps({**facts, "box": list(erased.box), "seconds": round(seconds, 3)}))
 
     def _mask_of(self, picture: "Found") -> Path | None:
-        """Return the mask's file; None if the mask is the picture's alpha.
+        """Return the mask's file; None if the mask is the picture's alpha, or is selected.
 
         Raises:
             RequestError: there is none.
         """
+        if self.selecting is not None:
+            return None
         mask = self.masks.of(picture)
         if mask is None and not self.masks.is_alpha:
             wanted = f"{picture.path.stem}_mask.png"
-            raise RequestError("mask", f"give --mask PICTURE (white = erase), or put {wanted} next to it")
+            given = "give --mask PICTURE (white = erase) or --select X,Y"
+            raise RequestError("mask", f"{given}, or put {wanted} next to it")
         return mask

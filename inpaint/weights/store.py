@@ -132,6 +132,8 @@ def check_name(name: str, root: Path | None = None) -> None:
         raise unknown(name, root, painting=True)
     if entry is not None and not _paints(entry):
         known = ", ".join(_names(root, painting=True))
+        if name.startswith(_SELECTS):
+            raise ModelError(f"{name} selects objects, and does not paint; these paint: {known}")
         raise ModelError(f"{name} is no model that can paint, but a part of one; these can: {known}")
 
 

@@ -79,7 +79,9 @@ def lay_out(folder: Path) -> None:
     for name in ("photos", "masks", "painted"):
         (folder / name).mkdir()
     for name in ("photo.jpg", "photo2.jpg", "photos/a.jpg"):
-        Image.new("RGB", (640, 480), "grey").save(folder / name)
+        photo = Image.new("RGB", (640, 480), "grey")
+        photo.paste("red", (260, 180, 380, 300))  # a thing to select
+        photo.save(folder / name)
     for name in ("mask.png", "masks/a.png", "masks/a_mask.png"):
         Image.new("L", (640, 480), 255).save(folder / name)
     Image.new("RGBA", (640, 480), (9, 9, 9, 0)).save(folder / "cutout.png")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 RUN_EXAMPLES = examples(
     "inpaint run photo.jpg --mask mask.png -p 'a red door'",
     "inpaint run photos/ --mask masks/ -p 'a red door' -o painted/",
+    "inpaint run photo.jpg --select 320,240 -p 'a red door'",
     "inpaint run photo.jpg --extend 0,0,50%,0 -p 'more of the meadow'",
 )
 
@@ -49,6 +50,13 @@ def run(
     invert_mask: options.InvertMask = DEFAULTS["invert_mask"],
     resize_mask: options.ResizeMask = DEFAULTS["resize_mask"],
     extend: options.Extend = None,
+    select: options.Select = None,  # selecting_from reads it and the next six
+    select_not: options.SelectNot = None,
+    select_box: options.SelectBox = None,
+    select_subject: options.SelectSubject = False,
+    select_background: options.SelectBackground = False,
+    select_with: options.SelectWith = "auto",
+    save_mask: options.SaveMask = None,
     recursive: options.Recursive = False,
     by_null: options.ByNull = False,
     jobs: options.Jobs = None,
@@ -84,6 +92,7 @@ def run(
     from inpaint.cli.run.masks import MaskChoice
     from inpaint.cli.run.outputs import Output
     from inpaint.cli.run.resume import made_of
+    from inpaint.cli.run.selecting import selecting_from
     from inpaint.cli.run.settings import left_out_of, model_from, settings_from
     from inpaint.cli.run.tasks import TaskSettings, margins
     from inpaint.cli.terminal import say
@@ -95,6 +104,7 @@ def run(
         mask=MaskChoice(mask),
         extend=margins(extend) if extend is not None else (0, 0, 0, 0),
         output=Output(output, several=not alone),
+        select=selecting_from(context.params, alone=alone, device=device),
     )
     name = model_from(context, made, source)
     if made is not None and source is not None:

@@ -14,6 +14,7 @@ from inpaint.request import AREAS, FILLS, LENGTHS, MASK_CHANNELS, RANGES
 from inpaint.schedulers import SCHEDULERS
 
 _INPUT, _REGION, _OUTPUT = "Many pictures", "Which part is repainted", "Output"
+_SELECTION = "Select an object instead of giving a mask"
 _MACHINE = "Model and machine"
 
 
@@ -158,6 +159,41 @@ Extend = Annotated[
         panel=_REGION,
         metavar="L,T,R,B",
     ),
+]
+
+# A mask that is made of the picture; `inpaint erase` has these, too.
+Select = Annotated[
+    list[str] | None,
+    _option(
+        "Instead of a mask: a pixel inside the object that is meant; may be repeated",
+        "--select",
+        panel=_SELECTION,
+        metavar="X,Y",
+    ),
+]
+SelectNot = Annotated[
+    list[str] | None,
+    _option(
+        "A pixel that does not belong to it; may be repeated", "--select-not", panel=_SELECTION, metavar="X,Y"
+    ),
+]
+SelectBox = Annotated[str | None, _option("A box around the object", panel=_SELECTION, metavar="L,T,R,B")]
+SelectSubject = Annotated[
+    bool, _option("The main thing in the picture", "--select-subject", panel=_SELECTION)
+]
+SelectBackground = Annotated[
+    bool, _option("Everything but the main thing", "--select-background", panel=_SELECTION)
+]
+SelectWith = Annotated[
+    str,
+    _option(
+        "auto, snap (follows the edges, and needs no model) or sam (after `inpaint models fetch sam2-tiny`); "
+        "auto is sam if it is installed",
+        panel=_SELECTION,
+    ),
+]
+SaveMask = Annotated[
+    Path | None, _option("Keep the mask that was made, as a PNG", panel=_SELECTION, metavar="FILE")
 ]
 
 # Where the results go.

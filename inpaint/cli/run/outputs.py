@@ -139,18 +139,27 @@ class Claims:
             if output not in kept:
                 self._check(output)
 
-    def _check(self, path: Path) -> None:
+    def claim_extra(self, path: Path, field: str) -> None:
+        """Check that a file which is no picture's result can be written; errors name ``field``.
+
+        Raises:
+            RequestError: the file exists, or is one of the inputs.
+            OutputError: its folder cannot be created or written.
+        """
+        self._check(path, field)
+
+    def _check(self, path: Path, field: str = "output") -> None:
         try:
             there = _identity(path)
         except OSError as error:
-            raise OutputError(f"output: {path} cannot be written: {error.strerror}") from error
+            raise OutputError(f"{field}: {path} cannot be written: {error.strerror}") from error
         if there is not None and there in self._inputs:
-            raise RequestError("output", f"{path} is an input of this run; choose another name")
+            raise RequestError(field, f"{path} is an input of this run; choose another name")
         if path.is_dir():
-            raise RequestError("output", f"{path} is a folder; name a file in it")
+            raise RequestError(field, f"{path} is a folder; name a file in it")
         if there is not None and not self._overwrite:
-            raise RequestError("output", f"{path} exists already; add --overwrite to replace it")
-        _check_folder(path.parent)
+            raise RequestError(field, f"{path} exists already; add --overwrite to replace it")
+        _check_folder(path.parent, field)
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
@@ -175,13 +184,13 @@ def _known(paths: Iterable[Path]) -> set[tuple[int, int]]:
     return {identity for identity in found if identity is not None}
 
 
-def _check_folder(folder: Path) -> None:
+def _check_folder(folder: Path, field: str) -> None:
     """Raise an ``OutputError`` if ``folder`` cannot be written or created; create nothing."""
     nearest = next(path for path in (folder, *folder.parents, Path()) if path.exists())
     if not nearest.is_dir():
-        raise OutputError(f"output: the folder {folder} cannot be made: {nearest} is a file")
+        raise OutputError(f"{field}: the folder {folder} cannot be made: {nearest} is a file")
     if not os.access(nearest, os.W_OK | os.X_OK):
-        raise OutputError(f"output: the folder {nearest} is not writable")
+        raise OutputError(f"{field}: the folder {nearest} is not writable")
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -1,6 +1,6 @@
 """The step from a task to a request: its picture and mask are read, its outputs are checked."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ class Prepared:
     task: Task
     picture: Picture
     request: InpaintRequest
-    mask: str | None  # the mask's file, or "alpha"
+    mask: str | None  # the mask's file, "alpha" or "selection"
     outputs: tuple[Path, ...]
     kept: tuple[Path, ...]  # outputs that exist already and stay
     settings_hash: str
@@ -87,7 +87,7 @@ class Preparer:
         mask = _mask_of(task)
         mask_data = read_file(mask, "mask") if mask else None
         digest = self._hash(task, data, mask_data)
-        source = ALPHA if task_settings.mask.is_alpha else str(mask) if mask else None
+        source = _source(task, mask)
         existing = self._existing(task, digest)
         # Drawn here, not in the engine, because the output's name may contain it.
         drawn = seeds_from(drawn_seed(settings["seed"]), settings["samples"])
@@ -97,16 +97,35 @@ class Preparer:
         if existing.complete:
             return Skipped(task, source, outputs, seeds, digest)
         picture = decode(data, path=task.picture.path)
-        image, white, read = _masked(task, picture.image, mask, mask_data)
+        given, channel = self._given(task, picture.image, mask, mask_data, outputs)
+        image, white, read = _masked(task, picture.image, given, channel)
         request = InpaintRequest(image=image, mask=white, **{**settings, **read, "seed": seeds[0]})
         notes = _notes(task, picture, outputs)
         return Prepared(task, picture, request, source, outputs, existing.kept, digest, notes)
+
+    def _given(
+        self, task: Task, image: Image.Image, path: Path | None, data: bytes | None, outputs: Sequence[Path]
+    ) -> tuple[Image.Image | None, Any]:
+        """Return a picture's mask and the channel that is read of it; None if only what is added is painted.
+
+        ``path`` and ``data`` are the mask file's, None where there is none.
+        """
+        settings = task.settings
+        if settings.select is not None:
+            made = settings.select.mask(image, task.picture.path, outputs, self.claims)
+            return made, DEFAULTS["mask_channel"]
+        if settings.mask.is_alpha:
+            return from_alpha(image), DEFAULTS["mask_channel"]
+        given = None if data is None else decode(data, "mask", path=path).image
+        return given, settings.request["mask_channel"]
 
     def _hash(self, task: Task, data: bytes, mask_data: bytes | None) -> str:
         task_settings = task.settings
         settings = dict(task_settings.request) | (
             {"extend": task_settings.extend} if any(task_settings.extend) else {}
         )
+        if task_settings.select is not None:
+            settings["select"] = task_settings.select.facts
         _, uses = combine(str(settings["prompt"]), settings.get("loras"))
         if uses:  # a name alone would not show that its file was replaced
             settings["lora_files"] = [self._lora_digest(use.name) for use in uses]
@@ -135,6 +154,13 @@ class Preparer:
         )
 
 
+def _source(task: Task, mask: Path | None) -> str | None:
+    """Return what a report calls a task's mask."""
+    if task.settings.select is not None:
+        return task.settings.select.mask_name
+    return ALPHA if task.settings.mask.is_alpha else str(mask) if mask else None
+
+
 def _notes(task: Task, picture: Picture, outputs: tuple[Path, ...]) -> tuple[str, ...]:
     """Return sentences on what of the picture is not painted or kept, and why its format changes."""
     notes = tuple(f"image: it {note}" for note in picture.notes)
@@ -145,33 +171,27 @@ def _notes(task: Task, picture: Picture, outputs: tuple[Path, ...]) -> tuple[str
 
 
 def _mask_of(task: Task) -> Path | None:
-    """Return the mask's file; None if the mask is the picture's alpha, or none is needed."""
+    """Return the mask's file; None if the mask is the picture's alpha, is selected, or none is needed."""
     task_settings, picture = task.settings, task.picture
+    if task_settings.select is not None:
+        return None
     if any(task_settings.extend) and task_settings.mask.text is None:
         return None  # a mask file next to the picture was not asked for
     mask = task_settings.mask.of(picture)
     if mask is None and not task_settings.mask.is_alpha:
         raise RequestError(
             "mask",
-            "give --mask PICTURE (white = repaint) or --extend L,T,R,B, or put "
+            "give --mask PICTURE (white = repaint), --select X,Y or --extend L,T,R,B, or put "
             f"{picture.path.stem}_mask.png next to the picture",
         )
     return mask
 
 
 def _masked(
-    task: Task, image: Image.Image, path: Path | None, data: bytes | None
+    task: Task, image: Image.Image, given: Image.Image | None, channel: Any
 ) -> tuple[Image.Image, Image.Image, Mapping[str, Any]]:
-    """Return the picture and its mask, both enlarged if the task extends the picture, and changed settings.
-
-    ``path`` and ``data`` are the mask file's, None where there is none.
-    """
+    """Return the picture and its mask, both enlarged if the task extends it, and changed settings."""
     settings, extension = task.settings.request, pixels(task.settings.extend, image.size)
-    given, channel = None, settings["mask_channel"]
-    if task.settings.mask.is_alpha:
-        given, channel = from_alpha(image), DEFAULTS["mask_channel"]
-    elif data is not None:
-        given = decode(data, "mask", path=path).image
     if not any(extension):
         assert given is not None
         return image, given, {"mask_channel": channel}

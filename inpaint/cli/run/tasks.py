@@ -13,6 +13,7 @@ from typing import Any
 from inpaint.cli.run.inputs import STDIN, Found, refuse_url
 from inpaint.cli.run.masks import MaskChoice
 from inpaint.cli.run.outputs import Output
+from inpaint.cli.run.selecting import Selecting
 from inpaint.errors import RequestError
 from inpaint.request import SETTINGS
 
@@ -30,6 +31,7 @@ class TaskSettings:
     mask: MaskChoice
     extend: Margins
     output: Output
+    select: Selecting | None = None  # makes the mask of the picture itself
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from tests.support.cli_runs import Run
+from tests.support.scenes import overlap, scene
 
 pytest_plugins = ["tests.support.cli_fixtures"]
 
@@ -61,6 +62,22 @@ def test_options_of_the_mask_are_those_of_run(files: Run, photo: Image.Image) ->
     assert files("erase", "clear.png", "--mask", "alpha", "-o", "c.png").code == 0
 
 
+def test_an_object_is_erased_where_it_is_selected(inpaint: Run) -> None:
+    """Without a mask: a click on the object, or its box."""
+    drawn = scene("red disc on grass", (300, 200))
+    Image.fromarray(drawn.picture).save("disc.png")
+    y, x = np.argwhere(drawn.truth).mean(0)
+    where = ("--select", f"{x:.0f},{y:.0f}", "--select-with", "snap", "--save-mask", "found.png")
+    done = inpaint("erase", "disc.png", *where, "--json")
+    assert done.code == 0, done.err
+    (answer,) = done.answers
+    assert answer["mask"] == "found.png"
+    assert "disc.png: selected the box " in done.err
+    assert overlap(np.asarray(Image.open("found.png")), drawn.truth) > 0.9
+    assert inpaint("erase", "disc.png", "--mask", "found.png", "-o", "by_mask.png").code == 0
+    assert Path("by_mask.png").read_bytes() == Path("disc_erased.png").read_bytes()
+
+
 def test_a_folder_is_erased_and_a_broken_picture_is_reported(files: Run, photo: Image.Image) -> None:
     """Exit code 3, and every other picture is done; results and masks in the folder are left out."""
     Path("in").mkdir()
@@ -80,7 +97,11 @@ def test_a_folder_is_erased_and_a_broken_picture_is_reported(files: Run, photo: 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["photo.png"], "--mask: give --mask PICTURE (white = erase), or put photo_mask.png next to it"),
+        (
+            ["photo.png"],
+            "--mask: give --mask PICTURE (white = erase) or --select X,Y, or put photo_mask.png next to it",
+        ),
+        (["photo.png", "--mask", "mask.png", "--select", "3,4"], "--mask: give either --mask or --select,"),
         (
             ["photo.png", "--mask", "mask.png", "--grow", "257"],
             "--grow: must be a whole number from 0 to 256",

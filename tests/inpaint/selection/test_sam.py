@@ -160,6 +160,6 @@ def test_a_folder_of_something_else_is_one_sentence(folder: Path, tmp_path: Path
 @pytest.mark.parametrize("name", MODELS)
 def test_a_model_that_selects_is_no_model_that_paints(name: str, tmp_path: Path) -> None:
     """It is refused before anything is fetched."""
-    with pytest.raises(ModelError, match=f"{name} is no model that can paint"):
+    with pytest.raises(ModelError, match=f"{name} selects objects, and does not paint; these paint: demo"):
         resolve(name, tmp_path)
     assert installed(tmp_path) is None
