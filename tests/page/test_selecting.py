@@ -7,6 +7,7 @@ import pytest
 from PIL import Image, ImageDraw
 from playwright.sync_api import Route, expect
 
+from inpaint.lru import LruCache
 from tests.support.browser_session import Visit
 from tests.support.page_driver import Desk
 from tests.support.served import Served
@@ -66,6 +67,12 @@ def settle(desk: Desk, steps: int) -> None:
     desk.page.wait_for_function("() => document.getElementById('host').dataset.cursor !== 'wait'")
     if steps:
         expect(desk.get("undo")).to_be_enabled()
+
+
+def forget_pictures(served: Served) -> None:
+    """As after a restart: the server holds no decoded picture."""
+    selecting = served.running.service.selecting
+    served.do(setattr, selecting, "_held", LruCache(1_000_000, lambda pixels: pixels.nbytes))
 
 
 def test_a_rough_stroke_becomes_the_object(marking: Desk) -> None:
@@ -140,7 +147,7 @@ def test_subject_and_background_are_buttons(marking: Desk) -> None:
     assert (subject ^ background).mean() > 0.9
 
 
-def test_the_picture_is_sent_before_the_first_click_and_once(marking: Desk) -> None:
+def test_the_picture_is_sent_before_the_first_click_and_once(fake: Served, marking: Desk) -> None:
     """Choosing the tool sends it; the click names it; a server that forgot it gets it again."""
     sent: list[tuple[bool, bool]] = []
 
@@ -157,6 +164,14 @@ def test_the_picture_is_sent_before_the_first_click_and_once(marking: Desk) -> N
             marking.stroke((80, 90))
         settle(marking, steps)
     assert sent == [(True, True), (False, False), (False, False)]
+    forget_pictures(fake)
+    marking.visit.expect_trouble("404")  # the console's line about the answer to the name
+    with marking.page.expect_response(lambda r: r.url.endswith("/v2/select") and r.ok):
+        marking.stroke((182, 175))
+    settle(marking, 3)
+    assert sent[3:] == [(False, False), (True, False)], "its name, then the file"
+    expect(marking.get("error")).to_be_hidden()
+    assert overlap(mask_of(marking), MASKS["disc"] | MASKS["square"]) > 0.85
 
 
 def test_where_sam_is_missing_the_page_says_how_to_get_it(fake: Served, visit: Visit) -> None:
