@@ -95,6 +95,53 @@ def test_the_whole_of_an_odd_picture_is_inverted(editor: EditorPage) -> None:
     assert np.array_equal(editor.mask(), mask ^ 255)
 
 
+SLICED = (3001, 2003)  # more than is changed in one piece; odd
+
+
+@pytest.fixture
+def large(editor: EditorPage) -> EditorPage:
+    """The editor with a picture whose whole mask is changed in slices, and two soft rectangles in it."""
+    editor.open(grey_picture(*SLICED))
+    mask = np.zeros(SLICED[::-1], np.uint8)
+    mask[255:258, 40:2900] = 90
+    mask[1000:2003, 1500:] = 200
+    editor.run("editor.loadMask(h.blobOf(a))", encoded(Image.fromarray(mask)))
+    return editor
+
+
+def test_a_whole_large_mask_is_changed_in_slices_to_the_same_greys(large: EditorPage) -> None:
+    """Inverted, marked, cleared and selected, with the box that goes with it; undo, redo and a draft agree."""
+    states = [large.mask()]
+    steps = ["editor.invert()", "editor.fill()", "editor.clear()", "editor.wandAt(5, 5)", "editor.grow(-9)"]
+    expected = [states[0] ^ 255, *(np.full_like(states[0], grey) for grey in (255, 0, 255, 255))]
+    large.run("{editor.brush = {strength: 1}; editor.wand = {tolerance: 0, contiguous: true}}")
+    for step, after in zip(steps, expected, strict=True):
+        large.run(f"{{{step}}}")
+        states.append(large.mask())
+        assert np.array_equal(states[-1], after), step
+        assert (large.run("editor.box") is None) == (not after.any())
+    draft = large.run("editor.toJSON()")
+    assert [step["kind"] for step in draft["steps"]] == ["bitmap", "invert", "fill", "fill", "wand", "grow"]
+    for state in states[-2::-1]:
+        large.run("{editor.undo()}")
+        assert np.array_equal(large.mask(), state)
+    large.run("{editor.redo(); editor.redo()}")
+    assert np.array_equal(large.mask(), states[2])
+    large.run("editor.restore({blob: editor.picture.blob, name: 'again.png'}, a)", draft)
+    assert np.array_equal(large.mask(), states[-1])
+
+
+def test_undo_in_the_middle_of_a_sliced_step_leaves_the_mask_as_it_was(large: EditorPage) -> None:
+    """No slice of it stays, and an extension made meanwhile does."""
+    before = large.mask()
+    assert large.run("{editor.invert(); editor.undo(); return editor.canRedo}") is False
+    assert np.array_equal(large.mask(), before)
+    large.run("{editor.invert(); editor.extend = {left: 64}}")
+    assert np.array_equal(large.mask(), before ^ 255)
+    assert large.run("editor.extend.left") == 64
+    assert large.run("editor.toJSON().steps.map((s) => s.kind)") == ["bitmap", "extend", "invert"]
+
+
 @pytest.mark.parametrize("size", [(64, 64), (65, 131), (259, 66), (301, 130)])
 def test_the_pyramid_holds_the_brightest_of_four(editor: EditorPage, size: tuple[int, int]) -> None:
     """At odd sizes and in parts, black, white and grey: a zoomed-out mask loses no speck."""

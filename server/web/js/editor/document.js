@@ -1,6 +1,6 @@
 import { t } from "../i18n.js";
 import { Stroke } from "./brush.js";
-import { computed, needsTime } from "./computing.js";
+import { changed, computed, needsTime } from "./computing.js";
 import { DEFAULTS, cutBox, extendedBounds, thresholdOf } from "./box.js";
 import { NOT_EXTENDED, fitExtension, isExtended, sameExtension } from "./extension.js";
 import { History } from "./history.js";
@@ -8,6 +8,7 @@ import { Mask } from "./mask.js";
 import { apply, isOp, replaceAll } from "./ops.js";
 import { readMask } from "./picture.js";
 import { fromDataUrl } from "./png.js";
+import { inSlices, isLong } from "./slices.js";
 import { Snapshot } from "./snapshot.js";
 
 /** @typedef {import("./ops.js").Op} Op @typedef {import("./rect.js").Rect} Rect */
@@ -65,6 +66,25 @@ export class Document {
     return rect;
   }
 
+  /**
+   * Make a computed change and record it as a step; a long one in slices, unless it is no longer wanted meanwhile.
+   * @param {Op} op @param {import("./computing.js").Change} change @param {() => boolean} isWanted
+   * @returns {Promise<?Rect>} what has changed
+   */
+  async make(op, change, isWanted) {
+    const { rect, act } = change;
+    if (!rect || !isLong(rect)) {
+      const found = changed(this.mask, change);
+      return found && this.commit(op, found);
+    }
+    const made = await inSlices(this.mask, this.history.current.snapshot, rect, act, isWanted);
+    if (!made) return null;
+    this.mask.become(made.mask);
+    const { picture, extend } = this.history.current; // which may have been extended meanwhile
+    this.history.push({ op, picture, extend, snapshot: made.snapshot }, rect);
+    return rect;
+  }
+
   /** @param {import("./gestures.js").StrokeBrush} brush */
   stroke(brush) {
     return new Stroke(this.mask, brush);
@@ -119,7 +139,7 @@ export class Document {
     for (const op of json.steps) {
       if (op.kind === "extend") this.extendTo(op);
       else if (op.kind === "bitmap") this.load(await this.#decoded(op.png), op.png);
-      else if (needsTime(this, op)) this.commit(op, (await computed(this, op, background))());
+      else if (needsTime(this, op)) this.commit(op, changed(this.mask, await computed(this, op, background)));
       else this.run(op);
     }
   }

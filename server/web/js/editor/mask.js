@@ -40,6 +40,12 @@ export class Mask {
     return (this.#scratch ??= { cover: new Uint8Array(n), base: new Uint8Array(n) });
   }
 
+  /** Be what another one is, which is not used any more. @param {Mask} other of the same size */
+  become({ values, levels }) {
+    this.values = values;
+    this.levels = [this, ...levels.slice(1)];
+  }
+
   /** Bring the pyramid up to date where `values` has changed. @param {?Rect} rect */
   touch(rect) {
     if (!rect) return;

@@ -51,16 +51,17 @@ export function grown(region, px) {
 /** @param {number} px @param {{width: number, height: number}} most */
 const radiusOf = (px, { width, height }) => Math.min(Math.abs(Math.round(px)), Math.max(width, height));
 
-/** @param {Mask} mask @returns {?Rect} what has changed */
-export function invert(mask) {
-  const { values } = mask;
-  const whole4 = values.length >> 2;
-  const words = new Int32Array(values.buffer, 0, whole4); // four pixels at a time: 25 megapixels in one frame
-  for (let i = 0; i < whole4; i++) words[i] = ~words[i];
-  for (let i = 4 * whole4; i < values.length; i++) values[i] ^= 255;
-  const rect = whole(mask.width, mask.height);
-  mask.touch(rect);
-  return rect;
+/** @param {Mask} mask @param {Rect} [rows] whole rows of it @returns {?Rect} what has changed */
+export function invert(mask, rows = whole(mask.width, mask.height)) {
+  const { values, width } = mask;
+  const end = rows.bottom * width;
+  let i = rows.top * width;
+  for (; i < end && i % 4 !== 0; i++) values[i] ^= 255;
+  const words = new Int32Array(values.buffer, i, (end - i) >> 2); // four pixels at a time
+  for (let k = 0; k < words.length; k++) words[k] = ~words[k];
+  for (i += 4 * words.length; i < end; i++) values[i] ^= 255;
+  mask.touch(rows);
+  return rows;
 }
 
 /** @param {Mask} mask @param {Rect} rect @returns {Region} */

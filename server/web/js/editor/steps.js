@@ -59,12 +59,9 @@ export class Steps {
 
   /** @param {import("./document.js").Document} doc @param {Op} op @param {number} turn */
   async #compute(doc, op, turn) {
-    const act = await computed(doc, op, this.background);
-    if (turn !== this.#turn) return;
-    const changed = act();
-    if (!changed) return;
-    doc.commit(op, changed);
-    this.core.edited();
+    const isWanted = () => turn === this.#turn;
+    const change = await computed(doc, op, this.background);
+    if (change && isWanted() && (await doc.make(op, change, isWanted))) this.core.edited();
   }
 
   /** @param {number} waiting */
