@@ -110,7 +110,7 @@ def large(editor: EditorPage) -> EditorPage:
 
 
 def test_a_whole_large_mask_is_changed_in_slices_to_the_same_greys(large: EditorPage) -> None:
-    """Inverted, marked, cleared and selected, with the box that goes with it; undo, redo and a draft agree."""
+    """Inverted, marked, cleared, selected, and the box goes with it; undo, redo and a draft agree."""
     states = [large.mask()]
     steps = ["editor.invert()", "editor.fill()", "editor.clear()", "editor.wandAt(5, 5)", "editor.grow(-9)"]
     expected = [states[0] ^ 255, *(np.full_like(states[0], grey) for grey in (255, 0, 255, 255))]
