@@ -4,7 +4,8 @@
 
 ``mark`` is from the call to the frame that shows the mask, ``task`` the page's longest task until then: wall
 times of a browser without a GPU, longer on a busy machine. ``cpu`` is what the longest task took of the
-processor, by Chromium's own trace of the page's main thread. The target for ``cpu`` and the wand's ``mark`` is 50.
+processor, by Chromium's own trace of the page's main thread. The target of ``cpu`` is 50, as is that of the
+wand's ``mark``.
 """
 
 import argparse
