@@ -7,6 +7,7 @@ from pydantic import Field
 from inpaint.images.formats import READ
 from inpaint.request import FILLS, MAX_SIDE, RANGES
 from inpaint.schedulers import SCHEDULERS
+from inpaint.selection.hints import VARIANTS, WHATS
 
 
 def _ranged(name: str, text: str) -> Any:
@@ -28,6 +29,29 @@ Box = Annotated[
         description="The part to repaint as [left, top, right, bottom], in pixels of the picture from its "
         "upper left corner. Leave some room around the thing: the box's rim fades into the picture, and no "
         "pixel outside it changes."
+    ),
+]
+Points = Annotated[
+    list[list[float]] | None,
+    Field(
+        description="Pixels of the picture: [x, y] or [x, y, 1] inside the object, [x, y, 0] outside of it."
+    ),
+]
+Around = Annotated[
+    list[int] | None, Field(description="A box around the object: [left, top, right, bottom] in pixels.")
+]
+SelectWhat = Annotated[
+    str,
+    Field(
+        description="object needs points or a box; subject is the main thing, background all the rest.",
+        json_schema_extra={"enum": list(WHATS)},
+    ),
+]
+SelectVariant = Annotated[
+    str,
+    Field(
+        description="If the best selection is too large or too small: smaller or larger.",
+        json_schema_extra={"enum": list(VARIANTS)},
     ),
 ]
 Prompt = Annotated[

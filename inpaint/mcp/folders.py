@@ -67,8 +67,14 @@ def check_writable(folder: Path) -> None:
         raise OutputError(f"output: the folder {folder} is not writable")
 
 
-def write_new(picture: Path, data: bytes) -> Path:
+def write_new(picture: Path, data: bytes, kind: str = "inpainted", ending: str | None = None) -> Path:
     """Write a result next to its picture, under a name that no file has, and return its path.
+
+    Args:
+        picture: the picture's file.
+        data: the result's.
+        kind: what the result's name says.
+        ending: the result's; None: the picture's, where we write that format.
 
     Raises:
         OutputError: it could not be written; nothing was left behind.
@@ -78,7 +84,7 @@ def write_new(picture: Path, data: bytes) -> Path:
     try:
         for n in count(1):
             number = f"_{n}" if n > 1 else ""
-            path = picture.with_name(f"{stem}_inpainted{number}{ending_for(picture)}")
+            path = picture.with_name(f"{stem}_{kind}{number}{ending or ending_for(picture)}")
             try:
                 path.open("xb").close()  # the name is ours from now on, even if others look for one as well
                 break

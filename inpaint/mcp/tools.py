@@ -1,9 +1,9 @@
-"""The tools that agents call: inpaint, remove, extend and describe."""
+"""The tools that agents call: inpaint, remove, extend, select and describe."""
 
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +18,13 @@ from inpaint.mcp import arguments as args
 from inpaint.mcp.backend import Backend, Painted
 from inpaint.mcp.folders import Folders, check_writable, write_new
 from inpaint.mcp.pictures import Edit, Sides, box_mask, facts_of, preview, read_mask, read_picture
+from inpaint.mcp.selecting import hints_of, selected
 from inpaint.request import DEFAULTS, check_settings
 
 _INSTRUCTIONS = (
     "Repaints parts of picture files on this machine. A result is a new file next to the picture, which "
-    "stays as it was. Call describe first: it shows the picture and its size in pixels, which a box needs."
+    "stays as it was. Call describe first: it shows the picture and its size in pixels, which a box needs. "
+    "Call select to get the mask of an object instead of a box."
 )
 _PAINTS = ToolAnnotations(read_only_hint=False, destructive_hint=False, open_world_hint=False)
 _LOOKS = ToolAnnotations(read_only_hint=True, open_world_hint=False)
@@ -32,7 +34,7 @@ def tools_server(folders: Folders, backend: Backend) -> MCPServer:
     """Return a server with the tools; it may use files in ``folders`` and paints with ``backend``."""
     server = _Server("inpaint", version=inpaint.__version__, instructions=_INSTRUCTIONS, log_level="WARNING")
     tools = Tools(folders, backend)
-    for tool in (tools.inpaint, tools.remove, tools.extend):
+    for tool in (tools.inpaint, tools.remove, tools.extend, tools.select):
         server.add_tool(tool, annotations=_PAINTS)
     server.add_tool(tools.describe, annotations=_LOOKS)
     return server
@@ -108,6 +110,36 @@ class Tools:
         """
         settings = {"prompt": prompt, "seed": seed}
         return await answered(self._painted(ctx, image_path, settings, added=(left, top, right, bottom)))
+
+    async def select(
+        self,
+        image_path: args.ImagePath,
+        points: args.Points = None,
+        box: args.Around = None,
+        what: args.SelectWhat = "object",
+        variant: args.SelectVariant = "best",
+    ) -> CallToolResult:
+        """Make a mask of an object in a picture, which inpaint and remove take as mask_path.
+
+        Answers with the mask's path, the box around what is selected, and a small preview of the picture in
+        which everything else is dark.
+        """
+        return await answered(asyncio.to_thread(self._selected, image_path, points, box, what, variant))
+
+    def _selected(
+        self,
+        image_path: str,
+        points: Sequence[Sequence[float]] | None,
+        box: Sequence[int] | None,
+        what: str,
+        variant: str,
+    ) -> "Answer":
+        hints = hints_of(points or (), box or None, what, variant)
+        path = self.folders.path(image_path, "image_path")
+        check_writable(path.parent)
+        found = selected(read_picture(path)[1].image, hints)
+        mask = write_new(path, found.file, "mask", ".png")
+        return Answer({"path": str(mask), **found.facts}, preview(found.shown))
 
     async def describe(self, image_path: args.ImagePath) -> CallToolResult:
         """Show a picture, its format and size in pixels, and the settings it was painted with, if any."""

@@ -27,7 +27,7 @@ pytest_plugins = ["tests.support.cli_fixtures"]
 COMMAND = ["-m", "inpaint", "mcp"]
 ENV = {name: value for name, value in os.environ.items() if not name.startswith("INPAINT_")}
 ENV |= {"OMP_NUM_THREADS": "1"}
-TOOLS = ["inpaint", "remove", "extend", "describe"]
+TOOLS = ["inpaint", "remove", "extend", "select", "describe"]
 
 
 @pytest.fixture

@@ -116,7 +116,7 @@ def test_the_tools_say_what_they_take(server: MCPServer) -> None:
             return (await client.list_tools()).tools
 
     tools = {tool.name: tool for tool in asyncio.run(listed())}
-    assert list(tools) == ["inpaint", "remove", "extend", "describe"]
+    assert list(tools) == ["inpaint", "remove", "extend", "select", "describe"]
     for tool in tools.values():
         assert tool.description
         for argument in tool.input_schema["properties"].values():
