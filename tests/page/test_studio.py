@@ -77,7 +77,7 @@ def _select_the_object(desk: Desk, scene: Scene) -> None:
 
 def _keep_and_take_back(desk: Desk, scene: Scene) -> None:
     """The result is the working picture, also after a reload; undo brings the first file back."""
-    desk.get("result").first.click()
+    expect(desk.get("result").first).to_have_attribute("aria-pressed", "true")  # the painter waited for it
     desk.click("result-keep")
     expect(desk.get("picture-name")).to_contain_text("scene_inpainted_")
     desk.wait_saved()
@@ -85,10 +85,11 @@ def _keep_and_take_back(desk: Desk, scene: Scene) -> None:
     expect(desk.get("picture-name")).to_contain_text("scene_inpainted_")
     desk.click("undo")
     expect(desk.get("picture-name")).to_have_text("scene.png")
-    assert desk.sees(200, 20, tuple(scene.picture[20, 200]))
+    assert desk.downloaded() == ("scene.png", file_of(Image.fromarray(scene.picture)))
     desk.click("redo")
     expect(desk.get("picture-name")).to_contain_text("scene_inpainted_")
     desk.results(1).first.click()
+    expect(desk.get("result").first).to_have_attribute("aria-pressed", "true")
 
 
 def _open_the_layers(data: bytes, scene: Scene) -> None:
