@@ -174,7 +174,7 @@ NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (96, 128, 3), 
 BROKEN = [
     (b"", "a.png is empty."),
     (b"%PDF-1.7 not a picture at all", "a.png is not a PNG, JPEG, WebP, AVIF, TIFF or HEIC picture."),
-    (as_file(NOISE, "GIF"), "a.png is not a PNG, JPEG, WebP, AVIF, TIFF or HEIC picture."),
+    (b"8BPS" + bytes(400), "a.png is not a PNG, JPEG, WebP, AVIF, TIFF or HEIC picture."),
     (as_file(NOISE, "PNG")[:20_000], "a.png cannot be opened: the file is damaged or cut off."),
     (as_file(NOISE, "JPEG")[:3000], "a.png cannot be opened: the file is damaged or cut off."),
     (as_file(NOISE, "WEBP")[:3000], "a.png cannot be opened: the file is damaged or cut off."),

@@ -62,37 +62,53 @@ export class Saving {
 
   /** The picture below, and the variations of the selected result above it; that one is seen. */
   async #layers() {
-    const { editor, film, results } = this.app;
-    const { picture } = editor;
+    const { picture } = this.app.editor;
     if (!picture) throw new Error(t("Open a picture first."));
-    const { selected } = film;
-    const batch = selected ? results.all.filter((one) => one.batch === selected.batch) : [];
-    const background = await this.#background();
-    /** @type {Layer[]} */
-    const layers = [];
-    for (const result of batch) {
-      const name = t("Seed {seed}: {prompt}", { seed: result.seed, prompt: String(result.settings.prompt ?? "") });
-      const visible = result.id === selected?.id;
-      const patch = await this.#patchOf(result);
-      if (patch) layers.push({ name, visible, ...patch });
-    }
+    const { selected } = this.app.film;
     const { width, height } = selected?.place ?? picture;
-    const fits = width === picture.width && height === picture.height;
-    if (fits) layers.push({ name: picture.name, png: background, x: 0, y: 0, visible: true });
-    const merged = selected ? await this.#whole(selected) : background;
+    const layers = selected ? await this.#variations(selected) : [];
+    const below = await this.#below(selected);
+    if (below) layers.push({ name: this.app.pictures.origin.name, ...below, visible: true });
+    const merged = selected ? await this.#whole(selected) : await this.#background();
     save(await openRaster(width, height, layers, merged), `${this.#stem}_layers.ora`);
   }
 
-  /** What a result has changed; all of it where it is larger than the picture. @param {Result} result */
+  /** @param {Result} selected @returns {Promise<Layer[]>} what was painted with it, each a layer */
+  async #variations(selected) {
+    const layers = [];
+    for (const result of this.app.results.all.filter((one) => one.batch === selected.batch)) {
+      const name = t("Seed {seed}: {prompt}", { seed: result.seed, prompt: String(result.settings.prompt ?? "") });
+      const patch = await this.#patchOf(result);
+      if (patch) layers.push({ name, visible: result.id === selected.id, ...patch });
+    }
+    return layers;
+  }
+
+  /**
+   * The picture that a result was painted on, which need not be the working picture any more.
+   * @param {?Result} result null for the working picture @returns {Promise<?import("./painted.js").Patch>}
+   */
+  async #below(result) {
+    if (!result) return { png: await this.#background(), x: 0, y: 0 };
+    const { place } = result;
+    if (!place) return null; // of an earlier version: the result is all of it
+    const bitmap = await createImageBitmap(await this.app.results.bases.get(place.basis));
+    const png = await asPng(bitmap);
+    bitmap.close();
+    return { png, x: place.left, y: place.top };
+  }
+
+  /** What a result has changed; all of its box where the picture was extended. @param {Result} result */
   async #patchOf(result) {
-    const { picture } = this.app.editor;
     const { place, box } = result;
     if (!place || !box) return { png: await this.#whole(result), x: 0, y: 0 }; // of an earlier version
     const [x, y, right, bottom] = box;
     const file = await this.app.results.patch(result);
-    if (picture?.width !== place.width || picture.height !== place.height) return { png: file, x, y };
+    const base = await createImageBitmap(await this.app.results.bases.get(place.basis));
+    if (base.width !== place.width || base.height !== place.height) return (base.close(), { png: file, x, y });
     const over = await createImageBitmap(file);
-    const under = await createImageBitmap(picture.shown, x, y, right - x, bottom - y);
+    const under = await createImageBitmap(base, x, y, right - x, bottom - y);
+    base.close();
     const patch = await painted(over, under);
     over.close();
     under.close();
