@@ -4,6 +4,7 @@ import io
 import re
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,13 +77,14 @@ class Selecting:
     def _keep(
         self, path: Path, mask: Image.Image, picture: Path, outputs: Sequence[Path], claims: Claims
     ) -> None:
-        if path in outputs:
+        if path.absolute() in {output.absolute() for output in outputs}:
             raise RequestError("save_mask", f"{path} is the name of the result; choose another one")
         file = io.BytesIO()
         mask.save(file, "PNG")
         data = file.getvalue()
-        if path.is_file() and path.read_bytes() == data:
-            return  # the same command again, perhaps with another seed
+        with suppress(OSError):  # said below, if it cannot be written either
+            if path.is_file() and path.read_bytes() == data:
+                return  # the same command again, perhaps with another seed
         claims.claim_extra(path, "save_mask")
         if self.writes:
             write_whole(path, data)

@@ -129,7 +129,7 @@ def test_the_same_mask_may_be_kept_again_and_another_file_stays(select: Run) -> 
         (["--select", CENTRE, "--save-mask", "m.jpg"], "--save-mask: must end with .png, not 'm.jpg'"),
         (["--select", CENTRE, "--save-mask", "disc.png"], "--save-mask: disc.png is an input of this run"),
         (
-            ["--select", CENTRE, "--save-mask", "o.png", "-o", "o.png"],
+            ["--select", CENTRE, "--save-mask", "o.png", "-o", "./o.png"],
             "--save-mask: o.png is the name of the result",
         ),
     ],
