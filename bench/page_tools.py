@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
+from bench.lib.contenders import conditions, finish
 from tests.support.browser_session import ARGUMENTS, Visit
 from tests.support.editor_fixtures import HarnessHandler
 from tests.support.editor_page import EditorPage
@@ -111,20 +113,23 @@ def measure(editor: EditorPage, rounds: int) -> dict[str, dict[str, float]]:
     return results
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print, and write if asked to."""
-    reader = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    reader.add_argument("--rounds", type=int, default=5)
-    reader.add_argument("--json", type=Path)
-    given = reader.parse_args(arguments)
+def run(rounds: int) -> dict[str, Any]:
+    """Measure in a browser of its own."""
     with serving(HarnessHandler) as port, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=need("Chromium"), args=ARGUMENTS)
         visit = Visit(browser.new_context(viewport={"width": 1280, "height": 800}))
-        editor = EditorPage(visit, f"http://127.0.0.1:{port}/")
-        results: dict[str, Any] = measure(editor, given.rounds)
+        ms = measure(EditorPage(visit, f"http://127.0.0.1:{port}/"), rounds)
         browser.close()
-    if given.json:
-        given.json.write_text(json.dumps({"bench": "page_tools", "ms": results}, indent=2) + "\n")
+    return conditions("page_tools", torch.device("cpu"), rounds=rounds, ms=ms)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print, and write if asked to."""
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    options.add_argument("--rounds", type=int, default=5, help="timed rounds (default 5)")
+    options.add_argument("--json", type=Path, metavar="FILE", help="write the JSON to this file, too")
+    chosen = options.parse_args(arguments)
+    finish(lambda: run(chosen.rounds), chosen.json)
 
 
 if __name__ == "__main__":
