@@ -124,7 +124,8 @@ NOTHING = {
     "*.jpg": "no picture matches '*.jpg'",
     "empty": "the folder empty holds no PNG, JPEG, WebP, TIFF or AVIF picture",
     "only": "the folder only holds no PNG, JPEG, WebP, TIFF or AVIF picture but masks and earlier results",
-    "": "name a picture, a folder or --jobs FILE",
+    "": "name a picture, a folder or --jobs FILE, for example: inpaint run photo.jpg --mask mask.png "
+    "-p 'a red door' (inpaint run --help lists every option)",
 }
 
 
