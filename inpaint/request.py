@@ -3,7 +3,7 @@
 import math
 import secrets
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
@@ -229,12 +229,18 @@ class InpaintResult:
             of the mask first; else empty.
     """
 
-    images: list[Image.Image]
+    images: Sequence[Image.Image]
     seeds: list[int]
     box: tuple[int, int, int, int]
     warnings: tuple[str, ...] = ()
     timings: Mapping[str, float] = field(default_factory=dict)
     boxes: tuple[tuple[int, int, int, int], ...] = ()
+
+    @property
+    def changed(self) -> tuple[int, int, int, int]:
+        """The part outside of which no pixel has changed: around all boxes."""
+        lefts, tops, rights, bottoms = zip(*(self.boxes or (self.box,)), strict=True)
+        return min(lefts), min(tops), max(rights), max(bottoms)
 
 
 # All fields except the two pictures, in the order of the class.

@@ -136,7 +136,7 @@ class Dispatcher:
             return
         if message.kind == "done":
             slot.deaths = 0
-            ticket.finish(result_from(message))
+            ticket.finish(result_from(message, ticket.request.image))
         else:
             ticket.fail(error_from(message))
         del slot.tickets[ticket.number]

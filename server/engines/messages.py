@@ -10,7 +10,7 @@ import queue
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
@@ -20,6 +20,7 @@ from PIL import Image
 from inpaint import errors
 from inpaint.errors import InpaintError, PaintError, RequestError
 from inpaint.request import SETTINGS, InpaintRequest, InpaintResult
+from server.engines.patched import Patched
 
 _HEAD = struct.Struct("!I")  # bytes of JSON that follow
 
@@ -141,8 +142,14 @@ def request_from(message: Message) -> InpaintRequest:
     return InpaintRequest(image=image, mask=mask, **message.fields["settings"])
 
 
-def result_message(request_id: int, result: InpaintResult) -> Message:
-    """Make the ``done`` message of a request, with its pictures."""
+def result_message(request_id: int, result: InpaintResult, original: Image.Image | None = None) -> Message:
+    """Make the ``done`` message of a request, with its pictures.
+
+    Args:
+        request_id: names the request.
+        result: its painted pictures.
+        original: the request's picture, if the receiver has it: then only what differs from it is sent.
+    """
     fields = {
         "seeds": result.seeds,
         "box": result.box,
@@ -150,19 +157,25 @@ def result_message(request_id: int, result: InpaintResult) -> Message:
         "timings": dict(result.timings),
         "boxes": result.boxes,
     }
-    return Message("done", request_id, fields, tuple(result.images))
+    images, box = tuple(result.images), result.changed
+    if original is not None and all((i.mode, i.size) == (original.mode, original.size) for i in images):
+        fields["patch"], images = box, tuple(image.crop(box) for image in images)
+    return Message("done", request_id, fields, images)
 
 
-def result_from(message: Message) -> InpaintResult:
-    """Read the pictures of a ``done`` message."""
+def result_from(message: Message, original: Image.Image | None = None) -> InpaintResult:
+    """Read the pictures of a ``done`` message; ``original`` is the request's, if the sender counts on it."""
     fields = message.fields
     box, *boxes = (
         (left, top, right, bottom) for left, top, right, bottom in [fields["box"], *fields["boxes"]]
     )
     warnings = tuple(fields["warnings"])
-    return InpaintResult(
-        list(message.images), fields["seeds"], box, warnings, fields["timings"], tuple(boxes)
-    )
+    images: Sequence[Image.Image] = message.images
+    if "patch" in fields:
+        assert original is not None, "only what differs from the request's picture was sent"
+        left, top, right, bottom = fields["patch"]
+        images = Patched(original, (left, top, right, bottom), message.images)
+    return InpaintResult(images, fields["seeds"], box, warnings, fields["timings"], tuple(boxes))
 
 
 def error_message(kind: str, request_id: int, error: InpaintError) -> Message:

@@ -157,7 +157,7 @@ class _Worker:
         elif event.state == "done":
             self._jobs.pop(request_id, None)
             self._send_stats()  # first, so that the picture is counted before its caller has it
-            self._link.send(result_message(request_id, job.result(0)))
+            self._link.send(result_message(request_id, job.result(0), job.request.image))
         elif event.state != "queued":
             fields = {"state": event.state, "step": event.step, "steps": event.steps}
             images = () if event.preview is None else (event.preview,)

@@ -168,7 +168,7 @@ class Accounting:
             self._count(record, request, result)
 
     def _count(self, record: Record, request: InpaintRequest, result: InpaintResult) -> None:
-        width, height = result.images[0].size
+        width, height = request.image.size
         log.info(
             "painted",
             request=record.id,

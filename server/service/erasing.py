@@ -55,7 +55,7 @@ def erased(image: bytes, mask: bytes, settings: Mapping[str, Any], wanted: Wante
     # As for painted pictures: the file's EXIF, XMP and IPTC hold where and when it was taken, and by whom.
     like = replace(like, exif=None, xmp=None, iptc=None)
     if wanted.crop:
-        return Answered(patch_of(result.image, like, result.box, None), CONTENT_TYPES["png"], result.box)
+        return Answered(patch_of(result.image.crop(result.box), like, None), CONTENT_TYPES["png"], result.box)
     own = like.format.lower()
     output_format = wanted.output_format or (own if own in CONTENT_TYPES else "png")
     like = replace(like, lossless=like.lossless and wanted.output_format is None)

@@ -15,6 +15,7 @@ from inpaint.images import metadata
 from inpaint.images.codec import Picture, decode
 from inpaint.images.made import Made
 from inpaint.request import InpaintResult
+from server.engines.patched import part_of
 from server.service.pictures import CONTENT_TYPES, MAX_KEPT_BYTES, Prepared
 from server.storage.requests import Record
 
@@ -36,19 +37,6 @@ def keeps_patch(output: Mapping[str, Any]) -> bool:
     return "patch_size" in output
 
 
-def changed_box(result: InpaintResult, size: tuple[int, int] | None = None) -> Box:
-    """Return the rectangle of an answered picture that may differ from the caller's.
-
-    Args:
-        result: the painted pictures.
-        size: (width, height) to which they are resized; None keeps theirs.
-    """
-    if size is not None and size != result.images[0].size:
-        return (0, 0, *size)
-    lefts, tops, rights, bottoms = zip(*(result.boxes or (result.box,)), strict=True)
-    return min(lefts), min(tops), max(rights), max(bottoms)
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Written:
     """What is kept of the pictures of one request, encoded.
@@ -62,14 +50,17 @@ class Written:
     box: Box
 
 
-def written_whole(record: Record, result: InpaintResult, files: Sequence[bytes]) -> Written:
-    """Return whole files as what is kept."""
+def written_whole(
+    record: Record, prepared: Prepared, result: InpaintResult, files: Sequence[bytes]
+) -> Written:
+    """Return whole files as what is kept; one in another size than was painted differs everywhere."""
     size: Any = record.fields.get("size")
+    resized = size is not None and tuple(size) != prepared.request.image.size
     named = list(zip(_named(record), files, strict=True))
     return Written(
         files=tuple((str(output["file_name"]), file) for output, file in named),
         outputs=tuple({**output, "file_size": len(file)} for output, file in named),
-        box=changed_box(result, tuple(size) if size else None),
+        box=(0, 0, *size) if resized else result.changed,
     )
 
 
@@ -82,9 +73,10 @@ def write_patches(record: Record, prepared: Prepared, result: InpaintResult, mod
         result: the painted pictures.
         model: its name, to write into the files how they were made; None writes nothing.
     """
-    box = changed_box(result)
+    box = result.changed
     made = metadata.made_by(prepared.request, result, model) if model else [None] * len(result.images)
-    files = [patch_of(image, prepared.like, box, by) for image, by in zip(result.images, made, strict=True)]
+    parts = [part_of(result.images, number, box) for number in range(len(made))]
+    files = [patch_of(part, prepared.like, by) for part, by in zip(parts, made, strict=True)]
     # What a whole file takes is all here: the record's fields may expire before the pictures.
     quality = record.fields["quality"]
     return Written(
@@ -106,16 +98,17 @@ def _named(record: Record) -> list[dict[str, object]]:
     ]
 
 
-def patch_of(image: Image.Image, like: Picture, box: Box, made: Made | None) -> bytes:
-    """Encode a picture's part inside ``box`` as a PNG with the colours of ``like`` and how it was made."""
-    bare = Picture(image, "PNG", icc_profile=like.icc_profile, colour=like.colour)
-    return metadata.write(image.crop(box), bare, made, "PNG")
+def patch_of(part: Image.Image, like: Picture, made: Made | None) -> bytes:
+    """Encode a part of a picture as a PNG with the colours of ``like`` and how it was made."""
+    bare = Picture(part, "PNG", icc_profile=like.icc_profile, colour=like.colour)
+    return metadata.write(part, bare, made, "PNG")
 
 
 def cut_out(file: bytes, box: Box | None) -> bytes:
     """Return the part of one of our own files inside ``box``, or all of it, as a PNG."""
     picture = decode(file, max_bytes=MAX_KEPT_BYTES)
-    return patch_of(picture.image, picture, box or (0, 0, *picture.image.size), metadata.read(file))
+    part = picture.image if box is None else picture.image.crop(box)
+    return patch_of(part, picture, metadata.read(file))
 
 
 def compose(output: Mapping[str, Any], image: bytes, patch: bytes, output_format: str) -> bytes:

@@ -227,7 +227,7 @@ class Service:
         return Painted(
             files=files,
             content_type=CONTENT_TYPES[order.output_format],
-            size=order.resized(result.images[0].size) or result.images[0].size,
+            size=order.resized(prepared.request.image.size) or prepared.request.image.size,
             record=record,
             seconds=time.monotonic() - started,
             remaining=await self.accounting.remaining(caller),
@@ -263,7 +263,7 @@ class Service:
             model = self._made_with(record)
             with self.parts.metrics.stages.labels("write").time():
                 return await self.parts.threads.pixels(write_patches, record, prepared, result, model)
-        return written_whole(record, result, await self.write(record, prepared, result))
+        return written_whole(record, prepared, result, await self.write(record, prepared, result))
 
     async def write(self, record: Record, prepared: Prepared, result: InpaintResult) -> list[bytes]:
         """Encode the painted pictures as files, in the format that was requested."""

@@ -43,6 +43,7 @@ from server.engines.messages import (
     result_message,
     unpack,
 )
+from server.engines.patched import part_of
 from server.engines.ticket import prepare
 from server.engines.worker import WorkerSpec
 
@@ -290,6 +291,31 @@ def test_results_cross_a_link(boxes: tuple[tuple[int, int, int, int], ...]) -> N
         result.timings,
         boxes,
     )
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "I;16"])
+def test_only_what_was_painted_crosses_a_link(mode: str) -> None:
+    """Of a large picture a small part is sent, and the caller reads the same pictures."""
+    original = Image.effect_noise((64, 48), 60).convert(mode)
+    box, part = (8, 4, 24, 20), (4, 6)
+    images = [original.copy() for _ in range(2)]
+    for shade, image in enumerate(images):
+        image.paste(Image.new(mode, part, "black" if shade else "white"), box[:2])
+    message = unpack(pack(result_message(1, InpaintResult(images, [7, 8], box), original)))
+    assert [image.size for image in message.images] == [(16, 16)] * 2
+    got = result_from(message, original).images
+    assert [image.tobytes() for image in got] == [image.tobytes() for image in images]
+    assert [image.tobytes() for image in got[::-1]] == [image.tobytes() for image in images[::-1]]
+    for inside in (box, (0, 0, 12, 12)):
+        assert part_of(got, 1, inside).tobytes() == images[1].crop(inside).tobytes()
+        assert part_of(images, 1, inside).tobytes() == images[1].crop(inside).tobytes()
+
+
+def test_a_picture_in_another_mode_is_sent_whole() -> None:
+    """Nothing is composed of two kinds of pixels."""
+    original, image = Image.new("RGB", (64, 48), "red"), Image.new("RGBA", (64, 48), (0, 0, 255, 9))
+    message = unpack(pack(result_message(1, InpaintResult([image], [7], (8, 4, 24, 20)), original)))
+    assert result_from(message, original).images[0].tobytes() == image.tobytes()
 
 
 @pytest.mark.parametrize(
