@@ -140,6 +140,13 @@ def test_importing_a_package_does_nothing() -> None:
     assert not wrong
 
 
+def test_no_bench_hides_a_module_of_python() -> None:
+    """A program run as a file finds its neighbours first: bench/select.py stopped ``import selectors``."""
+    files = [path for folder in ("bench", "tools") for path in Path(folder).glob("*.py")]
+    assert files
+    assert not [path for path in files if path.stem in sys.stdlib_module_names]
+
+
 @pytest.mark.parametrize(
     "code",
     [

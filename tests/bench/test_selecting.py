@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from bench import select
+from bench import selecting
 
 
 @pytest.mark.slow
 def test_it_times_snap_and_sam_on_a_small_picture(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """SAM is the real network with random weights; the figures are one line of JSON, and a file."""
     kept = tmp_path / "select.json"
-    select.main(["--device", "cpu", "--rounds", "1", "--width", "600", "--json", str(kept)])
+    selecting.main(["--device", "cpu", "--rounds", "1", "--width", "600", "--json", str(kept)])
     figures = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert figures == json.loads(kept.read_text("utf-8"))
     assert figures["side"] == [600, 400]
@@ -27,6 +27,6 @@ def test_it_times_snap_and_sam_on_a_small_picture(capsys: pytest.CaptureFixture[
 
 def test_a_part_is_left_out_if_asked(capsys: pytest.CaptureFixture[str]) -> None:
     """Snap alone needs seconds."""
-    select.main(["--device", "cpu", "--rounds", "1", "--width", "600", "--skip", "sam"])
+    selecting.main(["--device", "cpu", "--rounds", "1", "--width", "600", "--skip", "sam"])
     figures = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert list(figures["ms"]) == ["snap"]

@@ -3,7 +3,7 @@
 ``wall`` is what a person waits, ``cpu`` what all threads of the process took of the processors. SAM looks at
 a picture once (``picture, once``); each click then takes ``click`` or ``corrected``, and ``edge``.
 
-    python -m bench.select [--rounds 5] [--threads N] [--device cpu] [--skip sam] [--json FILE]
+    python -m bench.selecting [--rounds 5] [--threads N] [--device cpu] [--skip sam] [--json FILE]
 """
 
 import itertools
@@ -134,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             figures["sam"] = {name: timed(action, chosen.rounds, device) for name, action in actions.items()}
             show({f"sam, {name}": ms for name, ms in figures["sam"].items()})
         return conditions(
-            "select", device, side=[*pixels.shape[1::-1]], threads=torch.get_num_threads(), ms=figures
+            "selecting", device, side=[*pixels.shape[1::-1]], threads=torch.get_num_threads(), ms=figures
         )
 
     finish(run, chosen.json)
