@@ -18,7 +18,7 @@ from tools.fuzz.target import Target
 
 _ROUTES = (
     "POST /v1/sdxl-inpaint", "POST /v2/sdxl-inpaint", "POST /v2/info", "GET /v2/sdxl-inpaint",
-    "POST /v2/picture", "POST /v2/select", "POST /v2/requests/{id}/refine",
+    "POST /v2/picture", "POST /v2/select", "POST /v2/erase", "POST /v2/requests/{id}/refine",
     "GET /v2/requests/{id}", "GET /v1/requests/{id}", "GET /v2/requests/{id}/status",
     "GET /v2/requests/{id}/images/0",
     "DELETE /v2/requests/{id}", "GET /v1/get-user-credits", "GET /openapi.json", "HEAD /", "GET /web/app.js",
@@ -199,8 +199,10 @@ def target() -> Target:
         b"POST /v2/sdxl-inpaint" + json_head + json_bytes(plain),
         b"POST /v2/info" + json_head + json_bytes({"image": plain["image"]}),
         b"POST /v2/select" + json_head + json_bytes(click),
-        b"POST /v2/picture",
-        "POST /v2/select" + json_head + json_bytes({"image": plain["image"]}),
+        b"POST /v2/picture" + json_head + json_bytes({"image": plain["image"]}),
+        b"POST /v2/erase"
+        + json_head
+        + json_bytes({"image": plain["image"], "mask": plain["mask"], "grow": 2}),
         b"POST /v1/sdxl-inpaint\ncontent-type: multipart/form-data; boundary=XX\n\n" + form + b"--XX--\r\n",
         b"POST /v1/sdxl-inpaint" + json_head + json_bytes({**plain, "image": "http://127.0.0.1:9/x.png"}),
         *(f"POST {route}".encode() + json_head + json_bytes(fields) for route, fields in dialects().items()),

@@ -164,4 +164,4 @@ def test_the_command_line_lists_accepts_and_verifies(
     assert run("pin", "stile", *where) == 2
     assert "NAME: there is no LoRA 'stile'; there are Old Film v1.2, a,b, style" in capsys.readouterr().err
     assert run("list", *where) == 0
-    assert str(folder) in capsys.readouterr().err
+    assert str(folder) in capsys.readouterr().out

@@ -350,7 +350,7 @@ def test_an_unknown_name_lists_the_known_ones(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ModelError) as caught:
         resolve(name, root)
-    assert "known are demo, sdxl-inpainting, " in str(caught.value)
+    assert "nown are demo, sdxl-inpainting, " in str(caught.value)  # it begins a sentence after a suggestion
     assert "mine" in str(caught.value)
 
 
@@ -383,7 +383,7 @@ def test_a_companion_is_no_checkpoint(root: Path) -> None:
     """Configurations alone cannot paint; the user reads that instead of a loader's stack trace."""
     root.mkdir()
     make_installed("sdxl-configs", root)
-    with pytest.raises(ModelError, match="sdxl-configs holds no weights"):
+    with pytest.raises(ModelError, match="sdxl-configs is no model that can paint"):
         resolve("sdxl-configs", root)
 
 
