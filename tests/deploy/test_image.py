@@ -37,7 +37,16 @@ def test_everything_that_is_copied_is_there_and_seen() -> None:
 def test_a_build_sees_no_secret_and_no_leavings() -> None:
     """The context goes to a builder that may be another machine, and COPY takes whole folders."""
     tops = {name.split("/")[0] for name in seen()}
-    assert tops == {"LICENSE", "README.md", "docs", "inpaint", "pyproject.toml", "server", "weights.lock"}
+    assert tops == {
+        "LICENSE",
+        "NOTICE",
+        "README.md",
+        "docs",
+        "inpaint",
+        "pyproject.toml",
+        "server",
+        "weights.lock",
+    }
     assert not [name for name in seen() if "__pycache__" in name or ".env" in name]
     assert {name for name in seen() if name.startswith("docs/")} <= {
         f"docs/deploy/{path.name}" for path in DEPLOY.glob("requirements-*.txt")

@@ -1,4 +1,4 @@
-"""The training command: scenes → VAE → UNet and text encoders → a diffusers folder, with sample sheets."""
+"""The training command: VAE, scenes, UNet and text encoders, then a diffusers folder, with sample sheets."""
 
 import argparse
 from pathlib import Path
@@ -6,13 +6,14 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from transformers import CLIPTokenizer
 
-from tools.checkpoint_layout import write_tokenizer
+from tools.train_demo.data import Encoded, encode_scenes, shape_scene, thing_scene
 from tools.train_demo.export import export
 from tools.train_demo.sheet import draw_sheet
-from tools.train_demo.unet import Networks, Trainer, encode_scenes, merges
+from tools.train_demo.trainer import Trainer
+from tools.train_demo.unet import Networks
 from tools.train_demo.vae import CONFIG, psnr, train_vae
+from tools.train_demo.words import make_tokenizers
 
 CHECKPOINT_EVERY = 250
 SHEET_EVERY = 2000
@@ -45,9 +46,15 @@ def parse() -> argparse.Namespace:
         default="cuda" if torch.cuda.is_available() else "cpu",
         help="(default: a GPU if there is one)",
     )
+    parser.add_argument(
+        "--start",
+        type=Path,
+        help="folder of a model whose VAE is kept and whose networks are trained further",
+    )
     parser.add_argument("--vae-steps", type=int, default=8000, help="(default 8000)")
     parser.add_argument("--unet-steps", type=int, default=8000, help="(default 8000)")
-    parser.add_argument("--scenes", type=int, default=8000, help="for training (default 8000)")
+    parser.add_argument("--scenes", type=int, default=8000, help="with coloured shapes (default 8000)")
+    parser.add_argument("--things", type=int, default=6000, help="scenes with things (default 6000)")
     return parser.parse_args()
 
 
@@ -57,7 +64,10 @@ def progress() -> Progress:
 
 
 def the_vae(options: argparse.Namespace, bar: Progress) -> AutoencoderKL:
-    """Train the VAE, or read it from an earlier run."""
+    """Train the VAE, or take the one of ``--start`` or of an earlier run."""
+    if options.start:
+        vae = AutoencoderKL.from_pretrained(options.start / "vae", torch_dtype=torch.float32)
+        return vae.eval().requires_grad_(False).to(options.device)
     path = options.work / "vae.pt"
     if not path.exists():
         task = bar.add_task("VAE", total=options.vae_steps, loss="")
@@ -86,14 +96,19 @@ def the_vae(options: argparse.Namespace, bar: Progress) -> AutoencoderKL:
 
 def the_networks(options: argparse.Namespace, vae: AutoencoderKL, bar: Progress) -> Networks:
     """Train the networks to the last step, from the step at which an earlier run stopped."""
-    tokenizers = the_tokenizers(options.work)
+    tokenizers = make_tokenizers(options.work, options.start)
     torch.manual_seed(options.seed)
-    networks = Networks.fresh(tokenizers[0])
+    if options.start:
+        networks = Networks.of_model(options.start, tokenizers[0])
+    else:
+        networks = Networks.fresh(tokenizers[0])
     for module in networks.modules().values():
-        module.to(options.device)
-    task = bar.add_task("encode scenes", total=options.scenes, loss="")
-    data = encode_scenes(vae, options.scenes, lambda done: bar.update(task, completed=done))
-    trainer = Trainer(networks, data, tokenizers, steps=options.unet_steps, batch=32, seed=options.seed)
+        module.to(options.device).train()
+    shapes = the_scenes(options, "shapes", options.scenes, vae, bar)
+    things = the_scenes(options, "things", options.things, vae, bar)
+    trainer = Trainer(
+        networks, shapes, things, tokenizers, steps=options.unet_steps, batch=32, seed=options.seed
+    )
     path = options.work / "unet.pt"
     if path.exists():
         trainer.resume(torch.load(path, weights_only=True, map_location="cpu"))
@@ -106,17 +121,22 @@ def the_networks(options: argparse.Namespace, vae: AutoencoderKL, bar: Progress)
             save_whole(trainer.state(), path)
             bar.console.print(f"step {trainer.step}: loss {mean:.4f}")
         if trainer.step % SHEET_EVERY == 0 and trainer.step < options.unet_steps:
-            export(options.work / "model", networks.modules(), vae, options.work)
+            export(options.work / "model", trainer.average.modules(), vae, options.work)
             draw_sheet(options.work / "model", options.work / f"sheet-{trainer.step}.png")
-    return networks
+    return trainer.average
 
 
-def the_tokenizers(work: Path) -> tuple[CLIPTokenizer, CLIPTokenizer]:
-    """Make both tokenizers, with the captions' words as single tokens; the model ships their files."""
-    for part, pad in (("tokenizer", "<|endoftext|>"), ("tokenizer_2", "!")):
-        if not (work / part).exists():
-            write_tokenizer(work / part, pad_token=pad, merges=merges())
-    return tuple(CLIPTokenizer.from_pretrained(work / part) for part in ("tokenizer", "tokenizer_2"))
+def the_scenes(
+    options: argparse.Namespace, kind: str, count: int, vae: AutoencoderKL, bar: Progress
+) -> Encoded:
+    """Encode the scenes of a kind, or read them from an earlier run."""
+    path = options.work / f"{kind}.pt"
+    if not path.exists():
+        task = bar.add_task(f"encode {kind}", total=count, loss="")
+        scene = {"shapes": shape_scene, "things": thing_scene}[kind]
+        found = encode_scenes(vae, count, scene, lambda done: bar.update(task, completed=done))
+        save_whole(found.to("cpu").state(), path)
+    return Encoded(**torch.load(path, weights_only=True)).to(options.device)
 
 
 def save_whole(state: object, path: Path) -> None:

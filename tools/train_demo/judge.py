@@ -1,4 +1,4 @@
-"""A judge of the demo model's pictures: their colour, their shape, their distance to a finer solution.
+"""A judge of the demo model's pictures: colour, shape, edge, and the distance to a finer solution.
 
 It needs no model: pictures in, verdicts out. The tests and ``python -m tools.train_demo.evaluate`` use it.
 """
@@ -9,14 +9,16 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
-from scipy.ndimage import label
+from scipy.ndimage import binary_dilation, label
 
-from tools.train_demo.scenes import COLOURS, SHAPES, Scene, make_scene, outline
+from tools.train_demo.backdrop import SHAPES, outline
+from tools.train_demo.scenes import COLOURS, Scene, make_scene
 
 _SIDE = 32  # pixels of a normalised silhouette
 _MIDDLE = 0.15  # radius of a mask's middle, of its shorter side
 _ALIKE = 0.45  # colour distance within one painted object, of full scale
 _CHANGED = 0.11  # of full scale, mean over the channels: above the VAE's own error
+_EDGE = (2, 8)  # pixels from what was painted: nearer ones are the smooth edge itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +122,19 @@ def _templates(shape: str) -> tuple[NDArray[np.float32], ...]:
         ImageDraw.Draw(picture).polygon(points, fill=255)
         found.append(_normalised(np.asarray(picture) > 127))
     return tuple(found)
+
+
+def edge_error(scene: Scene, painted: Image.Image) -> float | None:
+    """Return the mean difference to the clean scene in the ring around what was painted, of full scale.
+
+    Inside the mask, where nothing should have changed; None if nothing was painted or no ring is left.
+    """
+    inside = np.asarray(scene.mask) > 0
+    difference = np.abs(as_floats(painted) - as_floats(scene.clean)).mean(axis=2)
+    own = _largest(inside & (difference > _CHANGED))
+    nearer, farther = (binary_dilation(own, iterations=pixels) for pixels in _EDGE)
+    ring = inside & farther & ~nearer
+    return float(difference[ring].mean()) if own.any() and ring.any() else None
 
 
 def distance(one: Image.Image, other: Image.Image, mask: Image.Image) -> float:
