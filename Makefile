@@ -16,8 +16,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-com
 .PHONY: demo serve test test-all test-programs test-krita clients check lint lint-page types fix bench bench-cluster gpu-check files-table install clean
 
 demo: $(PAINTING)
-	@$(BIN)/inpaint run docs/images/portrait.jpg --mask docs/images/portrait_patch_mask.png \
-	  --prompt "a blue heart" --seed 4 --output demo-output/portrait.png --overwrite
+	@$(BIN)/inpaint run docs/images/portrait.jpg --mask docs/images/portrait_eyes_mask.png \
+	  --prompt "black sunglasses" --seed 1 --output demo-output/portrait.png --overwrite
 	@echo "The painted picture: $(CURDIR)/demo-output/portrait.png (before: docs/images/portrait.jpg)"
 
 serve: $(SERVING)

@@ -1,7 +1,8 @@
 """What a model paints, said to people: from its own ``about.json``, else from its configuration; no torch.
 
 A diffusers folder may hold an ``about.json``: a ``text`` of one or two sentences, ``photographs`` (whether it
-paints them) and, for a model that knows only a few, ``things``, the words of a prompt that it knows.
+paints them) and, for a model that knows only a few things, ``things``, as prompts call them, and ``words``,
+all those of prompts that it knows.
 """
 
 import json
@@ -27,11 +28,12 @@ _MOST_SAID = 3  # unknown words in a warning
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """A model in one or two sentences, and the words that it knows if they are few."""
+    """A model in one or two sentences, and what it knows if that is little."""
 
     text: str
     photographs: bool
-    things: tuple[str, ...] | None = None
+    things: tuple[str, ...] | None = None  # that it paints, as prompts call them: "a red circle"
+    words: tuple[str, ...] | None = None  # of prompts that it knows
 
     def doubts(self, model: str, prompt: str | None) -> list[str]:
         """Return a warning if the prompt is empty or holds words that the model does not know.
@@ -40,13 +42,13 @@ class About:
             model: the model's name.
             prompt: as it was given; None is empty.
         """
-        if self.things is None:
+        if self.words is None:
             return []
         words = dict.fromkeys(_WORD.findall(TAG.sub(" ", prompt or "").casefold()))
-        known = f"it knows {', '.join(self.things)}"
+        known = f"it paints {', '.join(self.things or self.words)}"
         if not words:
             return [f"prompt: nothing is asked for, so the {model} model paints something arbitrary; {known}"]
-        unknown = [shown(word) for word in words if word not in self.things and word not in _SMALL_WORDS]
+        unknown = [shown(word) for word in words if word not in self.words and word not in _SMALL_WORDS]
         if not unknown:
             return []
         more = f" and {len(unknown) - _MOST_SAID} more" if len(unknown) > _MOST_SAID else ""
@@ -80,9 +82,12 @@ def _by_size(size: int) -> About:
 
 
 def _parsed(own: Mapping[str, Any]) -> About:
-    things = own.get("things")
-    known = tuple(map(str, things)) if isinstance(things, list) else None
-    return About(str(own.get("text", "")), bool(own.get("photographs", False)), known)
+    things, words = (_few(own.get(name)) for name in ("things", "words"))
+    return About(str(own.get("text", "")), bool(own.get("photographs", False)), things, words)
+
+
+def _few(found: object) -> tuple[str, ...] | None:
+    return tuple(map(str, found)) if isinstance(found, list) else None
 
 
 def _place(model: str | Path) -> Path:

@@ -81,7 +81,13 @@ class AboutModel(BaseModel):
     photographs: Annotated[bool, Field(description="True if it paints photographs.")]
     things: Annotated[
         list[str] | None,
-        Field(description="The words of a prompt that it knows, if they are few; null if any may be used."),
+        Field(
+            description="What it paints, as prompts call it, if that is little; null if it paints anything."
+        ),
+    ] = None
+    words: Annotated[
+        list[str] | None,
+        Field(description="The words of prompts that it knows, if they are few; null if any may be used."),
     ] = None
 
 

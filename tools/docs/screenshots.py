@@ -67,7 +67,7 @@ def served() -> Iterator[str]:
 
 
 def opened(browser: Browser, url: str, **options: object) -> Page:
-    """Open the page with the example portrait, which comes with its mission patch marked."""
+    """Open the page with the example portrait, which comes with its eyes marked."""
     page = browser.new_context(**options).new_page()  # type: ignore[arg-type]
     page.set_default_timeout(PAINTING_MS)
     page.goto(url)

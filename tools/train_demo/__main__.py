@@ -16,7 +16,7 @@ from tools.train_demo.vae import CONFIG, psnr, train_vae
 from tools.train_demo.words import make_tokenizers
 
 CHECKPOINT_EVERY = 250
-SHEET_EVERY = 2000
+SHEET_EVERY = 4000
 
 
 def main() -> None:
@@ -95,27 +95,16 @@ def the_vae(options: argparse.Namespace, bar: Progress) -> AutoencoderKL:
 
 
 def the_networks(options: argparse.Namespace, vae: AutoencoderKL, bar: Progress) -> Networks:
-    """Train the networks to the last step, from the step at which an earlier run stopped."""
-    tokenizers = make_tokenizers(options.work, options.start)
-    torch.manual_seed(options.seed)
-    if options.start:
-        networks = Networks.of_model(options.start, tokenizers[0])
-    else:
-        networks = Networks.fresh(tokenizers[0])
-    for module in networks.modules().values():
-        module.to(options.device).train()
-    shapes = the_scenes(options, "shapes", options.scenes, vae, bar)
-    things = the_scenes(options, "things", options.things, vae, bar)
-    trainer = Trainer(
-        networks, shapes, things, tokenizers, steps=options.unet_steps, batch=32, seed=options.seed
-    )
+    """Train from where an earlier run stopped to the last step, and return the average of the weights."""
+    trainer = the_trainer(options, vae, bar)
     path = options.work / "unet.pt"
     if path.exists():
         trainer.resume(torch.load(path, weights_only=True, map_location="cpu"))
     task = bar.add_task("UNet", total=options.unet_steps, completed=trainer.step, loss="")
-    mean = 1.0
+    mean = None
     while trainer.step < options.unet_steps:
-        mean += 0.01 * (trainer.run_step() - mean)
+        loss = trainer.run_step()
+        mean = loss if mean is None else mean + 0.01 * (loss - mean)
         bar.update(task, completed=trainer.step, loss=f"loss {mean:.4f}")
         if trainer.step % CHECKPOINT_EVERY == 0 or trainer.step == options.unet_steps:
             save_whole(trainer.state(), path)
@@ -124,6 +113,23 @@ def the_networks(options: argparse.Namespace, vae: AutoencoderKL, bar: Progress)
             export(options.work / "model", trainer.average.modules(), vae, options.work)
             draw_sheet(options.work / "model", options.work / f"sheet-{trainer.step}.png")
     return trainer.average
+
+
+def the_trainer(options: argparse.Namespace, vae: AutoencoderKL, bar: Progress) -> Trainer:
+    """Make the trainer at step 0: of new networks, or of those of ``--start``."""
+    tokenizers = make_tokenizers(options.work, options.start)
+    torch.manual_seed(options.seed)
+    if options.start:
+        networks = Networks.of_model(options.start, tokenizers[0])
+    else:
+        networks = Networks.fresh(tokenizers[0])
+    for module in networks.modules().values():
+        module.to(options.device).train()
+    scenes = (
+        the_scenes(options, kind, count, vae, bar)
+        for kind, count in (("shapes", options.scenes), ("things", options.things))
+    )
+    return Trainer(networks, *scenes, tokenizers, steps=options.unet_steps, batch=32, seed=options.seed)
 
 
 def the_scenes(

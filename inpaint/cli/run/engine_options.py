@@ -63,6 +63,8 @@ class EngineOptions:
 
         if not (told := about(self.model)).photographs:
             say(told.text)
+            if told.things:
+                say(f"It paints {', '.join(told.things)}.")
         started = time.monotonic()
         with Engine.load(**asdict(self)) as engine:
             model = engine.model

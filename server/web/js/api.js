@@ -14,7 +14,8 @@ import { t } from "./i18n.js";
  * @typedef {object} About the loaded model, said to people
  * @property {string} text
  * @property {boolean} photographs whether it paints them
- * @property {?string[]} things the words that it knows, if they are few
+ * @property {?string[]} things what it paints, as prompts call it, if that is little
+ * @property {?string[]} words those of prompts that it knows, if they are few
  *
  * @typedef {object} Offer what the server can do
  * @property {string} model

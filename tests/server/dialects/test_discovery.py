@@ -77,10 +77,11 @@ def test_the_offer_says_what_the_model_paints(serve: Serve) -> None:
     told = serve().client.get(V2).json()["about"]
     assert told["text"].startswith("Demo model: paints coloured shapes")
     assert not told["photographs"]
-    assert {"red", "circle", "background"} <= set(told["things"])
+    assert {"a circle", "black sunglasses", "an ice cream"} <= set(told["things"])
+    assert {"red", "circle", "background", "glasses", "cream"} <= set(told["words"])
     told = serve(model="sdxl-inpainting").client.get(V2).json()["about"]
     assert told["text"].startswith("Paints photographs")
-    assert (told["photographs"], told["things"]) == (True, None)
+    assert (told["photographs"], told["things"], told["words"]) == (True, None, None)
 
 
 def test_while_the_model_loads_the_offer_says_so(serve: Serve) -> None:

@@ -288,6 +288,7 @@ export default {
   "What is behind it? May stay empty.": "Was ist dahinter? Darf leer bleiben.",
   "What is it? May stay empty.": "Was ist es? Darf leer bleiben.",
   "What is marked disappears into its surroundings.": "Das Markierte verschwindet in seiner Umgebung.",
+  "What it paints": "Was es malt",
   "What lies beyond the edge? May stay empty.": "Was liegt jenseits des Randes? Darf leer bleiben.",
   "What should be added?": "Was soll hinzukommen?",
   "What should be there?": "Was soll dort sein?",

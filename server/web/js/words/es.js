@@ -288,6 +288,7 @@ export default {
   "What is behind it? May stay empty.": "¿Qué hay detrás? Puede quedar vacío.",
   "What is it? May stay empty.": "¿Qué es? Puede quedar vacío.",
   "What is marked disappears into its surroundings.": "Lo marcado desaparece en su entorno.",
+  "What it paints": "Lo que pinta",
   "What lies beyond the edge? May stay empty.": "¿Qué hay más allá del borde? Puede quedar vacío.",
   "What should be added?": "¿Qué hay que añadir?",
   "What should be there?": "¿Qué debe haber ahí?",

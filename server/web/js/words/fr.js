@@ -288,6 +288,7 @@ export default {
   "What is behind it? May stay empty.": "Qu’y a-t-il derrière ? Peut rester vide.",
   "What is it? May stay empty.": "Qu’est-ce que c’est ? Peut rester vide.",
   "What is marked disappears into its surroundings.": "Ce qui est marqué disparaît dans ses alentours.",
+  "What it paints": "Ce qu’il peint",
   "What lies beyond the edge? May stay empty.": "Qu’y a-t-il au-delà du bord ? Peut rester vide.",
   "What should be added?": "Que faut-il ajouter ?",
   "What should be there?": "Que doit-il y avoir là ?",

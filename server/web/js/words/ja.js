@@ -288,6 +288,7 @@ export default {
   "What is behind it? May stay empty.": "背後には何がありますか？空欄でもかまいません。",
   "What is it? May stay empty.": "それは何ですか？空欄でもかまいません。",
   "What is marked disappears into its surroundings.": "塗った部分が周囲に溶け込んで消えます。",
+  "What it paints": "描けるもの",
   "What lies beyond the edge? May stay empty.": "端の向こうには何がありますか？空欄でもかまいません。",
   "What should be added?": "何を追加しますか？",
   "What should be there?": "そこに何を描きますか？",

@@ -288,6 +288,7 @@ export default {
   "What is behind it? May stay empty.": "后面是什么？可以留空。",
   "What is it? May stay empty.": "它是什么？可以留空。",
   "What is marked disappears into its surroundings.": "标记的部分会融入周围而消失。",
+  "What it paints": "它能画什么",
   "What lies beyond the edge? May stay empty.": "边缘之外是什么？可以留空。",
   "What should be added?": "要添加什么？",
   "What should be there?": "那里应该是什么？",
