@@ -441,7 +441,7 @@ def test_python_dash_m_is_the_command() -> None:
 
 
 def test_the_demo_says_what_it_paints(paint: Run) -> None:
-    """A newcomer has no list of its things at hand, and a word that is not in it paints something arbitrary."""
+    """A newcomer has no list at hand, and a word that is not in it paints something arbitrary."""
     said = paint("--model", "demo", "-p", "a giraffe").err
     assert "It paints a circle, a square," in said
     assert "the demo model does not know 'giraffe'; it paints a circle, a square," in said
