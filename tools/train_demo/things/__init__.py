@@ -1,4 +1,4 @@
-"""The things that the demo model learns beside coloured shapes: drawings, and what captions call them."""
+"""The things that the demo model learns, as well as coloured shapes: drawings, and how captions call them."""
 
 from dataclasses import dataclass
 from functools import cache
