@@ -165,9 +165,8 @@ def test_it_paints_what_the_prompt_names(demo: Engine) -> None:
     scenes = unseen(32)
     found = verdicts(scenes, paint(demo, scenes))
     assert share(found, "colour_right") >= 0.95
-    assert (
-        share(found, "shape_right") >= 0.68
-    )  # 71.9 % here, 80.2 % of the 96; another CPU's rounding may cost one
+    # 87.5 % here, 89.6 % of the 96; another CPU's rounding may cost one.
+    assert share(found, "shape_right") >= 0.84
 
 
 @pytest.mark.slow
@@ -383,7 +382,7 @@ def test_strength_is_how_much_changes(demo: Engine) -> None:
         mean_distance(scenes, paint(demo, scenes, scheduler="DDIM", strength=strength), originals)
         for strength in (0.2, 0.9)
     )
-    assert near < 0.05 < 0.1 < far
+    assert near < 0.05 < 0.08 < far
 
 
 @pytest.mark.slow

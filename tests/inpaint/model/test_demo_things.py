@@ -30,8 +30,8 @@ def test_it_paints_each_thing_of_its_list(demo: Engine) -> None:
     """At the API's defaults, an unseen scene of each; the model card judges 96."""
     scenes = unseen_things(len(THINGS))
     found = [judge_thing(*pair) for pair in zip(scenes, paint(demo, scenes), strict=True)]
-    assert np.mean([verdict.right for verdict in found]) >= 0.9
-    assert np.mean([verdict.named for verdict in found]) >= 0.7
+    assert np.mean([verdict.right for verdict in found]) >= 0.95
+    assert np.mean([verdict.named for verdict in found]) >= 0.75  # 82.1 % here, 84.4 % of the 96
 
 
 @pytest.mark.parametrize(("name", "least"), [("portrait", 11), ("unseen face", 10)])
