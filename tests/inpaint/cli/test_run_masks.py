@@ -97,7 +97,8 @@ def test_a_jobs_file_can_say_it_for_each_picture(
     assert done.code == 3
     assert "invert_mask: must be true or false" in done.err
     for path in ("one.png", "two.png"):
-        assert np.array_equal(pixels(path), pixels("expected.png"))
+        apart = np.abs(pixels(path) - pixels("expected.png"))
+        assert apart.max() <= 1, "painted in one batch, so its sums are rounded otherwise (seen with AVX2)"
 
 
 @pytest.fixture
