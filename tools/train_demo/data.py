@@ -14,6 +14,7 @@ from tools.train_demo.things.scenes import make_thing_scene
 from tools.train_demo.vae import pixels
 
 _BATCH = 32
+_TENSORS = ("target", "clean", "masked", "mask")  # the fields of Encoded
 # The thing of the i-th scene, in turn; sunglasses twice, because they are what the README paints.
 _IN_TURN = (*THINGS, "sunglasses")
 
@@ -39,13 +40,11 @@ class Encoded:
         """Return what :class:`Encoded` is made of, by names, to be saved."""
         return {one.name: getattr(self, one.name) for one in fields(self)}
 
-    def __add__(self, other: "Encoded") -> "Encoded":
-        """Return the scenes of both, these first."""
-        joined = (torch.cat([getattr(self, name), getattr(other, name)]) for name in _TENSORS)
-        return Encoded(*joined, self.captions + other.captions)
-
-
-_TENSORS = ("target", "clean", "masked", "mask")
+    @classmethod
+    def joined(cls, parts: "Sequence[Encoded]") -> "Encoded":
+        """Return the scenes of all parts, in their order."""
+        tensors = (torch.cat([getattr(part, name) for part in parts]) for name in _TENSORS)
+        return cls(*tensors, [caption for part in parts for caption in part.captions])
 
 
 def shape_scene(i: int) -> Scene:
@@ -74,8 +73,7 @@ def encode_scenes(
     for start in range(0, count, _BATCH):
         found.append(encode_batch(vae, [scene(i) for i in range(start, min(start + _BATCH, count))]))
         report(start + len(found[-1]))
-    together = (torch.cat([getattr(part, name) for part in found]) for name in _TENSORS)
-    return Encoded(*together, [caption for part in found for caption in part.captions])
+    return Encoded.joined(found)
 
 
 def encode_batch(vae: AutoencoderKL, scenes: Sequence[Scene]) -> Encoded:

@@ -17,7 +17,7 @@ from tools.train_demo.unet import Networks
 _LEARNING_RATE = 1e-3
 _EMA = 0.998  # of the weights; one in 500 steps counts
 _OUTSIDE = (
-    0.1  # weight of a latent pixel outside the mask: the UNet sees the picture there and learns it soon
+    0.1  # weight of a latent pixel outside the mask: the UNet sees the picture there, and learns it soon
 )
 _THINGS = 0.48  # share of the scenes with a thing
 _BACKGROUND = (0.35, 0.15)  # shares of the shapes' and the things' scenes with a prompt for the background
@@ -57,7 +57,7 @@ class Trainer:
         self.average = copy.deepcopy(networks)
         for parameter in self.average.parameters():
             parameter.requires_grad_(False)
-        self._data, self._first_thing = shapes + things, len(shapes)
+        self._data, self._first_thing = Encoded.joined((shapes, things)), len(shapes)
         self._generator = torch.Generator().manual_seed(seed)  # on the CPU: the same draws on every device
         self._device = self._data.mask.device
         self._optimiser = torch.optim.AdamW(
@@ -137,9 +137,7 @@ class Trainer:
         chance = torch.rand(self.batch, generator=self._generator).to(least.device)
         start = least + (chance * (most - least + 1)).long()
         cells = start[:, None] + torch.arange(_CELLS // 2, device=start.device)
-        shape = [self.batch, 1, 1, 1]
-        shape[axis] = -1
-        cells = cells.view(shape)
+        cells = cells[:, None, :, None] if axis == 2 else cells[:, None, None, :]
         whole = self._batch(index, things)
 
         def cut(rows: torch.Tensor) -> torch.Tensor:
