@@ -10,8 +10,9 @@ from PIL import Image
 
 from inpaint.images import metadata
 from inpaint.images.made import Made
-from inpaint.job import Event
+from inpaint.job import Event, Job
 from inpaint.mcp.pictures import Edit
+from inpaint.request import InpaintRequest
 
 if TYPE_CHECKING:
     from inpaint.engine import Engine
@@ -50,8 +51,7 @@ class EngineBackend:
         """Wait for the first picture; then ``load`` loads the model, and leaving its block closes it."""
         self._load = load
         self._held = ExitStack()
-        self._engine: Engine | None = None
-        self._loading = asyncio.Lock()
+        self._loading: asyncio.Future[Engine] | None = None
 
     async def paint(self, edit: Edit, report: Report) -> Painted:
         """Paint, and report each step; stop if the caller is cancelled.
@@ -61,7 +61,7 @@ class EngineBackend:
         """
         request = await asyncio.to_thread(edit.request)  # what is wrong is said before a model is loaded
         engine = await self._loaded(report)
-        job = await asyncio.to_thread(engine.submit, request)
+        job = await _submitted(engine, request)
         loop, events = asyncio.get_running_loop(), asyncio.Queue[Event]()
 
         def heard(event: Event) -> None:
@@ -80,12 +80,37 @@ class EngineBackend:
         return Painted(result.images[0], result.seeds[0], made, result.warnings)
 
     async def _loaded(self, report: Report) -> "Engine":
-        async with self._loading:
-            if self._engine is None:
-                await report(0, 1, "loading the model")
-                self._engine = await asyncio.to_thread(self._held.enter_context, self._load())
-        return self._engine
+        if self._loading is None:
+            self._loading = asyncio.ensure_future(asyncio.to_thread(self._enter))
+        loading = self._loading
+        if not loading.done():
+            await report(0, 1, "loading the model")
+        try:
+            # Shielded: it goes on loading when its caller leaves, and the next call must not load another.
+            return await asyncio.shield(loading)
+        except Exception:
+            if self._loading is loading:
+                self._loading = None  # the next call tries again
+            raise
+
+    def _enter(self) -> "Engine":
+        return self._held.enter_context(self._load())
 
     def close(self) -> None:
         """Cancel what is under way, and release the model."""
         self._held.close()
+
+
+async def _submitted(engine: "Engine", request: InpaintRequest) -> Job:
+    """Submit a request; one whose caller leaves meanwhile is cancelled as soon as it has a job."""
+    submitting = asyncio.ensure_future(asyncio.to_thread(engine.submit, request))
+    try:
+        return await asyncio.shield(submitting)
+    except asyncio.CancelledError:
+        submitting.add_done_callback(_cancel_job)
+        raise
+
+
+def _cancel_job(submitting: "asyncio.Future[Job]") -> None:
+    if not submitting.cancelled() and submitting.exception() is None:
+        submitting.result().cancel()

@@ -4,7 +4,7 @@ import asyncio
 import io
 import json
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from anyio import move_on_after
@@ -53,16 +53,19 @@ class ServerBackend:
         Raises:
             RemoteError: the server cannot be reached, or did not paint it.
         """
+        import httpx2
+
         fields, files = await asyncio.to_thread(_form_of, edit)
         async with self._client() as client:
-            queued = _answer(await client.post("/v2/sdxl-inpaint", data=fields, files=files))
-            path = f"/v2/requests/{queued['request_id']}"
+            # Shielded: a request whose caller left before its id was known could not be cancelled.
+            queuing = asyncio.ensure_future(_queue(client, fields, files))
             try:
+                path = await asyncio.shield(queuing)
                 await _follow(client, path, report)
                 answer = _answer(await client.get(path))
             except BaseException:  # nobody waits for it any more
-                with move_on_after(_CANCEL_S, shield=True):
-                    await client.delete(path)
+                with move_on_after(_CANCEL_S, shield=True), suppress(RemoteError, httpx2.HTTPError):
+                    await client.delete(await queuing)
                 raise
             if answer["status"] != "COMPLETED":
                 raise RemoteError("the server hung up before the picture was painted; try again")
@@ -87,6 +90,14 @@ class ServerBackend:
 
     def close(self) -> None:
         """Do nothing: a connection lasts as long as its picture."""
+
+
+async def _queue(
+    client: "httpx2.AsyncClient", fields: Mapping[str, str], files: Mapping[str, tuple[str, bytes]]
+) -> str:
+    """Send a request, and return its path."""
+    queued = _answer(await client.post("/v2/sdxl-inpaint", data=fields, files=files))
+    return f"/v2/requests/{queued['request_id']}"
 
 
 def _form_of(edit: Edit) -> tuple[dict[str, str], dict[str, tuple[str, bytes]]]:

@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+import queue
+import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from mcp.client.client import Client
@@ -14,11 +16,12 @@ from inpaint.errors import PaintError, RequestError
 from inpaint.mcp.folders import Folders
 from inpaint.mcp.remote import ServerBackend
 from inpaint.mcp.tools import tools_server
-from tests.support.served import FakeEngine, Serve, Served, colour_of, eventually, photo
+from tests.support.served import PATIENCE_S, FakeEngine, Serve, Served, colour_of, eventually, photo
 
 pytest_plugins = ["tests.support.served_fixtures"]
 
 SIZE = (96, 64)
+T = TypeVar("T")
 
 
 @pytest.fixture
@@ -127,20 +130,47 @@ def test_a_server_that_is_none_is_one_sentence(served: Served, folder: Path) -> 
             ServerBackend(url, None)
 
 
-def test_a_cancelled_call_is_cancelled_there(
-    served: Served, folder: Path, background: Callable[..., Any]
-) -> None:
+def test_a_cancelled_call_is_cancelled_there(served: Served, folder: Path) -> None:
     """The GPU is for others then."""
     engine = engine_of(served)
     engine.held = True
+    cancelled(served, folder, engine.next)
+    eventually(lambda: engine.tickets[-1].finished)
 
-    async def once() -> None:
+
+def test_a_call_that_is_cancelled_before_its_request_has_an_id(
+    served: Served, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server has the request but has not answered: it would be painted for nobody."""
+    engine_of(served).held = True
+    store, accepted, answered = served.parts.store, queue.SimpleQueue[str](), threading.Event()
+    accept = store.accept
+
+    def slowly(*args: Any, **options: Any) -> Any:
+        record = accept(*args, **options)
+        accepted.put(record.id)
+        assert answered.wait(PATIENCE_S)
+        return record
+
+    monkeypatch.setattr(store, "accept", slowly)
+    request_id = cancelled(served, folder, lambda: accepted.get(timeout=PATIENCE_S), answered.set)
+    eventually(lambda: store.get(request_id, "").state == "CANCELLED")
+
+
+def cancelled(
+    served: Served, folder: Path, begun: Callable[[], T], then: Callable[[], object] = lambda: None
+) -> T:
+    """Cancel a call as soon as it has begun; returns what ``begun`` does."""
+
+    async def once() -> T:
         async with Client(tools_server(Folders.of([folder]), ServerBackend(served.url, None))) as client:
             arguments = {"image_path": "a.png", "box": [40, 10, 90, 60]}
             calling = asyncio.create_task(client.call_tool("remove", arguments))
-            await asyncio.to_thread(engine.next)
+            found = await asyncio.to_thread(begun)
             calling.cancel()
+            await asyncio.wait([calling], timeout=0.1)  # so that it is cancelled, and waits for the answer
+            then()
             await asyncio.wait([calling])
+            return found
 
-    asyncio.run(once())
-    eventually(lambda: engine.tickets[-1].finished)
+    return asyncio.run(once())
