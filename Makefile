@@ -1,4 +1,4 @@
-# make demo | serve | test | test-all | clients | check | fix | bench | gpu-check | clean: each installs what it needs into .venv first.
+# make demo | serve | test | test-ci | test-all | clients | check | fix | bench | gpu-check | clean: each installs what it needs into .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
 # Half as many test processes again as there are cores, since many tests wait for a server or a browser.
@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 UNUSED := /(transformers/models|diffusers/pipelines|torch/(testing|_inductor|distributed)|sympy|ray/(rllib|data|train|tune|llm)|cfnlint|scipy|fontTools|matplotlib|tests)/
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 
-.PHONY: demo serve test test-all test-programs test-krita clients check lint lint-page types fix bench bench-cluster gpu-check files-table install clean
+.PHONY: demo serve test test-ci test-all test-programs test-krita clients check lint lint-page types fix bench bench-cluster gpu-check files-table install clean
 
 demo: $(PAINTING)
 	@$(BIN)/inpaint run docs/images/portrait.jpg --mask docs/images/portrait_eyes_mask.png \
@@ -23,11 +23,17 @@ demo: $(PAINTING)
 serve: $(SERVING)
 	$(BIN)/inpaint serve --open
 
-# The quick tests, about five minutes on two cores; test-all runs the slow ones, too.
+# The quick tests, about a quarter of an hour on two cores.
 test: $(TESTING)
 	@sh tools/test_programs.sh --if-root
 	$(BIN)/pytest -n $(WORKERS) -m "not slow"
 
+# What CI runs: the quick tests, and those of the slow ones that are marked "gate".
+test-ci: $(TESTING) clients
+	@sh tools/test_programs.sh --if-root
+	$(BIN)/pytest -n $(WORKERS) -m "not slow or gate"
+
+# All tests, about 45 minutes: before a release, and after a change to what the slow ones show.
 test-all: $(TESTING) clients
 	@sh tools/test_programs.sh --if-root
 	HYPOTHESIS_PROFILE=long $(BIN)/pytest -n $(WORKERS)

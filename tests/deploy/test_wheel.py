@@ -109,6 +109,7 @@ def test_an_installed_command_paints_far_from_any_checkout(installed: Path, tmp_
 
 
 @pytest.mark.slow
+@pytest.mark.gate
 def test_an_installed_server_has_the_page_and_paints(installed: Path, wheel: Path, tmp_path: Path) -> None:
     """``inpaint serve`` of the wheel: the page with all its files, and a picture over the API."""
     arguments = ["-m", "inpaint", "serve", "--port", "0", "--data", str(tmp_path / "data"), "--device", "cpu"]

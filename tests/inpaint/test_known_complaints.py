@@ -189,6 +189,7 @@ def test_complaint_04_the_masks_edge_is_as_soft_as_asked(demo: Engine) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.gate
 def test_complaint_05_every_door_paints_the_same_picture(
     server: Served, demo: Engine, painted_by_cli: Painted
 ) -> None:

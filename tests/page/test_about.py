@@ -42,6 +42,7 @@ def test_a_model_for_photographs_needs_no_line(serve: Serve, visit: Visit) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.gate
 def test_the_example_needs_one_click_to_be_painted(real: Served, visit: Visit) -> None:
     """A mask over the eyes and a prompt are there, and sunglasses come out."""
     desk = Desk(visit, real.url)

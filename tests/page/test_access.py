@@ -24,6 +24,7 @@ def findings(desk: Desk) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.gate
 def test_no_other_host_is_asked_for_anything(fake: Served, visit: Visit) -> None:
     """Offline means offline, whatever is opened, painted and kept; the browser would refuse to ask."""
     desk = Desk(visit, fake.url)
@@ -75,6 +76,7 @@ def nowhere(desk: Desk, *widths: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.gate
 def test_axe_finds_nothing_serious(own: Served, visit: Visit) -> None:
     """Contrast, labels, roles: empty, with a picture and results, Advanced open, in dialogs, in an error."""
     visit.expect_trouble("503")

@@ -42,6 +42,7 @@ def painted(desk: Desk, seed: int = 7, samples: int = 1) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.gate
 def test_every_step_is_shown_with_a_preview_and_the_time_that_is_left(fake: Served, desk: Desk) -> None:
     """A user who waits sees the progress and a preview."""
     engine = engine_of(fake)
@@ -65,6 +66,7 @@ def test_every_step_is_shown_with_a_preview_and_the_time_that_is_left(fake: Serv
 
 
 @pytest.mark.slow
+@pytest.mark.gate
 def test_cancel_stops_it_and_the_next_one_is_painted(fake: Served, desk: Desk) -> None:
     """By button or Esc; no picture comes, nothing is said to have failed, the mask stays."""
     engine = engine_of(fake)

@@ -217,6 +217,7 @@ def test_without_drafts_everything_is_painted_exactly(fake: Served, desk: Desk) 
 
 
 @pytest.mark.slow
+@pytest.mark.gate
 def test_the_draft_fades_into_the_exact_picture(fake: Served, visiting: Visiting) -> None:
     """A sudden change would draw the eye; a user who wants no motion sees none."""
     faded = {}

@@ -62,6 +62,7 @@ def test_a_key_over_its_rate_sees_when_to_try_again(serve: Serve, visit: Visit) 
 
 
 @pytest.mark.slow
+@pytest.mark.gate
 def test_a_server_that_is_gone_is_said_and_nothing_is_lost(serve: Serve, visit: Visit) -> None:
     """Stopped before Paint was pressed; the page sees when it is back, and a press sends the same again."""
     visit.expect_trouble("ERR_CONNECTION_REFUSED")

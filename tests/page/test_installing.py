@@ -30,6 +30,7 @@ def installed(desk: Desk) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.gate
 def test_the_page_opens_while_its_server_is_away(serve: Serve, visiting: Visiting) -> None:
     """A restart of the server is no blank window; what was being done is there."""
     visit = visiting(service_workers="allow")

@@ -37,6 +37,7 @@ def one_picture(desk: Desk) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.gate
 def test_complaint_05_what_was_marked_is_what_is_painted(fake: Served, desk: Desk) -> None:
     """The mask that the page shows is the one that the engine gets, and nothing else is painted."""
     desk.stroke((20, 30), (100, 30))

@@ -21,6 +21,7 @@ def test_one_model_is_no_choice(fake: Served, desk: Desk) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.gate
 def test_a_model_is_chosen_and_its_results_say_so(
     tmp_path: Path, picture_host: PictureHost, visit: Visit
 ) -> None:

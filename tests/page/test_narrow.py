@@ -20,6 +20,7 @@ _SMALL = """
 
 
 @pytest.mark.slow
+@pytest.mark.gate
 def test_the_panel_is_made_for_fingers_where_they_are_used(fake: Served, visiting: Visiting) -> None:
     """Sliders, check boxes with their labels, buttons: 40 px and more."""
     desk = Desk(visiting(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True), fake.url)

@@ -106,6 +106,7 @@ def test_a_mask_may_be_a_tiff(fake: Served, desk: Desk) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.gate
 def test_a_link_is_fetched_by_the_server(fake: Served, visit: Visit, picture_host: PictureHost) -> None:
     """Dragged from another window, or its address pasted; the page itself asks no other host."""
     desk = Desk(visit, fake.url)

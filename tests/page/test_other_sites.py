@@ -101,6 +101,7 @@ def painted(served: Served) -> int:
     return len(served.engine.requests)
 
 
+@pytest.mark.gate
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", EVIL])
 def test_another_page_paints_nothing_and_reads_nothing(
     host: str, other_port: int, served: Served, page: Page

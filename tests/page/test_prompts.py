@@ -44,6 +44,7 @@ def test_earlier_prompts_come_back_with_the_arrow_keys(fake: Served, desk: Desk)
 
 
 @pytest.mark.slow
+@pytest.mark.gate
 def test_a_prompt_is_saved_with_a_name_and_used_again(fake: Served, desk: Desk) -> None:
     """What a painter needs every day, in this browser."""
     desk.click("earlier-prompts")

@@ -66,6 +66,7 @@ def test_what_was_painted_is_cut_out(fake: Served, desk: Desk) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.gate
 def test_layers_are_saved_as_openraster(fake: Served, desk: Desk) -> None:
     """The picture below, each variation above it; the one that was selected is seen."""
     painted(desk)

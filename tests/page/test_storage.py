@@ -45,6 +45,7 @@ def is_empty(desk: Desk) -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.gate
 def test_a_reload_loses_nothing(fake: Served, desk: Desk) -> None:
     """Picture, strokes, extension, prompt, intent, knobs, results: a crash of the browser costs no work."""
     desk.get("intent-extend").check()
@@ -172,6 +173,7 @@ def test_a_reload_while_it_is_painted_goes_on(fake: Served, desk: Desk) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.gate
 def test_two_simultaneous_pages_never_see_each_others_pictures(
     fake: Served, visit: Visit, visiting: Visiting
 ) -> None:

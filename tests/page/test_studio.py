@@ -31,6 +31,7 @@ def mask_of(desk: Desk) -> np.ndarray:
 
 
 @pytest.mark.slow
+@pytest.mark.gate
 def test_an_afternoon_at_the_studio(real: Served, visit: Visit) -> None:
     """Nothing is waited for, nothing is lost, and every step can be taken back, even after a reload."""
     drawn = scene("red disc on grass", (256, 256))

@@ -330,6 +330,7 @@ def wait_for_results(child: subprocess.Popen[str], count: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.gate
 def test_sigkill_leaves_whole_pictures_and_resume_finishes(
     batch: Run, checkpoint: Callable[[int], Path], photo: Image.Image, grid_mask: Image.Image
 ) -> None:

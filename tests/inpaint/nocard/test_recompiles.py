@@ -114,6 +114,7 @@ def hole(size: tuple[int, int], grey: int = 255) -> Image.Image:
     return mask
 
 
+@pytest.mark.slow
 def test_a_server_compiles_what_is_listed_and_nothing_after_that(
     settled: tuple[Engine, Fast], uncompiled: list[tuple[int, ...]], request_for: Make
 ) -> None:

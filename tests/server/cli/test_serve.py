@@ -259,6 +259,7 @@ def test_without_the_extra_the_way_to_install_it_is_said() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.gate
 def test_sigterm_finishes_what_runs_and_keeps_what_waits(data: Path) -> None:
     """A restart for an update: no request is lost, and none is painted twice."""
     with ServerProcess(program(data), max_rows=1) as server, callers() as call:

@@ -5,7 +5,7 @@ import pytest
 from tests.support.clients import SIZE, Show, assert_generated, assert_painted, assert_repainted, assert_same
 
 pytest_plugins = ["tests.support.client_fixtures"]
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.gate]
 
 ALL = ("webuiapi", "sd-backend-client", "sd-api-mcp")
 REACH = 11  # mask_blur is 4 unless given: a Gaussian that ends 10 pixels from the mask

@@ -5,7 +5,7 @@ import pytest
 from tests.support.clients import SIZE, Show, assert_painted
 
 pytest_plugins = ["tests.support.client_fixtures"]
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.gate]
 
 REACH = 6  # the defaults of grow and feather, for a mask; a box has its blend inside
 

@@ -16,7 +16,7 @@ from tests.support.clients import (
 )
 
 pytest_plugins = ["tests.support.client_fixtures"]
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.gate]
 
 SDKS = ("openai", "openai (npm)")
 ALL = (*SDKS, "ai", "litellm")

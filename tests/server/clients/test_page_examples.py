@@ -11,7 +11,7 @@ from tests.support.clients import FOLDER, Painter, assert_painted, need, opened,
 from tests.support.paths import ROOT
 
 pytest_plugins = ["tests.support.client_fixtures"]
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.gate]
 
 PAGE = (ROOT / "docs" / "clients.md").read_text("utf-8")
 REACH = 12  # of the widest blend among the APIs' defaults

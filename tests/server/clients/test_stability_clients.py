@@ -5,7 +5,7 @@ import pytest
 from tests.support.clients import Show, assert_painted
 
 pytest_plugins = ["tests.support.client_fixtures"]
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.gate]
 
 REACH = 12  # grow_mask is 5 pixels unless given, and as much again is blended
 

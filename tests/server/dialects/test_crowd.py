@@ -174,6 +174,7 @@ def test_every_client_gets_its_own_picture(crowd: Crowd) -> None:
         assert painted.tobytes() != client.picture().tobytes()
 
 
+@pytest.mark.gate
 def test_what_is_painted_is_what_the_client_gets_alone(crowd: Crowd) -> None:
     """Prompt, seed and mask are its own as well: a neighbour's would paint another circle."""
     for way in WAYS:

@@ -68,7 +68,13 @@ def servers(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("kind", "poison"), [("stub", "exits"), ("stub", "dies"), ("stub", "hangs"), ("real", "asserts")]
+    ("kind", "poison"),
+    [
+        ("stub", "exits"),
+        pytest.param("stub", "dies", marks=pytest.mark.gate),
+        ("stub", "hangs"),
+        ("real", "asserts"),
+    ],
 )
 def test_poison_fails_alone_and_the_server_comes_back(
     servers: dict[str, Metered], kind: str, poison: str

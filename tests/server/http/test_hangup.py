@@ -12,6 +12,7 @@ STEPS, CALLS = 100, 180  # of DPM2 Karras at strength 0.9: two UNet calls a step
 
 
 @pytest.mark.slow
+@pytest.mark.gate
 def test_a_closed_socket_stops_the_painting_and_the_next_one_is_painted(tmp_path: Path) -> None:
     """Four samples of 100 steps whose client has left must not delay other clients."""
     long = json.dumps(body(samples=4, scheduler="DPM2 Karras", num_inference_steps=STEPS)).encode()

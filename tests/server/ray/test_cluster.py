@@ -104,6 +104,7 @@ def events_of(client: httpx2.Client, request_id: str) -> list[tuple[str, Any]]:
     return found
 
 
+@pytest.mark.gate
 def test_a_request_is_painted_and_charged_once(paid: Paid) -> None:
     """v1, through Ray's proxy, an HTTP replica and an engine replica."""
     before, _ = paid.books()
@@ -136,6 +137,7 @@ def test_steps_and_the_end_are_streamed(paid: Paid) -> None:
         assert steps == sorted(steps)
 
 
+@pytest.mark.gate
 def test_a_request_is_cancelled_on_an_engine_or_in_the_queue(paid: Paid) -> None:
     """By the HTTP process that has it, or through the other."""
     # So slow that none is done before it is cancelled, however long a busy machine takes to post them all.
@@ -165,6 +167,7 @@ def test_a_replica_that_dies_loses_nothing(paid: Paid) -> None:
     eventually(lambda: len(paid.cluster.pids()) == 2)
 
 
+@pytest.mark.gate
 def test_a_request_that_kills_its_engine_twice_fails_alone(paid: Paid) -> None:
     """Its neighbours are painted, and it is refunded."""
     neighbours = [posted(paid.client, num_inference_steps=40) for _ in range(3)]

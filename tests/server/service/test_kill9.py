@@ -78,6 +78,7 @@ def cut_off(books: Accounts) -> set[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.gate
 def test_killed_under_load_the_books_are_right(tmp_path: Path) -> None:
     """Balances must be right and accepted requests kept, at any moment the power may fail."""
     choice = random.Random(9)

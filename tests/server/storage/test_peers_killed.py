@@ -88,6 +88,7 @@ def picture(server: ServerProcess, token: str, request_id: str) -> bytes:
 
 
 @pytest.mark.slow
+@pytest.mark.gate
 def test_the_requests_of_a_killed_server_are_painted_by_another(
     start: Callable[[str], ServerProcess], books: Books, tmp_path: Path
 ) -> None:
