@@ -8,7 +8,7 @@ all those of prompts that it knows.
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ _PHOTOGRAPHS = 512  # pixels; a model of smaller pictures makes no photographs
 _WORD = re.compile(r"[^\W\d_]{2,}")  # of letters; one letter says nothing
 _SMALL_WORDS = frozenset(("an", "and", "in", "of", "on", "one", "or", "some", "the", "with", "break"))
 _MOST_SAID = 3  # unknown words in a warning
+_MOST_KNOWN = 6  # things in a warning; the command line, the page and the API list them all
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +46,17 @@ class About:
         if self.words is None:
             return []
         words = dict.fromkeys(_WORD.findall(TAG.sub(" ", prompt or "").casefold()))
-        known = f"it paints {', '.join(self.things or self.words)}"
+        known = f"it paints {_listed(self.things or self.words, _MOST_KNOWN)}"
         if not words:
             return [f"prompt: nothing is asked for, so the {model} model paints something arbitrary; {known}"]
         unknown = [shown(word) for word in words if word not in self.words and word not in _SMALL_WORDS]
-        if not unknown:
-            return []
-        more = f" and {len(unknown) - _MOST_SAID} more" if len(unknown) > _MOST_SAID else ""
-        said = ", ".join(unknown[:_MOST_SAID]) + more
-        return [f"prompt: the {model} model does not know {said}; {known}"]
+        said = _listed(unknown, _MOST_SAID)
+        return [f"prompt: the {model} model does not know {said}; {known}"] if unknown else []
+
+
+def _listed(things: Sequence[str], most: int) -> str:
+    more = f" and {len(things) - most} more" if len(things) > most else ""
+    return ", ".join(things[:most]) + more
 
 
 def about(model: str | Path) -> About:
