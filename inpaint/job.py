@@ -1,5 +1,6 @@
 """A submitted request from its caller's side: events, result, cancel. It knows nothing of models."""
 
+import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -193,3 +194,18 @@ class Job:
                     listener(event)
                 if event.final:  # they may hold this job: its pictures would wait for the garbage collector
                     self._listeners.clear()
+
+
+async def submitted(submit: Callable[[], Job]) -> Job:
+    """Call ``submit`` in another thread; if the caller leaves meanwhile, cancel its job once there is one."""
+    submitting = asyncio.ensure_future(asyncio.to_thread(submit))
+    try:
+        return await asyncio.shield(submitting)
+    except asyncio.CancelledError:  # the thread goes on
+        submitting.add_done_callback(_cancel)
+        raise
+
+
+def _cancel(submitting: "asyncio.Future[Job]") -> None:
+    if not submitting.cancelled() and submitting.exception() is None:
+        submitting.result().cancel()

@@ -10,9 +10,8 @@ from PIL import Image
 
 from inpaint.images import metadata
 from inpaint.images.made import Made
-from inpaint.job import Event, Job
+from inpaint.job import Event, submitted
 from inpaint.mcp.pictures import Edit
-from inpaint.request import InpaintRequest
 
 if TYPE_CHECKING:
     from inpaint.engine import Engine
@@ -61,7 +60,7 @@ class EngineBackend:
         """
         request = await asyncio.to_thread(edit.request)  # what is wrong is said before a model is loaded
         engine = await self._loaded(report)
-        job = await _submitted(engine, request)
+        job = await submitted(lambda: engine.submit(request))
         loop, events = asyncio.get_running_loop(), asyncio.Queue[Event]()
 
         def heard(event: Event) -> None:
@@ -80,37 +79,21 @@ class EngineBackend:
         return Painted(result.images[0], result.seeds[0], made, result.warnings)
 
     async def _loaded(self, report: Report) -> "Engine":
-        if self._loading is None:
-            self._loading = asyncio.ensure_future(asyncio.to_thread(self._enter))
-        loading = self._loading
+        if (loading := self._loading) is None:
+            loading = self._loading = asyncio.ensure_future(asyncio.to_thread(self._enter))
+            loading.add_done_callback(self._forget_failure)
         if not loading.done():
             await report(0, 1, "loading the model")
-        try:
-            # Shielded: it goes on loading when its caller leaves, and the next call must not load another.
-            return await asyncio.shield(loading)
-        except Exception:
-            if self._loading is loading:
-                self._loading = None  # the next call tries again
-            raise
+        # Shielded: it goes on loading when its caller leaves, and the next call must not load another.
+        return await asyncio.shield(loading)
 
     def _enter(self) -> "Engine":
         return self._held.enter_context(self._load())
 
+    def _forget_failure(self, loading: "asyncio.Future[Engine]") -> None:
+        if loading.cancelled() or loading.exception() is not None:
+            self._loading = None  # the next call tries again
+
     def close(self) -> None:
         """Cancel what is under way, and release the model."""
         self._held.close()
-
-
-async def _submitted(engine: "Engine", request: InpaintRequest) -> Job:
-    """Submit a request; one whose caller leaves meanwhile is cancelled as soon as it has a job."""
-    submitting = asyncio.ensure_future(asyncio.to_thread(engine.submit, request))
-    try:
-        return await asyncio.shield(submitting)
-    except asyncio.CancelledError:
-        submitting.add_done_callback(_cancel_job)
-        raise
-
-
-def _cancel_job(submitting: "asyncio.Future[Job]") -> None:
-    if not submitting.cancelled() and submitting.exception() is None:
-        submitting.result().cancel()

@@ -2,9 +2,10 @@
 
 import asyncio
 from contextlib import suppress
+from functools import partial
 
 from inpaint.errors import BusyError, ClosedError, DeviceError, InpaintError
-from inpaint.job import Event, Job
+from inpaint.job import Event, Job, submitted
 from inpaint.request import InpaintRequest
 from server.engines.client import ANY_TIME, Health, Terms
 from server.engines.forecast import Engines
@@ -43,13 +44,7 @@ class InProcessClient:
         if self._engine is None or self._not_ready:
             raise BusyError(f"not ready: {self._not_ready}; try again later", 5.0)
         ticket = LoopTicket(request)
-        submitting = asyncio.ensure_future(asyncio.to_thread(self._submit, self._engine, request, terms))
-        try:
-            job = await asyncio.shield(submitting)
-        except asyncio.CancelledError:  # the caller left, but the thread goes on: cancel its job
-            submitting.add_done_callback(_cancel_job)
-            raise
-        self._follow(ticket, job)
+        self._follow(ticket, await submitted(partial(self._submit, self._engine, request, terms)))
         return ticket
 
     def health(self) -> Health:
@@ -112,8 +107,3 @@ class InProcessClient:
     def _end(self, ticket: LoopTicket, error: InpaintError) -> None:
         ticket.fail(error)
         self._tickets.discard(ticket)
-
-
-def _cancel_job(submitting: "asyncio.Future[Job]") -> None:
-    if not submitting.cancelled() and submitting.exception() is None:
-        submitting.result().cancel()

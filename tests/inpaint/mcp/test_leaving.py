@@ -93,6 +93,33 @@ def test_a_load_that_failed_is_tried_again(folder: Path, engine: Engine) -> None
     backend.close()
 
 
+def test_a_load_that_failed_for_nobody_is_tried_again(folder: Path, engine: Engine) -> None:
+    """The next caller would get the error of one who has left."""
+    gate, loads = Gate(), list[int]()
+
+    @contextmanager
+    def load() -> Iterator[Engine]:
+        loads.append(1)
+        if len(loads) == 1:
+            gate.hold()
+            raise MemoryError("the GPU is full")
+        yield engine
+
+    backend = EngineBackend(load)
+
+    async def talk() -> Any:
+        async with Client(tools_server(Folders.of([folder]), backend)) as client:
+            await gate.leave(asyncio.create_task(client.call_tool("inpaint", BOX)))
+            loading = backend._loading
+            assert loading is not None
+            gate.opened.set()
+            await asyncio.wait([loading])
+            return await client.call_tool("inpaint", {**BOX, "num_inference_steps": 2})
+
+    assert not asyncio.run(talk()).is_error
+    backend.close()
+
+
 def test_a_caller_that_leaves_while_its_request_is_handed_over(
     folder: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -115,6 +115,7 @@ def hole(size: tuple[int, int], grey: int = 255) -> Image.Image:
 
 
 @pytest.mark.slow
+@pytest.mark.gate
 def test_a_server_compiles_what_is_listed_and_nothing_after_that(
     settled: tuple[Engine, Fast], uncompiled: list[tuple[int, ...]], request_for: Make
 ) -> None:
